@@ -1,0 +1,39 @@
+# Two targets do everything on a fresh machine with Python 3.11, git and make: `make demo` and `make test`.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: setup demo test lint unit format clean
+
+setup: $(STAMP)
+
+# torch first and alone: its own index decides CPU or CUDA; the constraints keep the rest from replacing it.
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torch==2.13.0
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+lint: setup
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/codespell posecore pipelines datasets docs tests README.md
+
+unit: setup
+	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not network"
+
+test: lint
+	$(BIN)/python -m pytest -m "not gpu and not network"
+
+demo: setup
+	$(BIN)/python pipelines/demo.py
+
+format: setup
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean:
+	rm -rf demo runs

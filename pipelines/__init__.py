@@ -1,0 +1,1 @@
+"""One runnable file per job, read top to bottom; the only place that knows Ray."""

@@ -1,0 +1,119 @@
+"""One YAML file per run, validated by pydantic: unknown keys, wrong types and bad combinations are refused by name.
+
+Every class that can be configured declares its own :class:`Config` next to it; a job composes them at the top of its
+pipeline file. A run file is complete: there is no inheritance between files. ``--set a.b=value`` overrides are
+validated by the same model.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from posecore.errors import ConfigError
+
+ConfigT = TypeVar("ConfigT", bound="Config")
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, picklable, and strict about unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the canonical JSON of all resolved values, as 64 hexadecimal digits."""
+        return digest_json(self.model_dump(mode="json"))
+
+
+def digest_json(value: object) -> str:
+    """SHA-256 of a JSON value in canonical form (sorted keys, no spaces), as 64 hexadecimal digits."""
+    canonical = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """Reads a YAML mapping.
+
+    Args:
+        path: a local file.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or its top level is not a mapping.
+    """
+    path = Path(path)
+    try:
+        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        detail = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not readable as YAML ({detail}); correct the file at that place.") from None
+    if not isinstance(value, dict):
+        raise ConfigError(f"{path}: the top level must be a mapping of settings, not {type(value).__name__}.")
+    return value
+
+
+def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str) -> ConfigT:
+    """Validates plain values against a configuration class.
+
+    Args:
+        values: nested mappings, lists and scalars.
+        cls: the configuration class.
+        origin: where the values come from, for the error message.
+
+    Raises:
+        ConfigError: one line per offending field, with its dotted path.
+    """
+    try:
+        return cls.model_validate(dict(values))
+    except ValidationError as error:
+        lines = []
+        for item in error.errors():
+            where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            message = item["msg"].removeprefix("Value error, ")
+            lines.append(f"{where}: {message}")
+        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+
+
+def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:
+    """Reads a YAML file, applies ``key.path=value`` overrides and validates the result.
+
+    Args:
+        path: a local YAML file.
+        cls: the configuration class.
+        overrides: strings such as ``optimizer.lr=3e-4`` or ``datasets.0.name=coco``; the value is parsed as YAML.
+
+    Raises:
+        ConfigError: the file, an override or a field is wrong.
+    """
+    values = read_yaml(path)
+    for override in overrides:
+        _apply_override(values, override)
+    return parse_config(values, cls, origin=str(path))
+
+
+def _apply_override(values: dict[str, Any], override: str) -> None:
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"--set {override}: expected key.path=value, for example optimizer.lr=3e-4.")
+    parts = key.split(".")
+    node: Any = values
+    for depth, part in enumerate(parts[:-1]):
+        try:
+            node = node[int(part)] if isinstance(node, list) else node.setdefault(part, {})
+        except (ValueError, IndexError):
+            node = None
+        if not isinstance(node, (dict, list)):
+            raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is not a mapping or a list entry.")
+    value = yaml.safe_load(text)
+    if isinstance(node, list):
+        try:
+            node[int(parts[-1])] = value
+        except (ValueError, IndexError):
+            raise ConfigError(f"--set {override}: the list has no entry {parts[-1]!r}.") from None
+    else:
+        node[parts[-1]] = value

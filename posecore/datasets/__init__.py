@@ -1,0 +1,13 @@
+"""Dataset definitions and their discovery.
+
+The top-level ``datasets/`` folder is appended to this package's path, so that ``posecore.datasets.<name>.reader`` is
+the module of ``datasets/<name>/reader.py`` in an editable install, a wheel and a Ray job alike, while the bare name
+``datasets`` stays Hugging Face's. The check below is needed: in a wheel the neighbour folder of that name is Hugging
+Face's own package.
+"""
+
+from pathlib import Path
+
+_NEIGHBOUR = Path(__file__).resolve().parents[2] / "datasets"
+if any(_NEIGHBOUR.glob("*/dataset.yaml")):
+    __path__.append(str(_NEIGHBOUR))

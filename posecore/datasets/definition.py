@@ -1,0 +1,129 @@
+"""What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, its conventions and how it is judged."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from posecore.config import Config, digest_json
+from posecore.schema import AreaRule, Json
+from posecore.skeletons.skeleton import Skeleton
+
+
+class SplitDefinition(Config):
+    """One split as the publisher lays it out.
+
+    Attributes:
+        annotations: annotation file or folder, relative to the dataset's root.
+        images: image folder, relative to the root; "" if file names already are.
+        use: what the publisher means it for.
+        num_images: images the publisher (or a count) states, None if unknown.
+        num_instances: instances likewise.
+        detections: COCO-style list of detected person boxes, relative to the root, or None.
+        options: reader options of this split only.
+    """
+
+    annotations: str
+    images: str = ""
+    use: Literal["train", "eval", "any"] = "any"
+    num_images: int | None = None
+    num_instances: int | None = None
+    detections: str | None = None
+    options: dict[str, Json] = {}
+
+
+class LicenseDefinition(Config):
+    """Terms as far as stated.
+
+    Attributes:
+        id: SPDX identifier or a short own name.
+        commercial_use: True, False, or None where nothing is stated.
+        note: one sentence with the source of the statement.
+    """
+
+    id: str
+    commercial_use: bool | None = None
+    note: str = ""
+
+
+class Conventions(Config):
+    """How crops are cut, targets drawn and predictions decoded, as published for this dataset.
+
+    Attributes:
+        codec: ``udp`` (unit is the distance between pixel centres) or ``msra`` (integer-centred, quarter offset).
+        padding: the box is enlarged by this factor.
+        box_source: ``bbox``, or ``center_scale`` where the dataset gives a centre and a scale (MPII).
+        clip_boxes: clip ground-truth boxes to the image first, as the published COCO loader does.
+        flip_shift: shift the mirrored heatmap by one column in the flip test.
+        half_body_min_keypoints: half-body augmentation applies above this many labelled points; None switches it off.
+        center_jitter: whether the published pipeline jitters the box centre in training.
+    """
+
+    codec: Literal["udp", "msra"] = "udp"
+    padding: float = 1.25
+    box_source: Literal["bbox", "center_scale"] = "bbox"
+    clip_boxes: bool = True
+    flip_shift: bool = False
+    half_body_min_keypoints: int | None = 8
+    center_jitter: bool = True
+
+
+class EvaluationDefinition(Config):
+    """The dataset's own protocol.
+
+    Attributes:
+        protocol: name of the protocol.
+        scale_rule: area that OKS divides by; None means the record's own area.
+        options: further settings of the protocol.
+    """
+
+    protocol: Literal["oks", "oks_per_category", "wholebody", "crowdpose", "aic", "pckh", "torso", "pck", "pixel"] = (
+        "oks"
+    )
+    scale_rule: AreaRule | None = None
+    options: dict[str, Json] = {}
+
+
+class DatasetDefinition(Config):
+    """A ``dataset.yaml``, its skeleton resolved.
+
+    Attributes:
+        name: equals the folder's name.
+        title: as a person would call it.
+        homepage: where to get it.
+        reader: import path ``package.module:Class`` of the format's reader.
+        skeleton: the resolved skeleton.
+        license: terms.
+        area_rule: how the OKS area is obtained.
+        splits: by name.
+        stages: names of the ingest stages, in order; each is a function ``record -> record | Reject``.
+        max_loss: largest share of instances the stages may drop before ingestion stops.
+        reader_options: options of the reader.
+        conventions: crops and targets.
+        evaluation: the official protocol.
+        shares_images_with: other datasets known to hold the same images, with what is known of it.
+        expected_flags: keypoint flags (COCO meaning) a whole download must contain; ``check`` reports the missing.
+        folder: folder of the YAML; not part of the file.
+    """
+
+    name: str
+    title: str
+    homepage: str = ""
+    reader: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    skeleton: Skeleton
+    license: LicenseDefinition
+    area_rule: AreaRule = "box"
+    splits: dict[str, SplitDefinition]
+    stages: tuple[str, ...] = ("check_instances",)
+    max_loss: float = 0.05
+    reader_options: dict[str, Json] = {}
+    conventions: Conventions = Conventions()
+    evaluation: EvaluationDefinition = EvaluationDefinition()
+    shares_images_with: dict[str, str] = {}
+    expected_flags: tuple[int, ...] = (0, 1, 2)
+    folder: Path = Field(default=Path(), exclude=True)
+
+    def digest(self) -> str:
+        """SHA-256 over everything that changes what ingestion writes, as 64 hexadecimal digits."""
+        value: dict[str, Any] = self.model_dump(mode="json")
+        return digest_json(value)

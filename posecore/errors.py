@@ -1,0 +1,58 @@
+"""Every error this library raises on purpose, in one tree.
+
+::
+
+    PoseCoreError
+    ├── ConfigError         a YAML file, an override or a combination of settings is wrong
+    ├── DatasetError        a dataset definition, a download or an annotation file is wrong
+    ├── IngestError         raw data could not be turned into shards
+    ├── IntegrityError      stored bytes (shard, index, checkpoint) are not what was written
+    ├── LeakageError        train and eval data share images, subjects or videos
+    ├── CheckpointError     a checkpoint does not fit the model, or is incomplete
+    ├── PreflightError      the machine or the services cannot run the job; nothing was started
+    ├── EvaluationError     predictions and ground truth do not fit together
+    └── LineageError        tracking server, registry or promotion gate said no
+
+A message is one or two sentences: what is wrong, where (file, record, field), why, and what to do.
+Errors a user can cause also derive from :class:`ValueError`, so that callers need not import this module.
+"""
+
+
+class PoseCoreError(Exception):
+    """Root of all deliberate errors."""
+
+
+class ConfigError(PoseCoreError, ValueError):
+    """A configuration is wrong; the message names the field and what is allowed."""
+
+
+class DatasetError(PoseCoreError, ValueError):
+    """A dataset definition, download or annotation file is wrong."""
+
+
+class IngestError(PoseCoreError, ValueError):
+    """Raw data could not be turned into shards."""
+
+
+class IntegrityError(PoseCoreError, ValueError):
+    """Stored bytes are not what was written."""
+
+
+class LeakageError(PoseCoreError, ValueError):
+    """Train and eval data share images, subjects or videos."""
+
+
+class CheckpointError(PoseCoreError, ValueError):
+    """A checkpoint does not fit the model, or is incomplete."""
+
+
+class PreflightError(PoseCoreError, RuntimeError):
+    """The machine or the services cannot run the job; nothing was started."""
+
+
+class EvaluationError(PoseCoreError, ValueError):
+    """Predictions and ground truth do not fit together."""
+
+
+class LineageError(PoseCoreError, RuntimeError):
+    """Tracking server, registry or promotion gate said no."""

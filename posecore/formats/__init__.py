@@ -1,0 +1,1 @@
+"""Readers of annotation formats: raw files in, records out."""

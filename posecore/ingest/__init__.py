@@ -1,0 +1,1 @@
+"""Records to shards: stages, shard writer, manifest, quarantine, audit."""

@@ -1,0 +1,1 @@
+"""MLflow runs, steps, dataset lineage, registry and promotion."""

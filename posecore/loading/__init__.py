@@ -1,0 +1,1 @@
+"""Shards to batches: index, mixture sampler, crop, augmentation, exact resume."""

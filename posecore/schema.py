@@ -1,0 +1,293 @@
+"""What flows through the system: a record (one image with all its instances), its masks, and a batch of crops.
+
+Frames and units: every coordinate is in 0-based pixels of the source image unless its name says otherwise
+(``_crop``, ``_heatmap``); points are (x, y); sizes are (height, width); boxes carry their format in their name.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray: TypeAlias = NDArray[np.float32]
+Json: TypeAlias = Any
+"""A value :mod:`json` can write: None, bool, int, float, str, list, dict with string keys."""
+
+
+class KeypointState(IntEnum):
+    """What a dataset says of one union keypoint of one instance; losses and metrics read this and nothing else."""
+
+    UNKNOWN = 0
+    """Not in this dataset's vocabulary: no statement at all, so no penalty and no score."""
+    UNLABELLED = 1
+    """In the vocabulary, but not labelled on this instance."""
+    OCCLUDED = 2
+    """Labelled at a place that cannot be seen."""
+    VISIBLE = 3
+    """Labelled and seen."""
+    ABSENT = 4
+    """Declared not to exist on this body (a missing limb)."""
+
+
+AreaRule: TypeAlias = Literal["segment", "annotated", "box", "box_053", "box_plus_one"]
+"""Where an instance's area comes from: the mask; the file's field; w·h; 0.53·w·h; w·h + 1."""
+
+BoxXywh: TypeAlias = tuple[float, float, float, float]
+BoxXyxy: TypeAlias = tuple[float, float, float, float]
+
+Segmentation: TypeAlias = "list[list[float]] | dict[str, Json]"
+"""Polygons as flat x, y lists, or a COCO RLE ``{"size": [h, w], "counts": str | list[int]}``, as in the source."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Instance:
+    """One person or animal in one image, in its dataset's own terms.
+
+    Attributes:
+        id: the source's annotation id as text, unique within a dataset's split.
+        bbox_xywh: box in image pixels; not clipped.
+        keypoints: (K, 3) float32 in the dataset's own order: x, y, COCO flag 0 (not labelled), 1 (labelled,
+            occluded), 2 (labelled, visible). Unlabelled points are 0, 0, 0.
+        area: px², the OKS scale squared.
+        area_rule: where ``area`` came from.
+        category: species or class name as the dataset spells it.
+        category_id: the dataset's number of it.
+        is_crowd: a region of many, not one body; never trained on, ignored by evaluation.
+        absent: native indices of points declared not to exist on this body.
+        num_keypoints: the source's own count where an official protocol reads it, else None.
+        segmentation: polygons or RLE as in the source, or None.
+        head_bbox_xyxy: head box for PCKh, or None.
+        center: (x, y) and ``scale`` (w, h) in pixels for datasets that give them instead of a box (MPII), or None.
+        scale: see ``center``.
+        keypoints_3d: (K, 3) float32 in the dataset's units and frame, or None.
+        subject_id: who it is, so that splits can be made by subject, or None.
+        track_id: the same body across frames of one video, or None.
+        extras: further JSON values the dataset's protocol or users may need.
+    """
+
+    id: str
+    bbox_xywh: BoxXywh
+    keypoints: FloatArray
+    area: float
+    area_rule: AreaRule
+    category: str = "person"
+    category_id: int = 1
+    is_crowd: bool = False
+    absent: tuple[int, ...] = ()
+    num_keypoints: int | None = None
+    segmentation: Segmentation | None = None
+    head_bbox_xyxy: BoxXyxy | None = None
+    center: tuple[float, float] | None = None
+    scale: tuple[float, float] | None = None
+    keypoints_3d: FloatArray | None = None
+    subject_id: str | None = None
+    track_id: str | None = None
+    extras: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Record:
+    """One image and all its instances, before or after ingestion.
+
+    Attributes:
+        dataset: name of the dataset definition.
+        split: name of the split.
+        source_id: the source's image id as text, unique within dataset and split.
+        image: path of the image file, relative to the dataset's root, with forward slashes.
+        width: image width in pixels as the annotation states it; 0 if the source does not say.
+        height: image height in pixels as the annotation states it; 0 if the source does not say.
+        instances: every annotated body, crowds included.
+        license: licence id of this image (the source's own id, or the definition's), or None.
+        video_id: video the frame belongs to, or None.
+        view_id: camera or view, or None.
+        frame_index: position within the video, or None.
+        sha256: hash of the image bytes, set by ingestion; empty before.
+        extras: further JSON values of the image (CrowdPose ``crowdIndex``, AP-10K ``background``, …).
+    """
+
+    dataset: str
+    split: str
+    source_id: str
+    image: str
+    width: int
+    height: int
+    instances: list[Instance] = field(default_factory=list)
+    license: str | None = None
+    video_id: str | None = None
+    view_id: str | None = None
+    frame_index: int | None = None
+    sha256: str = ""
+    extras: dict[str, Json] = field(default_factory=dict)
+
+
+@dataclass(slots=True, kw_only=True, frozen=True)
+class Reject:
+    """A record or instance that was not taken over, with its reason: counted in the manifest, kept in quarantine.
+
+    Attributes:
+        reason: short kebab-case code, the same for the same cause (``missing-image``, ``nan-keypoints``).
+        detail: one sentence for a person: what is wrong and what was expected.
+        dataset: name of the dataset definition.
+        split: name of the split.
+        source: file and position, such as ``annotations/x.json annotations[3]``.
+        source_id: image id, if known.
+        instance_id: annotation id, if one instance was rejected and not the whole image.
+    """
+
+    reason: str
+    detail: str
+    dataset: str
+    split: str
+    source: str
+    source_id: str = ""
+    instance_id: str = ""
+
+
+_OPTIONAL_INSTANCE_FIELDS = (
+    "num_keypoints",
+    "segmentation",
+    "head_bbox_xyxy",
+    "center",
+    "scale",
+    "subject_id",
+    "track_id",
+)
+_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index")
+
+
+def instance_to_json(instance: Instance) -> dict[str, Json]:
+    """The instance as a JSON object; fields that say nothing are left out. Floats are float32 values, unrounded."""
+    value: dict[str, Json] = {
+        "id": instance.id,
+        "bbox_xywh": [float(v) for v in instance.bbox_xywh],
+        "area": float(instance.area),
+        "area_rule": instance.area_rule,
+        "category": instance.category,
+        "category_id": instance.category_id,
+        "keypoints": instance.keypoints.tolist(),
+    }
+    if instance.is_crowd:
+        value["is_crowd"] = True
+    if instance.absent:
+        value["absent"] = list(instance.absent)
+    if instance.keypoints_3d is not None:
+        value["keypoints_3d"] = instance.keypoints_3d.tolist()
+    if instance.extras:
+        value["extras"] = instance.extras
+    for name in _OPTIONAL_INSTANCE_FIELDS:
+        item = getattr(instance, name)
+        if item is not None:
+            value[name] = list(item) if isinstance(item, tuple) else item
+    return value
+
+
+def instance_from_json(value: Mapping[str, Json]) -> Instance:
+    """The inverse of :func:`instance_to_json`."""
+    optional = {name: value[name] for name in _OPTIONAL_INSTANCE_FIELDS if name in value}
+    for name in ("head_bbox_xyxy", "center", "scale"):
+        if name in optional:
+            optional[name] = tuple(optional[name])
+    three_d = value.get("keypoints_3d")
+    return Instance(
+        id=value["id"],
+        bbox_xywh=tuple(value["bbox_xywh"]),
+        keypoints=np.asarray(value["keypoints"], np.float32).reshape(-1, 3),
+        area=value["area"],
+        area_rule=value["area_rule"],
+        category=value["category"],
+        category_id=value["category_id"],
+        is_crowd=value.get("is_crowd", False),
+        absent=tuple(value.get("absent", ())),
+        keypoints_3d=None if three_d is None else np.asarray(three_d, np.float32),
+        extras=value.get("extras", {}),
+        **optional,
+    )
+
+
+def record_to_json(record: Record) -> dict[str, Json]:
+    """The record as a JSON object, the content of a sample's ``.json`` member."""
+    value: dict[str, Json] = {
+        "dataset": record.dataset,
+        "split": record.split,
+        "source_id": record.source_id,
+        "image": record.image,
+        "width": record.width,
+        "height": record.height,
+        "sha256": record.sha256,
+        "instances": [instance_to_json(instance) for instance in record.instances],
+    }
+    if record.extras:
+        value["extras"] = record.extras
+    for name in _OPTIONAL_RECORD_FIELDS:
+        item = getattr(record, name)
+        if item is not None:
+            value[name] = item
+    return value
+
+
+def record_from_json(value: Mapping[str, Json]) -> Record:
+    """The inverse of :func:`record_to_json`."""
+    return Record(
+        dataset=value["dataset"],
+        split=value["split"],
+        source_id=value["source_id"],
+        image=value["image"],
+        width=value["width"],
+        height=value["height"],
+        sha256=value["sha256"],
+        instances=[instance_from_json(item) for item in value["instances"]],
+        extras=value.get("extras", {}),
+        **{name: value[name] for name in _OPTIONAL_RECORD_FIELDS if name in value},
+    )
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class CropGroup:
+    """The crops of one dataset within a micro-batch: rows ``start`` to ``stop`` of :attr:`CropBatch.images`.
+
+    A dataset without crops in this micro-batch still has a group, with ``start == stop``: every rank must run every
+    head in every step.
+
+    Attributes:
+        dataset: name of the mixture entry.
+        start: first row.
+        stop: one past the last row.
+        keypoints_crop: (n, K, 2) float32, x, y in crop pixels, in the dataset's own order after any flip.
+        state: (n, K) uint8 :class:`KeypointState` per native point, after any flip and crop.
+        center: (n, 2) float32, crop centre in source-image pixels.
+        scale: (n, 2) float32, (w, h) of the cropped region in source-image pixels, padding included.
+        rotation: (n,) float32, degrees, counter-clockwise positive in the published convention.
+        flipped: (n,) bool.
+        rows: (n,) int64, row of the dataset's ``index.parquet``: names the instance.
+    """
+
+    dataset: str
+    start: int
+    stop: int
+    keypoints_crop: FloatArray
+    state: NDArray[np.uint8]
+    center: FloatArray
+    scale: FloatArray
+    rotation: FloatArray
+    flipped: NDArray[np.bool_]
+    rows: NDArray[np.int64]
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class CropBatch:
+    """One rank's micro-batch.
+
+    Attributes:
+        images: (B, H, W, 3) uint8 RGB crops.
+        groups: one per dataset of the mixture, in mixture order, covering all rows.
+        step: global optimiser step the batch belongs to, 0-based.
+        epoch: epoch of the mixture, 0-based.
+    """
+
+    images: NDArray[np.uint8]
+    groups: tuple[CropGroup, ...]
+    step: int
+    epoch: int

@@ -1,0 +1,1 @@
+"""The shard format: members, masks, index, manifest, and random access to them."""

@@ -1,0 +1,1 @@
+"""Named points, flips, links, OKS sigmas and the union vocabulary."""

@@ -1,0 +1,64 @@
+"""Paths that may be local or remote, and writes that are whole or absent.
+
+Every path the library takes from a user is a local path or any fsspec URL (``s3://``, ``gs://``, ``memory://`` …);
+:func:`as_path` turns both into an object with pathlib's interface.
+"""
+
+import hashlib
+import os
+import uuid
+from pathlib import Path
+from typing import TypeAlias
+
+from upath import UPath
+
+AnyPath: TypeAlias = Path | UPath
+
+
+def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
+    """A path object for a local path or an fsspec URL; local paths come back as plain :class:`pathlib.Path`."""
+    if isinstance(location, Path):
+        return location
+    if isinstance(location, UPath):
+        return location
+    text = os.fspath(location)
+    if "://" not in text:
+        return Path(text)
+    if text.startswith("file://"):
+        return Path(text.removeprefix("file://"))
+    return UPath(text)
+
+
+def is_local(path: AnyPath) -> bool:
+    """Whether the path lies on a mounted file system."""
+    return isinstance(path, Path)
+
+
+def write_atomically(path: AnyPath, data: bytes) -> None:
+    """Writes a file that is either whole under its final name or not there at all.
+
+    Local: written aside, flushed to disk, renamed. Object stores: one put, which is atomic there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if not isinstance(path, Path):
+        path.write_bytes(data)
+        return
+    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    try:
+        with aside.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    except BaseException:
+        aside.unlink(missing_ok=True)
+        raise
+
+
+def sha256_of(path: AnyPath, chunk_bytes: int = 1 << 22) -> str:
+    """SHA-256 of a file's content, read in chunks, as 64 hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(chunk_bytes):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Procedural bodies, rendered and written in the native formats of real datasets."""

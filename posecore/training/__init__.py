@@ -1,0 +1,1 @@
+"""Engine, loop, optimiser groups, checkpoints."""

@@ -1,0 +1,1 @@
+"""Overlays, galleries and reports."""
