@@ -6,6 +6,7 @@
     ├── ConfigError         a YAML file, an override or a combination of settings is wrong
     ├── DatasetError        a dataset definition, a download or an annotation file is wrong
     ├── IngestError         raw data could not be turned into shards
+    │   └── ImageHeaderError  an image file is empty, cut, or neither JPEG nor PNG
     ├── IntegrityError      stored bytes (shard, index, checkpoint) are not what was written
     ├── LeakageError        train and eval data share images, subjects or videos
     ├── CheckpointError     a checkpoint does not fit the model, or is incomplete
@@ -32,6 +33,10 @@ class DatasetError(PoseCoreError, ValueError):
 
 class IngestError(PoseCoreError, ValueError):
     """Raw data could not be turned into shards."""
+
+
+class ImageHeaderError(IngestError):
+    """An image file's first bytes do not state a size: empty, cut, or neither JPEG nor PNG."""
 
 
 class IntegrityError(PoseCoreError, ValueError):
