@@ -38,7 +38,7 @@ AreaRule: TypeAlias = Literal["segment", "annotated", "box", "box_053", "box_plu
 BoxXywh: TypeAlias = tuple[float, float, float, float]
 BoxXyxy: TypeAlias = tuple[float, float, float, float]
 
-Segmentation: TypeAlias = "list[list[float]] | dict[str, Json]"
+Segmentation: TypeAlias = list[list[float]] | dict[str, Json]
 """Polygons as flat x, y lists, or a COCO RLE ``{"size": [h, w], "counts": str | list[int]}``, as in the source."""
 
 
