@@ -1,0 +1,168 @@
+"""Skeletons, boxes and masks drawn on an image, for people who check labels and predictions by eye."""
+
+import re
+from collections.abc import Sequence
+from typing import TypeAlias
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
+
+from posecore.schema import Instance, Segmentation
+from posecore.skeletons.skeleton import Keypoint, Skeleton
+
+Rgb: TypeAlias = tuple[int, int, int]
+
+LEFT_COLOUR: Rgb = (30, 144, 255)
+RIGHT_COLOUR: Rgb = (255, 120, 20)
+MIDDLE_COLOUR: Rgb = (60, 210, 90)
+"""The subject's own left is blue, its right orange, the midline green."""
+
+_CROWD_COLOUR: Rgb = (150, 150, 150)
+_INSTANCE_COLOURS: tuple[Rgb, ...] = (
+    (255, 220, 60),
+    (220, 90, 220),
+    (80, 220, 220),
+    (240, 90, 90),
+    (150, 220, 80),
+    (150, 130, 255),
+)
+_OUTLINE: Rgb = (20, 20, 20)
+_MASK_OPACITY = 0.35
+_SUBPIXEL_BITS = 4  # cv2 draws at 1/16 px, so that points sit where they are and not on the next pixel
+_SIDE = re.compile(r"(?:^|[_\W])((?i:left|right|l|r))(?=[_\WA-Z]|$)")
+
+
+def draw_instances(
+    image_rgb: NDArray[np.uint8],
+    instances: Sequence[Instance],
+    skeleton: Skeleton,
+    *,
+    masks: Sequence[NDArray[np.bool_] | None] | None = None,
+    boxes: bool = True,
+) -> NDArray[np.uint8]:
+    """Draws masks, boxes, links and points of all instances; the input is left as it is.
+
+    Points and links carry the colour of the subject's own side; an occluded point is a ring, a visible one a disc,
+    an unlabelled one is not drawn. Line widths follow the size of each body, so that small and large ones stay legible.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        instances: bodies in image pixels, with keypoints (K, 3) in the order of ``skeleton``.
+        skeleton: names, sides and links of the K points.
+        masks: (H, W) bool per instance, or None where there is none; left out, the instances' own segmentations.
+        boxes: whether to draw ``bbox_xywh``.
+
+    Returns:
+        (H, W, 3) uint8.
+
+    Raises:
+        ValueError: an instance's keypoints do not fit the skeleton, or the masks do not fit the instances.
+    """
+    if masks is not None and len(masks) != len(instances):
+        raise ValueError(f"{len(masks)} masks were given for {len(instances)} instances; give one (or None) for each.")
+    canvas = np.ascontiguousarray(image_rgb).copy()
+    height, width = canvas.shape[:2]
+    colours = [
+        _CROWD_COLOUR if instance.is_crowd else _INSTANCE_COLOURS[index % len(_INSTANCE_COLOURS)]
+        for index, instance in enumerate(instances)
+    ]
+    for index, instance in enumerate(instances):
+        mask = segmentation_mask(instance.segmentation, height, width) if masks is None else masks[index]
+        if mask is not None:
+            _tint(canvas, mask, colours[index])
+    for instance, colour in zip(instances, colours, strict=True):
+        if len(instance.keypoints) not in (0, skeleton.num_keypoints):
+            raise ValueError(
+                f"instance {instance.id} has {len(instance.keypoints)} keypoints, but skeleton {skeleton.name} has "
+                f"{skeleton.num_keypoints}; draw it with its own dataset's skeleton."
+            )
+        line = _line_width(instance, height, width)
+        if boxes:
+            _draw_box(canvas, instance, colour, line)
+        if len(instance.keypoints) and not instance.is_crowd:
+            _draw_skeleton(canvas, instance.keypoints, skeleton, line)
+    return canvas
+
+
+def side_colour(keypoint: Keypoint) -> Rgb:
+    """Colour of the subject's side a point lies on, read from its union name, else from its native name."""
+    for name in (keypoint.union, keypoint.name):
+        found = _SIDE.search(name)
+        if found:
+            return LEFT_COLOUR if found[1].lower().startswith("l") else RIGHT_COLOUR
+    return MIDDLE_COLOUR
+
+
+def segmentation_mask(segmentation: Segmentation | None, height: int, width: int) -> NDArray[np.bool_] | None:
+    """The (height, width) bool mask of polygons or a COCO RLE, or None where there is nothing to draw.
+
+    Raises:
+        ValueError: an RLE was made for another image size.
+    """
+    if not segmentation:
+        return None
+    if isinstance(segmentation, list):
+        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
+        if not polygons:
+            return None
+        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
+    else:
+        if list(segmentation["size"]) != [height, width]:
+            raise ValueError(f"the mask was made for size {segmentation['size']}, but the image has {[height, width]}.")
+        counts = segmentation["counts"]
+        rle = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
+    return np.asarray(coco_mask.decode(rle)).astype(np.bool_)
+
+
+def _tint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Rgb) -> None:
+    if mask.shape != canvas.shape[:2]:
+        raise ValueError(f"a mask has shape {mask.shape}, but the image has {canvas.shape[:2]}.")
+    mixed = canvas[mask] * (1 - _MASK_OPACITY) + np.array(colour) * _MASK_OPACITY
+    canvas[mask] = mixed.round().astype(np.uint8)
+
+
+def _line_width(instance: Instance, height: int, width: int) -> int:
+    body = max(instance.bbox_xywh[2], instance.bbox_xywh[3])
+    if not np.isfinite(body) or body <= 0:
+        body = max(height, width)
+    return int(np.clip(round(body / 90), 1, max(1, max(height, width) // 120)))
+
+
+def _fixed(point: NDArray[np.float32]) -> tuple[int, int]:
+    x, y = np.clip(point[:2], -1e4, 1e4) * (1 << _SUBPIXEL_BITS)
+    return round(float(x)), round(float(y))
+
+
+def _draw_box(canvas: NDArray[np.uint8], instance: Instance, colour: Rgb, line: int) -> None:
+    box = np.array(instance.bbox_xywh, np.float32)
+    if not np.isfinite(box).all() or box[2] <= 0 or box[3] <= 0:
+        return
+    corners = _fixed(box[:2]), _fixed(box[:2] + box[2:])
+    cv2.rectangle(canvas, *corners, _OUTLINE, line + 1, cv2.LINE_AA, _SUBPIXEL_BITS)
+    cv2.rectangle(canvas, *corners, colour, line, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+
+def _draw_skeleton(canvas: NDArray[np.uint8], keypoints: NDArray[np.float32], skeleton: Skeleton, line: int) -> None:
+    labelled = (keypoints[:, 2] > 0) & np.isfinite(keypoints).all(axis=1)
+    colours = [side_colour(keypoint) for keypoint in skeleton.keypoints]
+    for first, second in skeleton.link_indices:
+        if labelled[first] and labelled[second]:
+            sides = [colours[end] for end in (first, second) if colours[end] != MIDDLE_COLOUR]
+            colour = sides[0] if sides and sides.count(sides[0]) == len(sides) else MIDDLE_COLOUR
+            ends = _fixed(keypoints[first]), _fixed(keypoints[second])
+            cv2.line(canvas, *ends, _OUTLINE, line + 2, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.line(canvas, *ends, colour, line, cv2.LINE_AA, _SUBPIXEL_BITS)
+    body_radius = (line + 1) << _SUBPIXEL_BITS
+    for index in np.flatnonzero(labelled):
+        fine = skeleton.keypoints[index].group not in ("body", "foot")  # face and hand points lie dense
+        radius = max(body_radius // 2, 1 << _SUBPIXEL_BITS) if fine else body_radius
+        centre = _fixed(keypoints[index])
+        rim = 1 << (_SUBPIXEL_BITS - 1 if fine else _SUBPIXEL_BITS)
+        if keypoints[index, 2] >= 2:
+            cv2.circle(canvas, centre, radius + rim, _OUTLINE, -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(canvas, centre, radius, colours[index], -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+        else:
+            cv2.circle(canvas, centre, radius + rim, (255, 255, 255), -1, cv2.LINE_AA, _SUBPIXEL_BITS)
+            cv2.circle(canvas, centre, radius, colours[index], max(1, line), cv2.LINE_AA, _SUBPIXEL_BITS)
