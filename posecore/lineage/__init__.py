@@ -1,1 +1,9 @@
-"""MLflow runs, steps, dataset lineage, registry and promotion."""
+"""MLflow runs, steps, dataset lineage, registry, promotion and serving.
+
+MLflow's usage reporting is off unless the environment asks for it: what a lab trains on is not for a third party, and
+a machine without a network should not wait for one. It must be decided before mlflow is first imported, hence here.
+"""
+
+import os
+
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

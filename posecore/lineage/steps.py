@@ -1,0 +1,312 @@
+"""A workflow is a list of steps; a step whose code, settings and inputs have not changed is not run again.
+
+Every step is an MLflow run nested in the workflow's run and tagged with its fingerprint, the hash of its name, code
+version, settings and input digests. A finished run with the same fingerprint whose output files are still what was
+written is reused; so a resubmitted job continues where it stopped, and an unchanged one costs seconds. MLflow is the
+only record.
+
+Every run holds a file lock while its driver lives, and the operating system releases it with the process. A lock that
+can be taken therefore proves that the driver is dead, which is how leftover RUNNING runs are told from live ones, and
+two drivers of the same step wait for each other.
+"""
+
+import fcntl
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TextIO
+
+from mlflow.entities import Run
+
+from posecore.config import Config, digest_json
+from posecore.errors import LineageError
+from posecore.lineage.code_version import code_digest, git_sha, source_digest
+from posecore.lineage.tracking import RunLog, Tracking
+from posecore.schema import Json
+from posecore.storage import as_path, sha256_of
+
+_OUTPUTS = "outputs.json"
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file a step wrote, as it was then.
+
+    Attributes:
+        path: local path or fsspec URL.
+        size_bytes: its size.
+        mtime: its modification time in seconds, 0 where the store has none.
+        sha256: hash of its content.
+    """
+
+    path: str
+    size_bytes: int
+    mtime: float
+    sha256: str
+
+    @classmethod
+    def of(cls, location: str | Path, sha256: str | None = None) -> Self:
+        """Describes a file that exists now.
+
+        Args:
+            location: local path or fsspec URL.
+            sha256: the hash of its content if the writer knows it; else the file is read.
+        """
+        path = as_path(location)
+        stat = path.stat()
+        return cls(str(path), stat.st_size, stat.st_mtime, sha256 or sha256_of(path))
+
+    def is_alive(self) -> bool:
+        """Whether the file is still what was written; read again only if its modification time differs."""
+        path = as_path(self.path)
+        try:
+            stat = path.stat()
+        except OSError:
+            return False
+        if stat.st_size != self.size_bytes:
+            return False
+        return stat.st_mtime == self.mtime or sha256_of(path) == self.sha256
+
+
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """What a step's function returns.
+
+    Attributes:
+        values: small results as JSON: digests, metrics, locations.
+        files: files that must be unchanged for the step to be reused. For a folder name the file that vouches for the
+            rest, such as a manifest with hashes.
+    """
+
+    values: dict[str, Json] = field(default_factory=dict)
+    files: tuple[OutputFile, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StepResult:
+    """A step that has run, now or earlier.
+
+    Attributes:
+        name: name of the step.
+        run_id: the MLflow run that did the work.
+        reused: whether that was an earlier run.
+        outputs: what the function returned.
+    """
+
+    name: str
+    run_id: str
+    reused: bool
+    outputs: Outputs
+
+    @property
+    def values(self) -> dict[str, Json]:
+        """The small results."""
+        return self.outputs.values
+
+    @property
+    def digest(self) -> str:
+        """Hash of the results, independent of where the files lie; an input of the steps that follow."""
+        return digest_json([self.values, sorted(file.sha256 for file in self.outputs.files)])
+
+
+class Workflow:
+    """One submission of a job: a parent run and its steps. Use as a context manager.
+
+    Args:
+        tracking: the store.
+        name: name of the job; shown as the parent run's name.
+        folder: local folder for the locks; drivers that may meet must share it.
+        config: the resolved configuration, recorded whole.
+        reuse: False runs every step again.
+        report: called with one line per step.
+    """
+
+    def __init__(
+        self,
+        tracking: Tracking,
+        name: str,
+        folder: str | Path,
+        config: Config,
+        *,
+        reuse: bool = True,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        self.tracking = tracking
+        self.name = name
+        self._locks = Path(folder).resolve() / "locks"
+        self._config = config
+        self._reuse = reuse
+        self._report = report
+        self._lock_file: TextIO | None = None
+        self._run: RunLog | None = None
+
+    @property
+    def run(self) -> RunLog:
+        """The parent run, inside the ``with`` block."""
+        assert self._run is not None, "Workflow is a context manager: use it in a with statement"
+        return self._run
+
+    def __enter__(self) -> Self:
+        self._locks.mkdir(parents=True, exist_ok=True)
+        close_dead_runs(self.tracking)
+        lock_path = self._locks / f"workflow-{time.time_ns()}.lock"
+        self._lock_file = _try_lock(lock_path)
+        tags = {
+            "posecore.kind": "workflow",
+            "posecore.lock": str(lock_path),
+            "posecore.config": self._config.fingerprint(),
+            "posecore.code": source_digest(),
+            "posecore.git": git_sha(),
+        }
+        self._run = self.tracking.start_run(self.name, tags)
+        self._run.log_dict(self._config.model_dump(mode="json"), "config.yaml")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if error is not None:
+            self.run.set_tags({"posecore.error": _one_line(error)})
+        self.run.end("FINISHED" if error is None else "FAILED")
+        assert self._lock_file is not None
+        Path(self._lock_file.name).unlink(missing_ok=True)
+        self._lock_file.close()
+
+    def step(
+        self,
+        name: str,
+        function: Callable[[RunLog], Outputs],
+        *,
+        inputs: Mapping[str, Any],
+        code: Iterable[str],
+    ) -> StepResult:
+        """Runs a function, or reuses the finished run of an identical step.
+
+        Args:
+            name: such as ``ingest:coco``.
+            function: gets the step's own run to log to.
+            inputs: everything that decides the result: configurations, results of earlier steps, :class:`Path` of
+                files (their content counts), and JSON values.
+            code: modules and packages whose sources, with all they import of ours, are the step's code.
+
+        Raises:
+            Exception: whatever the function raises; the step's run is then closed as failed.
+        """
+        fingerprint = digest_json({"name": name, "code": code_digest(code), "inputs": _fingerprint_input(inputs)})
+        with self._lock(fingerprint, name) as lock_path:
+            if self._reuse and (found := self._find(fingerprint)) is not None:
+                run, outputs = found
+                self.run.set_tags({f"posecore.reused.{name}": run.info.run_id})
+                seconds = (run.info.end_time - run.info.start_time) / 1000
+                self._report(f"{name:<32} reused  ({seconds:.1f} s when it ran, run {run.info.run_id})")
+                return StepResult(name, run.info.run_id, True, outputs)
+            return self._execute(name, function, fingerprint, lock_path)
+
+    def _execute(
+        self, name: str, function: Callable[[RunLog], Outputs], fingerprint: str, lock_path: Path
+    ) -> StepResult:
+        tags = {
+            "posecore.kind": "step",
+            "posecore.step": name,
+            "posecore.fingerprint": fingerprint,
+            "posecore.lock": str(lock_path),
+        }
+        run = self.tracking.start_run(name, tags, parent_run_id=self.run.run_id)
+        started = time.monotonic()
+        try:
+            outputs = function(run)
+            run.log_dict(asdict(outputs), _OUTPUTS)
+        except BaseException as error:
+            run.set_tags({"posecore.error": _one_line(error)})
+            run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+            self._report(f"{name:<32} failed  {time.monotonic() - started:8.1f} s")
+            raise
+        run.end()
+        self._report(f"{name:<32} ran     {time.monotonic() - started:8.1f} s")
+        return StepResult(name, run.run_id, False, outputs)
+
+    def _find(self, fingerprint: str) -> tuple[Run, Outputs] | None:
+        found = self.tracking.client.search_runs(
+            [self.tracking.experiment_id],
+            f"tags.`posecore.fingerprint` = '{fingerprint}' AND attributes.status = 'FINISHED'",
+            order_by=["attributes.start_time DESC"],
+            max_results=10,
+        )
+        for run in found:
+            try:
+                value = json.loads(RunLog(self.tracking, run.info.run_id).read_file(_OUTPUTS))
+            except LineageError:
+                continue  # its artifacts were deleted; an older identical run may still have its own
+            outputs = Outputs(value["values"], tuple(OutputFile(**item) for item in value["files"]))
+            if all(file.is_alive() for file in outputs.files):
+                return run, outputs
+        return None
+
+    @contextmanager
+    def _lock(self, fingerprint: str, name: str) -> Iterator[Path]:
+        path = self._locks / f"step-{fingerprint}.lock"
+        file = _try_lock(path)
+        if file is None:
+            self._report(f"{name:<32} waiting for another driver that runs the same step")
+            file = path.open("a")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        # The file stays: removing a lock file while another driver waits for it would let two of them in.
+        with file:
+            yield path
+
+
+def close_dead_runs(tracking: Tracking) -> int:
+    """Closes runs left RUNNING by drivers that were killed, and returns how many.
+
+    A run whose lock file this machine cannot see is left alone: its driver may live elsewhere.
+    """
+    running = tracking.client.search_runs(
+        [tracking.experiment_id], "attributes.status = 'RUNNING' AND tags.`posecore.lock` LIKE '%'", max_results=1000
+    )
+    closed = 0
+    for run in running:
+        path = Path(run.data.tags["posecore.lock"])
+        if not path.exists():
+            continue
+        lock = _try_lock(path)
+        if lock is None:
+            continue
+        with lock:
+            log = RunLog(tracking, run.info.run_id)
+            log.set_tags({"posecore.error": "its driver ended without closing the run"})
+            log.end("KILLED")
+            closed += 1
+    return closed
+
+
+def _try_lock(path: Path) -> TextIO | None:
+    """An open, exclusively locked file, or None if another process holds it. Closing it releases the lock."""
+    file = path.open("a")
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        file.close()
+        return None
+    return file
+
+
+def _fingerprint_input(value: Any) -> Json:
+    if isinstance(value, Config):
+        return {"kind": type(value).__name__, "values": value.model_dump(mode="json")}
+    if isinstance(value, StepResult):
+        return value.digest
+    if isinstance(value, Path):
+        return sha256_of(value)
+    if isinstance(value, Mapping):
+        return {str(key): _fingerprint_input(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_fingerprint_input(item) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise LineageError(f"a step's input of type {type(value).__name__} has no fingerprint; pass its digest instead.")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]

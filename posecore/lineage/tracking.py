@@ -1,0 +1,248 @@
+"""Where runs are recorded: an MLflow server, or by default a SQLite file in the run folder; and writing to a run.
+
+MLflow's own default is ``mlflow.db`` in the current directory, which under ``ray job submit`` is thrown away with the
+job. Here every location is absolute, and an unreachable server is reported within seconds, before anything starts.
+"""
+
+import os
+import re
+import socket
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunTag
+from mlflow.exceptions import MlflowException
+
+from posecore.config import Config
+from posecore.errors import ConfigError, LineageError, PreflightError
+
+_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+_PARAM_LIMIT = 6000  # MLflow truncates longer values; the full configuration is an artifact
+
+
+class TrackingConfig(Config):
+    """Where to record.
+
+    Attributes:
+        uri: MLflow tracking URI; None means the environment's MLFLOW_TRACKING_URI, or else a SQLite file in the run
+            folder.
+        experiment: MLflow experiment that holds the runs.
+        artifact_root: where a new experiment keeps its artifacts; None means ``artifacts/`` in the run folder for
+            SQLite, and the server's own choice otherwise.
+    """
+
+    uri: str | None = None
+    experiment: str = "posecore"
+    artifact_root: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Tracking:
+    """A tracking store that answered. Small and picklable: workers get it from the driver.
+
+    Attributes:
+        uri: absolute tracking URI, also the registry's.
+        experiment: name of the experiment.
+        experiment_id: MLflow's id of it.
+    """
+
+    uri: str
+    experiment: str
+    experiment_id: str
+
+    @property
+    def client(self) -> MlflowClient:
+        """An MLflow client of this store, one per process."""
+        return _client(self.uri)
+
+    def start_run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> "RunLog":
+        """Starts a run without touching MLflow's global "active run"."""
+        all_tags = {**tags, "mlflow.user": user_name()}
+        if parent_run_id is not None:
+            all_tags["mlflow.parentRunId"] = parent_run_id
+        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
+        return RunLog(tracking=self, run_id=run.info.run_id)
+
+
+@dataclass(frozen=True, slots=True)
+class RunLog:
+    """Writes to one run, from the driver or, being picklable, from any worker.
+
+    Attributes:
+        tracking: the store.
+        run_id: MLflow's id of the run.
+    """
+
+    tracking: Tracking
+    run_id: str
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Records numbers at a step; characters MLflow refuses in a name (``@``, ``%``) become ``_``."""
+        now_ms = int(time.time() * 1000)
+        values = [Metric(metric_name(key), float(value), now_ms, step) for key, value in metrics.items()]
+        self.tracking.client.log_batch(self.run_id, metrics=values)
+
+    def log_params(self, params: Mapping[str, object]) -> None:
+        """Records settings; longer values are cut at MLflow's limit."""
+        values = [Param(metric_name(key), str(value)[:_PARAM_LIMIT]) for key, value in params.items()]
+        self.tracking.client.log_batch(self.run_id, params=values)
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Sets or replaces tags."""
+        self.tracking.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def log_file(self, path: str | Path, folder: str | None = None) -> None:
+        """Copies a local file, or all files of a local folder, to the run's artifacts."""
+        path = Path(path)
+        if path.is_dir():
+            self.tracking.client.log_artifacts(self.run_id, str(path), folder)
+        else:
+            self.tracking.client.log_artifact(self.run_id, str(path), folder)
+
+    def log_dict(self, value: Mapping[str, Any], artifact: str) -> None:
+        """Writes a JSON or YAML artifact, by its suffix."""
+        self.tracking.client.log_dict(self.run_id, dict(value), artifact)
+
+    def read_file(self, artifact: str) -> bytes:
+        """Content of one artifact.
+
+        Raises:
+            LineageError: the run has no such artifact, or its store does not answer.
+        """
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.tracking.client.download_artifacts(self.run_id, artifact, folder)).read_bytes()
+            except (MlflowException, OSError) as error:
+                detail = " ".join(str(error).split())
+                raise LineageError(f"run {self.run_id}: artifact {artifact} cannot be read ({detail}).") from error
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Closes the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
+        self.tracking.client.set_terminated(self.run_id, status)
+
+
+def connect(config: TrackingConfig, folder: str | Path, timeout_s: float = 5.0) -> Tracking:
+    """Finds the tracking store, checks that it answers, and creates the experiment if it is new.
+
+    Args:
+        config: where to record.
+        folder: local run folder; holds the SQLite file and the artifacts unless the configuration says otherwise.
+        timeout_s: how long a server may take to answer.
+
+    Raises:
+        PreflightError: the server does not answer in time, or is not an MLflow server.
+        ConfigError: a SQLite URI with a relative path.
+        LineageError: the store refused; for instance the experiment was deleted.
+    """
+    folder = Path(folder).resolve()
+    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    check_reachable(uri, timeout_s)
+    root = config.artifact_root
+    if root is None and uri.startswith("sqlite:"):
+        root = str(folder / "artifacts")
+    if root is not None and "://" not in root:
+        root = Path(root).resolve().as_uri()
+    try:
+        return Tracking(uri=uri, experiment=config.experiment, experiment_id=_experiment(uri, config.experiment, root))
+    except MlflowException as error:
+        detail = " ".join(str(error).split())
+        raise LineageError(f"tracking store {_shown(uri)}: {detail}") from error
+
+
+def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
+    """Returns if the store behind a tracking URI answers.
+
+    MLflow itself would retry an unreachable server for minutes, with a stack trace at the end.
+
+    Raises:
+        PreflightError: it does not answer within ``timeout_s``, or not as MLflow does.
+        ConfigError: the URI has no usable form.
+    """
+    parts = urlsplit(uri)
+    advice = "start the server, correct tracking.uri, or leave it out to record in a local SQLite file."
+    if parts.scheme in ("http", "https"):
+        request = urllib.request.Request(uri.rstrip("/") + "/health")
+        try:
+            with urllib.request.urlopen(request, timeout=timeout_s) as reply:
+                answer = reply.read(64).strip()
+        except urllib.error.HTTPError as error:
+            raise PreflightError(
+                f"MLflow server {_shown(uri)} answered {error.code} {error.reason} to /health; check the address and "
+                "the server's --allowed-hosts."
+            ) from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "reason", error)
+            raise PreflightError(f"MLflow server {_shown(uri)} does not answer ({reason}); {advice}") from None
+        if answer != b"OK":
+            raise PreflightError(f"{_shown(uri)} answers, but is not an MLflow server; correct tracking.uri.")
+    elif parts.scheme == "sqlite":
+        path = Path(uri.removeprefix("sqlite:///"))
+        if not path.is_absolute():
+            raise ConfigError(
+                f"tracking.uri {uri}: a SQLite path must be absolute (four slashes), because jobs run in throw-away "
+                "directories."
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise PreflightError(f"tracking store {uri}: its folder cannot be created ({error.strerror}).") from None
+    elif (kind := parts.scheme.partition("+")[0]) in _DATABASE_PORTS:
+        address = (parts.hostname or "localhost", parts.port or _DATABASE_PORTS[kind])
+        try:
+            socket.create_connection(address, timeout_s).close()
+        except OSError as error:
+            raise PreflightError(f"tracking database {_shown(uri)} does not answer ({error}); {advice}") from None
+    else:
+        raise ConfigError(f"tracking.uri {_shown(uri)}: expected http(s)://, sqlite:/// or a database URL.")
+
+
+def metric_name(name: str) -> str:
+    """The name with every character MLflow refuses replaced by ``_``."""
+    return re.sub(r"[^\w\-. :/]", "_", name)
+
+
+def user_name() -> str:
+    """Who runs this, for records; containers without a user entry have only a number."""
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"
+
+
+@lru_cache(maxsize=8)
+def _client(uri: str) -> MlflowClient:
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _experiment(uri: str, name: str, artifact_root: str | None) -> str:
+    client = _client(uri)
+    found = client.get_experiment_by_name(name)
+    if found is None:
+        location = None if artifact_root is None else f"{artifact_root.rstrip('/')}/{name}"
+        try:
+            return str(client.create_experiment(name, artifact_location=location))
+        except MlflowException:
+            # Another driver may have created it between the two calls.
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise
+    if found.lifecycle_stage != "active":
+        raise LineageError(
+            f"experiment {name!r} was deleted in {_shown(uri)}; restore it (mlflow experiments restore "
+            f"--experiment-id {found.experiment_id}) or choose another tracking.experiment."
+        )
+    return str(found.experiment_id)
+
+
+def _shown(uri: str) -> str:
+    """The URI without a password."""
+    parts = urlsplit(uri)
+    if parts.password is None:
+        return uri
+    return uri.replace(f":{parts.password}@", ":***@")

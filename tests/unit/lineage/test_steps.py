@@ -1,0 +1,185 @@
+import multiprocessing
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from posecore.config import Config
+from posecore.errors import LineageError
+from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow, close_dead_runs
+from posecore.lineage.tracking import RunLog, Tracking
+
+CODE = ("posecore.lineage.steps",)
+
+
+class Settings(Config):
+    value: int = 1
+
+
+def submit(tracking: Tracking, folder: Path, settings: Settings, calls: list[str], **options: bool) -> list[StepResult]:
+    """A two-step job: the second step reads the first one's result and not the settings."""
+    target = folder / "first.txt"
+
+    def first(run: RunLog) -> Outputs:
+        calls.append("first")
+        target.write_text(f"content {settings.value % 10}")
+        run.log_metrics({"PCKh@0.5": 1.0})
+        return Outputs({"rows": 3}, (OutputFile.of(target),))
+
+    def second(run: RunLog) -> Outputs:
+        calls.append("second")
+        return Outputs({"text": target.read_text()})
+
+    with Workflow(tracking, "job", folder, settings, report=lambda line: None, **options) as workflow:
+        one = workflow.step("first", first, inputs={"settings": settings}, code=CODE)
+        two = workflow.step("second", second, inputs={"first": one}, code=CODE)
+    return [one, two]
+
+
+def test_an_identical_submission_reuses_every_step(tracking: Tracking, tmp_path: Path) -> None:
+    calls: list[str] = []
+    ran = submit(tracking, tmp_path, Settings(), calls)
+    started = time.monotonic()
+    reused = submit(tracking, tmp_path, Settings(), calls)
+    assert time.monotonic() - started < 5
+    assert calls == ["first", "second"]
+    assert [step.reused for step in reused] == [True, True]
+    assert [step.run_id for step in reused] == [step.run_id for step in ran]
+    assert [step.outputs for step in reused] == [step.outputs for step in ran]
+
+
+def test_only_what_depends_on_a_change_runs_again(tracking: Tracking, tmp_path: Path) -> None:
+    calls: list[str] = []
+    submit(tracking, tmp_path, Settings(value=1), calls)
+    submit(tracking, tmp_path, Settings(value=2), calls)
+    assert calls == ["first", "second", "first", "second"]
+    # Value 12 makes the first step run again, but with the same result as 2: the second one has nothing new to do.
+    submit(tracking, tmp_path, Settings(value=12), calls)
+    assert calls[4:] == ["first"]
+
+
+@pytest.mark.parametrize("damage", ["remove", "edit"])
+def test_a_finished_run_with_damaged_outputs_is_not_reused(tracking: Tracking, tmp_path: Path, damage: str) -> None:
+    calls: list[str] = []
+    submit(tracking, tmp_path, Settings(), calls)
+    target = tmp_path / "first.txt"
+    if damage == "remove":
+        target.unlink()
+    else:
+        target.write_text("CONTENT 1")  # the same size
+    submit(tracking, tmp_path, Settings(), calls)
+    assert calls == ["first", "second", "first"]
+    assert target.read_text() == "content 1"
+
+
+def test_a_touched_but_unchanged_file_is_reused(tracking: Tracking, tmp_path: Path) -> None:
+    calls: list[str] = []
+    submit(tracking, tmp_path, Settings(), calls)
+    (tmp_path / "first.txt").touch()
+    submit(tracking, tmp_path, Settings(), calls)
+    assert calls == ["first", "second"]
+
+
+def test_reuse_can_be_switched_off(tracking: Tracking, tmp_path: Path) -> None:
+    calls: list[str] = []
+    submit(tracking, tmp_path, Settings(), calls)
+    submit(tracking, tmp_path, Settings(), calls, reuse=False)
+    assert calls == ["first", "second"] * 2
+
+
+def test_a_failed_step_is_recorded_and_not_reused(tracking: Tracking, tmp_path: Path) -> None:
+    def fail(run: RunLog) -> Outputs:
+        raise ValueError("the disk\nis full")
+
+    with pytest.raises(ValueError, match="is full"), Workflow(tracking, "job", tmp_path, Settings()) as workflow:
+        workflow.step("fails", fail, inputs={}, code=CODE)
+    runs = tracking.client.search_runs([tracking.experiment_id])
+    assert {run.info.status for run in runs} == {"FAILED"}
+    assert {run.data.tags["posecore.error"] for run in runs} == {"ValueError: the disk is full"}
+
+    with Workflow(tracking, "job", tmp_path, Settings()) as workflow:
+        assert not workflow.step("fails", lambda run: Outputs(), inputs={}, code=CODE).reused
+
+
+def test_steps_are_nested_and_the_configuration_is_recorded(tracking: Tracking, tmp_path: Path) -> None:
+    submit(tracking, tmp_path, Settings(value=7), [])
+    parents = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.kind` = 'workflow'")
+    children = tracking.client.search_runs(
+        [tracking.experiment_id], f"tags.`mlflow.parentRunId` = '{parents[0].info.run_id}'"
+    )
+    assert sorted(run.info.run_name for run in children) == ["first", "second"]
+    assert RunLog(tracking, parents[0].info.run_id).read_file("config.yaml") == b"value: 7\n"
+    assert [run.data.metrics for run in children if run.info.run_name == "first"] == [{"PCKh_0.5": 1.0}]
+
+
+DRIVER = """
+import sys, time
+from pathlib import Path
+from posecore.config import Config
+from posecore.lineage.steps import Outputs, Workflow
+from posecore.lineage.tracking import Tracking
+
+def slow(run):
+    Path(sys.argv[3], "started").touch()
+    time.sleep(float(sys.argv[4]))
+    return Outputs({"by": "other"})
+
+with Workflow(Tracking(sys.argv[1], "x", sys.argv[2]), "job", sys.argv[3], Config()) as workflow:
+    workflow.step("slow", slow, inputs={}, code=["posecore.lineage.steps"])
+"""
+
+
+def start_driver(tracking: Tracking, folder: Path, seconds: float) -> "subprocess.Popen[bytes]":
+    arguments = [tracking.uri, tracking.experiment_id, str(folder), str(seconds)]
+    driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments])
+    deadline = time.monotonic() + 60
+    while not (folder / "started").exists():
+        assert driver.poll() is None, "the driver ended early"
+        assert time.monotonic() < deadline, "the driver did not start"
+        time.sleep(0.05)
+    return driver
+
+
+def test_runs_of_a_killed_driver_are_closed_and_the_step_runs_again(tracking: Tracking, tmp_path: Path) -> None:
+    driver = start_driver(tracking, tmp_path, 600)
+    assert close_dead_runs(tracking) == 0, "a living driver's runs were closed"
+    driver.send_signal(signal.SIGKILL)
+    driver.wait()
+    with Workflow(tracking, "job", tmp_path, Config()) as workflow:
+        result = workflow.step("slow", lambda run: Outputs({"by": "us"}), inputs={}, code=CODE)
+    assert result.values == {"by": "us"}
+    statuses = sorted(run.info.status for run in tracking.client.search_runs([tracking.experiment_id]))
+    assert statuses == ["FINISHED", "FINISHED", "KILLED", "KILLED"]
+
+
+def test_a_second_driver_waits_and_then_reuses(tracking: Tracking, tmp_path: Path) -> None:
+    driver = start_driver(tracking, tmp_path, 1.0)
+    lines: list[str] = []
+    with Workflow(tracking, "job", tmp_path, Config(), report=lines.append) as workflow:
+        result = workflow.step("slow", lambda run: Outputs({"by": "us"}), inputs={}, code=CODE)
+    assert driver.wait() == 0
+    assert result.reused
+    assert result.values == {"by": "other"}
+    assert "waiting" in lines[0]
+    assert "reused" in lines[1]
+
+
+def test_an_input_without_a_fingerprint_is_refused(tracking: Tracking, tmp_path: Path) -> None:
+    with (
+        pytest.raises(LineageError, match="type set has no fingerprint"),
+        Workflow(tracking, "job", tmp_path, Settings()) as workflow,
+    ):
+        workflow.step("x", lambda run: Outputs(), inputs={"a": {1}}, code=CODE)
+
+
+def test_a_run_log_can_be_sent_to_a_worker(tracking: Tracking, tmp_path: Path) -> None:
+    with Workflow(tracking, "job", tmp_path, Settings()) as workflow:
+        worker = multiprocessing.get_context("spawn").Process(target=workflow.run.log_metrics, args=({"loss": 0.5}, 3))
+        worker.start()
+        worker.join(60)
+        run_id = workflow.run.run_id
+    history = tracking.client.get_metric_history(run_id, "loss")
+    assert [(metric.step, metric.value) for metric in history] == [(3, 0.5)]

@@ -1,0 +1,115 @@
+import http.server
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from posecore.errors import ConfigError, LineageError, PreflightError
+from posecore.lineage.tracking import Tracking, TrackingConfig, check_reachable, connect
+
+
+def test_the_default_is_an_absolute_sqlite_file_in_the_run_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / "job").mkdir()
+    monkeypatch.chdir(tmp_path)
+    tracking = connect(TrackingConfig(), "job")
+    experiment = tracking.client.get_experiment(tracking.experiment_id)
+    assert tracking.uri == f"sqlite:///{tmp_path}/job/mlflow.db"
+    assert experiment.artifact_location == f"file://{tmp_path}/job/artifacts/posecore"
+    assert {path.name for path in tmp_path.iterdir()} == {"job"}, "MLflow wrote into the current directory"
+    assert connect(TrackingConfig(), "job") == tracking
+
+
+def test_the_environment_names_the_server_unless_the_configuration_does(
+    store_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    uri = f"sqlite:///{store_folder}/mlflow.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert connect(TrackingConfig(), store_folder / "other").uri == uri
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "nonsense")
+    assert connect(TrackingConfig(uri=uri), store_folder / "other").uri == uri
+
+
+def test_a_relative_sqlite_path_is_refused() -> None:
+    with pytest.raises(ConfigError, match="must be absolute"):
+        check_reachable("sqlite:///mlflow.db")
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(ConfigError, match="expected http"):
+        check_reachable("databricks")
+
+
+@pytest.fixture
+def silent_port() -> Iterator[int]:
+    """A port where connections are accepted by the system and never answered."""
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen(1)
+        yield server.getsockname()[1]
+
+
+@pytest.fixture
+def closed_port() -> int:
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
+
+
+def test_a_server_that_is_not_there_is_reported_at_once(closed_port: int, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(PreflightError, match=rf"127\.0\.0\.1:{closed_port} does not answer .*Connection refused"):
+        connect(TrackingConfig(uri=f"http://127.0.0.1:{closed_port}"), tmp_path)
+    assert time.monotonic() - started < 3
+
+
+def test_a_server_that_hangs_is_reported_after_the_timeout(silent_port: int, tmp_path: Path) -> None:
+    started = time.monotonic()
+    with pytest.raises(PreflightError, match=r"does not answer \(timed out\); start the server"):
+        connect(TrackingConfig(uri=f"http://127.0.0.1:{silent_port}"), tmp_path, timeout_s=0.5)
+    assert time.monotonic() - started < 3
+
+
+def test_a_database_that_is_not_there_is_reported_without_its_password(closed_port: int, tmp_path: Path) -> None:
+    with pytest.raises(PreflightError, match="does not answer") as caught:
+        connect(TrackingConfig(uri=f"postgresql://me:hidden@127.0.0.1:{closed_port}/db"), tmp_path)
+    assert "hidden" not in str(caught.value)
+
+
+class Page(http.server.BaseHTTPRequestHandler):
+    """Answers ``/other/health`` with a page and everything else with 403, as MLflow does for a foreign host name."""
+
+    def do_GET(self) -> None:
+        self.send_response(200 if self.path.startswith("/other") else 403)
+        self.end_headers()
+        self.wfile.write(b"<html>hello</html>")
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(("path", "message"), [("", "403 .*--allowed-hosts"), ("/other", "not an MLflow server")])
+def test_a_wrong_server_is_named(path: str, message: str) -> None:
+    with http.server.HTTPServer(("127.0.0.1", 0), Page) as server:
+        thread = threading.Thread(target=server.handle_request)
+        thread.start()
+        with pytest.raises(PreflightError, match=message):
+            check_reachable(f"http://127.0.0.1:{server.server_port}{path}")
+        thread.join()
+
+
+def test_a_deleted_experiment_is_explained(tracking: Tracking, store_folder: Path) -> None:
+    tracking.client.delete_experiment(tracking.experiment_id)
+    with pytest.raises(LineageError, match="was deleted"):
+        connect(TrackingConfig(uri=tracking.uri, experiment=tracking.experiment), store_folder)
+
+
+def test_a_file_that_is_no_database_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "mlflow.db").write_text("not a database, only a long enough text to be seen as one\n" * 20)
+    with pytest.raises(LineageError, match="not a database"):
+        connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"), tmp_path)
