@@ -50,9 +50,8 @@ class Vocabulary:
         try:
             return self._positions[name]
         except KeyError:
-            raise DatasetError(
-                f"union keypoint {name!r} is not among this vocabulary's {self.size} names; extend it by the skeleton first."
-            ) from None
+            hint = "extend the vocabulary by the skeleton first"
+            raise DatasetError(f"union keypoint {name!r} is not among the {self.size} known names; {hint}.") from None
 
     def indices(self, skeleton: Skeleton) -> NDArray[np.int64]:
         """(K,) position of each of the skeleton's points.

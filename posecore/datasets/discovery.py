@@ -1,0 +1,130 @@
+"""From a dataset's name to its definition, its reader and its records. A folder with a ``dataset.yaml`` is enough."""
+
+import importlib
+from collections.abc import Iterable, Iterator
+from difflib import get_close_matches
+from pathlib import Path
+
+from posecore.config import parse_config, read_yaml
+from posecore.datasets import search_path
+from posecore.datasets.definition import DatasetDefinition
+from posecore.errors import DatasetError
+from posecore.formats.reader import Reader, Source
+from posecore.schema import Record, Reject
+from posecore.skeletons.library import load_skeleton
+from posecore.storage import AnyPath, as_path
+
+
+def dataset_folders() -> dict[str, Path]:
+    """Every dataset folder by name, sorted: the shipped ones and those on ``POSECORE_DATASETS``.
+
+    Raises:
+        DatasetError: two folders of the same name are on the search path.
+    """
+    folders: dict[str, Path] = {}
+    for place in search_path():
+        for yaml_path in place.glob("*/dataset.yaml"):
+            folder = yaml_path.parent
+            if folder.name in folders:
+                raise DatasetError(
+                    f"dataset {folder.name} exists twice, in {folders[folder.name]} and {folder}; rename one."
+                )
+            folders[folder.name] = folder
+    return dict(sorted(folders.items()))
+
+
+def load_dataset(name_or_path: str | Path) -> DatasetDefinition:
+    """Reads a dataset definition and resolves its skeleton.
+
+    Args:
+        name_or_path: a name :func:`dataset_folders` knows, or the path of a YAML file.
+
+    Raises:
+        DatasetError: no such dataset, or its skeleton is unknown; the message suggests the closest name.
+        ConfigError: the YAML is wrong; the message names the field.
+    """
+    text = str(name_or_path)
+    if text.endswith((".yaml", ".yml")):
+        return _parse_definition(Path(text))
+    folders = dataset_folders()
+    if text not in folders:
+        raise DatasetError(f"unknown dataset {text!r}.{_suggest(text, folders)}")
+    definition = _parse_definition(folders[text] / "dataset.yaml")
+    if definition.name != text:
+        raise DatasetError(
+            f"{folders[text] / 'dataset.yaml'}: name is {definition.name!r}, but the folder is {text!r}."
+        )
+    return definition
+
+
+def load_reader(definition: DatasetDefinition) -> Reader:
+    """Imports and constructs the reader a definition names.
+
+    Raises:
+        DatasetError: the module or the class cannot be had; the message says which and why.
+    """
+    search_path()
+    module_name, _, class_name = definition.reader.partition(":")
+    where = f"dataset {definition.name}: reader {definition.reader!r}"
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DatasetError(f"{where} cannot be imported: {error}.") from error
+    reader_class = getattr(module, class_name, None)
+    if not isinstance(reader_class, type) or not callable(getattr(reader_class, "read", None)):
+        raise DatasetError(f"{where}: {module_name} has no class {class_name} with a method read.")
+    reader: Reader = reader_class()
+    return reader
+
+
+def source_for(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Source:
+    """What the reader is told of one split of a download.
+
+    Args:
+        definition: the dataset.
+        split: a split of the definition.
+        root: folder of the download, local or any fsspec URL.
+
+    Raises:
+        DatasetError: the definition has no such split.
+    """
+    if split not in definition.splits:
+        raise DatasetError(f"dataset {definition.name} has no split {split!r}.{_suggest(split, definition.splits)}")
+    part = definition.splits[split]
+    return Source(
+        dataset=definition.name,
+        split=split,
+        root=as_path(root),
+        annotations=part.annotations,
+        images=part.images,
+        skeleton=definition.skeleton,
+        area_rule=definition.area_rule,
+        license=definition.license.id,
+        options={**definition.reader_options, **part.options},
+    )
+
+
+def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Iterator[Record | Reject]:
+    """Records and rejects of one split, in the reader's stable order.
+
+    Raises:
+        DatasetError: the split or the reader is unknown, or a file of the download is missing or malformed.
+    """
+    return load_reader(definition).read(source_for(definition, split, root))
+
+
+def _parse_definition(path: Path) -> DatasetDefinition:
+    values = read_yaml(path)
+    if isinstance(values.get("skeleton"), str):
+        try:
+            values["skeleton"] = load_skeleton(values["skeleton"])
+        except DatasetError as error:
+            raise DatasetError(f"{path}: skeleton: {error}") from None
+    return parse_config({**values, "folder": path.resolve().parent}, DatasetDefinition, origin=str(path))
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    names = list(known)
+    close = get_close_matches(name, names, n=1)
+    hint = f" Did you mean {close[0]}?" if close else ""
+    return f"{hint} Known: {', '.join(names) or 'none'}."
