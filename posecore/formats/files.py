@@ -1,0 +1,94 @@
+"""Files of a download, always below its root, local or remote."""
+
+import json
+import re
+from pathlib import PurePosixPath
+
+import orjson
+
+from posecore.errors import DatasetError
+from posecore.formats.reader import Source
+from posecore.formats.values import Refusal
+from posecore.schema import Json
+from posecore.storage import AnyPath
+
+_DRIVE = re.compile(r"^[A-Za-z]:")
+
+
+def relative_path(*parts: str) -> str:
+    """Joins path parts into a path relative to the download's root, with forward slashes.
+
+    Empty parts and ``.`` vanish; a leading slash of a later part does not make the path absolute, because several
+    datasets write their relative names like that.
+
+    Raises:
+        Refusal: the path leaves the root (``..``, a drive letter) or is not a path at all.
+    """
+    cleaned: list[str] = []
+    for part in parts:
+        if "\0" in part or "\\" in part or "://" in part or _DRIVE.match(part) or ".." in PurePosixPath(part).parts:
+            raise Refusal("path-escape", f"the path {part!r} is not a plain relative path below the dataset's root.")
+        cleaned += [piece for piece in part.split("/") if piece not in ("", ".")]
+    if not cleaned:
+        raise Refusal("path-escape", f"the path parts {parts!r} name no file.")
+    return "/".join(cleaned)
+
+
+def source_file(source: Source, relative: str) -> AnyPath:
+    """A file or folder of the download.
+
+    Raises:
+        DatasetError: it does not exist, or lies outside the root.
+    """
+    path = source.root / relative_path(relative)
+    if not path.exists():
+        raise DatasetError(
+            f"{source.dataset} {source.split}: {relative} is missing below {source.root}; "
+            "give the folder that the download was unpacked into."
+        )
+    return path
+
+
+def read_bytes(source: Source, relative: str) -> bytes:
+    """Content of a file of the download.
+
+    Raises:
+        DatasetError: it is missing or cannot be read.
+    """
+    path = source_file(source, relative)
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(
+            f"{source.dataset} {source.split}: {relative} cannot be read ({error.strerror or error})."
+        ) from None
+
+
+def read_text(source: Source, relative: str) -> str:
+    """Text of a UTF-8 file of the download, a byte order mark taken off.
+
+    Raises:
+        DatasetError: it is missing, unreadable or not text.
+    """
+    try:
+        return read_bytes(source, relative).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DatasetError(f"{source.dataset} {source.split}: {relative} is not UTF-8 text.") from None
+
+
+def read_json(source: Source, relative: str) -> Json:
+    """Parsed JSON of a file of the download; ``NaN`` and ``Infinity``, which some datasets write, are accepted.
+
+    Raises:
+        DatasetError: it is missing or not JSON.
+    """
+    data = read_bytes(source, relative)
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        try:
+            return json.loads(data)
+        except (ValueError, RecursionError) as error:
+            raise DatasetError(
+                f"{source.dataset} {source.split}: {relative} is not valid JSON ({error}); download it again."
+            ) from None
