@@ -1,0 +1,90 @@
+"""Whole remote shards on local disk, by content, within a bounded amount of space.
+
+Random reads from an object store are slow, and a shard is read many times, so a shard is fetched once. Entries are
+named by the shard's SHA-256: several stores, splits and processes may share one folder, and a wrong entry cannot exist,
+because the hash is checked before the entry gets its name.
+"""
+
+import hashlib
+import os
+import threading
+import uuid
+from pathlib import Path
+
+from posecore.config import Config
+from posecore.errors import IntegrityError
+from posecore.shards.manifest import ShardEntry
+from posecore.storage import AnyPath
+
+_CHUNK_BYTES = 1 << 22
+
+
+class CacheConfig(Config):
+    """Where remote shards are kept.
+
+    Attributes:
+        folder: local folder; None takes POSECORE_CACHE, else ``~/.cache/posecore``.
+        max_bytes: the least recently opened shards are removed beyond this.
+    """
+
+    folder: Path | None = None
+    max_bytes: int = 64 << 30
+
+
+class ShardCache:
+    """Fetches shards into a local folder. Safe to use from several threads and processes at a time."""
+
+    def __init__(self, config: CacheConfig) -> None:
+        default = os.environ.get("POSECORE_CACHE") or Path.home() / ".cache" / "posecore"
+        self.folder = (config.folder or Path(default)) / "shards"
+        self._max_bytes = config.max_bytes
+        self._guard = threading.Lock()
+        self._locks: dict[str, threading.Lock] = {}
+
+    def fetch(self, source: AnyPath, entry: ShardEntry) -> Path:
+        """The local copy of a shard, fetched if it is not there.
+
+        Raises:
+            IntegrityError: the remote bytes are not those the manifest names.
+        """
+        target = self.folder / f"{entry.sha256}.tar"
+        with self._guard:
+            lock = self._locks.setdefault(entry.sha256, threading.Lock())
+        with lock:
+            if target.exists():
+                os.utime(target)
+                return target
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._make_room(entry.size_bytes)
+            aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
+            try:
+                _download(source, aside, entry)
+                aside.replace(target)
+            finally:
+                aside.unlink(missing_ok=True)
+            return target
+
+    def _make_room(self, size_bytes: int) -> None:
+        entries = []
+        for path in self.folder.glob("*.tar"):
+            try:
+                entries.append((path.stat(), path))
+            except FileNotFoundError:  # another process made room at the same time
+                continue
+        entries.sort(key=lambda entry: entry[0].st_mtime_ns)
+        used = sum(status.st_size for status, _ in entries)
+        for status, path in entries:
+            if used + size_bytes <= self._max_bytes:
+                return
+            path.unlink(missing_ok=True)  # who reads it at this moment keeps it open
+            used -= status.st_size
+
+
+def _download(source: AnyPath, target: Path, entry: ShardEntry) -> None:
+    digest = hashlib.sha256()
+    with source.open("rb") as remote, target.open("wb") as local:
+        while chunk := remote.read(_CHUNK_BYTES):
+            digest.update(chunk)
+            local.write(chunk)
+    if digest.hexdigest() != entry.sha256:
+        raise IntegrityError(f"{source}: the shard's bytes are not those its manifest names; ingest the split again.")

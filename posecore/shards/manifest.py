@@ -1,0 +1,139 @@
+"""The manifest: what a split was made of and by, and the digest that names it everywhere else."""
+
+import json
+from functools import cached_property
+from typing import Literal
+
+from posecore.config import Config, digest_json
+from posecore.datasets.definition import DatasetDefinition
+from posecore.errors import IntegrityError
+from posecore.schema import Json
+from posecore.storage import AnyPath, write_atomically
+
+FORMAT_VERSION: Literal[1] = 1
+"""Raised whenever the same input would give other bytes."""
+
+MANIFEST_NAME = "manifest.json"
+IMAGES_NAME = "images.parquet"
+INSTANCES_NAME = "index.parquet"
+QUARANTINE_NAME = "quarantine.parquet"
+
+
+class ShardEntry(Config):
+    """One tar of the split.
+
+    Attributes:
+        name: file name within the split's folder.
+        sha256: of the whole tar.
+        size_bytes: of the whole tar.
+        num_images: samples in it.
+        num_instances: instances in it.
+    """
+
+    name: str
+    sha256: str
+    size_bytes: int
+    num_images: int
+    num_instances: int
+
+
+class StageCounts(Config):
+    """What came into one stage of ingestion and what it took out.
+
+    Attributes:
+        stage: ``reader``, ``plan`` (ids), the names of ``dataset.yaml``, ``image`` (files and their headers).
+        images_in: images that reached the stage.
+        images_rejected: whole images it took out.
+        instances_in: instances that reached the stage.
+        instances_rejected: single instances it took out, and those of the images it took out.
+        reasons: rejects by reason.
+    """
+
+    stage: str
+    images_in: int
+    images_rejected: int
+    instances_in: int
+    instances_rejected: int
+    reasons: dict[str, int] = {}
+
+
+class Manifest(Config):
+    """Everything that names an ingested split. No time, no machine, no path: equal inputs give equal manifests.
+
+    Attributes:
+        format_version: of the shard format.
+        code_version: release of this library that wrote the shards.
+        dataset: name of the dataset definition.
+        split: name of the split.
+        definition: the dataset definition, skeleton included.
+        definition_digest: its digest.
+        vocabulary: the union names the keypoint states are spread over, in order.
+        settings: what the ingestion was asked for.
+        stages: the pipeline in order, with counts.
+        plan_digest: hash of everything the shards are a function of, image bytes excepted.
+        shards: the tars in order.
+        num_images: images kept.
+        num_instances: instances kept.
+        files: SHA-256 of the tables beside the tars, by file name.
+    """
+
+    format_version: Literal[1] = FORMAT_VERSION
+    code_version: str
+    dataset: str
+    split: str
+    definition: DatasetDefinition
+    definition_digest: str
+    vocabulary: tuple[str, ...]
+    settings: dict[str, Json]
+    stages: tuple[StageCounts, ...]
+    plan_digest: str
+    shards: tuple[ShardEntry, ...]
+    num_images: int
+    num_instances: int
+    files: dict[str, str]
+
+    @cached_property
+    def digest(self) -> str:
+        """The dataset digest: SHA-256 of the manifest's values, as 64 hexadecimal digits."""
+        return digest_json(self.model_dump(mode="json"))
+
+    @property
+    def rejects(self) -> dict[str, int]:
+        """Rejects by reason, over all stages."""
+        totals: dict[str, int] = {}
+        for stage in self.stages:
+            for reason, count in stage.reasons.items():
+                totals[reason] = totals.get(reason, 0) + count
+        return totals
+
+
+def write_manifest(folder: AnyPath, manifest: Manifest) -> None:
+    """Writes ``manifest.json``; done last, it makes the split visible."""
+    value = {"digest": manifest.digest, **manifest.model_dump(mode="json")}
+    write_atomically(folder / MANIFEST_NAME, (json.dumps(value, indent=1, ensure_ascii=False) + "\n").encode())
+
+
+def read_manifest(folder: AnyPath) -> Manifest:
+    """Reads ``manifest.json`` and checks it against the digest it states.
+
+    Raises:
+        IntegrityError: there is none, or it was altered, or another version of the format wrote it.
+    """
+    path = folder / MANIFEST_NAME
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise IntegrityError(f"{folder}: no {MANIFEST_NAME}, so no finished split is here; ingest it first.") from None
+    except ValueError as error:
+        raise IntegrityError(f"{path}: not readable as JSON ({error}); ingest the split again.") from None
+    if not isinstance(value, dict) or value.get("format_version") != FORMAT_VERSION:
+        raise IntegrityError(f"{path}: not a manifest of format version {FORMAT_VERSION}; ingest the split again.")
+    stated = value.pop("digest", None)
+    try:
+        manifest = Manifest.model_validate(value)
+    except ValueError as error:
+        detail = " ".join(str(error).split())
+        raise IntegrityError(f"{path}: not a manifest ({detail}); ingest the split again.") from None
+    if manifest.digest != stated:
+        raise IntegrityError(f"{path}: its content does not have the digest it states; ingest the split again.")
+    return manifest
