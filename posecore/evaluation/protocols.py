@@ -1,0 +1,137 @@
+"""Judges predictions by the protocol a ``dataset.yaml`` names. The table below is closed: one entry per protocol."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.datasets.definition import EvaluationDefinition
+from posecore.errors import ConfigError, EvaluationError
+from posecore.evaluation.aic import evaluate_aic
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.crowdpose import evaluate_crowdpose
+from posecore.evaluation.oks import evaluate_oks
+from posecore.evaluation.pck import evaluate_pck
+from posecore.evaluation.pckh import evaluate_pckh
+from posecore.evaluation.pixel import evaluate_pixel
+from posecore.evaluation.torso import evaluate_torso
+from posecore.evaluation.wholebody import evaluate_wholebody
+from posecore.schema import AreaRule, Json
+from posecore.skeletons.skeleton import Skeleton
+
+
+def evaluate(
+    definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions
+) -> dict[str, float]:
+    """Metric name → value, by the dataset's own protocol.
+
+    OKS values are in [0, 1] with -1 where nothing can be judged, PCKh is in percent, pixel errors in pixels; names keep
+    to the characters MLflow accepts.
+
+    Raises:
+        EvaluationError: predictions and ground truth do not fit, or the data lacks what the protocol needs.
+        ConfigError: an option the protocol does not have.
+    """
+    protocol = PROTOCOLS[definition.protocol]
+    unknown = sorted(set(definition.options) - set(protocol.options))
+    if unknown:
+        raise ConfigError(
+            f"evaluation.options: protocol {definition.protocol} has no option {', '.join(unknown)}; it has "
+            f"{', '.join(protocol.options) or 'none'}."
+        )
+    return protocol.run(_Case(definition.scale_rule, definition.options, skeleton, truth, predictions))
+
+
+@dataclass(frozen=True)
+class _Case:
+    scale_rule: AreaRule | None
+    options: Mapping[str, Json]
+    skeleton: Skeleton
+    truth: GroundTruth
+    predictions: Predictions
+
+    def sigmas(self) -> NDArray[np.float64]:
+        if self.skeleton.oks_sigmas is None:
+            raise EvaluationError(
+                f"skeleton {self.skeleton.name} has points without an OKS constant; give each keypoint an oks_sigma, "
+                "or choose the pck, torso or pixel protocol."
+            )
+        return self.skeleton.oks_sigmas
+
+    def area(self, default: AreaRule | None = None) -> NDArray[np.float64]:
+        return self.truth.scale_area(self.scale_rule or default)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """One way of judging.
+
+    Attributes:
+        run: the judge.
+        primary: the metric that stands for the result where only one fits.
+        higher_is_better: direction of the primary metric.
+        options: names allowed in ``evaluation.options``.
+    """
+
+    run: Callable[[_Case], dict[str, float]]
+    primary: str
+    higher_is_better: bool = True
+    options: tuple[str, ...] = ()
+
+
+def _oks(case: _Case, per_category: bool) -> dict[str, float]:
+    result = evaluate_oks(
+        case.truth,
+        case.predictions,
+        case.sigmas(),
+        area=case.area(),
+        ignored=case.truth.num_keypoints == 0,
+        per_category=per_category,
+    )
+    metrics = result.summary()
+    if per_category:
+        metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
+    return metrics
+
+
+def _wholebody(case: _Case) -> dict[str, float]:
+    results = evaluate_wholebody(case.truth, case.predictions, case.skeleton, case.sigmas(), case.area())
+    parts = {part: result.summary() for part, result in results.items()}
+    by_part = {f"{part}/{name}": value for part, summary in parts.items() for name, value in summary.items()}
+    return parts["wholebody"] | by_part
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "oks": Protocol(lambda case: _oks(case, per_category=False), "AP"),
+    "oks_per_category": Protocol(lambda case: _oks(case, per_category=True), "AP"),
+    "wholebody": Protocol(_wholebody, "AP"),
+    "crowdpose": Protocol(
+        lambda case: evaluate_crowdpose(case.truth, case.predictions, case.sigmas(), case.area("box_053")), "AP"
+    ),
+    "aic": Protocol(
+        lambda case: evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one")), "mAP"
+    ),
+    "pckh": Protocol(
+        lambda case: evaluate_pckh(case.truth, case.predictions, case.skeleton, **case.options),
+        "PCKh",
+        options=("excluded",),
+    ),
+    "torso": Protocol(
+        lambda case: evaluate_torso(case.truth, case.predictions, case.skeleton, **case.options),
+        "torso_error",
+        higher_is_better=False,
+        options=("neck", "hip", "thresholds"),
+    ),
+    "pck": Protocol(
+        lambda case: evaluate_pck(case.truth, case.predictions, **case.options),
+        "PCK_0.05",
+        options=("thresholds", "normalise_by"),
+    ),
+    "pixel": Protocol(
+        lambda case: evaluate_pixel(case.truth, case.predictions, **case.options),
+        "mean_error_px",
+        higher_is_better=False,
+        options=("pcutoff",),
+    ),
+}
