@@ -1,0 +1,175 @@
+"""Heatmap targets and their decoding, batched on the device the tensors live on.
+
+Two published pairs of encoder and decoder exist, ``udp`` and ``msra``; a head trained with one is read with the same.
+Source: ViTPose (ViTAE-Transformer/ViTPose @ c050ed2), ``top_down_transform.py`` (targets), ``top_down_eval.py``
+(decoding), ``post_transforms.py`` (flip); the refinement is DARK (Zhang et al., CVPR 2020) as modified by UDP.
+
+The published decoder blurs and takes the logarithm of whole maps. The refinement reads a 3x3 neighbourhood of the
+maximum, so only the 13x13 pixels below it are blurred here: one core decodes about half a million points a second on
+maps of 64x48 (``benchmarks/decode.py``).
+"""
+
+from typing import Literal
+
+import cv2
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from posecore.config import Config
+
+_LOWEST, _HIGHEST = 0.001, 50.0
+_HESSIAN_RIDGE = 1.1920929e-07  # float32 machine epsilon, as published
+
+
+class HeatmapCodec(Config):
+    """One way to draw a keypoint as a map and to read it back.
+
+    Attributes:
+        kind: ``udp`` centres the Gaussian on the exact point and refines by Taylor expansion; ``msra`` rounds the
+            centre to a pixel and moves a quarter pixel towards the larger neighbour.
+        input_size: (height, width) of the crop in pixels.
+        heatmap_size: (height, width) of the map.
+        heatmap_sigma: spread of the Gaussian in heatmap pixels; 2 belongs to 64x48, 3 to 96x72.
+        blur_kernel: side of the Gaussian blur before the refinement; 11 belongs to sigma 2, 17 to sigma 3.
+    """
+
+    kind: Literal["udp", "msra"] = "udp"
+    input_size: tuple[int, int] = (256, 192)
+    heatmap_size: tuple[int, int] = (64, 48)
+    heatmap_sigma: float = 2.0
+    blur_kernel: int = 11
+
+    def encode(
+        self, keypoints_crop: Float[Tensor, "n k 2"], weights: Float[Tensor, "n k"]
+    ) -> tuple[Float[Tensor, "n k h w"], Float[Tensor, "n k"]]:
+        """Draws one Gaussian per keypoint on the window of three sigmas around it.
+
+        Args:
+            keypoints_crop: x, y in crop pixels.
+            weights: 0 for points that do not count; above 0.5 for points to draw.
+
+        Returns:
+            Float32 targets, all zero where nothing is drawn, and the weights, zeroed where the whole window lies
+            outside the map.
+        """
+        device = keypoints_crop.device
+        height, width = self.heatmap_size
+        size = torch.tensor([width, height], dtype=torch.float64, device=device)
+        points = keypoints_crop.double() / self._stride(device)
+        pixel = torch.trunc(points + 0.5)
+        radius = int(3 * self.heatmap_sigma)
+        inside = ((pixel + radius >= 0) & (pixel - radius < size)).all(dim=-1)
+        weights = weights * inside
+        peak = points if self.kind == "udp" else pixel
+        column, row = (
+            self._profile(peak[..., axis], pixel[..., axis], length, radius)
+            for axis, length in ((0, width), (1, height))
+        )
+        row = row * (weights > 0.5)[..., None]
+        return row[..., :, None] * column[..., None, :], weights
+
+    def decode(self, heatmaps: Float[Tensor, "n k h w"]) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k"]]:
+        """Reads one point per map.
+
+        Args:
+            heatmaps: predictions; a flip test averages the two maps before this.
+
+        Returns:
+            Float32 x, y in heatmap pixels, and the maxima of the maps as scores. A map without a positive value gives
+            (-1, -1).
+        """
+        maps = heatmaps.float().flatten(0, 1)
+        scores, x, y = _maxima(maps)
+        offset = self._taylor_offset(maps, x, y) if self.kind == "udp" else _quarter_offset(maps, x, y)
+        points = torch.where((scores > 0)[:, None], torch.stack([x, y], dim=-1) + offset, -1.0)
+        return points.float().unflatten(0, heatmaps.shape[:2]), scores.unflatten(0, heatmaps.shape[:2])
+
+    def _stride(self, device: torch.device) -> Tensor:
+        """(2,) float64 crop pixels per heatmap pixel in x, y."""
+        shorten = 1 if self.kind == "udp" else 0
+        ratio = [(i - shorten) / (h - shorten) for i, h in zip(self.input_size, self.heatmap_size, strict=True)]
+        return torch.tensor(ratio[::-1], dtype=torch.float64, device=device)
+
+    def _profile(self, peak: Tensor, pixel: Tensor, length: int, radius: int) -> Tensor:
+        """One axis of the Gaussian: (n, k, length) float32, zero beyond ``radius`` of ``pixel`` and for NaN."""
+        grid = torch.arange(length, dtype=torch.float64, device=peak.device)
+        values = torch.exp(-((grid - peak[..., None]) ** 2) / (2 * self.heatmap_sigma**2))
+        return torch.where((grid - pixel[..., None]).abs() <= radius, values, 0.0).float()
+
+    def _taylor_offset(self, maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+        """(m, 2) float64 Newton step from the pixels (x, y) to the maxima of the maps' blurred logarithm."""
+        height, width = maps.shape[-2:]
+        reach = self.blur_kernel // 2 + 1
+        around = torch.arange(-reach, reach + 1, device=maps.device)
+        rows, columns = _reflect(y[:, None] + around, height), _reflect(x[:, None] + around, width)
+        places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+        patch = maps.flatten(1).gather(1, places).unflatten(1, (len(around), len(around)))
+        blur = self._blur_to_three(maps.device)
+        smooth = ((patch @ blur).mT @ blur).mT
+        logs = smooth.clamp(_LOWEST, _HIGHEST).log()
+        return _newton_step(_replicate_edge(_replicate_edge(logs, y, height).mT, x, width).mT.double())
+
+    def _blur_to_three(self, device: torch.device) -> Tensor:
+        """(blur_kernel + 2, 3) matrix that blurs a line of pixels and keeps the middle three."""
+        taps = torch.from_numpy(cv2.getGaussianKernel(self.blur_kernel, 0)[:, 0])
+        columns = [torch.nn.functional.pad(taps, (shift, 2 - shift)) for shift in range(3)]
+        return torch.stack(columns, dim=1).to(device, torch.float32)
+
+
+def flip_back(
+    heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
+) -> Float[Tensor, "n k h w"]:
+    """Heatmaps of the mirrored image in the frame of the original one: sides swapped, columns reversed.
+
+    Args:
+        heatmaps: predictions for the mirrored crop.
+        flip_indices: mirror partner of every keypoint.
+        shift: move the result right by one column, leaving column 0, which aligns crops of the ``msra`` convention.
+    """
+    restored = heatmaps[:, flip_indices].flip(-1)
+    return torch.cat([restored[..., :1], restored[..., :-1]], dim=-1) if shift else restored
+
+
+def _maxima(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Maximum of each (m, h, w) map and its first place: (m,) values, columns and rows."""
+    flat = maps.flatten(1)
+    # On the CPU numpy's vectorised argmax is seven times torch's.
+    place = torch.from_numpy(flat.detach().numpy().argmax(1)) if flat.device.type == "cpu" else flat.argmax(1)
+    return flat.gather(1, place[:, None])[:, 0], place % maps.shape[2], place // maps.shape[2]
+
+
+def _reflect(index: Tensor, length: int) -> Tensor:
+    """Indices mirrored into 0 … length - 1 without repeating the border pixel (OpenCV's reflect-101)."""
+    period = max(2 * (length - 1), 1)
+    index = index.remainder(period)
+    return torch.minimum(index, period - index)
+
+
+def _replicate_edge(three: Tensor, middle: Tensor, length: int) -> Tensor:
+    """Replaces a row of (m, 3, 3) neighbourhoods that lies beyond the border by the border row, which is the middle."""
+    first = torch.where((middle == 0)[:, None], three[:, 1], three[:, 0])
+    last = torch.where((middle == length - 1)[:, None], three[:, 1], three[:, 2])
+    return torch.stack([first, three[:, 1], last], dim=1)
+
+
+def _newton_step(logs: Tensor) -> Tensor:
+    """(m, 2) step -(H + eps I)^-1 g in x, y from the middle of (m, 3, 3) values; 0 where the matrix is singular."""
+    (upper_left, up, _), (left, here, right), (_, down, lower_right) = (row.unbind(1) for row in logs.unbind(1))
+    gradient_x, gradient_y = (right - left) / 2, (down - up) / 2
+    xx, yy = right - 2 * here + left + _HESSIAN_RIDGE, down - 2 * here + up + _HESSIAN_RIDGE
+    xy = (lower_right - right - down + 2 * here - left - up + upper_left) / 2
+    determinant = xx * yy - xy * xy
+    step = torch.stack([xy * gradient_y - yy * gradient_x, xy * gradient_x - xx * gradient_y], dim=-1)
+    return torch.where((determinant != 0)[:, None], step / determinant[:, None], 0.0)
+
+
+def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(m, 2) quarter pixel towards the larger neighbour, 0 within a pixel of the border."""
+    height, width = maps.shape[-2:]
+    inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
+    at_x, at_y = x.clamp(1, width - 2), y.clamp(1, height - 2)
+    each = torch.arange(len(maps), device=maps.device)
+    slope_x = maps[each, at_y, at_x + 1] - maps[each, at_y, at_x - 1]
+    slope_y = maps[each, at_y + 1, at_x] - maps[each, at_y - 1, at_x]
+    return 0.25 * torch.stack([slope_x, slope_y], dim=-1).sign() * inside[:, None]

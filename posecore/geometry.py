@@ -1,0 +1,147 @@
+"""Boxes, crops and mirrors: the published top-down crop geometry, in numpy, for one instance or a whole batch.
+
+A crop is named by ``center`` (x, y), ``scale`` (w, h), both in source-image pixels, and ``rotation`` in degrees. Two
+conventions exist, and mixing them costs accuracy without any error:
+
+``udp``
+    Unbiased data processing: the unit is the distance between pixel centres, so the first and last pixel centres of
+    the crop are its ends (W - 1, H - 1), and a box of another shape than the crop is stretched to fit. Warp, target
+    and back-projection all follow.
+``msra``
+    The older convention: one isotropic factor W / w about the centre, so a box of another shape is cut by its width.
+
+Source: ViTPose (ViTAE-Transformer/ViTPose @ c050ed2), ``top_down_transform.py`` and ``post_transforms.py``. The two
+published conventions also rotate in opposite directions; this is kept, since the angle is drawn symmetrically.
+"""
+
+from typing import Literal, TypeAlias
+
+import numpy as np
+from jaxtyping import Float
+
+CropConvention: TypeAlias = Literal["udp", "msra"]
+
+
+def clip_bbox_xywh(
+    bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int]
+) -> Float[np.ndarray, "*batch 4"]:
+    """Clips ground-truth boxes to the image as the published COCO loader does, which also shrinks w and h by 1.
+
+    Args:
+        bbox_xywh: boxes in image pixels.
+        image_size: (height, width) of the image in pixels.
+
+    Returns:
+        Boxes whose right and bottom ends are pixel centres (inclusive). A box without any extent inside the image has
+        w <= 0 or h <= 0: such an instance cannot be cropped.
+    """
+    height, width = image_size
+    x, y, w, h = np.moveaxis(bbox_xywh, -1, 0)
+    x1, y1 = np.maximum(x, 0.0), np.maximum(y, 0.0)
+    x2 = np.minimum(width - 1.0, x1 + np.maximum(w - 1.0, 0.0))
+    y2 = np.minimum(height - 1.0, y1 + np.maximum(h - 1.0, 0.0))
+    return np.stack([x1, y1, x2 - x1, y2 - y1], axis=-1)
+
+
+def fix_aspect_ratio(scale: Float[np.ndarray, "*batch 2"], aspect_ratio: float) -> Float[np.ndarray, "*batch 2"]:
+    """Enlarges the shorter side until w / h equals ``aspect_ratio``.
+
+    Args:
+        scale: (w, h) in pixels.
+        aspect_ratio: width over height of the crop.
+    """
+    w, h = scale[..., 0], scale[..., 1]
+    return np.stack([np.maximum(w, h * aspect_ratio), np.maximum(h, w / aspect_ratio)], axis=-1)
+
+
+def bbox_to_center_scale(
+    bbox_xywh: Float[np.ndarray, "*batch 4"], aspect_ratio: float, padding: float
+) -> tuple[Float[np.ndarray, "*batch 2"], Float[np.ndarray, "*batch 2"]]:
+    """The region to crop for a box: same centre, enlarged to the crop's shape, then padded.
+
+    Args:
+        bbox_xywh: boxes in image pixels.
+        aspect_ratio: width over height of the crop.
+        padding: the region is larger than the box by this factor.
+
+    Returns:
+        ``center`` (x, y) and ``scale`` (w, h), both in image pixels. The published code stores scale / 200.
+    """
+    size = bbox_xywh[..., 2:]
+    return bbox_xywh[..., :2] + size / 2.0, fix_aspect_ratio(size, aspect_ratio) * padding
+
+
+def crop_matrix(
+    center: Float[np.ndarray, "*batch 2"],
+    scale: Float[np.ndarray, "*batch 2"],
+    rotation: Float[np.ndarray, "*batch"],
+    input_size: tuple[int, int],
+    codec: CropConvention,
+) -> Float[np.ndarray, "*batch 2 3"]:
+    """The affine map from image pixels to crop pixels.
+
+    Args:
+        center: (x, y) of the region in image pixels.
+        scale: (w, h) of the region in image pixels, padding included.
+        rotation: degrees.
+        input_size: (height, width) of the crop in pixels.
+        codec: see the module's description.
+
+    Returns:
+        The matrix for :func:`apply_affine`, or, with one matrix, for ``cv2.warpAffine``.
+    """
+    height, width = input_size
+    if codec == "udp":
+        factor = np.array([width - 1.0, height - 1.0]) / scale
+        angle, target = np.deg2rad(rotation), scale / 2.0 * factor
+    else:
+        factor = np.repeat(width / scale[..., :1], 2, axis=-1)
+        angle, target = -np.deg2rad(rotation), np.broadcast_to([width / 2.0, height / 2.0], scale.shape)
+    cos, sin = np.cos(angle), np.sin(angle)
+    turn = np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
+    linear = turn * factor[..., :, None]
+    offset = target - np.einsum("...ij,...j->...i", linear, center)
+    return np.concatenate([linear, offset[..., None]], axis=-1)
+
+
+def apply_affine(
+    points: Float[np.ndarray, "*batch k 2"], matrix: Float[np.ndarray, "*batch 2 3"]
+) -> Float[np.ndarray, "*batch k 2"]:
+    """Maps points (x, y) by an affine matrix."""
+    return points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+
+
+def invert_affine(matrix: Float[np.ndarray, "*batch 2 3"]) -> Float[np.ndarray, "*batch 2 3"]:
+    """The inverse affine map."""
+    linear = np.linalg.inv(matrix[..., :2])
+    return np.concatenate([linear, -linear @ matrix[..., 2:]], axis=-1)
+
+
+def heatmap_to_image(
+    points_heatmap: Float[np.ndarray, "*batch k 2"],
+    center: Float[np.ndarray, "*batch 2"],
+    scale: Float[np.ndarray, "*batch 2"],
+    heatmap_size: tuple[int, int],
+    codec: CropConvention,
+) -> Float[np.ndarray, "*batch k 2"]:
+    """Decoded points back in the image, for crops without rotation.
+
+    Args:
+        points_heatmap: x, y in heatmap pixels.
+        center: (x, y) of the cropped region in image pixels.
+        scale: (w, h) of the cropped region in image pixels.
+        heatmap_size: (height, width) of the heatmap.
+        codec: that of the crop.
+
+    Returns:
+        x, y in image pixels. The ``msra`` branch divides h by the heatmap's height, as published, although its warp
+        is isotropic: the two agree for regions of the crop's shape only.
+    """
+    height, width = heatmap_size
+    steps = np.array([width - 1.0, height - 1.0]) if codec == "udp" else np.array([width, height], np.float64)
+    return points_heatmap * (scale / steps)[..., None, :] + (center - scale / 2.0)[..., None, :]
+
+
+def flip_points(points: Float[np.ndarray, "*batch 2"], width: int) -> Float[np.ndarray, "*batch 2"]:
+    """Points of the horizontally mirrored image: x becomes width - 1 - x, the order stays."""
+    return np.stack([width - 1.0 - points[..., 0], points[..., 1]], axis=-1)
