@@ -61,8 +61,8 @@ def paired_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
 def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
     """Distances to the prediction nearest to each instance, for detected boxes.
 
-    Instances on images without any prediction are left out. Nearest is the smallest mean over labelled points of the distance, capped at √area so that one stray point does
-    not decide.
+    Instances on images without any prediction are left out. Nearest is the smallest mean over labelled points of the
+    distance, capped at √area so that one stray point does not decide.
     """
     check_fit(truth, predictions)
     judged = _judged(truth)

@@ -1,8 +1,8 @@
 """Error as a share of the body's own torso: distance divided by neck to mid-hip, both from the annotation.
 
 Scale-free and readable for clinicians; the measure of Gama et al. (Behav. Res. Meth. 57:280, 2025) for infants, whose
-limbs are too short for the adult constants in OKS. By default the neck is the middle of the shoulders, so that skeletons
-with and without a neck point are measured alike.
+limbs are too short for the adult constants in OKS. By default the neck is the middle of the shoulders, so that
+skeletons with and without a neck point are measured alike.
 """
 
 from collections.abc import Sequence

@@ -52,14 +52,22 @@ def to_results(predictions: Predictions) -> list[dict]:
 
 
 def run(
-    truth: Mapping, results: Sequence[Mapping], oks_sigmas: np.ndarray, images: Sequence[int] | None = None
+    truth: Mapping,
+    results: Sequence[Mapping],
+    oks_sigmas: np.ndarray,
+    images: Sequence[int] | None = None,
+    detection_areas: np.ndarray | None = None,
 ) -> COCOeval:
-    """Evaluates, accumulates and summarises without printing."""
+    """Evaluates, accumulates and summarises in silence; ``detection_areas`` replace those ``loadRes`` computes."""
     with contextlib.redirect_stdout(io.StringIO()):
         dataset = COCO()
         dataset.dataset = dict(truth)
         dataset.createIndex()
-        evaluation = COCOeval(dataset, dataset.loadRes(list(results)), "keypoints")
+        loaded = dataset.loadRes(list(results))
+        if detection_areas is not None:
+            for annotation, area in zip(loaded.dataset["annotations"], detection_areas, strict=True):
+                annotation["area"] = float(area)
+        evaluation = COCOeval(dataset, loaded, "keypoints")
         evaluation.params.kpt_oks_sigmas = np.asarray(oks_sigmas)
         if images is not None:
             evaluation.params.imgIds = list(images)
