@@ -1,0 +1,147 @@
+"""UBody: COCO-WholeBody-like JSON, one file per scene, frames cut from videos."""
+
+import io
+from collections.abc import Callable, Iterator
+from pathlib import PurePosixPath
+from typing import ClassVar
+
+import numpy as np
+
+from posecore.errors import DatasetError
+from posecore.formats.coco import CocoReader, JsonObject, any_positive_flag, coco_flags, flat_keypoints
+from posecore.formats.coco_wholebody import BODY, part_keypoints
+from posecore.formats.files import read_bytes, read_json, source_file
+from posecore.formats.reader import Source
+from posecore.formats.values import integer, text
+from posecore.schema import FloatArray, Json, Record, Reject
+
+_PARTS = {
+    "leftfoot_valid": slice(17, 20),
+    "rightfoot_valid": slice(20, 23),
+    "face_valid": slice(23, 91),
+    "lefthand_valid": slice(91, 112),
+    "righthand_valid": slice(112, 133),
+}
+"""Points that lose their label where a part is declared invalid."""
+
+
+class UBodyReader(CocoReader):
+    """Reads every scene's ``keypoint_annotation.json`` below the annotation folder, or one given file.
+
+    Options: ``video_list``, a ``.npy`` of video names, with ``videos`` ``listed`` or ``unlisted`` to keep those or the
+    others; ``frame_stride`` keeps every n-th frame. Ids collide between scenes and get the scene as a prefix.
+
+    Parts whose ``*_valid`` is false are not labelled. A person with ``valid_label`` 0 keeps its box and loses its
+    points. mmpose's 3-D file holds SMPL-X points, in another order, in ``keypoints``: the body is unlabelled there.
+    ``num_keypoints`` counts nothing that is known and is not taken over.
+    """
+
+    instance_extras: ClassVar[tuple[str, ...]] = (
+        "valid_label",
+        "person_id",
+        "face_box",
+        "lefthand_box",
+        "righthand_box",
+    )
+
+    def read(self, source: Source) -> Iterator[Record | Reject]:
+        """Yields records scene by scene in the order of their names, each in its file's order."""
+        place = source_file(source, source.annotations)
+        keep = _frame_filter(source)
+        if not place.is_dir():
+            document = read_json(source, source.annotations)
+            yield from self.read_document(_select(document, "", keep), source, source.annotations)
+            return
+        scenes = sorted(path.parent.name for path in place.glob("*/keypoint_annotation.json"))
+        if not scenes:
+            raise DatasetError(f"{source.dataset}: {place} holds no <Scene>/keypoint_annotation.json.")
+        for scene in scenes:
+            where = f"{source.annotations}/{scene}/keypoint_annotation.json"
+            yield from self.read_document(_select(read_json(source, where), scene, keep), source, where)
+
+    def keypoint_names(self, category: JsonObject) -> tuple[str, ...]:
+        """Nothing: a category names 17 points or none."""
+        return ()
+
+    def keypoints(self, annotation: JsonObject, record: Record, source: Source) -> FloatArray:
+        """(133, 3) float32, flags 0 or 2."""
+        body = np.zeros((BODY, 3))
+        if not _is_3d(annotation):
+            body = any_positive_flag(flat_keypoints(annotation, "keypoints", BODY))
+        points = np.concatenate([body, part_keypoints(annotation)])
+        for field, part in _PARTS.items():
+            if not annotation.get(field, True):
+                points[part] = 0
+        if annotation.get("valid_label") == 0:
+            points[:] = 0
+        return coco_flags(points)
+
+    def num_keypoints(self, annotation: JsonObject, source: Source) -> int | None:
+        """Nothing."""
+        return None
+
+    def locate(self, record: Record, image: JsonObject) -> None:
+        """The folder is the video, the number of the file the frame."""
+        record.video_id, record.frame_index = _frame(record.image)
+
+
+def _is_3d(annotation: JsonObject) -> bool:
+    value = annotation.get("keypoints")
+    return isinstance(value, list) and bool(value) and isinstance(value[0], list)
+
+
+def _frame(path: str) -> tuple[str, int | None]:
+    """Folder and frame number of an image path."""
+    file = PurePosixPath(path)
+    return str(file.parent), int(file.stem) if file.stem.isdecimal() else None
+
+
+def _frame_filter(source: Source) -> Callable[[str], bool]:
+    """Whether an image's path belongs to the split."""
+    stride = integer(source.options.get("frame_stride", 1), "option frame_stride")
+    listed: frozenset[str] | None = None
+    if "video_list" in source.options:
+        name = text(source.options["video_list"], "option video_list")
+        try:
+            array = np.load(io.BytesIO(read_bytes(source, name)), allow_pickle=False)
+        except ValueError as error:
+            raise DatasetError(f"{source.dataset}: {name} is not a plain .npy list of video names ({error}).") from None
+        listed = frozenset(str(video) for video in array.ravel())
+    wanted = source.options.get("videos", "listed") == "listed"
+
+    def keep(path: str) -> bool:
+        folder, frame = _frame(path)
+        video = PurePosixPath(folder).name.partition("_Trim")[0]
+        return (listed is None or (video in listed) == wanted) and (frame or 0) % stride == 0
+
+    return keep
+
+
+def _select(document: Json, scene: str, keep: Callable[[str], bool]) -> Json:
+    """The document without frames of other splits, ids and paths made unique by the scene; malformed parts stay."""
+    if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in ("images", "annotations")):
+        return document
+    elsewhere: set[str] = set()
+    images: list[Json] = []
+    for image in document["images"]:
+        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
+            name = image["file_name"].lstrip("/")
+            if not keep(name):
+                elsewhere.add(str(image.get("id")))
+                continue
+            inside = name if not scene or name.startswith(f"{scene}/") else f"{scene}/{name}"
+            image = {**image, "file_name": inside, "id": _prefixed(scene, image.get("id"))}
+        images.append(image)
+    annotations: list[Json] = []
+    for annotation in document["annotations"]:
+        if isinstance(annotation, dict):
+            if str(annotation.get("image_id")) in elsewhere:
+                continue
+            ids = {key: _prefixed(scene, annotation.get(key)) for key in ("id", "image_id")}
+            annotation = {**annotation, **ids}
+        annotations.append(annotation)
+    return {**document, "images": images, "annotations": annotations}
+
+
+def _prefixed(scene: str, value: Json) -> Json:
+    return f"{scene}/{value}" if scene and isinstance(value, int) else value
