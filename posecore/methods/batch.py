@@ -1,0 +1,108 @@
+"""A micro-batch on the training device: uint8 crops become normalised floats here, not in the loader."""
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posecore.models.pose_model import Group
+from posecore.schema import CropBatch, KeypointState
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+_ROW_ARRAYS = ("keypoints_crop", "state", "center", "scale", "rotation", "flipped", "rows")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DeviceGroup:
+    """The rows of one dataset within a :class:`DeviceBatch`.
+
+    Attributes:
+        dataset: name of the mixture entry.
+        start: first row.
+        stop: one past the last row.
+        keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
+        weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
+    """
+
+    dataset: str
+    start: int
+    stop: int
+    keypoints_crop: Tensor
+    weights: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DeviceBatch:
+    """One rank's micro-batch on its device.
+
+    Attributes:
+        images: (B, 3, H, W) float32 RGB, normalised with the ImageNet constants.
+        groups: one per dataset, empty ones included, covering all rows in order.
+    """
+
+    images: Tensor
+    groups: tuple[DeviceGroup, ...]
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def rows(self) -> list[Group]:
+        """Name and row range of every group, as the model wants them."""
+        return [(group.dataset, group.start, group.stop) for group in self.groups]
+
+
+def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
+    """Moves a micro-batch to the device and normalises it there."""
+    groups = tuple(
+        DeviceGroup(
+            dataset=group.dataset,
+            start=group.start,
+            stop=group.stop,
+            keypoints_crop=torch.from_numpy(group.keypoints_crop).to(device, non_blocking=True),
+            weights=point_weights(torch.from_numpy(group.state)).to(device, non_blocking=True),
+        )
+        for group in batch.groups
+    )
+    return DeviceBatch(images=normalise(torch.from_numpy(batch.images).to(device, non_blocking=True)), groups=groups)
+
+
+def normalise(images: Tensor) -> Tensor:
+    """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet mean 0 and standard deviation 1 per channel."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return (images.permute(0, 3, 1, 2).float().div(255) - mean) / std
+
+
+def point_weights(state: Tensor) -> Tensor:
+    """(n, K) uint8 :class:`KeypointState` to (n, K) float32 loss weights: labelled points count, nothing else does."""
+    return ((state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)).float()
+
+
+def split_batch(batch: CropBatch, parts: int) -> list[CropBatch]:
+    """Cuts a micro-batch into equal parts for gradient accumulation.
+
+    Part i takes rows i, i + parts, i + 2·parts …: every part has the same number of crops, nearly the same share of
+    every dataset, and crops of a dataset stay contiguous.
+
+    Args:
+        batch: B crops.
+        parts: must divide B.
+    """
+    total = len(batch.images)
+    if total % parts:
+        raise ValueError(f"{total} crops per rank and step cannot be accumulated in {parts} equal parts.")
+    return [_every(batch, np.arange(first, total, parts)) for first in range(parts)]
+
+
+def _every(batch: CropBatch, rows: NDArray[np.int64]) -> CropBatch:
+    groups = []
+    for group in batch.groups:
+        start, stop = (int(edge) for edge in np.searchsorted(rows, (group.start, group.stop)))
+        chosen = rows[start:stop] - group.start
+        arrays = {name: getattr(group, name)[chosen] for name in _ROW_ARRAYS}
+        groups.append(replace(group, start=start, stop=stop, **arrays))
+    return replace(batch, images=batch.images[rows], groups=tuple(groups))

@@ -1,0 +1,78 @@
+"""Supervised training of every head on its own dataset's points."""
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from posecore.config import Config
+from posecore.methods.batch import DeviceBatch
+from posecore.models.pose_model import HeadStatistics, PoseModel
+
+
+class SupervisedConfig(Config):
+    """How several datasets share one step.
+
+    Attributes:
+        denominator: ``batch`` divides every dataset's loss by the whole micro-batch, as published: a sample's gradient
+            does not depend on how many others of its dataset are present, and datasets weigh in by their frequency.
+            ``group`` divides by the dataset's own samples: every dataset present has an equal say.
+        head_statistics: ``own`` runs a head on its own dataset's rows only, which costs what a single-dataset step
+            costs. ``mixed`` runs every head on all rows, so that its BatchNorm sees all datasets as in the released
+            ViTPose++, and costs one decoder pass per dataset.
+    """
+
+    denominator: Literal["batch", "group"] = "batch"
+    head_statistics: HeadStatistics = "own"
+
+
+class SupervisedHeads(nn.Module):
+    """Mean squared heatmap error per dataset.
+
+    Source: ViTAE-Transformer/ViTPose @ c050ed2, ``mmpose/models/losses/mse_loss.py`` and
+    ``mmpose/models/detectors/top_down_moe.py``.
+
+    Args:
+        model: backbone and heads.
+        config: how datasets share a step.
+    """
+
+    def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
+        super().__init__()
+        self.model = model
+        self.config = config or SupervisedConfig()
+        self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
+
+    def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
+        return self.losses(batch)
+
+    def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """One scalar per dataset, named ``loss/<dataset>``; a dataset without samples contributes an exact zero.
+
+        Args:
+            batch: the micro-batch.
+        """
+        heatmaps = self.model(batch.images, batch.rows, self.config.head_statistics)
+        terms = {}
+        for group in batch.groups:
+            targets, weights = self.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
+            samples = len(batch) if self.config.denominator == "batch" else max(1, group.stop - group.start)
+            terms[f"loss/{group.dataset}"] = heatmap_loss(heatmaps[group.dataset], targets, weights, samples)
+        return terms
+
+
+def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
+    """Squared error of weighted maps; unlabelled points add nothing but stay in the denominator.
+
+    ``(1/K) Σ_k (1/(B·h·w)) Σ_n Σ_p (w_nk ŷ_nkp − w_nk y_nkp)²``: the weight acts squared (``JointsMSELoss``).
+
+    Args:
+        heatmaps: (n, K, h, w) predictions of any float type.
+        targets: (n, K, h, w) float32.
+        weights: (n, K) float32 in [0, 1].
+        num_samples: B, which may exceed n.
+    """
+    scaled = weights[:, :, None, None]
+    error = (heatmaps.float() * scaled - targets * scaled).square().sum()
+    num_points, height, width = heatmaps.shape[1:]
+    return error / (num_points * num_samples * height * width)

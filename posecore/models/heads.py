@@ -1,0 +1,89 @@
+"""Decoders of ViTPose: features at 1/16 of the input become one heatmap per keypoint at 1/4.
+
+Names and layouts are those of ViTAE-Transformer/ViTPose @ c050ed2,
+``mmpose/models/heads/topdown_heatmap_simple_head.py``, so that published weights load by name.
+"""
+
+from typing import Annotated, Literal, TypeAlias
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor, nn
+
+from posecore.config import Config
+
+UPSAMPLING = 4
+"""Heatmaps are this many times larger than the feature grid, in each direction."""
+
+
+class ClassicHeadConfig(Config):
+    """Two 2× transposed convolutions with BatchNorm and ReLU, then a 1×1 convolution.
+
+    Attributes:
+        kind: names this head in the closed union.
+        channels: width of the two up-sampling layers.
+    """
+
+    kind: Literal["classic"] = "classic"
+    channels: int = Field(default=256, gt=0)
+
+    def build(self, num_features: int, num_keypoints: int) -> "ClassicHead":
+        """A freshly initialised head."""
+        return ClassicHead(num_features, self.channels, num_keypoints)
+
+
+class SimpleHeadConfig(Config):
+    """ReLU, 4× bilinear up-sampling, one 3×3 convolution: no BatchNorm, almost no parameters."""
+
+    kind: Literal["simple"] = "simple"
+
+    def build(self, num_features: int, num_keypoints: int) -> "SimpleHead":
+        """A freshly initialised head."""
+        return SimpleHead(num_features, num_keypoints)
+
+
+HeadConfig: TypeAlias = Annotated[ClassicHeadConfig | SimpleHeadConfig, Field(discriminator="kind")]
+"""Every head there is."""
+
+
+class ClassicHead(nn.Module):
+    """The deconvolution decoder (equation 2 of arXiv 2204.12484)."""
+
+    def __init__(self, num_features: int, channels: int, num_keypoints: int) -> None:
+        super().__init__()
+        self.deconv_layers = nn.Sequential(
+            nn.ConvTranspose2d(num_features, channels, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+            nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(),
+        )
+        self.final_layer = nn.Conv2d(channels, num_keypoints, kernel_size=1)
+        _initialise(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D, h, w) features to (B, K, 4h, 4w) heatmaps, without any final activation."""
+        return self.final_layer(self.deconv_layers(features))
+
+
+class SimpleHead(nn.Module):
+    """The bilinear decoder (equation 3 of arXiv 2204.12484): ReLU comes before the up-sampling."""
+
+    def __init__(self, num_features: int, num_keypoints: int) -> None:
+        super().__init__()
+        self.final_layer = nn.Conv2d(num_features, num_keypoints, kernel_size=3, padding=1)
+        _initialise(self)
+
+    def forward(self, features: Tensor) -> Tensor:
+        """(B, D, h, w) features to (B, K, 4h, 4w) heatmaps, without any final activation."""
+        upsampled = F.interpolate(F.relu(features), scale_factor=UPSAMPLING, mode="bilinear", align_corners=False)
+        return self.final_layer(upsampled)
+
+
+def _initialise(head: nn.Module) -> None:
+    for module in head.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            nn.init.normal_(module.weight, std=0.001)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

@@ -1,0 +1,184 @@
+"""The plain vision transformer of ViTPose (arXiv 2204.12484): one file serves every size, from tests to ViT-H.
+
+Three details decide whether published weights work, and none of them changes a shape: the patch convolution pads by 2,
+slot 0 of the positional embedding is added to every token, and every LayerNorm uses eps 1e-6
+(ViTAE-Transformer/ViTPose @ c050ed2, ``mmpose/models/backbones/vit.py``). Parameter names are those of that file.
+
+Suffix legend: B images, C colour channels, H W pixel rows and columns, h w token rows and columns, T = h·w tokens,
+D embedding width, N attention heads, E = D / N, S = 3 (query, key, value).
+"""
+
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from posecore.config import Config
+
+LAYER_NORM_EPS = 1e-6
+
+
+class VitConfig(Config):
+    """A plain vision transformer.
+
+    Attributes:
+        kind: names this backbone in the closed union.
+        embed_dim: D.
+        depth: number of blocks.
+        num_heads: N; must divide D.
+        mlp_ratio: hidden width of the feed-forward part, as a multiple of D.
+        drop_path: largest stochastic-depth rate; block i of ``depth`` gets its share on a line from 0.
+        patch_size: side of a patch in pixels, and the stride.
+        patch_padding: zero padding of the patch convolution in pixels; 2 in every published ViTPose.
+        activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
+    """
+
+    kind: Literal["vit"] = "vit"
+    embed_dim: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    num_heads: int = Field(gt=0)
+    mlp_ratio: float = Field(default=4.0, gt=0)
+    drop_path: float = Field(default=0.0, ge=0, lt=1)
+    patch_size: int = Field(default=16, gt=0)
+    patch_padding: int = Field(default=2, ge=0)
+    activation_checkpointing: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.embed_dim % self.num_heads:
+            raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}.")
+        return self
+
+    def build(self, input_size: tuple[int, int]) -> "Vit":
+        """A freshly initialised backbone for inputs of (height, width) pixels."""
+        return Vit(self, input_size)
+
+
+class DropPath(nn.Module):
+    """Drops the whole residual branch of a sample with probability ``rate`` in training, scaling the others up."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Keeps each sample's branch with probability 1 - rate."""
+        if not self.training or self.rate == 0.0:
+            return x_BTD
+        kept_B11 = torch.rand(len(x_BTD), 1, 1, device=x_BTD.device) >= self.rate
+        return x_BTD * kept_B11.to(x_BTD.dtype) / (1.0 - self.rate)
+
+
+class PatchEmbed(nn.Module):
+    """Cuts an image into patches and projects each to D."""
+
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.patch_size, config.patch_padding)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, C, H, W) image to (B, D, h, w) tokens."""
+        return self.proj(x_BCHW)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention with one fused projection; its rows are all queries, then all keys, then all values."""
+
+    def __init__(self, dim: int, num_heads: int) -> None:
+        super().__init__()
+        self.num_heads = num_heads
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.proj = nn.Linear(dim, dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Every token attends to every token of its image."""
+        qkv_SBNTE = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        q_BNTE, k_BNTE, v_BNTE = qkv_SBNTE.unbind(0)
+        y_BNTE = F.scaled_dot_product_attention(q_BNTE, k_BNTE, v_BNTE)
+        return self.proj(y_BNTE.transpose(1, 2).flatten(2))
+
+
+class Mlp(nn.Module):
+    """Two linear layers with the exact (erf) GELU between them."""
+
+    def __init__(self, dim: int, hidden: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(dim, hidden)
+        self.fc2 = nn.Linear(hidden, dim)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Each token on its own."""
+        return self.fc2(F.gelu(self.fc1(x_BTD)))
+
+
+class Block(nn.Module):
+    """Pre-norm residual block; both branches share one stochastic-depth rate."""
+
+    def __init__(self, config: VitConfig, drop_path: float) -> None:
+        super().__init__()
+        dim = config.embed_dim
+        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.attn = Attention(dim, config.num_heads)
+        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Attention, then feed-forward, each added to its input."""
+        x_BTD = x_BTD + self.drop_path(self.attn(self.norm1(x_BTD)))
+        return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
+
+
+class Vit(nn.Module):
+    """Image to a grid of features at 1/16 of its size.
+
+    Args:
+        config: the architecture.
+        input_size: (height, width) in pixels, each a multiple of the patch size. The number of tokens is part of the
+            architecture: the positional embedding is not interpolated at run time.
+
+    Raises:
+        ValueError: the input size is not a multiple of the patch size.
+    """
+
+    def __init__(self, config: VitConfig, input_size: tuple[int, int]) -> None:
+        super().__init__()
+        if input_size[0] % config.patch_size or input_size[1] % config.patch_size:
+            raise ValueError(f"input_size {input_size} is not a multiple of patch_size {config.patch_size} both ways.")
+        self.config = config
+        num_tokens = (input_size[0] // config.patch_size) * (input_size[1] // config.patch_size)
+        self.patch_embed = PatchEmbed(config)
+        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, config.embed_dim))
+        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
+        self.last_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
+        self._initialise()
+
+    def _initialise(self) -> None:
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)
+
+    @property
+    def num_features(self) -> int:
+        """Channels of the output."""
+        return self.config.embed_dim
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised RGB to (B, D, h, w) features."""
+        x_BDhw = self.patch_embed(x_BCHW)
+        grid = x_BDhw.shape[2:]
+        x_BTD = x_BDhw.flatten(2).transpose(1, 2)
+        # Slot 0 belonged to the class token of the pre-training; the published model adds it to every token.
+        x_BTD = x_BTD + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
+        for block in self.blocks:
+            if self.config.activation_checkpointing and self.training:
+                x_BTD = checkpoint(block, x_BTD, use_reentrant=False)
+            else:
+                x_BTD = block(x_BTD)
+        return self.last_norm(x_BTD).transpose(1, 2).unflatten(2, grid)

@@ -1,0 +1,139 @@
+"""What the loop asks of whatever holds the weights: take a step, give out the state.
+
+Two engines exist. ``torch`` is plain PyTorch, on one process or with averaged gradients on several: nothing to install,
+nothing to compile, for laptops, notebooks and tests. ``deepspeed`` shards optimiser state (ZeRO-1), gradients (2) and
+weights (3). In both, ``bf16`` means autocast over float32 weights: matrix products run in bfloat16, statistics, losses,
+buffers and checkpoints stay float32. A state taken from one engine may be given to any other.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol, TypeAlias
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from posecore.config import Config
+from posecore.methods.batch import DeviceBatch
+from posecore.training.optimizer import OptimizerConfig
+
+Precision: TypeAlias = Literal["fp32", "bf16"]
+
+
+@dataclass(kw_only=True, eq=False)
+class EngineState:
+    """Everything an optimiser step changes, whole and on the CPU, whatever the sharding.
+
+    Attributes:
+        weights: parameter name to float32 weights.
+        exp_avg: name of every trainable parameter to AdamW's first moment.
+        exp_avg_sq: likewise the second moment.
+        buffers: buffer name to value (BatchNorm statistics).
+        optimizer_steps: updates AdamW has made.
+    """
+
+    weights: dict[str, Tensor]
+    exp_avg: dict[str, Tensor]
+    exp_avg_sq: dict[str, Tensor]
+    buffers: dict[str, Tensor]
+    optimizer_steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSettings:
+    """What every engine must know.
+
+    Attributes:
+        optimizer: AdamW's settings.
+        micro_batch: crops per rank and forward pass.
+        accumulation: forward passes per step.
+        device: of this rank.
+    """
+
+    optimizer: OptimizerConfig
+    micro_batch: int
+    accumulation: int
+    device: torch.device
+
+
+class Engine(Protocol):
+    """Holds a method, its optimiser and its sharding."""
+
+    @property
+    def method(self) -> nn.Module:
+        """The method being trained; under ZeRO-3 its parameters are only whole inside its own forward."""
+        ...
+
+    def step(self, batches: Sequence[DeviceBatch], lr_factor: float) -> dict[str, Tensor]:
+        """Makes one optimiser update and returns this rank's mean loss terms, detached.
+
+        Args:
+            batches: the micro-batches to accumulate; every rank gives the same number.
+            lr_factor: what the schedule multiplies every group's peak rate by.
+        """
+        ...
+
+    def snapshot(self) -> EngineState | None:
+        """The whole state on rank 0, None elsewhere; every rank must call it."""
+        ...
+
+
+class TorchEngineConfig(Config):
+    """Plain PyTorch.
+
+    Attributes:
+        kind: names this engine in the closed union.
+        precision: ``bf16`` is autocast over float32 weights.
+    """
+
+    kind: Literal["torch"] = "torch"
+    precision: Precision = "fp32"
+
+
+class DeepSpeedEngineConfig(Config):
+    """DeepSpeed ZeRO.
+
+    Attributes:
+        kind: names this engine in the closed union.
+        precision: ``bf16`` is autocast over float32 weights.
+        zero_stage: 0 shards nothing, 1 the optimiser state, 2 also gradients, 3 also weights.
+        offload_optimizer: keep the optimiser state in CPU memory; needs a stage of at least 1.
+        offload_parameters: keep the weights in CPU memory between uses; needs stage 3.
+    """
+
+    kind: Literal["deepspeed"] = "deepspeed"
+    precision: Precision = "bf16"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    offload_optimizer: bool = False
+    offload_parameters: bool = False
+
+
+EngineConfig: TypeAlias = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="kind")]
+"""Every engine there is."""
+
+
+def build_engine(
+    config: EngineConfig,
+    method: nn.Module,
+    settings: EngineSettings,
+    state: EngineState | None = None,
+) -> Engine:
+    """Puts a method under an engine; DeepSpeed is imported only if it is asked for.
+
+    Args:
+        config: which engine.
+        method: is moved to the device; rank 0's weights go to every rank.
+        settings: what every engine must know.
+        state: where to continue, the same on every rank; None starts afresh.
+
+    Raises:
+        CheckpointError: the state belongs to another architecture.
+    """
+    if isinstance(config, DeepSpeedEngineConfig):
+        from posecore.training.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(config, method, settings, state)
+    from posecore.training.torch_engine import TorchEngine
+
+    return TorchEngine(config, method, settings, state)

@@ -1,0 +1,254 @@
+"""The training loop: one for every method, with or without Ray, on any engine.
+
+A step is a pure function of the weights, the seed and the step's number: the loader's order, the augmentation and every
+random number drawn in the method depend on nothing else. So a killed run continues from its last checkpoint and ends
+with the weights of a run left alone, bit for bit on the same layout.
+"""
+
+import resource
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from pydantic import Field
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from posecore.config import Config
+from posecore.errors import CheckpointError
+from posecore.methods.batch import split_batch, to_device
+from posecore.schema import CropBatch
+from posecore.training.batchnorm import synchronise_batchnorm
+from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
+from posecore.training.context import TrainContext
+from posecore.training.engine import (
+    Engine,
+    EngineConfig,
+    EngineSettings,
+    EngineState,
+    TorchEngineConfig,
+    build_engine,
+)
+from posecore.training.optimizer import OptimizerConfig
+from posecore.training.preflight import crops_per_rank
+from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
+
+LoaderFactory: TypeAlias = Callable[[int], Iterable[CropBatch]]
+"""Given the first step to deliver, this rank's batches from there on, at least to the end of the run."""
+
+Evaluate: TypeAlias = Callable[[nn.Module, int], Mapping[str, float]]
+"""Given the method in evaluation mode and the steps done, metrics. Called on every rank, with equal work on each."""
+
+
+class TrainingConfig(Config):
+    """A run of the loop.
+
+    Attributes:
+        steps: optimiser steps of the whole run.
+        global_batch: crops per step over all ranks.
+        accumulation: forward passes a rank makes per step.
+        seed: of everything random.
+        optimizer: AdamW and layer decay.
+        schedule: learning rate over the run.
+        engine: plain PyTorch or DeepSpeed.
+        log_every: steps between two records of metrics.
+        checkpoint_every: steps between two checkpoints; the last step always writes one.
+        evaluate_every: steps between two calls of the evaluation, 0 for none.
+        progress: show a progress bar on rank 0.
+    """
+
+    steps: int = Field(gt=0)
+    global_batch: int = Field(gt=0)
+    accumulation: int = Field(default=1, gt=0)
+    seed: int = Field(default=0, ge=0)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    schedule: ScheduleConfig = MultiStepSchedule()
+    engine: EngineConfig = TorchEngineConfig()
+    log_every: int = Field(default=20, gt=0)
+    checkpoint_every: int = Field(default=500, gt=0)
+    evaluate_every: int = Field(default=0, ge=0)
+    progress: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainResult:
+    """How a run ended.
+
+    Attributes:
+        step: optimiser steps done.
+        metrics: the last record of rank 0; empty on the others.
+    """
+
+    step: int
+    metrics: Mapping[str, float]
+
+
+def train(
+    method: nn.Module,
+    make_loader: LoaderFactory,
+    config: TrainingConfig,
+    context: TrainContext,
+    evaluate: Evaluate | None = None,
+) -> TrainResult:
+    """Trains a method from the newest checkpoint, or from its present weights, to the last step.
+
+    Args:
+        method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
+            is minimised.
+        make_loader: makes this rank's batches; called once.
+        config: the run.
+        context: where it runs.
+        evaluate: periodic evaluation.
+
+    Raises:
+        PreflightError: the global batch cannot be cut evenly.
+        CheckpointError: the newest checkpoint belongs to another run or architecture.
+        IntegrityError: the newest checkpoint is damaged.
+    """
+    per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
+    state, start = _resume(config, context)
+    settings = EngineSettings(
+        optimizer=config.optimizer,
+        micro_batch=per_rank // config.accumulation,
+        accumulation=config.accumulation,
+        device=context.device,
+    )
+    engine = build_engine(config.engine, method, settings, state)
+    del state
+    meter = _Meter(config, context)
+    with _progress_bar(config, context, start) as bar:
+        for batch, waited_s in _timed(make_loader(start), config.steps):
+            seed_step(config.seed, batch.step, context.rank)
+            parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
+            losses = engine.step(parts, config.schedule.factor(batch.step, config.steps))
+            step = batch.step + 1
+            meter.add(losses, waited_s)
+            bar.update()
+            if step % config.log_every == 0 or step == config.steps:
+                meter.record(step)
+                bar.set_postfix(meter.summary())
+            if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
+                meter.record_evaluation(_evaluate(engine, evaluate, step), step)
+            if step % config.checkpoint_every == 0 or step == config.steps:
+                _save(engine, config, context, step, meter.latest)
+    return TrainResult(step=config.steps, metrics=meter.latest)
+
+
+def seed_step(seed: int, step: int, rank: int) -> None:
+    """Starts torch's generators anew for one step of one rank, so that a resumed run draws the same numbers."""
+    torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
+
+
+def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState | None, int]:
+    with context.latest_checkpoint() as folder:
+        if folder is None:
+            return None, 0
+        state, progress = load_checkpoint(folder)
+    if progress.seed != config.seed or progress.config["global_batch"] != config.global_batch:
+        raise CheckpointError(
+            f"{folder} was written with seed {progress.seed} and global_batch {progress.config['global_batch']}, not "
+            f"{config.seed} and {config.global_batch}: its steps name other samples; set them back or start a new run."
+        )
+    return state, progress.step
+
+
+def _save(
+    engine: Engine, config: TrainingConfig, context: TrainContext, step: int, metrics: Mapping[str, float]
+) -> None:
+    synchronise_batchnorm(engine.method)
+    state = engine.snapshot()
+    folder = None
+    if state is not None:
+        folder = context.scratch()
+        progress = Progress(
+            step=step, seed=config.seed, world_size=context.world_size, config=config.model_dump(mode="json")
+        )
+        save_checkpoint(folder, state, progress)
+    name = checkpoint_name(step, context.world_size, context.attempt)
+    context.report({"step": step, **metrics}, folder, name)
+
+
+def _evaluate(engine: Engine, evaluate: Evaluate, step: int) -> Mapping[str, float]:
+    synchronise_batchnorm(engine.method)
+    engine.method.eval()
+    with torch.no_grad():
+        metrics = evaluate(engine.method, step)
+    engine.method.train()
+    return metrics
+
+
+def _timed(batches: Iterable[CropBatch], stop: int) -> Iterator[tuple[CropBatch, float]]:
+    """Batches before step ``stop``, each with the seconds spent waiting for it."""
+    source = iter(batches)
+    step = -1
+    while step < stop - 1:
+        began = time.perf_counter()
+        batch = next(source, None)
+        assert batch is not None, f"the loader ended after step {step}, before the run"
+        step = batch.step
+        yield batch, time.perf_counter() - began
+
+
+@contextmanager
+def _progress_bar(config: TrainingConfig, context: TrainContext, start: int) -> "Iterator[tqdm[Any]]":
+    hidden = not config.progress or context.rank > 0
+    with tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
+        yield bar
+
+
+@dataclass
+class _Meter:
+    """Averages over the steps since the last record and hands them to the context on rank 0."""
+
+    config: TrainingConfig
+    context: TrainContext
+    latest: dict[str, float] = field(default_factory=dict)
+    _losses: dict[str, Tensor] = field(default_factory=dict)
+    _waited_s: float = 0.0
+    _steps: int = 0
+    _began: float = field(default_factory=time.perf_counter)
+
+    def add(self, losses: Mapping[str, Tensor], waited_s: float) -> None:
+        for name, loss in losses.items():
+            self._losses[name] = self._losses.get(name, torch.zeros_like(loss)) + loss
+        self._waited_s += waited_s
+        self._steps += 1
+
+    def record(self, step: int) -> None:
+        """Collective: losses are averaged over ranks."""
+        means = torch.stack(list(self._losses.values())) / self._steps
+        if self.context.world_size > 1:
+            dist.all_reduce(means)
+            means /= self.context.world_size
+        elapsed_s = time.perf_counter() - self._began
+        values = dict(zip(self._losses, means.tolist(), strict=True))
+        values["loss"] = sum(values.values())
+        values["lr"] = self.config.optimizer.lr * self.config.schedule.factor(step - 1, self.config.steps)
+        values["samples_per_s"] = self.config.global_batch * self._steps / elapsed_s
+        values["data_wait_share"] = self._waited_s / elapsed_s
+        values["memory_bytes"] = _memory_bytes(self.context.device)
+        self._losses, self._waited_s, self._steps, self._began = {}, 0.0, 0, time.perf_counter()
+        self._publish(values, step)
+
+    def record_evaluation(self, metrics: Mapping[str, float], step: int) -> None:
+        self._publish(dict(metrics), step)
+
+    def summary(self) -> dict[str, str]:
+        return {name: f"{self.latest[name]:.3g}" for name in ("loss", "samples_per_s") if name in self.latest}
+
+    def _publish(self, values: dict[str, float], step: int) -> None:
+        if self.context.rank == 0:
+            self.latest |= values
+            self.context.log(values, step)
+
+
+def _memory_bytes(device: torch.device) -> float:
+    """Peak memory so far: of the GPU, or of the process where there is none."""
+    if device.type == "cuda":
+        return float(torch.cuda.max_memory_allocated(device))
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

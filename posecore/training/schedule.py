@@ -1,0 +1,63 @@
+"""Learning-rate schedules as pure functions of the step, so that a resumed run needs no scheduler state."""
+
+import math
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import Field
+
+from posecore.config import Config
+
+
+class MultiStepSchedule(Config):
+    """Linear warm-up, then a constant rate that drops at milestones.
+
+    Attributes:
+        kind: names this schedule in the closed union.
+        warmup_steps: length of the warm-up.
+        warmup_start: first factor of the warm-up.
+        milestones: shares of the run after which the rate drops; published: epochs 170 and 200 of 210.
+        gamma: factor of each drop.
+    """
+
+    kind: Literal["multistep"] = "multistep"
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_start: float = Field(default=0.001, ge=0, le=1)
+    milestones: tuple[float, ...] = (170 / 210, 200 / 210)
+    gamma: float = Field(default=0.1, gt=0, le=1)
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
+        drops = sum(step >= milestone * total_steps for milestone in self.milestones)
+        return self.gamma**drops * _warmup(step, self.warmup_steps, self.warmup_start)
+
+
+class CosineSchedule(Config):
+    """Linear warm-up, then half a cosine down to a floor.
+
+    Attributes:
+        kind: names this schedule in the closed union.
+        warmup_steps: length of the warm-up.
+        warmup_start: first factor of the warm-up.
+        floor: last factor.
+    """
+
+    kind: Literal["cosine"] = "cosine"
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_start: float = Field(default=0.001, ge=0, le=1)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
+        progress = min(1.0, max(0.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)))
+        cosine = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
+        return cosine * _warmup(step, self.warmup_steps, self.warmup_start)
+
+
+ScheduleConfig: TypeAlias = Annotated[MultiStepSchedule | CosineSchedule, Field(discriminator="kind")]
+"""Every schedule there is."""
+
+
+def _warmup(step: int, steps: int, start: float) -> float:
+    if step >= steps:
+        return 1.0
+    return 1 - (1 - step / steps) * (1 - start)

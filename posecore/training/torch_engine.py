@@ -1,0 +1,106 @@
+"""Training with plain PyTorch: the whole state on every rank, gradients averaged over ranks."""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+
+from posecore.methods.batch import DeviceBatch
+from posecore.models.saving import load_weights
+from posecore.training.engine import EngineSettings, EngineState, TorchEngineConfig
+from posecore.training.optimizer import parameter_groups
+
+
+class TorchEngine:
+    """See :class:`posecore.training.engine.Engine`."""
+
+    def __init__(
+        self, config: TorchEngineConfig, method: nn.Module, settings: EngineSettings, state: EngineState | None
+    ) -> None:
+        if state is not None:
+            load_weights(method, state.weights | state.buffers, origin="the checkpoint")
+        self.method = method.to(settings.device).train()
+        for tensor in method.state_dict().values():
+            _broadcast(tensor)
+        self._settings = settings
+        self._bf16 = config.precision == "bf16"
+        adam = settings.optimizer
+        self._optimizer = torch.optim.AdamW(parameter_groups(method, adam), betas=adam.betas, eps=adam.eps)
+        if state is not None:
+            restore_moments(self._optimizer, method, state)
+
+    def step(self, batches: Sequence[DeviceBatch], lr_factor: float) -> dict[str, Tensor]:
+        """See :meth:`posecore.training.engine.Engine.step`."""
+        totals: dict[str, Tensor] = {}
+        for batch in batches:
+            with torch.autocast(self._settings.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+                losses = self.method(batch)
+            (sum(losses.values()) / len(batches)).backward()
+            for name, loss in losses.items():
+                totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
+        trainable = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
+        _average([parameter.grad for parameter in trainable if parameter.grad is not None])
+        if self._settings.optimizer.clip_norm is not None:
+            nn.utils.clip_grad_norm_(trainable, self._settings.optimizer.clip_norm)
+        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor)
+        self._optimizer.step()
+        self._optimizer.zero_grad(set_to_none=True)
+        return totals
+
+    def snapshot(self) -> EngineState | None:
+        """See :meth:`posecore.training.engine.Engine.snapshot`."""
+        if dist.is_initialized() and dist.get_rank() > 0:
+            return None
+        return whole_state(self._optimizer, self.method)
+
+
+def set_learning_rates(optimizer: torch.optim.Optimizer, peak: float, factor: float) -> None:
+    """Gives every group the scheduled rate of its layer."""
+    for group in optimizer.param_groups:
+        group["lr"] = peak * group["lr_scale"] * factor
+
+
+def whole_state(optimizer: torch.optim.Optimizer, method: nn.Module) -> EngineState:
+    """The state of an optimiser that is not sharded."""
+    moments = {name: optimizer.state[p] for name, p in method.named_parameters() if p in optimizer.state}
+    steps = max((int(moment["step"].item()) for moment in moments.values()), default=0)
+    return EngineState(
+        weights={name: to_cpu(parameter) for name, parameter in method.named_parameters()},
+        exp_avg={name: to_cpu(moment["exp_avg"]) for name, moment in moments.items()},
+        exp_avg_sq={name: to_cpu(moment["exp_avg_sq"]) for name, moment in moments.items()},
+        buffers={name: to_cpu(buffer) for name, buffer in method.named_buffers()},
+        optimizer_steps=steps,
+    )
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, state: EngineState) -> None:
+    """Fills an optimiser that is not sharded; parameters that never had a gradient start from nothing, as before."""
+    for name, parameter in method.named_parameters():
+        if name in state.exp_avg:
+            optimizer.state[parameter] = {
+                "step": torch.tensor(float(state.optimizer_steps)),
+                "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
+                "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
+            }
+
+
+def to_cpu(tensor: Tensor) -> Tensor:
+    """A copy on the CPU that later steps cannot change."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def _average(tensors: list[Tensor]) -> None:
+    if not dist.is_initialized() or dist.get_world_size() == 1 or not tensors:
+        return
+    flat = _flatten_dense_tensors(tensors)
+    dist.all_reduce(flat)
+    flat /= dist.get_world_size()
+    for tensor, averaged in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):
+        tensor.copy_(averaged)
+
+
+def _broadcast(tensor: Tensor) -> None:
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.broadcast(tensor, src=0)
