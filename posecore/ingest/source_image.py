@@ -1,0 +1,108 @@
+"""Reading one source image: whole, bounded, and judged by its header and its end before anything decodes it."""
+
+import hashlib
+import zlib
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+from posecore.errors import ImageHeaderError
+from posecore.image_header import ImageFormat, has_end_mark, image_size
+from posecore.ingest.plan import IngestSettings
+from posecore.storage import AnyPath
+
+EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
+"""Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
+
+_JPEG_SCAN = b"\xff\xda"
+
+
+@dataclass(slots=True, frozen=True, eq=False)
+class SourceImage:
+    """An accepted image file.
+
+    Attributes:
+        data: the file's bytes.
+        format: ``jpeg`` or ``png``.
+        width: pixels, as stored; EXIF orientation is ignored.
+        height: pixels.
+        sha256: of the bytes, 64 hexadecimal digits.
+        crc32: of the bytes.
+    """
+
+    data: bytes
+    format: ImageFormat
+    width: int
+    height: int
+    sha256: str
+    crc32: int
+
+
+class Unusable(NamedTuple):
+    """Why an image file cannot be taken.
+
+    Attributes:
+        reason: kebab-case code.
+        detail: one sentence.
+    """
+
+    reason: str
+    detail: str
+
+
+def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:
+    """Reads and judges one image file.
+
+    Args:
+        path: the file.
+        width: pixels the annotation states; 0 if it does not.
+        height: likewise.
+        settings: limits, and whether to decode.
+
+    Returns:
+        The image, or the reason: ``missing-image``, ``unreadable-image``, ``empty-image``, ``too-large``,
+        ``not-an-image``, ``too-many-pixels``, ``size-mismatch``, ``truncated-image``, ``undecodable-image``.
+    """
+    try:
+        with path.open("rb") as file:
+            data = file.read(settings.max_image_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError):
+        return Unusable("missing-image", f"{path} does not exist.")
+    except OSError as error:
+        return Unusable("unreadable-image", f"{path} cannot be read ({error.strerror or error}).")
+    if not data:
+        return Unusable("empty-image", f"{path} has 0 bytes.")
+    if len(data) > settings.max_image_bytes:
+        return Unusable("too-large", f"{path} has more than the {settings.max_image_bytes} bytes allowed.")
+    try:
+        size = image_size(data)
+    except ImageHeaderError as error:
+        return Unusable("not-an-image", f"{path}: {error}")
+    if size.width * size.height > settings.max_image_pixels:
+        return Unusable("too-many-pixels", f"{path} states {size.width}x{size.height} pixels.")
+    if (width and size.width != width) or (height and size.height != height):
+        stored = f"{size.width}x{size.height}"
+        return Unusable("size-mismatch", f"{path} is {stored} pixels, the annotation says {width}x{height}.")
+    if not _is_whole(data, size.format):
+        return Unusable("truncated-image", f"{path} ends before its {size.format.upper()} end mark.")
+    if settings.decode == "full" and not _decodes(data, size.width, size.height):
+        return Unusable("undecodable-image", f"{path} cannot be decoded.")
+    return SourceImage(data, size.format, size.width, size.height, hashlib.sha256(data).hexdigest(), zlib.crc32(data))
+
+
+def _is_whole(data: bytes, image_format: ImageFormat) -> bool:
+    if image_format == "jpeg":
+        # Metadata may hold a preview with an end mark of its own, so only what follows the first scan counts.
+        return data.endswith(b"\xff\xd9") or has_end_mark(data[data.rfind(_JPEG_SCAN) :], image_format)
+    return has_end_mark(data[-(1 << 16) :], image_format)
+
+
+def _decodes(data: bytes, width: int, height: int) -> bool:
+    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return False
+    return image is not None and image.shape[:2] == (height, width)
