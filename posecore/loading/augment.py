@@ -1,0 +1,147 @@
+"""Random changes of the region to crop: mirror, half body, scale, rotation, and the box centre's jitter.
+
+Defaults are the published ones (ViTPose @ c050ed2, ``top_down_transform.py`` and the COCO configs). The order of the
+draws is fixed, and every draw is made whether it is used or not, so that changing one probability leaves the other
+changes of the same instance as they were.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import Field
+
+from posecore.config import Config
+from posecore.geometry import fix_aspect_ratio
+from posecore.skeletons.skeleton import Skeleton
+
+_MOST_SIGMAS = 2.0
+
+
+class AugmentConfig(Config):
+    """Augmentation of one dataset.
+
+    Attributes:
+        flip_probability: of the mirrored image.
+        half_body_probability: of cropping only the upper or the lower points, where enough are labelled
+            (``half_body_min_keypoints`` of the dataset's conventions).
+        half_body_padding: the region is larger than the points' extent by this factor.
+        scale_factor: spread of the size; the region is scaled by 1 + scale_factor·N(0, 1), cut at 1 ± scale_factor.
+        rotation_probability: of turning at all.
+        rotation_degrees: ``normal`` draws N(0, 1) times this, cut at twice this; ``uniform`` draws from ± this.
+        rotation_distribution: see ``rotation_degrees``; infants lie in all directions, so they want ``uniform`` with
+            180 degrees and probability 1.
+        center_jitter: ``per_run`` moves a share of the box centres once, the same way in every epoch, as the published
+            loader does while it reads the annotations; ``per_sample`` draws anew every time; ``off``.
+        center_jitter_probability: share of the instances, or of the samples, that are moved.
+        center_jitter_extent: the centre moves by at most half this, in units of the box's width and height.
+    """
+
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    half_body_probability: float = Field(default=0.3, ge=0, le=1)
+    half_body_padding: float = Field(default=1.5, gt=0)
+    scale_factor: float = Field(default=0.5, ge=0, lt=1)
+    rotation_probability: float = Field(default=0.6, ge=0, le=1)
+    rotation_degrees: float = Field(default=40.0, ge=0, le=180)
+    rotation_distribution: Literal["normal", "uniform"] = "normal"
+    center_jitter: Literal["per_run", "per_sample", "off"] = "per_run"
+    center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
+    center_jitter_extent: float = Field(default=0.4, ge=0)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Region:
+    """What to crop.
+
+    Attributes:
+        center: (2,) x, y in image pixels, before any mirroring.
+        scale: (2,) w, h in image pixels, padding included.
+        rotation: degrees.
+        flipped: crop from the mirrored image.
+    """
+
+    center: NDArray[np.float64]
+    scale: NDArray[np.float64]
+    rotation: float = 0.0
+    flipped: bool = False
+
+
+def jitter_center(
+    region: Region, bbox_size: NDArray[np.float64], config: AugmentConfig, random: np.random.Generator
+) -> Region:
+    """Moves the centre by up to ±``center_jitter_extent`` / 2 of the box.
+
+    Args:
+        region: around the box.
+        bbox_size: (2,) w, h in image pixels of the box before aspect and padding.
+        config: probability and extent.
+        random: of this instance.
+    """
+    chance, moves = random.random(), random.random(2)
+    if chance >= config.center_jitter_probability:
+        return region
+    center = region.center + config.center_jitter_extent * (moves - 0.5) * bbox_size
+    return Region(center, region.scale, region.rotation, region.flipped)
+
+
+def augment_region(
+    region: Region,
+    keypoints: NDArray[np.float32],
+    labelled: NDArray[np.bool_],
+    skeleton: Skeleton,
+    half_body_min_keypoints: int | None,
+    aspect_ratio: float,
+    config: AugmentConfig,
+    random: np.random.Generator,
+) -> Region:
+    """Draws one augmented region.
+
+    Half body is decided on the unmirrored points, which gives the mirror of the published result: mirror partners are
+    on the same half of the body.
+
+    Args:
+        region: un-augmented.
+        keypoints: (K, 2) x, y in image pixels.
+        labelled: (K,) which of them count.
+        skeleton: K points with their halves.
+        half_body_min_keypoints: half body needs more labelled points than this; None never.
+        aspect_ratio: width over height of the crop.
+        config: probabilities and extents.
+        random: of this sample.
+    """
+    flip, half, turn = random.random(3)
+    prefers_upper = random.standard_normal() < 0.5
+    size, angle = random.standard_normal(2)
+    direction = random.uniform(-1.0, 1.0)
+
+    center, scale = region.center, region.scale
+    enough = half_body_min_keypoints is not None and labelled.sum() > half_body_min_keypoints
+    if enough and half < config.half_body_probability:
+        chosen = _half_body(labelled, skeleton, prefers_upper)
+        if chosen is not None:
+            points = keypoints[chosen].astype(np.float64)
+            extent = np.ptp(points, axis=0)
+            if extent.any():
+                center = points.mean(axis=0)
+                scale = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
+    scale = scale * np.clip(1.0 + config.scale_factor * size, 1.0 - config.scale_factor, 1.0 + config.scale_factor)
+    rotation = 0.0
+    if turn < config.rotation_probability:
+        share = direction if config.rotation_distribution == "uniform" else np.clip(angle, -_MOST_SIGMAS, _MOST_SIGMAS)
+        rotation = float(share * config.rotation_degrees)
+    return Region(center, scale, rotation, bool(flip < config.flip_probability))
+
+
+def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: bool) -> NDArray[np.int64] | None:
+    """Labelled points of one half of the body, or None if it has fewer than two.
+
+    A half needs more than two points to be taken by choice. As published, ``prefers_upper`` is a standard normal draw
+    below 0.5, which is true in 69 % of the cases.
+    """
+    is_upper = np.zeros(len(labelled), bool)
+    is_upper[list(skeleton.upper_body_ids)] = True
+    upper, lower = np.flatnonzero(labelled & is_upper), np.flatnonzero(labelled & ~is_upper)
+    take_upper = (prefers_upper and len(upper) > 2) or len(lower) <= 2
+    chosen = upper if take_upper else lower
+    return chosen if len(chosen) >= 2 else None

@@ -1,0 +1,184 @@
+"""From stored bytes to a crop: decode an image, choose the region of an instance, warp it, carry the points along.
+
+Measured on one core, 640x480 COCO photographs and 256x192 crops: decoding 2.0 ms, warping 0.2 ms. So an image is
+decoded once for all of its crops (:mod:`posecore.loading.samples`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.datasets.definition import Conventions
+from posecore.errors import DatasetError, ImageHeaderError, IntegrityError
+from posecore.geometry import (
+    CropConvention,
+    apply_affine,
+    bbox_to_center_scale,
+    clip_bbox_xywh,
+    crop_matrix,
+    flip_points,
+)
+from posecore.image_header import image_size
+from posecore.loading.augment import Region
+from posecore.schema import CropGroup, Instance, KeypointState
+from posecore.skeletons.skeleton import Skeleton
+
+
+def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
+    """Decodes a JPEG or PNG to (H, W, 3) uint8 RGB as stored: EXIF orientation is ignored.
+
+    Args:
+        data: the file.
+        max_pixels: a larger image is refused before any memory is spent on it.
+        where: what the error messages call the image.
+
+    Raises:
+        IntegrityError: the bytes are not a whole image, or it is too large.
+    """
+    try:
+        height, width, _ = image_size(data)
+    except ImageHeaderError as error:
+        raise IntegrityError(f"{where}: {error}") from None
+    if height * width > max_pixels:
+        raise IntegrityError(
+            f"{where}: {width}x{height} pixels are more than the {max_pixels} allowed; raise max_pixels or shrink it."
+        )
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise IntegrityError(f"{where}: the image has a valid header but cannot be decoded; ingest the split again.")
+    return np.asarray(image, np.uint8)
+
+
+def instance_box(instance: Instance, image_size: tuple[int, int], conventions: Conventions) -> NDArray[np.float64]:
+    """(4,) ground-truth box xywh in image pixels, clipped if the conventions say so."""
+    bbox_xywh = np.array(instance.bbox_xywh, np.float64)
+    return clip_bbox_xywh(bbox_xywh, image_size) if conventions.clip_boxes else bbox_xywh
+
+
+def instance_region(
+    instance: Instance, image_size: tuple[int, int], aspect_ratio: float, conventions: Conventions
+) -> Region:
+    """The un-augmented region of a ground-truth instance, as published for its dataset.
+
+    Args:
+        instance: with a box, or, for ``box_source: center_scale`` (MPII), with a centre and a scale. The latter is
+            padded but keeps its own shape.
+        image_size: (height, width) of the image.
+        aspect_ratio: width over height of the crop.
+        conventions: of the dataset.
+
+    Raises:
+        DatasetError: the instance lacks the centre and scale its conventions ask for.
+    """
+    if conventions.box_source == "center_scale":
+        if instance.center is None or instance.scale is None:
+            raise DatasetError(
+                f"instance {instance.id} has no centre and scale, which the conventions ask for; "
+                "set conventions.box_source to bbox."
+            )
+        return Region(np.array(instance.center, np.float64), np.array(instance.scale, np.float64) * conventions.padding)
+    return box_region(instance_box(instance, image_size, conventions), aspect_ratio, conventions.padding)
+
+
+def box_region(bbox_xywh: NDArray[np.float64], aspect_ratio: float, padding: float) -> Region:
+    """The region of a (4,) box in image pixels, not clipped; a box without extent is cropped as one pixel."""
+    whole = np.concatenate([bbox_xywh[:2], np.maximum(bbox_xywh[2:], 1.0)]) if (bbox_xywh[2:] <= 0).any() else bbox_xywh
+    return Region(*bbox_to_center_scale(whole, aspect_ratio, padding))
+
+
+def region_matrix(
+    region: Region, image_width: int, input_size: tuple[int, int], codec: CropConvention
+) -> NDArray[np.float64]:
+    """(2, 3) map from image pixels to crop pixels, mirroring included.
+
+    The published code mirrors the image and then cuts the crop; here the mirror x -> W - 1 - x is part of the matrix,
+    so that no image is copied.
+    """
+    if not region.flipped:
+        return crop_matrix(region.center, region.scale, np.array(region.rotation), input_size, codec)
+    center = flip_points(region.center, image_width)
+    matrix = crop_matrix(center, region.scale, np.array(region.rotation), input_size, codec)
+    matrix[:, 2] += matrix[:, 0] * (image_width - 1)
+    matrix[:, 0] *= -1
+    return matrix
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Crop:
+    """Everything of a crop but its pixels.
+
+    Attributes:
+        region: where it was cut.
+        keypoints_crop: (K, 2) float32 x, y in crop pixels, native order after any mirroring; 0, 0 where not labelled.
+        state: (K,) uint8 states in the same order. A labelled point keeps its state outside the crop as well; drawing
+            the target gives it no weight there.
+    """
+
+    region: Region
+    keypoints_crop: NDArray[np.float32]
+    state: NDArray[np.uint8]
+
+
+def crop_instance(
+    image: NDArray[np.uint8],
+    keypoints: NDArray[np.float32],
+    state: NDArray[np.uint8],
+    region: Region,
+    skeleton: Skeleton,
+    codec: CropConvention,
+    out: NDArray[np.uint8],
+) -> Crop:
+    """Cuts one crop, bilinear and black outside the image, and maps the points along.
+
+    Args:
+        image: (H, W, 3) RGB.
+        keypoints: (K, 2) x, y in image pixels.
+        state: (K,) states.
+        region: what to cut.
+        skeleton: names the mirror partners.
+        codec: convention of the dataset.
+        out: (h, w, 3) contiguous, receives the pixels.
+    """
+    height, width = out.shape[:2]
+    matrix = region_matrix(region, image.shape[1], (height, width), codec)
+    cv2.warpAffine(image, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
+    points = apply_affine(keypoints.astype(np.float64), matrix)
+    points[~is_labelled(state)] = 0.0
+    if region.flipped:
+        points, state = points[skeleton.flip_indices], state[skeleton.flip_indices]
+    return Crop(region, points.astype(np.float32), state)
+
+
+def group_crops(
+    dataset: str, start: int, crops: Sequence[Crop], rows: NDArray[np.int64], num_keypoints: int
+) -> CropGroup:
+    """The group of one dataset's crops within a batch.
+
+    Args:
+        dataset: name of the mixture entry.
+        start: first row of the group within the batch.
+        crops: n, possibly none.
+        rows: (n,) rows that name the instances.
+        num_keypoints: K, needed because there may be no crop.
+    """
+    count = len(crops)
+    return CropGroup(
+        dataset=dataset,
+        start=start,
+        stop=start + count,
+        keypoints_crop=np.array([crop.keypoints_crop for crop in crops], np.float32).reshape(count, num_keypoints, 2),
+        state=np.array([crop.state for crop in crops], np.uint8).reshape(count, num_keypoints),
+        center=np.array([crop.region.center for crop in crops], np.float32).reshape(count, 2),
+        scale=np.array([crop.region.scale for crop in crops], np.float32).reshape(count, 2),
+        rotation=np.array([crop.region.rotation for crop in crops], np.float32),
+        flipped=np.array([crop.region.flipped for crop in crops], np.bool_),
+        rows=np.asarray(rows, np.int64),
+    )
+
+
+def is_labelled(state: NDArray[np.uint8]) -> NDArray[np.bool_]:
+    """Which points have a place in the image, seen or not."""
+    return (state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)

@@ -1,0 +1,106 @@
+"""Decoded images of a store, kept while their crops are being cut, with the points of every instance."""
+
+from collections import OrderedDict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.geometry import clip_bbox_xywh
+from posecore.loading.crop import decode_image
+from posecore.schema import Instance
+from posecore.shards.store import ShardStore
+from posecore.skeletons.union import Vocabulary
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecodedSample:
+    """One image, ready to be cropped.
+
+    Attributes:
+        image: (H, W, 3) uint8 RGB.
+        instances: as recorded.
+        state: (N, K) uint8 keypoint states in the dataset's own order.
+    """
+
+    image: NDArray[np.uint8]
+    instances: list[Instance]
+    state: NDArray[np.uint8]
+
+
+class SampleCache:
+    """The most recently decoded images of several stores, within a bound on their bytes. For one thread.
+
+    Args:
+        stores: by entry name.
+        max_bytes: of decoded pixels; the latest image is kept even if it alone is larger.
+        max_pixels: a larger image is refused.
+    """
+
+    def __init__(self, stores: Mapping[str, ShardStore], max_bytes: int, max_pixels: int) -> None:
+        self._stores = stores
+        self._max_bytes = max_bytes
+        self._max_pixels = max_pixels
+        self._kept: OrderedDict[tuple[str, int], DecodedSample] = OrderedDict()
+        self._bytes = 0
+        self._columns = {
+            name: Vocabulary(store.manifest.vocabulary).indices(store.manifest.definition.skeleton)
+            for name, store in stores.items()
+        }
+        self.num_decoded = 0
+
+    def get(self, name: str, image_row: int) -> DecodedSample:
+        """One image of a store, decoded now or lately.
+
+        Raises:
+            IntegrityError: the stored bytes are damaged or not an image; names store and sample.
+        """
+        key = (name, image_row)
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        store = self._stores[name]
+        stored = store.read_sample(image_row)
+        sample = DecodedSample(
+            image=decode_image(stored.image_bytes, self._max_pixels, f"{store.location}: sample {stored.key}"),
+            instances=stored.record.instances,
+            state=stored.masks.state[:, self._columns[name]],
+        )
+        self.num_decoded += 1
+        self._kept[key] = sample
+        self._bytes += sample.image.nbytes
+        while self._bytes > self._max_bytes and len(self._kept) > 1:
+            self._bytes -= self._kept.popitem(last=False)[1].image.nbytes
+        return sample
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class UsableInstances:
+    """The instances of a store to train on and to judge: one body, something labelled, a box with extent.
+
+    Attributes:
+        rows: (n,) rows of ``index.parquet``.
+        image_rows: (n,) rows of ``images.parquet``.
+        instance_indices: (n,) place within the record.
+    """
+
+    rows: NDArray[np.int64]
+    image_rows: NDArray[np.int64]
+    instance_indices: NDArray[np.int64]
+
+    @classmethod
+    def of(cls, store: ShardStore) -> "UsableInstances":
+        """Chooses the instances as the published loaders do: no crowd, at least one labelled point, a usable box."""
+        table = store.instances
+        image_rows = table["image_row"].to_numpy()
+        chosen = ~table["is_crowd"].to_numpy() & (table["num_labelled"].to_numpy() > 0)
+        conventions = store.manifest.definition.conventions
+        if conventions.box_source == "bbox":
+            boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
+            if conventions.clip_boxes:
+                widths, heights = (store.images[side].to_numpy()[image_rows] for side in ("width", "height"))
+                boxes = clip_bbox_xywh(boxes, (heights, widths))
+            chosen &= (boxes[:, 2:] > 0).all(axis=1)
+        rows = np.flatnonzero(chosen)
+        return cls(rows, image_rows[rows], table["instance_index"].to_numpy()[rows].astype(np.int64))
