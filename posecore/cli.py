@@ -4,20 +4,55 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.errors import PoseCoreError
+from posecore.viz.dataset_gallery import write_dataset_gallery
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 a deliberate error or a failed check, 2 bad usage."""
     parser = argparse.ArgumentParser(prog="posecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    _ = commands
+    _add_datasets(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
     except PoseCoreError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+
+
+def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("datasets", help="what datasets there are, and what a download looks like")
+    actions = group.add_subparsers(dest="action", required=True)
+    actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
+    show = actions.add_parser("show", help="write an HTML gallery and a PNG contact sheet of annotated images")
+    show.add_argument("name", help="a dataset, or the path of a dataset.yaml")
+    show.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")
+    show.add_argument("--split", help="default: the definition's first")
+    show.add_argument("--out", required=True, help="folder to write into")
+    show.add_argument("--num", type=int, default=24, help="images to show at most (default: 24)")
+    show.set_defaults(run=_show_dataset)
+
+
+def _list_datasets(options: argparse.Namespace) -> int:
+    rows = [("name", "title", "keypoints", "splits", "licence", "commercial use")]
+    for name in dataset_folders():
+        definition = load_dataset(name)
+        commercial = {True: "yes", False: "no", None: "not stated"}[definition.license.commercial_use]
+        keypoints, splits = str(definition.skeleton.num_keypoints), ", ".join(definition.splits)
+        rows.append((name, definition.title, keypoints, splits, definition.license.id, commercial))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    for row in rows:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+    return 0
+
+
+def _show_dataset(options: argparse.Namespace) -> int:
+    definition = load_dataset(options.name)
+    split = options.split or next(iter(definition.splits))
+    print(write_dataset_gallery(definition, split, options.root, options.out, options.num))
+    return 0
 
 
 if __name__ == "__main__":
