@@ -1,9 +1,14 @@
 """Fixtures every test may use."""
 
 import os
+import re
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from posecore.lineage.tracking import Tracking
 
 
 @pytest.fixture(scope="session")
@@ -15,3 +20,18 @@ def samples() -> Path:
     folder = Path(location)
     assert folder.is_dir(), f"POSECORE_SAMPLES={location} is not a folder"
     return folder
+
+
+@pytest.fixture(scope="session")
+def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the tracking store that lineage tests share: MLflow needs seconds to create one."""
+    return tmp_path_factory.mktemp("tracking")
+
+
+@pytest.fixture
+def tracking(store_folder: Path, request: pytest.FixtureRequest) -> "Tracking":
+    """A fresh experiment in the shared SQLite store; models are shared, so tests name theirs by the experiment."""
+    from posecore.lineage.tracking import TrackingConfig, connect
+
+    config = TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment=re.sub(r"\W+", "-", request.node.name))
+    return connect(config, store_folder)

@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from sqlalchemy.exc import SQLAlchemyError
 
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
@@ -130,22 +131,27 @@ class RunLog:
         self.tracking.client.set_terminated(self.run_id, status)
 
 
-def connect(config: TrackingConfig, folder: str | Path, timeout_s: float = 5.0) -> Tracking:
+def connect(
+    config: TrackingConfig, folder: str | Path, timeout_s: float = 5.0, *, must_exist: bool = False
+) -> Tracking:
     """Finds the tracking store, checks that it answers, and creates the experiment if it is new.
 
     Args:
         config: where to record.
         folder: local run folder; holds the SQLite file and the artifacts unless the configuration says otherwise.
         timeout_s: how long a server may take to answer.
+        must_exist: refuse to create an empty SQLite store; for commands that only ask.
 
     Raises:
         PreflightError: the server does not answer in time, or is not an MLflow server.
         ConfigError: a SQLite URI with a relative path.
-        LineageError: the store refused; for instance the experiment was deleted.
+        LineageError: the store refused, for instance because the experiment was deleted, or does not exist.
     """
     folder = Path(folder).resolve()
     uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
     check_reachable(uri, timeout_s)
+    if must_exist and uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
+        raise LineageError(f"nothing has been recorded at {uri}; name the run folder or the server of the jobs.")
     root = config.artifact_root
     if root is None and uri.startswith("sqlite:"):
         root = str(folder / "artifacts")
@@ -153,7 +159,7 @@ def connect(config: TrackingConfig, folder: str | Path, timeout_s: float = 5.0) 
         root = Path(root).resolve().as_uri()
     try:
         return Tracking(uri=uri, experiment=config.experiment, experiment_id=_experiment(uri, config.experiment, root))
-    except MlflowException as error:
+    except (MlflowException, SQLAlchemyError) as error:
         detail = " ".join(str(error).split())
         raise LineageError(f"tracking store {_shown(uri)}: {detail}") from error
 
@@ -212,7 +218,7 @@ def metric_name(name: str) -> str:
 
 def user_name() -> str:
     """Who runs this, for records; containers without a user entry have only a number."""
-    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid {os.getuid()}"
+    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid-{os.getuid()}"
 
 
 @lru_cache(maxsize=8)

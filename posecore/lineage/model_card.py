@@ -1,0 +1,85 @@
+"""The model card: one page of Markdown that says what a model is, what it was made from and how well it does."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from jinja2 import Environment, StrictUndefined
+
+from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.storage import as_path
+
+_TEMPLATE = """\
+# {{ name }}
+{% if summary %}
+{{ summary }}
+{% endif %}
+Backbone of width {{ card.architecture.backbone.embed_dim }} and depth {{ card.architecture.backbone.depth }}, \
+input {{ card.architecture.input_size[0] }}×{{ card.architecture.input_size[1] }} (height × width).
+{% if parent_uri %}
+Made from `{{ parent_uri }}`, which has its own card and data.
+{% endif %}
+## Heads
+
+| dataset | skeleton | points |
+|---|---|---|
+{% for dataset, skeleton in card.skeletons.items() -%}
+| {{ dataset }} | {{ skeleton.name }} | {{ skeleton.keypoints | length }} |
+{% endfor %}
+## Data
+
+| split | used for | licence | commercial use | digest |
+|---|---|---|---|---|
+{% for use in datasets -%}
+| {{ use.label }} | {{ use.role }} | {{ use.license }} | {{ terms[use.commercial_use] }} | `{{ short(use.digest) }}` |
+{% endfor %}
+## Results
+{% if metrics %}
+| set | metric | value |
+|---|---|---|
+{% for set, values in metrics.items() -%}
+{% for metric, value in values.items() -%}
+| {{ set }} | {{ metric }} | {{ "%.4f" | format(value) }} |
+{% endfor -%}
+{% endfor %}
+{%- else %}
+Not evaluated.
+{% endif %}
+## Limits
+
+Measured only on the sets above; other populations, views and species are unknown until evaluated. Image coordinates
+ignore EXIF orientation. A body needs a box; without one the whole image is taken for it.
+"""
+
+
+def model_card(
+    name: str,
+    model_folder: Path,
+    datasets: Sequence[DatasetUse],
+    metrics: Mapping[str, Mapping[str, float]],
+    parent_uri: str | None = None,
+    summary: str = "",
+) -> str:
+    """The card as Markdown.
+
+    Args:
+        name: registered model.
+        model_folder: the model; its ``model.json`` gives architecture and heads.
+        datasets: every split it was trained or evaluated on.
+        metrics: by evaluation set and metric.
+        parent_uri: MLflow URI of the version it was made from.
+        summary: one paragraph.
+    """
+    card = json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]
+    # Markdown, not HTML: MLflow escapes it where it is shown.
+    environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return environment.from_string(_TEMPLATE).render(
+        name=name,
+        summary=summary,
+        card=card,
+        datasets=datasets,
+        metrics=metrics,
+        parent_uri=parent_uri,
+        terms={True: "allowed", False: "not allowed", None: "not stated"},
+        short=short_digest,
+    )

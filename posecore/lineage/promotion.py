@@ -1,0 +1,352 @@
+"""Moving an alias such as ``champion``: only through stated gates, with a record of why, and undoable.
+
+MLflow keeps no history of alias moves, so every attempt is an append-only run of kind ``promotion`` with the gate
+report as an artifact. The alias moves last: a crash leaves a record without a move, never a move without a record.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Literal, TypeAlias
+
+from mlflow.entities import Run
+from mlflow.exceptions import MlflowException
+from pydantic import BeforeValidator
+
+from posecore.config import Config
+from posecore.errors import ConfigError, LineageError
+from posecore.lineage.query import LineageGraph
+from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.versions import RegisteredVersion, evaluations, get_version
+
+Action: TypeAlias = Literal["promote", "rollback"]
+
+_GATE = re.compile(r"^\s*(?P<metric>\S+?)\s*(?P<operator>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*$")
+
+
+class Gate(Config):
+    """A bound on one metric, which also says which way is better.
+
+    Attributes:
+        metric: ``set/metric``, such as ``coco/AP``.
+        operator: ``>=`` where more is better, ``<=`` where less is.
+        bound: the value to reach.
+        max_regression: how much worse than the alias's holder the candidate may be, in the metric's own unit, on the
+            same evaluation data; None does not compare.
+    """
+
+    metric: str
+    operator: Literal[">=", "<="]
+    bound: float
+    max_regression: float | None = None
+
+    @classmethod
+    def parse(cls, text: str, max_regression: float | None = None) -> "Gate":
+        """Reads ``coco/AP>=0.6``.
+
+        Raises:
+            ConfigError: the text has another form.
+        """
+        match = _GATE.match(text)
+        try:
+            bound = float(match["bound"]) if match else None
+        except ValueError:
+            bound = None
+        if match is None or bound is None:
+            raise ConfigError(f"gate {text!r}: expected set/metric>=number or set/metric<=number, like coco/AP>=0.6.")
+        operator: Literal[">=", "<="] = ">=" if match["operator"] == ">=" else "<="
+        return cls(metric=match["metric"], operator=operator, bound=bound, max_regression=max_regression)
+
+    def holds(self, value: float) -> bool:
+        """Whether a value reaches the bound; NaN does not."""
+        return value >= self.bound if self.operator == ">=" else value <= self.bound
+
+    def regression(self, value: float, holder: float) -> float:
+        """By how much ``value`` is worse than ``holder``; negative if better."""
+        return holder - value if self.operator == ">=" else value - holder
+
+
+def _gate_from_text(value: object) -> object:
+    return Gate.parse(value) if isinstance(value, str) else value
+
+
+class PromotionConfig(Config):
+    """What a version must show to get an alias.
+
+    Attributes:
+        gates: bounds; a string such as ``coco/AP>=0.6`` or all fields.
+        max_regression: for gates that state none of their own.
+        commercial_use: refuse a model that has seen data whose licence forbids commercial use or says nothing of it.
+    """
+
+    gates: tuple[Annotated[Gate, BeforeValidator(_gate_from_text)], ...] = ()
+    max_regression: float | None = None
+    commercial_use: bool = False
+
+
+class Check(Config):
+    """One line of the gate report.
+
+    Attributes:
+        passed: whether it allows the promotion.
+        statement: what was compared with what, as a sentence.
+    """
+
+    passed: bool
+    statement: str
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One attempt to move an alias.
+
+    Attributes:
+        run_id: its record.
+        action: ``promote`` or ``rollback``.
+        time: UTC.
+        user: who asked.
+        source: version that held the alias before, or None.
+        target: version that was to hold it, or None where the alias was to be removed.
+        done: whether the alias moved.
+        reason: why, as given or as the failing gates say.
+    """
+
+    run_id: str
+    action: str
+    time: datetime
+    user: str
+    source: int | None
+    target: int | None
+    done: bool
+    reason: str
+
+
+def check_gates(
+    tracking: Tracking, candidate: RegisteredVersion, holder: RegisteredVersion | None, config: PromotionConfig
+) -> list[Check]:
+    """Compares a candidate with the bounds and with the alias's holder.
+
+    Args:
+        tracking: the store.
+        candidate: the version that wants the alias.
+        holder: the version that has it.
+        config: the gates.
+    """
+    values = _measured(tracking, candidate)
+    held = {} if holder is None else _measured(tracking, holder)
+    checks = []
+    for gate in config.gates:
+        found = values.get(gate.metric, {})
+        if not found:
+            known = ", ".join(sorted(values)) or "none"
+            checks.append(Check(passed=False, statement=f"{gate.metric} was not measured (measured: {known})."))
+            continue
+        for value in found.values():
+            statement = f"{gate.metric} is {value:.6g}, required {gate.operator} {gate.bound:g}."
+            checks.append(Check(passed=gate.holds(value), statement=statement))
+        margin = gate.max_regression if gate.max_regression is not None else config.max_regression
+        if margin is not None and holder is not None:
+            checks += _compare(gate, margin, found, held.get(gate.metric, {}), holder)
+    if config.commercial_use:
+        checks.append(_licence_check(tracking, candidate))
+    return checks
+
+
+def promote(
+    tracking: Tracking, candidate: RegisteredVersion, alias: str, config: PromotionConfig, reason: str = ""
+) -> list[Check]:
+    """Moves an alias to a version if every gate holds.
+
+    Args:
+        tracking: the store.
+        candidate: the version.
+        alias: such as ``champion``.
+        config: the gates.
+        reason: why, in the user's words.
+
+    Returns:
+        The gate report.
+
+    Raises:
+        LineageError: a gate failed (the message is its sentence), the version already holds the alias, or it does not
+            exist. A failed gate is recorded, too.
+    """
+    get_version(tracking, candidate.name, candidate.version)
+    holder = alias_holder(tracking, candidate.name, alias)
+    if holder == candidate:
+        raise LineageError(f"{candidate.name} version {candidate.version} already holds {alias}; nothing was moved.")
+    checks = check_gates(tracking, candidate, holder, config)
+    failed = [check.statement for check in checks if not check.passed]
+    run = _start(tracking, "promote", candidate.name, alias, holder, candidate, reason)
+    report = {
+        "gates": config.model_dump(mode="json"),
+        "checks": [check.model_dump() for check in checks],
+        "promoted": not failed,
+    }
+    run.log_dict(report, "gate.json")
+    if failed:
+        run.set_tags({"posecore.reason": " ".join(failed)})
+        run.end("FAILED")
+        raise LineageError(f"{candidate.name} version {candidate.version} was not promoted: {' '.join(failed)}")
+    tracking.client.set_registered_model_alias(candidate.name, alias, str(candidate.version))
+    run.end()
+    return checks
+
+
+def rollback(tracking: Tracking, name: str, alias: str, reason: str) -> RegisteredVersion | None:
+    """Undoes the last move of an alias; called again, the one before.
+
+    Args:
+        tracking: the store.
+        name: registered model.
+        alias: such as ``champion``.
+        reason: why; a rollback without a reason helps nobody later.
+
+    Returns:
+        The version that holds the alias now, or None if nothing held it before the undone move.
+
+    Raises:
+        LineageError: no reason, no move to undo, or the alias was moved by other means since.
+    """
+    if not reason.strip():
+        raise LineageError("a rollback needs a reason; say what went wrong.")
+    holders = _holders(history(tracking, name, alias))
+    if not holders:
+        raise LineageError(f"{name}: no recorded move of {alias} is left to undo.")
+    current = alias_holder(tracking, name, alias)
+    if current is None or current.version != holders[-1]:
+        now = "nothing" if current is None else f"version {current.version}"
+        raise LineageError(
+            f"{name}: {alias} points at {now}, the record says version {holders[-1]}; it was moved by other means, so "
+            "promote the version you want instead."
+        )
+    earlier = holders[-2] if len(holders) > 1 else None
+    target = None if earlier is None else RegisteredVersion(name, earlier)
+    run = _start(tracking, "rollback", name, alias, current, target, reason)
+    if target is None:
+        tracking.client.delete_registered_model_alias(name, alias)
+    else:
+        tracking.client.set_registered_model_alias(name, alias, str(target.version))
+    run.end()
+    return target
+
+
+def history(tracking: Tracking, name: str, alias: str) -> list[Move]:
+    """Every attempt to move an alias, oldest first."""
+    wanted = {"posecore.kind": "promotion", "posecore.model": name, "posecore.alias": alias}
+    runs = tracking.client.search_runs(
+        [tracking.experiment_id],
+        " AND ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items()),
+        order_by=["attributes.start_time ASC"],
+        max_results=10_000,
+    )
+    holder = alias_holder(tracking, name, alias)
+    moves = [_move(run) for run in runs]
+    # A process that died between moving the alias and closing its record leaves the record RUNNING; the alias decides.
+    if moves and runs[-1].info.status == "RUNNING" and moves[-1].target == (holder.version if holder else None):
+        RunLog(tracking, moves[-1].run_id).end()
+        moves[-1] = _move(tracking.client.get_run(moves[-1].run_id))
+    return moves
+
+
+def alias_holder(tracking: Tracking, name: str, alias: str) -> RegisteredVersion | None:
+    """The version an alias points at, or None."""
+    try:
+        found = tracking.client.get_model_version_by_alias(name, alias)
+    except MlflowException as error:
+        if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+            return None
+        raise LineageError(f"{name}@{alias}: {' '.join(str(error).split())}") from error
+    return RegisteredVersion(name, int(found.version))
+
+
+def _measured(tracking: Tracking, model: RegisteredVersion) -> dict[str, dict[str, float]]:
+    """Metric ``set/metric`` → evaluation digest → value."""
+    values: dict[str, dict[str, float]] = {}
+    for result in evaluations(get_version(tracking, model.name, model.version)):
+        for metric, value in result.metrics.items():
+            values.setdefault(f"{result.name}/{metric}", {})[result.digest] = value
+    return values
+
+
+def _compare(
+    gate: Gate, margin: float, candidate: dict[str, float], held: dict[str, float], holder: RegisteredVersion
+) -> list[Check]:
+    shared = sorted(candidate.keys() & held.keys())
+    if not shared:
+        statement = (
+            f"{gate.metric} cannot be compared: version {holder.version} was not measured on the same evaluation data "
+            f"({_shortened(candidate)}, but {_shortened(held)}); evaluate both on one set."
+        )
+        return [Check(passed=False, statement=statement)]
+    checks = []
+    for digest in shared:
+        worse = gate.regression(candidate[digest], held[digest])
+        statement = (
+            f"{gate.metric} is {candidate[digest]:.6g}, version {holder.version} has {held[digest]:.6g} on the same "
+            f"data: {abs(worse):.6g} {'worse' if worse > 0 else 'better or equal'}, allowed regression {margin:g}."
+        )
+        checks.append(Check(passed=worse <= margin, statement=statement))
+    return checks
+
+
+def _licence_check(tracking: Tracking, candidate: RegisteredVersion) -> Check:
+    uses = LineageGraph.load(tracking).training_data(candidate)
+    forbidden = sorted({f"{use.label} ({use.license})" for use in uses if use.commercial_use is not True})
+    if forbidden:
+        return Check(passed=False, statement=f"commercial use is not stated as allowed for {', '.join(forbidden)}.")
+    return Check(passed=True, statement="every licence of the training data allows commercial use.")
+
+
+def _start(
+    tracking: Tracking,
+    action: Action,
+    name: str,
+    alias: str,
+    source: RegisteredVersion | None,
+    target: RegisteredVersion | None,
+    reason: str,
+) -> RunLog:
+    tags = {
+        "posecore.kind": "promotion",
+        "posecore.action": action,
+        "posecore.model": name,
+        "posecore.alias": alias,
+        "posecore.from": "" if source is None else str(source.version),
+        "posecore.to": "" if target is None else str(target.version),
+        "posecore.reason": reason,
+    }
+    return tracking.start_run(f"{action} {name}@{alias}", tags)
+
+
+def _move(run: Run) -> Move:
+    tags = run.data.tags
+    source, target = tags.get("posecore.from", ""), tags.get("posecore.to", "")
+    return Move(
+        run_id=run.info.run_id,
+        action=tags["posecore.action"],
+        time=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
+        user=tags.get("mlflow.user", ""),
+        source=int(source) if source else None,
+        target=int(target) if target else None,
+        done=run.info.status == "FINISHED",
+        reason=tags.get("posecore.reason", ""),
+    )
+
+
+def _holders(moves: Sequence[Move]) -> list[int]:
+    """Versions that held the alias, as a stack: a promotion puts one on top, a rollback takes the top off."""
+    stack: list[int] = []
+    for move in moves:
+        if not move.done:
+            continue
+        if move.action == "rollback":
+            stack.pop()
+        elif move.target is not None:
+            stack.append(move.target)
+    return stack
+
+
+def _shortened(values: dict[str, float]) -> str:
+    return ", ".join(digest[:12] for digest in sorted(values)) or "not at all"

@@ -1,0 +1,34 @@
+"""What a served model takes and gives: the interface of ``mlflow models serve``, of batch jobs and of the registry."""
+
+import json
+from pathlib import Path
+
+from mlflow.models import ModelSignature
+from mlflow.types import Array, ColSpec, DataType, ParamSchema, ParamSpec, Property, Schema
+from mlflow.types.schema import Object
+
+from posecore.storage import as_path
+
+BOX_COLUMNS = ("x", "y", "w", "h")
+"""Optional columns: the body's box in 0-based image pixels; the whole image where they are missing or NaN."""
+
+
+def signature(model_folder: Path) -> ModelSignature:
+    """Encoded image bytes and an optional box in, keypoints in image pixels out.
+
+    Args:
+        model_folder: the model; its first dataset is the default of the ``dataset`` parameter.
+    """
+    datasets = list(json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]["skeletons"])
+    inputs = Schema(
+        [
+            ColSpec(DataType.binary, "image"),
+            *(ColSpec(DataType.double, column, required=False) for column in BOX_COLUMNS),
+        ]
+    )
+    point = Object([Property("name", DataType.string), *(Property(k, DataType.double) for k in ("x", "y", "score"))])
+    outputs = Schema([ColSpec(Array(point), "keypoints"), ColSpec(DataType.double, "score")])
+    params = ParamSchema(
+        [ParamSpec("dataset", DataType.string, datasets[0]), ParamSpec("flip_test", DataType.boolean, False)]
+    )
+    return ModelSignature(inputs=inputs, outputs=outputs, params=params)

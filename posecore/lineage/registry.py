@@ -1,0 +1,127 @@
+"""Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+import mlflow.pyfunc
+from mlflow import MlflowClient
+from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from posecore.errors import LineageError
+from posecore.lineage import pyfunc_signature
+from posecore.lineage.code_version import git_sha, source_digest
+from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.model_card import model_card
+from posecore.lineage.tracking import RunLog
+from posecore.lineage.versions import EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
+
+_SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
+
+
+def register_model(
+    run: RunLog,
+    name: str,
+    model_folder: Path,
+    datasets: Sequence[DatasetUse],
+    evaluations: Sequence[EvaluationResult],
+    *,
+    parent: RegisteredVersion | None = None,
+    tags: Mapping[str, str] | None = None,
+    summary: str = "",
+) -> RegisteredVersion:
+    """Logs a model folder as an MLflow model and registers it as a new version with its whole lineage.
+
+    The version exists only once the model's files are stored; its tags are set in the same call that creates it.
+
+    Args:
+        run: the run that made the model.
+        name: registered model; created if new.
+        model_folder: as :func:`posecore.models.saving.save_model` writes it.
+        datasets: every split it was trained or evaluated on.
+        evaluations: its metrics.
+        parent: the version it was fine-tuned, adapted or distilled from.
+        tags: further tags, such as an allowed leak.
+        summary: one paragraph for the model card.
+
+    Raises:
+        LineageError: the registry refused, or no training data is named.
+    """
+    if not any(use.role == "training" for use in datasets) and parent is None:
+        raise LineageError(f"model {name}: neither training data nor a parent is named; lineage would be empty.")
+    client = run.tracking.client
+    version_tags = {
+        **dataset_tags(datasets),
+        **dict(evaluation_tag(result) for result in evaluations),
+        "license": ", ".join(sorted({use.license for use in datasets if use.role == "training"})),
+        "run_id": run.run_id,
+        "code": source_digest(),
+        "git": git_sha(),
+        **(tags or {}),
+    }
+    try:
+        if parent is not None:
+            version_tags["parent"] = parent.uri
+            parent_model = _logged_model_id(client.get_model_version(parent.name, str(parent.version)))
+            client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
+        metrics = {result.name: result.metrics for result in evaluations}
+        card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
+        model_id = _log_model(run, name, model_folder, card)
+        _ensure_registered(client, name)
+        created = client.create_model_version(
+            name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
+        )
+    except MlflowException as error:
+        raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
+    return RegisteredVersion(name, int(created.version))
+
+
+def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
+    """Stores the files as an MLflow "logged model" of the run and returns its id.
+
+    Done by the client and not by ``mlflow.pyfunc.log_model``, which works through process-wide state (active run,
+    tracking URI) that a driver with threads and workers must not touch.
+    """
+    client = run.tracking.client
+    logged = client.create_logged_model(run.tracking.experiment_id, name=name, source_run_id=run.run_id)
+    try:
+        with tempfile.TemporaryDirectory() as scratch:
+            folder = Path(scratch) / "model"
+            mlflow.pyfunc.save_model(
+                str(folder),
+                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                artifacts={"model": str(model_folder)},
+                signature=pyfunc_signature.signature(model_folder),
+                pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
+                mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id),
+            )
+            (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
+            client.log_model_artifacts(logged.model_id, str(folder))
+    except BaseException:
+        client.finalize_logged_model(logged.model_id, LoggedModelStatus.FAILED)
+        raise
+    client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
+    return str(logged.model_id)
+
+
+def _logged_model_id(version: ModelVersion) -> str:
+    # ModelVersion.model_id is None on SQLite stores; the source always names it.
+    return str(version.source).rsplit("/", 1)[-1]
+
+
+def _ensure_registered(client: MlflowClient, name: str) -> None:
+    try:
+        client.get_registered_model(name)
+    except MlflowException as missing:
+        if missing.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        try:
+            client.create_registered_model(name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise

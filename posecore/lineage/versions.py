@@ -1,0 +1,109 @@
+"""What a version in the model registry says of itself, written and read as tags.
+
+What lineage must answer years later is written redundantly as tags of the model version, because tags survive when
+runs are deleted and can be read without the artifact store:
+
+- ``dataset.<role>.<name>/<split>``: a :class:`~posecore.lineage.dataset_inputs.DatasetUse` as JSON, one per dataset;
+- ``evaluation.<name>.<digest>``: metrics as JSON, per evaluation set and the digest they were measured on;
+- ``license``, ``parent``, ``run_id``, ``code``, ``git``.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from pydantic import ConfigDict
+
+from posecore.config import Config
+from posecore.errors import LineageError
+from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.lineage.tracking import Tracking, metric_name
+
+
+class EvaluationResult(Config):
+    """Metrics of a model on one evaluation set.
+
+    Attributes:
+        name: name of the set, such as ``coco``; metrics are addressed as ``name/metric``.
+        digest: dataset digest of the set; figures are comparable only on the same one.
+        metrics: by name.
+    """
+
+    # Plain JSON has no NaN, which is what a metric without ground truth is.
+    model_config = ConfigDict(ser_json_inf_nan="strings")
+
+    name: str
+    digest: str
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredVersion:
+    """A version in the registry.
+
+    Attributes:
+        name: registered model.
+        version: its number.
+    """
+
+    name: str
+    version: int
+
+    @property
+    def uri(self) -> str:
+        """For ``mlflow.pyfunc.load_model``."""
+        return f"models:/{self.name}/{self.version}"
+
+
+def record_evaluation(tracking: Tracking, model: RegisteredVersion, results: Sequence[EvaluationResult]) -> None:
+    """Adds metrics measured later, for instance of the current champion on a new evaluation set."""
+    for result in results:
+        key, value = evaluation_tag(result)
+        tracking.client.set_model_version_tag(model.name, str(model.version), key, value)
+
+
+def get_version(tracking: Tracking, name: str, version: int | str) -> ModelVersion:
+    """A model version.
+
+    Raises:
+        LineageError: there is none.
+    """
+    try:
+        return tracking.client.get_model_version(name, str(version))
+    except MlflowException as error:
+        detail = " ".join(str(error).split())
+        raise LineageError(
+            f"model {name} version {version}: {detail}; see the registered versions in MLflow."
+        ) from None
+
+
+def dataset_uses(version: ModelVersion) -> list[DatasetUse]:
+    """The splits a version names as its own, its ancestors' not included."""
+    tags = sorted(version.tags.items())
+    return [DatasetUse.model_validate_json(value) for key, value in tags if key.startswith("dataset.")]
+
+
+def evaluations(version: ModelVersion) -> list[EvaluationResult]:
+    """The metrics a version carries."""
+    tags = sorted(version.tags.items())
+    return [EvaluationResult.model_validate_json(value) for key, value in tags if key.startswith("evaluation.")]
+
+
+def parent_of(version: ModelVersion) -> RegisteredVersion | None:
+    """The version it was made from, or None."""
+    uri = version.tags.get("parent")
+    if not uri:
+        return None
+    name, _, number = uri.removeprefix("models:/").rpartition("/")
+    return RegisteredVersion(name, int(number))
+
+
+def dataset_tags(datasets: Sequence[DatasetUse]) -> dict[str, str]:
+    """One tag per split."""
+    return {f"dataset.{use.role}.{use.label}": use.model_dump_json() for use in datasets}
+
+
+def evaluation_tag(result: EvaluationResult) -> tuple[str, str]:
+    """Key and value of the tag that holds the metrics of one evaluation set."""
+    return f"evaluation.{metric_name(result.name)}.{short_digest(result.digest)}", result.model_dump_json()
