@@ -1,8 +1,8 @@
 """Writing one planned shard: whole under its final name, or not there; the same bytes whoever writes it.
 
-Two threads run ahead and read, hash and check the images (more for remote sources, where waiting dominates), because
-reading and hashing leave the interpreter lock free; a third thread hashes the tar itself. Masks, JSON and index rows are
-left for the writing thread.
+Two threads run ahead to read, hash and check the images (more for remote sources, where waiting dominates), because
+reading and hashing leave the interpreter lock free; a third hashes the tar itself. The writing thread is left with
+masks, JSON and index rows.
 """
 
 import errno
