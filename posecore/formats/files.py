@@ -1,4 +1,8 @@
-"""Files of a download, always below its root, local or remote."""
+"""Files of a download, always below its root, local or remote.
+
+A file that cannot be had raises :class:`~posecore.formats.values.Refusal`: a reader of a file per image rejects that
+image, a reader of one large file lets it pass as the :class:`~posecore.errors.DatasetError` it is.
+"""
 
 import json
 import re
@@ -6,7 +10,6 @@ from pathlib import PurePosixPath
 
 import orjson
 
-from posecore.errors import DatasetError
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal
 from posecore.schema import Json
@@ -35,16 +38,17 @@ def relative_path(*parts: str) -> str:
 
 
 def source_file(source: Source, relative: str) -> AnyPath:
-    """A file or folder of the download.
+    """A file or folder of the download; "" is its root.
 
     Raises:
-        DatasetError: it does not exist, or lies outside the root.
+        Refusal: it does not exist, or lies outside the root.
     """
-    path = source.root / relative_path(relative)
+    path = source.root / relative_path(relative) if relative else source.root
     if not path.exists():
-        raise DatasetError(
-            f"{source.dataset} {source.split}: {relative} is missing below {source.root}; "
-            "give the folder that the download was unpacked into."
+        raise Refusal(
+            "missing-file",
+            f"{source.dataset} {source.split}: {relative or 'everything'} is missing below {source.root}; "
+            "give the folder that the download was unpacked into.",
         )
     return path
 
@@ -53,14 +57,15 @@ def read_bytes(source: Source, relative: str) -> bytes:
     """Content of a file of the download.
 
     Raises:
-        DatasetError: it is missing or cannot be read.
+        Refusal: it is missing or cannot be read.
     """
     path = source_file(source, relative)
     try:
         return path.read_bytes()
     except OSError as error:
-        raise DatasetError(
-            f"{source.dataset} {source.split}: {relative} cannot be read ({error.strerror or error})."
+        raise Refusal(
+            "unreadable-file",
+            f"{source.dataset} {source.split}: {relative} cannot be read ({error.strerror or error}).",
         ) from None
 
 
@@ -68,19 +73,19 @@ def read_text(source: Source, relative: str) -> str:
     """Text of a UTF-8 file of the download, a byte order mark taken off.
 
     Raises:
-        DatasetError: it is missing, unreadable or not text.
+        Refusal: it is missing, unreadable or not text.
     """
     try:
         return read_bytes(source, relative).decode("utf-8-sig")
     except UnicodeDecodeError:
-        raise DatasetError(f"{source.dataset} {source.split}: {relative} is not UTF-8 text.") from None
+        raise Refusal("unreadable-file", f"{source.dataset} {source.split}: {relative} is not UTF-8 text.") from None
 
 
 def read_json(source: Source, relative: str) -> Json:
     """Parsed JSON of a file of the download; ``NaN`` and ``Infinity``, which some datasets write, are accepted.
 
     Raises:
-        DatasetError: it is missing or not JSON.
+        Refusal: it is missing or not JSON.
     """
     data = read_bytes(source, relative)
     try:
@@ -89,6 +94,7 @@ def read_json(source: Source, relative: str) -> Json:
         try:
             return json.loads(data)
         except (ValueError, RecursionError) as error:
-            raise DatasetError(
-                f"{source.dataset} {source.split}: {relative} is not valid JSON ({error}); download it again."
+            raise Refusal(
+                "unreadable-file",
+                f"{source.dataset} {source.split}: {relative} is not valid JSON ({error}); download it again.",
             ) from None

@@ -123,6 +123,27 @@ def box_from_corners(value: Json, what: str) -> BoxXywh:
     return box_xywh(x1, y1, x2 - x1, y2 - y1)
 
 
+def box_around(keypoints: FloatArray, margin: float, min_side: float = 1.0) -> BoxXywh:
+    """A box for a dataset without boxes: the extent of the labelled points, enlarged.
+
+    Args:
+        keypoints: (K, 3) float32, x, y in image pixels and COCO flag.
+        margin: added on every side, as a share of the extent's longer side.
+        min_side: least width and height in pixels, for one point or points in a line.
+
+    Raises:
+        Refusal: no point is labelled.
+    """
+    points = keypoints[keypoints[:, 2] > 0, :2].astype(np.float64)
+    if not len(points):
+        raise Refusal("no-keypoints", "no point is labelled, and the format has no boxes.")
+    low, high = points.min(axis=0), points.max(axis=0)
+    extent = high - low
+    side = np.maximum(extent + 2 * margin * extent.max(), min_side)
+    x, y = (low + high - side) / 2
+    return float(x), float(y), float(side[0]), float(side[1])
+
+
 def keypoints_from_rows(rows: Sequence[tuple[float, float, int]]) -> FloatArray:
     """(K, 3) float32 of x, y in 0-based image pixels and the COCO flag; unlabelled points become 0, 0, 0.
 
