@@ -3,9 +3,13 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from typing import get_args
+
+from tqdm import tqdm
 
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.errors import PoseCoreError
+from posecore.synth.writers import DatasetName, write_dataset
 from posecore.viz.dataset_gallery import write_dataset_gallery
 
 
@@ -14,6 +18,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="posecore", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     _add_datasets(commands)
+    _add_synth(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -33,6 +38,32 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     show.add_argument("--out", required=True, help="folder to write into")
     show.add_argument("--num", type=int, default=24, help="images to show at most (default: 24)")
     show.set_defaults(run=_show_dataset)
+
+
+def _add_synth(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    synth = commands.add_parser("synth", help="render a synthetic dataset in the native format of a real one")
+    synth.add_argument("--dataset", required=True, choices=get_args(DatasetName))
+    synth.add_argument("--out", required=True, help="folder of the dataset, made if missing")
+    synth.add_argument("--num-train", type=int, default=200, help="training pictures (default: 200)")
+    synth.add_argument("--num-val", type=int, default=50, help="validation pictures (default: 50)")
+    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--size", type=int, default=256, help="side of the square pictures in pixels (default: 256)")
+    synth.set_defaults(run=_synthesise)
+
+
+def _synthesise(options: argparse.Namespace) -> int:
+    with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset) as bar:
+        root = write_dataset(
+            options.dataset,
+            options.out,
+            options.num_train,
+            options.num_val,
+            (options.size, options.size),
+            options.seed,
+            progress=lambda done, total: bar.update(),
+        )
+    print(root)
+    return 0
 
 
 def _list_datasets(options: argparse.Namespace) -> int:
