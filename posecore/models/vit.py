@@ -152,7 +152,7 @@ class Vit(nn.Module):
         num_tokens = (input_size[0] // config.patch_size) * (input_size[1] // config.patch_size)
         self.patch_embed = PatchEmbed(config)
         self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, config.embed_dim))
-        rates = torch.linspace(0, config.drop_path, config.depth).tolist()
+        rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
         self.last_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
         self._initialise()

@@ -83,7 +83,7 @@ class LocalContext:
         self.device = device or default_device()
         if self.world_size > 1 and not dist.is_initialized():
             dist.init_process_group("nccl" if self.device.type == "cuda" else "gloo", timeout=timedelta(minutes=30))
-        self.attempt = _agreed_word(self.world_size)
+        self.attempt = agreed_word()
         self._folder = run_dir / "checkpoints"
         self._log = log
         self._num_to_keep = num_to_keep
@@ -127,8 +127,9 @@ def default_device() -> torch.device:
     return torch.device("cpu")
 
 
-def _agreed_word(world_size: int) -> str:
+def agreed_word() -> str:
+    """A new random word of letters and digits, the same on every rank."""
     words = [uuid.uuid4().hex[:8]]
-    if world_size > 1:
+    if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(words, src=0)
     return words[0]

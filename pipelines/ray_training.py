@@ -1,0 +1,193 @@
+"""Runs the training loop under Ray Train: workers are started, watched, and started again from the last checkpoint.
+
+The loop knows nothing of Ray; :class:`RayContext` is all it sees. A checkpoint counts once the controller has
+registered it, and the loop waits for that: otherwise a crash within the next two seconds would lose it although it is
+on disk.
+"""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import ray
+import torch
+from pydantic import Field, model_validator
+
+from posecore.config import Config
+from posecore.errors import PoseCoreError, PreflightError
+from posecore.storage import AnyPath, as_path
+from posecore.training.context import Log, TrainContext, agreed_word
+from posecore.training.loop import TrainResult
+
+RUN_NAME = "train"
+
+
+class RayTrainingConfig(Config):
+    """How training is spread over a Ray cluster.
+
+    Attributes:
+        num_workers: training processes.
+        min_workers: fewer may go on after a node is lost, down to this number; None insists on ``num_workers`` and
+            waits for a replacement.
+        cpus_per_worker: CPU cores Ray reserves for each worker; loader threads count.
+        gpus_per_worker: GPUs for each worker, 0 or 1.
+        max_failures: restarts after a lost worker before the job gives up.
+        num_to_keep: older checkpoints are deleted.
+        poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
+        start_timeout_s: how long a group of workers may take to start; elastic runs want 10 to 15 s, because the first
+            attempt after a node loss still counts the lost node.
+    """
+
+    num_workers: int = Field(default=1, gt=0)
+    min_workers: int | None = Field(default=None, gt=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    max_failures: int = Field(default=3, ge=0)
+    num_to_keep: int = Field(default=3, gt=0)
+    poll_interval_s: float = Field(default=0.5, gt=0)
+    start_timeout_s: float = Field(default=60.0, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} exceeds num_workers {self.num_workers}.")
+        return self
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """How training ended.
+
+    Attributes:
+        checkpoint: folder of the last checkpoint (:mod:`posecore.training.checkpoint`).
+        metrics: rank 0's, as of that checkpoint.
+    """
+
+    checkpoint: AnyPath
+    metrics: Mapping[str, float]
+
+
+Worker = Callable[[TrainContext], TrainResult]
+"""What every training process does; must be picklable."""
+
+
+def train_with_ray(
+    worker: Worker, run_dir: str | AnyPath, config: RayTrainingConfig, log: Log | None = None
+) -> TrainedRun:
+    """Runs a worker function on several processes until it has returned on all of them.
+
+    A worker that dies takes its group with it; the group starts again from the last registered checkpoint. A run that
+    was interrupted as a whole continues the same way when it is called again with the same ``run_dir``.
+
+    Args:
+        worker: called with a context on every process.
+        run_dir: local or shared folder, or an fsspec URL all nodes can write; checkpoints go to ``run_dir/train``.
+        config: how many workers, and how patient.
+        log: receives rank 0's metrics in the worker; must be picklable.
+
+    Raises:
+        PreflightError: the cluster has fewer free resources than the workers need; Ray itself would wait for ever.
+        PoseCoreError: whatever deliberate error the workers raised.
+    """
+    check_resources(config)
+    # The controller inherits these from the driver.
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(config.poll_interval_s))
+    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.start_timeout_s))
+    from ray import train
+    from ray.train.torch import TorchTrainer
+
+    workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
+    trainer = TorchTrainer(
+        lambda: worker(RayContext(log)) and None,
+        scaling_config=train.ScalingConfig(
+            num_workers=workers,
+            use_gpu=config.gpus_per_worker > 0,
+            resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.gpus_per_worker else {}),
+        ),
+        run_config=train.RunConfig(
+            name=RUN_NAME,
+            storage_path=str(run_dir),
+            failure_config=train.FailureConfig(
+                max_failures=config.max_failures, controller_failure_limit=10 * (1 + config.max_failures)
+            ),
+            checkpoint_config=train.CheckpointConfig(num_to_keep=config.num_to_keep),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except train.WorkerGroupError as error:
+        for failure in error.worker_failures.values():
+            if isinstance(failure, PoseCoreError):
+                raise failure from None
+        raise
+    assert result.checkpoint is not None, "the last step always writes a checkpoint"
+    name = Path(result.checkpoint.path).name
+    return TrainedRun(checkpoint=as_path(run_dir) / RUN_NAME / name, metrics=result.metrics or {})
+
+
+def check_resources(config: RayTrainingConfig) -> None:
+    """Refuses a group of workers that cannot start.
+
+    Raises:
+        PreflightError: names what is missing.
+    """
+    total = ray.cluster_resources()
+    workers = config.min_workers or config.num_workers
+    for resource, each in (("CPU", config.cpus_per_worker), ("GPU", float(config.gpus_per_worker))):
+        if workers * each > total.get(resource, 0.0):
+            raise PreflightError(
+                f"{workers} training workers with {each:g} {resource} each do not fit a cluster with "
+                f"{total.get(resource, 0.0):g} {resource}; lower num_workers or {resource.lower()}s_per_worker."
+            )
+
+
+class RayContext:
+    """A training process under Ray Train; see :class:`posecore.training.context.TrainContext`."""
+
+    def __init__(self, log: Log | None) -> None:
+        from ray import train
+        from ray.train.torch import get_device
+
+        self.rank: int = train.get_context().get_world_rank()
+        self.world_size: int = train.get_context().get_world_size()
+        self.device: torch.device = get_device()
+        self.attempt = agreed_word()
+        self._log = log
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """See :meth:`posecore.training.context.TrainContext.log`."""
+        if self._log is not None:
+            self._log(metrics, step)
+
+    def scratch(self) -> Path:
+        """See :meth:`posecore.training.context.TrainContext.scratch`."""
+        return Path(tempfile.mkdtemp(prefix="checkpoint-"))
+
+    def report(self, metrics: Mapping[str, float], checkpoint: Path | None, name: str) -> None:
+        """See :meth:`posecore.training.context.TrainContext.report`."""
+        from ray import train
+
+        handed = None if checkpoint is None else train.Checkpoint.from_directory(checkpoint)
+        train.report(dict(metrics), handed, checkpoint_dir_name=name)
+        train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
+        if checkpoint is not None:
+            shutil.rmtree(checkpoint)
+
+    @contextmanager
+    def latest_checkpoint(self) -> Iterator[Path | None]:
+        """See :meth:`posecore.training.context.TrainContext.latest_checkpoint`."""
+        from ray import train
+
+        checkpoint = train.get_checkpoint()
+        if checkpoint is None:
+            yield None
+            return
+        with checkpoint.as_directory() as folder:
+            yield Path(folder)
+            if self.world_size > 1:  # Ray deletes a downloaded copy when the first reader on the node leaves
+                torch.distributed.barrier()

@@ -1,0 +1,147 @@
+"""A run of seconds on made-up crops: two datasets, one of them often absent. Started by tests, alone or per rank."""
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from pydantic import TypeAdapter
+
+from posecore.methods.supervised import SupervisedHeads
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.vit import VitConfig
+from posecore.schema import CropBatch, CropGroup
+from posecore.skeletons.skeleton import Keypoint, Skeleton
+from posecore.training.context import LocalContext, TrainContext
+from posecore.training.engine import EngineConfig
+from posecore.training.loop import TrainingConfig, TrainResult, train
+from posecore.training.optimizer import OptimizerConfig
+from posecore.training.schedule import CosineSchedule
+
+INPUT_SIZE = (64, 48)
+POINTS = {"people": 5, "dogs": 7}
+
+
+def tiny_model(drop_path: float = 0.2) -> PoseModel:
+    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path)
+    config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=INPUT_SIZE)
+    return build_model(config, {name: _skeleton(name, count) for name, count in POINTS.items()})
+
+
+def _skeleton(name: str, count: int) -> Skeleton:
+    points = tuple(Keypoint(name=f"{name}{i}", union=f"{name}{i}") for i in range(count))
+    return Skeleton(name=name, keypoints=points)
+
+
+def tiny_batches(
+    start: int, rank: int, world_size: int, global_batch: int = 8, record: Path | None = None
+) -> Iterator[CropBatch]:
+    """Endless; every second step has no dog. A crop is a function of (step, its place in the global batch)."""
+    step = start
+    while True:
+        num_dogs = 2 if step % 2 else 0
+        names = ["people"] * (global_batch - num_dogs) + ["dogs"] * num_dogs
+        mine = range(rank, global_batch, world_size)
+        images = np.stack([_generator(step, place).integers(0, 256, (*INPUT_SIZE, 3), np.uint8) for place in mine])
+        groups, first = [], 0
+        for name in POINTS:
+            places = [place for place in mine if names[place] == name]
+            groups.append(_group(name, first, step, places))
+            first += len(places)
+        if record is not None:
+            with record.open("a") as file:
+                file.write(json.dumps({"step": step, "places": list(mine), "names": names}) + "\n")
+        yield CropBatch(images=images, groups=tuple(groups), step=step, epoch=0)
+        step += 1
+
+
+def _group(name: str, first: int, step: int, places: list[int]) -> CropGroup:
+    count = len(places)
+    shape = (POINTS[name], 2)
+    points = [_generator(step, place).uniform(4, 44, shape) for place in places]
+    return CropGroup(
+        dataset=name,
+        start=first,
+        stop=first + count,
+        keypoints_crop=np.array(points, np.float32).reshape(count, *shape),
+        state=np.full((count, POINTS[name]), 3, np.uint8),
+        center=np.zeros((count, 2), np.float32),
+        scale=np.ones((count, 2), np.float32),
+        rotation=np.zeros(count, np.float32),
+        flipped=np.zeros(count, bool),
+        rows=np.array(places, np.int64),
+    )
+
+
+def _generator(step: int, place: int) -> np.random.Generator:
+    return np.random.default_rng([step, place])
+
+
+def tiny_training(
+    context: TrainContext,
+    engine: EngineConfig,
+    steps: int = 8,
+    checkpoint_every: int = 3,
+    accumulation: int = 1,
+    before_step: Callable[[int], None] | None = None,
+    record: Path | None = None,
+    drop_path: float = 0.2,
+) -> TrainResult:
+    """Trains; ``before_step`` is called with the step whose batch is due, and may end the process."""
+    torch.set_num_threads(1)
+    torch.manual_seed(1)
+    method = SupervisedHeads(tiny_model(drop_path))
+    config = TrainingConfig(
+        steps=steps,
+        global_batch=8,
+        accumulation=accumulation,
+        seed=3,
+        optimizer=OptimizerConfig(lr=1e-3),
+        schedule=CosineSchedule(warmup_steps=2),
+        engine=engine,
+        checkpoint_every=checkpoint_every,
+        log_every=2,
+        progress=False,
+    )
+
+    def batches(start: int) -> Iterator[CropBatch]:
+        for batch in tiny_batches(start, context.rank, context.world_size, record=record):
+            if before_step is not None:
+                before_step(batch.step)
+            yield batch
+
+    return train(method, batches, config, context)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--run-dir", type=Path, required=True)
+    parser.add_argument("--engine", type=json.loads, required=True)
+    parser.add_argument("--steps", type=int, default=8)
+    parser.add_argument("--accumulation", type=int, default=1)
+    parser.add_argument("--stop-before", type=int)
+    parser.add_argument("--drop-path", type=float, default=0.2)
+    parser.add_argument("--record", type=Path)
+    arguments = parser.parse_args()
+
+    def stop(step: int) -> None:
+        if step == arguments.stop_before:
+            os._exit(9)
+
+    tiny_training(
+        LocalContext(arguments.run_dir),
+        TypeAdapter(EngineConfig).validate_python(arguments.engine),
+        steps=arguments.steps,
+        accumulation=arguments.accumulation,
+        before_step=stop,
+        record=arguments.record,
+        drop_path=arguments.drop_path,
+    )
+
+
+if __name__ == "__main__":
+    main()

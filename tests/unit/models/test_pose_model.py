@@ -1,0 +1,90 @@
+import pytest
+import torch
+
+from posecore.config import parse_config
+from posecore.datasets.definition import Conventions
+from posecore.errors import ConfigError
+from posecore.models.heads import SimpleHeadConfig
+from posecore.models.pose_model import Group, HeadStatistics, ModelConfig, build_model
+from posecore.models.presets import BACKBONES
+from tests.support.tiny_training import INPUT_SIZE, tiny_model
+
+
+def _images(count: int) -> torch.Tensor:
+    return torch.randn(count, 3, *INPUT_SIZE, generator=torch.Generator().manual_seed(0))
+
+
+def test_every_head_sees_its_own_rows_only() -> None:
+    model = tiny_model().eval()
+    images = _images(4)
+    heatmaps = model(images, [("people", 0, 3), ("dogs", 3, 4)])
+    assert heatmaps["people"].shape == (3, 5, 16, 12)
+    assert heatmaps["dogs"].shape == (1, 7, 16, 12)
+    torch.testing.assert_close(heatmaps["people"], model.predict(images[:3], "people"))
+    torch.testing.assert_close(heatmaps["dogs"], model.predict(images[3:], "dogs"))
+
+
+def test_an_empty_slice_gives_zero_gradients_and_leaves_statistics_alone() -> None:
+    model = tiny_model(drop_path=0.0).train()
+    before = {name: buffer.clone() for name, buffer in model.heads["dogs"].named_buffers()}
+    heatmaps = model(_images(2), [("people", 0, 2), ("dogs", 2, 2)])
+    assert heatmaps["dogs"].shape == (0, 7, 16, 12)
+    (heatmaps["people"].square().sum() + heatmaps["dogs"].square().sum()).backward()
+    for parameter in model.heads["dogs"].parameters():
+        assert parameter.grad is not None, "under ZeRO-3 every rank must reduce every gradient"
+        assert not parameter.grad.any()
+    for name, buffer in model.heads["dogs"].named_buffers():
+        assert torch.equal(buffer, before[name])
+    assert all(module.training for module in model.modules())
+
+
+def test_mixed_statistics_see_all_datasets() -> None:
+    def running_mean(groups: list[Group], statistics: HeadStatistics) -> torch.Tensor:
+        torch.manual_seed(0)
+        model = tiny_model(drop_path=0.0).train()
+        heatmaps = model(_images(4), groups, statistics)
+        assert len(heatmaps["people"]) == groups[0][2]
+        return model.heads["people"].deconv_layers[1].running_mean
+
+    both: list[Group] = [("people", 0, 3), ("dogs", 3, 4)]
+    everyone = running_mean([("people", 0, 4)], "own")
+    torch.testing.assert_close(running_mean(both, "mixed"), everyone)
+    assert not torch.allclose(running_mean(both, "own"), everyone)
+
+
+def test_a_preset_may_be_named_and_changed() -> None:
+    config = parse_config({"backbone": "vit-small"}, ModelConfig, "test")
+    assert config.backbone == BACKBONES["vit-small"]
+    assert config.heatmap_size == (64, 48)
+    changed = parse_config({"backbone": {"preset": "vit-small", "drop_path": 0.0}}, ModelConfig, "test")
+    assert changed.backbone.embed_dim == 384
+    assert changed.backbone.drop_path == 0.0
+    with pytest.raises(ConfigError, match="no backbone preset is called 'vit-smal'; there are vit-nano"):
+        parse_config({"backbone": "vit-smal"}, ModelConfig, "test")
+    with pytest.raises(ConfigError, match="input_size"):
+        parse_config({"backbone": "vit-small", "input_size": [250, 192]}, ModelConfig, "test")
+
+
+def test_shared_heads_need_the_same_points() -> None:
+    people = tiny_model().skeletons["people"]
+    dogs = tiny_model().skeletons["dogs"]
+    config = ModelConfig(
+        backbone="vit-nano", head=SimpleHeadConfig(), input_size=INPUT_SIZE, shared_heads={"infants": "people"}
+    )
+    model = build_model(config, {"people": people, "infants": people})
+    assert set(model.heads) == {"people"}
+    assert model.head("infants") is model.head("people")
+    with pytest.raises(ConfigError, match="its points are not those of 'people'"):
+        build_model(config, {"people": people, "infants": dogs})
+    with pytest.raises(ConfigError, match="'people' has no head of its own"):
+        build_model(config, {"infants": people})
+
+
+def test_every_dataset_keeps_its_own_codec() -> None:
+    skeletons = tiny_model().skeletons
+    config = ModelConfig(backbone="vit-nano", input_size=(256, 192))
+    model = build_model(config, skeletons, {"dogs": Conventions(codec="msra", flip_shift=True)})
+    assert model.codec("people").kind == "udp"
+    assert model.codec("dogs").kind == "msra"
+    assert model.codec("dogs").heatmap_size == (64, 48)
+    assert model.conventions["dogs"].flip_shift

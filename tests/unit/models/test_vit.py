@@ -1,0 +1,145 @@
+"""The backbone against a second implementation written out in plain linear algebra."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from posecore.models.presets import BACKBONES
+from posecore.models.vit import DropPath, Vit, VitConfig
+
+CONFIG = VitConfig(embed_dim=24, depth=2, num_heads=3)
+INPUT_SIZE = (48, 32)
+
+
+def _randomised(config: VitConfig) -> Vit:
+    """Weights far from their initial values, so that no term can hide."""
+    torch.manual_seed(0)
+    model = config.build(INPUT_SIZE).double().eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape) * 0.3)
+    return model
+
+
+def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    centred = x - x.mean(-1, keepdim=True)
+    return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weight + bias
+
+
+def _reference(weights: dict[str, Tensor], image: Tensor, num_heads: int, depth: int) -> Tensor:
+    """One image (3, H, W) through patches cut by hand, heads looped over, softmax spelled out."""
+    rows, columns = image.shape[1] // 16, image.shape[2] // 16
+    padded = torch.zeros(3, image.shape[1] + 4, image.shape[2] + 4, dtype=image.dtype)
+    padded[:, 2:-2, 2:-2] = image
+    kernel = weights["patch_embed.proj.weight"].flatten(1)
+    tokens = []
+    for row in range(rows):
+        for column in range(columns):
+            patch = padded[:, 16 * row : 16 * row + 16, 16 * column : 16 * column + 16].flatten()
+            tokens.append(kernel @ patch + weights["patch_embed.proj.bias"])
+    position = weights["pos_embed"][0]
+    x = torch.stack(tokens) + position[1:] + position[0]
+    width = x.shape[1]
+    size = width // num_heads
+    for i in range(depth):
+        part = {k.removeprefix(f"blocks.{i}."): w for k, w in weights.items() if k.startswith(f"blocks.{i}.")}
+        y = _layer_norm(x, part["norm1.weight"], part["norm1.bias"])
+        projected = y @ part["attn.qkv.weight"].T + part["attn.qkv.bias"]
+        outputs = []
+        for head in range(num_heads):
+            query, key, value = (projected[:, s * width + head * size :][:, :size] for s in range(3))
+            scores = (query * size**-0.5) @ key.T
+            exponent = (scores - scores.max(1, keepdim=True).values).exp()
+            outputs.append(exponent / exponent.sum(1, keepdim=True) @ value)
+        x = x + torch.cat(outputs, 1) @ part["attn.proj.weight"].T + part["attn.proj.bias"]
+        y = _layer_norm(x, part["norm2.weight"], part["norm2.bias"])
+        hidden = y @ part["mlp.fc1.weight"].T + part["mlp.fc1.bias"]
+        hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+        x = x + hidden @ part["mlp.fc2.weight"].T + part["mlp.fc2.bias"]
+    x = _layer_norm(x, weights["last_norm.weight"], weights["last_norm.bias"])
+    return x.T.reshape(width, rows, columns)
+
+
+def test_equals_plain_linear_algebra() -> None:
+    model = _randomised(CONFIG)
+    images = torch.randn(2, 3, *INPUT_SIZE, dtype=torch.float64)
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    expected = torch.stack([_reference(weights, image, CONFIG.num_heads, CONFIG.depth) for image in images])
+    assert model(images).shape == (2, 24, 3, 2)
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-10)
+
+
+def test_patches_are_shifted_by_two_pixels() -> None:
+    model = _randomised(CONFIG)
+    images = torch.zeros(1, 3, *INPUT_SIZE, dtype=torch.float64)
+    changed = images.clone()
+    changed[..., -2:, :] = 1.0
+    changed[..., :, -2:] = 1.0
+    assert torch.equal(model(images), model(changed)), "the last two rows and columns lie beyond the last patch"
+    changed[..., -3, :] = 1.0
+    assert not torch.equal(model(images), model(changed))
+
+
+@pytest.mark.parametrize(
+    ("preset", "millions"), [("vit-small", 21.66), ("vit-base", 85.79), ("vit-large", 303.30), ("vit-huge", 630.91)]
+)
+def test_published_sizes(preset: str, millions: float) -> None:
+    config = BACKBONES[preset]
+    with torch.device("meta"):
+        count = sum(parameter.numel() for parameter in Vit(config, (256, 192)).parameters())
+    width, depth = config.embed_dim, config.depth
+    block = 12 * width**2 + 13 * width
+    assert count == depth * block + (768 * width + width) + 193 * width + 2 * width
+    assert round(count / 1e6, 2) == millions
+
+
+def test_small_has_twelve_heads_of_32() -> None:
+    small = BACKBONES["vit-small"]
+    assert (small.num_heads, small.embed_dim // small.num_heads) == (12, 32)
+
+
+def test_drop_path_rises_with_depth_and_keeps_the_mean() -> None:
+    model = VitConfig(embed_dim=8, depth=3, num_heads=2, drop_path=0.4).build(INPUT_SIZE)
+    assert [block.drop_path.rate for block in model.blocks] == pytest.approx([0.0, 0.2, 0.4])
+    torch.manual_seed(0)
+    drop = DropPath(0.4).train()
+    out = drop(torch.ones(20_000, 2, 3))
+    per_sample = out.flatten(1)
+    assert torch.all(per_sample == per_sample[:, :1]), "a sample is dropped whole"
+    assert out.mean().item() == pytest.approx(1.0, abs=0.02)
+    assert (per_sample[:, 0] == 0).float().mean().item() == pytest.approx(0.4, abs=0.02)
+    drop.eval()
+    assert torch.equal(drop(torch.ones(3, 2, 3)), torch.ones(3, 2, 3))
+
+
+def test_activation_checkpointing_changes_no_bit() -> None:
+    gradients = []
+    for checkpointing in (False, True):
+        torch.manual_seed(0)
+        config = CONFIG.model_copy(update={"drop_path": 0.5, "activation_checkpointing": checkpointing})
+        model = config.build(INPUT_SIZE).train()
+        torch.manual_seed(1)
+        model(torch.randn(3, 3, *INPUT_SIZE)).square().sum().backward()
+        gradients.append([parameter.grad for parameter in model.parameters()])
+    for plain, recomputed in zip(*gradients, strict=True):
+        assert torch.equal(plain, recomputed)
+
+
+def test_initial_weights_follow_the_publication() -> None:
+    torch.manual_seed(0)
+    model = VitConfig(embed_dim=128, depth=1, num_heads=2).build((256, 192))
+    weight = model.blocks[0].mlp.fc1.weight
+    assert weight.std().item() == pytest.approx(0.02, rel=0.02)
+    assert model.pos_embed.std().item() == pytest.approx(0.02, rel=0.02)
+    assert not model.blocks[0].attn.qkv.bias.any()
+    assert np.all(model.last_norm.weight.detach().numpy() == 1)
+
+
+def test_input_size_must_be_whole_patches() -> None:
+    with pytest.raises(ValueError, match="multiple of patch_size 16"):
+        CONFIG.build((50, 32))
+    with pytest.raises(ValueError, match="not a multiple of num_heads"):
+        VitConfig(embed_dim=25, depth=1, num_heads=3)
