@@ -17,6 +17,7 @@ HEADER_BYTES = 1 << 16
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PNG_BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+_JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
@@ -59,14 +60,16 @@ def image_size(first_bytes: bytes) -> ImageSize:
 def has_end_mark(last_bytes: bytes, image_format: ImageFormat) -> bool:
     """Whether an image file reaches its end-of-image mark; a cut download does not.
 
-    Bytes after the mark are allowed, cameras and editors append some.
+    Bytes after the mark are allowed, cameras and editors append some. In a JPEG only what follows the last start of a
+    scan counts, because the metadata may hold a preview with an end mark of its own.
 
     Args:
-        last_bytes: the file's end, 64 KiB or more, or the whole file. A JPEG must not begin here with its metadata
-            alone, because an embedded preview has an end mark of its own.
+        last_bytes: the file's end, :data:`HEADER_BYTES` or more, or the whole file.
         image_format: as :func:`image_size` told.
     """
-    return (_JPEG_END if image_format == "jpeg" else _PNG_END) in last_bytes
+    if image_format == "png":
+        return _PNG_END in last_bytes
+    return last_bytes.find(_JPEG_END, max(0, last_bytes.rfind(_JPEG_SCAN))) >= 0
 
 
 def _png_size(data: bytes) -> ImageSize:

@@ -39,8 +39,8 @@ class Apt36kReader(CocoReader):
     def image_path(self, image: JsonObject, source: Source) -> str:
         """Species, clip and frame below the image folder."""
         species, clip, frame = _place(image)
-        renamed = source.options.get("renamed_clips", {})
-        return relative_path(source.images, species, renamed.get(clip, clip), frame)
+        renamed = mapping(source.options.get("renamed_clips", {}), "reader option renamed_clips")
+        return relative_path(source.images, species, str(renamed.get(clip, clip)), frame)
 
     def locate(self, record: Record, image: JsonObject) -> None:
         """The clip is the video."""

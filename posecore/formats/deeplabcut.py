@@ -1,8 +1,8 @@
 """A DeepLabCut project: ``config.yaml`` and, per video, a folder of extracted frames with one table of points.
 
 The tables come in many shapes: three header rows, or four with ``individuals``; one index column with the path, or
-three (``labeled-data``, video, image); slashes or Windows backslashes. An empty cell is an unlabelled point; there is no
-other flag, so every labelled point counts as seen. Image sizes are not stored and may differ within a folder.
+three (``labeled-data``, video, image); slashes or Windows backslashes. An empty cell is an unlabelled point; there is
+no other flag, so every labelled point counts as seen. Image sizes are not stored and may differ within a folder.
 
 The definition's skeleton is authoritative: it must name the project's bodyparts. DeepLabCut knows neither mirror pairs
 nor OKS constants, and its own skeleton is for drawing only.
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.reader import Source
-from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows
+from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
 from posecore.schema import FloatArray, Instance, Record, Reject
 
 BOX_MARGIN = 0.25
@@ -93,7 +93,7 @@ def _check_config(source: Source) -> None:
 
 
 def _compare_names(source: Source, found: Sequence[str], what: str) -> None:
-    skipped = set(map(str, source.options.get("skip_bodyparts", ())))
+    skipped = set(map(str, sequence(source.options.get("skip_bodyparts", ()), "reader option skip_bodyparts")))
     unknown = [name for name in found if name not in source.skeleton.names and name not in skipped]
     missing = [name for name in source.skeleton.names if name not in found]
     if unknown or missing:
@@ -110,13 +110,13 @@ def _read_table(source: Source, project: str, name: str) -> Iterator[Record | Re
     except csv.Error as error:
         raise DatasetError(f"{source.dataset}: {name} is not a CSV table ({error}).") from None
     header = _header(source, name, rows)
-    body = [(number, row) for number, row in enumerate(rows, start=1) if number > header.num_rows and any(row)]
+    body = [(line, row) for line, row in enumerate(rows, start=1) if line > header.num_rows and any(row)]
     stored = None
     if source.options.get("table", "csv") == "h5":
         stored = _h5_values(source, f"{name.removesuffix('.csv')}.h5", len(body))
     seen: set[str] = set()
-    for index, (number, row) in enumerate(body):
-        where = f"{name} line {number}"
+    for index, (line, row) in enumerate(body):
+        where = f"{name} line {line}"
         try:
             image = _image_path(source, project, row[: header.num_index])
             if image in seen:
@@ -196,7 +196,7 @@ def _record(source: Source, header: _Header, image: str, values: NDArray[np.floa
     if len(values) != num_columns:
         raise Refusal("wrong-length", f"the row has {len(values)} coordinates, the header {num_columns}.")
     video, frame = image.split("/")[-2:]
-    number = _FRAME_NUMBER.search(frame.rpartition(".")[0])
+    frame_number = _FRAME_NUMBER.search(frame.rpartition(".")[0])
     record = Record(
         dataset=source.dataset,
         split=source.split,
@@ -206,7 +206,7 @@ def _record(source: Source, header: _Header, image: str, values: NDArray[np.floa
         height=0,
         license=source.license,
         video_id=video,
-        frame_index=int(number[1]) if number else None,
+        frame_index=int(frame_number[1]) if frame_number else None,
     )
     for individual, points in header.columns.items():
         keypoints = _keypoints(source, points, values)
@@ -226,8 +226,8 @@ def _keypoints(source: Source, points: Mapping[str, tuple[int, int]], values: ND
 
 
 def _instance(source: Source, frame: str, individual: str, keypoints: FloatArray) -> Instance:
-    margin = float(source.options.get("box_margin", BOX_MARGIN))
-    min_side = float(source.options.get("min_box_side", MIN_BOX_SIDE))
+    margin = number(source.options.get("box_margin", BOX_MARGIN), "reader option box_margin")
+    min_side = number(source.options.get("min_box_side", MIN_BOX_SIDE), "reader option min_box_side")
     bbox = box_around(keypoints, margin, min_side)
     return Instance(
         id=f"{frame}/{individual}" if individual else frame,

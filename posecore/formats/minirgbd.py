@@ -10,6 +10,7 @@ from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around
+from posecore.formats.values import sequence as listed_values
 from posecore.schema import FloatArray, Instance, Record, Reject
 
 IMAGE_HEIGHT, IMAGE_WIDTH = 480, 640
@@ -33,8 +34,9 @@ class MiniRgbdReader:
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""
         top = source_file(source, source.annotations)
-        sequences = source.options.get("sequences") or sorted(p.name for p in top.iterdir() if p.is_dir())
-        for sequence in map(str, sequences):
+        listed = source.options.get("sequences")
+        folders = sorted(path.name for path in top.iterdir() if path.is_dir())
+        for sequence in map(str, folders if listed is None else listed_values(listed, "reader option sequences")):
             folder = relative_path(source.annotations, sequence)
             joints = source_file(source, f"{folder}/joints_2Ddep")
             frames = sorted(match[1] for path in joints.iterdir() if (match := _JOINTS_2D.match(path.name)))

@@ -108,3 +108,9 @@ def test_end_mark_is_missed_in_a_cut_file_and_found_before_appended_bytes(extens
     assert has_end_mark(data, image_format)
     assert has_end_mark(data + b"appended", image_format)
     assert not has_end_mark(data[: len(data) // 2], image_format)
+
+
+def test_end_mark_of_an_embedded_preview_does_not_count() -> None:
+    data = with_segment(encode(".jpg", 60, 80), 0xE1, b"Exif\0\0" + encode(".jpg", 16, 16))
+    assert has_end_mark(data, "jpeg")
+    assert not has_end_mark(data[:-100], "jpeg")

@@ -1,0 +1,208 @@
+import json
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from posecore import cli
+from posecore.datasets.check import CheckReport, check_split, present_splits
+from posecore.datasets.definition import DatasetDefinition
+from posecore.datasets.discovery import load_dataset
+
+DEFINITION = """
+name: tiny
+title: Tiny
+reader: posecore.formats.coco:CocoReader
+skeleton:
+  name: tiny2
+  keypoints:
+    - {name: nose, union: nose}
+    - {name: tail, union: tail}
+license: {id: CC0-1.0}
+area_rule: box
+splits:
+  train: {annotations: annotations/train.json, images: images, num_images: 2, num_instances: 2}
+  val: {annotations: annotations/val.json, images: images}
+expected_flags: [0, 2]
+"""
+
+
+class Download:
+    """A healthy download of two images with one instance each, which tests then damage."""
+
+    def __init__(self, folder: Path) -> None:
+        self.root = folder / "download"
+        self.yaml = folder / "dataset.yaml"
+        self.yaml.write_text(DEFINITION)
+        (self.root / "images").mkdir(parents=True)
+        (self.root / "annotations").mkdir()
+        pixels = np.random.default_rng(0).integers(0, 255, (30, 40, 3), np.uint8)
+        for name in ("a.jpg", "b.png"):
+            cv2.imwrite(str(self.root / "images" / name), pixels)
+        self.document: dict[str, Any] = {
+            "images": [
+                {"id": 1, "file_name": "a.jpg", "width": 40, "height": 30},
+                {"id": 2, "file_name": "b.png", "width": 40, "height": 30},
+            ],
+            "annotations": [
+                {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 20, 20], "keypoints": [5, 5, 2, 0, 0, 0]},
+                {"id": 2, "image_id": 2, "category_id": 1, "bbox": [1, 1, 20, 20], "keypoints": [5, 5, 2, 9, 9, 2]},
+            ],
+            "categories": [{"id": 1, "name": "dog"}],
+        }
+
+    @property
+    def definition(self) -> DatasetDefinition:
+        return load_dataset(self.yaml)
+
+    def check(self, split: str = "train") -> CheckReport:
+        (self.root / "annotations" / "train.json").write_text(json.dumps(self.document))
+        return check_split(self.definition, split, self.root)
+
+
+@pytest.fixture
+def download(tmp_path: Path) -> Download:
+    return Download(tmp_path)
+
+
+def only_finding(report: CheckReport) -> tuple[str, str, int]:
+    (finding,) = report.findings
+    return finding.severity, finding.code, finding.count
+
+
+def test_a_healthy_download_has_no_problems(download: Download) -> None:
+    report = download.check()
+    assert str(report) == "tiny train: 2 images, 2 instances\n  no problems found"
+    assert not report.has_errors
+
+
+@pytest.mark.parametrize(
+    ("changes", "finding"),
+    [
+        ({"bbox": [100, 1, 20, 20]}, ("error", "box-outside-image", 1)),
+        ({"keypoints": [45, 5, 2, 9, 9, 2]}, ("warning", "point-outside-image", 1)),
+        ({"keypoints": [5, -3, 2, 0, 0, 0]}, ("warning", "point-outside-image", 1)),
+        ({"keypoints": [5, 5, 3, 9, 9, 2]}, ("error", "flag-out-of-range", 1)),
+        ({"bbox": [1, 1, -5, 5]}, ("error", "bad-box", 1)),
+        ({"id": 1}, ("error", "duplicate-id", 1)),
+    ],
+)
+def test_damage_of_one_instance_is_named(
+    download: Download, changes: dict[str, Any], finding: tuple[str, str, int]
+) -> None:
+    download.document["annotations"][1].update(changes)
+    found = [(f.severity, f.code, f.count) for f in download.check().findings]
+    assert finding in found
+    assert {code for _, code, _ in found} <= {finding[1], "instance-count"}
+
+
+def test_missing_images_are_counted_with_three_examples_at_most(download: Download) -> None:
+    images = download.document["images"]
+    images[:] = [{**images[0], "id": i, "file_name": f"{i}.jpg"} for i in range(1, 6)]
+    finding = next(f for f in download.check().findings if f.code == "missing-image")
+    assert (finding.severity, finding.count) == ("error", 5)
+    assert finding.examples == ("images/1.jpg", "images/2.jpg", "images/3.jpg")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "code"),
+    [
+        ("a.jpg", b"", "unreadable-image"),
+        ("a.jpg", b"<html>not found</html>", "unreadable-image"),
+        ("a.jpg", None, "truncated-image"),
+        ("b.png", None, "truncated-image"),
+    ],
+)
+def test_broken_image_files(download: Download, name: str, content: bytes | None, code: str) -> None:
+    path = download.root / "images" / name
+    path.write_bytes(path.read_bytes()[:-200] if content is None else content)
+    assert only_finding(download.check()) == ("error", code, 1)
+
+
+def test_an_image_with_large_metadata_is_read_further(download: Download) -> None:
+    path = download.root / "images" / "a.jpg"
+    data = path.read_bytes()
+    comment = b"\xff\xfe\xff\xff" + bytes(65533)
+    path.write_bytes(data[:2] + comment * 2 + data[2:])
+    assert not download.check().findings
+
+
+def test_size_that_contradicts_the_annotation(download: Download) -> None:
+    download.document["images"][0]["width"] = 41
+    report = download.check()
+    assert only_finding(report) == ("error", "size-mismatch", 1)
+    assert "images/a.jpg is 40x30, annotated as 41x30" in str(report)
+
+
+def test_one_file_under_two_ids_is_a_warning(download: Download) -> None:
+    download.document["images"][1]["file_name"] = "a.jpg"
+    assert only_finding(download.check()) == ("warning", "duplicate-image-file", 1)
+
+
+def test_counts_and_flags_are_compared_with_the_definition(download: Download) -> None:
+    del download.document["images"][0], download.document["annotations"][0]
+    report = download.check()
+    assert [f.code for f in report.findings] == ["image-count", "instance-count", "flag-never-seen"]
+    assert "1 images where the definition states 2" in str(report)
+    assert "flag 0 (not labelled) was never seen" in str(report)
+    assert not report.has_errors
+
+
+def test_empty_splits(download: Download) -> None:
+    download.document["annotations"] = []
+    assert "no-instances" in {f.code for f in download.check().findings}
+    download.document["images"] = []
+    assert only_finding(download.check()) == ("error", "empty-split", 1)
+
+
+def test_missing_files_say_what_is_there_instead(download: Download) -> None:
+    (download.root / "annotations" / "extra.json").write_text("{}")
+    report = download.check("val")
+    assert only_finding(report)[1] == "missing-annotations"
+    assert "annotations/val.json does not exist" in str(report)
+    assert "annotations holds extra.json, train.json" in str(report)
+
+
+def test_a_root_one_folder_too_high_is_recognised(download: Download) -> None:
+    download.check()
+    report = check_split(download.definition, "train", download.root.parent)
+    assert f"a train.json lies in {download.root / 'annotations'}" in str(report)
+    nowhere = check_split(download.definition, "train", download.root / "nowhere")
+    assert "nor does" in str(nowhere)
+
+
+def test_broken_annotations_are_one_sentence(download: Download) -> None:
+    download.check()
+    (download.root / "annotations" / "train.json").write_text('{"images": [')
+    report = check_split(download.definition, "train", download.root)
+    assert only_finding(report)[1] == "unreadable-annotations"
+    assert "annotations/train.json is not valid JSON" in str(report)
+
+
+def test_command_prints_findings_and_tells_by_its_status(
+    download: Download, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert download.check().findings == ()
+    assert present_splits(download.definition, download.root) == ("train",)
+    arguments = ["datasets", "check", str(download.yaml), "--root", str(download.root)]
+    assert cli.main(arguments) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "tiny train: 2 images, 2 instances",
+        "  no problems found",
+        "not in this download: val",
+    ]
+    (download.root / "images" / "a.jpg").unlink()
+    assert cli.main(arguments) == 1
+    assert "error: missing-image: 1 × image files do not exist (for example images/a.jpg)" in capsys.readouterr().out
+    assert cli.main([*arguments, "--split", "tset"]) == 1
+    assert "no split 'tset'" in capsys.readouterr().err
+
+
+@pytest.mark.samples
+def test_real_projects_are_clean(samples: Path) -> None:
+    project = samples / "dlc_reaching" / "Reaching-Mackenzie-2018-08-30"
+    assert not check_split(load_dataset("deeplabcut"), "all", project).findings
+    codes = {f.code for f in check_split(load_dataset("coco"), "val", samples / "coco").findings}
+    assert codes == {"missing-detections", "image-count", "instance-count"}
