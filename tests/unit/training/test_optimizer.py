@@ -1,0 +1,61 @@
+import pytest
+import torch
+
+from posecore.methods.supervised import SupervisedHeads
+from posecore.models.presets import BACKBONES
+from posecore.models.vit import VitConfig
+from posecore.training.optimizer import OptimizerConfig, parameter_groups
+from tests.support.tiny_training import tiny_model
+
+
+def _scales(module: torch.nn.Module, config: OptimizerConfig) -> dict[str, tuple[float, float]]:
+    """Parameter name to (lr scale, weight decay)."""
+    names = {parameter: name for name, parameter in module.named_parameters()}
+    return {
+        names[parameter]: (group["lr_scale"], group["weight_decay"])
+        for group in parameter_groups(module, config)
+        for parameter in group["params"]
+    }
+
+
+class _Holder(torch.nn.Module):
+    def __init__(self, config: VitConfig) -> None:
+        super().__init__()
+        self.backbone = config.build((256, 192))
+
+
+@pytest.mark.parametrize(
+    ("preset", "rate", "expected"),
+    [
+        ("vit-base", 0.75, {"pos_embed": 0.0238, "blocks.0.": 0.0317, "blocks.11.": 0.75, "last_norm": 1.0}),
+        ("vit-huge", 0.85, {"patch_embed": 0.0047, "blocks.31.": 0.85}),
+        ("vit-huge", 0.80, {"patch_embed": 0.00063}),
+    ],
+)
+def test_published_layer_decay(preset: str, rate: float, expected: dict[str, float]) -> None:
+    with torch.device("meta"):
+        holder = _Holder(BACKBONES[preset])
+    scales = _scales(holder, OptimizerConfig(layer_decay=rate))
+    for part, scale in expected.items():
+        found = {value for name, (value, _) in scales.items() if name.startswith(f"backbone.{part}")}
+        assert len(found) == 1
+        assert found.pop() == pytest.approx(scale, abs=0.5 * 10 ** -(len(str(scale)) - 2)), part
+
+
+def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:
+    method = SupervisedHeads(tiny_model())
+    scales = _scales(method, OptimizerConfig(weight_decay=0.1))
+    assert set(scales) == {name for name, _ in method.named_parameters()}
+    for name, parameter in method.named_parameters():
+        decayed = parameter.dim() > 1 and "pos_embed" not in name
+        assert scales[name][1] == (0.1 if decayed else 0.0), name
+        if name.startswith("model.heads."):
+            assert scales[name][0] == 1.0
+
+
+def test_frozen_parameters_are_left_out() -> None:
+    method = SupervisedHeads(tiny_model())
+    method.model.backbone.requires_grad_(False)
+    scales = _scales(method, OptimizerConfig())
+    assert scales
+    assert all(name.startswith("model.heads.") for name in scales)
