@@ -6,8 +6,9 @@ official evaluators compute in float64.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from itertools import compress
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.schema import AreaRule, Instance, Record
+from posecore.shards.store import ShardStore
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,6 +109,20 @@ class GroundTruth:
             head_bbox_xyxy=_stacked([instance.head_bbox_xyxy or nowhere for instance in instances], (4,)),
         )
 
+    @classmethod
+    def from_store(cls, store: ShardStore) -> "GroundTruth":
+        """All instances of an ingested split; row i is row i of its ``index.parquet``.
+
+        Raises:
+            IntegrityError: stored bytes are not what was written.
+            EvaluationError: the index and the records do not list the same instances.
+        """
+        records = (store.read_record(row) for row in range(store.num_images))
+        truth = cls.from_records(records, store.manifest.definition.skeleton.num_keypoints)
+        if truth.instance_ids != tuple(store.instances["instance_id"].to_pylist()):
+            raise EvaluationError(f"{store.location}: index and records disagree; ingest the split again.")
+        return truth
+
     def __len__(self) -> int:
         return len(self.image_row)
 
@@ -124,21 +140,24 @@ class GroundTruth:
 
     def take(self, chosen: Bool[np.ndarray, " N"]) -> "GroundTruth":
         """The chosen instances, on the same list of images."""
-        return GroundTruth(
-            image_ids=self.image_ids,
-            image_size=self.image_size,
-            crowd_index=self.crowd_index,
-            instance_ids=tuple(np.array(self.instance_ids, dtype=object)[chosen]),
-            image_row=self.image_row[chosen],
-            keypoints=self.keypoints[chosen],
-            visibility=self.visibility[chosen],
-            bbox_xywh=self.bbox_xywh[chosen],
-            area=self.area[chosen],
-            category_id=self.category_id[chosen],
-            is_crowd=self.is_crowd[chosen],
-            num_keypoints=self.num_keypoints[chosen],
-            head_bbox_xyxy=self.head_bbox_xyxy[chosen],
+        return replace(
+            self,
+            instance_ids=tuple(compress(self.instance_ids, chosen)),
+            **{name: getattr(self, name)[chosen] for name in _TRUTH_COLUMNS},
         )
+
+
+_TRUTH_COLUMNS = (
+    "image_row",
+    "keypoints",
+    "visibility",
+    "bbox_xywh",
+    "area",
+    "category_id",
+    "is_crowd",
+    "num_keypoints",
+    "head_bbox_xyxy",
+)
 
 
 def _box_area(truth: GroundTruth) -> NDArray[np.float64]:
@@ -189,29 +208,36 @@ class Predictions:
         """The chosen rows (mask or positions), in that order."""
         return Predictions(
             image_ids=self.image_ids,
-            image_row=self.image_row[chosen],
-            instance_row=self.instance_row[chosen],
-            keypoints=self.keypoints[chosen],
-            keypoint_scores=self.keypoint_scores[chosen],
-            scores=self.scores[chosen],
-            category_id=self.category_id[chosen],
-            crop_area=self.crop_area[chosen],
+            **{name: getattr(self, name)[chosen] for name in _PREDICTION_COLUMNS},
             part_scores={name: values[chosen] for name, values in self.part_scores.items()},
         )
 
-    def with_scores(self, scores: Float[np.ndarray, " D"]) -> "Predictions":
-        """The same predictions under another ranking."""
-        return Predictions(
-            image_ids=self.image_ids,
-            image_row=self.image_row,
-            instance_row=self.instance_row,
-            keypoints=self.keypoints,
-            keypoint_scores=self.keypoint_scores,
-            scores=scores,
-            category_id=self.category_id,
-            crop_area=self.crop_area,
-            part_scores=self.part_scores,
+    @classmethod
+    def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
+        """The rows of all parts in order; the parts must be of the same images and carry the same part scores."""
+        first = parts[0]
+
+        def joined(name: str) -> NDArray[np.generic]:
+            return np.concatenate([getattr(part, name) for part in parts])
+
+        return cls(
+            image_ids=first.image_ids,
+            **{name: joined(name) for name in _PREDICTION_COLUMNS},
+            part_scores={
+                name: np.concatenate([part.part_scores[name] for part in parts]) for name in first.part_scores
+            },
         )
+
+
+_PREDICTION_COLUMNS = (
+    "image_row",
+    "instance_row",
+    "keypoints",
+    "keypoint_scores",
+    "scores",
+    "category_id",
+    "crop_area",
+)
 
 
 def check_fit(truth: GroundTruth, predictions: Predictions) -> None:

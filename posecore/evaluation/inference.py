@@ -1,0 +1,274 @@
+"""A model's predictions on an ingested split: crop, forward, mirror and forward again, decode, back to the image.
+
+Work is cut into batches of consecutive rows that do not depend on who does it, so that one process and a cluster of
+workers compute the same numbers. :func:`predict_store` is the loop in one process.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field
+
+from posecore.codecs.heatmap import flip_back
+from posecore.config import Config
+from posecore.datasets.definition import Conventions
+from posecore.errors import EvaluationError
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.nms import rescore, suppress_duplicates
+from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.results import DetectedBoxes
+from posecore.geometry import heatmap_to_image
+from posecore.loading.evaluation import Detections, EvalCrops
+from posecore.methods.batch import normalise
+from posecore.models.pose_model import PoseModel
+from posecore.shards.store import ShardStore
+
+
+class InferenceSettings(Config):
+    """How predictions are made.
+
+    Attributes:
+        batch_size: crops per forward pass.
+        flip_test: average the heatmaps of crop and mirrored crop, before decoding.
+        precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
+        keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
+        nms_threshold: OKS above which the weaker of two predictions is dropped; None keeps all. Applies to detected
+            boxes only: an annotated box is answered exactly once.
+        num_threads: decoding threads.
+    """
+
+    batch_size: int = Field(default=64, gt=0)
+    flip_test: bool = True
+    precision: Literal["float32", "bfloat16"] = "float32"
+    keypoint_threshold: float = Field(default=0.2, ge=0)
+    nms_threshold: float | None = Field(default=0.9, gt=0)
+    num_threads: int = Field(default=2, gt=0)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PredictionTask:
+    """One split to be predicted by one head.
+
+    Attributes:
+        store: the split.
+        head: name of the model's head.
+        settings: how.
+        boxes: detected boxes on images of the store, or None for the annotated ones.
+        rows: what to predict: rows of ``boxes``, or rows of ``index.parquet``, ascending.
+    """
+
+    store: ShardStore
+    head: str
+    settings: InferenceSettings
+    boxes: DetectedBoxes | None = None
+    rows: NDArray[np.int64] = field(init=False)
+
+    def __post_init__(self) -> None:
+        if self.boxes is None:
+            table = self.store.instances
+            rows = np.flatnonzero((table["num_labelled"].to_numpy() > 0) & ~table["is_crowd"].to_numpy())
+        else:
+            rows = np.flatnonzero(np.isin(self.boxes.image_ids, self.image_ids))
+            if not len(rows):
+                raise EvaluationError(
+                    f"{self.store.location}: none of the {len(self.boxes.image_ids)} detected boxes lies on an image "
+                    "of this split; give the detections of the same split."
+                )
+        object.__setattr__(self, "rows", rows)
+
+    @property
+    def image_ids(self) -> tuple[str, ...]:
+        """Source ids of the store's images."""
+        return tuple(self.store.images["source_id"].to_pylist())
+
+    def batches(self) -> list[NDArray[np.int64]]:
+        """The rows in consecutive batches."""
+        size = self.settings.batch_size
+        return [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
+
+
+def predict_store(
+    model: PoseModel,
+    store: ShardStore,
+    settings: InferenceSettings | None = None,
+    *,
+    device: torch.device | None = None,
+    head: str | None = None,
+    boxes: DetectedBoxes | None = None,
+) -> Predictions:
+    """Predicts every labelled instance of a split, or every detected box.
+
+    Args:
+        model: is put into evaluation mode for the time of the call.
+        store: the split.
+        settings: how.
+        device: where; the model must be there already. None takes the model's.
+        head: name of the model's head; None takes the one of the store's dataset. Another dataset's head serves if it
+            predicts all points of this one, matched by union name.
+        boxes: detections to crop instead of the annotated boxes; those on other images are left out.
+
+    Raises:
+        EvaluationError: the model has no such head, the head lacks points of this dataset, or no box fits.
+    """
+    task = PredictionTask(
+        store=store,
+        head=head or store.manifest.dataset,
+        settings=settings or InferenceSettings(),
+        boxes=boxes,
+    )
+    return finish(task, [predict_rows(model, task, task.rows, device)])
+
+
+def evaluate_store(
+    model: PoseModel,
+    store: ShardStore,
+    settings: InferenceSettings | None = None,
+    *,
+    device: torch.device | None = None,
+    head: str | None = None,
+    boxes: DetectedBoxes | None = None,
+) -> dict[str, float]:
+    """Predicts a split and judges it by its own protocol; arguments and errors as :func:`predict_store`."""
+    predictions = predict_store(model, store, settings, device=device, head=head, boxes=boxes)
+    definition = store.manifest.definition
+    return evaluate(definition.evaluation, definition.skeleton, GroundTruth.from_store(store), predictions)
+
+
+def predict_rows(
+    model: PoseModel, task: PredictionTask, rows: NDArray[np.int64], device: torch.device | None = None
+) -> Predictions:
+    """Predicts some of a task's rows, batch by batch; no suppression of duplicates yet.
+
+    Args:
+        model: is put into evaluation mode for the time of the call.
+        task: the split and how.
+        rows: some of ``task.rows``.
+        device: where; None takes the model's.
+
+    Raises:
+        EvaluationError: the model has no such head, or the head lacks points of this dataset.
+    """
+    store, settings = task.store, task.settings
+    columns = torch.from_numpy(_columns(model, task))
+    conventions = _conventions(model, task)
+    flip_indices = torch.from_numpy(model.skeletons[task.head].flip_indices)
+    codec = model.codec(task.head)
+    device = device or next(model.parameters()).device
+    crops = EvalCrops(
+        store,
+        task.head,
+        model.input_size,
+        batch_size=settings.batch_size,
+        rows=rows,
+        detections=_on_store(task),
+        conventions=conventions,
+        num_threads=settings.num_threads,
+    )
+    points, confidences, areas = [], [], []
+    with _evaluation_mode(model):
+        for batch in crops:
+            images = normalise(torch.from_numpy(batch.images).to(device))
+            with _autocast(device, settings.precision):
+                heatmaps = model.predict(images, task.head).float()
+                if settings.flip_test:
+                    mirrored = model.predict(images.flip(-1), task.head).float()
+                    heatmaps = (heatmaps + flip_back(mirrored, flip_indices.to(device), conventions.flip_shift)) * 0.5
+            points_heatmap, scores = codec.decode(heatmaps[:, columns.to(device)])
+            group = batch.groups[0]
+            center, scale = group.center.astype(np.float64), group.scale.astype(np.float64)
+            decoded = points_heatmap.cpu().numpy().astype(np.float64)
+            points.append(heatmap_to_image(decoded, center, scale, codec.heatmap_size, codec.kind))
+            confidences.append(scores.cpu().numpy().astype(np.float64))
+            areas.append(scale.prod(axis=1))
+    return _predictions(task, rows, points, confidences, areas)
+
+
+def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:
+    """All parts of a task together, in the order given, duplicates suppressed where boxes were detected."""
+    predictions = Predictions.concatenate(list(parts))
+    sigmas = task.store.manifest.definition.skeleton.oks_sigmas
+    threshold = task.settings.nms_threshold
+    if task.boxes is None or threshold is None or sigmas is None:
+        return predictions
+    return suppress_duplicates(predictions, sigmas, threshold)
+
+
+def _predictions(
+    task: PredictionTask,
+    rows: NDArray[np.int64],
+    points: list[NDArray[np.float64]],
+    confidences: list[NDArray[np.float64]],
+    areas: list[NDArray[np.float64]],
+) -> Predictions:
+    num_keypoints = task.store.manifest.definition.skeleton.num_keypoints
+    keypoint_scores = np.concatenate([np.zeros((0, num_keypoints)), *confidences])
+    if task.boxes is None:
+        table = task.store.instances
+        image_row, category_id = (table[name].to_numpy()[rows] for name in ("image_row", "category_id"))
+        instance_row, box_scores = rows, np.ones(len(rows))
+    else:
+        detections = _on_store(task)
+        assert detections is not None
+        image_row, category_id = detections.image_rows[rows], task.boxes.category_id[rows]
+        instance_row, box_scores = np.full(len(rows), -1, np.int64), task.boxes.scores[rows]
+    return Predictions(
+        image_ids=task.image_ids,
+        image_row=image_row,
+        instance_row=instance_row,
+        keypoints=np.concatenate([np.zeros((0, num_keypoints, 2)), *points]),
+        keypoint_scores=keypoint_scores,
+        scores=rescore(box_scores, keypoint_scores, task.settings.keypoint_threshold),
+        category_id=category_id,
+        crop_area=np.concatenate([np.zeros(0), *areas]),
+    )
+
+
+def _on_store(task: PredictionTask) -> Detections | None:
+    """The detected boxes with row numbers for image ids; -1, never cropped, for images that are not in the store."""
+    if task.boxes is None:
+        return None
+    row_of = {image_id: row for row, image_id in enumerate(task.image_ids)}
+    image_rows = np.array([row_of.get(image_id, -1) for image_id in task.boxes.image_ids], np.int64)
+    return Detections(image_rows=image_rows, bbox_xywh=task.boxes.bbox_xywh)
+
+
+def _columns(model: PoseModel, task: PredictionTask) -> NDArray[np.int64]:
+    """(K,) which of the head's points are the dataset's, in the dataset's order."""
+    if task.head not in model.skeletons:
+        raise EvaluationError(
+            f"the model has no head {task.head!r}; it has {', '.join(model.skeletons)}. Name one of them as the head."
+        )
+    have = model.skeletons[task.head].union_names
+    skeleton = task.store.manifest.definition.skeleton
+    missing = [name for name in skeleton.union_names if name not in have]
+    if missing:
+        raise EvaluationError(
+            f"head {task.head!r} does not predict {', '.join(missing)} of skeleton {skeleton.name}; judge this split "
+            "with a head that was trained for it."
+        )
+    return np.array([have.index(name) for name in skeleton.union_names], np.int64)
+
+
+def _conventions(model: PoseModel, task: PredictionTask) -> Conventions:
+    """Crop and decode as the head was trained; where the box comes from is the dataset's matter."""
+    own = task.store.manifest.definition.conventions
+    return model.conventions[task.head].model_copy(update={"box_source": own.box_source, "clip_boxes": own.clip_boxes})
+
+
+@contextmanager
+def _evaluation_mode(model: PoseModel) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
+
+
+def _autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()
