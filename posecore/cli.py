@@ -7,6 +7,7 @@ from typing import get_args
 
 from tqdm import tqdm
 
+from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.errors import PoseCoreError
 from posecore.synth.writers import DatasetName, write_dataset
@@ -19,6 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_datasets(commands)
     _add_synth(commands)
+    _add_lineage(commands)
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
@@ -38,6 +40,11 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     show.add_argument("--out", required=True, help="folder to write into")
     show.add_argument("--num", type=int, default=24, help="images to show at most (default: 24)")
     show.set_defaults(run=_show_dataset)
+    check = actions.add_parser("check", help="say what is wrong with a download; exit status 1 if anything is an error")
+    check.add_argument("name", help="a dataset, or the path of a dataset.yaml")
+    check.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")
+    check.add_argument("--split", help="default: every split whose annotations are there")
+    check.set_defaults(run=_check_dataset)
 
 
 def _add_synth(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -84,6 +91,60 @@ def _show_dataset(options: argparse.Namespace) -> int:
     split = options.split or next(iter(definition.splits))
     print(write_dataset_gallery(definition, split, options.root, options.out, options.num))
     return 0
+
+
+def _add_lineage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    group = commands.add_parser("lineage", help="what a model has seen, and which models have seen something")
+    group.add_argument("--folder", default="runs", help="run folder with the local tracking store (default: runs)")
+    group.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
+    group.set_defaults(run=_answer_lineage)
+    questions = group.add_subparsers(dest="question", required=True)
+    model = questions.add_parser("model", help="data, parents and figures of a model version")
+    model.add_argument("name")
+    model.add_argument("version", type=int)
+    dataset = questions.add_parser("dataset", help="every model trained on a dataset, itself or its ancestors")
+    dataset.add_argument("name_or_digest", help="coco, coco/train, or a digest (at least 8 digits of it)")
+    dataset.add_argument("--evaluated", action="store_true", help="also models only evaluated on it")
+    image = questions.add_parser("image", help="every model trained on an image")
+    image.add_argument("sha256", help="hash of the image file")
+    subject = questions.add_parser("subject", help="every model trained on a person or animal")
+    subject.add_argument("id", help="as in the dataset's records")
+    license_ = questions.add_parser("license", help="every model trained on data with these terms of commercial use")
+    license_.add_argument("commercial_use", choices=["allowed", "not stated", "forbidden"])
+
+
+def _answer_lineage(options: argparse.Namespace) -> int:
+    # Imported here because MLflow takes a second, which no other command should wait for.
+    from posecore.lineage import answers
+    from posecore.lineage.query import LineageGraph
+    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.versions import RegisteredVersion
+
+    graph = LineageGraph.load(connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True))
+    complete = True
+    if options.question == "model":
+        lines = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
+    elif options.question == "dataset":
+        lines = answers.describe_sightings(graph.of_dataset(options.name_or_digest, evaluated=options.evaluated))
+    elif options.question == "license":
+        lines = answers.describe_sightings(graph.of_license(options.commercial_use))
+    else:
+        trace = graph.of_image(options.sha256) if options.question == "image" else graph.of_subject(options.id)
+        lines, complete = answers.describe_trace(trace), not trace.unread
+    print("\n".join(lines))
+    return 0 if complete else 1
+
+
+def _check_dataset(options: argparse.Namespace) -> int:
+    definition = load_dataset(options.name)
+    splits = [options.split] if options.split else present_splits(definition, options.root)
+    reports = [check_split(definition, split, options.root) for split in splits or definition.splits]
+    for report in reports:
+        print(report)
+    left = [split for split in definition.splits if split not in splits]
+    if left and splits and not options.split:
+        print(f"not in this download: {', '.join(left)}")
+    return int(any(report.has_errors for report in reports))
 
 
 if __name__ == "__main__":
