@@ -1,0 +1,85 @@
+"""What each training process of the main job does: open the stores, build the model, run the loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from posecore.loading.loader import Loader, LoadingConfig
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
+from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.saving import load_model, load_weights
+from posecore.shards.store import ShardStore, open_store
+from posecore.storage import AnyPath
+from posecore.training.checkpoint import load_trained
+from posecore.training.context import TrainContext
+from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiDatasetWorker:
+    """Supervised training on several ingested datasets; a picklable function of a context.
+
+    Attributes:
+        model: the architecture.
+        training: the run.
+        loading: mixture and augmentation.
+        stores: mixture entry to the location of its ingested split.
+        method: how datasets share a step.
+        initial_model: folder of a model of the same architecture to start from, or None.
+        evaluate: periodic evaluation, or None.
+    """
+
+    model: ModelConfig
+    training: TrainingConfig
+    loading: LoadingConfig
+    stores: Mapping[str, str]
+    method: SupervisedConfig = field(default_factory=SupervisedConfig)
+    initial_model: str | None = None
+    evaluate: Evaluate | None = None
+
+    def __call__(self, context: TrainContext) -> TrainResult:
+        """Trains from the newest checkpoint, or from the start, to the last step."""
+        stores = {name: open_store(location) for name, location in self.stores.items()}
+        method = SupervisedHeads(self._initial(stores), self.method)
+
+        def batches(start: int) -> Loader:
+            return Loader(
+                stores,
+                self.loading,
+                input_size=self.model.input_size,
+                seed=self.training.seed,
+                global_batch=self.training.global_batch,
+                rank=context.rank,
+                world_size=context.world_size,
+                start_step=start,
+            )
+
+        return train(method, batches, self.training, context, self.evaluate)
+
+    def trained_model(self, checkpoint: AnyPath) -> PoseModel:
+        """The model as a checkpoint of this worker holds it, on the CPU, in evaluation mode.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to another architecture.
+            IntegrityError: it is damaged.
+        """
+        method = SupervisedHeads(self._fresh({name: open_store(place) for name, place in self.stores.items()}))
+        load_trained(checkpoint, method)
+        return method.model.eval()
+
+    def _initial(self, stores: Mapping[str, ShardStore]) -> PoseModel:
+        torch.manual_seed(self.training.seed)
+        model = self._fresh(stores)
+        if self.initial_model is not None:
+            load_weights(model, load_model(self.initial_model).state_dict(), origin=self.initial_model)
+        return model
+
+    def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
+        definitions = {entry.name: stores[entry.name].manifest.definition for entry in self.loading.mixture.entries}
+        return build_model(
+            self.model,
+            skeletons={name: definition.skeleton for name, definition in definitions.items()},
+            conventions={name: definition.conventions for name, definition in definitions.items()},
+            licenses={name: definition.license.id for name, definition in definitions.items()},
+        )
