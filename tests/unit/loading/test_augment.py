@@ -1,0 +1,108 @@
+"""Augmentation: distributions of the published pipeline, and when half body applies."""
+
+import numpy as np
+import pytest
+
+from posecore.loading.augment import AugmentConfig, Region, augment_region, jitter_center
+from posecore.skeletons.library import load_skeleton
+
+COCO = load_skeleton("coco17")
+REGION = Region(np.array([50.0, 60.0]), np.array([75.0, 100.0]))
+OFF = {"flip_probability": 0, "half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0}
+POINTS = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
+
+
+def augmented(config, seed=0, labelled=None, minimum=8, points=POINTS):
+    labelled = np.ones(17, bool) if labelled is None else labelled
+    random = np.random.default_rng(seed)
+    return augment_region(REGION, points, labelled, COCO, minimum, 0.75, AugmentConfig(**config), random)
+
+
+def test_everything_off_changes_nothing():
+    region = augmented(OFF)
+    np.testing.assert_array_equal(region.center, REGION.center)
+    np.testing.assert_array_equal(region.scale, REGION.scale)
+    assert (region.rotation, region.flipped) == (0.0, False)
+
+
+def test_the_published_distributions():
+    regions = [augmented({"half_body_probability": 0}, seed) for seed in range(4000)]
+    factors = np.array([region.scale[0] / 75 for region in regions])
+    angles = np.array([region.rotation for region in regions])
+    assert np.mean([region.flipped for region in regions]) == pytest.approx(0.5, abs=0.03)
+    assert (factors.min(), factors.max()) == (0.5, 1.5)
+    assert np.mean(factors == 0.5) == pytest.approx(0.159, abs=0.02)  # P(N < -1): clipped, not drawn again
+    assert np.mean(angles == 0) == pytest.approx(0.4, abs=0.03)
+    assert np.abs(angles).max() == 80.0
+    assert np.std(angles[angles != 0]) == pytest.approx(38.4, abs=1.5)  # N(0, 40) clipped at two sigmas
+
+
+def test_infants_turn_in_every_direction():
+    config = {"rotation_distribution": "uniform", "rotation_degrees": 180, "rotation_probability": 1}
+    angles = np.array([augmented(config, seed).rotation for seed in range(2000)])
+    counts, _ = np.histogram(angles, bins=8, range=(-180, 180))
+    assert counts.sum() == 2000
+    assert counts.min() > 200
+
+
+def test_half_body_takes_the_extent_of_one_half_with_its_own_padding():
+    config = OFF | {"half_body_probability": 1}
+    upper = list(COCO.upper_body_ids)
+    lower = [i for i in range(17) if i not in upper]
+    expected = {}
+    for name, half in (("upper", upper), ("lower", lower)):
+        extent = np.ptp(POINTS[half].astype(float), axis=0)
+        width = max(extent[0], 0.75 * extent[1]) * 1.5
+        expected[name] = (*POINTS[half].mean(axis=0, dtype=float), width, width / 0.75)
+    seen = [
+        next(name for name, value in expected.items() if np.allclose((*region.center, *region.scale), value, rtol=1e-6))
+        for region in (augmented(config, seed) for seed in range(1000))
+    ]
+    assert seen.count("upper") / 1000 == pytest.approx(0.691, abs=0.04)
+
+
+@pytest.mark.parametrize(("count", "applies"), [(8, False), (9, True)])
+def test_half_body_needs_more_labelled_points_than_the_threshold(count, applies):
+    labelled = np.arange(17) < count
+    region = augmented(OFF | {"half_body_probability": 1}, labelled=labelled)
+    assert np.array_equal(region.center, REGION.center) != applies
+
+
+def test_half_body_is_off_for_datasets_without_a_threshold():
+    region = augmented(OFF | {"half_body_probability": 1}, minimum=None)
+    np.testing.assert_array_equal(region.center, REGION.center)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_half_body_takes_the_upper_half_when_the_lower_has_two_points(seed):
+    upper = list(COCO.upper_body_ids)
+    labelled = np.isin(np.arange(17), [*upper, 13, 14])
+    region = augmented(OFF | {"half_body_probability": 1}, seed, labelled=labelled)
+    np.testing.assert_allclose(region.center, POINTS[upper].mean(axis=0, dtype=float))
+
+
+def test_half_body_ignores_points_in_one_place():
+    region = augmented(OFF | {"half_body_probability": 1}, points=np.full((17, 2), 5, np.float32))
+    np.testing.assert_array_equal(region.scale, REGION.scale)
+
+
+def test_center_jitter_moves_a_share_of_the_centres_within_a_fifth_of_the_box():
+    config = AugmentConfig()
+    centers = np.array(
+        [
+            jitter_center(REGION, np.array([40.0, 90.0]), config, np.random.default_rng(seed)).center
+            for seed in range(3000)
+        ]
+    )
+    moves = centers - REGION.center
+    moved = moves.any(axis=1)
+    assert moved.mean() == pytest.approx(0.3, abs=0.03)
+    assert np.abs(moves[:, 0]).max() == pytest.approx(8, abs=0.2)
+    assert np.abs(moves[:, 1]).max() == pytest.approx(18, abs=0.4)
+
+
+def test_changing_one_probability_leaves_the_other_changes_alone():
+    for seed in range(20):
+        plain, mirrored = augmented({}, seed), augmented({"flip_probability": 1}, seed)
+        assert mirrored.flipped
+        assert (plain.rotation, plain.scale.tolist()) == (mirrored.rotation, mirrored.scale.tolist())

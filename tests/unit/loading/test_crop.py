@@ -1,0 +1,134 @@
+"""Decoding within bounds, the region of an instance, pixels and points of a crop."""
+
+import cv2
+import numpy as np
+import pytest
+
+from posecore.datasets.definition import Conventions
+from posecore.errors import DatasetError, IntegrityError
+from posecore.loading.augment import Region
+from posecore.loading.crop import box_region, crop_instance, decode_image, instance_region
+from posecore.schema import KeypointState
+from posecore.skeletons.library import load_skeleton
+from tests.support.tiny_store import instance
+
+COCO = load_skeleton("coco17")
+
+
+def smooth_image(height=120, width=160):
+    random = np.random.default_rng(0).integers(0, 256, (height // 8, width // 8, 3), np.uint8)
+    return cv2.resize(random, (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def encoded(image, ending=".png"):
+    return cv2.imencode(ending, image[..., ::-1])[1].tobytes()
+
+
+def test_images_decode_to_rgb():
+    image = smooth_image()
+    np.testing.assert_array_equal(decode_image(encoded(image), 10**6, "x"), image)
+
+
+def test_grey_images_decode_to_three_channels():
+    image = decode_image(cv2.imencode(".png", smooth_image()[..., 0])[1].tobytes(), 10**6, "x")
+    assert image.shape == (120, 160, 3)
+
+
+def test_exif_orientation_is_ignored():
+    jpeg = encoded(smooth_image(), ".jpg")
+    exif = (
+        b"Exif\x00\x00II*\x00\x08\x00\x00\x00\x01\x00\x12\x01\x03\x00\x01\x00\x00\x00\x06\x00\x00\x00\x00\x00\x00\x00"
+    )
+    turned = jpeg[:2] + b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif + jpeg[2:]
+    assert cv2.imdecode(np.frombuffer(turned, np.uint8), cv2.IMREAD_COLOR).shape == (160, 120, 3)
+    assert decode_image(turned, 10**6, "x").shape == (120, 160, 3)
+
+
+def test_too_large_an_image_is_refused_by_its_header():
+    data = encoded(smooth_image())[:100]  # nothing behind the header: it cannot have been decoded
+    with pytest.raises(IntegrityError, match=r"shard 3: 160x120 pixels are more than the 19199 allowed"):
+        decode_image(data, 19199, "shard 3")
+
+
+@pytest.mark.parametrize("data", [b"", b"not an image", encoded(smooth_image())[:60]])
+def test_broken_images_are_refused(data):
+    with pytest.raises(IntegrityError, match="shard 3"):
+        decode_image(data, 10**6, "shard 3")
+
+
+def test_a_box_is_clipped_only_where_the_conventions_say_so():
+    body = instance("1", 17, (100, 20, 80, 60))
+    clipped = instance_region(body, (120, 160), 0.75, Conventions(clip_boxes=True))
+    raw = instance_region(body, (120, 160), 0.75, Conventions(clip_boxes=False))
+    np.testing.assert_allclose(clipped.center, [100 + 59 / 2, 20 + 59 / 2])
+    np.testing.assert_allclose(clipped.scale, [59 * 1.25, 59 / 0.75 * 1.25])
+    np.testing.assert_allclose(raw.center, [140, 50])
+    np.testing.assert_allclose(raw.scale, [80 * 1.25, 80 / 0.75 * 1.25])
+
+
+def test_centre_and_scale_are_padded_but_keep_their_shape():
+    body = instance("1", 17, (0, 0, 1, 1), center=(70.0, 80.0), scale=(200.0, 200.0))
+    region = instance_region(body, (120, 160), 0.75, Conventions(box_source="center_scale"))
+    np.testing.assert_array_equal(region.center, [70, 80])
+    np.testing.assert_array_equal(region.scale, [250, 250])
+
+
+def test_a_missing_centre_is_named():
+    with pytest.raises(DatasetError, match="instance 77 has no centre and scale"):
+        instance_region(instance("77", 17, (0, 0, 9, 9)), (120, 160), 0.75, Conventions(box_source="center_scale"))
+
+
+def test_a_box_without_extent_is_still_a_region():
+    region = box_region(np.array([10.0, 20.0, 0.0, -3.0]), 0.75, 1.25)
+    np.testing.assert_allclose(region.scale, [1.25, 1.25 / 0.75])
+
+
+@pytest.mark.parametrize("codec", ["udp", "msra"])
+@pytest.mark.parametrize("rotation", [0.0, 35.0])
+def test_a_mirrored_crop_is_the_crop_of_the_mirrored_image(codec, rotation):
+    image = smooth_image()
+    mirrored = np.ascontiguousarray(image[:, ::-1])
+    keypoints = np.random.default_rng(1).uniform(0, 120, (17, 2)).astype(np.float32)
+    state = np.full(17, KeypointState.VISIBLE, np.uint8)
+    state[3] = KeypointState.UNLABELLED
+    ours, expected = np.empty((2, 256, 192, 3), np.uint8)
+    region = Region(np.array([60.0, 50.0]), np.array([75.0, 100.0]), rotation, flipped=True)
+    crop = crop_instance(image, keypoints, state, region, COCO, codec, ours)
+    straight = Region(np.array([159 - 60.0, 50.0]), region.scale, rotation)
+    other = np.stack([159 - keypoints[:, 0], keypoints[:, 1]], axis=1)
+    reference = crop_instance(mirrored, other, state, straight, COCO, codec, expected)
+    # OpenCV interpolates at 1/32 pixel; the two may round to different steps.
+    assert np.abs(ours.astype(int) - expected).mean() < 1.0
+    np.testing.assert_allclose(crop.keypoints_crop, reference.keypoints_crop[COCO.flip_indices], atol=1e-3)
+    np.testing.assert_array_equal(crop.state, state[COCO.flip_indices])
+
+
+def test_points_follow_the_pixels():
+    image = np.zeros((120, 160, 3), np.uint8)
+    cv2.circle(image, (80, 60), 2, (255, 255, 255), -1)
+    keypoints = np.tile(np.float32([80, 60]), (17, 1))
+    out = np.empty((256, 192, 3), np.uint8)
+    for rotation, flipped in ((0.0, False), (25.0, True), (-60.0, False)):
+        region = Region(np.array([75.0, 50.0]), np.array([90.0, 120.0]), rotation, flipped)
+        crop = crop_instance(image, keypoints, np.full(17, 3, np.uint8), region, COCO, "udp", out)
+        rows, columns = np.nonzero(out[..., 0] > 128)
+        np.testing.assert_allclose([columns.mean(), rows.mean()], crop.keypoints_crop[0], atol=0.3)
+
+
+def test_labels_survive_outside_the_crop_and_unlabelled_points_are_zero():
+    keypoints = np.zeros((17, 2), np.float32)
+    keypoints[:2] = [[150, 110], [33, 44]]
+    state = np.full(17, KeypointState.UNLABELLED, np.uint8)
+    state[0] = KeypointState.OCCLUDED
+    region = Region(np.array([20.0, 20.0]), np.array([30.0, 40.0]))
+    crop = crop_instance(smooth_image(), keypoints, state, region, COCO, "udp", np.empty((256, 192, 3), np.uint8))
+    assert crop.state[0] == KeypointState.OCCLUDED
+    assert crop.keypoints_crop[0, 0] > 192
+    assert not crop.keypoints_crop[1:].any()
+
+
+def test_outside_the_image_is_black():
+    out = np.full((256, 192, 3), 9, np.uint8)
+    region = Region(np.array([-500.0, -500.0]), np.array([75.0, 100.0]))
+    crop_instance(smooth_image(), np.zeros((17, 2), np.float32), np.ones(17, np.uint8), region, COCO, "udp", out)
+    assert not out.any()
