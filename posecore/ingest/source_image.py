@@ -1,8 +1,10 @@
 """Reading one source image: whole, bounded, and judged by its header and its end before anything decodes it."""
 
 import hashlib
+import os
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -66,8 +68,7 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         ``not-an-image``, ``too-many-pixels``, ``size-mismatch``, ``truncated-image``, ``undecodable-image``.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(settings.max_image_bytes + 1)
+        data = _read_at_most(path, settings.max_image_bytes + 1)
     except (FileNotFoundError, NotADirectoryError):
         return Unusable("missing-image", f"{path} does not exist.")
     except OSError as error:
@@ -90,6 +91,17 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
     if settings.decode == "full" and not _decodes(data, size.width, size.height):
         return Unusable("undecodable-image", f"{path} cannot be decoded.")
     return SourceImage(data, size.format, size.width, size.height, hashlib.sha256(data).hexdigest(), zlib.crc32(data))
+
+
+def _read_at_most(path: AnyPath, num_bytes: int) -> bytes:
+    if not isinstance(path, Path):
+        with path.open("rb") as file:
+            return file.read(num_bytes)
+    descriptor = os.open(path, os.O_RDONLY)  # a buffered file would cost as much as hashing the content
+    try:
+        return os.read(descriptor, min(os.fstat(descriptor).st_size, num_bytes))
+    finally:
+        os.close(descriptor)
 
 
 def _is_whole(data: bytes, image_format: ImageFormat) -> bool:

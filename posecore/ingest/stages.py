@@ -86,6 +86,8 @@ def drop_crowds(record: Record) -> StageResult:
     return _drop_instances(record, lambda instance: instance.is_crowd, "crowd", "the instance is a crowd region.")
 
 
+_FLAGS = frozenset((0.0, 1.0, 2.0))
+
 BUILT_IN: dict[str, StageFunction] = {
     function.__name__: function
     for function in (check_instances, drop_images_without_instances, drop_unlabelled, drop_crowds)
@@ -157,9 +159,9 @@ def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:
         return "box-outside-image", f"{box} lies outside the image of {record.width}x{record.height} pixels."
     if not np.isfinite(instance.keypoints).all():
         return "nan-keypoints", "a keypoint coordinate or flag is not finite."
-    flags = instance.keypoints[:, 2]
-    if not np.isin(flags, (0, 1, 2)).all():
-        wrong = ", ".join(f"{flag:g}" for flag in sorted(set(flags.tolist()) - {0.0, 1.0, 2.0}))
+    flags = instance.keypoints[:, 2].tolist()
+    if not _FLAGS.issuperset(flags):
+        wrong = ", ".join(f"{flag:g}" for flag in sorted(set(flags) - _FLAGS))
         return "flag-out-of-range", f"keypoint flags must be 0, 1 or 2, not {wrong}."
     if any(not 0 <= index < len(flags) for index in instance.absent):
         return "absent-out-of-range", f"absent points {instance.absent} are not all among the {len(flags)} keypoints."
