@@ -1,0 +1,201 @@
+"""The loop in one process, without Ray and without DeepSpeed."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from posecore.errors import CheckpointError, IntegrityError, PreflightError
+from posecore.methods.supervised import SupervisedHeads
+from posecore.training.checkpoint import load_checkpoint
+from posecore.training.context import LocalContext
+from posecore.training.engine import EngineState, TorchEngineConfig
+from posecore.training.loop import TrainingConfig, seed_step, train
+from posecore.training.preflight import crops_per_rank
+from tests.support.tiny_training import tiny_batches, tiny_model, tiny_training
+
+
+class _Stopped(Exception):
+    pass
+
+
+def _stop_at(step: int) -> Callable[[int], None]:
+    def check(due: int) -> None:
+        if due == step:
+            raise _Stopped
+
+    return check
+
+
+def _last(run_dir: Path) -> EngineState:
+    with LocalContext(run_dir).latest_checkpoint() as folder:
+        assert folder is not None
+        return load_checkpoint(folder)[0]
+
+
+def _assert_equal(first: EngineState, second: EngineState) -> None:
+    assert first.optimizer_steps == second.optimizer_steps
+    for section in ("weights", "exp_avg", "exp_avg_sq", "buffers"):
+        ours, theirs = getattr(first, section), getattr(second, section)
+        assert set(ours) == set(theirs)
+        for name in ours:
+            assert torch.equal(ours[name], theirs[name]), f"{section}/{name}"
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_a_stopped_run_ends_like_one_left_alone(tmp_path: Path, precision: str) -> None:
+    engine = TorchEngineConfig(precision=precision)
+    tiny_training(LocalContext(tmp_path / "a"), engine)
+    with pytest.raises(_Stopped):
+        tiny_training(LocalContext(tmp_path / "b"), engine, before_step=_stop_at(5))
+    tiny_training(LocalContext(tmp_path / "b"), engine)
+    _assert_equal(_last(tmp_path / "a"), _last(tmp_path / "b"))
+
+
+def test_drop_path_is_really_random_between_steps(tmp_path: Path) -> None:
+    tiny_training(LocalContext(tmp_path / "a"), TorchEngineConfig())
+    tiny_training(LocalContext(tmp_path / "b"), TorchEngineConfig(), drop_path=0.0)
+    name = "model.backbone.blocks.1.mlp.fc1.weight"
+    assert not torch.equal(_last(tmp_path / "a").weights[name], _last(tmp_path / "b").weights[name])
+
+
+def test_accumulating_two_halves_is_one_step_on_the_whole(tmp_path: Path) -> None:
+    """Without BatchNorm and drop-path there is no difference but rounding."""
+    results = []
+    for parts in (1, 2):
+        torch.manual_seed(0)
+        method = SupervisedHeads(_without_batchnorm())
+        config = _config(accumulation=parts)
+        train(method, lambda start: tiny_batches(start, 0, 1), config, LocalContext(tmp_path / str(parts)))
+        results.append(method.state_dict())
+    for name, tensor in results[0].items():
+        torch.testing.assert_close(tensor, results[1][name], rtol=1e-4, atol=1e-5)
+
+
+def _without_batchnorm() -> nn.Module:
+    from posecore.models.heads import SimpleHeadConfig
+    from posecore.models.pose_model import PoseModel
+
+    card = tiny_model(drop_path=0.0).card
+    architecture = card.architecture.model_copy(update={"head": SimpleHeadConfig()})
+    return PoseModel(card.model_copy(update={"architecture": architecture}))
+
+
+def _config(**changes: object) -> TrainingConfig:
+    values: dict[str, object] = {
+        "steps": 4,
+        "global_batch": 8,
+        "seed": 3,
+        "checkpoint_every": 2,
+        "log_every": 2,
+        "progress": False,
+    }
+    return TrainingConfig.model_validate(values | changes)
+
+
+def _train(run_dir: Path, config: TrainingConfig, **arguments: object) -> list[tuple[int, dict[str, float]]]:
+    """Runs and returns what was logged."""
+    logged: list[tuple[int, dict[str, float]]] = []
+
+    def log(metrics: Mapping[str, float], step: int) -> None:
+        logged.append((step, dict(metrics)))
+
+    torch.manual_seed(0)
+    method = SupervisedHeads(tiny_model())
+    train(method, lambda start: tiny_batches(start, 0, 1), config, LocalContext(run_dir, log=log), **arguments)
+    return logged
+
+
+def test_metrics_name_every_dataset(tmp_path: Path) -> None:
+    logged = _train(tmp_path, _config())
+    assert [step for step, _ in logged] == [2, 4]
+    metrics = logged[-1][1]
+    assert set(metrics) == {
+        "loss",
+        "loss/people",
+        "loss/dogs",
+        "lr",
+        "samples_per_s",
+        "data_wait_share",
+        "memory_bytes",
+    }
+    assert metrics["loss"] == pytest.approx(metrics["loss/people"] + metrics["loss/dogs"])
+    assert 0 <= metrics["data_wait_share"] <= 1
+    assert metrics["samples_per_s"] > 0
+
+
+def test_evaluation_runs_in_evaluation_mode_and_changes_nothing(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def evaluate(method: nn.Module, step: int) -> dict[str, float]:
+        assert not any(module.training for module in method.modules())
+        assert not torch.is_grad_enabled()
+        torch.rand(3)
+        calls.append(step)
+        return {"eval/people": 0.5}
+
+    logged = _train(tmp_path / "a", _config(evaluate_every=1), evaluate=evaluate)
+    _train(tmp_path / "b", _config())
+    assert calls == [1, 2, 3, 4]
+    assert [metrics["eval/people"] for _, metrics in logged if "eval/people" in metrics] == [0.5] * 4
+    _assert_equal(_last(tmp_path / "a"), _last(tmp_path / "b"))
+
+
+def test_old_checkpoints_go_and_a_half_written_one_is_not_taken(tmp_path: Path) -> None:
+    _train(tmp_path, _config(steps=10, checkpoint_every=2))
+    folder = tmp_path / "checkpoints"
+    steps = sorted(int(path.name.split("_")[1]) for path in folder.iterdir())
+    assert steps == [6, 8, 10]
+    (folder / "step_00000012_ws1_dead").mkdir()
+    (folder / "step_00000012_ws1_dead" / "state.safetensors").write_bytes(b"half")
+    with LocalContext(tmp_path).latest_checkpoint() as latest:
+        assert latest is not None
+        assert latest.name.startswith("step_00000010")
+
+
+def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
+    _train(tmp_path, _config())
+    assert _train(tmp_path, _config()) == []
+
+
+def test_another_seed_or_batch_is_refused(tmp_path: Path) -> None:
+    _train(tmp_path, _config())
+    with pytest.raises(CheckpointError, match="written with seed 3 and global_batch 8, not 4 and 8"):
+        _train(tmp_path, _config(seed=4))
+    with pytest.raises(CheckpointError, match="not 3 and 4"):
+        _train(tmp_path, _config(global_batch=4))
+
+
+def test_a_damaged_checkpoint_is_refused_not_skipped(tmp_path: Path) -> None:
+    _train(tmp_path, _config())
+    with LocalContext(tmp_path).latest_checkpoint() as latest:
+        assert latest is not None
+        (latest / "state.safetensors").write_bytes(b"")
+    with pytest.raises(IntegrityError, match="use another checkpoint"):
+        _train(tmp_path, _config())
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path: Path) -> None:
+    _train(tmp_path, _config())
+    with pytest.raises(CheckpointError, match="belongs to another architecture; missing"):
+        train(nn.Linear(2, 2), lambda start: tiny_batches(start, 0, 1), _config(), LocalContext(tmp_path))
+
+
+def test_batch_arithmetic_is_checked_before_anything_starts() -> None:
+    assert crops_per_rank(64, world_size=4, accumulation=2) == 16
+    with pytest.raises(
+        PreflightError, match=r"cannot be cut evenly for 4 workers and training\.accumulation 2; use 56 or 64"
+    ):
+        crops_per_rank(60, world_size=4, accumulation=2)
+
+
+def test_random_numbers_depend_on_seed_step_and_rank() -> None:
+    drawn = set()
+    for key in ((0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1)):
+        seed_step(*key)
+        drawn.add(torch.rand(1).item())
+    assert len(drawn) == 4
+    seed_step(0, 1, 0)
+    assert torch.rand(1).item() in drawn
