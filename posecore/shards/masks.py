@@ -113,7 +113,7 @@ def _box_rle(instance: Instance, height: int, width: int) -> Rle:
     x, y, w, h = instance.bbox_xywh
     left, top = min(max(x, 0.0), width), min(max(y, 0.0), height)
     right, bottom = min(max(x + w, left), width), min(max(y + h, top), height)
-    return coco_mask.frPyObjects([[left, top, right - left, bottom - top]], height, width)[0]
+    return coco_mask.frPyObjects(np.array([[left, top, right - left, bottom - top]], np.float64), height, width)[0]
 
 
 def encode_masks(masks: UnifiedMasks) -> bytes:

@@ -1,0 +1,174 @@
+"""Batches: layout, decode economy, determinism of pixels, errors and clean-up."""
+
+import threading
+from itertools import islice
+
+import numpy as np
+import pytest
+
+from posecore.config import parse_config
+from posecore.errors import ConfigError, IntegrityError
+from posecore.loading.loader import Loader, LoadingConfig
+from posecore.loading.samples import UsableInstances
+from tests.support.tiny_store import write_store
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(scope="module")
+def stores(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stores")
+    return {
+        "people": write_store(folder / "a", "people", [1, 3, 2, 4, 1, 5, 2, 2]),
+        "animals": write_store(folder / "b", "animals", [1, 2], skeleton="ap10k17"),
+    }
+
+
+def loading(**fields):
+    return parse_config(
+        {"mixture": {"entries": [{"name": "people"}, {"name": "animals"}], "shuffle_window": 2}, **fields},
+        LoadingConfig,
+        "test",
+    )
+
+
+def batches(stores, count, config=None, **fields):
+    settings = {"input_size": SIZE, "seed": 3, "global_batch": 8} | fields
+    iterator = iter(Loader(stores, config or loading(), **settings))
+    result = list(islice(iterator, count))
+    iterator.close()
+    return result
+
+
+def pixels(batch):
+    return [batch.images.tobytes(), *(group.keypoints_crop.tobytes() for group in batch.groups)]
+
+
+def test_groups_are_contiguous_in_mixture_order_and_may_be_empty(stores):
+    sizes = []
+    for batch in batches(stores, 12, global_batch=4):
+        people, animals = batch.groups
+        assert (people.dataset, animals.dataset) == ("people", "animals")
+        assert (people.start, people.stop, animals.stop) == (0, animals.start, 4)
+        assert animals.keypoints_crop.shape == (animals.stop - animals.start, 17, 2)
+        assert animals.state.shape == (animals.stop - animals.start, 17)
+        assert batch.images.shape == (4, *SIZE, 3)
+        sizes.append(animals.stop - animals.start)
+    assert 0 in sizes
+
+
+def test_rows_name_the_instances_and_every_one_comes_in_each_epoch(stores):
+    seen = {"people": set(), "animals": set()}
+    for batch in batches(stores, 3):
+        assert batch.epoch == 0
+        for group in batch.groups:
+            seen[group.dataset].update(group.rows.tolist())
+    for name, store in stores.items():
+        assert seen[name] == set(UsableInstances.of(store).rows.tolist())
+    assert batches(stores, 1, start_step=3)[0].epoch == 1
+
+
+def test_an_image_is_decoded_once_for_its_instances(tmp_path):
+    store = write_store(tmp_path, "people", [5] * 40)
+    # Room for what the windows of the slots need, far less than the 40 images.
+    config = parse_config(
+        {"mixture": {"entries": [{"name": "people"}], "shuffle_window": 2}, "cache_bytes": 10 * 120 * 160 * 3},
+        LoadingConfig,
+        "test",
+    )
+    loader = Loader({"people": store}, config, input_size=SIZE, seed=1, global_batch=4)
+    iterator = iter(loader)
+    list(islice(iterator, loader.sampler.steps_per_epoch - config.prefetch))
+    iterator.close()
+    assert loader.num_decoded <= 40 + 3 + 2 * 4  # one more at every cut between slots, and what was prefetched
+
+
+@pytest.mark.parametrize("num_threads", [1, 3, 16])
+def test_the_number_of_threads_changes_nothing(stores, num_threads):
+    expected = [pixels(batch) for batch in batches(stores, 5)]
+    ours = batches(stores, 5, loading(num_threads=num_threads, prefetch=4, cache_bytes=1))
+    assert [pixels(batch) for batch in ours] == expected
+
+
+def test_every_pass_is_augmented_anew_and_the_same_under_the_same_seed(stores):
+    def crops_of_row_0(epoch, seed=3):
+        for batch in batches(stores, 3, start_step=3 * epoch, seed=seed):
+            group = batch.groups[0]
+            for position in np.flatnonzero(group.rows == 0):
+                return batch.images[group.start + position].tobytes()
+
+    assert crops_of_row_0(0) == crops_of_row_0(0)
+    assert len({crops_of_row_0(0), crops_of_row_0(1), crops_of_row_0(0, seed=4)}) == 3
+
+
+def test_center_jitter_is_fixed_for_the_run_or_drawn_anew(stores):
+    def centers(mode):
+        only_jitter = {
+            "flip_probability": 0,
+            "half_body_probability": 0,
+            "scale_factor": 0,
+            "rotation_probability": 0,
+            "center_jitter": mode,
+            "center_jitter_probability": 1,
+        }
+        found = [{}, {}]
+        for batch in batches(stores, 6, loading(augment=only_jitter)):
+            group = batch.groups[0]
+            for row, center in zip(group.rows.tolist(), group.center.tolist(), strict=True):
+                found[batch.epoch].setdefault(row, center)
+        return found
+
+    def differing(one, other):
+        both = one.keys() & other.keys()
+        assert len(both) >= 15
+        return sum(one[row] != other[row] for row in both) / len(both)
+
+    first, second = centers("per_run")
+    assert differing(first, second) == 0
+    assert differing(first, centers("off")[0]) == 1
+    assert differing(*centers("per_sample")) == 1
+
+
+def test_an_entry_may_have_its_own_augmentation(stores):
+    off = {"flip_probability": 0, "half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0}
+    turn = off | {"rotation_probability": 1, "rotation_distribution": "uniform", "rotation_degrees": 180}
+    config = loading(mixture={"entries": [{"name": "people"}, {"name": "animals", "augment": turn}]}, augment=off)
+    for batch in batches(stores, 3, config):
+        people, animals = batch.groups
+        assert not people.rotation.any()
+        assert animals.rotation.all()
+
+
+def test_state_is_the_seed_and_the_next_step(stores):
+    loader = Loader(stores, loading(), input_size=SIZE, seed=3, global_batch=8, start_step=5)
+    assert loader.state() == {"seed": 3, "step": 5}
+    iterator = iter(loader)
+    next(iterator)
+    next(iterator)
+    assert loader.state() == {"seed": 3, "step": 7}  # what was prefetched does not count
+    iterator.close()
+
+
+def test_a_batch_that_cannot_be_divided_is_refused(stores):
+    with pytest.raises(ConfigError, match="8 crops cannot be divided evenly among 3 ranks"):
+        Loader(stores, loading(), input_size=SIZE, seed=1, global_batch=8, world_size=3)
+
+
+def test_a_missing_store_is_named(stores):
+    with pytest.raises(ConfigError, match="mixture entry animals: no store"):
+        Loader({"people": stores["people"]}, loading(), input_size=SIZE, seed=1, global_batch=8)
+
+
+def test_an_unreadable_image_stops_the_run_with_its_name(tmp_path):
+    store = write_store(tmp_path, "people", [1] * 6)
+    config = parse_config({"mixture": {"entries": [{"name": "people"}]}, "max_pixels": 100}, LoadingConfig, "test")
+    with pytest.raises(IntegrityError, match=r"sample \S+: 160x120 pixels are more than the 100 allowed"):
+        next(iter(Loader({"people": store}, config, input_size=SIZE, seed=1, global_batch=2)))
+
+
+def test_threads_end_with_the_iteration(stores):
+    iterator = iter(Loader(stores, loading(num_threads=4), input_size=SIZE, seed=1, global_batch=8))
+    next(iterator)
+    assert any(thread.name.startswith("loader-") for thread in threading.enumerate())
+    iterator.close()
+    assert not any(thread.name.startswith("loader-") for thread in threading.enumerate())

@@ -1,0 +1,70 @@
+"""Reading a store for cropping: which instances, in which order of points, decoded how often."""
+
+import numpy as np
+import pytest
+
+from posecore.errors import IntegrityError
+from posecore.loading.samples import SampleCache, UsableInstances
+from posecore.schema import KeypointState
+from tests.support.tiny_store import instance, record, write_store
+
+
+def test_crowds_unlabelled_bodies_and_boxes_outside_are_left_out(tmp_path):
+    box = (10.0, 10.0, 40.0, 60.0)
+    bodies = [
+        instance("good", 17, box),
+        instance("crowd", 17, box, is_crowd=True),
+        instance("unlabelled", 17, box, keypoints=np.zeros((17, 3), np.float32)),
+        instance("one pixel wide", 17, (10.0, 10.0, 1.0, 60.0)),
+        instance("also good", 17, (100.0, 10.0, 40.0, 60.0)),
+    ]
+    records = [record("a", 0, [instance("lone crowd", 17, box, is_crowd=True)]), record("a", 1, bodies)]
+    store = write_store(tmp_path, "a", [], records=records)
+    usable = UsableInstances.of(store)
+    names = store.instances["instance_id"].to_pylist()
+    assert [names[row] for row in usable.rows] == ["good", "also good"]
+    assert usable.image_rows.tolist() == [1, 1]
+    assert usable.instance_indices.tolist() == [0, 4]
+
+
+def test_states_come_in_the_datasets_own_order(tmp_path):
+    body = instance("1", 133, (10.0, 10.0, 40.0, 60.0), absent=(7,))
+    body.keypoints[5] = 0
+    store = write_store(tmp_path, "w", [], skeleton="coco_wholebody133", records=[record("w", 0, [body])])
+    state = SampleCache({"w": store}, 1 << 20, 10**6).get("w", 0).state[0]
+    expected = np.where(np.arange(133) % 2, KeypointState.OCCLUDED, KeypointState.VISIBLE)
+    expected[5], expected[7] = KeypointState.UNLABELLED, KeypointState.ABSENT
+    np.testing.assert_array_equal(state, expected)
+
+
+def test_the_cache_decodes_once_and_forgets_the_oldest(tmp_path):
+    store = write_store(tmp_path, "a", [1] * 4)
+    cache = SampleCache({"a": store}, 2 * 120 * 160 * 3, 10**6)
+    for row in (0, 1, 0, 1):
+        cache.get("a", row)
+    assert cache.num_decoded == 2
+    cache.get("a", 2)  # row 0 goes
+    cache.get("a", 1)
+    assert cache.num_decoded == 3
+    cache.get("a", 0)
+    assert cache.num_decoded == 4
+
+
+def test_one_image_larger_than_the_bound_is_kept_while_it_is_used(tmp_path):
+    store = write_store(tmp_path, "a", [3])
+    cache = SampleCache({"a": store}, 1, 10**6)
+    for _ in range(3):
+        cache.get("a", 0)
+    assert cache.num_decoded == 1
+
+
+def test_a_flipped_byte_in_a_shard_is_found_when_the_image_is_read(tmp_path):
+    store = write_store(tmp_path, "a", [1, 1])
+    path = store.location / store.manifest.shards[0].name
+    data = bytearray(path.read_bytes())
+    data[store.images["image_offset"][1].as_py() + 500] ^= 1
+    path.write_bytes(data)
+    cache = SampleCache({"a": store}, 1 << 20, 10**6)
+    cache.get("a", 0)
+    with pytest.raises(IntegrityError, match=path.name):
+        cache.get("a", 1)
