@@ -18,6 +18,11 @@ def grain(rng: np.random.Generator, height: int, width: int) -> FloatArray:
     return raw * np.float32(1 / 255) - np.float32(0.5)
 
 
+def modulate(canvas: FloatArray, factor: FloatArray) -> None:
+    """Multiplies an (H, W, 3) picture by an (H, W) factor in place; numpy's broadcasting takes three times as long."""
+    cv2.multiply(canvas, cv2.cvtColor(factor, cv2.COLOR_GRAY2RGB), canvas)
+
+
 def room(rng: np.random.Generator, height: int, width: int, noise: FloatArray) -> tuple[FloatArray, int]:
     """A wall with a window, pictures or furniture, and a floor; also returns the row where the floor begins."""
     spread = rng.uniform
@@ -38,7 +43,7 @@ def room(rng: np.random.Generator, height: int, width: int, noise: FloatArray) -
         cv2.line(canvas, (far, horizon), (near, height), shade, 1, cv2.LINE_AA)
     cv2.line(canvas, (0, horizon), (width, horizon), (0.85, 0.83, 0.8), max(1, height // 80))
     light = 1 + np.float32(0.5) * smooth_noise(rng, height, width, 3) + np.float32(0.03) * noise
-    canvas *= light[..., None]
+    modulate(canvas, light)
     return canvas, horizon
 
 
@@ -61,7 +66,7 @@ def meadow(rng: np.random.Generator, height: int, width: int, noise: FloatArray)
     texture = 1 + np.float32(0.5) * smooth_noise(rng, height, width, 9)
     texture[horizon:] += blades[horizon:]
     texture[:horizon] += np.float32(0.12) * noise[:horizon]
-    canvas *= texture[..., None]
+    modulate(canvas, texture)
     return canvas, horizon
 
 
@@ -90,7 +95,7 @@ def bed(rng: np.random.Generator, height: int, width: int, noise: FloatArray) ->
                 canvas[start : start + step // 2] = canvas[start : start + step // 2] * 0.5 + second * 0.5
     wrinkles = smooth_noise(rng, height, width, 7)
     slope = np.float32(10) * (wrinkles - np.roll(wrinkles, (2, 2), (0, 1)))
-    canvas *= (1 + np.clip(slope, -0.25, 0.25) + np.float32(0.04) * noise)[..., None]
+    modulate(canvas, 1 + np.clip(slope, -0.25, 0.25) + np.float32(0.04) * noise)
     if rng.random() < 0.3:  # the bars of a crib along one edge
         edge, wood = int(width * spread(0.04, 0.1)), tuple(spread(0.45, 0.9) * np.array([1, 0.85, 0.65]))
         cv2.rectangle(canvas, (0, 0), (edge, height), wood, -1)

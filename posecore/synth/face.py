@@ -31,9 +31,15 @@ def _template() -> NDArray[np.float64]:
     return points
 
 
-FACE_TEMPLATE: NDArray[np.float64] = _template()
-
-
 def on_head(x: float, y: float, raise_by: float = 0.0) -> NDArray[np.float64]:
     """The point above face-plane position (x, y) on the unit head's front, lifted by ``raise_by`` half-sizes."""
     return np.array([x, y, np.sqrt(max(0.0, 1 - x * x - y * y)) + raise_by])
+
+
+_LIFT = {27: 0.04, 28: 0.08, 29: 0.12, 30: 0.16, **dict.fromkeys(range(31, 36), 0.06)}
+"""How far the nose stands out."""
+
+FACE_POINTS: NDArray[np.float64] = np.array(
+    [on_head(x, y, _LIFT.get(index, 0.0)) for index, (x, y) in enumerate(_template().tolist())]
+)
+"""(68, 3) on the unit head."""

@@ -6,12 +6,13 @@ from typing import TypeAlias
 
 import numpy as np
 
-from posecore.synth.face import EYE_X, EYE_Y, FACE_TEMPLATE, MOUTH_Y, NOSE_TIP_Y, on_head
+from posecore.synth.face import EYE_X, EYE_Y, FACE_POINTS, MOUTH_Y, NOSE_TIP_Y, on_head
 from posecore.synth.figure import (
     Colour,
     Figure,
     Material,
     Vector,
+    cross,
     perpendicular,
     rotation_x,
     rotation_y,
@@ -19,6 +20,7 @@ from posecore.synth.figure import (
     unit,
     vector,
 )
+from posecore.synth.landmarks import FACE_68
 
 _SIDES = (("left", 1.0), ("right", -1.0))
 _FINGERS = ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger")
@@ -40,6 +42,9 @@ _HAIR: tuple[Colour, ...] = (
 )
 _OnHead: TypeAlias = Callable[[Vector | list[float]], Vector]
 """From a point in head half-sizes to the body frame."""
+
+_JOINTS = np.linspace(0, 1, 4)[:, None]
+"""Where a finger's four points lie between its base and its tip."""
 
 _EYE_WHITE = Material((0.95, 0.95, 0.93), grain=0.0)
 _PUPIL = Material((0.10, 0.08, 0.07), grain=0.0)
@@ -282,16 +287,16 @@ def build_human(shape: HumanShape, look: HumanLook, pose: HumanPose, detail: boo
     neck_base = waist + chest @ vector(0.0, 0.62 * shape.torso, 0.0)
     _add_torso(figure, shape, look, chest, waist, neck_base)
     _add_head(figure, shape, look, pose, chest, neck_base, detail)
-    for (side, sign), limb in zip(_SIDES, pose.arms, strict=True):
-        _add_arm(figure, shape, look, pose, limb, chest, neck_base, (side, sign), detail)
-    for (side, sign), limb in zip(_SIDES, pose.legs, strict=True):
-        _add_leg(figure, shape, look, limb, (side, sign), detail)
-    position = {name: figure.landmarks[name][0] for name in figure.landmarks}
-    for name, pair, cover in (
-        ("pelvis", ("left_hip", "right_hip"), shape.belly[1]),
-        ("thorax", ("left_shoulder", "right_shoulder"), shape.chest[1]),
-    ):
-        figure.mark(name, (position[pair[0]] + position[pair[1]]) / 2, 1.5 * cover)
+    shoulders = [
+        _add_arm(figure, shape, look, pose, limb, chest, neck_base, side_sign, detail)
+        for side_sign, limb in zip(_SIDES, pose.arms, strict=True)
+    ]
+    hips = [
+        _add_leg(figure, shape, look, limb, side_sign, detail)
+        for side_sign, limb in zip(_SIDES, pose.legs, strict=True)
+    ]
+    figure.mark("thorax", (shoulders[0] + shoulders[1]) / 2, 1.5 * shape.chest[1])
+    figure.mark("pelvis", (hips[0] + hips[1]) / 2, 1.5 * shape.belly[1])
     return figure
 
 
@@ -351,7 +356,9 @@ def _add_head(
     figure.mark("nose", at(on_head(0, NOSE_TIP_Y, 0.16)), 0.2 * a, frame[:, 2])
     figure.mark("head_top", at([0, 1.0, -0.05]), 0.5 * b)
     figure.mark("upper_neck", neck_base + chest @ vector(0, 0.02 * shape.torso + 0.3 * shape.neck, 0), 1.6 * a)
-    _mark_face(figure, at, frame, half)
+    normals = (FACE_POINTS / half) @ frame.T
+    normals /= np.sqrt((normals * normals).sum(axis=1, keepdims=True))
+    figure.mark_all(FACE_68, centre + (half * FACE_POINTS) @ frame.T, 0.35 * a, normals)
     if detail:
         _add_features(figure, look, at, frame, shape.head)
 
@@ -381,13 +388,6 @@ def _add_features(
         figure.capsule(at(brow[0]), at(brow[1]), 0.035 * b, 0.045 * b, look.hair)
 
 
-def _mark_face(figure: Figure, at: _OnHead, frame: Vector, half: Vector) -> None:
-    for index, (x, y) in enumerate(FACE_TEMPLATE):
-        raised = 0.16 * (index - 26) / 4 if 27 <= index <= 30 else (0.06 if 31 <= index <= 35 else 0.0)
-        point = on_head(float(x), float(y), raised)
-        figure.mark(f"face-{index}", at(point), 0.35 * half[0], unit(frame @ (point / half)))
-
-
 def _limb_direction(limb: LimbPose, sign: float) -> Vector:
     abduction, flexion = np.deg2rad(limb.abduction), np.deg2rad(limb.flexion)
     return vector(sign * np.sin(abduction), -np.cos(abduction) * np.cos(flexion), np.cos(abduction) * np.sin(flexion))
@@ -407,7 +407,7 @@ def _add_arm(
     neck_base: Vector,
     side_sign: tuple[str, float],
     detail: bool,
-) -> None:
+) -> Vector:
     side, sign = side_sign
     r_shoulder, r_elbow, r_wrist = shape.limb_radii[:3]
     direction = chest @ _limb_direction(limb, sign)
@@ -428,6 +428,7 @@ def _add_arm(
     figure.mark(f"{side}_elbow", elbow, 1.7 * r_elbow)
     figure.mark(f"{side}_wrist", wrist, 2.0 * r_wrist)
     _add_hand(figure, shape, look, pose, wrist, forearm, chest, side_sign, detail)
+    return shoulder
 
 
 def _add_hand(
@@ -444,7 +445,7 @@ def _add_hand(
     side, sign = side_sign
     length = shape.hand
     palm = perpendicular(forearm, chest @ vector(-sign, 0.0, -0.2))
-    thumbwards = np.cross(palm, forearm) * sign
+    thumbwards = cross(palm, forearm) * sign
     frame = np.stack([thumbwards, forearm, palm], axis=1)
     middle = wrist + 0.27 * length * forearm
     figure.ellipsoid(middle, frame, (0.21 * length, 0.30 * length, 0.11 * length), look.skin)
@@ -461,8 +462,8 @@ def _add_hand(
             along = unit(finger + 0.35 * across / 0.16 * 0.5 * thumbwards)
             reach = length * (0.42, 0.47, 0.43, 0.34)[number - 1]
             radius = 0.045 * length
-        for joint in range(4):
-            figure.mark(f"{side}_{name}{joint + 1}", base + reach * joint / 3 * along, 3.2 * radius)
+        names = tuple(f"{side}_{name}{joint}" for joint in (1, 2, 3, 4))
+        figure.mark_all(names, base + reach * _JOINTS * along, 3.2 * radius)
         if detail:
             figure.capsule(base, base + reach * along, radius, 0.8 * radius, look.skin)
 
@@ -474,7 +475,7 @@ def _add_leg(
     limb: LimbPose,
     side_sign: tuple[str, float],
     detail: bool,
-) -> None:
+) -> Vector:
     side, sign = side_sign
     r_thigh, r_knee, r_ankle = shape.limb_radii[3:]
     direction = _limb_direction(limb, sign)
@@ -482,11 +483,11 @@ def _add_leg(
     knee = hip + shape.thigh * direction
     lateral = vector(1.0, 0.0, 0.0)
     inward = vector(-sign, 0.0, 0.0) * np.sin(np.deg2rad(limb.twist))
-    shin = _bent(direction, np.cross(lateral, direction) + inward, limb.bend)
+    shin = _bent(direction, cross(lateral, direction) + inward, limb.bend)
     ankle = knee + shape.shank * shin
-    toes = unit(perpendicular(shin, np.cross(shin, lateral) + 0.15 * sign * lateral) + 0.35 * shin)
+    toes = unit(perpendicular(shin, cross(shin, lateral) + 0.15 * sign * lateral) + 0.35 * shin)
     sole = perpendicular(toes, shin)
-    outwards = -sign * np.cross(sole, toes)
+    outwards = -sign * cross(sole, toes)
     heel = ankle + 0.45 * r_ankle * sole - 0.20 * shape.foot * toes
     ball = heel + 0.72 * shape.foot * toes + 0.25 * r_ankle * sole
     figure.capsule(hip, knee, r_thigh, r_knee, look.bottom if look.leg else look.skin)
@@ -504,3 +505,4 @@ def _add_leg(
     figure.mark(f"{side}_heel", heel, 1.8 * r_ankle)
     if detail:
         figure.capsule(ball - 0.5 * spread, tip - 0.6 * spread, 0.7 * r_ankle, 0.5 * r_ankle, look.shoe)
+    return hip

@@ -93,8 +93,9 @@ class Raster:
         if window is None:
             return
         rows, columns = window
-        # The surface is q' F q = 1 with F the inverse of the covariance-like matrix A A'; solved for z at each (x, y).
-        form = np.linalg.inv(axes @ axes.T)
+        # The surface is q' F q = 1 with F = inverse of A A', solved for z at each (x, y); the axes are perpendicular.
+        scaled = axes / (axes * axes).sum(axis=0)
+        form = scaled @ scaled.T
         fxx, fxy, fxz, fyy, fyz, fzz = (float(form[i, j]) for i, j in ((0, 0), (0, 1), (0, 2), (1, 1), (1, 2), (2, 2)))
         x = self._columns[:, columns] - np.float32(cx)
         y = self._rows[rows] - np.float32(cy)

@@ -5,6 +5,7 @@ A scene is a function of (kind, seed, index, image size, subjects) and nothing e
 """
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, TypeAlias
 
 import cv2
@@ -89,7 +90,7 @@ class Scene:
     setting: Literal["indoor", "outdoor", "bed"]
 
 
-@dataclass(slots=True)
+@dataclass
 class _Actor:
     """A figure turned to the viewer and its place: ``px_per_m`` and where its origin comes to lie, px."""
 
@@ -103,9 +104,9 @@ class _Actor:
     px_per_m: float = 1.0
     origin: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
+    @cached_property
     def extent(self) -> tuple[float, float, float, float]:
         """Left, top, right, bottom of the turned figure relative to its origin, m."""
-        low, high = np.full(2, np.inf), np.full(2, -np.inf)
         ends = np.array([end for a, b, *_ in self.figure.capsules for end in (a, b)]) @ self.turn[:2].T
         radii = np.array([radius for _, _, *radii, _ in self.figure.capsules for radius in radii])[:, None]
         low, high = (ends - radii).min(0), (ends + radii).max(0)
@@ -217,7 +218,7 @@ def _place_upright(rng: np.random.Generator, actors: list[_Actor], size: tuple[i
     share = rng.uniform(0.5, reach)
     feet = rng.uniform(0.86, 1.0) * height
     for number, actor in enumerate(actors):
-        left, top, right, bottom = actor.extent()
+        left, top, right, bottom = actor.extent
         if number == 0 or actor.role != "labelled":
             share = share if actor.role == "labelled" else rng.uniform(0.10, 0.16)
             wide = 0.92 * width / (right - left)
@@ -243,7 +244,7 @@ def _place_on_bed(rng: np.random.Generator, actors: list[_Actor], size: tuple[in
     height, width = size
     share = rng.uniform(0.6, 1.0) if len(actors) == 1 else rng.uniform(0.5, 0.6)
     for number, actor in enumerate(actors):
-        left, top, right, bottom = actor.extent()
+        left, top, right, bottom = actor.extent
         scale = share * min(height / (bottom - top), width / (right - left))
         slot = (number + 0.5) / len(actors)
         x = (slot + rng.normal(0, 0.05)) * width - 0.5 * (left + right) * scale
@@ -266,12 +267,12 @@ def _draw(
     for number, actor in enumerate(actors, start=1):
         _draw_actor(raster, actor, materials)
         owners += [number] * (len(materials) + 1 - len(owners))
-    _draw_occluders(rng, raster, actors, materials, horizon is None)
+    _draw_occluders(rng, raster, materials, horizon is None)
     owners += [0] * (len(materials) + 1 - len(owners))
     owner = np.array(owners, np.uint8)[raster.part]
     image = _shade(rng, raster, materials, canvas, noise, horizon)
     metres = 1 / actors[0].px_per_m if actors else 0.01
-    camera = 1.2 if horizon is None else 1.3 * height * metres
+    camera = 1.2 if horizon is None else 1.6 * height * metres
     bodies = [
         body
         for number, actor in enumerate(actors, start=1)
@@ -300,12 +301,11 @@ def _draw_actor(raster: Raster, actor: _Actor, materials: list[Material]) -> Non
         raster.ellipsoid(tuple(centre), axes, len(materials))
 
 
-def _draw_occluders(
-    rng: np.random.Generator, raster: Raster, actors: list[_Actor], materials: list[Material], on_bed: bool
-) -> None:
+def _draw_occluders(rng: np.random.Generator, raster: Raster, materials: list[Material], on_bed: bool) -> None:
     """Poles, balls and table edges in front; on a bed, toys and a blanket over the feet."""
     height, width = raster.height, raster.width
-    near = -3.0 * max(height, width)
+    drawn = raster.depth[raster.part > 0]
+    front = float(drawn.min()) if drawn.size else 0.0
     for _ in range(int(rng.choice([0, 1, 2], p=[0.66, 0.26, 0.08]))):
         colour = tuple(rng.uniform(0.15, 0.9, 3))
         second = tuple(rng.uniform(0.15, 0.9, 3)) if rng.random() < 0.4 else None
@@ -313,19 +313,20 @@ def _draw_occluders(
         x, y = rng.uniform(0, width), rng.uniform(0.3, 1.0) * height
         kind = rng.random()
         if on_bed and kind < 0.3:
-            axes = np.diag([0.5 * width, 0.16 * height, 0.2 * height])
-            raster.ellipsoid((0.5 * width, 1.02 * height, near), axes, len(materials))
+            axes = np.diag([0.5 * width, 0.16 * height, 0.1 * height])
+            raster.ellipsoid((0.5 * width, 1.02 * height, front - 0.1 * height), axes, len(materials))
         elif kind < 0.6:
             radius = rng.uniform(0.04, 0.10) * height
-            raster.ellipsoid((x, y, near), np.eye(3) * radius, len(materials))
+            raster.ellipsoid((x, y, front - radius), np.eye(3) * radius, len(materials))
         elif on_bed or kind < 0.8:
             radius = rng.uniform(0.02, 0.05) * height
             reach = rng.normal(0, 0.35 if on_bed else 0.05, 2) * (width, height)
-            end = (x + reach[0], (y + reach[1]) if on_bed else 1.2 * height, near)
-            raster.capsule((x, y, near), end, radius, radius, len(materials))
+            end = (x + reach[0], (y + reach[1]) if on_bed else 1.2 * height, front - radius)
+            raster.capsule((x, y, front - radius), end, radius, radius, len(materials))
         else:
             level, thick = rng.uniform(0.7, 0.95) * height, rng.uniform(0.03, 0.06) * height
             side = rng.choice([-0.2, 1.2]) * width
+            near = front - thick
             raster.capsule((side, level, near), (0.5 * width, level, near), thick, thick, len(materials))
 
 
@@ -341,7 +342,7 @@ def _shade(
     light = np.array([rng.uniform(-0.8, 0.8), rng.uniform(-1.0, -0.2), -1.0])
     light /= np.sqrt(light @ light)
     ambient, exposure = rng.uniform(0.40, 0.62), rng.uniform(0.82, 1.12)
-    tint = 1 + rng.normal(0, 0.03, 3)
+    tint = (1 + rng.normal(0, 0.03, 3)).astype(np.float32)
     stripes = rng.uniform(-0.6, 0.6)
     drawn = raster.part > 0
     _cast_shadow(canvas, drawn, horizon, light)
@@ -356,17 +357,18 @@ def _shade(
         depth = np.where(inside, raster.depth[window], raster.depth[window][inside].max() + 30)
         hollow = depth - cv2.blur(depth, (9, 9))
         brightness *= 1 - np.clip(hollow * np.float32(8.0 / height), 0, np.float32(0.38))
-        strength = np.array([0.0, *(material.grain for material in materials)], np.float32)[part]
-        brightness *= 1 + strength * cv2.blur(noise, (1, 3))[window] * 2
-        colours = np.array([(0, 0, 0), *(material.colour for material in materials)], np.float32)[part]
+        strength = np.array([0.0, *(2 * material.grain for material in materials)], np.float32).take(part)
+        strength *= cv2.blur(noise[window], (1, 3))
+        strength += 1
+        brightness *= strength
+        colours = np.array([(0, 0, 0), *(material.colour for material in materials)], np.float32).take(part, axis=0)
         if any(material.second is not None for material in materials):
             _add_stripes(colours, part, materials, stripes, height)
-        colours *= brightness[..., None]
-        np.copyto(canvas[window], colours, where=inside[..., None])
-    canvas *= (exposure * tint * 255).astype(np.float32)
-    canvas += (noise * np.float32(7.0))[..., None]
-    np.clip(canvas, 0, 255, out=canvas)
-    return np.asarray(cv2.GaussianBlur(canvas.astype(np.uint8), (3, 3), 0.6), np.uint8)
+        background.modulate(colours, brightness)
+        cv2.copyTo(colours, inside.astype(np.uint8), canvas[window])
+    background.modulate(canvas, np.float32(exposure) + np.float32(0.025) * noise)
+    canvas *= tint
+    return np.asarray(cv2.GaussianBlur(cv2.convertScaleAbs(canvas, alpha=255), (3, 3), 0.6), np.uint8)
 
 
 def _add_stripes(
@@ -393,7 +395,7 @@ def _cast_shadow(canvas: FloatArray, drawn: NDArray[np.bool_], horizon: int | No
         fade = np.clip((np.arange(height // 4) * 4 - horizon) / (0.5 * height), 0, 1).astype(np.float32)
         small = small * fade[:, None]
     shadow = cv2.resize(small, (width, height), interpolation=cv2.INTER_LINEAR)
-    canvas *= (1 - np.float32(0.45) * shadow)[..., None]
+    background.modulate(canvas, 1 - np.float32(0.45) * shadow)
 
 
 def _truth(
@@ -402,19 +404,18 @@ def _truth(
     mask = owner == number
     if not mask.any():
         return None
-    names = tuple(actor.figure.landmarks)
-    positions = np.array([position for position, _, _ in actor.figure.landmarks.values()])
-    covers = np.array([cover for _, cover, _ in actor.figure.landmarks.values()]) * actor.px_per_m
-    facing = np.array(
-        [-1.0 if outward is None else actor.turn[2] @ outward for _, _, outward in actor.figure.landmarks.values()]
-    )
+    blocks = actor.figure.landmarks
+    names = tuple(name for block in blocks for name in block[0])
+    positions = np.concatenate([block[1] for block in blocks])
+    covers = np.repeat([block[2] * actor.px_per_m for block in blocks], [len(block[0]) for block in blocks])
+    facing = np.concatenate([block[3] for block in blocks]) @ actor.turn[2]
     at = positions @ (actor.px_per_m * actor.turn).T + actor.origin
     column, row = np.rint(at[:, 0]).astype(np.int64), np.rint(at[:, 1]).astype(np.int64)
     within = (column >= 0) & (column < raster.width) & (row >= 0) & (row < raster.height)
     column, row = np.where(within, column, 0), np.where(within, row, 0)
     seen = within & mask[row, column] & (raster.depth[row, column] > at[:, 2] - covers - 1.0)
     flags = np.where(within & (facing < 0.15), 1 + seen, 0)
-    left, top, right, bottom = (value * actor.px_per_m for value in actor.extent())
+    left, top, right, bottom = (value * actor.px_per_m for value in actor.extent)
     return Body(
         subject=actor.subject,
         category=actor.category,

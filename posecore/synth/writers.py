@@ -16,7 +16,7 @@ from posecore.synth.mpii_files import MpiiRows
 from posecore.synth.scene import Kind, Scene, render
 
 DatasetName: TypeAlias = Literal["coco", "coco_wholebody", "mpii", "ap10k", "syrip"]
-Progress: TypeAlias = Callable[[int, int], None]
+Progress: TypeAlias = Callable[[int, int], object]
 """Called with the number of pictures written and the number in all."""
 
 GENERATOR_VERSION = 1
