@@ -9,8 +9,7 @@ import numpy as np
 from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.reader import Source
-from posecore.formats.values import Refusal, area_of_box, box_around
-from posecore.formats.values import sequence as listed_values
+from posecore.formats.values import Refusal, area_of_box, box_around, sequence
 from posecore.schema import FloatArray, Instance, Record, Reject
 
 IMAGE_HEIGHT, IMAGE_WIDTH = 480, 640
@@ -36,8 +35,8 @@ class MiniRgbdReader:
         top = source_file(source, source.annotations)
         listed = source.options.get("sequences")
         folders = sorted(path.name for path in top.iterdir() if path.is_dir())
-        for sequence in map(str, folders if listed is None else listed_values(listed, "reader option sequences")):
-            folder = relative_path(source.annotations, sequence)
+        for name in map(str, folders if listed is None else sequence(listed, "reader option sequences")):
+            folder = relative_path(source.annotations, name)
             joints = source_file(source, f"{folder}/joints_2Ddep")
             frames = sorted(match[1] for path in joints.iterdir() if (match := _JOINTS_2D.match(path.name)))
             if not frames:
@@ -45,12 +44,12 @@ class MiniRgbdReader:
             for frame in frames:
                 where = f"{folder}/joints_2Ddep/syn_joints_2Ddep_{frame}.txt"
                 try:
-                    yield _record(source, folder, sequence, frame, where)
+                    yield _record(source, folder, name, frame, where)
                 except Refusal as refusal:
-                    yield refusal.reject(source, where, f"{sequence}/{frame}")
+                    yield refusal.reject(source, where, f"{name}/{frame}")
 
 
-def _record(source: Source, folder: str, sequence: str, frame: str, where: str) -> Record:
+def _record(source: Source, folder: str, name: str, frame: str, where: str) -> Record:
     num_keypoints = source.skeleton.num_keypoints
     places = _table(read_text(source, where), num_keypoints)
     keypoints = np.zeros((num_keypoints, 3), np.float32)
@@ -60,7 +59,7 @@ def _record(source: Source, folder: str, sequence: str, frame: str, where: str) 
     bbox = box_around(keypoints, BOX_MARGIN)
     three_d = relative_path(folder, "joints_3D", f"syn_joints_3D_{frame}.txt")
     has_three_d = (source.root / three_d).exists()
-    source_id = f"{sequence}/{frame}"
+    source_id = f"{name}/{frame}"
     instance = Instance(
         id=source_id,
         bbox_xywh=bbox,
@@ -68,19 +67,19 @@ def _record(source: Source, folder: str, sequence: str, frame: str, where: str) 
         area=area_of_box(source.area_rule, bbox[2], bbox[3]),
         area_rule=source.area_rule,
         keypoints_3d=_table(read_text(source, three_d), num_keypoints) if has_three_d else None,
-        subject_id=sequence,
-        track_id=sequence,
+        subject_id=name,
+        track_id=name,
     )
     return Record(
         dataset=source.dataset,
         split=source.split,
         source_id=source_id,
-        image=relative_path(source.images, sequence, "rgb", f"syn_{frame}.png"),
+        image=relative_path(source.images, name, "rgb", f"syn_{frame}.png"),
         width=IMAGE_WIDTH,
         height=IMAGE_HEIGHT,
         instances=[instance],
         license=source.license,
-        video_id=sequence,
+        video_id=name,
         frame_index=int(frame),
     )
 
