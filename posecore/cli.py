@@ -10,6 +10,8 @@ from tqdm import tqdm
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.errors import PoseCoreError
+from posecore.ingest.audit import compare
+from posecore.shards.store import open_store
 from posecore.synth.writers import DatasetName, write_dataset
 from posecore.viz.dataset_gallery import write_dataset_gallery
 
@@ -20,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     _add_datasets(commands)
     _add_synth(commands)
+    _add_audit(commands)
     _add_lineage(commands)
     options = parser.parse_args(arguments)
     try:
@@ -45,6 +48,22 @@ def _add_datasets(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     check.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")
     check.add_argument("--split", help="default: every split whose annotations are there")
     check.set_defaults(run=_check_dataset)
+
+
+def _add_audit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    audit = commands.add_parser("audit", help="say what two ingested splits share; exit status 1 if anything")
+    audit.add_argument("a", help="folder of an ingested split, local or an fsspec URL")
+    audit.add_argument("b", help="the other one")
+    audit.set_defaults(run=_audit)
+
+
+def _audit(options: argparse.Namespace) -> int:
+    report = compare(open_store(options.a), open_store(options.b))
+    for pair in report.pairs:
+        print(pair)
+    counts = ", ".join(f"{count} {reason}" for reason, count in report.counts().items())
+    print(f"{report.a} and {report.b} share {counts or 'nothing'}.")
+    return 1 if report.leaks else 0
 
 
 def _add_synth(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
