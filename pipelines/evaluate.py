@@ -1,0 +1,309 @@
+#!/usr/bin/env python
+"""Evaluate: a model × ingested splits → metrics by each dataset's own protocol, result files, an HTML report.
+
+::
+
+    python pipelines/evaluate.py --model runs/x/model --store coco=/data/shards/coco/val --out runs/x/evaluation
+
+Repeat ``--store`` for several splits. ``--head syrip=coco`` lets another dataset's head answer, ``--boxes coco=FILE``
+judges on detected boxes (a COCO detection list) instead of annotated ones, and ``--parent FOLDER`` evaluates a second
+model as well and prints what was gained and forgotten. Any path may be an fsspec URL.
+
+Predictions are made by Ray Data actors that hold the model once. The batches do not depend on how many there are, so
+the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
+"""
+
+import argparse
+import logging
+import os
+import pickle
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import orjson
+import ray
+import torch
+from pydantic import Field
+from tqdm import tqdm
+
+from posecore import __version__
+from posecore.config import Config, parse_config
+from posecore.errors import EvaluationError, PoseCoreError
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
+from posecore.evaluation.keypoint_errors import keypoint_errors
+from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.results import coco_results, read_boxes
+from posecore.evaluation.tables import as_markdown, forgetting_table
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import load_model
+from posecore.shards.store import open_store
+from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.viz.report import EvaluationSection, worst_cases, write_report
+
+
+class ActorSettings(Config):
+    """How prediction is spread over a Ray cluster.
+
+    Attributes:
+        actors: processes that hold the model; None takes one per CPU (or per GPU) of the cluster.
+        cpus_per_actor: CPU cores Ray reserves for each.
+        gpus_per_actor: GPUs for each; a fraction shares one.
+    """
+
+    actors: int | None = Field(default=None, gt=0)
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What :func:`evaluate_stores` found and wrote.
+
+    Attributes:
+        metrics: name of the split → metric → value.
+        report: the HTML file.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    report: AnyPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """One split to judge; small, and sent to every actor."""
+
+    location: AnyPath
+    head: str | None
+    boxes: AnyPath | None
+    settings: InferenceSettings
+
+    def task(self) -> PredictionTask:
+        store = open_store(self.location)
+        return PredictionTask(
+            store=store,
+            head=self.head or store.manifest.dataset,
+            settings=self.settings,
+            boxes=None if self.boxes is None else read_boxes(self.boxes),
+        )
+
+
+def evaluate_stores(
+    model_folder: str | AnyPath,
+    stores: Mapping[str, str | AnyPath],
+    settings: InferenceSettings | None = None,
+    *,
+    out: str | AnyPath,
+    heads: Mapping[str, str] | None = None,
+    boxes: Mapping[str, str | AnyPath] | None = None,
+    worst_cases: int = 12,
+    actors: ActorSettings | None = None,
+) -> EvaluationResult:
+    """Predicts and judges splits on the Ray cluster this process is connected to (a local one is started if none is).
+
+    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/metrics.json`` and
+    ``<out>/report.html``.
+
+    Args:
+        model_folder: a saved model; every node must reach it.
+        stores: name → folder of an ingested split; every node must reach them.
+        settings: how predictions are made.
+        out: where the files go.
+        heads: name of the split → the model's head that answers; default the dataset's own.
+        boxes: name of the split → COCO detection list to judge on instead of annotated boxes.
+        worst_cases: pictures per split in the report.
+        actors: how the work is spread.
+
+    Raises:
+        EvaluationError: a head or boxes do not fit a split.
+        CheckpointError: there is no whole model in the folder.
+        IntegrityError: a split or the model is damaged.
+    """
+    settings, out, folder = settings or InferenceSettings(), as_path(out), _for_all_nodes(model_folder)
+    splits = {
+        name: _Split(
+            location=_for_all_nodes(location),
+            head=(heads or {}).get(name),
+            boxes=_for_all_nodes(boxes[name]) if boxes and name in boxes else None,
+            settings=settings,
+        )
+        for name, location in stores.items()
+    }
+    tasks = {name: split.task() for name, split in splits.items()}
+    parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
+    sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases) for name, task in tasks.items()]
+    metrics = {section.name: dict(section.metrics) for section in sections}
+    write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
+    facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
+    report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
+    return EvaluationResult(metrics=metrics, report=report)
+
+
+def _judge(name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int) -> EvaluationSection:
+    manifest = task.store.manifest
+    definition = manifest.definition
+    truth = GroundTruth.from_store(task.store)
+    parts_of = definition.skeleton if definition.evaluation.protocol == "wholebody" else None
+    write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
+    return EvaluationSection(
+        name=name,
+        protocol=definition.evaluation.protocol,
+        metrics=evaluate(definition.evaluation, definition.skeleton, truth, predictions),
+        errors=keypoint_errors(truth, predictions, definition.skeleton),
+        worst=worst_cases(task.store, definition.skeleton, truth, predictions, pictures),
+        license=definition.license.id,
+        digest=manifest.digest,
+        num_images=len(truth.image_ids),
+        num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
+    )
+
+
+def _predict_on_ray(
+    model_folder: AnyPath, splits: Mapping[str, _Split], tasks: Mapping[str, PredictionTask], actors: ActorSettings
+) -> dict[str, list[Predictions]]:
+    """Name of the split → predictions of its batches in order."""
+    plan = [
+        {"split": name, "batch": number, "rows": pickle.dumps(rows)}
+        for name, task in tasks.items()
+        for number, rows in enumerate(task.batches())
+    ]
+    done: dict[str, dict[int, Predictions]] = {name: {} for name in tasks}
+    crops = sum(len(task.rows) for task in tasks.values())
+    with tqdm(total=crops, unit="crop", desc="evaluate") as bar:
+        for row in _rows_from_ray(model_folder, splits, plan, actors):
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            done[row["split"]][row["batch"]] = pickle.loads(row["predictions"])
+            bar.update(len(done[row["split"]][row["batch"]]))
+    return {name: [parts[number] for number in sorted(parts)] for name, parts in done.items()}
+
+
+def _rows_from_ray(
+    model_folder: AnyPath, splits: Mapping[str, _Split], plan: list[dict[str, Any]], actors: ActorSettings
+) -> Iterator[dict[str, Any]]:
+    if not ray.is_initialized():
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
+    context = ray.data.DataContext.get_current()
+    context.enable_progress_bars = False  # the bar above counts crops, Ray's counts blocks
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    resource, each = ("GPU", actors.gpus_per_actor) if actors.gpus_per_actor else ("CPU", actors.cpus_per_actor)
+    fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
+    count = min(actors.actors or fitting, fitting, len(plan))
+    return iter(
+        ray.data.from_items(plan, override_num_blocks=len(plan))
+        .map(
+            _Predictor,
+            fn_constructor_args=(model_folder, dict(splits)),
+            compute=ray.data.ActorPoolStrategy(size=count),
+            num_cpus=actors.cpus_per_actor,
+            num_gpus=actors.gpus_per_actor,
+        )
+        .iter_rows()
+    )
+
+
+class _Predictor:
+    """Loads the model and opens each split once. A deliberate error travels as data: raised, Ray would bury it."""
+
+    def __init__(self, model_folder: AnyPath, splits: Mapping[str, _Split]) -> None:
+        self._model_folder = model_folder
+        self._splits = splits
+        self._tasks: dict[str, PredictionTask] = {}
+
+    @cached_property
+    def _model(self) -> PoseModel:
+        return load_model(self._model_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        answer = {"split": row["split"], "batch": row["batch"], "predictions": b"", "error": b""}
+        try:
+            if row["split"] not in self._tasks:
+                self._tasks[row["split"]] = self._splits[row["split"]].task()
+            predictions = predict_rows(self._model, self._tasks[row["split"]], pickle.loads(row["rows"]))
+            return answer | {"predictions": pickle.dumps(predictions)}
+        except PoseCoreError as error:
+            return answer | {"error": pickle.dumps(error)}
+
+
+def _for_all_nodes(location: str | AnyPath) -> AnyPath:
+    path = as_path(location)
+    return path.resolve() if isinstance(path, Path) else path
+
+
+def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for value in values or ():
+        name, separator, target = value.partition("=")
+        if not separator or not name or not target:
+            raise EvaluationError(
+                f"{flag} {value}: expected NAME=VALUE, for example {flag} coco=/data/shards/coco/val."
+            )
+        pairs[name] = target
+    return pairs
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates what the command line names; returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", required=True, help="folder of a saved model")
+    parser.add_argument("--store", action="append", required=True, metavar="NAME=FOLDER", help="an ingested split")
+    parser.add_argument("--out", required=True, help="folder for metrics, result files and report")
+    parser.add_argument("--head", action="append", metavar="NAME=HEAD", help="the model's head that answers a split")
+    parser.add_argument("--boxes", action="append", metavar="NAME=FILE", help="COCO detection list for a split")
+    parser.add_argument("--parent", help="folder of a second model, to print gains and losses against")
+    parser.add_argument("--actors", type=int, help="processes; default: what the cluster has")
+    parser.add_argument("--gpus-per-actor", type=float, default=0.0)
+    parser.add_argument("--batch-size", type=int, default=InferenceSettings().batch_size)
+    parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
+    parser.add_argument("--no-flip-test", action="store_true", help="one forward pass per crop instead of two")
+    parser.add_argument("--worst-cases", type=int, default=12)
+    options = parser.parse_args(arguments)
+    try:
+        settings = parse_config(
+            {
+                "batch_size": options.batch_size,
+                "precision": options.precision,
+                "flip_test": not options.no_flip_test,
+            },
+            InferenceSettings,
+            origin="command line",
+        )
+        actors = parse_config(
+            {"actors": options.actors, "gpus_per_actor": options.gpus_per_actor}, ActorSettings, origin="command line"
+        )
+        stores = _pairs(options.store, "--store")
+
+        def judged(model: str, out: AnyPath) -> EvaluationResult:
+            return evaluate_stores(
+                model,
+                stores,
+                settings,
+                out=out,
+                heads=_pairs(options.head, "--head"),
+                boxes=_pairs(options.boxes, "--boxes"),
+                worst_cases=options.worst_cases,
+                actors=actors,
+            )
+
+        result = judged(options.model, as_path(options.out))
+        print(orjson.dumps(result.metrics, option=orjson.OPT_INDENT_2).decode())
+        if options.parent:
+            parent = judged(options.parent, as_path(options.out) / "parent")
+            protocols = {
+                name: open_store(location).manifest.definition.evaluation.protocol for name, location in stores.items()
+            }
+            print(as_markdown(forgetting_table(parent.metrics, result.metrics, protocols)))
+        print(f"report {result.report}")
+    except PoseCoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,98 @@
+"""Evaluation by Ray actors gives the numbers of one process, and files a person and an official script can read."""
+
+import json
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+
+from pipelines.evaluate import ActorSettings, evaluate_stores, main
+from posecore.datasets.definition import Conventions, EvaluationDefinition
+from posecore.errors import CheckpointError, EvaluationError
+from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
+from posecore.evaluation.results import read_results
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import ModelConfig, build_model
+from posecore.models.saving import load_model, save_model
+from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+
+pytestmark = pytest.mark.ray
+SETTINGS = InferenceSettings(batch_size=4)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    import ray
+
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    yield
+    ray.shutdown()
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("evaluate")
+    conventions = Conventions()
+    stores = {
+        "near": hands_store(folder / "near", hands_definition(conventions), num_images=7).location,
+        "pixels": hands_store(
+            folder / "pixels", hands_definition(conventions, EvaluationDefinition(protocol="pixel")), num_images=3
+        ).location,
+    }
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(128, 96))
+    return folder, stores, save_model(build_model(config, {"hands": HANDS}, {"hands": conventions}), folder / "model")
+
+
+@pytest.mark.parametrize("actors", [1, 2])
+def test_actors_give_the_numbers_of_one_process(cluster, world, tmp_path, actors):
+    from posecore.shards.store import open_store
+
+    _, stores, model_folder = world
+    result = evaluate_stores(
+        model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=actors)
+    )
+    model = load_model(model_folder)
+    for name, location in stores.items():
+        store = open_store(location)
+        assert result.metrics[name] == evaluate_store(model, store, SETTINGS)
+        expected = predict_store(model, store, SETTINGS)
+        written = read_results(tmp_path / name / "results.json", expected.image_ids, 2)
+        np.testing.assert_array_equal(written.keypoints, expected.keypoints)
+        np.testing.assert_array_equal(written.scores, expected.scores)
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result.metrics
+    page = result.report.read_text()
+    assert page.count("<figure>") == 4
+    assert "near" in page
+
+
+def test_detected_boxes_come_from_a_file(cluster, world, tmp_path):
+    _, stores, model_folder = world
+    path = tmp_path / "boxes.json"
+    path.write_text(json.dumps([{"image_id": 2, "category_id": 1, "bbox": [30, 40, 100, 120], "score": 0.8}]))
+    evaluate_stores(model_folder, {"near": stores["near"]}, SETTINGS, out=tmp_path, boxes={"near": path})
+    results = json.loads((tmp_path / "near" / "results.json").read_text())
+    assert [item["image_id"] for item in results] == [2]
+
+
+def test_errors_come_back_as_one_sentence(cluster, world, tmp_path, capsys):
+    _, stores, model_folder = world
+    near = {"near": stores["near"]}
+    with pytest.raises(EvaluationError, match="the model has no head 'coco'; it has hands"):
+        evaluate_stores(model_folder, near, SETTINGS, out=tmp_path, heads={"near": "coco"})
+    with pytest.raises(CheckpointError, match="holds no whole model"):
+        evaluate_stores(tmp_path, near, SETTINGS, out=tmp_path)
+    assert main(["--model", str(model_folder), "--store", "near", "--out", str(tmp_path)]) == 1
+    assert capsys.readouterr().err.startswith("error: --store near: expected NAME=VALUE")
+
+
+def test_the_command_compares_with_a_parent(cluster, world, tmp_path, capsys):
+    _, stores, model_folder = world
+    command = ["--model", model_folder, "--parent", model_folder, "--store", f"near={stores['near']}"]
+    assert main([*map(str, command), "--out", str(tmp_path), "--batch-size", "4", "--worst-cases", "0"]) == 0
+    printed = capsys.readouterr().out
+    assert "| near | AP |" in printed
+    assert "+0.0000 |" in printed
