@@ -12,8 +12,11 @@ from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.errors import PoseCoreError
 from posecore.ingest.audit import compare
 from posecore.shards.store import open_store
+from posecore.storage import as_path, write_atomically
 from posecore.synth.writers import DatasetName, write_dataset
 from posecore.viz.dataset_gallery import write_dataset_gallery
+from posecore.viz.gallery import encode_jpeg
+from posecore.viz.synthetic_sheet import synthetic_sheet
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -75,6 +78,10 @@ def _add_synth(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
     synth.add_argument("--seed", type=int, default=0)
     synth.add_argument("--size", type=int, default=256, help="side of the square pictures in pixels (default: 256)")
     synth.set_defaults(run=_synthesise)
+    sheet = commands.add_parser("synth-sheet", help="one JPEG that shows the synthetic bodies and their labels")
+    sheet.add_argument("--out", required=True, help="JPEG file to write")
+    sheet.add_argument("--seed", type=int, default=0)
+    sheet.set_defaults(run=_write_synthetic_sheet)
 
 
 def _synthesise(options: argparse.Namespace) -> int:
@@ -89,6 +96,12 @@ def _synthesise(options: argparse.Namespace) -> int:
             progress=lambda done, total: bar.update(),
         )
     print(root)
+    return 0
+
+
+def _write_synthetic_sheet(options: argparse.Namespace) -> int:
+    write_atomically(as_path(options.out), encode_jpeg(synthetic_sheet(options.seed)))
+    print(options.out)
     return 0
 
 

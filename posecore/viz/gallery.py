@@ -65,7 +65,7 @@ def write_gallery(items: Iterable[tuple[Picture, str]], out_dir: str | Path, tit
     figures: list[str] = []
     thumbnails: list[NDArray[np.uint8]] = []
     for picture, caption in items:
-        data = picture if isinstance(picture, bytes) else _encode_jpeg(picture)
+        data = picture if isinstance(picture, bytes) else encode_jpeg(picture)
         if len(thumbnails) < _MOST_THUMBNAILS:
             thumbnails.append(_decode(data, caption) if isinstance(picture, bytes) else picture)
         text = html.escape(caption)
@@ -110,7 +110,8 @@ def encode_png(image_rgb: NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
-def _encode_jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
+def encode_jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
+    """The JPEG bytes (quality 90) of an (H, W, 3) uint8 RGB image."""
     settings = [cv2.IMWRITE_JPEG_QUALITY, _JPEG_QUALITY]
     _, data = cv2.imencode(".jpg", cv2.cvtColor(image_rgb, cv2.COLOR_RGB2BGR), settings)
     return data.tobytes()
