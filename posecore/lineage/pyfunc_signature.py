@@ -3,9 +3,12 @@
 import json
 from pathlib import Path
 
+import cv2
+import numpy as np
+import pandas as pd
 from mlflow.models import ModelSignature
-from mlflow.types import Array, ColSpec, DataType, ParamSchema, ParamSpec, Property, Schema
-from mlflow.types.schema import Object
+from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
+from mlflow.types.schema import Array, Object, Property
 
 from posecore.storage import as_path
 
@@ -32,3 +35,9 @@ def signature(model_folder: Path) -> ModelSignature:
         [ParamSpec("dataset", DataType.string, datasets[0]), ParamSpec("flip_test", DataType.boolean, False)]
     )
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
+
+
+def input_example() -> pd.DataFrame:
+    """A request with one grey photo and a box, stored with the model so that a reader sees the form."""
+    photo = cv2.imencode(".jpg", np.full((48, 36, 3), 128, np.uint8))[1].tobytes()
+    return pd.DataFrame({"image": [photo], "x": [3.0], "y": [4.0], "w": [30.0], "h": [40.0]})

@@ -1,7 +1,8 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.metadata import version as installed_version
 from pathlib import Path
 
@@ -72,9 +73,10 @@ def register_model(
         card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
         model_id = _log_model(run, name, model_folder, card)
         _ensure_registered(client, name)
-        created = client.create_model_version(
-            name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
-        )
+        with _default_store(run.tracking.uri):
+            created = client.create_model_version(
+                name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
+            )
     except MlflowException as error:
         raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
     return RegisteredVersion(name, int(created.version))
@@ -96,6 +98,7 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
                 python_model=str(Path(__file__).with_name("pyfunc_model.py")),
                 artifacts={"model": str(model_folder)},
                 signature=pyfunc_signature.signature(model_folder),
+                input_example=pyfunc_signature.input_example(),
                 pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
                 mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id),
             )
@@ -107,6 +110,17 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return str(logged.model_id)
+
+
+@contextmanager
+def _default_store(uri: str) -> Iterator[None]:
+    """Makes a store the process's default for one call: MLflow's SQL registry looks logged models up there."""
+    before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before)
 
 
 def _logged_model_id(version: ModelVersion) -> str:

@@ -1,0 +1,352 @@
+"""A registered model is whole: it loads, it serves over HTTP, and lineage leads from it to images and back."""
+
+import base64
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mlflow
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from posecore.cli import main as posecore_command
+from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
+from posecore.errors import DatasetError, LineageError
+from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.query import LineageGraph
+from posecore.lineage.registry import register_model
+from posecore.lineage.serving import predict_photos
+from posecore.lineage.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.saving import load_model, save_model
+from posecore.models.vit import VitConfig
+from posecore.schema import Instance, Record
+from posecore.skeletons.library import load_skeleton
+
+SUBJECT = "infant-7"
+
+
+def png(seed: int) -> bytes:
+    pixels = np.random.default_rng(seed).integers(0, 255, (40, 60, 3), np.uint8)
+    return bytes(cv2.imencode(".png", pixels)[1])
+
+
+def record(number: int, subject: str) -> Record:
+    instance = Instance(
+        id=str(number),
+        bbox_xywh=(5, 5, 30, 30),
+        keypoints=np.full((17, 3), 10, np.float32) * [1, 1, 0.2],
+        area=900.0,
+        area_rule="box",
+        subject_id=subject,
+    )
+    return Record(
+        dataset="clinic",
+        split="train",
+        source_id=str(number),
+        image=f"{number}.png",
+        width=60,
+        height=40,
+        instances=[instance],
+    )
+
+
+@pytest.fixture(scope="module")
+def split(tmp_path_factory: pytest.TempPathFactory) -> DatasetUse:
+    """An ingested split of two images, of two subjects."""
+    root = tmp_path_factory.mktemp("clinic")
+    for number in range(2):
+        (root / f"{number}.png").write_bytes(png(number))
+    definition = DatasetDefinition(
+        name="clinic",
+        title="Clinic",
+        reader="posecore.formats.coco:CocoReader",
+        skeleton=load_skeleton("coco17"),
+        license=LicenseDefinition(id="consent-2024", commercial_use=False),
+        splits={"train": SplitDefinition(annotations="none.json")},
+    )
+    job = ingest_job(definition, "train", root, root / "out", IngestSettings())
+    manifest = ingest(job, [record(0, SUBJECT), record(1, "infant-8")])
+    return DatasetUse(
+        name="clinic",
+        split="train",
+        digest=manifest.digest,
+        role="training",
+        location=str(job.folder),
+        license=definition.license.id,
+        commercial_use=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(0)
+    backbone = VitConfig(embed_dim=16, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=(64, 48))
+    model = build_model(config, {"coco": load_skeleton("coco17"), "mpii": load_skeleton("mpii16")})
+    return Path(str(save_model(model, tmp_path_factory.mktemp("model"))))
+
+
+@pytest.fixture(scope="module")
+def store(store_folder: Path) -> Tracking:
+    return connect(TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment="registered"), store_folder)
+
+
+@pytest.fixture(scope="module")
+def parent(store: Tracking, split: DatasetUse, model_folder: Path) -> RegisteredVersion:
+    result = EvaluationResult(name="coco", digest="e" * 64, metrics={"AP": 0.5, "AP (M)": float("nan")})
+    return register_model(store.start_run("train", {}), "adults", model_folder, [split], [result], summary="A test.")
+
+
+@pytest.fixture(scope="module")
+def child(store: Tracking, split: DatasetUse, model_folder: Path, parent: RegisteredVersion) -> RegisteredVersion:
+    """Fine-tuned on other data; has seen the parent's only through it."""
+    other = split.model_copy(
+        update={
+            "name": "free",
+            "digest": "b" * 64,
+            "location": "/nowhere/free",
+            "license": "CC0",
+            "commercial_use": True,
+        }
+    )
+    return register_model(store.start_run("adapt", {}), "infants", model_folder, [other], [], parent=parent)
+
+
+@pytest.fixture(scope="module")
+def loaded(store: Tracking, parent: RegisteredVersion) -> Any:
+    mlflow.set_tracking_uri(store.uri)
+    model = mlflow.pyfunc.load_model(parent.uri)
+    mlflow.set_tracking_uri(None)
+    return model
+
+
+def test_a_version_carries_its_lineage(
+    store: Tracking, parent: RegisteredVersion, child: RegisteredVersion, split: DatasetUse
+) -> None:
+    tags = get_version(store, "adults", parent.version).tags
+    assert DatasetUse.model_validate_json(tags["dataset.training.clinic/train"]) == split
+    assert tags["license"] == "consent-2024"
+    assert len(tags["code"]) == 64
+    run = store.client.get_run(tags["run_id"])
+    assert [output.model_id for output in run.outputs.model_outputs] == [
+        get_version(store, "adults", parent.version).source.rsplit("/", 1)[-1]
+    ]
+    child_tags = get_version(store, "infants", child.version).tags
+    assert child_tags["parent"] == parent.uri
+    child_run = store.client.get_run(child_tags["run_id"])
+    assert [entry.model_id for entry in child_run.inputs.model_inputs] == [run.outputs.model_outputs[0].model_id]
+
+
+def test_registering_leaves_the_process_as_it_was(
+    store: Tracking, split: DatasetUse, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    mlflow.set_tracking_uri(None)
+    other = split.model_copy(update={"name": "other", "digest": "c" * 64})
+    register_model(store.start_run("train", {}), "quiet", model_folder, [other], [])
+    assert "MLFLOW_TRACKING_URI" not in os.environ, "later jobs of this process would record in another store"
+    assert not mlflow.is_tracking_uri_set()
+
+
+def test_the_model_card_names_heads_data_and_figures(store: Tracking, parent: RegisteredVersion) -> None:
+    card = get_version(store, parent.name, parent.version).description
+    assert "| mpii | mpii16 | 16 |" in card
+    assert "| clinic/train | training | consent-2024 | not allowed |" in card
+    assert "| coco | AP | 0.5000 |" in card
+
+
+def test_a_model_without_data_or_parent_is_not_registered(store: Tracking, model_folder: Path) -> None:
+    with pytest.raises(LineageError, match="lineage would be empty"):
+        register_model(store.start_run("train", {}), "orphan", model_folder, [], [])
+    assert store.client.search_registered_models("name = 'orphan'") == []
+
+
+def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_folder: Path) -> None:
+    image = png(5)
+    model = load_model(model_folder)
+    whole = loaded.predict(pd.DataFrame({"image": [image]}))
+    points, scores = predict_photos(model, [image], [None], "coco")
+    keypoints = whole["keypoints"][0]
+    assert [point["name"] for point in keypoints] == list(load_skeleton("coco17").names)
+    np.testing.assert_allclose([[point["x"], point["y"]] for point in keypoints], points[0], rtol=0, atol=1e-9)
+    assert whole["score"][0] == pytest.approx(scores.mean())
+
+    boxed = loaded.predict(
+        pd.DataFrame(
+            {"image": [image, image], "x": [10.0, np.nan], "y": [5.0, np.nan], "w": [20.0, np.nan], "h": [30.0, np.nan]}
+        ),
+        params={"dataset": "mpii", "flip_test": True},
+    )
+    expected, _ = predict_photos(model, [image, image], [(10, 5, 20, 30), None], "mpii", flip_test=True)
+    found = [[[point["x"], point["y"]] for point in row] for row in boxed["keypoints"]]
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("codec", ["udp", "msra"])
+def test_prediction_finds_a_bright_spot_in_image_pixels(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a model that returns the crop's own brightness as heatmap, the point must be the bright spot."""
+    skeleton = load_skeleton("coco17")
+    config = ModelConfig(
+        backbone=VitConfig(embed_dim=16, depth=1, num_heads=2),
+        head=ClassicHeadConfig(channels=8),
+        input_size=(256, 192),
+    )
+    model = build_model(config, {"coco": skeleton}).eval()
+    convention = model.card.conventions["coco"].model_copy(update={"codec": codec})
+    model.card.conventions["coco"] = convention
+
+    def brightness(_: PoseModel, images: torch.Tensor, dataset: str) -> torch.Tensor:
+        maps = torch.nn.functional.interpolate(images.mean(1, keepdim=True), (64, 48), mode="area")
+        return (maps - maps.amin()).expand(-1, skeleton.num_keypoints, -1, -1)
+
+    monkeypatch.setattr(PoseModel, "predict", brightness)
+    rows, columns = np.mgrid[:200, :300]
+    spot = 255 * np.exp(-((columns - 170) ** 2 + (rows - 80) ** 2) / (2 * 12**2))
+    image = bytes(cv2.imencode(".png", np.repeat(spot[..., None], 3, axis=2).astype(np.uint8))[1])
+    points, scores = predict_photos(model, [image], [(120, 20, 90, 130)], "coco")
+    # A heatmap pixel is about 2.6 image pixels here.
+    np.testing.assert_allclose(points[0], np.tile([170.0, 80.0], (17, 1)), atol=1.5)
+    assert (scores > 0).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "params", "message"),
+    [
+        ({"image": [b"no image"]}, {}, "neither a JPEG nor a PNG"),
+        ({"image": [png(1)[:200]]}, {}, "row 0"),
+        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [np.nan], "h": [1.0]}, {}, "needs all of x, y, w, h"),
+        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [0.0], "h": [1.0]}, {}, "is empty"),
+        ({"image": [png(1)]}, {"dataset": "cats"}, "no head 'cats'; it has coco, mpii"),
+    ],
+)
+def test_bad_requests_are_explained(loaded: Any, rows: dict[str, Any], params: dict[str, Any], message: str) -> None:
+    with pytest.raises(DatasetError, match=message):
+        loaded.predict(pd.DataFrame(rows), params=params)
+
+
+def test_lineage_is_asked_forwards_and_backwards(
+    store: Tracking, parent: RegisteredVersion, child: RegisteredVersion, split: DatasetUse
+) -> None:
+    graph = LineageGraph.load(store)
+    assert graph.ancestry(child) == [child, parent]
+    assert {use.label for use in graph.training_data(child)} == {"free/train", "clinic/train"}
+    for question in ("clinic", "clinic/train", split.digest, split.digest[:10].upper()):
+        assert {seen.model for seen in graph.of_dataset(question)} == {parent, child}
+    forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.use == split}
+    assert forbidden == {(parent, parent), (child, parent)}
+    assert graph.of_dataset("clin") == []
+
+
+def test_images_and_subjects_are_found_through_the_split(
+    store: Tracking, parent: RegisteredVersion, child: RegisteredVersion
+) -> None:
+    graph = LineageGraph.load(store)
+    by_image = graph.of_image(hashlib.sha256(png(0)).hexdigest())
+    by_subject = graph.of_subject(SUBJECT)
+    assert (
+        {seen.model for seen in by_image.sightings} == {seen.model for seen in by_subject.sightings} == {parent, child}
+    )
+    assert graph.of_subject("infant-9").sightings == []
+    # The other split's folder does not exist: the answer must say that it is incomplete.
+    assert [line for line in by_subject.unread if "free/train" in line and "/nowhere/free" in line]
+
+
+def test_the_command_answers(
+    store: Tracking, child: RegisteredVersion, split: DatasetUse, capsys: pytest.CaptureFixture[str]
+) -> None:
+    base = ["lineage", "--tracking-uri", store.uri]
+    assert posecore_command([*base, "model", "infants", str(child.version)]) == 0
+    told = capsys.readouterr().out
+    assert "made from adults version 1" in told
+    assert f"training   clinic/train  {split.digest[:12]}  consent-2024 (no commercial use)" in told
+    assert posecore_command([*base, "dataset", "clinic"]) == 0
+    assert "infants version 1: training on clinic/train" in capsys.readouterr().out
+    assert posecore_command([*base, "subject", SUBJECT]) == 1, "an incomplete answer must not look like a full one"
+    assert "unknown: free/train" in capsys.readouterr().out
+    assert posecore_command([*base, "model", "nobody", "1"]) == 1
+    assert "nobody version 1 is not registered" in capsys.readouterr().err
+
+
+def test_asking_where_nothing_was_recorded_creates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    uri = f"sqlite:///{tmp_path}/mlflow.db"
+    assert posecore_command(["lineage", "--tracking-uri", uri, "dataset", "coco"]) == 1
+    assert "nothing has been recorded" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def served(store: Tracking, parent: RegisteredVersion, tmp_path: Path) -> Iterator[str]:
+    """Address of ``mlflow models serve`` on loopback; its whole process group is ended afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    log = (tmp_path / "serve.log").open("w")
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", parent.uri, "--env-manager", "local"]
+    command += ["--host", "127.0.0.1", "--port", str(port)]
+    scripts = str(Path(sys.executable).parent)
+    environment = {
+        **os.environ,
+        "MLFLOW_TRACKING_URI": store.uri,
+        "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
+        "MLFLOW_MODELS_WORKERS": "1",
+    }
+    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+    address = f"http://127.0.0.1:{port}"
+    try:
+        deadline = time.monotonic() + 120
+        while not _answers(f"{address}/ping"):
+            assert server.poll() is None, (tmp_path / "serve.log").read_text()
+            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            time.sleep(0.2)
+        yield address
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
+        log.close()
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2) as reply:
+            return bool(reply.status == 200)
+    except OSError:
+        return False
+
+
+@pytest.mark.slow
+@pytest.mark.samples
+def test_a_photo_sent_over_http_is_predicted(served: str, samples: Path, model_folder: Path) -> None:
+    photo = sorted((samples / "coco").rglob("*.jpg"))[0].read_bytes()
+    body = {
+        "dataframe_records": [{"image": base64.b64encode(photo).decode(), "x": 20, "y": 10.5, "w": 100, "h": 150}],
+        "params": {"dataset": "mpii"},
+    }
+    request = urllib.request.Request(
+        f"{served}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as reply:
+        (prediction,) = json.loads(reply.read())["predictions"]
+    expected, _ = predict_photos(load_model(model_folder), [photo], [(20, 10.5, 100, 150)], "mpii")
+    found = [[point["x"], point["y"]] for point in prediction["keypoints"]]
+    np.testing.assert_allclose(found, expected[0], rtol=0, atol=1e-3)
