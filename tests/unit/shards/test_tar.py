@@ -1,0 +1,53 @@
+import io
+import tarfile
+
+import pytest
+
+from posecore.errors import IntegrityError
+from posecore.shards.tar import END_OF_ARCHIVE, member_header, members, padding, stored_size
+
+CONTENTS = {"a.jpg": b"x" * 513, "b.json": b"", "c.masks.npz": b"y" * 512}
+
+
+def archive() -> bytes:
+    parts = [member_header(name, len(data)) + data + padding(len(data)) for name, data in CONTENTS.items()]
+    return b"".join(parts) + END_OF_ARCHIVE
+
+
+@pytest.mark.parametrize(("name", "size"), [("a.jpg", 0), ("k" * 99, 8**11 - 1), ("000000000139.masks.npz", 12345)])
+def test_headers_equal_the_standard_librarys(name, size):
+    info = tarfile.TarInfo(name)
+    info.size = size
+    assert member_header(name, size) == info.tobuf(tarfile.USTAR_FORMAT)
+
+
+@pytest.mark.parametrize(("name", "size"), [("", 1), ("k" * 100, 1), ("a", -1), ("a", 8**11)])
+def test_what_does_not_fit_a_header_is_refused(name, size):
+    with pytest.raises(ValueError, match="tar member"):
+        member_header(name, size)
+
+
+def test_tarfile_reads_every_member():
+    with tarfile.open(fileobj=io.BytesIO(archive())) as tar:
+        assert {info.name: tar.extractfile(info).read() for info in tar} == CONTENTS
+
+
+def test_members_names_every_content():
+    data = archive()
+    found = {member.name: data[member.offset : member.offset + member.size] for member in members(data, "t")}
+    assert found == CONTENTS
+    assert sum(stored_size(len(content)) for content in CONTENTS.values()) + len(END_OF_ARCHIVE) == len(data)
+
+
+@pytest.mark.parametrize("length", [0, 100, 512, 600, 1100, 1536])
+def test_a_tar_that_ends_early_is_noticed(length):
+    with pytest.raises(IntegrityError, match="ends"):
+        list(members(archive()[:length], "t.tar"))
+
+
+@pytest.mark.parametrize("position", [0, 130, 150, 300])
+def test_a_flipped_byte_in_a_header_is_noticed(position):
+    data = bytearray(archive())
+    data[position] ^= 0x11
+    with pytest.raises(IntegrityError, match="byte 0"):
+        list(members(bytes(data), "t.tar"))
