@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from pathlib import Path
 
@@ -120,7 +120,7 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
             if isinstance(image, Unusable):
                 tally.reject_image(IMAGE_STAGE, reject_image(record, image.reason, image.detail), record)
                 continue
-            record.width, record.height, record.sha256 = image.width, image.height, image.sha256
+            record = replace(record, width=image.width, height=image.height, sha256=image.sha256)
             try:
                 masks = encode_masks(unify(record, job.definition.skeleton, job.vocabulary))
             except (ValueError, TypeError, KeyError) as error:
