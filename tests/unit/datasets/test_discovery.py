@@ -104,8 +104,8 @@ def test_unknown_skeleton_names_the_file(own_folder: Path):
 
 
 def test_typo_in_the_yaml_is_refused_by_name(own_folder: Path):
-    (own_folder / "dataset.yaml").write_text(definition_yaml(tittle="x"))
-    with pytest.raises(ConfigError, match=r"dataset\.yaml: tittle: Extra inputs"):
+    (own_folder / "dataset.yaml").write_text(definition_yaml(heading="x"))
+    with pytest.raises(ConfigError, match=r"dataset\.yaml: heading: Extra inputs"):
         load_dataset("own")
 
 
