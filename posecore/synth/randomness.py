@@ -2,7 +2,7 @@
 
 import numpy as np
 
-_STREAMS = ("adult scene", "adult", "infant scene", "infant", "quadruped scene", "quadruped")
+_STREAMS = ("adult scene", "adult", "infant scene", "infant", "quadruped scene", "quadruped", "detections")
 
 
 def generator(stream: str, seed: int, index: int) -> np.random.Generator:

@@ -11,7 +11,7 @@ from posecore.config import Config, read_yaml
 from posecore.errors import DatasetError
 from posecore.schema import Json
 from posecore.storage import write_atomically
-from posecore.synth.coco_files import Ap10kFile, CocoFile, SyripFile, WholeBodyFile
+from posecore.synth.coco_files import Ap10kFile, CocoFile, SyripFile, WholeBodyFile, detections
 from posecore.synth.mpii_files import MpiiRows
 from posecore.synth.scene import Kind, Scene, render
 
@@ -49,15 +49,17 @@ class SynthSettings(Config):
 
 
 class _Layout(Config):
-    """Where a dataset keeps what; ``{split}`` is the split's name in that dataset."""
+    """Where a dataset keeps what; ``{split}`` is the split's name in that dataset, ``detections`` are of ``val``."""
 
     kind: Kind
     splits: tuple[str, str]
     images: str
     file_name: str
     annotations: str
+    detections: str | None = None
 
 
+_DETECTIONS = "person_detection_results/COCO_val2017_detections_AP_H_56_person.json"
 _LAYOUTS: dict[DatasetName, _Layout] = {
     "coco": _Layout(
         kind="adult",
@@ -65,6 +67,7 @@ _LAYOUTS: dict[DatasetName, _Layout] = {
         images="{split}",
         file_name="{number:012d}.jpg",
         annotations="annotations/person_keypoints_{split}.json",
+        detections=_DETECTIONS,
     ),
     "coco_wholebody": _Layout(
         kind="adult",
@@ -72,6 +75,7 @@ _LAYOUTS: dict[DatasetName, _Layout] = {
         images="{split}2017",
         file_name="{number:012d}.jpg",
         annotations="annotations/coco_wholebody_{split}_v1.0.json",
+        detections=_DETECTIONS,
     ),
     "mpii": _Layout(
         kind="adult",
@@ -164,6 +168,8 @@ def write_dataset(
                 progress(written, num_train + num_val)
         content: Json = rows.json_rows(split) if document is None else document.document()
         write_atomically(root / layout.annotations.format(split=native_split), json.dumps(content).encode())
+        if layout.detections is not None and split == "val":
+            write_atomically(root / layout.detections, json.dumps(detections(content, _own_seed(settings))).encode())
     if name == "mpii":
         write_atomically(root / "mpii_human_pose_v1_u12_1.mat", rows.mat_bytes())
     write_atomically(root / _RECEIPT, (settings.model_dump_json(indent=2) + "\n").encode())
@@ -193,12 +199,15 @@ def _numbers(split: str, count: int) -> range:
 
 
 def _scene(settings: SynthSettings, layout: _Layout, split: str, number: int) -> Scene:
-    datasets = get_args(DatasetName)
-    own_seed = settings.seed * len(datasets) + datasets.index(settings.dataset)
     count = settings.num_train if split == "train" else settings.num_val
     first = 0 if split == "train" else _FIRST_VAL
     subjects = range(first, first + max(8, count // 2))
-    return render(layout.kind, own_seed, number, settings.image_size, subjects)
+    return render(layout.kind, _own_seed(settings), number, settings.image_size, subjects)
+
+
+def _own_seed(settings: SynthSettings) -> int:
+    datasets = get_args(DatasetName)
+    return settings.seed * len(datasets) + datasets.index(settings.dataset)
 
 
 def _is_there(root: Path, settings: SynthSettings) -> bool:

@@ -86,3 +86,28 @@ def test_impossible_settings_are_refused(tmp_path: Path) -> None:
         with pytest.raises(DatasetError, match="the numbers must be"):
             write_dataset("coco", tmp_path, *arguments)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_detections_lie_near_the_true_boxes_with_some_missed_and_some_invented(tmp_path: Path) -> None:
+    root = write_dataset("coco", tmp_path, 0, 60, SIZE)
+    truth = json.loads((root / "annotations/person_keypoints_val2017.json").read_text())
+    found = json.loads((root / "person_detection_results/COCO_val2017_detections_AP_H_56_person.json").read_text())
+    boxes: dict[int, list[list[float]]] = {}
+    for annotation in truth["annotations"]:
+        if not annotation["iscrowd"]:
+            boxes.setdefault(annotation["image_id"], []).append(annotation["bbox"])
+    near = [
+        any(
+            max(abs(a - b) for a, b in zip(detection["bbox"], box, strict=True)) < 0.15 * max(box[2:])
+            for box in boxes.get(detection["image_id"], [])
+        )
+        for detection in found
+    ]
+    true_boxes = sum(map(len, boxes.values()))
+    assert 0.9 * true_boxes < sum(near) <= true_boxes + 2
+    invented = [detection["score"] for detection, hit in zip(found, near, strict=True) if not hit]
+    assert invented
+    assert min(invented) < 0.5
+    for image in truth["images"]:
+        scores = [detection["score"] for detection in found if detection["image_id"] == image["id"]]
+        assert scores == sorted(scores, reverse=True)
