@@ -91,17 +91,22 @@ def crop_matrix(
         The matrix for :func:`apply_affine`, or, with one matrix, for ``cv2.warpAffine``.
     """
     height, width = input_size
+    x, y, w, h = center[..., 0], center[..., 1], scale[..., 0], scale[..., 1]
     if codec == "udp":
-        factor = np.array([width - 1.0, height - 1.0]) / scale
-        angle, target = np.deg2rad(rotation), scale / 2.0 * factor
+        factor_x, factor_y = (width - 1.0) / w, (height - 1.0) / h
+        target_x, target_y = (width - 1.0) / 2.0, (height - 1.0) / 2.0
+        angle = np.deg2rad(rotation)
     else:
-        factor = np.repeat(width / scale[..., :1], 2, axis=-1)
-        angle, target = -np.deg2rad(rotation), np.broadcast_to([width / 2.0, height / 2.0], scale.shape)
+        factor_x = factor_y = width / w
+        target_x, target_y = width / 2.0, height / 2.0
+        angle = -np.deg2rad(rotation)
     cos, sin = np.cos(angle), np.sin(angle)
-    turn = np.stack([np.stack([cos, -sin], axis=-1), np.stack([sin, cos], axis=-1)], axis=-2)
-    linear = turn * factor[..., :, None]
-    offset = target - np.einsum("...ij,...j->...i", linear, center)
-    return np.concatenate([linear, offset[..., None]], axis=-1)
+    matrix = np.empty((*x.shape, 2, 3))
+    matrix[..., 0, 0], matrix[..., 0, 1] = factor_x * cos, -factor_x * sin
+    matrix[..., 1, 0], matrix[..., 1, 1] = factor_y * sin, factor_y * cos
+    matrix[..., 0, 2] = target_x - factor_x * (cos * x - sin * y)
+    matrix[..., 1, 2] = target_y - factor_y * (sin * x + cos * y)
+    return matrix
 
 
 def apply_affine(

@@ -67,22 +67,22 @@ class Region:
     flipped: bool = False
 
 
-def jitter_center(
-    region: Region, bbox_size: NDArray[np.float64], config: AugmentConfig, random: np.random.Generator
-) -> Region:
-    """Moves the centre by up to ±``center_jitter_extent`` / 2 of the box.
+def center_jitter(
+    bbox_size: NDArray[np.float64], config: AugmentConfig, random: np.random.Generator
+) -> NDArray[np.float64]:
+    """How far box centres move: up to ±``center_jitter_extent`` / 2 of the box, for a share of the boxes.
 
     Args:
-        region: around the box.
-        bbox_size: (2,) w, h in image pixels of the box before aspect and padding.
-        config: probability and extent.
-        random: of this instance.
+        bbox_size: (n, 2) w, h in image pixels of the boxes before aspect and padding.
+        config: share and extent.
+        random: three draws per box, in the order of the boxes.
+
+    Returns:
+        (n, 2) in image pixels, 0 for boxes that stay.
     """
-    chance, moves = random.random(), random.random(2)
-    if chance >= config.center_jitter_probability:
-        return region
-    center = region.center + config.center_jitter_extent * (moves - 0.5) * bbox_size
-    return Region(center, region.scale, region.rotation, region.flipped)
+    draws = random.random((len(bbox_size), 3))
+    moves = config.center_jitter_extent * (draws[:, 1:] - 0.5) * bbox_size
+    return np.where(draws[:, :1] < config.center_jitter_probability, moves, 0.0)
 
 
 def augment_region(
@@ -110,27 +110,26 @@ def augment_region(
         config: probabilities and extents.
         random: of this sample.
     """
-    flip, half, turn = random.random(3)
-    prefers_upper = random.standard_normal() < 0.5
-    size, angle = random.standard_normal(2)
-    direction = random.uniform(-1.0, 1.0)
+    flip, half, turn, direction = random.random(4).tolist()
+    side, size, angle = random.standard_normal(3).tolist()
 
     center, scale = region.center, region.scale
     enough = half_body_min_keypoints is not None and labelled.sum() > half_body_min_keypoints
     if enough and half < config.half_body_probability:
-        chosen = _half_body(labelled, skeleton, prefers_upper)
+        chosen = _half_body(labelled, skeleton, prefers_upper=side < 0.5)
         if chosen is not None:
             points = keypoints[chosen].astype(np.float64)
             extent = np.ptp(points, axis=0)
             if extent.any():
                 center = points.mean(axis=0)
                 scale = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
-    scale = scale * np.clip(1.0 + config.scale_factor * size, 1.0 - config.scale_factor, 1.0 + config.scale_factor)
+    scale = scale * (1.0 + config.scale_factor * min(max(size, -1.0), 1.0))
     rotation = 0.0
     if turn < config.rotation_probability:
-        share = direction if config.rotation_distribution == "uniform" else np.clip(angle, -_MOST_SIGMAS, _MOST_SIGMAS)
-        rotation = float(share * config.rotation_degrees)
-    return Region(center, scale, rotation, bool(flip < config.flip_probability))
+        uniform = config.rotation_distribution == "uniform"
+        share = 2.0 * direction - 1.0 if uniform else min(max(angle, -_MOST_SIGMAS), _MOST_SIGMAS)
+        rotation = share * config.rotation_degrees
+    return Region(center, scale, rotation, flip < config.flip_probability)
 
 
 def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: bool) -> NDArray[np.int64] | None:

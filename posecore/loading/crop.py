@@ -26,6 +26,8 @@ from posecore.loading.augment import Region
 from posecore.schema import CropGroup, Instance, KeypointState
 from posecore.skeletons.skeleton import Skeleton
 
+_OCCLUDED, _VISIBLE = KeypointState.OCCLUDED.value, KeypointState.VISIBLE.value
+
 
 def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
     """Decodes a JPEG or PNG to (H, W, 3) uint8 RGB as stored: EXIF orientation is ignored.
@@ -52,12 +54,6 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def instance_box(instance: Instance, image_size: tuple[int, int], conventions: Conventions) -> NDArray[np.float64]:
-    """(4,) ground-truth box xywh in image pixels, clipped if the conventions say so."""
-    bbox_xywh = np.array(instance.bbox_xywh, np.float64)
-    return clip_bbox_xywh(bbox_xywh, image_size) if conventions.clip_boxes else bbox_xywh
-
-
 def instance_region(
     instance: Instance, image_size: tuple[int, int], aspect_ratio: float, conventions: Conventions
 ) -> Region:
@@ -80,7 +76,10 @@ def instance_region(
                 "set conventions.box_source to bbox."
             )
         return Region(np.array(instance.center, np.float64), np.array(instance.scale, np.float64) * conventions.padding)
-    return box_region(instance_box(instance, image_size, conventions), aspect_ratio, conventions.padding)
+    bbox_xywh = np.array(instance.bbox_xywh, np.float64)
+    if conventions.clip_boxes:
+        bbox_xywh = clip_bbox_xywh(bbox_xywh, image_size)
+    return box_region(bbox_xywh, aspect_ratio, conventions.padding)
 
 
 def box_region(bbox_xywh: NDArray[np.float64], aspect_ratio: float, padding: float) -> Region:
@@ -181,4 +180,4 @@ def group_crops(
 
 def is_labelled(state: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which points have a place in the image, seen or not."""
-    return (state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)
+    return (state == _OCCLUDED) | (state == _VISIBLE)

@@ -6,6 +6,7 @@ made at any place without drawing the numbers before it.
 
 import hashlib
 from enum import IntEnum
+from functools import cache
 
 import numpy as np
 
@@ -29,8 +30,12 @@ def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor
         major: epoch or pass.
         minor: row of the instance.
     """
-    digest = hashlib.blake2b(f"{purpose.value}/{name}".encode(), digest_size=8).digest()
     # The first counter word is the generator's own; it counts the blocks drawn.
     counter = np.array([0, minor, major, 0], np.uint64)
-    key = np.array([seed, int.from_bytes(digest, "little")], np.uint64)
-    return np.random.Generator(np.random.Philox(counter=counter, key=key))
+    return np.random.Generator(np.random.Philox(counter=counter, key=np.array([seed, _word(purpose, name)], np.uint64)))
+
+
+@cache
+def _word(purpose: Purpose, name: str) -> int:
+    """64 bits of a purpose and a dataset, the same on every machine and in every process."""
+    return int.from_bytes(hashlib.blake2b(f"{purpose.value}/{name}".encode(), digest_size=8).digest(), "little")

@@ -83,11 +83,13 @@ class UsableInstances:
         rows: (n,) rows of ``index.parquet``.
         image_rows: (n,) rows of ``images.parquet``.
         instance_indices: (n,) place within the record.
+        bbox_xywh: (n, 4) boxes in image pixels, clipped if the dataset's conventions say so.
     """
 
     rows: NDArray[np.int64]
     image_rows: NDArray[np.int64]
     instance_indices: NDArray[np.int64]
+    bbox_xywh: NDArray[np.float64]
 
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":
@@ -96,11 +98,11 @@ class UsableInstances:
         image_rows = table["image_row"].to_numpy()
         chosen = ~table["is_crowd"].to_numpy() & (table["num_labelled"].to_numpy() > 0)
         conventions = store.manifest.definition.conventions
+        boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
+        if conventions.clip_boxes:
+            heights, widths = (store.images[side].to_numpy()[image_rows] for side in ("height", "width"))
+            boxes = clip_bbox_xywh(boxes, (heights, widths))
         if conventions.box_source == "bbox":
-            boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
-            if conventions.clip_boxes:
-                widths, heights = (store.images[side].to_numpy()[image_rows] for side in ("width", "height"))
-                boxes = clip_bbox_xywh(boxes, (heights, widths))
             chosen &= (boxes[:, 2:] > 0).all(axis=1)
         rows = np.flatnonzero(chosen)
-        return cls(rows, image_rows[rows], table["instance_index"].to_numpy()[rows].astype(np.int64))
+        return cls(rows, image_rows[rows], table["instance_index"].to_numpy()[rows].astype(np.int64), boxes[rows])

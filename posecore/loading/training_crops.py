@@ -3,29 +3,40 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.loading.augment import AugmentConfig, Region, augment_region, jitter_center
-from posecore.loading.crop import Crop, crop_instance, instance_box, instance_region, is_labelled
+from posecore.geometry import bbox_to_center_scale
+from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
+from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, generator
 from posecore.loading.samples import DecodedSample, SampleCache, UsableInstances
 from posecore.shards.store import ShardStore
 
 
 class TrainingCrops:
-    """The augmented crops of one mixture entry. Holds no state: may be used from several threads.
+    """The augmented crops of one mixture entry. Never changes: may be used from several threads.
 
     Args:
         name: of the entry.
         store: its instances.
         augment: its augmentation.
+        input_size: (height, width) of the crops.
         seed: of the run.
     """
 
-    def __init__(self, name: str, store: ShardStore, augment: AugmentConfig, seed: int) -> None:
+    def __init__(
+        self, name: str, store: ShardStore, augment: AugmentConfig, input_size: tuple[int, int], seed: int
+    ) -> None:
         self.name = name
         self.instances = UsableInstances.of(store)
         self.definition = store.manifest.definition
         self._augment = augment
+        self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
+        boxes, padding = self.instances.bbox_xywh, self.definition.conventions.padding
+        self._center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
+        self._jitters = self.definition.conventions.center_jitter and augment.center_jitter != "off"
+        if self._jitters and augment.center_jitter == "per_run":
+            random = generator(Purpose.CENTER_JITTER, seed, name)
+            self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
 
     def crop(self, instance: int, number_of_pass: int, cache: SampleCache, out: NDArray[np.uint8]) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
@@ -38,33 +49,28 @@ class TrainingCrops:
         """
         sample = cache.get(self.name, int(self.instances.image_rows[instance]))
         index = int(self.instances.instance_indices[instance])
-        return crop_instance(
-            sample.image,
-            sample.instances[index].keypoints[:, :2],
-            sample.state[index],
-            self._region(
-                sample, index, int(self.instances.rows[instance]), number_of_pass, out.shape[1] / out.shape[0]
-            ),
+        keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
+        row = int(self.instances.rows[instance])
+        region = augment_region(
+            self._region(instance, row, number_of_pass, sample, index),
+            keypoints,
+            is_labelled(state),
             self.definition.skeleton,
-            self.definition.conventions.codec,
-            out,
-        )
-
-    def _region(self, sample: DecodedSample, index: int, row: int, number_of_pass: int, aspect_ratio: float) -> Region:
-        conventions, augment = self.definition.conventions, self._augment
-        instance, image_size = sample.instances[index], (sample.image.shape[0], sample.image.shape[1])
-        region = instance_region(instance, image_size, aspect_ratio, conventions)
-        if conventions.center_jitter and augment.center_jitter != "off":
-            major = 0 if augment.center_jitter == "per_run" else number_of_pass
-            random = generator(Purpose.CENTER_JITTER, self._seed, self.name, major, row)
-            region = jitter_center(region, instance_box(instance, image_size, conventions)[2:], augment, random)
-        return augment_region(
-            region,
-            instance.keypoints[:, :2],
-            is_labelled(sample.state[index]),
-            self.definition.skeleton,
-            conventions.half_body_min_keypoints,
-            aspect_ratio,
-            augment,
+            self.definition.conventions.half_body_min_keypoints,
+            self._aspect_ratio,
+            self._augment,
             generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
+        codec = self.definition.conventions.codec
+        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, codec, out)
+
+    def _region(self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int) -> Region:
+        conventions = self.definition.conventions
+        if conventions.box_source == "center_scale":
+            size = (sample.image.shape[0], sample.image.shape[1])
+            return instance_region(sample.instances[index], size, self._aspect_ratio, conventions)
+        center = self._center[instance]
+        if self._jitters and self._augment.center_jitter == "per_sample":
+            random = generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
+            center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], self._augment, random)[0]
+        return Region(center, self._scale[instance])

@@ -78,7 +78,7 @@ def test_an_image_is_decoded_once_for_its_instances(tmp_path):
     )
     loader = Loader({"people": store}, config, input_size=SIZE, seed=1, global_batch=4)
     iterator = iter(loader)
-    list(islice(iterator, loader.sampler.steps_per_epoch - config.prefetch))
+    list(islice(iterator, loader.sampler.steps_per_epoch - 2 * config.prefetch))
     iterator.close()
     assert loader.num_decoded <= 40 + 3 + 2 * 4  # one more at every cut between slots, and what was prefetched
 

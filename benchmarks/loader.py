@@ -1,0 +1,208 @@
+"""How many training crops does one core make, next to mmpose's pipeline and to the limit of decoding and warping?
+
+Reads a COCO download (the sample images will do: every image is listed several times under other names, so that no
+cache can hold an epoch), ingests it aside and makes 256x192 crops with the full augmentation. Prints one table:
+
+- ours: :class:`posecore.loading.loader.Loader`, one thread;
+- the limit: the very same crops by bare OpenCV, each image decoded once, each instance warped once, bytes in memory;
+- a peer re-stated from its description: per instance decode, affine, warp, targets in numpy;
+- mmpose's own training pipeline, if ``--mmpose-python`` names an interpreter that has mmpose.
+
+Figures are crops per second of CPU time, so that other work on the machine matters less.
+
+    python benchmarks/loader.py --coco-root DOWNLOAD [--split train] [--mmpose-python /path/to/venv/bin/python]
+"""
+
+import argparse
+import json
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from posecore.config import parse_config
+from posecore.datasets.discovery import load_dataset, read_split
+from posecore.geometry import apply_affine
+from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.loading.augment import Region
+from posecore.loading.crop import region_matrix
+from posecore.loading.loader import Loader, LoadingConfig
+from posecore.loading.samples import UsableInstances
+from posecore.schema import Record
+from posecore.shards.store import ShardStore, open_store
+
+INPUT_SIZE = (256, 192)
+GLOBAL_BATCH = 32
+DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+
+MMPOSE = """
+import sys, json, time, numpy as np, cv2, torch
+cv2.setNumThreads(1); torch.set_num_threads(1)
+from mmengine.registry import init_default_scope
+import mmpose.datasets.transforms, mmpose.codecs
+from mmpose.registry import TRANSFORMS
+from mmengine.dataset import Compose
+init_default_scope("mmpose")
+meta = json.load(open(sys.argv[1]))
+codec = dict(type="UDPHeatmap", input_size=(192, 256), heatmap_size=(48, 64), sigma=2)
+pipeline = [TRANSFORMS.build(item) for item in (
+    dict(type="LoadImage"), dict(type="GetBBoxCenterScale"), dict(type="RandomFlip", direction="horizontal"),
+    dict(type="RandomHalfBody"), dict(type="RandomBBoxTransform"),
+    dict(type="TopdownAffine", input_size=(192, 256), use_udp=True), dict(type="GenerateTarget", encoder=codec),
+    dict(type="PackPoseInputs"))]
+def one(item):
+    x, y, w, h = item["bbox"]
+    points = np.array(item["keypoints"], np.float32)
+    data = dict(img_path=item["path"], bbox=np.array([[x, y, x + w, y + h]], np.float32),
+        bbox_score=np.ones(1, np.float32), keypoints=points[None, :, :2],
+        keypoints_visible=np.minimum(1, points[None, :, 2]), id=1, img_id=1,
+        flip_indices=meta["flip_indices"], flip_pairs=[], upper_body_ids=meta["upper"], lower_body_ids=meta["lower"])
+    for transform in pipeline:
+        data = transform(data)
+    return data
+items = meta["items"]
+for item in items[:10]: one(item)
+start = time.process_time()
+for item in items: one(item)
+print(len(items) / (time.process_time() - start))
+"""
+
+
+def copies(records: list[Record], count: int) -> Iterator[Record]:
+    """The records, each several times under other ids."""
+    for number in range(count):
+        for record in records:
+            instances = [replace(instance, id=f"{number}-{instance.id}") for instance in record.instances]
+            yield replace(record, source_id=f"{number}-{record.source_id}", instances=instances)
+
+
+def make_store(root: Path, split: str, folder: Path, count: int) -> ShardStore:
+    """Ingests the copies below ``folder``."""
+    definition = load_dataset("coco")
+    records = [item for item in read_split(definition, split, root) if isinstance(item, Record) and item.instances]
+    job = ingest_job(definition, split, root, folder, IngestSettings())
+    ingest(job, copies(records, count))
+    return open_store(job.folder)
+
+
+def ours(store: ShardStore) -> tuple[float, float, list[tuple[int, np.ndarray]]]:
+    """Crops/s, decoded images per crop, and the (image row, matrix) of every crop made."""
+    config = parse_config({"mixture": {"entries": [{"name": "coco"}]}, "num_threads": 1}, LoadingConfig, "benchmark")
+    config = config.model_copy(update={"cache_bytes": 256 << 20})
+    loader = Loader({"coco": store}, config, input_size=INPUT_SIZE, seed=1, global_batch=GLOBAL_BATCH)
+    image_rows = store.instances["image_row"].to_numpy()
+    widths = store.images["width"].to_numpy()
+    made = []
+    steps = loader.sampler.steps_per_epoch
+    loader.sampler.table(0)
+    iterator = iter(loader)
+    start = time.process_time()
+    for _ in range(steps - config.prefetch):
+        (group,) = next(iterator).groups
+        made.append((group.rows, group.center, group.scale, group.rotation, group.flipped))
+    elapsed = time.process_time() - start
+    iterator.close()
+    crops = []
+    for batch in made:
+        for row, center, scale, rotation, flipped in zip(*batch, strict=True):
+            region = Region(center.astype(float), scale.astype(float), float(rotation), bool(flipped))
+            image_row = int(image_rows[row])
+            crops.append((image_row, region_matrix(region, int(widths[image_row]), INPUT_SIZE, "udp")))
+    # The prefetched batches were made within the time as well.
+    return steps * GLOBAL_BATCH / elapsed, loader.num_decoded / (steps * GLOBAL_BATCH), crops
+
+
+def limit(store: ShardStore, crops: list[tuple[int, np.ndarray]]) -> float:
+    """Crops/s of decoding every image once and warping every crop once, with everything else prepared."""
+    of_image: dict[int, list[np.ndarray]] = {}
+    for image_row, matrix in crops:
+        of_image.setdefault(image_row, []).append(matrix)
+    files = {row: np.frombuffer(store.read_image_bytes(row), np.uint8) for row in of_image}
+    out = np.empty((*INPUT_SIZE, 3), np.uint8)
+    start = time.process_time()
+    for row, matrices in of_image.items():
+        image = cv2.imdecode(files[row], DECODE)
+        for matrix in matrices:
+            cv2.warpAffine(image, matrix, INPUT_SIZE[::-1], dst=out, flags=cv2.INTER_LINEAR)
+    return len(crops) / (time.process_time() - start)
+
+
+def restated(store: ShardStore, crops: list[tuple[int, np.ndarray]]) -> float:
+    """Crops/s of a loader that decodes per instance and draws targets one by one in numpy."""
+    chosen = crops[:400]
+    files = {row: np.frombuffer(store.read_image_bytes(row), np.uint8) for row, _ in chosen}
+    points = np.random.default_rng(0).uniform(0, 400, (17, 2))
+    axis_x, axis_y = np.arange(48.0), np.arange(64.0)[:, None]
+    start = time.process_time()
+    for row, matrix in chosen:
+        image = cv2.imdecode(files[row], DECODE)
+        crop = cv2.warpAffine(image, matrix, INPUT_SIZE[::-1], flags=cv2.INTER_LINEAR)
+        np.ascontiguousarray(crop.transpose(2, 0, 1))
+        target = np.zeros((17, 64, 48), np.float32)
+        for index, (x, y) in enumerate(apply_affine(points, matrix) / 4):
+            target[index] = np.exp(-((axis_x - x) ** 2 + (axis_y - y) ** 2) / 8)
+    return len(chosen) / (time.process_time() - start)
+
+
+def mmpose(python: str, store: ShardStore, root: Path, folder: Path) -> float:
+    """Crops/s of mmpose's own transforms, on the instances of the first images."""
+    definition = store.manifest.definition
+    images = store.manifest.definition.splits[store.manifest.split].images
+    usable = UsableInstances.of(store)
+    items = []
+    for image_row, index in list(zip(usable.image_rows, usable.instance_indices, strict=True))[:400]:
+        record = store.read_record(int(image_row))
+        instance = record.instances[index]
+        path = root / record.image
+        items.append(
+            {
+                "path": str(path if path.exists() else root / images / record.image),
+                "bbox": instance.bbox_xywh,
+                "keypoints": instance.keypoints.tolist(),
+            }
+        )
+    upper = list(definition.skeleton.upper_body_ids)
+    meta = {
+        "items": items,
+        "flip_indices": definition.skeleton.flip_indices.tolist(),
+        "upper": upper,
+        "lower": [i for i in range(definition.skeleton.num_keypoints) if i not in upper],
+    }
+    path = folder / "items.json"
+    path.write_text(json.dumps(meta))
+    result = subprocess.run([python, "-c", MMPOSE, str(path)], capture_output=True, text=True, check=True)
+    return float(result.stdout.split()[-1])
+
+
+def main() -> None:
+    """Measures and prints."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--coco-root", type=Path, required=True, help="folder of a COCO download")
+    parser.add_argument("--split", default="train")
+    parser.add_argument("--copies", type=int, default=20, help="how often every image is listed")
+    parser.add_argument("--mmpose-python", help="interpreter of an environment with mmpose")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        store = make_store(arguments.coco_root, arguments.split, folder, arguments.copies)
+        rate, decoded, crops = ours(store)
+        rates = {"posecore": rate, "limit: decode once, warp": limit(store, crops)}
+        rates["peer, re-stated: decode each"] = restated(store, crops)
+        if arguments.mmpose_python:
+            rates["peer: mmpose pipeline"] = mmpose(arguments.mmpose_python, store, arguments.coco_root, folder)
+    usable = len({row for row, _ in crops})
+    best = usable / len(crops)
+    print(f"{len(crops)} crops of {usable} images; ours decoded {decoded:.2f} images per crop (at best {best:.2f})\n")
+    print(f"{'':30}{'crops/s':>10}{'ours is':>10}")
+    for name, value in rates.items():
+        print(f"{name:30}{value:10,.0f}{rates['posecore'] / value:9.2f}x")
+
+
+if __name__ == "__main__":
+    main()
