@@ -69,13 +69,19 @@ class EvaluationSection:
         """Name of the metric that stands for the set."""
         return PROTOCOLS[self.protocol].primary
 
-    def metric_groups(self) -> dict[str, dict[str, float]]:
-        """Metrics by the part of their name before the slash; those without one come first, under ""."""
-        groups: dict[str, dict[str, float]] = {"": {}}
+    def metric_tables(self) -> list[dict[str, dict[str, float]]]:
+        """Metrics as tables of row → column → value; parts that share their metrics are rows of one table.
+
+        The part of a metric's name before the slash is its row; metrics without one are the row "overall".
+        """
+        rows: dict[str, dict[str, float]] = {}
         for name, value in self.metrics.items():
-            group, _, short = name.rpartition("/")
-            groups.setdefault(group, {})[short] = value
-        return groups
+            row, _, column = name.rpartition("/")
+            rows.setdefault(row or "overall", {})[column] = value
+        tables: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+        for row, values in rows.items():
+            tables.setdefault(tuple(values), {})[row] = values
+        return list(tables.values())
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,20 +141,20 @@ def worst_cases(
     for index in np.argsort(-error, kind="stable")[:count]:
         row, answer = int(distances.truth_row[index]), int(distances.prediction_row[index])
         image_row = int(truth.image_row[row])
-        image = _decode(store, image_row)
         labelled = truth.visibility[row] > 0
-        panels = []
-        for points, flags in (
-            (truth.keypoints[row], truth.visibility[row]),
-            (predictions.keypoints[answer], np.where(labelled, 2, 0)),
-        ):
-            body = _body(truth, row, points, flags)
-            panels.append(draw_instances(image, [body], skeleton))
-        window = _window(truth, row, predictions.keypoints[answer][labelled], image.shape)
+        shown = np.concatenate([truth.keypoints[row][labelled], predictions.keypoints[answer][labelled]])
+        close_up = _close_up(_decode(store, image_row), truth.bbox_xywh[row], shown)
+        panels = [
+            draw_instances(close_up.picture_rgb, [close_up.body(truth, row, points, flags)], skeleton)
+            for points, flags in (
+                (truth.keypoints[row], truth.visibility[row]),
+                (predictions.keypoints[answer], np.where(labelled, 2, 0)),
+            )
+        ]
         worst_point = skeleton.names[int(np.nanargmax(distances.pixels[index]))]
         cases.append(
             WorstCase(
-                picture_rgb=_side_by_side([panel[window] for panel in panels]),
+                picture_rgb=np.concatenate([panels[0], np.full_like(panels[0][:, :3], 255), panels[1]], axis=1),
                 caption=f"image {truth.image_ids[image_row]}, instance {truth.instance_ids[row]}: mean error "
                 f"{100 * error[index]:.0f} % of the box; furthest: {worst_point}, "
                 f"{np.nanmax(distances.pixels[index]):.0f} px; confidence {predictions.scores[answer]:.2f}",
@@ -165,40 +171,44 @@ def _decode(store: ShardStore, image_row: int) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
-def _body(truth: GroundTruth, row: int, points: NDArray[np.float64], flags: NDArray[np.generic]) -> Instance:
-    x, y, w, h = truth.bbox_xywh[row].tolist()
-    return Instance(
-        id=truth.instance_ids[row],
-        bbox_xywh=(x, y, w, h),
-        keypoints=np.concatenate([points, flags[:, None]], axis=1).astype(np.float32),
-        area=float(truth.area[row]),
-        area_rule="box",
-    )
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _CloseUp:
+    """A part of an image, enlarged before anything is drawn on it, so that lines stay sharp."""
+
+    picture_rgb: NDArray[np.uint8]
+    origin: NDArray[np.float64]
+    factor: float
+
+    def body(self, truth: GroundTruth, row: int, points: NDArray[np.float64], flags: NDArray[np.generic]) -> Instance:
+        """An instance with the given points, in pixels of the close-up."""
+        x, y = self._moved(truth.bbox_xywh[row, :2])
+        w, h = truth.bbox_xywh[row, 2:] * self.factor
+        return Instance(
+            id=truth.instance_ids[row],
+            bbox_xywh=(float(x), float(y), float(w), float(h)),
+            keypoints=np.concatenate([self._moved(points), flags[:, None]], axis=1).astype(np.float32),
+            area=float(w * h),
+            area_rule="box",
+        )
+
+    def _moved(self, points: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (points - self.origin + 0.5) * self.factor - 0.5
 
 
-def _window(
-    truth: GroundTruth, row: int, predicted: NDArray[np.float64], shape: tuple[int, ...]
-) -> tuple[slice, slice]:
-    """Part of the image to show: box, annotated and predicted points, with a margin."""
-    x, y, w, h = truth.bbox_xywh[row]
-    points = np.concatenate([[[x, y], [x + w, y + h]], truth.keypoints[row][truth.visibility[row] > 0], predicted])
+def _close_up(image: NDArray[np.uint8], bbox_xywh: NDArray[np.float64], points: NDArray[np.float64]) -> _CloseUp:
+    """The box and all points with a margin, scaled so that the longer side is :data:`_PANEL_PX`."""
+    points = np.concatenate([points, [bbox_xywh[:2], bbox_xywh[:2] + bbox_xywh[2:]]])
     low, high = points.min(axis=0), points.max(axis=0)
     margin = _MARGIN * max(16.0, *(high - low))
-    limit = np.array(shape[1::-1])
+    limit = np.array(image.shape[1::-1])
     left, top = np.floor(low - margin).clip(0, limit - 1).astype(int)
     right, bottom = np.ceil(high + margin).clip([left + 1, top + 1], limit).astype(int)
-    return slice(top, bottom), slice(left, right)
-
-
-def _side_by_side(panels: Sequence[NDArray[np.uint8]]) -> NDArray[np.uint8]:
-    """Panels of equal size, scaled to fit a square each, with a light line between them."""
-    height, width = panels[0].shape[:2]
-    factor = _PANEL_PX / max(height, width)
-    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    window = image[top:bottom, left:right]
+    factor = _PANEL_PX / max(window.shape[:2])
+    size = (max(1, round(window.shape[1] * factor)), max(1, round(window.shape[0] * factor)))
     way = cv2.INTER_AREA if factor < 1 else cv2.INTER_CUBIC
-    resized = [np.asarray(cv2.resize(panel, size, interpolation=way), np.uint8) for panel in panels]
-    line = np.full((size[1], 3, 3), 255, np.uint8)
-    return np.concatenate([resized[0], line, resized[1]], axis=1)
+    picture = np.asarray(cv2.resize(window, size, interpolation=way), np.uint8)
+    return _CloseUp(picture_rgb=picture, origin=np.array([left, top], np.float64), factor=factor)
 
 
 def _bars(section: EvaluationSection) -> list[_Bar]:

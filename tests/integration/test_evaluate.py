@@ -85,6 +85,7 @@ def test_errors_come_back_as_one_sentence(cluster, world, tmp_path, capsys):
         evaluate_stores(model_folder, near, SETTINGS, out=tmp_path, heads={"near": "coco"})
     with pytest.raises(CheckpointError, match="holds no whole model"):
         evaluate_stores(tmp_path, near, SETTINGS, out=tmp_path)
+    capsys.readouterr()
     assert main(["--model", str(model_folder), "--store", "near", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: --store near: expected NAME=VALUE")
 
