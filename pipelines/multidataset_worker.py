@@ -1,6 +1,6 @@
 """What each training process of the main job does: open the stores, build the model, run the loop."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,6 +9,7 @@ from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.pose_model import ModelConfig, PoseModel, build_model
 from posecore.models.saving import load_model, load_weights
+from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
 from posecore.training.checkpoint import load_trained
@@ -43,19 +44,23 @@ class MultiDatasetWorker:
         stores = {name: open_store(location) for name, location in self.stores.items()}
         method = SupervisedHeads(self._initial(stores), self.method)
 
-        def batches(start: int) -> Loader:
-            return Loader(
-                stores,
-                self.loading,
-                input_size=self.model.input_size,
-                seed=self.training.seed,
-                global_batch=self.training.global_batch,
-                rank=context.rank,
-                world_size=context.world_size,
-                start_step=start,
-            )
+        def batches(start: int) -> Iterable[CropBatch]:
+            return self.batches(stores, context, start)
 
         return train(method, batches, self.training, context, self.evaluate)
+
+    def batches(self, stores: Mapping[str, ShardStore], context: TrainContext, start: int) -> Iterable[CropBatch]:
+        """This rank's crops from step ``start`` on."""
+        return Loader(
+            stores,
+            self.loading,
+            input_size=self.model.input_size,
+            seed=self.training.seed,
+            global_batch=self.training.global_batch,
+            rank=context.rank,
+            world_size=context.world_size,
+            start_step=start,
+        )
 
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
         """The model as a checkpoint of this worker holds it, on the CPU, in evaluation mode.
