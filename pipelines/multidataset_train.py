@@ -242,7 +242,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
     preflight(config)
     tracking = connect(config.tracking, folder)
     if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, log_to_driver=True)
+        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
 
     with Workflow(tracking, config.name, folder, config, reuse=reuse) as workflow:
         splits = [

@@ -156,6 +156,8 @@ class RayContext:
         self.rank: int = train.get_context().get_world_rank()
         self.world_size: int = train.get_context().get_world_size()
         self.device: torch.device = get_device()
+        if self.device.type == "cpu":  # Ray sets OMP_NUM_THREADS to 1, whatever was reserved
+            torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         self.attempt = agreed_word()
         self._log = log
 

@@ -27,6 +27,9 @@ from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
 
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# A bar for every small artifact would bury the job's own progress.
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
 _PARAM_LIMIT = 6000  # MLflow truncates longer values; the full configuration is an artifact
 
 

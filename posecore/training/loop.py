@@ -6,6 +6,7 @@ with the weights of a run left alone, bit for bit on the same layout.
 """
 
 import resource
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -122,7 +123,7 @@ def train(
     del state
     meter = _Meter(config, context)
     with _progress_bar(config, context, start) as bar:
-        for batch, waited_s in _timed(make_loader(start), config.steps):
+        for batch, waited_s in _timed(make_loader(start), start, config.steps):
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             losses = engine.step(parts, config.schedule.factor(batch.step, config.steps))
@@ -182,22 +183,22 @@ def _evaluate(engine: Engine, evaluate: Evaluate, step: int) -> Mapping[str, flo
     return metrics
 
 
-def _timed(batches: Iterable[CropBatch], stop: int) -> Iterator[tuple[CropBatch, float]]:
-    """Batches before step ``stop``, each with the seconds spent waiting for it."""
+def _timed(batches: Iterable[CropBatch], start: int, stop: int) -> Iterator[tuple[CropBatch, float]]:
+    """The batches of steps ``start`` to ``stop`` - 1, each with the seconds spent waiting for it."""
     source = iter(batches)
-    step = -1
-    while step < stop - 1:
+    for step in range(start, stop):
         began = time.perf_counter()
         batch = next(source, None)
-        assert batch is not None, f"the loader ended after step {step}, before the run"
-        step = batch.step
+        assert batch is not None, f"the loader ended before step {step}"
+        assert batch.step == step, f"the loader delivered step {batch.step} for step {step}"
         yield batch, time.perf_counter() - began
 
 
 @contextmanager
 def _progress_bar(config: TrainingConfig, context: TrainContext, start: int) -> "Iterator[tqdm[Any]]":
     hidden = not config.progress or context.rank > 0
-    with tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=hidden) as bar:
+    every_s = 0.5 if sys.stderr.isatty() else 10.0  # in a log file every refresh is a line
+    with tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=hidden, mininterval=every_s) as bar:
         yield bar
 
 

@@ -1,6 +1,6 @@
 """The loop in one process, without Ray and without DeepSpeed."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -9,24 +9,13 @@ from torch import nn
 
 from posecore.errors import CheckpointError, IntegrityError, PreflightError
 from posecore.methods.supervised import SupervisedHeads
+from posecore.schema import CropBatch
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState, TorchEngineConfig
 from posecore.training.loop import TrainingConfig, seed_step, train
 from posecore.training.preflight import crops_per_rank
-from tests.support.tiny_training import tiny_batches, tiny_model, tiny_training
-
-
-class _Stopped(Exception):
-    pass
-
-
-def _stop_at(step: int) -> Callable[[int], None]:
-    def check(due: int) -> None:
-        if due == step:
-            raise _Stopped
-
-    return check
+from tests.support.tiny_training import Stopped, stop_at, tiny_batches, tiny_model, tiny_training
 
 
 def _last(run_dir: Path) -> EngineState:
@@ -48,8 +37,8 @@ def _assert_equal(first: EngineState, second: EngineState) -> None:
 def test_a_stopped_run_ends_like_one_left_alone(tmp_path: Path, precision: str) -> None:
     engine = TorchEngineConfig(precision=precision)
     tiny_training(LocalContext(tmp_path / "a"), engine)
-    with pytest.raises(_Stopped):
-        tiny_training(LocalContext(tmp_path / "b"), engine, before_step=_stop_at(5))
+    with pytest.raises(Stopped):
+        tiny_training(LocalContext(tmp_path / "b"), engine, before_step=stop_at(5))
     tiny_training(LocalContext(tmp_path / "b"), engine)
     _assert_equal(_last(tmp_path / "a"), _last(tmp_path / "b"))
 
@@ -158,6 +147,20 @@ def test_old_checkpoints_go_and_a_half_written_one_is_not_taken(tmp_path: Path) 
 def test_a_finished_run_is_not_trained_again(tmp_path: Path) -> None:
     _train(tmp_path, _config())
     assert _train(tmp_path, _config()) == []
+
+
+def test_a_finished_run_draws_no_batch(tmp_path: Path) -> None:
+    config = TrainingConfig(steps=2, global_batch=8, progress=False)
+    drawn: list[int] = []
+
+    def batches(start: int) -> Iterator[CropBatch]:
+        for batch in tiny_batches(start, 0, 1):
+            drawn.append(batch.step)
+            yield batch
+
+    for _ in range(2):
+        train(SupervisedHeads(tiny_model()), batches, config, LocalContext(tmp_path))
+    assert drawn == [0, 1]
 
 
 def test_another_seed_or_batch_is_refused(tmp_path: Path) -> None:
