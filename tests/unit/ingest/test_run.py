@@ -200,7 +200,7 @@ def test_an_empty_split_is_an_error(root, out, rejects):
 def test_a_split_of_which_nothing_is_left_is_an_error(root, out):
     source = records(root, 2)
     shutil.rmtree(root / "images")
-    with pytest.raises(IngestError, match="no image is left.*missing-image: 2"):
+    with pytest.raises(IngestError, match=r"no image is left.*missing-image: 2"):
         ingest(job(root, out, max_loss=1.0), source)
 
 

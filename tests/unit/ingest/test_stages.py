@@ -84,7 +84,7 @@ def test_a_stage_may_live_anywhere():
 
 @pytest.mark.parametrize("name", ["check_instance", "no.such.module:f", "math:nothing", "", ":x"])
 def test_an_unknown_stage_is_named(name):
-    with pytest.raises(IngestError, match="stage .* is neither"):
+    with pytest.raises(IngestError, match=r"stage .* is neither"):
         load_stages([name])
 
 
