@@ -1,8 +1,9 @@
 """A run of seconds on made-up crops: two datasets, one of them often absent. Started by tests, alone or per rank."""
 
-import argparse
+import contextlib
 import json
-import os
+import shutil
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -117,30 +118,32 @@ def tiny_training(
     return train(method, batches, config, context)
 
 
+class Stopped(Exception):
+    """Raised by a run that a test wanted to end early."""
+
+
+def stop_at(step: int | None) -> Callable[[int], None]:
+    """A ``before_step`` that gives up when a step's batch is due."""
+
+    def check(due: int) -> None:
+        if due == step:
+            raise Stopped
+
+    return check
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--run-dir", type=Path, required=True)
-    parser.add_argument("--engine", type=json.loads, required=True)
-    parser.add_argument("--steps", type=int, default=8)
-    parser.add_argument("--accumulation", type=int, default=1)
-    parser.add_argument("--stop-before", type=int)
-    parser.add_argument("--drop-path", type=float, default=0.2)
-    parser.add_argument("--record", type=Path)
-    arguments = parser.parse_args()
-
-    def stop(step: int) -> None:
-        if step == arguments.stop_before:
-            os._exit(9)
-
-    tiny_training(
-        LocalContext(arguments.run_dir),
-        TypeAdapter(EngineConfig).validate_python(arguments.engine),
-        steps=arguments.steps,
-        accumulation=arguments.accumulation,
-        before_step=stop,
-        record=arguments.record,
-        drop_path=arguments.drop_path,
-    )
+    """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
+    for run in json.loads(sys.argv[1]):
+        run_dir = Path(run["run_dir"])
+        context = LocalContext(run_dir)
+        if "copy_of" in run and context.rank == 0:
+            shutil.copytree(run["copy_of"], run_dir)
+        if context.world_size > 1:
+            torch.distributed.barrier()
+        engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
+        with contextlib.suppress(Stopped):
+            tiny_training(context, engine, steps=6, before_step=stop_at(run.get("stop_before")), drop_path=0.0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,120 @@
+"""DeepSpeed at every stage against plain PyTorch, and one state that all of them continue from.
+
+All runs are made by two groups of processes of :mod:`tests.support.tiny_training`, connected over loopback as torchrun
+would; the tests compare what the runs left behind.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from posecore.training.checkpoint import load_checkpoint
+from posecore.training.context import LocalContext
+from posecore.training.engine import EngineState
+from tests.support import tiny_training
+
+pytestmark = pytest.mark.slow
+STAGES = (0, 1, 2, 3)
+SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers")
+TORCH = {"kind": "torch"}
+
+
+def _zero(stage: int, **settings: object) -> dict[str, Any]:
+    return {"kind": "deepspeed", "zero_stage": stage, "precision": "fp32", **settings}
+
+
+def _launch(runs: list[dict[str, Any]], world_size: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"OMP_NUM_THREADS": "1", "PATH": ""}  # with no compiler within reach, nothing can be built at run time
+    processes = [
+        subprocess.Popen(
+            [sys.executable, tiny_training.__file__, json.dumps(runs)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=400)
+        assert process.returncode == 0, output.decode()[-3000:]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every run; ``stopped`` ones ended at step 4 with a checkpoint at step 3."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name: str, engine: dict[str, Any], copy_of: str | None = None, **fields: int) -> dict[str, Any]:
+        copied = {} if copy_of is None else {"copy_of": str(folder / copy_of)}
+        return {"run_dir": str(folder / name), "engine": engine, **copied, **fields}
+
+    on_two = [
+        run("torch", TORCH),
+        run("torch-stopped", TORCH, stop_before=4),
+        run("torch-resumed", TORCH, copy_of="torch-stopped"),
+        *(run(f"zero{stage}", _zero(stage)) for stage in STAGES),
+        *(run(f"zero{stage}-from-torch", _zero(stage), copy_of="torch-stopped") for stage in STAGES),
+        run("offload", _zero(1, offload_optimizer=True)),
+        run("bf16", _zero(2, precision="bf16")),
+        run("bf16-stopped", _zero(2, precision="bf16"), stop_before=4),
+        run("bf16-resumed", _zero(2, precision="bf16"), copy_of="bf16-stopped"),
+        run("zero3-stopped", _zero(3), stop_before=4),
+        run("zero3-resumed", _zero(3), copy_of="zero3-stopped"),
+    ]
+    on_one = [
+        run("torch-on-one", TORCH, copy_of="zero3-stopped"),
+        run("zero1-on-one", _zero(1), copy_of="zero3-stopped"),
+    ]
+    _launch(on_two, world_size=2)
+    _launch(on_one, world_size=1)
+    return folder
+
+
+def _assert_close(first: Path, second: Path, tolerance: float) -> None:
+    ours, theirs = _state(first), _state(second)
+    assert ours.optimizer_steps == theirs.optimizer_steps == 6
+    for section in SECTIONS:
+        tensors, others = getattr(ours, section), getattr(theirs, section)
+        assert set(tensors) == set(others)
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, others[name], rtol=tolerance, atol=tolerance, msg=f"{section}/{name}")
+
+
+def _state(run_dir: Path) -> EngineState:
+    with LocalContext(run_dir).latest_checkpoint() as folder:
+        assert folder is not None
+        return load_checkpoint(folder)[0]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_equals_plain_torch(runs: Path, stage: int) -> None:
+    _assert_close(runs / f"zero{stage}", runs / "torch", tolerance=2e-5)
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_every_stage_continues_a_state_of_plain_torch(runs: Path, stage: int) -> None:
+    _assert_close(runs / f"zero{stage}-from-torch", runs / "torch", tolerance=2e-5)
+
+
+def test_offloading_the_optimiser_needs_no_compiler(runs: Path) -> None:
+    _assert_close(runs / "offload", runs / "torch", tolerance=2e-5)
+
+
+@pytest.mark.parametrize("name", ["torch", "bf16", "zero3"])
+def test_a_stopped_group_ends_bit_for_bit_like_one_left_alone(runs: Path, name: str) -> None:
+    _assert_close(runs / f"{name}-resumed", runs / name, tolerance=0.0)
+
+
+def test_a_stage_3_state_of_two_ranks_continues_on_one_whoever_reads_it(runs: Path) -> None:
+    _assert_close(runs / "torch-on-one", runs / "zero1-on-one", tolerance=2e-5)
