@@ -1,0 +1,100 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from posecore.datasets.definition import EvaluationDefinition
+from posecore.errors import ConfigError, EvaluationError
+from posecore.evaluation.protocols import PROTOCOLS, evaluate
+from posecore.skeletons.library import load_skeleton
+from tests.support.random_poses import paired_case, random_case
+
+SKELETONS = {
+    "oks": "coco17",
+    "oks_per_category": "ap10k17",
+    "wholebody": "coco_wholebody133",
+    "crowdpose": "crowdpose14",
+    "aic": "aic14",
+    "pckh": "mpii16",
+    "torso": "coco17",
+    "pck": "animalpose20",
+    "pixel": "coco17",
+}
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_every_protocol_returns_its_primary_metric_under_names_mlflow_takes(protocol):
+    skeleton = load_skeleton(SKELETONS[protocol])
+    truth, predictions = paired_case(1, num_keypoints=skeleton.num_keypoints)
+    metrics = evaluate(EvaluationDefinition(protocol=protocol), skeleton, truth, predictions)
+    assert PROTOCOLS[protocol].primary in metrics
+    allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ")
+    assert all(set(name) <= allowed for name in metrics)
+    assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_better_predictions_score_better(protocol):
+    skeleton = load_skeleton(SKELETONS[protocol])
+    truth, predictions = paired_case(1, num_keypoints=skeleton.num_keypoints)
+    exact = truth.keypoints[predictions.instance_row]
+    nearer = replace(predictions, keypoints=exact + (predictions.keypoints - exact) * 0.3)
+    definition, primary = EvaluationDefinition(protocol=protocol), PROTOCOLS[protocol].primary
+    before, after = (evaluate(definition, skeleton, truth, p)[primary] for p in (predictions, nearer))
+    assert (after > before) == PROTOCOLS[protocol].higher_is_better
+    assert after != before
+
+
+def test_per_category_means_over_species_and_the_collapsed_class_differs():
+    skeleton = load_skeleton("ap10k17")
+    truth, predictions = random_case(4, num_images=60, num_categories=5, noise=0.03)
+    apart = evaluate(EvaluationDefinition(protocol="oks_per_category"), skeleton, truth, predictions)
+    together = evaluate(EvaluationDefinition(protocol="oks"), skeleton, truth, predictions)
+    species = [value for name, value in apart.items() if name.startswith("AP/category_")]
+    assert len(species) == 5
+    assert apart["AP"] == pytest.approx(np.mean(species))
+    assert apart["AP"] != together["AP"]
+
+
+def test_the_scale_rule_of_the_definition_decides_what_oks_divides_by():
+    skeleton = load_skeleton("coco17")
+    truth, predictions = paired_case(2, num_keypoints=17)
+    truth = replace(truth, area=np.full(len(truth), 2443298.4756))  # SyRIP validate500's constant
+    inflated = evaluate(EvaluationDefinition(), skeleton, truth, predictions)["AP"]
+    sane = evaluate(EvaluationDefinition(scale_rule="box"), skeleton, truth, predictions)["AP"]
+    assert inflated > 0.8
+    assert sane < inflated - 0.2
+
+
+def test_unknown_options_are_named():
+    truth, predictions = paired_case(2, num_keypoints=17)
+    definition = EvaluationDefinition(protocol="pck", options={"threshold": 0.1})
+    with pytest.raises(ConfigError, match="protocol pck has no option threshold; it has thresholds, normalise_by"):
+        evaluate(definition, load_skeleton("coco17"), truth, predictions)
+
+
+def test_data_that_lacks_what_a_protocol_needs_is_refused():
+    truth, predictions = paired_case(2, num_keypoints=17)
+    coco = load_skeleton("coco17")
+
+    def judge(protocol, skeleton=coco, truth=truth, predictions=predictions, **options):
+        evaluate(EvaluationDefinition(protocol=protocol, options=options), skeleton, truth, predictions)
+
+    with pytest.raises(EvaluationError, match="no labelled instance has a head box"):
+        judge("pckh", truth=replace(truth, head_bbox_xyxy=np.full((len(truth), 4), np.nan)))
+    with pytest.raises(EvaluationError, match="has no crowdIndex"):
+        judge("crowdpose", truth=replace(truth, crowd_index=np.full(len(truth.image_ids), np.nan)))
+    first = coco.keypoints[0].model_copy(update={"oks_sigma": None})
+    bare = type(coco)(name="bare", keypoints=(first, *coco.keypoints[1:]))
+    with pytest.raises(EvaluationError, match="points without an OKS constant"):
+        judge("oks", skeleton=bare)
+    with pytest.raises(EvaluationError, match="has no keypoint throat"):
+        judge("torso", neck=["throat"])
+    with pytest.raises(EvaluationError, match="no torso length is known"):
+        judge("torso", truth=replace(truth, visibility=np.where(np.arange(17) == 5, 0, truth.visibility)))
+    with pytest.raises(EvaluationError, match="image size, which"):
+        judge("pck", truth=replace(truth, image_size=truth.image_size * 0), normalise_by="image")
+    with pytest.raises(EvaluationError, match="no point is labelled"):
+        judge("pixel", truth=replace(truth, visibility=truth.visibility * 0))
+    with pytest.raises(EvaluationError, match="do not have exactly one"):
+        judge("pixel", predictions=predictions.take(np.arange(len(predictions)) > 3))
