@@ -19,11 +19,11 @@ from posecore.synth.human import (
     adult_look,
     adult_pose,
     adult_shape,
-    build_human,
     infant_look,
     infant_pose,
     infant_shape,
 )
+from posecore.synth.human_figure import build_human
 from posecore.synth.quadruped import build_quadruped, quadruped_look, quadruped_pose
 from posecore.synth.randomness import generator
 from posecore.synth.raster import Raster

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from posecore.synth.figure import Figure, rotation_y
-from posecore.synth.human import adult_look, adult_pose, adult_shape, build_human, infant_look, infant_shape
+from posecore.synth.human import adult_look, adult_pose, adult_shape, infant_look, infant_shape
+from posecore.synth.human_figure import build_human
 from posecore.synth.landmarks import AP10K_17, COCO_17, MPII_16, WHOLEBODY_133
 from posecore.synth.quadruped import build_quadruped, quadruped_look, quadruped_pose
 from posecore.synth.randomness import generator
