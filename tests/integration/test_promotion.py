@@ -9,7 +9,6 @@ import pytest
 
 from pipelines import promote as command
 from posecore.errors import ConfigError, LineageError
-from posecore.lineage import promotion
 from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
 from posecore.lineage.promotion import Gate, PromotionConfig, alias_holder, history, promote, rollback
 from posecore.lineage.tracking import RunLog, Tracking
@@ -204,7 +203,7 @@ def test_a_crash_after_the_move_is_settled_by_the_alias(
     def crash(_: RunLog, status: str = "") -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(promotion.RunLog, "end", crash)
+    monkeypatch.setattr(RunLog, "end", crash)
     with pytest.raises(KeyboardInterrupt):
         promote(tracking, version, CHAMPION, gates())
     monkeypatch.undo()
