@@ -37,7 +37,10 @@ from posecore.storage import AnyPath, write_atomically
 
 _LOCAL_READERS = 2
 _REMOTE_READERS = 16
-_READ_AHEAD = 32
+_READ_BATCH = 8
+_WRITE_BYTES = 1 << 20
+_WRITE_PARTS = 512
+"""Linux takes at most 1024 pieces in one write; a sample adds four."""
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -152,17 +155,20 @@ def _with_images(
 ) -> Iterator[tuple[str, Record, SourceImage | Unusable]]:
     """The records in order, each with its image, read ahead by threads."""
     readers = _LOCAL_READERS if isinstance(job.root, Path) else _REMOTE_READERS
-    waiting: deque[tuple[str, Record, Future[SourceImage | Unusable]]] = deque()
+    batches = [records[start : start + _READ_BATCH] for start in range(0, len(records), _READ_BATCH)]
+    waiting: deque[Future[list[SourceImage | Unusable]]] = deque()
     with ThreadPoolExecutor(readers, "ingest-read") as pool:
-        for key, record in records:
-            image = pool.submit(read_source_image, job.root / record.image, record.width, record.height, job.settings)
-            waiting.append((key, record, image))
-            if len(waiting) >= _READ_AHEAD:
-                key, record, image = waiting.popleft()
-                yield key, record, image.result()
-        while waiting:
-            key, record, image = waiting.popleft()
-            yield key, record, image.result()
+        for number, batch in enumerate(batches):
+            while len(waiting) < 2 * readers and number + len(waiting) < len(batches):
+                waiting.append(pool.submit(_read_images, job, batches[number + len(waiting)]))
+            for (key, record), image in zip(batch, waiting.popleft().result(), strict=True):
+                yield key, record, image
+
+
+def _read_images(job: IngestJob, records: list[tuple[str, Record]]) -> list[SourceImage | Unusable]:
+    return [
+        read_source_image(job.root / record.image, record.width, record.height, job.settings) for _, record in records
+    ]
 
 
 def _write_sample(
@@ -195,13 +201,15 @@ def _write_sample(
 
 
 class _HashingWriter:
-    """Appends to a file and hashes what was appended, in a thread of its own."""
+    """Appends to a file in pieces of about a megabyte and hashes them in a thread of its own."""
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
         self._digest = hashlib.sha256()
         self._hasher = ThreadPoolExecutor(1, "ingest-hash")
-        self._hashed: deque[Future[None]] = deque()
+        self._hashed: Future[None] | None = None
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
         self.position = 0
 
     def __enter__(self) -> "_HashingWriter":
@@ -212,23 +220,32 @@ class _HashingWriter:
 
     def write(self, *parts: bytes) -> None:
         """Appends the parts in order."""
-        self._hashed.append(self._hasher.submit(self._hash, parts))
-        if len(self._hashed) > _READ_AHEAD:
-            self._hashed.popleft().result()
         size = sum(map(len, parts))
+        self._pending += parts
+        self._pending_bytes += size
+        self.position += size
+        if self._pending_bytes >= _WRITE_BYTES or len(self._pending) >= _WRITE_PARTS:
+            self._flush()
+
+    def finish(self) -> tuple[str, int]:
+        """SHA-256 and number of bytes of everything written."""
+        self._flush()
+        self._hasher.shutdown()
+        return self._digest.hexdigest(), self.position
+
+    def _flush(self) -> None:
+        parts, size = self._pending, self._pending_bytes
+        self._pending, self._pending_bytes = [], 0
+        if self._hashed is not None:
+            self._hashed.result()  # so that no more than two pieces are held at a time
+        self._hashed = self._hasher.submit(self._hash, parts)
         written = os.writev(self._file.fileno(), parts)
         if written < size:  # a signal, or a disk with room for a part only: the next write says which
             rest = memoryview(b"".join(parts))[written:]
             while rest:
                 rest = rest[self._file.write(rest) :]
-        self.position += size
 
-    def finish(self) -> tuple[str, int]:
-        """SHA-256 and number of bytes of everything written."""
-        self._hasher.shutdown()
-        return self._digest.hexdigest(), self.position
-
-    def _hash(self, parts: tuple[bytes, ...]) -> None:
+    def _hash(self, parts: list[bytes]) -> None:
         for part in parts:
             self._digest.update(part)
 
