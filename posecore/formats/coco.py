@@ -23,6 +23,11 @@ from posecore.schema import BoxXywh, FloatArray, Instance, Json, Record, Reject,
 JsonObject = Mapping[str, Json]
 Categories = Mapping[int, JsonObject]
 
+_MAX_PIXELS = 1 << 29
+"""Sizes beyond this are a mistake or an attack: masks are made in the stated size."""
+_MAX_COORDINATE = 1e5
+"""A polygon is walked pixel by pixel along its edges."""
+
 
 class CocoReader:
     """Reads ``images``, ``annotations`` and ``categories`` of a COCO keypoint file.
@@ -144,10 +149,7 @@ class CocoReader:
     def _record(self, image: Json, licenses: Mapping[str, str], source: Source) -> Record:
         image = mapping(image, "an image entry")
         license_id = image.get("license")
-        width = integer(image.get("width", 0), "width")
-        height = integer(image.get("height", 0), "height")
-        if width < 0 or height < 0:
-            raise Refusal("bad-size", f"the image is said to be {width}×{height} pixels.")
+        width, height = image_size(image)
         record = Record(
             dataset=source.dataset,
             split=source.split,
@@ -196,6 +198,33 @@ def identifier(value: Json, what: str) -> str:
     return str(value)
 
 
+def image_size(image: JsonObject) -> tuple[int, int]:
+    """Width and height in pixels as an image entry states them, 0 where it does not.
+
+    Raises:
+        Refusal: they are not whole numbers, negative, or beyond any photograph.
+    """
+    width, height = integer(image.get("width", 0), "width"), integer(image.get("height", 0), "height")
+    if width < 0 or height < 0 or width * height > _MAX_PIXELS:
+        raise Refusal("bad-size", f"the image is said to be {width}×{height} pixels.")
+    return width, height
+
+
+def numeric_array(value: Json, what: str) -> NDArray[np.float64]:
+    """Plain numbers as a float64 array of their own shape.
+
+    Raises:
+        Refusal: something in it is not a number, or lists of different lengths are nested.
+    """
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise Refusal("not-a-number", f"{what} is a ragged list; expected plain numbers.") from None
+    if array.dtype.kind not in "iuf":
+        raise Refusal("not-a-number", f"{what} must be a list of numbers.")
+    return array.astype(np.float64)
+
+
 def flat_keypoints(annotation: JsonObject, field: str, num_keypoints: int) -> NDArray[np.float64]:
     """(K, 3) float64 from a flat list of x, y, flag.
 
@@ -204,10 +233,21 @@ def flat_keypoints(annotation: JsonObject, field: str, num_keypoints: int) -> ND
     """
     if field not in annotation:
         raise Refusal("missing-field", f"the annotation has no field {field!r}.")
-    array = _numeric_array(annotation[field], field)
+    array = numeric_array(annotation[field], field)
     if array.shape != (3 * num_keypoints,):
         raise Refusal("wrong-length", f"{field} must be a list of {3 * num_keypoints} numbers, not {array.shape}.")
     return array.reshape(num_keypoints, 3)
+
+
+def check_polygon(value: Json) -> None:
+    """Refuses what is not a flat list of x, y of at least 3 points, or lies so far off that filling it would not end.
+
+    Raises:
+        Refusal: it is not a polygon.
+    """
+    points = numeric_array(value, "a polygon")
+    if points.ndim != 1 or points.size < 6 or points.size % 2 or not (np.abs(points) < _MAX_COORDINATE).all():
+        raise Refusal("bad-segmentation", "a polygon must be a flat list of x, y of at least 3 points near the image.")
 
 
 def coco_flags(points: NDArray[np.float64]) -> FloatArray:
@@ -220,10 +260,11 @@ def coco_flags(points: NDArray[np.float64]) -> FloatArray:
     wrong = np.flatnonzero((flags != 0) & (flags != 1) & (flags != 2))
     if wrong.size:
         raise Refusal("flag-out-of-range", f"keypoint {wrong[0]} has flag {flags[wrong[0]]:g}; 0, 1 and 2 exist.")
-    labelled = flags > 0
-    if not np.isfinite(points[labelled]).all():
+    with np.errstate(over="ignore"):
+        kept = np.where(flags[:, None] > 0, points, 0).astype(np.float32)
+    if not np.isfinite(kept).all():
         raise Refusal("nan-keypoints", "a labelled keypoint has a coordinate that is not a finite number.")
-    return np.where(labelled[:, None], points, 0).astype(np.float32)
+    return kept
 
 
 def any_positive_flag(points: NDArray[np.float64], threshold: float = 0.0) -> NDArray[np.float64]:
@@ -297,9 +338,9 @@ def _area(
             raise Refusal("missing-segment", "the area rule is 'segment', but the annotation has no mask.")
         area = _mask_area(segmentation, record)
     else:
-        return area_of_box(source.area_rule, bbox[2], bbox[3])
-    if area <= 0:
-        raise Refusal("bad-area", f"the area is {area:g} px²; it must be positive.")
+        area = area_of_box(source.area_rule, bbox[2], bbox[3])
+    if not 0 < area < np.inf:
+        raise Refusal("bad-area", f"the area is {area:g} px²; it must be positive and finite.")
     return area
 
 
@@ -313,24 +354,39 @@ def _segmentation(value: Json, record: Record) -> Segmentation | None:
     if not value or value == [[]]:
         return None
     if isinstance(value, dict):
-        size = [record.height, record.width]
-        if not isinstance(value.get("counts"), (str, list)) or (all(size) and value.get("size") != size):
-            raise Refusal("bad-segmentation", "the RLE mask's size is not the image's, or it has no counts.")
+        _check_rle(value, record)
         return value
     if not isinstance(value, list):
         raise Refusal("bad-segmentation", f"a mask is a list of polygons or an RLE object, not {type(value).__name__}.")
     for polygon in value:
-        points = _numeric_array(polygon, "a polygon")
-        if points.ndim != 1 or points.size < 6 or points.size % 2 or not np.isfinite(points).all():
-            raise Refusal("bad-segmentation", "a polygon must be a flat list of x, y of at least 3 points.")
+        check_polygon(polygon)
     return value
 
 
-def _numeric_array(value: Json, what: str) -> NDArray[np.float64]:
-    try:
-        array = np.array(value)
-    except ValueError:
-        raise Refusal("not-a-number", f"{what} is a ragged list; expected plain numbers.") from None
-    if array.dtype.kind not in "iuf":
-        raise Refusal("not-a-number", f"{what} must be a list of numbers.")
-    return array.astype(np.float64)
+def _check_rle(value: JsonObject, record: Record) -> None:
+    height, width = numbers(value.get("size"), 2, "size of a mask")
+    if record.width and record.height and (height, width) != (record.height, record.width):
+        raise Refusal("bad-segmentation", f"the mask is {width:g}×{height:g} pixels, but the image is not.")
+    counts = value.get("counts")
+    runs = _runs(counts) if isinstance(counts, str) else numeric_array(counts, "counts of a mask")
+    if runs.ndim != 1 or (runs < 0).any() or (runs % 1 != 0).any() or runs.sum() != height * width:
+        raise Refusal("bad-segmentation", "the mask's runs must be whole numbers that add up to its size.")
+
+
+def _runs(text: str) -> NDArray[np.float64]:
+    """Run lengths of compressed counts (pycocotools ``rleFrString``), which decodes a short text to stray memory."""
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = ord(character) - 48
+        if not 0 <= digit < 64 or shift > 30:
+            raise Refusal("bad-segmentation", "the mask's compressed counts are not RLE text.")
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    return np.array(runs, np.float64)

@@ -6,10 +6,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import flat_keypoints, identifier
+from posecore.formats.coco import check_polygon, coco_flags, flat_keypoints, identifier, image_size
 from posecore.formats.files import read_json, relative_path
 from posecore.formats.reader import Source
-from posecore.formats.values import Refusal, area_of_box, box_from_corners, integer, mapping, sequence, text
+from posecore.formats.values import Refusal, area_of_box, box_from_corners, mapping, sequence, text
 from posecore.schema import FloatArray, Instance, Json, Record, Reject, Segmentation
 
 _FLAGS = np.array([0, 2, 2, 1], np.float32)
@@ -64,13 +64,14 @@ def _columns(names: Json, source: Source) -> list[int]:
 
 def _record(image: Json, source: Source) -> Record:
     image = mapping(image, "an image entry")
+    width, height = image_size(image)
     return Record(
         dataset=source.dataset,
         split=source.split,
         source_id=identifier(image.get("image_id"), "image_id"),
         image=relative_path(source.images, text(image.get("file_name"), "file_name")),
-        width=integer(image.get("width"), "width"),
-        height=integer(image.get("height"), "height"),
+        width=width,
+        height=height,
         license=source.license,
     )
 
@@ -96,10 +97,7 @@ def _keypoints(annotation: Json, columns: list[int]) -> FloatArray:
     flags = points[:, 2]
     if not np.isin(flags, (0, 1, 2, 3)).all():
         raise Refusal("flag-out-of-range", "a keypoint's flag is not 0, 1, 2 or 3.")
-    if not np.isfinite(points[flags > 0]).all():
-        raise Refusal("nan-keypoints", "a labelled keypoint has a coordinate that is not a finite number.")
-    states = _FLAGS[flags.astype(int)]
-    return np.where(flags[:, None] > 0, np.column_stack([points[:, :2], states]), 0).astype(np.float32)
+    return coco_flags(np.column_stack([points[:, :2], _FLAGS[flags.astype(int)]]))
 
 
 def _segmentation(value: Json, record: Record) -> Segmentation | None:
@@ -117,15 +115,10 @@ def _segmentation(value: Json, record: Record) -> Segmentation | None:
 
 def _fill(polygons: Json, size: tuple[int, int]) -> np.ndarray:
     """(H, W) uint8, 1 inside any of the polygons."""
-    shapes = [_polygon(polygon) for polygon in sequence(polygons, "a mask's polygons")]
+    shapes = sequence(polygons, "a mask's polygons")
+    for polygon in shapes:
+        check_polygon(polygon)
     if not shapes:
         return np.zeros(size, np.uint8)
-    filled: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(shapes, *size)))
+    filled: np.ndarray = coco_mask.decode(coco_mask.merge(coco_mask.frPyObjects(list(shapes), *size)))
     return filled
-
-
-def _polygon(value: Json) -> list[float]:
-    points = np.array(value) if isinstance(value, list) else np.array(())
-    if points.dtype.kind not in "iuf" or points.ndim != 1 or points.size < 6 or points.size % 2:
-        raise Refusal("bad-segmentation", "a polygon must be a flat list of x, y of at least 3 points.")
-    return [float(v) for v in points]

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pycocotools import mask as coco_mask
 
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import DatasetError
@@ -141,6 +142,13 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("segmentation", [["a"] * 6], "not-a-number"),
         ("segmentation", 5, "bad-segmentation"),
         ("segmentation", {"size": [9, 9], "counts": [81]}, "bad-segmentation"),
+        ("segmentation", {"size": [50, 100], "counts": [4990, 11]}, "bad-segmentation"),
+        ("segmentation", {"size": [50, 100], "counts": [-10, 5010]}, "bad-segmentation"),
+        ("segmentation", {"size": [50, 100], "counts": "zzzz"}, "bad-segmentation"),
+        ("segmentation", {"size": [50, 100], "counts": "é"}, "bad-segmentation"),
+        ("segmentation", {"size": [50, 100], "counts": None}, "not-a-number"),
+        ("segmentation", [[0, 0, 1e9, 0, 1e9, 1e9]], "bad-segmentation"),
+        ("keypoints", [1e300, 6, 2, 7, 8, 0], "nan-keypoints"),
         ("absent", ["c"], "unknown-keypoint"),
         ("absent", 5, "not-a-list"),
         ("num_keypoints", "17", "not-a-number"),
@@ -205,6 +213,18 @@ def test_a_crowd_needs_no_points(read_document):
     assert record.instances[0].is_crowd
     assert not record.instances[0].keypoints.any()
     assert record.instances[0].segmentation == {"size": [50, 100], "counts": [4990, 10]}
+
+
+def test_compressed_masks_are_taken_whole(read_document):
+    drawn = np.zeros((50, 100), np.uint8, order="F")
+    drawn[5:20:3, 7:90] = 1
+    counts = coco_mask.encode(drawn)["counts"].decode()
+    rle = {"size": [50, 100], "counts": counts}
+    (_, record), rejects = read_document(change("annotations.0.segmentation", rle), area_rule="segment")
+    assert rejects == []
+    assert record.instances[0].area == drawn.sum()
+    cut = {"size": [50, 100], "counts": counts[:-1]}
+    assert read_document(change("annotations.0.segmentation", cut))[1][0].reason == "bad-segmentation"
 
 
 @pytest.mark.parametrize(
