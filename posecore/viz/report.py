@@ -26,7 +26,7 @@ _MOST_BARS = 40
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class WorstCase:
+class Failure:
     """One instance the model got wrong.
 
     Attributes:
@@ -58,7 +58,7 @@ class EvaluationSection:
     protocol: str
     metrics: Mapping[str, float]
     errors: Sequence[KeypointError] = ()
-    worst: Sequence[WorstCase] = ()
+    worst: Sequence[Failure] = ()
     license: str = ""
     digest: str = ""
     num_images: int = 0
@@ -122,7 +122,7 @@ def write_report(
 
 def worst_cases(
     store: ShardStore, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions, count: int = 12
-) -> list[WorstCase]:
+) -> list[Failure]:
     """The instances with the largest mean error relative to their box, annotation and prediction side by side.
 
     Args:
@@ -137,7 +137,7 @@ def worst_cases(
     """
     distances = answered_distances(truth, predictions)
     error = np.nanmean(relative_distances(truth, distances), axis=1) if len(distances.truth_row) else np.zeros(0)
-    cases: list[WorstCase] = []
+    cases: list[Failure] = []
     for index in np.argsort(-error, kind="stable")[:count]:
         row, answer = int(distances.truth_row[index]), int(distances.prediction_row[index])
         image_row = int(truth.image_row[row])
@@ -153,7 +153,7 @@ def worst_cases(
         ]
         worst_point = skeleton.names[int(np.nanargmax(distances.pixels[index]))]
         cases.append(
-            WorstCase(
+            Failure(
                 picture_rgb=np.concatenate([panels[0], np.full_like(panels[0][:, :3], 255), panels[1]], axis=1),
                 caption=f"image {truth.image_ids[image_row]}, instance {truth.instance_ids[row]}: mean error "
                 f"{100 * error[index]:.0f} % of the box; furthest: {worst_point}, "

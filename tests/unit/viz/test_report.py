@@ -9,7 +9,7 @@ from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import predict_store
 from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
 from posecore.evaluation.protocols import evaluate
-from posecore.viz.report import EvaluationSection, WorstCase, worst_cases, write_report
+from posecore.viz.report import EvaluationSection, Failure, worst_cases, write_report
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
 
 
@@ -64,7 +64,7 @@ def test_text_from_data_cannot_become_markup(tmp_path):
         protocol="oks",
         metrics={"AP": 0.5},
         errors=[KeypointError(name=evil, labelled=1, mean_px=1, median_px=1, relative=0.1, missed=0)],
-        worst=[WorstCase(picture_rgb=np.zeros((8, 8, 3), np.uint8), caption=f'" onload="{evil}')],
+        worst=[Failure(picture_rgb=np.zeros((8, 8, 3), np.uint8), caption=f'" onload="{evil}')],
         license=evil,
         digest=evil,
     )
