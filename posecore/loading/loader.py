@@ -195,12 +195,13 @@ class Loader:
         )
 
     def _cut(self, layouts: list[_Layout], slots: range, cache: SampleCache) -> _Crops:
-        # Slot by slot through all steps of the block: an image's crops are cut while it is fresh in the processor's
-        # cache, which makes warping twice as fast.
+        # Slot by slot through all steps of the block, sorted by image: an image is cropped while it is fresh in the
+        # processor's cache, which makes warping twice as fast.
         crops: _Crops = {}
         for slot in slots:
-            for layout in layouts:
-                place = int(layout.place_of_slot[slot])
+            fills = [(layout, int(layout.place_of_slot[slot])) for layout in layouts]
+            fills.sort(key=lambda fill: (fill[0].dataset[fill[1]], fill[0].instance[fill[1]]))
+            for layout, place in fills:
                 crops[layout.step, place] = self._entries[layout.dataset[place]].crop(
                     int(layout.instance[place]), int(layout.number_of_pass[place]), cache, layout.images[place]
                 )
