@@ -345,6 +345,8 @@ def _area(
 
 
 def _mask_area(segmentation: Segmentation, record: Record) -> float:
+    if isinstance(segmentation, dict) and isinstance(segmentation["counts"], str):
+        return float(coco_mask.area(segmentation))
     rles = coco_mask.frPyObjects(segmentation, record.height, record.width)
     return float(coco_mask.area(coco_mask.merge(rles) if isinstance(rles, list) else rles))
 
