@@ -66,7 +66,11 @@ def _read_official(source: Source) -> Iterator[Record | Reject]:
             "for mmpose's files set the reader option form: coco."
         )
     indices = _indices(source, OFFICIAL_ORDER)
-    names = {item["id"]: item["name"] for item in document.get("categories", ()) if {"id", "name"} <= set(item)}
+    names = {
+        integer(category.get("id"), "a category's id"): text(category.get("name"), "a category's name")
+        for item in sequence(document.get("categories", ()), f"{source.annotations}: categories")
+        for category in [mapping(item, "a category")]
+    }
     records: dict[str, Record] = {}
     for index, entry in enumerate(sequence(document.get("annotations"), f"{source.annotations}: annotations")):
         where = f"{source.annotations} annotations[{index}]"
@@ -81,7 +85,7 @@ def _read_official(source: Source) -> Iterator[Record | Reject]:
             file_name = text(document["images"][image_id], "file name")
             record = records.get(image_id) or _new_record(source, image_id, relative_path(source.images, file_name))
             keypoints = _official_keypoints(row.get("keypoints"), indices)
-            species = str(names.get(category_id, "animal"))
+            species = names.get(category_id, "animal")
             record.instances.append(_instance(source, str(index), bbox, keypoints, species, category_id))
             records[image_id] = record
         except Refusal as refusal:

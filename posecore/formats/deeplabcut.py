@@ -184,7 +184,7 @@ def _h5_values(source: Source, name: str, num_rows: int) -> NDArray[np.float64]:
     try:
         with path.open("rb") as stream, h5py.File(stream, "r") as file:
             values = np.asarray(file["df_with_missing/table"]["values_block_0"], np.float64)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DatasetError(f"{source.dataset}: {name} is not a DeepLabCut table ({error}); use table: csv.") from None
     if values.ndim != 2 or len(values) != num_rows:
         raise DatasetError(f"{source.dataset}: {name} has {len(values)} rows, its CSV {num_rows}; use table: csv.")

@@ -1,6 +1,5 @@
 """Values of annotation files, checked before use: a wrong one becomes a counted reject and never a traceback."""
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -8,6 +7,10 @@ import numpy as np
 from posecore.errors import DatasetError
 from posecore.formats.reader import Source
 from posecore.schema import AreaRule, BoxXywh, FloatArray, Json, Reject
+
+
+MAX_NUMBER = 2**53
+"""No coordinate, count or area of an image comes near it, and a float64 holds every whole number below it."""
 
 
 class Refusal(DatasetError):
@@ -37,12 +40,12 @@ class Refusal(DatasetError):
 
 
 def number(value: Json, what: str) -> float:
-    """A finite number.
+    """A finite number of at most :data:`MAX_NUMBER`.
 
     Raises:
         Refusal: it is not.
     """
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not abs(value) <= MAX_NUMBER:
         raise Refusal("not-a-number", f"{what} must be a finite number, not {_short(value)}.")
     return float(value)
 
@@ -155,7 +158,7 @@ def keypoints_from_rows(rows: Sequence[tuple[float, float, int]]) -> FloatArray:
         if flag not in (0, 1, 2):
             raise Refusal("flag-out-of-range", f"keypoint {index} has flag {flag!r}; 0, 1 and 2 exist.")
         if flag:
-            if not (math.isfinite(x) and math.isfinite(y)):
+            if not (abs(x) <= MAX_NUMBER and abs(y) <= MAX_NUMBER):
                 raise Refusal("nan-keypoints", f"keypoint {index} is labelled but lies at ({x}, {y}).")
             array[index] = x, y, flag
     return array
