@@ -140,4 +140,4 @@ class Raster:
         np.copyto(window, depth, where=inside)
         np.copyto(self.normal[0][rows, columns], nx, where=inside)
         np.copyto(self.normal[1][rows, columns], ny, where=inside)
-        self.part[rows, columns][inside] = part
+        np.copyto(self.part[rows, columns], part, where=inside)

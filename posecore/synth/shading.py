@@ -67,14 +67,13 @@ def shade(
 def _add_stripes(
     colours: FloatArray, part: NDArray[np.uint16], materials: list[Material], slant: float, height: int
 ) -> None:
-    width_px = np.array([0.0, *(1 / m.stripe_px if m.second is not None else 0.0 for m in materials)], np.float32)
+    per_px = np.array([0.0, *(1 / m.stripe_px if m.second is not None else 0.0 for m in materials)], np.float32)
     seconds = np.array([(0, 0, 0), *(m.second or m.colour for m in materials)], np.float32)
-    rows = np.arange(part.shape[0], dtype=np.float32)[:, None] + np.float32(slant) * np.arange(
-        part.shape[1], dtype=np.float32
-    )
-    rows *= np.float32(256 / height)  # the same pattern at every picture size
-    odd = (rows * width_px[part]).astype(np.int32) & 1 == 1
-    colours[odd] = seconds[part[odd]]
+    rows, columns = np.nonzero((per_px > 0).take(part))
+    striped = part[rows, columns]
+    across = (rows + slant * columns) * (256 / height)  # the same pattern at every picture size
+    odd = (across * per_px[striped]).astype(np.int32) & 1 == 1
+    colours[rows[odd], columns[odd]] = seconds[striped[odd]]
 
 
 def _cast_shadow(canvas: FloatArray, drawn: NDArray[np.bool_], horizon: int | None, light: Vector) -> None:
