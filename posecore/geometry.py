@@ -23,13 +23,13 @@ CropConvention: TypeAlias = Literal["udp", "msra"]
 
 
 def clip_bbox_xywh(
-    bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int]
+    bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int] | tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, "*batch 4"]:
     """Clips ground-truth boxes to the image as the published COCO loader does, which also shrinks w and h by 1.
 
     Args:
         bbox_xywh: boxes in image pixels.
-        image_size: (height, width) of the image in pixels.
+        image_size: (height, width) of the image in pixels; or two arrays of the batch's shape, one entry per box.
 
     Returns:
         Boxes whose right and bottom ends are pixel centres (inclusive). A box without any extent inside the image has
