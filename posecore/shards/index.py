@@ -8,6 +8,7 @@ count from the first byte of the shard's tar; sizes are those of the contents, h
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -91,7 +92,7 @@ class SamplePlace:
 
 
 _PLACE_NAMES = [field.name for field in _PLACE if field.name != "sha256"]
-_CRC_NAMES = ["image_crc32", "json_crc32", "masks_crc32"]
+_place_values = attrgetter(*_PLACE_NAMES)
 
 
 class IndexRows:
@@ -104,7 +105,7 @@ class IndexRows:
     def add(self, key: str, record: Record, place: SamplePlace) -> None:
         """Appends a sample; its ``image_row`` counts from the shard's first sample."""
         where: Mapping[str, Json] = {
-            **{name: getattr(place, name) for name in _PLACE_NAMES},
+            **dict(zip(_PLACE_NAMES, _place_values(place), strict=True)),
             "sha256": record.sha256,
         }
         row = len(self._images)
@@ -114,7 +115,9 @@ class IndexRows:
                 "source_id": record.source_id,
                 "image": record.image,
                 **where,
-                **{name: getattr(place, name) for name in _CRC_NAMES},
+                "image_crc32": place.image_crc32,
+                "json_crc32": place.json_crc32,
+                "masks_crc32": place.masks_crc32,
                 "width": record.width,
                 "height": record.height,
                 "num_instances": len(record.instances),

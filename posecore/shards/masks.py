@@ -14,6 +14,7 @@ import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -61,12 +62,18 @@ def keypoint_state(record: Record, skeleton: Skeleton, vocabulary: Vocabulary) -
         visible, 4 declared absent.
     """
     state = np.zeros((len(record.instances), vocabulary.size), np.uint8)
-    columns = vocabulary.indices(skeleton)
+    columns = _columns(skeleton.union_names, vocabulary)
     for row, instance in zip(state, record.instances, strict=True):
         row[columns] = _STATE_OF_FLAG[instance.keypoints[:, 2].astype(np.intp)]
         if instance.absent:
             row[columns[list(instance.absent)]] = KeypointState.ABSENT
     return state
+
+
+@lru_cache(maxsize=64)
+def _columns(union_names: tuple[str, ...], vocabulary: Vocabulary) -> NDArray[np.int64]:
+    """Position of each point, looked up once per skeleton and not once per image."""
+    return np.array([vocabulary.index(name) for name in union_names], np.int64)
 
 
 def unify(record: Record, skeleton: Skeleton, vocabulary: Vocabulary) -> UnifiedMasks:
@@ -187,11 +194,15 @@ def _npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
 
 
 def _npy(array: NDArray[np.generic]) -> bytes:
-    """NPY format version 1.0: magic, header length, a Python literal padded to 64 bytes, the data in C order."""
-    shape = str(tuple(array.shape))
-    literal = f"{{'descr': {array.dtype.str!r}, 'fortran_order': False, 'shape': {shape}, }}"
+    return _npy_header(array.dtype.str, array.shape) + array.tobytes()
+
+
+@lru_cache(maxsize=1024)
+def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
+    """NPY format version 1.0: magic, header length, and a Python literal padded to 64 bytes; C order follows."""
+    literal = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}"
     padded = literal.ljust(-(-(len(literal) + 11) // 64) * 64 - 11) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("latin-1") + array.tobytes()
+    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("latin-1")
 
 
 _NPY_LITERAL = re.compile(rb"'descr': '([^']+)', 'fortran_order': False, 'shape': \(([\d, ]*)\)")
