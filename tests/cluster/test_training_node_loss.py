@@ -1,0 +1,67 @@
+"""A node is killed while it trains: the job waits for another and ends with the bits of an undisturbed run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.watched_training import STEPS, assert_same_bits, seen, write_stores
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+# ray.cluster_utils.Cluster handles its nodes in the main thread of a process of its own, training runs beside it.
+DRIVER = """
+import sys, threading, time
+from pathlib import Path
+import ray
+from ray.cluster_utils import Cluster
+from pipelines.ray_training import RayTrainingConfig, train_with_ray
+from tests.support.watched_training import seen, watched_worker
+
+folder = Path(sys.argv[1])
+stores = {name: str(folder / "shards" / name / "train") for name in ("people", "animals")}
+config = RayTrainingConfig(num_workers=2, poll_interval_s=0.2, start_timeout_s=15)
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
+cluster.wait_for_nodes()
+ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+calm = train_with_ray(watched_worker(folder / "seen_calm", stores, zero_stage=1), folder / "calm", config)
+print("CALM", calm.checkpoint, flush=True)
+worker = watched_worker(folder / "seen_killed", stores, zero_stage=1, pause_s=0.3)
+runs = []
+job = threading.Thread(target=lambda: runs.append(train_with_ray(worker, folder / "killed", config)))
+job.start()
+while job.is_alive() and 4 not in seen(folder / "seen_killed"):
+    time.sleep(0.05)
+cluster.remove_node(second, allow_graceful=False)
+print("KILLED AFTER", max(seen(folder / "seen_killed")), flush=True)
+cluster.add_node(num_cpus=1)
+job.join(240)
+print("KILLED", *[run.checkpoint for run in runs], flush=True)
+ray.shutdown()
+cluster.shutdown()
+"""
+
+
+def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
+    write_stores(tmp_path)
+    repository = Path(__file__).parents[2]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(repository),
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_health_check_initial_delay_ms": "1000",
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "3",
+    }
+    command = [sys.executable, "-c", DRIVER, str(tmp_path)]
+    done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)
+    lines = {line.rsplit(" ", 1)[0]: line.rsplit(" ", 1)[1] for line in done.stdout.splitlines() if " " in line}
+    assert "KILLED" in lines, done.stdout[-1000:] + done.stderr[-4000:]
+    assert 4 <= int(lines["KILLED AFTER"]) < STEPS - 1, "the node must die in the middle of the run"
+    assert len(list((tmp_path / "seen_killed").glob("rank0_*.jsonl"))) >= 2, "the run must have started again"
+    assert seen(tmp_path / "seen_killed") == seen(tmp_path / "seen_calm")
+    assert_same_bits(Path(lines["CALM"]), Path(lines["KILLED"]))
