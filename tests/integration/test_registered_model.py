@@ -51,7 +51,7 @@ def record(number: int, subject: str) -> Record:
     instance = Instance(
         id=str(number),
         bbox_xywh=(5, 5, 30, 30),
-        keypoints=np.full((17, 3), 10, np.float32) * [1, 1, 0.2],
+        keypoints=np.array([[10, 10, 2]] * 17, np.float32),
         area=900.0,
         area_rule="box",
         subject_id=subject,
