@@ -100,7 +100,7 @@ class Record:
         width: image width in pixels as the annotation states it; 0 if the source does not say.
         height: image height in pixels as the annotation states it; 0 if the source does not say.
         instances: every annotated body, crowds included.
-        license: licence id of this image (the source's own id, or the definition's), or None.
+        license: licence of this image: its name in the source, else the source's id, else the definition's id, or None.
         video_id: video the frame belongs to, or None.
         view_id: camera or view, or None.
         frame_index: position within the video, or None.

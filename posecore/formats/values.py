@@ -8,7 +8,6 @@ from posecore.errors import DatasetError
 from posecore.formats.reader import Source
 from posecore.schema import AreaRule, BoxXywh, FloatArray, Json, Reject
 
-
 MAX_NUMBER = 2**53
 """No coordinate, count or area of an image comes near it, and a float64 holds every whole number below it."""
 
