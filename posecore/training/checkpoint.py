@@ -1,9 +1,9 @@
 """Checkpoints that fit any world size, sharding stage and engine, and are whole or absent.
 
-A checkpoint is a folder: ``state.safetensors`` (float32 weights, both AdamW moments, buffers, all under their full
-names), ``state.json`` (step, seed, world size, configuration) and ``manifest.json``, written last, with the size and
-SHA-256 of the other two. A reader trusts nothing that the manifest does not name: Ray Train may merge the folders of
-two attempts that used one name, and a killed process may leave a folder half written.
+A checkpoint is a folder: ``state.safetensors`` (float32 weights, both AdamW moments, buffers, moving average, all
+under their full names), ``state.json`` (step, seed, world size, configuration) and ``manifest.json``, written last,
+with the size and SHA-256 of the other two. A reader trusts nothing that the manifest does not name: Ray Train may merge
+the folders of two attempts that used one name, and a killed process may leave a folder half written.
 """
 
 import hashlib
@@ -27,7 +27,7 @@ FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 _TENSORS_FILE = "state.safetensors"
 _PROGRESS_FILE = "state.json"
-_SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers")
+_SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average")
 _NAME = re.compile(r"step_(\d{8})_ws(\d+)_\w+")
 
 
@@ -109,7 +109,7 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
 
 
 def load_trained(folder: AnyPath, method: nn.Module) -> int:
-    """Puts the weights and buffers of a checkpoint into a method, to evaluate or save its model.
+    """Puts what a checkpoint learned into a method, to evaluate or save its model: the average if one was kept.
 
     Returns:
         The optimiser steps done.
@@ -119,7 +119,7 @@ def load_trained(folder: AnyPath, method: nn.Module) -> int:
         IntegrityError: a file is missing, truncated or changed.
     """
     state, progress = load_checkpoint(folder)
-    load_weights(method, state.weights | state.buffers, origin=str(folder))
+    load_weights(method, state.weights | state.average | state.buffers, origin=str(folder))
     return progress.step
 
 

@@ -7,7 +7,7 @@ buffers and checkpoints stay float32. A state taken from one engine may be given
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
@@ -31,6 +31,7 @@ class EngineState:
         exp_avg_sq: likewise the second moment.
         buffers: buffer name to value (BatchNorm statistics).
         optimizer_steps: updates AdamW has made.
+        average: parameter name to moving average, empty where none is kept.
     """
 
     weights: dict[str, Tensor]
@@ -38,6 +39,7 @@ class EngineState:
     exp_avg_sq: dict[str, Tensor]
     buffers: dict[str, Tensor]
     optimizer_steps: int
+    average: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,14 +9,14 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
 import torch.distributed as dist
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,7 +27,9 @@ from posecore.schema import CropBatch
 from posecore.training.batchnorm import synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from posecore.training.context import TrainContext
+from posecore.training.ema import WeightAverage
 from posecore.training.engine import (
+    DeepSpeedEngineConfig,
     Engine,
     EngineConfig,
     EngineSettings,
@@ -59,6 +61,7 @@ class TrainingConfig(Config):
         engine: plain PyTorch or DeepSpeed.
         log_every: steps between two records of metrics.
         checkpoint_every: steps between two checkpoints; the last step always writes one.
+        average_decay: decay of a moving average of the weights, which is then evaluated and kept; None for no average.
         evaluate_every: steps between two calls of the evaluation, 0 for none.
         progress: show a progress bar on rank 0.
     """
@@ -73,7 +76,18 @@ class TrainingConfig(Config):
     log_every: int = Field(default=20, gt=0)
     checkpoint_every: int = Field(default=500, gt=0)
     evaluate_every: int = Field(default=0, ge=0)
+    average_decay: float | None = Field(default=None, gt=0, lt=1)
     progress: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if (
+            self.average_decay is not None
+            and isinstance(self.engine, DeepSpeedEngineConfig)
+            and self.engine.zero_stage == 3
+        ):
+            raise ValueError("average_decay needs whole weights on every rank; use engine.zero_stage 0, 1 or 2.")
+        return self
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +134,9 @@ def train(
         device=context.device,
     )
     engine = build_engine(config.engine, method, settings, state)
+    average = None
+    if config.average_decay is not None:
+        average = WeightAverage(engine.method, config.average_decay, state.average if state is not None else None)
     del state
     meter = _Meter(config, context)
     with _progress_bar(config, context, start) as bar:
@@ -127,6 +144,8 @@ def train(
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             losses = engine.step(parts, config.schedule.factor(batch.step, config.steps))
+            if average is not None:
+                average.update(engine.method)
             step = batch.step + 1
             meter.add(losses, waited_s)
             bar.update()
@@ -134,9 +153,9 @@ def train(
                 meter.record(step)
                 bar.set_postfix(meter.summary())
             if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
-                meter.record_evaluation(_evaluate(engine, evaluate, step), step)
+                meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
             if step % config.checkpoint_every == 0 or step == config.steps:
-                _save(engine, config, context, step, meter.latest)
+                _save(engine, average, config, context, step, meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
 
 
@@ -159,12 +178,19 @@ def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState 
 
 
 def _save(
-    engine: Engine, config: TrainingConfig, context: TrainContext, step: int, metrics: Mapping[str, float]
+    engine: Engine,
+    average: WeightAverage | None,
+    config: TrainingConfig,
+    context: TrainContext,
+    step: int,
+    metrics: Mapping[str, float],
 ) -> None:
     synchronise_batchnorm(engine.method)
     state = engine.snapshot()
     folder = None
     if state is not None:
+        if average is not None:
+            state.average = average.tensors()
         folder = context.scratch()
         progress = Progress(
             step=step, seed=config.seed, world_size=context.world_size, config=config.model_dump(mode="json")
@@ -174,10 +200,10 @@ def _save(
     context.report({"step": step, **metrics}, folder, name)
 
 
-def _evaluate(engine: Engine, evaluate: Evaluate, step: int) -> Mapping[str, float]:
+def _evaluate(engine: Engine, average: WeightAverage | None, evaluate: Evaluate, step: int) -> Mapping[str, float]:
     synchronise_batchnorm(engine.method)
     engine.method.eval()
-    with torch.no_grad():
+    with torch.no_grad(), nullcontext() if average is None else average.applied(engine.method):
         metrics = evaluate(engine.method, step)
     engine.method.train()
     return metrics

@@ -1,5 +1,6 @@
 """The loop in one process, without Ray and without DeepSpeed."""
 
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -10,7 +11,7 @@ from torch import nn
 from posecore.errors import CheckpointError, IntegrityError, PreflightError
 from posecore.methods.supervised import SupervisedHeads
 from posecore.schema import CropBatch
-from posecore.training.checkpoint import load_checkpoint
+from posecore.training.checkpoint import load_checkpoint, load_trained
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState, TorchEngineConfig
 from posecore.training.loop import TrainingConfig, seed_step, train
@@ -95,6 +96,39 @@ def _train(run_dir: Path, config: TrainingConfig, **arguments: object) -> list[t
     method = SupervisedHeads(tiny_model())
     train(method, lambda start: tiny_batches(start, 0, 1), config, LocalContext(run_dir, log=log), **arguments)
     return logged
+
+
+def test_an_average_is_kept_evaluated_and_resumed(tmp_path: Path) -> None:
+    name = "model.backbone.blocks.0.attn.qkv.weight"
+    evaluated: list[torch.Tensor] = []
+
+    def evaluate(method: nn.Module, step: int) -> dict[str, float]:
+        evaluated.append(method.get_parameter(name).detach().clone())
+        return {}
+
+    every = {"checkpoint_every": 1, "evaluate_every": 1}
+    _train(tmp_path / "whole", _config(average_decay=0.5, **every), evaluate=evaluate)
+    weights = []
+    for step in (2, 3, 4):
+        (folder,) = (tmp_path / "whole" / "checkpoints").glob(f"step_{step:08d}_*")
+        state = load_checkpoint(folder)[0]
+        weights.append(state.weights[name])
+        assert torch.equal(evaluated[step - 1], state.average[name])
+    torch.testing.assert_close(evaluated[2], 0.5 * evaluated[1] + 0.5 * weights[1])
+    torch.testing.assert_close(evaluated[3], 0.5 * evaluated[2] + 0.5 * weights[2])
+
+    method = SupervisedHeads(tiny_model())
+    load_trained(folder, method)
+    assert torch.equal(method.get_parameter(name), evaluated[3])
+    shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
+    shutil.rmtree(tmp_path / "resumed" / "checkpoints" / folder.name)
+    _train(tmp_path / "resumed", _config(average_decay=0.5, **every))
+    assert torch.equal(_last(tmp_path / "resumed").average[name], evaluated[3])
+
+
+def test_an_average_needs_whole_weights() -> None:
+    with pytest.raises(ValueError, match=r"average_decay needs whole weights on every rank; use engine\.zero_stage"):
+        _config(average_decay=0.9, engine={"kind": "deepspeed", "zero_stage": 3})
 
 
 def test_metrics_name_every_dataset(tmp_path: Path) -> None:
