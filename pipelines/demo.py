@@ -8,13 +8,15 @@ submits the main job to it exactly as a user would, and stops Ray again. The job
 import argparse
 import os
 import secrets
+import shlex
 import shutil
 import subprocess
 import sys
 import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-
-from ray.job_submission import JobSubmissionClient
 
 from posecore.synth.writers import DatasetName, write_dataset
 
@@ -41,27 +43,56 @@ def render(folder: Path) -> None:
         aside.rename(target)
 
 
-def start_ray(folder: Path, num_cpus: int, environment: dict[str, str]) -> tuple[subprocess.Popen[bytes], str]:
-    """Starts a Ray head in the foreground of a child process and waits until its job server answers."""
-    folder.mkdir(parents=True, exist_ok=True)
+@contextmanager
+def local_ray(folder: Path, num_cpus: int) -> Iterator[str]:
+    """A Ray head in a child process, for the time of the ``with`` block; yields its job server's address."""
+    # A token of this run alone: Ray listens on more than loopback, and a job server runs what it is given.
+    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     port = 8265 + secrets.randbelow(1000)
     command = ["ray", "start", "--head", "--block", "--port", "0", "--num-cpus", str(num_cpus)]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--disable-usage-stats"]
-    log = (folder / "ray.log").open("wb")
-    head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    address = f"http://127.0.0.1:{port}"
+    with (folder / "ray.log").open("wb") as log:
+        head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        address = f"http://127.0.0.1:{port}"
+        _wait(lambda: _answers(f"{address}/api/version"), head, f"Ray did not start; see {folder / 'ray.log'}.")
+        yield address
+    finally:
+        head.terminate()
+        head.wait(timeout=60)
+
+
+def submit(address: str, command: list[str], head_log: Path) -> int:
+    """``ray job submit`` as a user types it; returns its exit status."""
+    job_id = f"demo-{secrets.token_hex(4)}"
+    line = ["ray", "job", "submit", "--address", address, "--submission-id", job_id, "--working-dir", "."]
+    line += ["--", *command]
+    print("$ " + shlex.join(line), flush=True)
+    deadline = time.monotonic() + 60
+    while True:
+        status = subprocess.run(line, cwd=REPOSITORY, check=False).returncode
+        # A head answers a little earlier than it accepts jobs.
+        if status == 0 or _answers(f"{address}/api/jobs/{job_id}") or time.monotonic() > deadline:
+            return status
+        print(f"the cluster does not accept jobs yet (its log: {head_log}); trying again", flush=True)
+        time.sleep(2)
+
+
+def _answers(url: str) -> bool:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {os.environ['RAY_AUTH_TOKEN']}"})
+    try:
+        urllib.request.urlopen(request, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _wait(ready: Callable[[], bool], head: subprocess.Popen[bytes], failure: str) -> None:
     deadline = time.monotonic() + 90
-    while time.monotonic() < deadline:
-        if head.poll() is not None:
-            raise SystemExit(f"Ray did not start; its output is in {log.name}.")
-        try:
-            JobSubmissionClient(address)
-        except (ConnectionError, RuntimeError):
-            time.sleep(0.5)
-        else:
-            return head, address
-    head.terminate()
-    raise SystemExit(f"Ray's job server did not answer at {address} within 90 s; its output is in {log.name}.")
+    while not ready():
+        if head.poll() is not None or time.monotonic() > deadline:
+            raise SystemExit(failure)
+        time.sleep(0.5)
 
 
 def main() -> int:
@@ -76,19 +107,11 @@ def main() -> int:
     print(f"rendering synthetic datasets into {folder / 'data'}", flush=True)
     render(folder / "data")
 
-    # A token of this run alone: Ray listens on more than loopback, and a job server runs what it is given.
-    os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    head, address = start_ray(folder, num_cpus=max(2, os.cpu_count() or 1), environment=dict(os.environ))
-    try:
-        job = ["python", "pipelines/multidataset_train.py", "--config", options.config]
-        job += ["--set", f"data_folder={folder / 'data'}", "--set", f"run_folder={folder / 'run'}"]
-        submit = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--", *job]
-        print("$ " + " ".join(submit), flush=True)
-        return subprocess.run(submit, cwd=REPOSITORY, check=False).returncode
-    finally:
-        head.terminate()
-        head.wait(timeout=60)
+    job = ["python", "pipelines/multidataset_train.py", "--config", options.config]
+    job += ["--set", f"data_folder={folder / 'data'}", "--set", f"run_folder={folder / 'run'}"]
+    with local_ray(folder, num_cpus=max(2, os.cpu_count() or 1)) as address:
+        return submit(address, job, folder / "ray.log")
 
 
 if __name__ == "__main__":
