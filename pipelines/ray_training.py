@@ -39,8 +39,8 @@ class RayTrainingConfig(Config):
         max_failures: restarts after a lost worker before the job gives up.
         num_to_keep: older checkpoints are deleted.
         poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
-        start_timeout_s: how long a group of workers may take to start; elastic runs want 10 to 15 s, because the first
-            attempt after a node loss still counts the lost node.
+        start_timeout_s: how long a group of workers may take to start before it is tried again. The first attempt
+            after a node loss still counts the lost node, so this is what a loss costs at least.
     """
 
     num_workers: int = Field(default=1, gt=0)
@@ -50,7 +50,7 @@ class RayTrainingConfig(Config):
     max_failures: int = Field(default=3, ge=0)
     num_to_keep: int = Field(default=3, gt=0)
     poll_interval_s: float = Field(default=0.5, gt=0)
-    start_timeout_s: float = Field(default=60.0, gt=0)
+    start_timeout_s: float = Field(default=30.0, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -96,8 +96,11 @@ def train_with_ray(
     """
     check_resources(config)
     # The controller inherits these from the driver.
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", str(config.poll_interval_s))
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", str(config.start_timeout_s))
+    os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(config.poll_interval_s)
+    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.start_timeout_s)
+    storage = as_path(run_dir)
+    if isinstance(storage, Path):
+        storage = storage.absolute()  # workers have another working directory
     from ray import train
     from ray.train.torch import TorchTrainer
 
@@ -111,7 +114,7 @@ def train_with_ray(
         ),
         run_config=train.RunConfig(
             name=RUN_NAME,
-            storage_path=str(run_dir),
+            storage_path=str(storage),
             failure_config=train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=10 * (1 + config.max_failures)
             ),
@@ -127,7 +130,7 @@ def train_with_ray(
         raise
     assert result.checkpoint is not None, "the last step always writes a checkpoint"
     name = Path(result.checkpoint.path).name
-    return TrainedRun(checkpoint=as_path(run_dir) / RUN_NAME / name, metrics=result.metrics or {})
+    return TrainedRun(checkpoint=storage / RUN_NAME / name, metrics=result.metrics or {})
 
 
 def check_resources(config: RayTrainingConfig) -> None:
