@@ -1,0 +1,114 @@
+"""The main job from raw files to a registered model, run again, changed, and refused."""
+
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import mlflow
+import pytest
+from mlflow import MlflowClient
+
+from pipelines.demo import REPOSITORY, local_ray
+from tests.end_to_end.conftest import DATASETS, Job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+def steps(output: str) -> dict[str, str]:
+    """Step → ran, reused or failed, in order."""
+    return dict(re.findall(r"^([a-z]+(?::\w+)*) +(ran|reused|failed) ", output, re.MULTILINE))
+
+
+@pytest.fixture(scope="module")
+def first_run(job: Job) -> dict[str, str]:
+    done = job.run()
+    assert done.returncode == 0, done.stdout + done.stderr
+    return steps(done.stdout)
+
+
+def test_every_step_runs_in_order(first_run: dict[str, str]) -> None:
+    ingested = [f"ingest:{name}:{split}" for name in DATASETS for split in ("train", "val")]
+    judged = [f"evaluate:{name}" for name in DATASETS]
+    assert list(first_run) == [*ingested, "audit", "train", *judged, "register"]
+    assert set(first_run.values()) == {"ran"}
+
+
+def test_the_registered_version_names_its_data_and_metrics(job: Job, first_run: dict[str, str]) -> None:
+    client = MlflowClient(f"sqlite:///{job.run_folder / 'mlflow.db'}")
+    version = client.get_model_version("tiny", "1")
+    for name in DATASETS:
+        assert any(tag.startswith(f"dataset.training.{name}/train") for tag in version.tags), version.tags
+        assert any(tag.startswith(f"evaluation.{name}.") for tag in version.tags), version.tags
+    training_run = client.get_run(version.tags["training_run_id"])
+    assert {item.dataset.name for item in training_run.inputs.dataset_inputs} == {f"{name}/train" for name in DATASETS}
+    assert any(key.startswith("loss/") for key in training_run.data.metrics)
+
+
+def test_the_registered_version_loads_as_pyfunc(job: Job, first_run: dict[str, str]) -> None:
+    mlflow.set_tracking_uri(f"sqlite:///{job.run_folder / 'mlflow.db'}")
+    model = mlflow.pyfunc.load_model("models:/tiny/1")
+    photo = next((job.data_folder / "coco" / "val2017").iterdir()).read_bytes()
+    answer = model.predict([{"image": photo}], params={"dataset": "coco"})
+    assert len(answer) == 1
+
+
+def test_an_identical_submission_reuses_every_step(job: Job, first_run: dict[str, str]) -> None:
+    again = job.run()
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert steps(again.stdout) == dict.fromkeys(first_run, "reused")
+
+
+def test_a_changed_evaluation_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
+    changed = job.run("datasets.1={name: mpii, root: mpii, train: train, evaluate: val, weight: null}", "worst_cases=3")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    ran = [name for name, what in steps(changed.stdout).items() if what == "ran"]
+    assert ran == [*(f"evaluate:{name}" for name in DATASETS), "register"]
+
+
+def test_submitted_to_a_cluster_by_its_own_name(
+    job: Job, first_run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``ray job submit -- pipelines/multidataset_train.py …``: the script is executable and finds its interpreter."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
+    monkeypatch.setenv("PATH", f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    with local_ray(tmp_path, num_cpus=2) as address:
+        command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
+        command += ["pipelines/multidataset_train.py", "--config", str(job.config)]
+        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(steps(done.stdout).values()) == {"reused"}
+
+
+def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:
+    leaking = "datasets=[{name: coco, root: coco, train: train, evaluate: train}]"
+    refused = job.run(leaking, f"run_folder={tmp_path}")
+    assert refused.returncode == 1
+    assert "coco/train/coco-train-" in refused.stderr
+    assert "--allow-leakage" in refused.stderr
+    assert "Traceback" not in refused.stderr
+
+
+def test_an_unreachable_tracking_server_stops_the_job_before_it_starts(job: Job, tmp_path: Path) -> None:
+    refused = job.run("tracking.uri=http://127.0.0.1:9", f"run_folder={tmp_path}")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("error: MLflow server http://127.0.0.1:9 does not answer")
+    assert steps(refused.stdout) == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("training.stepz=3", "training.stepz: Extra inputs are not permitted"),
+        ("datasets.0.definition=cocoo", "unknown dataset 'cocoo'"),
+        ("datasets.0.changes={license: 3}", "datasets.coco.changes: license"),
+        ("training.global_batch=7", "training.global_batch 7 cannot be cut evenly"),
+        ("datasets.0.train=trian", "trian"),
+    ],
+)
+def test_a_wrong_setting_is_one_sentence(job: Job, tmp_path: Path, override: str, message: str) -> None:
+    refused = job.run(override, f"run_folder={tmp_path}", "cluster.num_workers=2")
+    assert refused.returncode == 1
+    assert message in refused.stderr
+    assert "Traceback" not in refused.stderr
