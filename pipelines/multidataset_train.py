@@ -406,7 +406,14 @@ def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: St
     return workflow.step(
         f"evaluate:{name}",
         execute,
-        inputs={"model": model, "data": split.digest, "head": head, "settings": config.inference, "out": str(out)},
+        inputs={
+            "model": model,
+            "data": split.digest,
+            "head": head,
+            "settings": config.inference,
+            "worst_cases": config.worst_cases,
+            "out": str(out),
+        },
         code=["pipelines.evaluate"],
     )
 

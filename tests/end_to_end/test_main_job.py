@@ -59,8 +59,15 @@ def test_an_identical_submission_reuses_every_step(job: Job, first_run: dict[str
     assert steps(again.stdout) == dict.fromkeys(first_run, "reused")
 
 
-def test_a_changed_evaluation_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
-    changed = job.run("datasets.1={name: mpii, root: mpii, train: train, evaluate: val, weight: null}", "worst_cases=3")
+def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
+    changed = job.run("datasets.1.changes={max_loss: 0.06}")
+    assert changed.returncode == 0, changed.stdout + changed.stderr
+    reused = [name for name, what in steps(changed.stdout).items() if what == "reused"]
+    assert reused == [f"ingest:{name}:{split}" for name in ("coco", "ap10k") for split in ("train", "val")]
+
+
+def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: dict[str, str]) -> None:
+    changed = job.run("worst_cases=3")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     ran = [name for name, what in steps(changed.stdout).items() if what == "ran"]
     assert ran == [*(f"evaluate:{name}" for name in DATASETS), "register"]
