@@ -114,7 +114,7 @@ class EvalCrops:
         return CropBatch(images=images, groups=(group,), step=number, epoch=0)
 
     def _crop(self, row: int, cache: SampleCache, out: NDArray[np.uint8]) -> Crop:
-        sample = cache.get(self._name, int(self._image_rows[row]))
+        sample = cache.get((self._name, int(self._image_rows[row])))
         skeleton = self._store.manifest.definition.skeleton
         height, width = sample.image.shape[:2]
         aspect_ratio = out.shape[1] / out.shape[0]

@@ -2,8 +2,8 @@
 
 The order is :class:`~posecore.loading.mixture.MixtureSampler`'s; this module only carries it out. Every thread owns
 some of the rank's slots for the whole run and fills them for a block of steps at a time, so it meets the instances of
-an image one after the other and decodes the image once. OpenCV releases the interpreter lock while it decodes and
-warps, so threads suffice.
+an image one after the other, decodes the image once, and forgets it unless the next block goes on with it. OpenCV
+releases the interpreter lock while it decodes and warps, so threads suffice.
 """
 
 from collections import deque
@@ -20,9 +20,10 @@ from pydantic import Field
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
+from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import Crop, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureSampler
-from posecore.loading.samples import SampleCache
+from posecore.loading.samples import ImageKey, SampleCache
 from posecore.loading.training_crops import TrainingCrops
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
@@ -36,7 +37,9 @@ class LoadingConfig(Config):
         augment: of every entry that has none of its own.
         num_threads: decoding threads per rank; one per core the rank may use.
         prefetch: blocks of ``mixture.shuffle_window`` batches prepared ahead.
-        cache_bytes: bound on the decoded images a rank keeps; too small a bound costs decoding, never correctness.
+        cache_bytes: bound on the decoded images a rank keeps. Where every thread's share of it holds all images of the
+            mixture, they are decoded once and kept; else an image is kept only while its crops are due. Too small a
+            bound costs decoding, never correctness.
         max_pixels: a larger image is refused.
     """
 
@@ -133,11 +136,12 @@ class Loader:
             config.mixture, {entry.name: entry.instances.image_rows for entry in self._entries}, seed, global_batch
         )
         per_rank = global_batch // world_size
+        self._buffers = ImageBuffers((per_rank, *input_size, 3))
         self._slots = np.arange(rank * per_rank, (rank + 1) * per_rank)
         num_threads = min(config.num_threads, per_rank)
-        self._caches = [
-            SampleCache(stores, config.cache_bytes // num_threads, config.max_pixels) for _ in range(num_threads)
-        ]
+        bytes_per_thread = config.cache_bytes // num_threads
+        self._caches = [SampleCache(stores, bytes_per_thread, config.max_pixels) for _ in range(num_threads)]
+        self._fits = sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""
@@ -174,8 +178,9 @@ class Loader:
 
     def _start(self, steps: range, workers: list[ThreadPoolExecutor]) -> _Block:
         layouts = [self._layout(step) for step in steps]
+        needed = self._images_after(steps)
         parts = [
-            worker.submit(self._cut, layouts, range(first, len(self._slots), len(workers)), cache)
+            worker.submit(self._cut, layouts, needed, range(first, len(self._slots), len(workers)), cache)
             for first, (worker, cache) in enumerate(zip(workers, self._caches, strict=True))
         ]
         return _Block(layouts, parts)
@@ -191,10 +196,24 @@ class Loader:
             instance=table.instance[row, slots],
             number_of_pass=table.number_of_pass[row, slots],
             place_of_slot=np.argsort(order),
-            images=np.empty((len(slots), *self.input_size, 3), np.uint8),
+            images=self._buffers.take(),
         )
 
-    def _cut(self, layouts: list[_Layout], slots: range, cache: SampleCache) -> _Crops:
+    def _images_after(self, steps: range) -> list[set[ImageKey]]:
+        """Of each slot, the images its crops are cut from in the block after these steps, if it is of the same epoch.
+
+        An image whose instances are divided between two blocks is in both.
+        """
+        table = self.sampler.table(self.sampler.epoch_of(steps.start))
+        first = steps[-1] % self.sampler.steps_per_epoch + 1
+        rows = slice(first, first + self.config.mixture.shuffle_window)
+        datasets, instances = table.dataset[rows, self._slots].T.tolist(), table.instance[rows, self._slots].T.tolist()
+        return [
+            {self._entries[dataset].image(instance) for dataset, instance in zip(*of_slot, strict=True)}
+            for of_slot in zip(datasets, instances, strict=True)
+        ]
+
+    def _cut(self, layouts: list[_Layout], needed: list[set[ImageKey]], slots: range, cache: SampleCache) -> _Crops:
         # Slot by slot through all steps of the block, sorted by image: an image is cropped while it is fresh in the
         # processor's cache, which makes warping twice as fast.
         crops: _Crops = {}
@@ -205,6 +224,12 @@ class Loader:
                 crops[layout.step, place] = self._entries[layout.dataset[place]].crop(
                     int(layout.instance[place]), int(layout.number_of_pass[place]), cache, layout.images[place]
                 )
+            if not self._fits:
+                used = {
+                    self._entries[layout.dataset[place]].image(int(layout.instance[place])) for layout, place in fills
+                }
+                for image in used - needed[slot]:
+                    cache.release(image)
         return crops
 
     def _finish(self, block: _Block) -> Iterator[CropBatch]:

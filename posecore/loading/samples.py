@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,9 @@ from posecore.loading.crop import decode_image
 from posecore.schema import Instance
 from posecore.shards.store import ShardStore
 from posecore.skeletons.union import Vocabulary
+
+ImageKey: TypeAlias = tuple[str, int]
+"""An image: the name of its store, and its row of ``images.parquet``."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -30,7 +34,10 @@ class DecodedSample:
 
 
 class SampleCache:
-    """The most recently decoded images of several stores, within a bound on their bytes. For one thread.
+    """Decoded images of several stores, within a bound on their bytes. For one thread.
+
+    An image stays until it is released or, beyond the bound, until it is the one that was not asked for longest. Who
+    knows what comes next should release: the next image then takes memory that is still in the processor's cache.
 
     Args:
         stores: by entry name.
@@ -42,7 +49,7 @@ class SampleCache:
         self._stores = stores
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
-        self._kept: OrderedDict[tuple[str, int], DecodedSample] = OrderedDict()
+        self._kept: OrderedDict[ImageKey, DecodedSample] = OrderedDict()
         self._bytes = 0
         self._columns = {
             name: Vocabulary(store.manifest.vocabulary).indices(store.manifest.definition.skeleton)
@@ -50,16 +57,16 @@ class SampleCache:
         }
         self.num_decoded = 0
 
-    def get(self, name: str, image_row: int) -> DecodedSample:
+    def get(self, key: ImageKey) -> DecodedSample:
         """One image of a store, decoded now or lately.
 
         Raises:
             IntegrityError: the stored bytes are damaged or not an image; names store and sample.
         """
-        key = (name, image_row)
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
+        name, image_row = key
         store = self._stores[name]
         stored = store.read_sample(image_row)
         sample = DecodedSample(
@@ -74,6 +81,12 @@ class SampleCache:
             self._bytes -= self._kept.popitem(last=False)[1].image.nbytes
         return sample
 
+    def release(self, key: ImageKey) -> None:
+        """Forgets an image, if it is kept."""
+        sample = self._kept.pop(key, None)
+        if sample is not None:
+            self._bytes -= sample.image.nbytes
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UsableInstances:
@@ -84,25 +97,34 @@ class UsableInstances:
         image_rows: (n,) rows of ``images.parquet``.
         instance_indices: (n,) place within the record.
         bbox_xywh: (n, 4) boxes in image pixels, clipped if the dataset's conventions say so.
+        image_bytes: size of all their images together, decoded.
     """
 
     rows: NDArray[np.int64]
     image_rows: NDArray[np.int64]
     instance_indices: NDArray[np.int64]
     bbox_xywh: NDArray[np.float64]
+    image_bytes: int
 
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":
         """Chooses the instances as the published loaders do: no crowd, at least one labelled point, a usable box."""
         table = store.instances
         image_rows = table["image_row"].to_numpy()
+        heights, widths = (store.images[side].to_numpy() for side in ("height", "width"))
         chosen = ~table["is_crowd"].to_numpy() & (table["num_labelled"].to_numpy() > 0)
         conventions = store.manifest.definition.conventions
         boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
         if conventions.clip_boxes:
-            heights, widths = (store.images[side].to_numpy()[image_rows] for side in ("height", "width"))
-            boxes = clip_bbox_xywh(boxes, (heights, widths))
+            boxes = clip_bbox_xywh(boxes, (heights[image_rows], widths[image_rows]))
         if conventions.box_source == "bbox":
             chosen &= (boxes[:, 2:] > 0).all(axis=1)
         rows = np.flatnonzero(chosen)
-        return cls(rows, image_rows[rows], table["instance_index"].to_numpy()[rows].astype(np.int64), boxes[rows])
+        images = np.unique(image_rows[rows])
+        return cls(
+            rows=rows,
+            image_rows=image_rows[rows],
+            instance_indices=table["instance_index"].to_numpy()[rows].astype(np.int64),
+            bbox_xywh=boxes[rows],
+            image_bytes=3 * int((heights[images].astype(np.int64) * widths[images]).sum()),
+        )

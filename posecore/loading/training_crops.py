@@ -7,7 +7,7 @@ from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, generator
-from posecore.loading.samples import DecodedSample, SampleCache, UsableInstances
+from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
 from posecore.shards.store import ShardStore
 
 
@@ -38,6 +38,14 @@ class TrainingCrops:
             random = generator(Purpose.CENTER_JITTER, seed, name)
             self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
 
+    def image(self, instance: int) -> ImageKey:
+        """The image that an instance is on.
+
+        Args:
+            instance: index into :attr:`instances`.
+        """
+        return self.name, int(self.instances.image_rows[instance])
+
     def crop(self, instance: int, number_of_pass: int, cache: SampleCache, out: NDArray[np.uint8]) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
 
@@ -47,7 +55,7 @@ class TrainingCrops:
             cache: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
         """
-        sample = cache.get(self.name, int(self.instances.image_rows[instance]))
+        sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
         keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
         row = int(self.instances.rows[instance])

@@ -70,9 +70,9 @@ def test_rows_name_the_instances_and_every_one_comes_in_each_epoch(stores):
 
 def test_an_image_is_decoded_once_for_its_instances(tmp_path):
     store = write_store(tmp_path, "people", [5] * 40)
-    # Room for what the windows of the slots need, far less than the 40 images.
+    # Room for one image per slot and one more per thread, far less than the 40 images.
     config = parse_config(
-        {"mixture": {"entries": [{"name": "people"}], "shuffle_window": 2}, "cache_bytes": 10 * 120 * 160 * 3},
+        {"mixture": {"entries": [{"name": "people"}], "shuffle_window": 2}, "cache_bytes": 6 * 120 * 160 * 3},
         LoadingConfig,
         "test",
     )
@@ -81,6 +81,15 @@ def test_an_image_is_decoded_once_for_its_instances(tmp_path):
     list(islice(iterator, loader.sampler.steps_per_epoch - 2 * config.prefetch))
     iterator.close()
     assert loader.num_decoded <= 40 + 3 + 2 * 4  # one more at every cut between slots, and what was prefetched
+    assert sum(len(cache._kept) for cache in loader._caches) <= 4  # the one each slot goes on with
+
+
+def test_images_that_all_fit_are_decoded_once_in_a_run(stores):
+    loader = Loader(stores, loading(num_threads=1), input_size=SIZE, seed=3, global_batch=8)
+    iterator = iter(loader)
+    list(islice(iterator, 4 * loader.sampler.steps_per_epoch))
+    iterator.close()
+    assert loader.num_decoded == 8 + 2
 
 
 @pytest.mark.parametrize("num_threads", [1, 3, 16])

@@ -25,13 +25,14 @@ def test_crowds_unlabelled_bodies_and_boxes_outside_are_left_out(tmp_path):
     assert [names[row] for row in usable.rows] == ["good", "also good"]
     assert usable.image_rows.tolist() == [1, 1]
     assert usable.instance_indices.tolist() == [0, 4]
+    assert usable.image_bytes == 160 * 120 * 3  # the image of the lone crowd is not read
 
 
 def test_states_come_in_the_datasets_own_order(tmp_path):
     body = instance("1", 133, (10.0, 10.0, 40.0, 60.0), absent=(7,))
     body.keypoints[5] = 0
     store = write_store(tmp_path, "w", [], skeleton="coco_wholebody133", records=[record("w", 0, [body])])
-    state = SampleCache({"w": store}, 1 << 20, 10**6).get("w", 0).state[0]
+    state = SampleCache({"w": store}, 1 << 20, 10**6).get(("w", 0)).state[0]
     expected = np.where(np.arange(133) % 2, KeypointState.OCCLUDED, KeypointState.VISIBLE)
     expected[5], expected[7] = KeypointState.UNLABELLED, KeypointState.ABSENT
     np.testing.assert_array_equal(state, expected)
@@ -41,12 +42,26 @@ def test_the_cache_decodes_once_and_forgets_the_oldest(tmp_path):
     store = write_store(tmp_path, "a", [1] * 4)
     cache = SampleCache({"a": store}, 2 * 120 * 160 * 3, 10**6)
     for row in (0, 1, 0, 1):
-        cache.get("a", row)
+        cache.get(("a", row))
     assert cache.num_decoded == 2
-    cache.get("a", 2)  # row 0 goes
-    cache.get("a", 1)
+    cache.get(("a", 2))  # row 0 goes
+    cache.get(("a", 1))
     assert cache.num_decoded == 3
-    cache.get("a", 0)
+    cache.get(("a", 0))
+    assert cache.num_decoded == 4
+
+
+def test_a_released_image_makes_room(tmp_path):
+    store = write_store(tmp_path, "a", [1] * 3)
+    cache = SampleCache({"a": store}, 2 * 120 * 160 * 3, 10**6)
+    cache.get(("a", 0))
+    cache.get(("a", 1))
+    cache.release(("a", 1))
+    cache.release(("a", 2))  # not there: nothing happens
+    cache.get(("a", 2))
+    cache.get(("a", 0))  # older, but there was room
+    assert cache.num_decoded == 3
+    cache.get(("a", 1))
     assert cache.num_decoded == 4
 
 
@@ -54,7 +69,7 @@ def test_one_image_larger_than_the_bound_is_kept_while_it_is_used(tmp_path):
     store = write_store(tmp_path, "a", [3])
     cache = SampleCache({"a": store}, 1, 10**6)
     for _ in range(3):
-        cache.get("a", 0)
+        cache.get(("a", 0))
     assert cache.num_decoded == 1
 
 
@@ -65,6 +80,6 @@ def test_a_flipped_byte_in_a_shard_is_found_when_the_image_is_read(tmp_path):
     data[store.images["image_offset"][1].as_py() + 500] ^= 1
     path.write_bytes(data)
     cache = SampleCache({"a": store}, 1 << 20, 10**6)
-    cache.get("a", 0)
+    cache.get(("a", 0))
     with pytest.raises(IntegrityError, match=path.name):
-        cache.get("a", 1)
+        cache.get(("a", 1))
