@@ -32,7 +32,7 @@ from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from posecore.config import Config, digest_json, load_config, parse_config
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import load_dataset
+from posecore.datasets.discovery import load_dataset, source_for
 from posecore.errors import PoseCoreError, PreflightError
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
@@ -92,6 +92,12 @@ class DatasetEntry(Config):
         if (self.train is None) == (self.head is None):
             raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
         return self
+
+    def split(self, role: Role) -> str:
+        """Name of the split for one of the entry's roles."""
+        split = self.train if role == "training" else self.evaluate
+        assert split is not None, f"{self.name} has no {role} split"
+        return split
 
     def load(self) -> DatasetDefinition:
         """The definition with this run's changes."""
@@ -239,7 +245,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
     console = Console(soft_wrap=True)
     folder = config.folder
     definitions = {entry.name: entry.load() for entry in config.datasets}
-    preflight(config)
+    preflight(config, definitions)
     tracking = connect(config.tracking, folder)
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
@@ -265,12 +271,16 @@ def run(config: JobConfig, reuse: bool = True) -> None:
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
 
 
-def preflight(config: JobConfig) -> None:
+def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
     """What can be known to fail is refused before anything starts; the tracking store and the cluster are asked next.
 
     Raises:
+        DatasetError: a dataset has no split of that name.
         PreflightError: batch arithmetic, or the disk under the run folder.
     """
+    for entry in config.datasets:
+        for role in roles(entry):
+            source_for(definitions[entry.name], entry.split(role), config.root(entry))
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     config.folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(config.folder).free
@@ -291,8 +301,7 @@ def ingest_step(
     workflow: Workflow, config: JobConfig, entry: DatasetEntry, definition: DatasetDefinition, role: Role
 ) -> Split:
     """Raw files of one split to shards."""
-    split = entry.train if role == "training" else entry.evaluate
-    assert split is not None
+    split = entry.split(role)
     root = config.root(entry)
     # Entries may change a definition, so each has shards of its own.
     out = config.folder / "shards" / entry.name
