@@ -1,0 +1,35 @@
+"""A small model memorises real photos and reproduces their labels through the whole chain, to a fraction of a pixel.
+
+The smaller version of ``pipelines/configs/overfit_samples.yaml``: four of its sets with three skeletons and twenty
+bodies. If any flip, offset, index or scale were wrong anywhere between file and protocol, no training would help.
+"""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from mlflow import MlflowClient
+
+from posecore.lineage.versions import evaluations
+from tests.end_to_end.conftest import REPOSITORY, Job
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.samples]
+
+FLOORS = {"mpii": ("PCKh", 95.0), "aic_oks": ("AP", 0.95), "ap10k": ("AP", 0.95), "crowdpose": ("AP", 0.95)}
+
+
+def test_labels_come_back_through_the_whole_chain(samples: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load((REPOSITORY / "pipelines" / "configs" / "overfit_samples.yaml").read_text())
+    values["datasets"] = [entry for entry in values["datasets"] if entry["name"] not in ("coco", "coco_wholebody")]
+    values["run_folder"], values["data_folder"] = str(tmp_path / "run"), str(samples)
+    values["training"] |= {"steps": 200, "global_batch": 20, "checkpoint_every": 200}
+    config = tmp_path / "overfit.yaml"
+    config.write_text(yaml.safe_dump(values))
+
+    done = Job(config, tmp_path / "run", samples).run()
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
+    results = {result.name: result.metrics for result in evaluations(client.get_model_version(values["name"], "1"))}
+    reached = {name: results[name][metric] for name, (metric, _) in FLOORS.items()}
+    assert all(reached[name] >= floor for name, (_, floor) in FLOORS.items()), reached
