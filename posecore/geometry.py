@@ -21,6 +21,8 @@ from jaxtyping import Float
 
 CropConvention: TypeAlias = Literal["udp", "msra"]
 
+_MIRROR = np.array([-1.0, 1.0])
+
 
 def clip_bbox_xywh(
     bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int] | tuple[np.ndarray, np.ndarray]
@@ -113,7 +115,7 @@ def apply_affine(
     points: Float[np.ndarray, "*batch k 2"], matrix: Float[np.ndarray, "*batch 2 3"]
 ) -> Float[np.ndarray, "*batch k 2"]:
     """Maps points (x, y) by an affine matrix."""
-    return points @ np.swapaxes(matrix[..., :2], -1, -2) + matrix[..., None, :, 2]
+    return points @ matrix[..., :2].mT + matrix[..., None, :, 2]
 
 
 def invert_affine(matrix: Float[np.ndarray, "*batch 2 3"]) -> Float[np.ndarray, "*batch 2 3"]:
@@ -149,4 +151,4 @@ def heatmap_to_image(
 
 def flip_points(points: Float[np.ndarray, "*batch 2"], width: int) -> Float[np.ndarray, "*batch 2"]:
     """Points of the horizontally mirrored image: x becomes width - 1 - x, the order stays."""
-    return np.stack([width - 1.0 - points[..., 0], points[..., 1]], axis=-1)
+    return np.array([width - 1.0, 0.0]) + points * _MIRROR

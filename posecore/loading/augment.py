@@ -114,7 +114,7 @@ def augment_region(
     side, size, angle = random.standard_normal(3).tolist()
 
     center, scale = region.center, region.scale
-    enough = half_body_min_keypoints is not None and labelled.sum() > half_body_min_keypoints
+    enough = half_body_min_keypoints is not None and np.count_nonzero(labelled) > half_body_min_keypoints
     if enough and half < config.half_body_probability:
         chosen = _half_body(labelled, skeleton, prefers_upper=side < 0.5)
         if chosen is not None:

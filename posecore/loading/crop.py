@@ -26,7 +26,8 @@ from posecore.loading.augment import Region
 from posecore.schema import CropGroup, Instance, KeypointState
 from posecore.skeletons.skeleton import Skeleton
 
-_OCCLUDED, _VISIBLE = KeypointState.OCCLUDED.value, KeypointState.VISIBLE.value
+_IS_LABELLED = np.isin(list(KeypointState), [KeypointState.OCCLUDED, KeypointState.VISIBLE])
+"""Looked up by state: the time of one comparison."""
 
 
 def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
@@ -180,4 +181,4 @@ def group_crops(
 
 def is_labelled(state: NDArray[np.uint8]) -> NDArray[np.bool_]:
     """Which points have a place in the image, seen or not."""
-    return (state == _OCCLUDED) | (state == _VISIBLE)
+    return _IS_LABELLED[state]

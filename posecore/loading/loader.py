@@ -23,6 +23,7 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import Crop, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureSampler
+from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import ImageKey, SampleCache
 from posecore.loading.training_crops import TrainingCrops
 from posecore.schema import CropBatch
@@ -217,13 +218,14 @@ class Loader:
         # Slot by slot through all steps of the block, sorted by image: an image is cropped while it is fresh in the
         # processor's cache, which makes warping twice as fast.
         crops: _Crops = {}
+        redrawn = Redrawn()
         for slot in slots:
             fills = [(layout, int(layout.place_of_slot[slot])) for layout in layouts]
             fills.sort(key=lambda fill: (fill[0].dataset[fill[1]], fill[0].instance[fill[1]]))
             for layout, place in fills:
-                crops[layout.step, place] = self._entries[layout.dataset[place]].crop(
-                    int(layout.instance[place]), int(layout.number_of_pass[place]), cache, layout.images[place]
-                )
+                entry, instance = self._entries[layout.dataset[place]], int(layout.instance[place])
+                number_of_pass, out = int(layout.number_of_pass[place]), layout.images[place]
+                crops[layout.step, place] = entry.crop(instance, number_of_pass, cache, redrawn, out)
             if not self._fits:
                 used = {
                     self._entries[layout.dataset[place]].image(int(layout.instance[place])) for layout, place in fills

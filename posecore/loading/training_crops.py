@@ -6,7 +6,7 @@ from numpy.typing import NDArray
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
-from posecore.loading.randomness import Purpose, generator
+from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
 from posecore.shards.store import ShardStore
 
@@ -46,13 +46,16 @@ class TrainingCrops:
         """
         return self.name, int(self.instances.image_rows[instance])
 
-    def crop(self, instance: int, number_of_pass: int, cache: SampleCache, out: NDArray[np.uint8]) -> Crop:
+    def crop(
+        self, instance: int, number_of_pass: int, cache: SampleCache, redrawn: Redrawn, out: NDArray[np.uint8]
+    ) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
 
         Args:
             instance: index into :attr:`instances`.
             number_of_pass: how many times the dataset had been gone through before; every pass is augmented anew.
             cache: of the calling thread.
+            redrawn: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
         """
         sample = cache.get(self.image(instance))
@@ -60,25 +63,27 @@ class TrainingCrops:
         keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
         row = int(self.instances.rows[instance])
         region = augment_region(
-            self._region(instance, row, number_of_pass, sample, index),
+            self._region(instance, row, number_of_pass, sample, index, redrawn),
             keypoints,
             is_labelled(state),
             self.definition.skeleton,
             self.definition.conventions.half_body_min_keypoints,
             self._aspect_ratio,
             self._augment,
-            generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
+            redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
         codec = self.definition.conventions.codec
         return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, codec, out)
 
-    def _region(self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int) -> Region:
+    def _region(
+        self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int, redrawn: Redrawn
+    ) -> Region:
         conventions = self.definition.conventions
         if conventions.box_source == "center_scale":
             size = (sample.image.shape[0], sample.image.shape[1])
             return instance_region(sample.instances[index], size, self._aspect_ratio, conventions)
         center = self._center[instance]
         if self._jitters and self._augment.center_jitter == "per_sample":
-            random = generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
+            random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
             center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], self._augment, random)[0]
         return Region(center, self._scale[instance])
