@@ -21,7 +21,6 @@ from pathlib import Path
 
 import cv2
 import numpy as np
-import orjson
 import webdataset
 
 from posecore.datasets.discovery import load_dataset, read_split
@@ -53,7 +52,7 @@ def run_shard_writer(records: list[Record], root: Path, out: Path) -> None:
     out.mkdir()
     with webdataset.ShardWriter(str(out / "shard-%06d.tar"), maxcount=1000, verbose=0) as writer:
         for record in records:
-            text = orjson.dumps(record_to_json(record))
+            text = record_to_json(record)
             writer.write({"__key__": record.source_id, "jpg": (root / record.image).read_bytes(), "json": text})
 
 

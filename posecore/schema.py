@@ -10,6 +10,7 @@ from enum import IntEnum
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 FloatArray: TypeAlias = NDArray[np.float32]
@@ -158,8 +159,7 @@ _OPTIONAL_INSTANCE_FIELDS = (
 _OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index")
 
 
-def instance_to_json(instance: Instance) -> dict[str, Json]:
-    """The instance as a JSON object; fields that say nothing are left out. Floats are float32 values, unrounded."""
+def _instance_to_json(instance: Instance) -> dict[str, Json]:
     value: dict[str, Json] = {
         "id": instance.id,
         "bbox_xywh": [float(v) for v in instance.bbox_xywh],
@@ -167,25 +167,24 @@ def instance_to_json(instance: Instance) -> dict[str, Json]:
         "area_rule": instance.area_rule,
         "category": instance.category,
         "category_id": instance.category_id,
-        "keypoints": instance.keypoints.tolist(),
+        "keypoints": instance.keypoints,
     }
     if instance.is_crowd:
         value["is_crowd"] = True
     if instance.absent:
-        value["absent"] = list(instance.absent)
+        value["absent"] = instance.absent
     if instance.keypoints_3d is not None:
-        value["keypoints_3d"] = instance.keypoints_3d.tolist()
+        value["keypoints_3d"] = instance.keypoints_3d
     if instance.extras:
         value["extras"] = instance.extras
     for name in _OPTIONAL_INSTANCE_FIELDS:
         item = getattr(instance, name)
         if item is not None:
-            value[name] = list(item) if isinstance(item, tuple) else item
+            value[name] = item
     return value
 
 
-def instance_from_json(value: Mapping[str, Json]) -> Instance:
-    """The inverse of :func:`instance_to_json`."""
+def _instance_from_json(value: Mapping[str, Json]) -> Instance:
     optional = {name: value[name] for name in _OPTIONAL_INSTANCE_FIELDS if name in value}
     for name in ("head_bbox_xyxy", "center", "scale"):
         if name in optional:
@@ -207,8 +206,12 @@ def instance_from_json(value: Mapping[str, Json]) -> Instance:
     )
 
 
-def record_to_json(record: Record) -> dict[str, Json]:
-    """The record as a JSON object, the content of a sample's ``.json`` member."""
+def record_to_json(record: Record) -> bytes:
+    """The record as JSON text, the content of a sample's ``.json`` member; fields that say nothing are left out.
+
+    Arrays are written as they lie in memory, a float32 with the fewest digits that name it: half the time of making
+    lists of them first.
+    """
     value: dict[str, Json] = {
         "dataset": record.dataset,
         "split": record.split,
@@ -217,7 +220,7 @@ def record_to_json(record: Record) -> dict[str, Json]:
         "width": record.width,
         "height": record.height,
         "sha256": record.sha256,
-        "instances": [instance_to_json(instance) for instance in record.instances],
+        "instances": [_instance_to_json(instance) for instance in record.instances],
     }
     if record.extras:
         value["extras"] = record.extras
@@ -225,11 +228,13 @@ def record_to_json(record: Record) -> dict[str, Json]:
         item = getattr(record, name)
         if item is not None:
             value[name] = item
-    return value
+    options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
+    return orjson.dumps(value, default=np.ndarray.tolist, option=options)  # the default: arrays that are views
 
 
-def record_from_json(value: Mapping[str, Json]) -> Record:
+def record_from_json(text: bytes | memoryview) -> Record:
     """The inverse of :func:`record_to_json`."""
+    value: dict[str, Json] = orjson.loads(text)
     return Record(
         dataset=value["dataset"],
         split=value["split"],
@@ -238,7 +243,7 @@ def record_from_json(value: Mapping[str, Json]) -> Record:
         width=value["width"],
         height=value["height"],
         sha256=value["sha256"],
-        instances=[instance_from_json(item) for item in value["instances"]],
+        instances=[_instance_from_json(item) for item in value["instances"]],
         extras=value.get("extras", {}),
         **{name: value[name] for name in _OPTIONAL_RECORD_FIELDS if name in value},
     )

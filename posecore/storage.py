@@ -5,8 +5,11 @@ Every path the library takes from a user is a local path or any fsspec URL (``s3
 """
 
 import hashlib
+import mmap
 import os
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeAlias
 
@@ -53,6 +56,20 @@ def write_atomically(path: AnyPath, data: bytes) -> None:
     except BaseException:
         aside.unlink(missing_ok=True)
         raise
+
+
+@contextmanager
+def file_content(path: AnyPath) -> Iterator[bytes | memoryview]:
+    """The content of a file: mapped where it is local, read into memory where it is remote."""
+    if not isinstance(path, Path):
+        yield path.read_bytes()
+        return
+    with path.open("rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            yield b""  # nothing to map
+            return
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
+            yield view
 
 
 def sha256_of(path: AnyPath, chunk_bytes: int = 1 << 22) -> str:

@@ -2,13 +2,13 @@
 
 import hashlib
 import os
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+from xxhash import xxh3_64_intdigest
 
 from posecore.errors import ImageHeaderError
 from posecore.image_header import ImageFormat, has_end_mark, image_size
@@ -31,7 +31,7 @@ class SourceImage:
         width: pixels, as stored; EXIF orientation is ignored.
         height: pixels.
         sha256: of the bytes, 64 hexadecimal digits.
-        crc32: of the bytes.
+        xxh3: 64-bit XXH3 of the bytes, which every later read is checked against.
     """
 
     data: bytes
@@ -39,7 +39,7 @@ class SourceImage:
     width: int
     height: int
     sha256: str
-    crc32: int
+    xxh3: int
 
 
 class Unusable(NamedTuple):
@@ -90,7 +90,8 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         return Unusable("truncated-image", f"{path} ends before its {size.format.upper()} end mark.")
     if settings.decode == "full" and not _decodes(data, size.width, size.height):
         return Unusable("undecodable-image", f"{path} cannot be decoded.")
-    return SourceImage(data, size.format, size.width, size.height, hashlib.sha256(data).hexdigest(), zlib.crc32(data))
+    sha256 = hashlib.sha256(data).hexdigest()
+    return SourceImage(data, size.format, size.width, size.height, sha256, xxh3_64_intdigest(data))
 
 
 def _read_at_most(path: AnyPath, num_bytes: int) -> bytes:

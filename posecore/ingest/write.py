@@ -1,17 +1,16 @@
 """Writing one planned shard: whole under its final name, or not there; the same bytes whoever writes it.
 
 Two threads run ahead to read, hash and check the images (more for remote sources, where waiting dominates), because
-reading and hashing leave the interpreter lock free; a third hashes the tar itself. The writing thread is left with
-masks, JSON and index rows.
+reading and hashing leave the interpreter lock free; a third writes the tar, a fourth brings to disk what has been
+written so far. The calling thread is left with masks, JSON and index rows.
 """
 
 import errno
 import hashlib
-import mmap
 import os
 import tempfile
+import threading
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -21,6 +20,7 @@ from io import FileIO
 from pathlib import Path
 
 import orjson
+from xxhash import xxh3_64_intdigest
 
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
@@ -28,19 +28,17 @@ from posecore.ingest.plan import IMAGE_STAGE, IngestJob, PlannedShard
 from posecore.ingest.source_image import EXTENSIONS, SourceImage, Unusable, read_source_image
 from posecore.ingest.stages import load_stages, reject_image, run_stages
 from posecore.ingest.tally import Tally
-from posecore.schema import Json, Record, record_from_json, record_to_json
+from posecore.schema import Record, record_from_json, record_to_json
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_masks, unify
-from posecore.shards.tar import BLOCK_BYTES, END_OF_ARCHIVE, member_header, members, padding, stored_size
-from posecore.storage import AnyPath, write_atomically
+from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
+from posecore.storage import AnyPath, file_content, write_atomically
 
 _LOCAL_READERS = 2
 _REMOTE_READERS = 16
 _READ_BATCH = 8
-_WRITE_BYTES = 1 << 20
-_WRITE_PARTS = 512
-"""Linux takes at most 1024 pieces in one write; a sample adds four."""
+_FLUSH_SECONDS = 0.1
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -116,7 +114,7 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
     tally = Tally(job.stage_names)
     rows = IndexRows()
     records = _staged(job, shard, tally)
-    with _whole_file(job.folder / shard.name) as file, _HashingWriter(file) as writer:
+    with _whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
         num_images = num_instances = 0
         for key, record, image in _with_images(job, records):
             tally.enter(IMAGE_STAGE, record)
@@ -130,14 +128,12 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
                 problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be read ({error}).")
                 tally.reject_image(IMAGE_STAGE, problem, record)
                 continue
-            text = orjson.dumps(record_to_json(record), option=orjson.OPT_NON_STR_KEYS)
-            rows.add(key, record, _write_sample(writer, shard.number, key, image, text, masks))
+            rows.add(key, record, _add_sample(tar, shard.number, key, image, record_to_json(record), masks))
             num_images += 1
             num_instances += len(record.instances)
-        writer.write(END_OF_ARCHIVE)
-        sha256, size_bytes = writer.finish()
+        digest = tar.finish()
     entry = ShardEntry(
-        name=shard.name, sha256=sha256, size_bytes=size_bytes, num_images=num_images, num_instances=num_instances
+        name=shard.name, digest=digest, size_bytes=tar.position, num_images=num_images, num_instances=num_instances
     )
     commit = Commit(planned=shard.fingerprint, shard=entry, stages=tally.counts(), rejects=tally.rejects())
     write_atomically(job.folder / commit_name(shard.name), orjson.dumps(commit.model_dump(mode="json")))
@@ -171,83 +167,32 @@ def _read_images(job: IngestJob, records: list[tuple[str, Record]]) -> list[Sour
     ]
 
 
-def _write_sample(
-    writer: "_HashingWriter", number: int, key: str, image: SourceImage, text: bytes, masks: bytes
-) -> SamplePlace:
-    start = writer.position
-    image_offset = start + BLOCK_BYTES
-    json_offset = start + stored_size(len(image.data)) + BLOCK_BYTES
-    masks_offset = json_offset + stored_size(len(text))
-    writer.write(
-        member_header(f"{key}.{EXTENSIONS[image.format]}", len(image.data)),
-        image.data,
-        padding(len(image.data)) + member_header(f"{key}.json", len(text)) + text + padding(len(text)),
-        member_header(f"{key}.masks.npz", len(masks)) + masks + padding(len(masks)),
+def _add_sample(tar: TarWriter, number: int, key: str, image: SourceImage, text: bytes, masks: bytes) -> SamplePlace:
+    return _place(
+        number,
+        tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.sha256),
+        tar.add(f"{key}.json", text, hashlib.sha256(text).hexdigest()),
+        tar.add(f"{key}.masks.npz", masks, hashlib.sha256(masks).hexdigest()),
+        (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks)),
     )
+
+
+def _place(number: int, image: Member, text: Member, masks: Member, checksums: tuple[int, int, int]) -> SamplePlace:
+    start = image.offset - BLOCK_BYTES
     return SamplePlace(
         shard=number,
         sample_offset=start,
-        sample_size=writer.position - start,
-        image_offset=image_offset,
-        image_size=len(image.data),
-        image_crc32=image.crc32,
-        json_offset=json_offset,
-        json_size=len(text),
-        json_crc32=zlib.crc32(text),
-        masks_offset=masks_offset,
-        masks_size=len(masks),
-        masks_crc32=zlib.crc32(masks),
+        sample_size=masks.offset - BLOCK_BYTES + stored_size(masks.size) - start,
+        image_offset=image.offset,
+        image_size=image.size,
+        image_xxh3=checksums[0],
+        json_offset=text.offset,
+        json_size=text.size,
+        json_xxh3=checksums[1],
+        masks_offset=masks.offset,
+        masks_size=masks.size,
+        masks_xxh3=checksums[2],
     )
-
-
-class _HashingWriter:
-    """Appends to a file in pieces of about a megabyte and hashes them in a thread of its own."""
-
-    def __init__(self, file: FileIO) -> None:
-        self._file = file
-        self._digest = hashlib.sha256()
-        self._hasher = ThreadPoolExecutor(1, "ingest-hash")
-        self._hashed: Future[None] | None = None
-        self._pending: list[bytes] = []
-        self._pending_bytes = 0
-        self.position = 0
-
-    def __enter__(self) -> "_HashingWriter":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._hasher.shutdown()
-
-    def write(self, *parts: bytes) -> None:
-        """Appends the parts in order."""
-        size = sum(map(len, parts))
-        self._pending += parts
-        self._pending_bytes += size
-        self.position += size
-        if self._pending_bytes >= _WRITE_BYTES or len(self._pending) >= _WRITE_PARTS:
-            self._flush()
-
-    def finish(self) -> tuple[str, int]:
-        """SHA-256 and number of bytes of everything written."""
-        self._flush()
-        self._hasher.shutdown()
-        return self._digest.hexdigest(), self.position
-
-    def _flush(self) -> None:
-        parts, size = self._pending, self._pending_bytes
-        self._pending, self._pending_bytes = [], 0
-        if self._hashed is not None:
-            self._hashed.result()  # so that no more than two pieces are held at a time
-        self._hashed = self._hasher.submit(self._hash, parts)
-        written = os.writev(self._file.fileno(), parts)
-        if written < size:  # a signal, or a disk with room for a part only: the next write says which
-            rest = memoryview(b"".join(parts))[written:]
-            while rest:
-                rest = rest[self._file.write(rest) :]
-
-    def _hash(self, parts: list[bytes]) -> None:
-        for part in parts:
-            self._digest.update(part)
 
 
 @contextmanager
@@ -258,7 +203,8 @@ def _whole_file(path: AnyPath) -> Iterator[FileIO]:
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
         try:
             with FileIO(aside, "wb") as file:
-                yield file
+                with _flushing(file):
+                    yield file
                 os.fsync(file.fileno())
             aside.replace(path)
         finally:
@@ -271,6 +217,28 @@ def _whole_file(path: AnyPath) -> Iterator[FileIO]:
         path.fs.put_file(str(local), path.path)
 
 
+@contextmanager
+def _flushing(file: FileIO) -> Iterator[None]:
+    """Brings a growing file to disk again and again, so that the last flush, which is waited for, is short.
+
+    Raises:
+        OSError: a flush failed; the system reports it to that flush only.
+    """
+    closing = threading.Event()
+
+    def flush() -> None:
+        while not closing.wait(_FLUSH_SECONDS):
+            os.fsync(file.fileno())
+
+    with ThreadPoolExecutor(1, "ingest-flush") as pool:
+        flushed = pool.submit(flush)
+        try:
+            yield
+        finally:
+            closing.set()
+        flushed.result()
+
+
 def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
     path = job.folder / shard.name
     try:
@@ -280,8 +248,8 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
     if commit.planned != shard.fingerprint or any(row["stage"] == IMAGE_STAGE for row in commit.rejects):
         return None
     try:
-        with _content(path) as data:
-            if hashlib.sha256(data).hexdigest() != commit.shard.sha256:
+        with file_content(path) as data:
+            if tar_digest(data, str(path)) != commit.shard.digest:
                 return None
             rows = _rows(data, shard.number, str(path))
     except (FileNotFoundError, IntegrityError):
@@ -301,43 +269,13 @@ def _sources_unchanged(root: Path, tables: IndexTables) -> bool:
         return False
 
 
-@contextmanager
-def _content(path: AnyPath) -> Iterator[bytes | memoryview]:
-    if not isinstance(path, Path):
-        yield path.read_bytes()
-        return
-    with path.open("rb") as file:
-        if not os.fstat(file.fileno()).st_size:
-            yield b""
-            return
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as view:
-            yield view
-
-
 def _rows(data: bytes | memoryview, number: int, origin: str) -> IndexRows:
     """The index rows of an existing shard, read back from the tar alone."""
     rows = IndexRows()
     found = list(members(data, origin))
     for image, text, masks in zip(found[::3], found[1::3], found[2::3], strict=True):
-        checksums = {
-            name: zlib.crc32(data[member.offset : member.offset + member.size])
-            for name, member in (("image", image), ("json", text), ("masks", masks))
-        }
-        value: Json = orjson.loads(data[text.offset : text.offset + text.size])
-        start = image.offset - BLOCK_BYTES
-        place = SamplePlace(
-            shard=number,
-            sample_offset=start,
-            sample_size=masks.offset - BLOCK_BYTES + stored_size(masks.size) - start,
-            image_offset=image.offset,
-            image_size=image.size,
-            image_crc32=checksums["image"],
-            json_offset=text.offset,
-            json_size=text.size,
-            json_crc32=checksums["json"],
-            masks_offset=masks.offset,
-            masks_size=masks.size,
-            masks_crc32=checksums["masks"],
-        )
-        rows.add(text.name.removesuffix(".json"), record_from_json(value), place)
+        in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in (image, text, masks))
+        checksums = (xxh3_64_intdigest(in_image), xxh3_64_intdigest(in_text), xxh3_64_intdigest(in_masks))
+        key = text.name.removesuffix(".json")
+        rows.add(key, record_from_json(in_text), _place(number, image, text, masks, checksums))
     return rows

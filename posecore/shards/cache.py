@@ -1,12 +1,12 @@
 """Whole remote shards on local disk, by content, within a bounded amount of space.
 
 Random reads from an object store are slow, and a shard is read many times, so a shard is fetched once. Entries are
-named by the shard's SHA-256: several stores, splits and processes may share one folder, and a wrong entry cannot exist,
-because the hash is checked before the entry gets its name.
+named by the shard's digest: several stores, splits and processes may share one folder, and a wrong entry cannot exist,
+because the digest is checked before the entry gets its name.
 """
 
-import hashlib
 import os
+import shutil
 import threading
 import uuid
 from pathlib import Path
@@ -14,7 +14,8 @@ from pathlib import Path
 from posecore.config import Config
 from posecore.errors import IntegrityError
 from posecore.shards.manifest import ShardEntry
-from posecore.storage import AnyPath
+from posecore.shards.tar import tar_digest
+from posecore.storage import AnyPath, file_content
 
 _CHUNK_BYTES = 1 << 22
 
@@ -47,9 +48,9 @@ class ShardCache:
         Raises:
             IntegrityError: the remote bytes are not those the manifest names.
         """
-        target = self.folder / f"{entry.sha256}.tar"
+        target = self.folder / f"{entry.digest}.tar"
         with self._guard:
-            lock = self._locks.setdefault(entry.sha256, threading.Lock())
+            lock = self._locks.setdefault(entry.digest, threading.Lock())
         with lock:
             if target.exists():
                 os.utime(target)
@@ -81,10 +82,9 @@ class ShardCache:
 
 
 def _download(source: AnyPath, target: Path, entry: ShardEntry) -> None:
-    digest = hashlib.sha256()
     with source.open("rb") as remote, target.open("wb") as local:
-        while chunk := remote.read(_CHUNK_BYTES):
-            digest.update(chunk)
-            local.write(chunk)
-    if digest.hexdigest() != entry.sha256:
+        shutil.copyfileobj(remote, local, _CHUNK_BYTES)
+    with file_content(target) as data:
+        intact = tar_digest(data, str(source)) == entry.digest
+    if not intact:
         raise IntegrityError(f"{source}: the shard's bytes are not those its manifest names; ingest the split again.")

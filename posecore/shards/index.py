@@ -35,9 +35,9 @@ IMAGE_SCHEMA = pa.schema(
         pa.field("source_id", pa.string(), nullable=False),
         pa.field("image", pa.string(), nullable=False),
         *_PLACE,
-        pa.field("image_crc32", pa.uint32(), nullable=False),
-        pa.field("json_crc32", pa.uint32(), nullable=False),
-        pa.field("masks_crc32", pa.uint32(), nullable=False),
+        pa.field("image_xxh3", pa.uint64(), nullable=False),
+        pa.field("json_xxh3", pa.uint64(), nullable=False),
+        pa.field("masks_xxh3", pa.uint64(), nullable=False),
         pa.field("width", pa.int32(), nullable=False),
         pa.field("height", pa.int32(), nullable=False),
         pa.field("num_instances", pa.int32(), nullable=False),
@@ -75,20 +75,20 @@ INSTANCE_SCHEMA = pa.schema(
 
 @dataclass(slots=True, frozen=True, kw_only=True)
 class SamplePlace:
-    """Where the members of one sample lie within its shard, and the CRC-32 of each."""
+    """Where the members of one sample lie within its shard, and the 64-bit XXH3 of each."""
 
     shard: int
     sample_offset: int
     sample_size: int
     image_offset: int
     image_size: int
-    image_crc32: int
+    image_xxh3: int
     json_offset: int
     json_size: int
-    json_crc32: int
+    json_xxh3: int
     masks_offset: int
     masks_size: int
-    masks_crc32: int
+    masks_xxh3: int
 
 
 _PLACE_NAMES = [field.name for field in _PLACE if field.name != "sha256"]
@@ -115,9 +115,9 @@ class IndexRows:
                 "source_id": record.source_id,
                 "image": record.image,
                 **where,
-                "image_crc32": place.image_crc32,
-                "json_crc32": place.json_crc32,
-                "masks_crc32": place.masks_crc32,
+                "image_xxh3": place.image_xxh3,
+                "json_xxh3": place.json_xxh3,
+                "masks_xxh3": place.masks_xxh3,
                 "width": record.width,
                 "height": record.height,
                 "num_instances": len(record.instances),

@@ -10,7 +10,7 @@ from posecore.errors import IntegrityError
 from posecore.schema import Json
 from posecore.storage import AnyPath, write_atomically
 
-FORMAT_VERSION: Literal[1] = 1
+FORMAT_VERSION: Literal[2] = 2
 """Raised whenever the same input would give other bytes."""
 
 MANIFEST_NAME = "manifest.json"
@@ -24,14 +24,14 @@ class ShardEntry(Config):
 
     Attributes:
         name: file name within the split's folder.
-        sha256: of the whole tar.
+        digest: of the whole tar, as :mod:`posecore.shards.tar` defines it.
         size_bytes: of the whole tar.
         num_images: samples in it.
         num_instances: instances in it.
     """
 
     name: str
-    sha256: str
+    digest: str
     size_bytes: int
     num_images: int
     num_instances: int
@@ -77,7 +77,7 @@ class Manifest(Config):
         files: SHA-256 of the tables beside the tars, by file name.
     """
 
-    format_version: Literal[1] = FORMAT_VERSION
+    format_version: Literal[2] = FORMAT_VERSION
     code_version: str
     dataset: str
     split: str

@@ -2,10 +2,18 @@
 
 Names are short and sizes below 8 GiB, so no extension header is ever needed (POSIX.1-2017, pax, "ustar Interchange
 Format"). Any tar or WebDataset tool reads the result.
+
+A tar is named by its digest: the SHA-256 of the tar with the content of every member replaced by the 64 hexadecimal
+digits of that content's own SHA-256. It covers every byte as the SHA-256 of the file would (a header states how long
+its content is, so no two tars give the same text), and spares hashing an image twice, whose SHA-256 is wanted anyway.
 """
 
+import hashlib
+import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from io import FileIO
 from typing import NamedTuple
 
 from posecore.errors import IntegrityError
@@ -14,6 +22,9 @@ BLOCK_BYTES = 512
 MAX_NAME_BYTES = 99
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 
+_WRITE_BYTES = 1 << 20
+_WRITE_PARTS = 512
+"""Linux takes at most 1024 pieces in one write; a member adds three."""
 _MAX_SIZE = 8**11 - 1
 _NAME_AND_MODE = struct.Struct("<100s8s8s8s")
 _TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
@@ -58,6 +69,103 @@ def padding(size: int) -> bytes:
 def stored_size(size: int) -> int:
     """Bytes that a member of ``size`` bytes takes in the tar, its header included."""
     return BLOCK_BYTES + size + -size % BLOCK_BYTES
+
+
+class TarWriter:
+    """Writes a tar in pieces of about a megabyte, in a thread of its own, and knows its digest when it is done.
+
+    Attributes:
+        position: bytes of the tar so far.
+    """
+
+    def __init__(self, file: FileIO) -> None:
+        self.position = 0
+        self._file = file
+        self._digest = hashlib.sha256()
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._thread = ThreadPoolExecutor(1, "tar-write")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> "TarWriter":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._thread.shutdown()
+
+    def add(self, name: str, content: bytes, sha256: str) -> Member:
+        """Appends a member.
+
+        Args:
+            name: file name, ASCII.
+            content: its bytes.
+            sha256: of the content, 64 hexadecimal digits.
+
+        Raises:
+            OSError: an earlier piece could not be written.
+        """
+        header, fill = member_header(name, len(content)), padding(len(content))
+        self._digest.update(b"".join((header, sha256.encode(), fill)))
+        member = Member(name, self.position + BLOCK_BYTES, len(content))
+        self._append(header, content, fill)
+        return member
+
+    def finish(self) -> str:
+        """Ends the archive, waits until all of it is written, and returns the digest of the tar.
+
+        Raises:
+            OSError: a piece could not be written.
+        """
+        self._digest.update(END_OF_ARCHIVE)
+        self._append(END_OF_ARCHIVE)
+        self._flush()
+        self._wait()
+        return self._digest.hexdigest()
+
+    def _append(self, *parts: bytes) -> None:
+        size = sum(map(len, parts))
+        self._pending += parts
+        self._pending_bytes += size
+        self.position += size
+        if self._pending_bytes >= _WRITE_BYTES or len(self._pending) >= _WRITE_PARTS:
+            self._flush()
+
+    def _flush(self) -> None:
+        self._wait()  # so that no more than two pieces are held at a time
+        self._writing = self._thread.submit(self._write, self._pending, self._pending_bytes)
+        self._pending, self._pending_bytes = [], 0
+
+    def _wait(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+
+    def _write(self, parts: list[bytes], size: int) -> None:
+        written = os.writev(self._file.fileno(), parts)
+        if written < size:  # a signal, or a disk with room for a part only: the next write says which
+            rest = memoryview(b"".join(parts))[written:]
+            while rest:
+                rest = rest[self._file.write(rest) :]
+
+
+def tar_digest(data: bytes | memoryview, origin: str) -> str:
+    """The digest of a tar, computed from its bytes.
+
+    Args:
+        data: the whole tar.
+        origin: what to call it in messages.
+
+    Raises:
+        IntegrityError: a header is damaged, or the tar ends early.
+    """
+    digest = hashlib.sha256()
+    position = 0
+    for member in members(data, origin):
+        end = member.offset + member.size
+        digest.update(data[position : member.offset])
+        digest.update(hashlib.sha256(data[member.offset : end]).hexdigest().encode())
+        position = end
+    digest.update(data[position:])
+    return digest.hexdigest()
 
 
 def members(data: bytes | memoryview, origin: str) -> Iterator[Member]:

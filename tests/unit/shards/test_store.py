@@ -153,7 +153,10 @@ def test_a_remote_split_is_read_through_a_bounded_cache(folder, tmp_path):
     assert sum(path.stat().st_size for path in cached) <= cache.max_bytes
 
     name = store.manifest.shards[0].name
-    (remote / name).write_bytes(b"other bytes")
-    with pytest.raises(IntegrityError, match="not those its manifest names"):
-        open_store(remote, CacheConfig(folder=tmp_path / "fresh")).read_sample(0)
+    flipped = bytearray((folder / name).read_bytes())
+    flipped[600] ^= 1
+    for data, problem in ((flipped, "not those its manifest names"), (b"other bytes", "ends at byte 11")):
+        (remote / name).write_bytes(bytes(data))
+        with pytest.raises(IntegrityError, match=problem):
+            open_store(remote, CacheConfig(folder=tmp_path / "fresh")).read_sample(0)
     assert list((tmp_path / "fresh" / "shards").iterdir()) == []

@@ -1,10 +1,13 @@
+import contextlib
+import hashlib
 import io
 import tarfile
+from io import FileIO
 
 import pytest
 
 from posecore.errors import IntegrityError
-from posecore.shards.tar import END_OF_ARCHIVE, member_header, members, padding, stored_size
+from posecore.shards.tar import END_OF_ARCHIVE, TarWriter, member_header, members, padding, stored_size, tar_digest
 
 CONTENTS = {"a.jpg": b"x" * 513, "b.json": b"", "c.masks.npz": b"y" * 512}
 
@@ -51,3 +54,35 @@ def test_a_flipped_byte_in_a_header_is_noticed(position):
     data[position] ^= 0x11
     with pytest.raises(IntegrityError, match="byte 0"):
         list(members(bytes(data), "t.tar"))
+
+
+def test_the_writer_and_the_bytes_agree_on_the_digest(tmp_path):
+    contents = {**CONTENTS, "d.jpg": bytes(3 << 20), **{f"{number}.json": b"{}" for number in range(400)}}
+    path = tmp_path / "t.tar"
+    with FileIO(path, "wb") as file, TarWriter(file) as tar:
+        found = [tar.add(name, data, hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
+        digest = tar.finish()
+    data = path.read_bytes()
+    assert len(data) == tar.position
+    assert found == list(members(data, "t"))
+    assert {member.name: data[member.offset : member.offset + member.size] for member in found} == contents
+    assert tar_digest(data, "t") == digest
+
+
+def test_the_digest_is_that_of_headers_and_content_hashes():
+    parts = [
+        member_header(name, len(data)) + hashlib.sha256(data).hexdigest().encode() + padding(len(data))
+        for name, data in CONTENTS.items()
+    ]
+    assert tar_digest(archive(), "t") == hashlib.sha256(b"".join(parts) + END_OF_ARCHIVE).hexdigest()
+
+
+def test_any_flipped_byte_changes_the_digest_or_is_refused():
+    data = bytearray(archive())
+    whole = tar_digest(memoryview(data), "t")
+    for position in range(len(data)):
+        data[position] ^= 0x11
+        with contextlib.suppress(IntegrityError):
+            assert tar_digest(memoryview(data), "t") != whole
+        data[position] ^= 0x11
+    assert tar_digest(memoryview(data), "t") == whole
