@@ -3,6 +3,7 @@
 import cv2
 import numpy as np
 import pytest
+import simplejpeg
 
 from posecore.datasets.definition import Conventions
 from posecore.errors import DatasetError, IntegrityError
@@ -54,6 +55,32 @@ def test_too_large_an_image_is_refused_by_its_header():
 def test_broken_images_are_refused(data):
     with pytest.raises(IntegrityError, match="shard 3"):
         decode_image(data, 10**6, "shard 3")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        [],
+        [cv2.IMWRITE_JPEG_PROGRESSIVE, 1],
+        [cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_422],
+        [cv2.IMWRITE_JPEG_QUALITY, 30],
+    ],
+)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_jpegs_have_the_pixels_opencv_gives_them(settings, channels):
+    image = smooth_image()[:117, :, :channels]
+    data = cv2.imencode(".jpg", image, settings)[1].tobytes()
+    expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
+    np.testing.assert_array_equal(decode_image(data, 10**6, "here"), expected)
+
+
+def test_a_jpeg_with_stray_bytes_is_decoded_as_opencv_does():
+    data = cv2.imencode(".jpg", smooth_image())[1].tobytes()
+    table = data.index(b"\xff\xc4")
+    odd = data[:table] + b"\x00\x00\x00" + data[table:]
+    with pytest.raises(ValueError, match="extraneous bytes"):
+        simplejpeg.decode_jpeg(odd)
+    np.testing.assert_array_equal(decode_image(odd, 10**6, "here"), decode_image(data, 10**6, "here"))
 
 
 def test_a_box_is_clipped_only_where_the_conventions_say_so():
