@@ -276,8 +276,15 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
 
     Raises:
         DatasetError: a dataset has no split of that name.
-        PreflightError: batch arithmetic, or the disk under the run folder.
+        PreflightError: relative folders in a submitted job, batch arithmetic, or the disk under the run folder.
     """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
+        for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
+            if "://" not in location and not Path(location).is_absolute():
+                raise PreflightError(
+                    f"{name}: {location} is relative, but a submitted job runs in a copy of the working directory that "
+                    f"is thrown away; give an absolute path, for example --set {name}=/data/{name}."
+                )
     for entry in config.datasets:
         for role in roles(entry):
             source_for(definitions[entry.name], entry.split(role), config.root(entry))

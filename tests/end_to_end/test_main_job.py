@@ -89,6 +89,14 @@ def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: 
     assert reused == [f"ingest:{name}:{split}" for name in ("coco", "ap10k") for split in ("train", "val")]
 
 
+def test_a_submitted_job_wants_absolute_folders(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    assert main(["--config", str(job.config), "--set", "run_folder=runs/x"]) == 1
+    assert "run_folder: runs/x is relative" in capsys.readouterr().err
+
+
 def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:
     leaking = "datasets=[{name: coco, root: coco, train: train, evaluate: train}]"
     refused = job.run(leaking, f"run_folder={tmp_path}")
