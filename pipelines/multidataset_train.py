@@ -28,7 +28,7 @@ from rich.table import Table
 
 from pipelines.evaluate import evaluate_stores
 from pipelines.ingest import ingest_split
-from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from posecore.config import Config, digest_json, load_config, parse_config
 from posecore.datasets.definition import DatasetDefinition
@@ -92,6 +92,11 @@ class DatasetEntry(Config):
         if (self.train is None) == (self.head is None):
             raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
         return self
+
+    @property
+    def answering_head(self) -> str:
+        """The head that predicts this set: its own, or the one named."""
+        return self.head or self.name
 
     def split(self, role: Role) -> str:
         """Name of the split for one of the entry's roles."""
@@ -259,7 +264,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        model = train_step(workflow, config, training)
+        model = train_step(workflow, config, training, evaluation)
         judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
@@ -363,8 +368,10 @@ def audit_step(
     )
 
 
-def train_step(workflow: Workflow, config: JobConfig, training: Sequence[Split]) -> StepResult:
-    """Shards to a model folder."""
+def train_step(
+    workflow: Workflow, config: JobConfig, training: Sequence[Split], evaluation: Sequence[Split]
+) -> StepResult:
+    """Shards to a model folder; judged now and then on the way if ``training.evaluate_every`` says so."""
     inputs: dict[str, Any] = {
         "data": {split.entry.name: split.digest for split in training},
         "model": config.model,
@@ -382,6 +389,11 @@ def train_step(workflow: Workflow, config: JobConfig, training: Sequence[Split])
         training=config.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
+        evaluate=PeriodicEvaluation(
+            stores={split.entry.name: split.location for split in evaluation},
+            heads={split.entry.name: split.entry.answering_head for split in evaluation},
+            settings=config.inference,
+        ),
     )
 
     def execute(log: RunLog) -> Outputs:
@@ -401,7 +413,7 @@ def train_step(workflow: Workflow, config: JobConfig, training: Sequence[Split])
 def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:
     """A model on one split, by that dataset's protocol, with an HTML report."""
     name = split.entry.name
-    head = split.entry.head or name
+    head = split.entry.answering_head
     out = Path(model.values["run_dir"]) / "evaluation" / name
 
     def execute(log: RunLog) -> Outputs:

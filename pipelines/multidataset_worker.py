@@ -4,7 +4,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from torch import nn
 
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.pose_model import ModelConfig, PoseModel, build_model
@@ -15,6 +17,32 @@ from posecore.storage import AnyPath
 from posecore.training.checkpoint import load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodicEvaluation:
+    """Judges the model in training on ingested splits, each by its own protocol.
+
+    Every rank judges everything: under ZeRO-3 the ranks hold the weights together and must call them equally often.
+
+    Attributes:
+        stores: name of the set to the location of its ingested split.
+        heads: name of the set to the head that answers.
+        settings: how predictions are made.
+    """
+
+    stores: Mapping[str, str]
+    heads: Mapping[str, str]
+    settings: InferenceSettings
+
+    def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
+        """Metrics as ``<set>/<metric>``."""
+        assert isinstance(method, SupervisedHeads), type(method)
+        metrics = {}
+        for name, location in self.stores.items():
+            judged = evaluate_store(method.model, open_store(location), self.settings, head=self.heads[name])
+            metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
+        return metrics
 
 
 @dataclass(frozen=True, kw_only=True)

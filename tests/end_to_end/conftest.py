@@ -67,6 +67,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, synthetic_data: Path) -> Job:
         "training": {
             "steps": 4,
             "global_batch": 8,
+            "evaluate_every": 2,
             "schedule": {"kind": "cosine", "warmup_steps": 1},
             "engine": {"kind": "deepspeed", "zero_stage": 1, "precision": "fp32"},
         },

@@ -43,7 +43,9 @@ def test_the_registered_version_names_its_data_and_metrics(job: Job, first_run: 
         assert any(tag.startswith(f"evaluation.{name}.") for tag in version.tags), version.tags
     training_run = client.get_run(version.tags["training_run_id"])
     assert {item.dataset.name for item in training_run.inputs.dataset_inputs} == {f"{name}/train" for name in DATASETS}
-    assert any(key.startswith("loss/") for key in training_run.data.metrics)
+    assert {f"loss/{name}" for name in DATASETS} <= set(training_run.data.metrics)
+    judged_at = [point.step for point in client.get_metric_history(training_run.info.run_id, "mpii/PCKh")]
+    assert judged_at == [2, 4]
 
 
 def test_the_registered_version_loads_as_pyfunc(job: Job, first_run: dict[str, str]) -> None:
