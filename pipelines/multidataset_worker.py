@@ -38,7 +38,7 @@ class PeriodicEvaluation:
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
         """Metrics as ``<set>/<metric>``."""
         assert isinstance(method, SupervisedHeads), type(method)
-        metrics = {}
+        metrics: dict[str, float] = {}
         for name, location in self.stores.items():
             judged = evaluate_store(method.model, open_store(location), self.settings, head=self.heads[name])
             metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
