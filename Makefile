@@ -25,7 +25,11 @@ lint: setup
 unit: setup
 	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not network"
 
+# First the numerics again with every array's shape checked at run time, then everything.
 test: lint
+	$(BIN)/python -m pytest -q --jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
+		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
+		tests/unit/codecs tests/unit/evaluation
 	$(BIN)/python -m pytest -m "not gpu and not network"
 
 demo: setup

@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import HealthCheck, settings
+
+# The same examples every time, on machines of any speed: a test that fails now and then tells nothing.
+settings.register_profile(
+    "posecore", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+)
+settings.load_profile("posecore")
 
 if TYPE_CHECKING:
     from posecore.lineage.tracking import Tracking
