@@ -35,7 +35,7 @@ from posecore.shards.masks import encode_masks, unify
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
 from posecore.storage import AnyPath, file_content, write_atomically
 
-_LOCAL_READERS = 2
+LOCAL_READERS = 2
 _REMOTE_READERS = 16
 _READ_BATCH = 8
 _FLUSH_SECONDS = 0.1
@@ -150,7 +150,7 @@ def _with_images(
     job: IngestJob, records: list[tuple[str, Record]]
 ) -> Iterator[tuple[str, Record, SourceImage | Unusable]]:
     """The records in order, each with its image, read ahead by threads."""
-    readers = _LOCAL_READERS if isinstance(job.root, Path) else _REMOTE_READERS
+    readers = LOCAL_READERS if isinstance(job.root, Path) else _REMOTE_READERS
     batches = [records[start : start + _READ_BATCH] for start in range(0, len(records), _READ_BATCH)]
     waiting: deque[Future[list[SourceImage | Unusable]]] = deque()
     with ThreadPoolExecutor(readers, "ingest-read") as pool:
