@@ -40,5 +40,7 @@ def tracking(store_folder: Path, request: pytest.FixtureRequest) -> "Tracking":
     """A fresh experiment in the shared SQLite store; models are shared, so tests name theirs by the experiment."""
     from posecore.lineage.tracking import TrackingConfig, connect
 
-    config = TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment=re.sub(r"\W+", "-", request.node.name))
+    config = TrackingConfig(
+        uri=f"sqlite:///{store_folder}/mlflow.db", experiment=re.sub(r"\W+", "-", request.node.name)
+    )
     return connect(config, store_folder)
