@@ -5,26 +5,23 @@ workers compute the same numbers. :func:`predict_store` is the loop in one proce
 """
 
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
-from posecore.codecs.heatmap import flip_back
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.crops import Precision, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
-from posecore.geometry import heatmap_to_image
 from posecore.loading.evaluation import Detections, EvalCrops
-from posecore.methods.batch import normalise
 from posecore.models.pose_model import PoseModel
 from posecore.shards.store import ShardStore
 
@@ -44,7 +41,7 @@ class InferenceSettings(Config):
 
     batch_size: int = Field(default=64, gt=0)
     flip_test: bool = True
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     keypoint_threshold: float = Field(default=0.2, ge=0)
     nms_threshold: float | None = Field(default=0.9, gt=0)
     num_threads: int = Field(default=2, gt=0)
@@ -154,11 +151,7 @@ def predict_rows(
         EvaluationError: the model has no such head, or the head lacks points of this dataset.
     """
     store, settings = task.store, task.settings
-    columns = torch.from_numpy(_columns(model, task))
-    conventions = _conventions(model, task)
-    flip_indices = torch.from_numpy(model.skeletons[task.head].flip_indices)
-    codec = model.codec(task.head)
-    device = device or next(model.parameters()).device
+    columns = _columns(model, task)
     crops = EvalCrops(
         store,
         task.head,
@@ -166,25 +159,27 @@ def predict_rows(
         batch_size=settings.batch_size,
         rows=rows,
         detections=_on_store(task),
-        conventions=conventions,
+        conventions=_conventions(model, task),
         num_threads=settings.num_threads,
     )
     points, confidences, areas = [], [], []
     with _evaluation_mode(model):
         for batch in crops:
-            images = normalise(torch.from_numpy(batch.images).to(device))
-            with _autocast(device, settings.precision):
-                heatmaps = model.predict(images, task.head).float()
-                if settings.flip_test:
-                    mirrored = model.predict(images.flip(-1), task.head).float()
-                    heatmaps = (heatmaps + flip_back(mirrored, flip_indices.to(device), conventions.flip_shift)) * 0.5
-            points_heatmap, scores = codec.decode(heatmaps[:, columns.to(device)])
             group = batch.groups[0]
-            center, scale = group.center.astype(np.float64), group.scale.astype(np.float64)
-            decoded = points_heatmap.cpu().numpy().astype(np.float64)
-            points.append(heatmap_to_image(decoded, center, scale, codec.heatmap_size, codec.kind))
-            confidences.append(scores.cpu().numpy().astype(np.float64))
-            areas.append(scale.prod(axis=1))
+            found, scores = predict_crops(
+                model,
+                task.head,
+                batch.images,
+                group.center,
+                group.scale,
+                flip_test=settings.flip_test,
+                precision=settings.precision,
+                points=columns,
+                device=device,
+            )
+            points.append(found)
+            confidences.append(scores)
+            areas.append(group.scale.astype(np.float64).prod(axis=1))
     return _predictions(task, rows, points, confidences, areas)
 
 
@@ -268,7 +263,3 @@ def _evaluation_mode(model: PoseModel) -> Iterator[None]:
         yield
     finally:
         model.train(was_training)
-
-
-def _autocast(device: torch.device, precision: str) -> torch.autocast | nullcontext[None]:
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext()

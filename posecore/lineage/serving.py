@@ -1,7 +1,8 @@
 """Predicting on single photos: the Python object inside every registered model.
 
 An image comes encoded (JPEG, PNG), a body as an optional box; keypoints leave in pixels of that image. The crop is cut
-and the heatmaps are read by the conventions of the dataset whose head is asked, as in evaluation.
+by the conventions of the dataset whose head is asked and read as in evaluation
+(:func:`~posecore.evaluation.crops.predict_crops`).
 """
 
 import math
@@ -16,12 +17,11 @@ import pandas as pd
 import torch
 from jaxtyping import Float, UInt8
 
-from posecore.codecs.heatmap import flip_back
 from posecore.errors import DatasetError
-from posecore.geometry import bbox_to_center_scale, crop_matrix, heatmap_to_image
+from posecore.evaluation.crops import predict_crops
+from posecore.geometry import bbox_to_center_scale, crop_matrix
 from posecore.image_header import image_size
 from posecore.lineage.pyfunc_signature import BOX_COLUMNS
-from posecore.methods.batch import normalise
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.schema import BoxXywh
@@ -61,28 +61,20 @@ def predict_photos(
     """
     if dataset not in model.skeletons:
         raise DatasetError(f"the model has no head {dataset!r}; it has {', '.join(model.skeletons)}.")
-    skeleton, conventions, codec = model.skeletons[dataset], model.conventions[dataset], model.codec(dataset)
-    points = np.zeros((len(images), skeleton.num_keypoints, 2))
-    scores = np.zeros((len(images), skeleton.num_keypoints))
-    device = next(model.parameters()).device
+    num_keypoints = model.skeletons[dataset].num_keypoints
+    points = np.zeros((len(images), num_keypoints, 2))
+    scores = np.zeros((len(images), num_keypoints))
     for start in range(0, len(images), _BATCH):
         rows = range(start, min(start + _BATCH, len(images)))
         crops = [_crop(images[row], boxes_xywh[row], model, dataset, row) for row in rows]
-        batch = normalise(torch.from_numpy(np.stack([crop.pixels for crop in crops])).to(device))
-        heatmaps = model.predict(batch, dataset)
-        if flip_test:
-            mirrored = model.predict(batch.flip(-1), dataset)
-            partners = torch.from_numpy(skeleton.flip_indices).to(device)
-            heatmaps = (heatmaps + flip_back(mirrored, partners, conventions.flip_shift)) / 2
-        found, confidence = codec.decode(heatmaps)
-        points[start : start + len(crops)] = heatmap_to_image(
-            found.double().cpu().numpy(),
+        points[rows], scores[rows] = predict_crops(
+            model,
+            dataset,
+            np.stack([crop.pixels for crop in crops]),
             np.stack([crop.center for crop in crops]),
             np.stack([crop.scale for crop in crops]),
-            codec.heatmap_size,
-            codec.kind,
+            flip_test=flip_test,
         )
-        scores[start : start + len(crops)] = confidence.cpu().numpy()
     return points, scores
 
 
