@@ -140,7 +140,7 @@ class JobConfig(Config):
 
     Attributes:
         name: of the workflow, and of the registered model.
-        run_folder: everything the run writes, local or shared by all nodes.
+        run_folder: everything the run writes; a local folder, or one that every node mounts.
         data_folder: what relative dataset roots are relative to.
         tracking: MLflow store.
         datasets: what is trained and judged on.
@@ -178,6 +178,8 @@ class JobConfig(Config):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
+        if "://" in self.run_folder:
+            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
         heads = {entry.name for entry in self.datasets if entry.train is not None}
         if not heads:
             raise ValueError("datasets: none has a train split.")
@@ -283,6 +285,11 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
         DatasetError: a dataset has no split of that name.
         PreflightError: relative folders in a submitted job, batch arithmetic, or the disk under the run folder.
     """
+    if "://" in config.run_folder:
+        raise PreflightError(
+            f"run_folder: {config.run_folder} is a URL, but training writes checkpoints there through the file system; "
+            "give a folder, on a cluster one that all nodes mount."
+        )
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
         for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
             if "://" not in location and not Path(location).is_absolute():
@@ -294,7 +301,10 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
         for role in roles(entry):
             source_for(definitions[entry.name], entry.split(role), config.root(entry))
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    config.folder.mkdir(parents=True, exist_ok=True)
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"run_folder {config.folder} cannot be made: {error.strerror}.") from None
     free = shutil.disk_usage(config.folder).free
     if free < _LEAST_FREE_BYTES:
         raise PreflightError(
