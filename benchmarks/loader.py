@@ -8,19 +8,22 @@ cache can hold an epoch), ingests it aside and makes 256x192 crops with the full
 - a peer re-stated from its description: per instance decode, affine, warp, targets in numpy;
 - mmpose's own training pipeline, if ``--mmpose-python`` names an interpreter that has mmpose.
 
-Figures are crops per second of CPU time, so that other work on the machine matters less.
+Figures are crops per second of CPU time, so that other work on the machine matters less. The rows are measured in turn,
+several rounds, of which the first only warms up; printed are the median of each row and of each round's ratio.
 
-    python benchmarks/loader.py --coco-root DOWNLOAD [--split train] [--mmpose-python /path/to/venv/bin/python]
+    python benchmarks/loader.py [--coco-root DOWNLOAD] [--split train] [--mmpose-python /path/to/venv/bin/python]
 """
 
 import argparse
 import json
+import os
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from statistics import median
 
 import cv2
 import numpy as np
@@ -182,25 +185,38 @@ def mmpose(python: str, store: ShardStore, root: Path, folder: Path) -> float:
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--coco-root", type=Path, required=True, help="folder of a COCO download")
+    samples = os.environ.get("POSECORE_SAMPLES")
+    parser.add_argument(
+        "--coco-root",
+        type=Path,
+        default=Path(samples) / "coco" if samples else None,
+        required=samples is None,
+        help="folder of a COCO download; POSECORE_SAMPLES/coco if that is set",
+    )
     parser.add_argument("--split", default="train")
-    parser.add_argument("--copies", type=int, default=20, help="how often every image is listed")
+    parser.add_argument("--copies", type=int, default=45, help="how often every image is listed")
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--mmpose-python", help="interpreter of an environment with mmpose")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = make_store(arguments.coco_root, arguments.split, folder, arguments.copies)
-        rate, decoded, crops = ours(store)
-        rates = {"posecore": rate, "limit: decode once, warp": limit(store, crops)}
-        rates["peer, re-stated: decode each"] = restated(store, crops)
-        if arguments.mmpose_python:
-            rates["peer: mmpose pipeline"] = mmpose(arguments.mmpose_python, store, arguments.coco_root, folder)
+        rounds = []
+        for _ in range(arguments.rounds + 1):
+            rate, decoded, crops = ours(store)
+            rates = {"posecore": rate, "limit: decode once, warp": limit(store, crops)}
+            rates["peer, re-stated: decode each"] = restated(store, crops)
+            if arguments.mmpose_python:
+                rates["peer: mmpose pipeline"] = mmpose(arguments.mmpose_python, store, arguments.coco_root, folder)
+            rounds.append(rates)
     usable = len({row for row, _ in crops})
     best = usable / len(crops)
     print(f"{len(crops)} crops of {usable} images; ours decoded {decoded:.2f} images per crop (at best {best:.2f})\n")
-    print(f"{'':30}{'crops/s':>10}{'ours is':>10}")
-    for name, value in rates.items():
-        print(f"{name:30}{value:10,.0f}{rates['posecore'] / value:9.2f}x")
+    print(f"{'':30}{'crops/s':>10}{'ours is':>10}   rounds")
+    for name in rounds[0]:
+        ratios = [rates["posecore"] / rates[name] for rates in rounds[1:]]
+        rate = median(rates[name] for rates in rounds[1:])
+        print(f"{name:30}{rate:10,.0f}{median(ratios):9.2f}x   {' '.join(f'{ratio:.2f}' for ratio in ratios)}")
 
 
 if __name__ == "__main__":
