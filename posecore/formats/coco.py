@@ -371,7 +371,9 @@ def _check_rle(value: JsonObject, record: Record) -> None:
         raise Refusal("bad-segmentation", f"the mask is {width:g}×{height:g} pixels, but the image is not.")
     counts = value.get("counts")
     runs = _runs(counts) if isinstance(counts, str) else numeric_array(counts, "counts of a mask")
-    if runs.ndim != 1 or (runs < 0).any() or (runs % 1 != 0).any() or runs.sum() != height * width:
+    size = height * width
+    # The bound on each run comes before their sum, which could overflow.
+    if runs.ndim != 1 or ((runs < 0) | (runs > size) | (runs % 1 != 0)).any() or runs.sum() != size:
         raise Refusal("bad-segmentation", "the mask's runs must be whole numbers that add up to its size.")
 
 
