@@ -299,7 +299,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             print(as_markdown(forgetting_table(parent.metrics, result.metrics, protocols)))
         print(f"report {result.report}")
-    except PoseCoreError as error:
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0

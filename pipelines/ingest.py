@@ -146,7 +146,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = ingest_split(
             definition, config.split, config.root, config.out, config.settings, workers=config.workers
         )
-    except PoseCoreError as error:
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1
     rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"

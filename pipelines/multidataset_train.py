@@ -283,13 +283,8 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
 
     Raises:
         DatasetError: a dataset has no split of that name.
-        PreflightError: relative folders in a submitted job, batch arithmetic, or the disk under the run folder.
+        PreflightError: relative folders in a submitted job, batch arithmetic, or the run folder and its disk.
     """
-    if "://" in config.run_folder:
-        raise PreflightError(
-            f"run_folder: {config.run_folder} is a URL, but training writes checkpoints there through the file system; "
-            "give a folder, on a cluster one that all nodes mount."
-        )
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
         for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
             if "://" not in location and not Path(location).is_absolute():

@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     try:
         return int(options.run(options))
-    except PoseCoreError as error:
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1
 

@@ -42,13 +42,15 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         path: a local file.
 
     Raises:
-        ConfigError: the file is missing, is not YAML, or its top level is not a mapping.
+        ConfigError: the file is missing or not readable, is not YAML, or its top level is not a mapping.
     """
     path = Path(path)
     try:
         value = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         detail = " ".join(str(error).split())
         raise ConfigError(f"{path}: not readable as YAML ({detail}); correct the file at that place.") from None
@@ -109,7 +111,10 @@ def _apply_override(values: dict[str, Any], override: str) -> None:
             node = None
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is not a mapping or a list entry.")
-    value = yaml.safe_load(text)
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--set {override}: the value is not YAML ({' '.join(str(error).split())}).") from None
     if isinstance(node, list):
         try:
             node[int(parts[-1])] = value

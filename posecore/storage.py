@@ -15,11 +15,17 @@ from typing import TypeAlias
 
 from upath import UPath
 
+from posecore.errors import ConfigError
+
 AnyPath: TypeAlias = Path | UPath
 
 
 def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
-    """A path object for a local path or an fsspec URL; local paths come back as plain :class:`pathlib.Path`."""
+    """A path object for a local path or an fsspec URL; local paths come back as plain :class:`pathlib.Path`.
+
+    Raises:
+        ConfigError: fsspec does not know the URL's protocol, or its package is not installed.
+    """
     if isinstance(location, Path):
         return location
     if isinstance(location, UPath):
@@ -29,7 +35,10 @@ def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
         return Path(text)
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
-    return UPath(text)
+    try:
+        return UPath(text)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(f"{text}: {error}; give a local path or a URL that fsspec can open.") from None
 
 
 def is_local(path: AnyPath) -> bool:

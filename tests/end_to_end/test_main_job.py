@@ -99,6 +99,14 @@ def test_a_submitted_job_wants_absolute_folders(
     assert "run_folder: runs/x is relative" in capsys.readouterr().err
 
 
+def test_a_run_folder_that_cannot_be_is_refused(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+    below_a_file = job.config / "runs"
+    assert main(["--config", str(job.config), "--set", f"run_folder={below_a_file}"]) == 1
+    assert capsys.readouterr().err == f"error: run_folder {below_a_file} cannot be made: Not a directory.\n"
+    assert main(["--config", str(job.config), "--set", "run_folder=s3://bucket/runs"]) == 1
+    assert "run_folder: s3://bucket/runs is a URL" in capsys.readouterr().err
+
+
 def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:
     leaking = "datasets=[{name: coco, root: coco, train: train, evaluate: train}]"
     refused = job.run(leaking, f"run_folder={tmp_path}")
