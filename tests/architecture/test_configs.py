@@ -1,0 +1,32 @@
+"""Every shipped run file is whole: it validates, its datasets and splits exist, and it says how to run it."""
+
+from pathlib import Path
+
+import pytest
+
+from pipelines.multidataset_train import JobConfig, roles
+from posecore.config import load_config
+from posecore.training.preflight import crops_per_rank
+
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
+
+
+def test_there_are_run_files() -> None:
+    assert {"demo", "overfit_samples"} <= {path.stem for path in CONFIGS}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_file_validates_and_names_splits_that_exist(path: Path) -> None:
+    config = load_config(path, JobConfig)
+    for entry in config.datasets:
+        definition = entry.load()
+        assert {entry.split(role) for role in roles(entry)} <= definition.splits.keys()
+    assert crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation) > 0
+    assert [entry.name for entry in config.mixture().mixture.entries]
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_a_run_file_begins_with_what_how_long_result_and_command(path: Path) -> None:
+    comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
+    for word in ("What:", "How long:", "Expect:", "Command:"):
+        assert any(line.startswith(f"# {word}") for line in comment), word

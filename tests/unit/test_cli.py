@@ -1,0 +1,67 @@
+from pathlib import Path
+
+import pytest
+
+from posecore.cli import main
+from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from tests.support.small_split import definition, records
+
+
+def test_list_names_every_dataset_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["datasets", "list"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].split() == ["name", "title", "keypoints", "splits", "licence", "commercial", "use"]
+    (mpii,) = [line for line in lines if line.startswith("mpii ")]
+    assert "16" in mpii
+    assert mpii.endswith("no")
+
+
+def test_rendered_data_passes_the_check_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root, out = str(tmp_path / "coco"), tmp_path / "gallery"
+    assert main(["synth", "--dataset", "coco", "--out", root, "--num-train", "2", "--num-val", "1"]) == 0
+    assert main(["datasets", "check", "coco", "--root", root]) == 0
+    assert "coco train: 2 images" in capsys.readouterr().out
+    assert main(["datasets", "show", "coco", "--root", root, "--split", "val", "--out", str(out)]) == 0
+    assert Path(capsys.readouterr().out.strip()).is_relative_to(out)
+    next((tmp_path / "coco" / "val2017").iterdir()).unlink()
+    assert main(["datasets", "check", "coco", "--root", root, "--split", "val"]) == 1
+    assert "missing" in capsys.readouterr().out
+
+
+def test_audit_tells_what_two_splits_share(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    locations = []
+    for name, count in (("a", 3), ("b", 2)):
+        source = records(tmp_path / name / "raw", count)
+        job = ingest_job(definition(), "train", tmp_path / name / "raw", tmp_path / name, IngestSettings())
+        ingest(job, source)
+        locations.append(str(job.folder))
+    assert main(["audit", *locations]) == 1
+    assert "share 2 exact" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "message"),
+    [
+        (["datasets", "check", "cocoo", "--root", "."], "unknown dataset 'cocoo'"),
+        (["datasets", "show", "coco", "--root", ".", "--out", "o", "--split", "tset"], "has no split 'tset'"),
+        (["datasets", "check", "coco", "--root", "nowhere://x"], "nowhere://x: "),
+        (["audit", "absent", "absent"], "absent: no manifest.json"),
+        (["synth", "--dataset", "coco", "--out", "file/coco"], "Not a directory: 'file/coco/"),
+        (["lineage", "--folder", "absent", "model", "pose", "1"], "nothing has been recorded at"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(
+    command: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").touch()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert main(command) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert line.startswith("error: ")
+    assert message in line

@@ -1,0 +1,86 @@
+import pickle
+from pathlib import Path
+
+import pytest
+
+from posecore.config import Config, load_config, parse_config, read_yaml
+from posecore.errors import ConfigError
+
+
+class Optimizer(Config):
+    lr: float = 1e-3
+
+
+class Run(Config):
+    name: str
+    optimizer: Optimizer = Optimizer()
+    parts: tuple[Optimizer, ...] = ()
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\nparts: [{lr: 1}, {lr: 2}]\n")
+    return path
+
+
+def test_overrides_reach_fields_lists_and_sections_the_file_leaves_out(file: Path) -> None:
+    run = load_config(file, Run, ["optimizer.lr=3e-4", "parts.1.lr=5", "name=b=c"])
+    assert run.optimizer.lr == 3e-4
+    assert [part.lr for part in run.parts] == [1, 5]
+    assert run.name == "b=c"
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("name", "--set name: expected key.path=value"),
+        ("=3", "expected key.path=value"),
+        ("name.x=3", "name is not a mapping or a list entry"),
+        ("parts.2.lr=3", "parts.2 is not a mapping or a list entry"),
+        ("parts.x=3", "the list has no entry 'x'"),
+        ("parts=[1", "--set parts=.1: the value is not YAML"),
+        ("optimiser.lr=3", "optimiser: Extra inputs are not permitted"),
+        ("optimizer.lr=fast", "optimizer.lr: Input should be a valid number"),
+    ],
+)
+def test_a_wrong_override_is_named(file: Path, override: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        load_config(file, Run, [override])
+
+
+def test_every_wrong_field_is_named_with_its_place() -> None:
+    with pytest.raises(ConfigError, match=r"^here: name: Field required; parts.0.lr: Input .*; size: Extra inputs"):
+        parse_config({"parts": [{"lr": "x"}], "size": 3}, Run, origin="here")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: [1", "not readable as YAML"),
+        (b"\xff\xfe\x00", "not readable as YAML"),
+        (b"- a\n- b\n", "the top level must be a mapping of settings, not list"),
+        (b"", "not NoneType"),
+        (b"name: !!python/object/apply:os.system ['false']", "not readable as YAML"),
+    ],
+)
+def test_a_file_that_is_no_run_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    path = tmp_path / "bad.yaml"
+    path.write_bytes(content)
+    with pytest.raises(ConfigError, match=message) as caught:
+        read_yaml(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="no such file"):
+        read_yaml(tmp_path / "none.yaml")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_yaml(tmp_path)
+
+
+def test_the_fingerprint_knows_values_and_not_how_they_were_given(file: Path) -> None:
+    run = load_config(file, Run)
+    spelled_out = Run(name="a", optimizer=Optimizer(lr=0.001), parts=(Optimizer(lr=1), Optimizer(lr=2)))
+    assert run.fingerprint() == spelled_out.fingerprint() == pickle.loads(pickle.dumps(run)).fingerprint()
+    assert run.fingerprint() != load_config(file, Run, ["optimizer.lr=2e-3"]).fingerprint()
