@@ -1,4 +1,4 @@
-"""One local Ray per test module: starting one takes five seconds, and some modules need their own kind."""
+"""One local Ray for all tests here: starting one takes five seconds."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray instance of this machine only, with two CPUs and no dashboard."""
     os.environ["RAY_AUTH_MODE"] = "disabled"

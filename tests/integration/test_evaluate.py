@@ -1,8 +1,6 @@
 """Evaluation by Ray actors gives the numbers of one process, and files a person and an official script can read."""
 
 import json
-import os
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -23,16 +21,6 @@ SETTINGS = InferenceSettings(batch_size=4)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[None]:
-    os.environ["RAY_AUTH_MODE"] = "disabled"
-    import ray
-
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    yield
-    ray.shutdown()
-
-
-@pytest.fixture(scope="module")
 def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     conventions = Conventions()
@@ -48,7 +36,7 @@ def world(tmp_path_factory):
 
 
 @pytest.mark.parametrize("actors", [1, 2])
-def test_actors_give_the_numbers_of_one_process(cluster, world, tmp_path, actors):
+def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, actors):
     from posecore.shards.store import open_store
 
     _, stores, model_folder = world
@@ -69,7 +57,7 @@ def test_actors_give_the_numbers_of_one_process(cluster, world, tmp_path, actors
     assert "near" in page
 
 
-def test_detected_boxes_come_from_a_file(cluster, world, tmp_path):
+def test_detected_boxes_come_from_a_file(local_ray, world, tmp_path):
     _, stores, model_folder = world
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps([{"image_id": 2, "category_id": 1, "bbox": [30, 40, 100, 120], "score": 0.8}]))
@@ -78,7 +66,7 @@ def test_detected_boxes_come_from_a_file(cluster, world, tmp_path):
     assert [item["image_id"] for item in results] == [2]
 
 
-def test_errors_come_back_as_one_sentence(cluster, world, tmp_path, capsys):
+def test_errors_come_back_as_one_sentence(local_ray, world, tmp_path, capsys):
     _, stores, model_folder = world
     near = {"near": stores["near"]}
     with pytest.raises(EvaluationError, match="the model has no head 'coco'; it has hands"):
@@ -90,7 +78,7 @@ def test_errors_come_back_as_one_sentence(cluster, world, tmp_path, capsys):
     assert capsys.readouterr().err.startswith("error: --store near: expected NAME=VALUE")
 
 
-def test_the_command_compares_with_a_parent(cluster, world, tmp_path, capsys):
+def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     _, stores, model_folder = world
     command = ["--model", model_folder, "--parent", model_folder, "--store", f"near={stores['near']}"]
     assert main([*map(str, command), "--out", str(tmp_path), "--batch-size", "4", "--worst-cases", "0"]) == 0
