@@ -1,4 +1,3 @@
-#!/usr/bin/env python
 """How many pictures per second does one core render? Claim: at least 100 at 256 x 256, for every kind of body.
 
 Run: OMP_NUM_THREADS=1 python benchmarks/synth.py. Prints CPU time and wall time per kind, rendering alone and with the

@@ -71,16 +71,16 @@ def _audit(options: argparse.Namespace) -> int:
 
 def _add_synth(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     synth = commands.add_parser("synth", help="render a synthetic dataset in the native format of a real one")
-    synth.add_argument("--dataset", required=True, choices=get_args(DatasetName))
+    synth.add_argument("--dataset", required=True, choices=get_args(DatasetName), help="whose format")
     synth.add_argument("--out", required=True, help="folder of the dataset, made if missing")
     synth.add_argument("--num-train", type=int, default=200, help="training pictures (default: 200)")
     synth.add_argument("--num-val", type=int, default=50, help="validation pictures (default: 50)")
-    synth.add_argument("--seed", type=int, default=0)
+    synth.add_argument("--seed", type=int, default=0, help="the same seed, the same pictures (default: 0)")
     synth.add_argument("--size", type=int, default=256, help="side of the square pictures in pixels (default: 256)")
     synth.set_defaults(run=_synthesise)
     sheet = commands.add_parser("synth-sheet", help="one JPEG that shows the synthetic bodies and their labels")
     sheet.add_argument("--out", required=True, help="JPEG file to write")
-    sheet.add_argument("--seed", type=int, default=0)
+    sheet.add_argument("--seed", type=int, default=0, help="of the bodies shown (default: 0)")
     sheet.set_defaults(run=_write_synthetic_sheet)
 
 
@@ -132,8 +132,8 @@ def _add_lineage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     group.set_defaults(run=_answer_lineage)
     questions = group.add_subparsers(dest="question", required=True)
     model = questions.add_parser("model", help="data, parents and figures of a model version")
-    model.add_argument("name")
-    model.add_argument("version", type=int)
+    model.add_argument("name", help="registered model")
+    model.add_argument("version", type=int, help="its version number")
     dataset = questions.add_parser("dataset", help="every model trained on a dataset, itself or its ancestors")
     dataset.add_argument("name_or_digest", help="coco, coco/train, or a digest (at least 8 digits of it)")
     dataset.add_argument("--evaluated", action="store_true", help="also models only evaluated on it")

@@ -41,11 +41,6 @@ def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
         raise ConfigError(f"{text}: {error}; give a local path or a URL that fsspec can open.") from None
 
 
-def is_local(path: AnyPath) -> bool:
-    """Whether the path lies on a mounted file system."""
-    return isinstance(path, Path)
-
-
 def write_atomically(path: AnyPath, data: bytes) -> None:
     """Writes a file that is either whole under its final name or not there at all.
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import ConfigError
-from posecore.storage import AnyPath, as_path, file_content, is_local, sha256_of, write_atomically
+from posecore.storage import AnyPath, as_path, file_content, sha256_of, write_atomically
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -15,9 +15,8 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path) -> AnyPath:
 
 def test_local_paths_stay_local_and_urls_become_remote() -> None:
     assert as_path("a/b") == as_path("file://a/b") == Path("a/b")
-    assert is_local(as_path("a"))
     remote = as_path("memory://a/b")
-    assert not is_local(remote)
+    assert not isinstance(remote, Path)
     assert as_path(remote) is remote
 
 
