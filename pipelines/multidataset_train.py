@@ -525,7 +525,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     overrides = [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
     try:
         run(load_config(options.config, JobConfig, overrides), reuse=not options.no_reuse)
-    except PoseCoreError as error:
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
