@@ -385,7 +385,7 @@ def train_step(
         "training": config.training,
     }
     # A run folder of its own for everything that decides the result: an interrupted run continues in it, a changed
-    # one never meets foreign checkpoints. The number of workers does not decide the result, so it may change.
+    # one never meets foreign checkpoints. A run may go on with another number of workers, on the same samples.
     key = digest_json({name: _plain(value) for name, value in inputs.items()})[:12]
     run_dir = config.folder / "training" / key
     worker = MultiDatasetWorker(
