@@ -30,7 +30,7 @@ test: lint
 	$(BIN)/python -m pytest -q --jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
 		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
 		tests/unit/codecs tests/unit/evaluation
-	$(BIN)/python -m pytest -m "not gpu and not network"
+	$(BIN)/python -m pytest --durations=10 -m "not gpu and not network"
 
 demo: setup
 	$(BIN)/python pipelines/demo.py

@@ -2,14 +2,14 @@
 
 import os
 import re
-import subprocess
+import sys
 from pathlib import Path
 
 import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.demo import REPOSITORY, local_ray
+from pipelines.demo import local_ray, submit
 from pipelines.multidataset_train import main
 from tests.end_to_end.conftest import DATASETS, Job
 
@@ -62,26 +62,30 @@ def test_an_identical_submission_reuses_every_step(job: Job, first_run: dict[str
     assert steps(again.stdout) == dict.fromkeys(first_run, "reused")
 
 
+def test_submitted_to_a_cluster_by_its_own_name(
+    job: Job,
+    first_run: dict[str, str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """``ray job submit -- pipelines/multidataset_train.py …``: the script is executable and finds its interpreter."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
+        monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    command = ["pipelines/multidataset_train.py", "--config", str(job.config)]
+    with local_ray(tmp_path, num_cpus=2) as address:
+        status = submit(address, command, tmp_path / "ray.log")
+    said = capfd.readouterr()
+    assert status == 0, said.out + said.err
+    assert set(steps(said.out).values()) == {"reused"}
+
+
 def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: dict[str, str]) -> None:
     changed = job.run("worst_cases=3")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     ran = [name for name, what in steps(changed.stdout).items() if what == "ran"]
     assert ran == [*(f"evaluate:{name}" for name in DATASETS), "register"]
-
-
-def test_submitted_to_a_cluster_by_its_own_name(
-    job: Job, first_run: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """``ray job submit -- pipelines/multidataset_train.py …``: the script is executable and finds its interpreter."""
-    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
-        monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
-    monkeypatch.setenv("PATH", f"{Path(os.sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    with local_ray(tmp_path, num_cpus=2) as address:
-        command = ["ray", "job", "submit", "--address", address, "--working-dir", ".", "--"]
-        command += ["pipelines/multidataset_train.py", "--config", str(job.config)]
-        done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=300, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert set(steps(done.stdout).values()) == {"reused"}
 
 
 def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
