@@ -2,12 +2,14 @@
 
 import hashlib
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
+import simplejpeg
 from xxhash import xxh3_64_intdigest
 
 from posecore.errors import ImageHeaderError
@@ -113,6 +115,9 @@ def _is_whole(data: bytes, image_format: ImageFormat) -> bool:
 
 
 def _decodes(data: bytes, width: int, height: int) -> bool:
+    with suppress(ValueError):  # no JPEG, or anything odd in it; then OpenCV decides whether it is an image
+        # Every coefficient is read, but the pixels of one channel are enough to know that it can be.
+        return bool(simplejpeg.decode_jpeg(data, "GRAY").shape[:2] == (height, width))
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
