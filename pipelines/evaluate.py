@@ -14,14 +14,11 @@ the numbers are those of :func:`posecore.evaluation.inference.predict_store` in 
 """
 
 import argparse
-import logging
-import os
 import pickle
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import orjson
@@ -30,6 +27,7 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
+from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from posecore import __version__
 from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
@@ -123,12 +121,12 @@ def evaluate_stores(
         CheckpointError: there is no whole model in the folder.
         IntegrityError: a split or the model is damaged.
     """
-    settings, out, folder = settings or InferenceSettings(), as_path(out), _for_all_nodes(model_folder)
+    settings, out, folder = settings or InferenceSettings(), as_path(out), for_all_nodes(model_folder)
     splits = {
         name: _Split(
-            location=_for_all_nodes(location),
+            location=for_all_nodes(location),
             head=(heads or {}).get(name),
-            boxes=_for_all_nodes(boxes[name]) if boxes and name in boxes else None,
+            boxes=for_all_nodes(boxes[name]) if boxes and name in boxes else None,
             settings=settings,
         )
         for name, location in stores.items()
@@ -185,12 +183,8 @@ def _predict_on_ray(
 def _rows_from_ray(
     model_folder: AnyPath, splits: Mapping[str, _Split], plan: list[dict[str, Any]], actors: ActorSettings
 ) -> Iterator[dict[str, Any]]:
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the bar above counts crops, Ray's counts blocks
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    connect_to_ray()
+    quiet_ray_data()
     resource, each = ("GPU", actors.gpus_per_actor) if actors.gpus_per_actor else ("CPU", actors.cpus_per_actor)
     fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
     count = min(actors.actors or fitting, fitting, len(plan))
@@ -228,11 +222,6 @@ class _Predictor:
             return answer | {"predictions": pickle.dumps(predictions)}
         except PoseCoreError as error:
             return answer | {"error": pickle.dumps(error)}
-
-
-def _for_all_nodes(location: str | AnyPath) -> AnyPath:
-    path = as_path(location)
-    return path.resolve() if isinstance(path, Path) else path
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:

@@ -10,26 +10,24 @@ seconds that everything is whole. The shards are the same, byte for byte, for an
 """
 
 import argparse
-import logging
-import os
 import pickle
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import ray
 from tqdm import tqdm
 
+from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from posecore.config import Config, parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.errors import ConfigError, IngestError, PoseCoreError
+from posecore.errors import IngestError, PoseCoreError
 from posecore.ingest.plan import IngestJob, IngestSettings, PlannedShard, ingest_job
 from posecore.ingest.run import ingest
 from posecore.ingest.write import WrittenShard, write_shard
 from posecore.shards.manifest import Manifest
-from posecore.storage import AnyPath, as_path
+from posecore.storage import AnyPath
 
 
 class IngestConfig(Config):
@@ -74,7 +72,7 @@ def ingest_split(
         DatasetError: the annotations cannot be read.
         IngestError: the split is empty, too much of it is rejected, or the disk is full.
     """
-    source, target = _for_all_nodes(root), _for_all_nodes(out)
+    source, target = for_all_nodes(root), for_all_nodes(out)
     job = ingest_job(definition, split, source, target, settings or IngestSettings())
 
     def on_ray(job: IngestJob, shards: tuple[PlannedShard, ...]) -> Iterator[WrittenShard]:
@@ -84,12 +82,8 @@ def ingest_split(
 
 
 def _write_on_ray(job: IngestJob, shards: tuple[PlannedShard, ...], workers: int | None) -> Iterator[WrittenShard]:
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False  # the bar below counts images, Ray's counts blocks
-    context.print_on_execution_start = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    connect_to_ray()
+    quiet_ray_data()
     plan = [{"shard": pickle.dumps(shard)} for shard in shards]
     written = (
         ray.data.from_items(plan, override_num_blocks=len(plan))
@@ -116,15 +110,6 @@ def _shard_writer(job: IngestJob) -> Callable[[dict[str, Any]], dict[str, Any]]:
             return {"shard": b"", "error": str(error)}
 
     return write
-
-
-def _for_all_nodes(location: str | AnyPath) -> AnyPath:
-    path = as_path(location)
-    if isinstance(path, Path):
-        return path.resolve()
-    if path.protocol == "memory":
-        raise ConfigError(f"{path}: memory:// exists in one process only; use posecore.ingest.run.ingest for it.")
-    return path
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
