@@ -1,0 +1,25 @@
+"""The command line: thin wrappers, one module per group of commands, each with ``add(commands)``."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from posecore.cli import audit, datasets, lineage, synth
+from posecore.errors import PoseCoreError
+
+_GROUPS = (datasets, synth, audit, lineage)
+_DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command and returns its exit status: 0 done, 1 a deliberate error or a failed check, 2 bad usage."""
+    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for group in _GROUPS:
+        group.add(commands)
+    options = parser.parse_args(arguments)
+    try:
+        return int(options.run(options))
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
+        print(f"error: {error}", file=sys.stderr)
+        return 1

@@ -1,0 +1,7 @@
+"""``python -m posecore.cli`` is ``posecore``."""
+
+import sys
+
+from posecore.cli import main
+
+sys.exit(main())

@@ -1,0 +1,49 @@
+"""``posecore synth`` and ``posecore synth-sheet``: synthetic datasets and a picture of them."""
+
+import argparse
+from typing import get_args
+
+from tqdm import tqdm
+
+from posecore.cli.commands import Commands
+from posecore.storage import as_path, write_atomically
+from posecore.synth.writers import DatasetName, write_dataset
+from posecore.viz.gallery import encode_jpeg
+from posecore.viz.synthetic_sheet import synthetic_sheet
+
+
+def add(commands: Commands) -> None:
+    """Adds ``synth`` and ``synth-sheet``."""
+    synth = commands.add_parser("synth", help="render a synthetic dataset in the native format of a real one")
+    synth.add_argument("--dataset", required=True, choices=get_args(DatasetName), help="whose format")
+    synth.add_argument("--out", required=True, help="folder of the dataset, made if missing")
+    synth.add_argument("--num-train", type=int, default=200, help="training pictures (default: 200)")
+    synth.add_argument("--num-val", type=int, default=50, help="validation pictures (default: 50)")
+    synth.add_argument("--seed", type=int, default=0, help="the same seed, the same pictures (default: 0)")
+    synth.add_argument("--size", type=int, default=256, help="side of the square pictures in pixels (default: 256)")
+    synth.set_defaults(run=_synthesise)
+    sheet = commands.add_parser("synth-sheet", help="one JPEG that shows the synthetic bodies and their labels")
+    sheet.add_argument("--out", required=True, help="JPEG file to write")
+    sheet.add_argument("--seed", type=int, default=0, help="of the bodies shown (default: 0)")
+    sheet.set_defaults(run=_write_synthetic_sheet)
+
+
+def _synthesise(options: argparse.Namespace) -> int:
+    with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset) as bar:
+        root = write_dataset(
+            options.dataset,
+            options.out,
+            options.num_train,
+            options.num_val,
+            (options.size, options.size),
+            options.seed,
+            progress=lambda done, total: bar.update(),
+        )
+    print(root)
+    return 0
+
+
+def _write_synthetic_sheet(options: argparse.Namespace) -> int:
+    write_atomically(as_path(options.out), encode_jpeg(synthetic_sheet(options.seed)))
+    print(options.out)
+    return 0

@@ -1,0 +1,1 @@
+"""A trained model on photos, folders and videos: sources, people, tracks, and what is written."""
