@@ -48,7 +48,7 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureEntry
 from posecore.methods.supervised import SupervisedConfig
-from posecore.models.pose_model import ModelConfig
+from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.schema import Json
 from posecore.shards.manifest import MANIFEST_NAME

@@ -9,7 +9,8 @@ from torch import nn
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
-from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, load_weights
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore, open_store

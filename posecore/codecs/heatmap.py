@@ -40,6 +40,16 @@ class HeatmapCodec(Config):
     heatmap_sigma: float = 2.0
     blur_kernel: int = 11
 
+    @property
+    def crop(self) -> Literal["udp", "msra"]:
+        """The affine that crops for this codec are cut with (:func:`~posecore.geometry.crop_matrix`)."""
+        return self.kind
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the frame that decoded points live in: the map."""
+        return self.heatmap_size
+
     def encode(
         self, keypoints_crop: Float[Tensor, "n k 2"], weights: Float[Tensor, "n k"]
     ) -> tuple[Float[Tensor, "n k h w"], Float[Tensor, "n k"]]:
@@ -85,6 +95,19 @@ class HeatmapCodec(Config):
         points = torch.where((scores > 0)[:, None], torch.stack([x, y], dim=-1) + offset, -1.0)
         return points.float().unflatten(0, heatmaps.shape[:2]), scores.unflatten(0, heatmaps.shape[:2])
 
+    def flip_back(
+        self, heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
+    ) -> Float[Tensor, "n k h w"]:
+        """Maps of the mirrored image in the frame of the original one: sides swapped, columns reversed.
+
+        Args:
+            heatmaps: predictions for the mirrored crop.
+            flip_indices: mirror partner of every keypoint.
+            shift: move the result right by one column, leaving column 0, which aligns crops of the ``msra`` convention.
+        """
+        restored = heatmaps[:, flip_indices].flip(-1)
+        return torch.cat([restored[..., :1], restored[..., :-1]], dim=-1) if shift else restored
+
     def _stride(self, device: torch.device) -> Tensor:
         """(2,) float64 crop pixels per heatmap pixel in x, y."""
         shorten = 1 if self.kind == "udp" else 0
@@ -115,20 +138,6 @@ class HeatmapCodec(Config):
         taps = torch.from_numpy(cv2.getGaussianKernel(self.blur_kernel, 0)[:, 0])
         columns = [torch.nn.functional.pad(taps, (shift, 2 - shift)) for shift in range(3)]
         return torch.stack(columns, dim=1).to(device, torch.float32)
-
-
-def flip_back(
-    heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
-) -> Float[Tensor, "n k h w"]:
-    """Heatmaps of the mirrored image in the frame of the original one: sides swapped, columns reversed.
-
-    Args:
-        heatmaps: predictions for the mirrored crop.
-        flip_indices: mirror partner of every keypoint.
-        shift: move the result right by one column, leaving column 0, which aligns crops of the ``msra`` convention.
-    """
-    restored = heatmaps[:, flip_indices].flip(-1)
-    return torch.cat([restored[..., :1], restored[..., :-1]], dim=-1) if shift else restored
 
 
 def _maxima(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

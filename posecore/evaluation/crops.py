@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 
-from posecore.codecs.heatmap import flip_back
 from posecore.geometry import heatmap_to_image
 from posecore.methods.batch import normalise
 from posecore.models.pose_model import PoseModel
@@ -38,31 +37,32 @@ def predict_crops(
         images: RGB crops of the model's input size.
         center: x, y of the crops in image pixels.
         scale: width, height of the crops in image pixels.
-        flip_test: average the heatmaps of crop and mirrored crop, before decoding.
+        flip_test: average the outputs for crop and mirrored crop, before decoding.
         precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
         points: which of the head's points are wanted, in this order; None for all.
         device: where; the model must be there already. None takes the model's.
 
     Returns:
-        x, y in image pixels and the heatmaps' maxima as scores, both float64.
+        x, y in image pixels and the outputs' maxima as scores, both float64.
     """
     device = device or next(model.parameters()).device
     codec = model.codec(head)
     batch = normalise(torch.from_numpy(images).to(device))
     with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        heatmaps = model.predict(batch, head).float()
+        outputs = model.predict(batch, head).float()
         if flip_test:
             mirrored = model.predict(batch.flip(-1), head).float()
             partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
-            heatmaps = (heatmaps + flip_back(mirrored, partners, model.conventions[head].flip_shift)) * 0.5
+            shift = model.conventions[head].flip_shift
+            outputs = (outputs + codec.flip_back(mirrored, partners, shift)) * 0.5
     if points is not None:
-        heatmaps = heatmaps[:, torch.from_numpy(points).to(device)]
-    found, scores = codec.decode(heatmaps)
+        outputs = outputs[:, torch.from_numpy(points).to(device)]
+    found, scores = codec.decode(outputs)
     found_image = heatmap_to_image(
         found.cpu().numpy().astype(np.float64),
         center.astype(np.float64),
         scale.astype(np.float64),
-        codec.heatmap_size,
-        codec.kind,
+        codec.frame_size,
+        codec.crop,
     )
     return found_image, scores.cpu().numpy().astype(np.float64)

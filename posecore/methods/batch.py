@@ -7,7 +7,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posecore.models.pose_model import Group
+from posecore.models.groups import Group
 from posecore.schema import CropBatch, KeypointState
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)

@@ -12,9 +12,6 @@ from torch import Tensor, nn
 
 from posecore.config import Config
 
-UPSAMPLING = 4
-"""Heatmaps are this many times larger than the feature grid, in each direction."""
-
 
 class ClassicHeadConfig(Config):
     """Two 2× transposed convolutions with BatchNorm and ReLU, then a 1×1 convolution.
@@ -27,8 +24,15 @@ class ClassicHeadConfig(Config):
     kind: Literal["classic"] = "classic"
     channels: int = Field(default=256, gt=0)
 
-    def build(self, num_features: int, num_keypoints: int) -> "ClassicHead":
-        """A freshly initialised head."""
+    @property
+    def upsampling(self) -> int:
+        """Heatmaps are this many times larger than the feature grid, in each direction."""
+        return 4
+
+    def build(
+        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
+    ) -> "ClassicHead":
+        """A freshly initialised head; it serves features of any size."""
         return ClassicHead(num_features, self.channels, num_keypoints)
 
 
@@ -37,8 +41,15 @@ class SimpleHeadConfig(Config):
 
     kind: Literal["simple"] = "simple"
 
-    def build(self, num_features: int, num_keypoints: int) -> "SimpleHead":
-        """A freshly initialised head."""
+    @property
+    def upsampling(self) -> int:
+        """Heatmaps are this many times larger than the feature grid, in each direction."""
+        return 4
+
+    def build(
+        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
+    ) -> "SimpleHead":
+        """A freshly initialised head; it serves features of any size."""
         return SimpleHead(num_features, num_keypoints)
 
 
@@ -77,7 +88,7 @@ class SimpleHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, K, 4h, 4w) heatmaps, without any final activation."""
-        upsampled = F.interpolate(F.relu(features), scale_factor=UPSAMPLING, mode="bilinear", align_corners=False)
+        upsampled = F.interpolate(F.relu(features), scale_factor=4, mode="bilinear", align_corners=False)
         return self.final_layer(upsampled)
 
 

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 from posecore.config import parse_config
 from posecore.errors import CheckpointError, IntegrityError
-from posecore.models.pose_model import ModelCard, PoseModel
+from posecore.models.architecture import ModelCard
+from posecore.models.pose_model import PoseModel
 from posecore.storage import AnyPath, as_path, write_atomically
 
 WEIGHTS_FILE = "model.safetensors"

@@ -8,6 +8,7 @@ Suffix legend: B images, C colour channels, H W pixel rows and columns, h w toke
 D embedding width, N attention heads, E = D / N, S = 3 (query, key, value).
 """
 
+from collections.abc import Sequence
 from typing import Literal, Self
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
+from posecore.models.groups import Group
 
 LAYER_NORM_EPS = 1e-6
 
@@ -52,8 +54,18 @@ class VitConfig(Config):
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}.")
         return self
 
-    def build(self, input_size: tuple[int, int]) -> "Vit":
-        """A freshly initialised backbone for inputs of (height, width) pixels."""
+    @property
+    def stride(self) -> int:
+        """Crop pixels per feature."""
+        return self.patch_size
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of the crops are multiples of this."""
+        return self.patch_size
+
+    def build(self, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> "Vit":
+        """A freshly initialised backbone for inputs of (height, width) pixels; it has no part of its own per task."""
         return Vit(self, input_size)
 
 
@@ -169,8 +181,8 @@ class Vit(nn.Module):
         """Channels of the output."""
         return self.config.embed_dim
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, 3, H, W) normalised RGB to (B, D, h, w) features."""
+    def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = ()) -> Tensor:
+        """(B, 3, H, W) normalised RGB to (B, D, h, w) features, the same for every group."""
         x_BDhw = self.patch_embed(x_BCHW)
         grid = x_BDhw.shape[2:]
         x_BTD = x_BDhw.flatten(2).transpose(1, 2)

@@ -11,8 +11,9 @@ from posecore.datasets.definition import Conventions, EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
 from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
+from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import ModelConfig, build_model
+from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 

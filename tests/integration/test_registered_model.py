@@ -32,8 +32,9 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.serving import predict_photos
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
+from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.schema import Instance, Record

@@ -16,8 +16,9 @@ from posecore.datasets.definition import (
 )
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
+from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import ModelCard, ModelConfig, PoseModel
+from posecore.models.pose_model import PoseModel
 from posecore.schema import Instance, Record
 from posecore.shards.store import ShardStore, open_store
 from posecore.skeletons.skeleton import Keypoint, Skeleton

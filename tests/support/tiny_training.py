@@ -12,8 +12,9 @@ import torch
 from pydantic import TypeAdapter
 
 from posecore.methods.supervised import SupervisedHeads
+from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import ModelConfig, PoseModel, build_model
+from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton

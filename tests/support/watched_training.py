@@ -14,8 +14,8 @@ from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
+from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import ModelConfig
 from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore

@@ -12,7 +12,7 @@ from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 )
 def test_published_sizes(width: int, classic: float, simple: float) -> None:
     counts = [
-        sum(parameter.numel() for parameter in config.build(width, 17).parameters())
+        sum(parameter.numel() for parameter in config.build(width, 17, (16, 12), (256, 192)).parameters())
         for config in (ClassicHeadConfig(), SimpleHeadConfig())
     ]
     assert counts == [16 * width * 256 + 16 * 256 * 256 + 4 * 256 + 17 * 257, 17 * (9 * width + 1)]
@@ -33,7 +33,7 @@ def _deconvolve(x: np.ndarray, weight: np.ndarray) -> np.ndarray:
 
 def test_classic_equals_a_scatter_of_stamps() -> None:
     torch.manual_seed(0)
-    head = ClassicHeadConfig(channels=3).build(5, 2).double().eval()
+    head = ClassicHeadConfig(channels=3).build(5, 2, (4, 3), (64, 48)).double().eval()
     with torch.no_grad():
         for tensor in head.state_dict().values():
             if tensor.is_floating_point():
@@ -53,7 +53,7 @@ def test_classic_equals_a_scatter_of_stamps() -> None:
 
 
 def test_simple_applies_relu_before_upsampling() -> None:
-    head = SimpleHeadConfig().build(1, 1)
+    head = SimpleHeadConfig().build(1, 1, (4, 3), (64, 48))
     with torch.no_grad():
         head.final_layer.weight.zero_()
         head.final_layer.weight[0, 0, 1, 1] = 1.0
@@ -65,7 +65,7 @@ def test_simple_applies_relu_before_upsampling() -> None:
 
 def test_initial_heatmaps_are_almost_zero() -> None:
     torch.manual_seed(0)
-    head = ClassicHeadConfig().build(64, 17)
+    head = ClassicHeadConfig().build(64, 17, (16, 12), (256, 192))
     weight: Tensor = head.deconv_layers[0].weight
     assert weight.std().item() == pytest.approx(0.001, rel=0.02)
     assert head.final_layer.weight.std().item() == pytest.approx(0.001, rel=0.05)

@@ -4,9 +4,11 @@ import torch
 from posecore.config import parse_config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
+from posecore.models.architecture import ModelConfig
+from posecore.models.groups import Group
 from posecore.models.heads import SimpleHeadConfig
-from posecore.models.pose_model import Group, HeadStatistics, ModelConfig, build_model
-from posecore.models.presets import BACKBONES
+from posecore.models.pose_model import HeadStatistics, build_model
+from posecore.models.presets import PRESETS
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 
 
@@ -53,16 +55,16 @@ def test_mixed_statistics_see_all_datasets() -> None:
 
 
 def test_a_preset_may_be_named_and_changed() -> None:
-    config = parse_config({"backbone": "vit-small"}, ModelConfig, "test")
-    assert config.backbone == BACKBONES["vit-small"]
+    config = parse_config({"backbone": "vitpose-small"}, ModelConfig, "test")
+    assert config.backbone == PRESETS["vitpose-small"]["backbone"]
     assert config.heatmap_size == (64, 48)
-    changed = parse_config({"backbone": {"preset": "vit-small", "drop_path": 0.0}}, ModelConfig, "test")
+    changed = parse_config({"backbone": {"preset": "vitpose-small", "drop_path": 0.0}}, ModelConfig, "test")
     assert changed.backbone.embed_dim == 384
     assert changed.backbone.drop_path == 0.0
     with pytest.raises(ConfigError, match="no backbone preset is called 'vit-smal'; there are vit-nano"):
         parse_config({"backbone": "vit-smal"}, ModelConfig, "test")
     with pytest.raises(ConfigError, match="input_size"):
-        parse_config({"backbone": "vit-small", "input_size": [250, 192]}, ModelConfig, "test")
+        parse_config({"backbone": "vitpose-small", "input_size": [250, 192]}, ModelConfig, "test")
 
 
 def test_shared_heads_need_the_same_points() -> None:

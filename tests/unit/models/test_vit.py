@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posecore.models.presets import BACKBONES
+from posecore.models.presets import PRESETS
 from posecore.models.vit import DropPath, Vit, VitConfig
 
 CONFIG = VitConfig(embed_dim=24, depth=2, num_heads=3)
@@ -84,10 +84,11 @@ def test_patches_are_shifted_by_two_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"), [("vit-small", 21.66), ("vit-base", 85.79), ("vit-large", 303.30), ("vit-huge", 630.91)]
+    ("preset", "millions"),
+    [("vitpose-small", 21.66), ("vitpose-base", 85.79), ("vitpose-large", 303.30), ("vitpose-huge", 630.91)],
 )
 def test_published_sizes(preset: str, millions: float) -> None:
-    config = BACKBONES[preset]
+    config = PRESETS[preset]["backbone"]
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in Vit(config, (256, 192)).parameters())
     width, depth = config.embed_dim, config.depth
@@ -97,7 +98,7 @@ def test_published_sizes(preset: str, millions: float) -> None:
 
 
 def test_small_has_twelve_heads_of_32() -> None:
-    small = BACKBONES["vit-small"]
+    small = PRESETS["vitpose-small"]["backbone"]
     assert (small.num_heads, small.embed_dim // small.num_heads) == (12, 32)
 
 

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from posecore.methods.supervised import SupervisedHeads
-from posecore.models.presets import BACKBONES
+from posecore.models.presets import PRESETS
 from posecore.models.vit import VitConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import tiny_model
@@ -27,14 +27,14 @@ class _Holder(torch.nn.Module):
 @pytest.mark.parametrize(
     ("preset", "rate", "expected"),
     [
-        ("vit-base", 0.75, {"pos_embed": 0.0238, "blocks.0.": 0.0317, "blocks.11.": 0.75, "last_norm": 1.0}),
-        ("vit-huge", 0.85, {"patch_embed": 0.0047, "blocks.31.": 0.85}),
-        ("vit-huge", 0.80, {"patch_embed": 0.00063}),
+        ("vitpose-base", 0.75, {"pos_embed": 0.0238, "blocks.0.": 0.0317, "blocks.11.": 0.75, "last_norm": 1.0}),
+        ("vitpose-huge", 0.85, {"patch_embed": 0.0047, "blocks.31.": 0.85}),
+        ("vitpose-huge", 0.80, {"patch_embed": 0.00063}),
     ],
 )
 def test_published_layer_decay(preset: str, rate: float, expected: dict[str, float]) -> None:
     with torch.device("meta"):
-        holder = _Holder(BACKBONES[preset])
+        holder = _Holder(PRESETS[preset]["backbone"])
     scales = _scales(holder, OptimizerConfig(layer_decay=rate))
     for part, scale in expected.items():
         found = {value for name, (value, _) in scales.items() if name.startswith(f"backbone.{part}")}

@@ -1,0 +1,99 @@
+"""What a model is made of: the architecture as configuration, and the card that travels with the weights."""
+
+from collections.abc import Mapping
+from typing import Any, Self
+
+from pydantic import Field, model_validator
+
+from posecore.codecs.heatmap import HeatmapCodec
+from posecore.config import Config
+from posecore.datasets.definition import Conventions
+from posecore.models.backbones import BackboneConfig
+from posecore.models.heads import ClassicHeadConfig, HeadConfig
+from posecore.models.presets import PRESETS
+from posecore.schema import Json
+from posecore.skeletons.skeleton import Skeleton
+
+
+class ModelConfig(Config):
+    """An architecture.
+
+    ``backbone`` may be a preset's name, ``{preset: name, field: other value}``, or all fields of a backbone. With a
+    preset, every other field left out is the preset's too.
+
+    Attributes:
+        backbone: images to features.
+        head: decoder of every dataset.
+        input_size: (height, width) of the crops in pixels.
+        heatmap_sigma: spread of the target Gaussian in heatmap pixels; 2 belongs to 64×48 maps, 3 to 96×72.
+        blur_kernel: side of the blur in UDP decoding, in heatmap pixels; 11 belongs to 64×48 maps, 17 to 96×72.
+        shared_heads: dataset to the dataset whose head it uses; both must have the same skeleton points.
+    """
+
+    backbone: BackboneConfig
+    head: HeadConfig = ClassicHeadConfig()
+    input_size: tuple[int, int] = (256, 192)
+    heatmap_sigma: float = Field(default=2.0, gt=0)
+    blur_kernel: int = Field(default=11, gt=0)
+    shared_heads: dict[str, str] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_preset(cls, values: Any) -> Any:
+        backbone = values.get("backbone") if isinstance(values, Mapping) else None
+        changes = {"preset": backbone} if isinstance(backbone, str) else backbone
+        if not isinstance(changes, Mapping) or "preset" not in changes:
+            return values
+        name = changes["preset"]
+        if name not in PRESETS:
+            raise ValueError(f"no backbone preset is called {name!r}; there are {', '.join(PRESETS)}.")
+        preset = PRESETS[name]
+        resolved = preset["backbone"].model_dump() | {key: item for key, item in changes.items() if key != "preset"}
+        return {**preset, **values, "backbone": resolved}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        multiple = self.backbone.size_multiple
+        if any(side <= 0 or side % multiple for side in self.input_size):
+            raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's patch.")
+        return self
+
+    @property
+    def feature_size(self) -> tuple[int, int]:
+        """(height, width) of the backbone's features."""
+        height, width = (side // self.backbone.stride for side in self.input_size)
+        return height, width
+
+    @property
+    def heatmap_size(self) -> tuple[int, int]:
+        """(height, width) of the heatmaps in pixels."""
+        height, width = (side * self.head.upsampling for side in self.feature_size)
+        return height, width
+
+    def codec(self, conventions: Conventions) -> HeatmapCodec:
+        """How targets are drawn and outputs decoded under a dataset's conventions."""
+        return HeatmapCodec(
+            kind=conventions.codec,
+            input_size=self.input_size,
+            heatmap_size=self.heatmap_size,
+            heatmap_sigma=self.heatmap_sigma,
+            blur_kernel=self.blur_kernel,
+        )
+
+
+class ModelCard(Config):
+    """Everything about a model but its weights; stored beside them as ``model.json``.
+
+    Attributes:
+        architecture: what to build.
+        skeletons: per dataset, whose points the head of that dataset predicts.
+        conventions: per dataset, how crops were cut and how heatmaps must be decoded.
+        licenses: per dataset or parent model, its licence id.
+        lineage: where the weights come from: run, datasets' digests, parent; filled in by the job that trained them.
+    """
+
+    architecture: ModelConfig
+    skeletons: dict[str, Skeleton]
+    conventions: dict[str, Conventions]
+    licenses: dict[str, str] = {}
+    lineage: dict[str, Json] = {}
