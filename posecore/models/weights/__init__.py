@@ -1,0 +1,1 @@
+"""Reading and writing the checkpoint files that others have published."""

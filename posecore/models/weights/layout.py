@@ -1,0 +1,119 @@
+"""What a published checkpoint layout is: the names and shapes a family of files uses, translated to ours and back.
+
+A layout only renames, reshapes and slices tensors, and says what it leaves out and why. It never looks at files, never
+builds a model and never guesses a size it cannot see: which preset the tensors fit is found by comparing shapes
+(:mod:`posecore.models.weights.fit`). Each layout is a module of its own in this room; the closed list of them is
+``LAYOUTS`` in :mod:`posecore.models.weights.read`.
+
+Our names: ``backbone.*``; per dataset ``heads.<dataset>.*``; experts ``backbone.blocks.<i>.mlp.experts.<dataset>.*``.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+from posecore.errors import CheckpointError
+from posecore.models.pose_model import PoseModel
+
+DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
+    17: ("coco", "ap10k", "apt36k"),
+    14: ("aic", "crowdpose"),
+    16: ("mpii",),
+    133: ("coco_wholebody",),
+    308: ("goliath",),
+}
+"""Datasets whose heads are published, by number of points. Where a file holds several heads of one number, they come
+in this order: so does ViTPose++ (COCO, AIC, MPII, AP-10K, APT-36K, COCO-WholeBody)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Translated:
+    """A published file in our words.
+
+    Attributes:
+        tensors: by our parameter and buffer names; together with ``dropped`` they account for the whole file.
+        heads: number of points by dataset, in the file's order; empty if the file holds a backbone only.
+        architecture: fields of :class:`~posecore.models.architecture.ModelConfig` that the tensors decide, such as
+            ``{"head": {"kind": "simple"}}``, ``{"input_size": (384, 288)}`` or ``{"backbone": {"patch_padding": 0}}``;
+            every other field is the preset's.
+        dropped: name in the file of each tensor deliberately left out, with the reason in half a sentence.
+    """
+
+    tensors: dict[str, Tensor]
+    heads: dict[str, int]
+    architecture: dict[str, Any] = field(default_factory=dict)
+    dropped: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One family of published files.
+
+    Attributes:
+        name: how the command line calls it, such as ``vitpose``.
+        title: what it is, in half a sentence.
+        backbone: ``kind`` of the backbones it can hold; presets of that kind are tried.
+        license: id of the terms its files are published under, a key of
+            :data:`~posecore.models.weights.licenses.LICENSES`.
+        recognises: whether a file's names are this layout's; False for the files of every other layout. Tensors come
+            with wrappers such as ``state_dict`` and ``module.`` already removed, here and below.
+        read: translates a file; its second argument names the heads in the file's order and is empty for the published
+            names (:func:`name_heads`). Raises :class:`~posecore.errors.CheckpointError` where a tensor is neither used
+            nor known to be left out, or where shapes contradict each other.
+        write: the tensors of a model under this layout's names. Raises :class:`~posecore.errors.CheckpointError` where
+            the layout cannot hold the model.
+    """
+
+    name: str
+    title: str
+    backbone: str
+    license: str
+    recognises: Callable[[Mapping[str, Tensor]], bool]
+    read: Callable[[Mapping[str, Tensor], Sequence[str]], Translated]
+    write: Callable[[PoseModel], dict[str, Tensor]]
+
+
+def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]:
+    """Names a file's heads.
+
+    Args:
+        points: number of points of each head, in the file's order.
+        datasets: the names a user states; empty to name them by :data:`DATASETS_BY_POINTS`.
+
+    Returns:
+        Number of points by dataset, in the file's order.
+
+    Raises:
+        CheckpointError: another number of names is stated, or no published head has that many points.
+    """
+    if datasets:
+        if len(datasets) != len(points):
+            raise CheckpointError(
+                f"the file holds {len(points)} heads ({', '.join(map(str, points))} points) but {len(datasets)} are "
+                f"named ({', '.join(datasets)}); name each once, in the file's order."
+            )
+        return dict(zip(datasets, points, strict=True))
+    heads: dict[str, int] = {}
+    for count in points:
+        unused = [name for name in DATASETS_BY_POINTS.get(count, ()) if name not in heads]
+        if not unused:
+            raise CheckpointError(
+                f"the file has a head of {count} points, which is no published one; state its skeleton by name."
+            )
+        heads[unused[0]] = count
+    return heads
+
+
+def refuse_unused(layout: str, unused: Sequence[str]) -> None:
+    """Refuses a file with tensors that are neither used nor known to be left out.
+
+    Raises:
+        CheckpointError: there are any.
+    """
+    if unused:
+        more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
+        raise CheckpointError(
+            f"the file looks like {layout} but holds tensors that layout does not know: {', '.join(unused[:3])}{more}."
+        )
