@@ -1,17 +1,18 @@
-"""Scenes written as COCO-family JSON: COCO, COCO-WholeBody, AP-10K and SyRIP, each with its own fields.
+"""Scenes written as COCO-family JSON: COCO, COCO-WholeBody, AP-10K, SyRIP and CrowdPose, each with its own fields.
 
 Coordinates are kept to hundredths of a pixel, where the real files mostly have whole numbers, so that a reader that is
 off by half a pixel is found out. ``subject_id`` is one field more than the real files have.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.schema import FloatArray, Json
-from posecore.synth.landmarks import AP10K_17, COCO_17, FACE_68, FOOT_6, hand_21
+from posecore.synth.landmarks import AP10K_17, COCO_17, CROWDPOSE_14, FACE_68, FOOT_6, hand_21
 from posecore.synth.masks import mask_box, mask_polygons, mask_runs
 from posecore.synth.quadruped import SPECIES
 from posecore.synth.randomness import generator
@@ -23,6 +24,7 @@ _FEWEST_PIXELS = 25
 _COCO_LINKS = (
     "16-14 14-12 17-15 15-13 12-13 6-12 7-13 6-7 6-8 7-9 8-10 9-11 2-3 1-2 1-3 2-4 3-5 4-6 5-7",
     "1-2 1-3 2-3 3-4 4-5 4-6 6-7 7-8 4-9 9-10 10-11 5-12 12-13 13-14 5-15 15-16 16-17",
+    "1-3 3-5 2-4 4-6 1-7 7-9 9-11 2-8 8-10 10-12 13-14 1-14 2-14 7-8",
 )
 
 
@@ -221,6 +223,48 @@ class SyripFile(CocoFile):
             "area": float(width * height),
             "bbox_head": _points_box(np.concatenate([head[:, :2], np.ones((len(head), 1), np.float32)], axis=1)),
             "scores": [],
+        }
+
+
+class CrowdPoseFile(CocoFile):
+    """CrowdPose: 14 points without areas or crowd regions; ``num_keypoints`` leaves out head and neck."""
+
+    names = CROWDPOSE_14
+    _NUM_COUNTED: ClassVar[int] = 12
+
+    def add(self, number: int, file_name: str, scene: Scene) -> None:
+        """Takes over one picture whose id is ``number``."""
+        super().add(number, file_name, replace(scene, bodies=[b for b in scene.bodies if b.role == "labelled"]))
+
+    def categories(self) -> list[dict[str, Json]]:
+        """CrowdPose's one category, whose points are called ``head`` and ``neck`` in the file."""
+        return [_category(1, "person", "person", (*CROWDPOSE_14[:12], "head", "neck"), _COCO_LINKS[2])]
+
+    def image_fields(self, scene: Scene) -> dict[str, Json]:
+        """``crowdIndex``: mean over the bodies of how many points of others lie in the box, per own point."""
+        ratios = []
+        for body in scene.bodies:
+            x, y, width, height = mask_box(body.mask)
+            inside = [
+                (
+                    (points[:, 2] > 0)
+                    & (abs(points[:, :2] - (x + width / 2, y + height / 2)) <= (width / 2, height / 2)).all(1)
+                ).sum()
+                for points in (other.keypoints(self.names) for other in scene.bodies if other is not body)
+            ]
+            ratios.append(sum(inside) / max(1, (body.keypoints(self.names)[:, 2] > 0).sum()))
+        return {"crowdIndex": round(min(1.0, float(np.mean(ratios))), 3) if ratios else 0.0}
+
+    def annotation(self, body: Body) -> dict[str, Json]:
+        """One annotation without its ids."""
+        keypoints = body.keypoints(self.names)
+        labelled = keypoints[:, 2] > 0
+        keypoints[:, 2] = np.where(labelled, [2] * self._NUM_COUNTED + [1, 1], 0)
+        return {
+            "num_keypoints": int(labelled[: self._NUM_COUNTED].sum()),
+            "keypoints": flat(keypoints),
+            "bbox": [float(value) for value in mask_box(body.mask)],
+            "category_id": 1,
         }
 
 

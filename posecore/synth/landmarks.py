@@ -58,3 +58,13 @@ AP10K_17 = (
     "right_knee",
     "right_back_paw",
 )
+
+CROWDPOSE_14 = (
+    *(
+        f"{side}_{name}"
+        for name in ("shoulder", "elbow", "wrist", "hip", "knee", "ankle")
+        for side in ("left", "right")
+    ),
+    "head_top",
+    "upper_neck",
+)

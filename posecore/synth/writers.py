@@ -11,15 +11,15 @@ from posecore.config import Config, read_yaml
 from posecore.errors import DatasetError
 from posecore.schema import Json
 from posecore.storage import write_atomically
-from posecore.synth.coco_files import Ap10kFile, CocoFile, SyripFile, WholeBodyFile, detections
+from posecore.synth.coco_files import Ap10kFile, CocoFile, CrowdPoseFile, SyripFile, WholeBodyFile, detections
 from posecore.synth.mpii_files import MpiiRows
 from posecore.synth.scene import Kind, Scene, render
 
-DatasetName: TypeAlias = Literal["coco", "coco_wholebody", "mpii", "ap10k", "syrip"]
+DatasetName: TypeAlias = Literal["coco", "coco_wholebody", "mpii", "ap10k", "syrip", "crowdpose"]
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the number of pictures written and the number in all."""
 
-GENERATOR_VERSION = 1
+GENERATOR_VERSION = 2
 """Raised whenever the same settings come to render other pictures."""
 
 JPEG_QUALITY = 92
@@ -98,12 +98,20 @@ _LAYOUTS: dict[DatasetName, _Layout] = {
         file_name="{split}{number}.jpg",
         annotations="annotations/person_keypoints_{split}.json",
     ),
+    "crowdpose": _Layout(
+        kind="adult",
+        splits=("train", "val"),
+        images="images",
+        file_name="{number:06d}.jpg",
+        annotations="annotations/crowdpose_{split}.json",
+    ),
 }
 _COCO_FILES: dict[DatasetName, type[CocoFile]] = {
     "coco": CocoFile,
     "coco_wholebody": WholeBodyFile,
     "ap10k": Ap10kFile,
     "syrip": SyripFile,
+    "crowdpose": CrowdPoseFile,
 }
 _RECEIPT = "synthetic.json"
 
