@@ -6,9 +6,12 @@ it) and ``build(input_size, tasks)``, which returns a module with ``num_features
 experts use them.
 """
 
-from typing import TypeAlias
+from typing import Annotated, TypeAlias
 
+from pydantic import Field
+
+from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
-BackboneConfig: TypeAlias = VitConfig
+BackboneConfig: TypeAlias = Annotated[VitConfig | Sapiens2Config, Field(discriminator="kind")]
 """Every backbone there is."""

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.instance_norm_head import InstanceNormHeadConfig
 
 
 class ClassicHeadConfig(Config):
@@ -53,7 +54,9 @@ class SimpleHeadConfig(Config):
         return SimpleHead(num_features, num_keypoints)
 
 
-HeadConfig: TypeAlias = Annotated[ClassicHeadConfig | SimpleHeadConfig, Field(discriminator="kind")]
+HeadConfig: TypeAlias = Annotated[
+    ClassicHeadConfig | SimpleHeadConfig | InstanceNormHeadConfig, Field(discriminator="kind")
+]
 """Every head there is."""
 
 

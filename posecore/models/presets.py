@@ -14,6 +14,8 @@ from typing import TypedDict
 
 from posecore.models.backbones import BackboneConfig
 from posecore.models.heads import HeadConfig
+from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
 
@@ -27,6 +29,18 @@ class Preset(TypedDict, total=False):
     blur_kernel: int
 
 
+def _sapiens2(backbone: Sapiens2Config, deconv: tuple[int, int], conv: tuple[int, int, int]) -> Preset:
+    """Heads as in ``sapiens/pose/configs/keypoints308`` of facebookresearch/sapiens2 @ 3098c14."""
+    side = 4 if backbone.tokenizer_depth else 1
+    return {
+        "backbone": backbone,
+        "head": InstanceNormHeadConfig(deconv_channels=deconv, conv_channels=conv, initialisation="kaiming"),
+        "input_size": (1024 * side, 768 * side),
+        "heatmap_sigma": 6.0,
+        "blur_kernel": 11,
+    }
+
+
 PRESETS: Mapping[str, Preset] = {
     "vit-nano": {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2)},
     "vit-micro": {"backbone": VitConfig(embed_dim=128, depth=4, num_heads=4)},
@@ -35,4 +49,12 @@ PRESETS: Mapping[str, Preset] = {
     "vitpose-base": {"backbone": VitConfig(embed_dim=768, depth=12, num_heads=12, drop_path=0.3)},
     "vitpose-large": {"backbone": VitConfig(embed_dim=1024, depth=24, num_heads=16, drop_path=0.5)},
     "vitpose-huge": {"backbone": VitConfig(embed_dim=1280, depth=32, num_heads=16, drop_path=0.55)},
+    "sapiens2-0.1b": _sapiens2(Sapiens2Config(embed_dim=768, depth=12, num_heads=12), (1024, 768), (512, 512, 256)),
+    "sapiens2-0.4b": _sapiens2(Sapiens2Config(embed_dim=1024, depth=24, num_heads=16), (1024, 768), (512, 512, 256)),
+    "sapiens2-0.8b": _sapiens2(Sapiens2Config(embed_dim=1280, depth=32, num_heads=16), (1024, 768), (512, 512, 256)),
+    "sapiens2-1b": _sapiens2(Sapiens2Config(embed_dim=1536, depth=40, num_heads=24), (1536, 1024), (768, 512, 256)),
+    "sapiens2-5b": _sapiens2(Sapiens2Config(embed_dim=2432, depth=56, num_heads=32), (1024, 768), (512, 512, 256)),
+    "sapiens2-1b-4k": _sapiens2(
+        Sapiens2Config(embed_dim=1536, depth=40, num_heads=24, tokenizer_depth=4), (1536, 1024), (768, 512, 256)
+    ),
 }
