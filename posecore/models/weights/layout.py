@@ -8,12 +8,14 @@ builds a model and never guesses a size it cannot see: which preset the tensors 
 Our names: ``backbone.*``; per dataset ``heads.<dataset>.*``; experts ``backbone.blocks.<i>.mlp.experts.<dataset>.*``.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor
 
+from posecore.datasets.definition import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 
@@ -48,6 +50,21 @@ class Translated:
 
 
 @dataclass(frozen=True, slots=True)
+class Written:
+    """A model of ours in a layout's words.
+
+    Attributes:
+        tensors: by the layout's names.
+        dropped: our name of each tensor the layout has no place for, with the reason in half a sentence.
+        config: content of the ``config.json`` that belongs beside the weights, for layouts that are folders.
+    """
+
+    tensors: dict[str, Tensor]
+    dropped: dict[str, str] = field(default_factory=dict)
+    config: dict[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Layout:
     """One family of published files.
 
@@ -62,8 +79,10 @@ class Layout:
         read: translates a file; its second argument names the heads in the file's order and is empty for the published
             names (:func:`name_heads`). Raises :class:`~posecore.errors.CheckpointError` where a tensor is neither used
             nor known to be left out, or where shapes contradict each other.
-        write: the tensors of a model under this layout's names. Raises :class:`~posecore.errors.CheckpointError` where
+        write: a model under this layout's names. Raises :class:`~posecore.errors.CheckpointError` where
             the layout cannot hold the model.
+        conventions: by dataset, how crops were cut and targets drawn when its head was trained; the defaults (UDP)
+            where left out.
     """
 
     name: str
@@ -72,7 +91,8 @@ class Layout:
     license: str
     recognises: Callable[[Mapping[str, Tensor]], bool]
     read: Callable[[Mapping[str, Tensor], Sequence[str]], Translated]
-    write: Callable[[PoseModel], dict[str, Tensor]]
+    write: Callable[[PoseModel], Written]
+    conventions: Mapping[str, Conventions] = field(default_factory=dict)
 
 
 def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]:
@@ -117,3 +137,23 @@ def refuse_unused(layout: str, unused: Sequence[str]) -> None:
         raise CheckpointError(
             f"the file looks like {layout} but holds tensors that layout does not know: {', '.join(unused[:3])}{more}."
         )
+
+
+def token_grid(num_tokens: int) -> tuple[int, int]:
+    """(rows, columns) of the patches behind a positional embedding: 4:3 as every published pose model, else square.
+
+    Args:
+        num_tokens: patches, class token not counted.
+
+    Raises:
+        CheckpointError: the number is neither.
+    """
+    width = math.isqrt(num_tokens * 3 // 4)
+    if 3 * num_tokens == 4 * width * width and width % 3 == 0:
+        return width * 4 // 3, width
+    side = math.isqrt(num_tokens)
+    if side * side == num_tokens:
+        return side, side
+    raise CheckpointError(
+        f"the positional embedding covers {num_tokens} patches, neither a 4:3 (height to width) nor a square grid."
+    )
