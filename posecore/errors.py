@@ -12,6 +12,7 @@
     ├── CheckpointError     a checkpoint does not fit the model, or is incomplete
     ├── PreflightError      the machine or the services cannot run the job; nothing was started
     ├── EvaluationError     predictions and ground truth do not fit together
+    ├── PredictionError     a photo, a video, a box or a detector cannot be used
     └── LineageError        tracking server, registry or promotion gate said no
 
 A message is one or two sentences: what is wrong, where (file, record, field), why, and what to do.
@@ -57,6 +58,10 @@ class PreflightError(PoseCoreError, RuntimeError):
 
 class EvaluationError(PoseCoreError, ValueError):
     """Predictions and ground truth do not fit together."""
+
+
+class PredictionError(PoseCoreError, ValueError):
+    """A photo, a video, a box or a detector cannot be used."""
 
 
 class LineageError(PoseCoreError, RuntimeError):

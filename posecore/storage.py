@@ -46,15 +46,25 @@ def write_atomically(path: AnyPath, data: bytes) -> None:
 
     Local: written aside, flushed to disk, renamed. Object stores: one put, which is atomic there.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     if not isinstance(path, Path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(data)
         return
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
+    with written_aside(path) as aside, aside.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def written_aside(path: Path) -> Iterator[Path]:
+    """A path beside ``path``, with the same suffix, whose file takes its name if the block ends well, else vanishes.
+
+    For files that are written in pieces. The folder is made if missing.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
     try:
-        with aside.open("wb") as file:
-            file.write(data)
-            file.flush()
+        yield aside
+        with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
     except BaseException:

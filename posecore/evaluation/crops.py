@@ -3,12 +3,14 @@
 Evaluation of a split and serving of single photos both end here, so a served model answers as it was judged.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
+from torch import Tensor
 
 from posecore.geometry import heatmap_to_image
 from posecore.methods.batch import normalise
@@ -45,18 +47,67 @@ def predict_crops(
     Returns:
         x, y in image pixels and the outputs' maxima as scores, both float64.
     """
+    outputs = _outputs(model, (head,), images, flip_test, precision, device)[head]
+    if points is not None:
+        outputs = outputs[:, torch.from_numpy(points).to(outputs.device)]
+    return _decode(model, head, outputs, center, scale)
+
+
+def predict_heads(
+    model: PoseModel,
+    heads: Sequence[str],
+    images: UInt8[np.ndarray, "n h w 3"],
+    center: Float[np.ndarray, "n 2"],
+    scale: Float[np.ndarray, "n 2"],
+    *,
+    flip_test: bool,
+    precision: Precision = "float32",
+) -> dict[str, tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]]:
+    """As :func:`predict_crops` for several heads whose conventions cut the same crops.
+
+    The backbone runs once for all of them, unless it has experts, whose features differ from head to head.
+    """
+    outputs = _outputs(model, heads, images, flip_test, precision)
+    return {head: _decode(model, head, outputs[head], center, scale) for head in heads}
+
+
+def _outputs(
+    model: PoseModel,
+    heads: Sequence[str],
+    images: UInt8[np.ndarray, "n h w 3"],
+    flip_test: bool,
+    precision: Precision,
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
     device = device or next(model.parameters()).device
-    codec = model.codec(head)
     batch = normalise(torch.from_numpy(images).to(device))
     with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        outputs = model.predict(batch, head).float()
+        outputs = _forward(model, heads, batch)
         if flip_test:
-            mirrored = model.predict(batch.flip(-1), head).float()
-            partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
-            shift = model.conventions[head].flip_shift
-            outputs = (outputs + codec.flip_back(mirrored, partners, shift)) * 0.5
-    if points is not None:
-        outputs = outputs[:, torch.from_numpy(points).to(device)]
+            for head, mirrored in _forward(model, heads, batch.flip(-1)).items():
+                partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
+                shift = model.conventions[head].flip_shift
+                outputs[head] = (outputs[head] + model.codec(head).flip_back(mirrored, partners, shift)) * 0.5
+    return outputs
+
+
+def _forward(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+    if len(heads) == 1 or any(".experts." in name for name, _ in model.backbone.named_parameters()):
+        return {head: model.predict(batch, head).float() for head in heads}
+    with torch.no_grad():
+        features = model.features(batch, [(heads[0], 0, len(batch))])
+        return {head: model.head(head)(features).float() for head in heads}
+
+
+def _decode(
+    model: PoseModel,
+    head: str,
+    outputs: Tensor,
+    center: Float[np.ndarray, "n 2"],
+    scale: Float[np.ndarray, "n 2"],
+) -> tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]:
+    codec = model.codec(head)
     found, scores = codec.decode(outputs)
     found_image = heatmap_to_image(
         found.cpu().numpy().astype(np.float64),
