@@ -266,7 +266,10 @@ class CropGroup:
         scale: (n, 2) float32, (w, h) of the cropped region in source-image pixels, padding included.
         rotation: (n,) float32, degrees, counter-clockwise positive in the published convention.
         flipped: (n,) bool.
-        rows: (n,) int64, row of the dataset's ``index.parquet``: names the instance.
+        rows: (n,) int64, row of the dataset's ``index.parquet``: names the instance. Where whole images are cropped,
+            row of ``images.parquet``.
+        seeds: (n,) int64, a random word per crop, from seed, dataset, pass and row: a method that draws from it draws
+            the same on any number of ranks.
     """
 
     dataset: str
@@ -279,6 +282,7 @@ class CropGroup:
     rotation: FloatArray
     flipped: NDArray[np.bool_]
     rows: NDArray[np.int64]
+    seeds: NDArray[np.int64]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

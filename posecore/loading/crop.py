@@ -25,6 +25,7 @@ from posecore.geometry import (
 )
 from posecore.image_header import image_size
 from posecore.loading.augment import Region
+from posecore.loading.randomness import crop_seeds
 from posecore.schema import CropGroup, Instance, KeypointState
 from posecore.skeletons.skeleton import Skeleton
 
@@ -58,7 +59,7 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
             return np.asarray(simplejpeg.decode_jpeg(data, "RGB"), np.uint8)
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise IntegrityError(f"{where}: the image has a valid header but cannot be decoded; ingest the split again.")
+        raise IntegrityError(f"{where}: the image has a valid header but cannot be decoded; copy or ingest it again.")
     return np.asarray(image, np.uint8)
 
 
@@ -160,7 +161,12 @@ def crop_instance(
 
 
 def group_crops(
-    dataset: str, start: int, crops: Sequence[Crop], rows: NDArray[np.int64], num_keypoints: int
+    dataset: str,
+    start: int,
+    crops: Sequence[Crop],
+    rows: NDArray[np.int64],
+    num_keypoints: int,
+    seeds: NDArray[np.int64] | None = None,
 ) -> CropGroup:
     """The group of one dataset's crops within a batch.
 
@@ -170,8 +176,11 @@ def group_crops(
         crops: n, possibly none.
         rows: (n,) rows that name the instances.
         num_keypoints: K, needed because there may be no crop.
+        seeds: (n,) random words; None for those of the first pass of a run with seed 0.
     """
     count = len(crops)
+    if seeds is None:
+        seeds = crop_seeds(0, dataset, np.zeros(count, np.int64), rows)
     return CropGroup(
         dataset=dataset,
         start=start,
@@ -183,6 +192,7 @@ def group_crops(
         rotation=np.array([crop.region.rotation for crop in crops], np.float32),
         flipped=np.array([crop.region.flipped for crop in crops], np.bool_),
         rows=np.asarray(rows, np.int64),
+        seeds=seeds,
     )
 
 

@@ -22,11 +22,12 @@ from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import Crop, group_crops
-from posecore.loading.mixture import MixtureConfig, MixtureSampler
-from posecore.loading.randomness import Redrawn
+from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
+from posecore.loading.randomness import Redrawn, crop_seeds
 from posecore.loading.samples import ImageKey, SampleCache
 from posecore.loading.training_crops import TrainingCrops
-from posecore.schema import CropBatch
+from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
+from posecore.schema import CropBatch, CropGroup
 from posecore.shards.store import ShardStore
 
 
@@ -36,6 +37,8 @@ class LoadingConfig(Config):
     Attributes:
         mixture: which datasets, how often.
         augment: of every entry that has none of its own.
+        unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
+            of labelled bodies.
         num_threads: decoding threads per rank; one per core the rank may use.
         prefetch: blocks of ``mixture.shuffle_window`` batches prepared ahead.
         cache_bytes: bound on the decoded images a rank keeps. Where every thread's share of it holds all images of the
@@ -46,6 +49,7 @@ class LoadingConfig(Config):
 
     mixture: MixtureConfig
     augment: AugmentConfig = AugmentConfig()
+    unlabelled: UnlabelledConfig | None = None
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
@@ -129,10 +133,7 @@ class Loader:
         self.input_size = input_size
         self.seed = seed
         self._next_step = start_step
-        self._entries = [
-            TrainingCrops(entry.name, stores[entry.name], entry.augment or config.augment, input_size, seed)
-            for entry in config.mixture.entries
-        ]
+        self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
         self.sampler = MixtureSampler(
             config.mixture, {entry.name: entry.instances.image_rows for entry in self._entries}, seed, global_batch
         )
@@ -143,6 +144,11 @@ class Loader:
         bytes_per_thread = config.cache_bytes // num_threads
         self._caches = [SampleCache(stores, bytes_per_thread, config.max_pixels) for _ in range(num_threads)]
         self._fits = sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
+
+    def _crops(self, entry: MixtureEntry, store: ShardStore) -> TrainingCrops | UnlabelledCrops:
+        if self.config.unlabelled is not None:
+            return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
+        return TrainingCrops(entry.name, store, entry.augment or self.config.augment, self.input_size, self.seed)
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""
@@ -241,14 +247,16 @@ class Loader:
         for layout in block.layouts:
             edges = np.searchsorted(layout.dataset, np.arange(len(self._entries) + 1)).tolist()
             groups = tuple(
-                group_crops(
-                    entry.name,
-                    start,
-                    [crops[layout.step, place] for place in range(start, stop)],
-                    entry.instances.rows[layout.instance[start:stop]],
-                    entry.definition.skeleton.num_keypoints,
-                )
+                self._group(entry, layout, start, [crops[layout.step, place] for place in range(start, stop)])
                 for entry, start, stop in zip(self._entries, edges[:-1], edges[1:], strict=True)
             )
             epoch = self.sampler.epoch_of(layout.step)
             yield CropBatch(images=layout.images, groups=groups, step=layout.step, epoch=epoch)
+
+    def _group(
+        self, entry: TrainingCrops | UnlabelledCrops, layout: _Layout, start: int, crops: list[Crop]
+    ) -> CropGroup:
+        of_group = slice(start, start + len(crops))
+        rows = entry.instances.rows[layout.instance[of_group]]
+        seeds = crop_seeds(self.seed, entry.name, layout.number_of_pass[of_group], rows)
+        return group_crops(entry.name, start, crops, rows, entry.num_keypoints, seeds)

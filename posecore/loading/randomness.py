@@ -10,6 +10,7 @@ from enum import IntEnum
 from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 
 _NOT_BUFFERED = np.zeros(4, np.uint64)
 
@@ -21,6 +22,7 @@ class Purpose(IntEnum):
     EPOCH_ORDER = 1
     AUGMENTATION = 2
     CENTER_JITTER = 3
+    METHOD = 4
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:
@@ -61,6 +63,26 @@ class Redrawn:
             "uinteger": 0,
         }
         return self._generator
+
+
+def crop_seeds(seed: int, name: str, number_of_pass: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:
+    """One random word per crop, for what a method draws on the training device.
+
+    The finaliser of SplitMix64 (Steele et al., OOPSLA 2014) over seed, name, pass and row: whole batches in one go.
+
+    Args:
+        seed: of the run, 0 <= seed < 2^64.
+        name: of the dataset.
+        number_of_pass: (n,) pass of each crop.
+        rows: (n,) row of each crop's instance.
+    """
+    words = np.full(len(rows), _word(Purpose.METHOD, name), np.uint64)
+    for part in (np.full(len(rows), seed, np.uint64), number_of_pass.astype(np.uint64), rows.astype(np.uint64)):
+        words = (words ^ part) + np.uint64(0x9E3779B97F4A7C15)
+        words = (words ^ (words >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        words = (words ^ (words >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        words ^= words >> np.uint64(31)
+    return words.view(np.int64)
 
 
 @cache

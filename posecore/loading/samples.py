@@ -90,10 +90,10 @@ class SampleCache:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class UsableInstances:
-    """The instances of a store to train on and to judge: one body, something labelled, a box with extent.
+    """The instances of a store to crop.
 
     Attributes:
-        rows: (n,) rows of ``index.parquet``.
+        rows: (n,) rows of ``index.parquet``; of ``images.parquet`` where whole images are taken.
         image_rows: (n,) rows of ``images.parquet``.
         instance_indices: (n,) place within the record.
         bbox_xywh: (n, 4) boxes in image pixels, clipped if the dataset's conventions say so.
@@ -109,10 +109,33 @@ class UsableInstances:
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":
         """Chooses the instances as the published loaders do: no crowd, at least one labelled point, a usable box."""
+        return cls._with_boxes(store, store.instances["num_labelled"].to_numpy() > 0)
+
+    @classmethod
+    def bodies(cls, store: ShardStore) -> "UsableInstances":
+        """Chooses every body with a usable box, labelled or not."""
+        return cls._with_boxes(store, np.ones(len(store), bool))
+
+    @classmethod
+    def whole_images(cls, store: ShardStore) -> "UsableInstances":
+        """Takes every image as one instance, those without a body as well."""
+        heights, widths = (store.images[side].to_numpy().astype(np.int64) for side in ("height", "width"))
+        rows = np.arange(store.num_images)
+        corners = np.zeros((store.num_images, 2))
+        return cls(
+            rows=rows,
+            image_rows=rows,
+            instance_indices=np.zeros_like(rows),
+            bbox_xywh=np.concatenate([corners, np.stack([widths, heights], axis=-1)], axis=1),
+            image_bytes=3 * int((heights * widths).sum()),
+        )
+
+    @classmethod
+    def _with_boxes(cls, store: ShardStore, wanted: NDArray[np.bool_]) -> "UsableInstances":
         table = store.instances
         image_rows = table["image_row"].to_numpy()
         heights, widths = (store.images[side].to_numpy() for side in ("height", "width"))
-        chosen = ~table["is_crowd"].to_numpy() & (table["num_labelled"].to_numpy() > 0)
+        chosen = wanted & ~table["is_crowd"].to_numpy()
         conventions = store.manifest.definition.conventions
         boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
         if conventions.clip_boxes:

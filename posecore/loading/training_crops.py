@@ -38,6 +38,11 @@ class TrainingCrops:
             random = generator(Purpose.CENTER_JITTER, seed, name)
             self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
 
+    @property
+    def num_keypoints(self) -> int:
+        """Points of each crop."""
+        return self.definition.skeleton.num_keypoints
+
     def image(self, instance: int) -> ImageKey:
         """The image that an instance is on.
 

@@ -12,7 +12,7 @@ from posecore.schema import CropBatch, KeypointState
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-_ROW_ARRAYS = ("keypoints_crop", "state", "center", "scale", "rotation", "flipped", "rows")
+_ROW_ARRAYS = ("keypoints_crop", "state", "center", "scale", "rotation", "flipped", "rows", "seeds")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,6 +25,7 @@ class DeviceGroup:
         stop: one past the last row.
         keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
         weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
+        seeds: (n,) int64, a random word per crop; see :class:`~posecore.schema.CropGroup`.
     """
 
     dataset: str
@@ -32,6 +33,7 @@ class DeviceGroup:
     stop: int
     keypoints_crop: Tensor
     weights: Tensor
+    seeds: Tensor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -64,6 +66,7 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
             stop=group.stop,
             keypoints_crop=torch.from_numpy(group.keypoints_crop).to(device, non_blocking=True),
             weights=point_weights(torch.from_numpy(group.state)).to(device, non_blocking=True),
+            seeds=torch.from_numpy(group.seeds).to(device, non_blocking=True),
         )
         for group in batch.groups
     )

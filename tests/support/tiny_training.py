@@ -76,6 +76,7 @@ def _group(name: str, first: int, step: int, places: list[int]) -> CropGroup:
         rotation=np.zeros(count, np.float32),
         flipped=np.zeros(count, bool),
         rows=np.array(places, np.int64),
+        seeds=np.array([1000 * step + place for place in places], np.int64),
     )
 
 
