@@ -62,10 +62,10 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
         if match := _EXPERT.fullmatch(name):
             # Expert e belongs to head e: COCO is expert 0 and ``keypoint_head``, AI Challenger expert 1 and the first
             # associate head, and so on.
-            prefix, number, rest = match.groups()
-            if int(number) not in names:
+            prefix, expert, rest = match.groups()
+            if int(expert) not in names:
                 raise CheckpointError(f"{name} is an expert without a head; the file has heads {numbers}.")
-            translated[f"{prefix}{names[int(number)]}{rest}"] = tensor
+            translated[f"{prefix}{names[int(expert)]}{rest}"] = tensor
         elif not _HEAD.fullmatch(name):
             translated[name] = tensor
     refuse_unused("vitpose", [name for name in translated if not name.startswith(("backbone.", "heads."))])
