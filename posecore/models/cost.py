@@ -3,17 +3,17 @@
 Both are counted on the real modules, which are built on PyTorch's ``meta`` device: no memory is taken and nothing is
 computed, so the largest published model takes about a second.
 
-Two units are in use for arithmetic. A **MAC** is one multiplication with its addition; papers on vision models call it a
-"FLOP" (ViT-B at 256×192 is "17.1 GFLOPs", Sapiens-1B "4.647 TFLOPs"). Makers of hardware count the two operations, and so
-do we wherever we say FLOPs: 1 MAC = 2 FLOPs. Matrix products, convolutions and attention count; element-wise work does
-not.
+Two units are in use for arithmetic. A **MAC** is one multiplication with its addition; papers on vision models call it
+a "FLOP" (ViT-B at 256×192 is "17.1 GFLOPs", Sapiens-1B "4.647 TFLOPs"). Makers of hardware count the two operations,
+and so do we wherever we say FLOPs: 1 MAC = 2 FLOPs. Matrix products, convolutions and attention count; element-wise
+work does not.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from posecore.models.architecture import ModelConfig
@@ -76,18 +76,18 @@ def model_cost(config: ModelConfig, keypoints: Mapping[str, int]) -> ModelCost:
     with torch.device("meta"):
         backbone, heads = build_parts(config, keypoints)
         images = torch.empty(1, 3, *config.input_size)
-        features = torch.empty(1, backbone.num_features, *config.feature_size)
     group: Group = (next(iter(keypoints)), 0, 1)
+    backbone_macs, features = _counted(backbone, images, [group])
     return ModelCost(
-        backbone=PartCost(count_parameters(backbone), _macs(backbone, images, [group])),
-        heads={name: PartCost(count_parameters(head), _macs(head, features)) for name, head in heads.items()},
+        backbone=PartCost(count_parameters(backbone), backbone_macs),
+        heads={name: PartCost(count_parameters(head), _counted(head, features)[0]) for name, head in heads.items()},
     )
 
 
 def build_parts(config: ModelConfig, keypoints: Mapping[str, int]) -> tuple[nn.Module, dict[str, nn.Module]]:
-    """Backbone and heads of an architecture whose skeletons need not exist, on the current default device."""
+    """Backbone and heads for given numbers of points, whose skeletons need not exist, on the current default device."""
     backbone = config.backbone.build(config.input_size, tuple(keypoints))
-    heads = {
+    heads: dict[str, nn.Module] = {
         name: config.head.build(backbone.num_features, number, config.feature_size, config.input_size)
         for name, number in keypoints.items()
         if name not in config.shared_heads
@@ -100,8 +100,9 @@ def count_parameters(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-def _macs(module: nn.Module, *inputs: object) -> int:
+@torch.no_grad()
+def _counted(module: nn.Module, *inputs: object) -> tuple[int, Tensor]:
     module.eval()
-    with torch.no_grad(), FlopCounterMode(display=False) as counter:
-        module(*inputs)
-    return counter.get_total_flops() // 2
+    with FlopCounterMode(display=False) as counter:
+        output = module(*inputs)
+    return counter.get_total_flops() // 2, output
