@@ -10,8 +10,9 @@ from typing import Annotated, TypeAlias
 
 from pydantic import Field
 
+from posecore.models.cspnext import CspnextConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
-BackboneConfig: TypeAlias = Annotated[VitConfig | Sapiens2Config, Field(discriminator="kind")]
+BackboneConfig: TypeAlias = Annotated[VitConfig | Sapiens2Config | CspnextConfig, Field(discriminator="kind")]
 """Every backbone there is."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from posecore.config import Config
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.rtmcc import RtmccHeadConfig
 
 
 class ClassicHeadConfig(Config):
@@ -55,7 +56,7 @@ class SimpleHeadConfig(Config):
 
 
 HeadConfig: TypeAlias = Annotated[
-    ClassicHeadConfig | SimpleHeadConfig | InstanceNormHeadConfig, Field(discriminator="kind")
+    ClassicHeadConfig | SimpleHeadConfig | InstanceNormHeadConfig | RtmccHeadConfig, Field(discriminator="kind")
 ]
 """Every head there is."""
 

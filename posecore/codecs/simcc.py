@@ -1,0 +1,121 @@
+"""SimCC: a keypoint is a class on each image axis, half a crop pixel wide, instead of a place on a map.
+
+Source: open-mmlab/mmpose @ 759b39c, ``mmpose/codecs/simcc_label.py`` (targets, decoding) and
+``mmpose/models/utils/tta.py`` (flip); the settings are those of every published RTMPose and DWPose. Idea: Li et al.,
+arXiv 2107.03332.
+
+Targets and outputs are one tensor, the bins of x first, then those of y: (n, k, bins_x + bins_y).
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from pydantic import Field
+from torch import Tensor
+
+from posecore.config import Config
+from posecore.geometry import CropConvention
+
+
+class SimccCodec(Config):
+    """One way to draw a keypoint as two lines and to read it back.
+
+    Attributes:
+        kind: names this codec in the closed union.
+        input_size: (height, width) of the crop in pixels.
+        split_ratio: bins per crop pixel.
+    """
+
+    kind: Literal["simcc"] = "simcc"
+    input_size: tuple[int, int] = (256, 192)
+    split_ratio: int = Field(default=2, gt=0)
+
+    @property
+    def crop(self) -> CropConvention:
+        """The affine map that crops are cut with; the published models know no other."""
+        return "msra"
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) in bins of the frame that decoded points live in."""
+        height, width = self.input_size
+        return height * self.split_ratio, width * self.split_ratio
+
+    @property
+    def sigmas(self) -> tuple[float, float]:
+        """Spread of the targets along y and x in bins: the root of an eighth of the side in pixels, in hundredths."""
+        height, width = self.input_size
+        return round((height / 8) ** 0.5, 2), round((width / 8) ** 0.5, 2)
+
+    def encode(
+        self, keypoints_crop: Float[Tensor, "n k 2"], weights: Float[Tensor, "n k"]
+    ) -> tuple[Float[Tensor, "n k bins"], Float[Tensor, "n k"]]:
+        """Draws one Gaussian with peak 1 per keypoint and axis, around the nearest bin.
+
+        Args:
+            keypoints_crop: x, y in crop pixels.
+            weights: 0 for points that do not count; above 0.5 for points to draw.
+
+        Returns:
+            Float32 targets, all zero where nothing is drawn, and the weights, zeroed where the window of three sigmas
+            lies wholly beyond a side of the crop.
+        """
+        bins = torch.round(keypoints_crop.double() * self.split_ratio)
+        lines = []
+        for axis, length, sigma in zip((0, 1), self.frame_size[::-1], self.sigmas[::-1], strict=True):
+            center, reach = bins[..., axis], 3 * sigma
+            weights = weights * ((center - reach < length) & (center + reach + 1 >= 0))
+            distance = torch.arange(length, device=bins.device) - center[..., None]
+            lines.append(torch.exp(-(distance**2) / (2 * sigma**2)).float())
+        return torch.where((weights > 0.5)[..., None], torch.cat(lines, dim=-1), 0.0), weights
+
+    def decode(self, outputs: Float[Tensor, "n k bins"]) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k"]]:
+        """Reads the bin with the largest value on each axis.
+
+        Args:
+            outputs: logits; a flip test averages them before this.
+
+        Returns:
+            Float32 x, y in bins, and as scores the smaller of the two largest logits, which are no probabilities: they
+            may exceed 1. A score that is not positive gives (-1, -1).
+
+        Raises:
+            ValueError: the number of bins is not that of this codec's input size.
+        """
+        (score_x, x), (score_y, y) = (line.float().max(dim=-1) for line in self._axes(outputs))
+        scores = torch.minimum(score_x, score_y)
+        return torch.where((scores > 0)[..., None], torch.stack([x, y], dim=-1).float(), -1.0), scores
+
+    def flip_back(
+        self, outputs: Float[Tensor, "n k bins"], flip_indices: Int[Tensor, " k"], shift: bool
+    ) -> Float[Tensor, "n k bins"]:
+        """Logits of the mirrored crop in the frame of the original one: sides swapped, the bins of x reversed.
+
+        Args:
+            outputs: predictions for the mirrored crop.
+            flip_indices: mirror partner of every keypoint.
+            shift: move x by a pixel's bins but one to the left, which aligns the two exactly; the published models are
+                judged without.
+
+        Raises:
+            ValueError: the number of bins is not that of this codec's input size.
+        """
+        x, y = self._axes(outputs[:, flip_indices])
+        restored = x.flip(-1)
+        # The centre of pixel i is bin ratio·i, and of its mirror image bin ratio·(w - 1 - i): reversing the bins lands
+        # ratio - 1 bins too far right.
+        gap = self.split_ratio - 1 if shift else 0
+        restored = torch.cat([restored[..., gap:], restored[..., restored.shape[-1] - gap :]], dim=-1)
+        return torch.cat([restored, y], dim=-1)
+
+    def _axes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        height, width = self.frame_size
+        if outputs.shape[-1] != height + width:
+            raise ValueError(
+                f"SimCC outputs have {outputs.shape[-1]} bins per keypoint, but a crop of {self.input_size} (height, "
+                f"width) with {self.split_ratio} bins per pixel has {width} + {height}; use the input size that the "
+                "head was made for."
+            )
+        x, y = outputs.split((width, height), dim=-1)
+        return x, y
