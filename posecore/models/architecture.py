@@ -9,6 +9,7 @@ from posecore.codecs.heatmap import HeatmapCodec
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.models.backbones import BackboneConfig
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS
 from posecore.schema import Json
@@ -28,6 +29,7 @@ class ModelConfig(Config):
         heatmap_sigma: spread of the target Gaussian in heatmap pixels; 2 belongs to 64×48 maps, 3 to 96×72.
         blur_kernel: side of the blur in UDP decoding, in heatmap pixels; 11 belongs to 64×48 maps, 17 to 96×72.
         shared_heads: dataset to the dataset whose head it uses; both must have the same skeleton points.
+        embedding: embedding head and prototypes, a second way to every dataset's heatmaps; None for none.
     """
 
     backbone: BackboneConfig
@@ -36,6 +38,7 @@ class ModelConfig(Config):
     heatmap_sigma: float = Field(default=2.0, gt=0)
     blur_kernel: int = Field(default=11, gt=0)
     shared_heads: dict[str, str] = {}
+    embedding: EmbeddingConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
@@ -56,6 +59,11 @@ class ModelConfig(Config):
         multiple = self.backbone.size_multiple
         if any(side <= 0 or side % multiple for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's patch.")
+        if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
+            raise ValueError(
+                f"embedding needs a head whose heatmaps are {self.embedding.upsampling} times as large as its input, "
+                f"such as classic; those of {self.head.kind} are not."
+            )
         return self
 
     @property

@@ -12,16 +12,21 @@ from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.groups import Group
+from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.skeletons.skeleton import Skeleton
 
 HeadStatistics: TypeAlias = Literal["own", "mixed"]
 """What a head's BatchNorm sees in training: the samples of its own dataset, or, as in the released ViTPose++, all."""
 
+HeatmapPath: TypeAlias = Literal["regression", "prototypes", "average"]
+"""Where heatmaps come from: the dataset's head, its prototypes, or the mean of both."""
+
 
 class PoseModel(nn.Module):
     """Crops in, heatmaps per dataset out.
 
-    Parameters are named as in the published files: ``backbone.*`` and, per dataset, ``heads.<dataset>.*``.
+    Parameters are named as in the published files: ``backbone.*`` and, per dataset, ``heads.<dataset>.*``; with an
+    embedding also ``embedding_head.*`` and the buffers ``prototypes.<dataset>``.
 
     Args:
         card: architecture, skeletons and conventions.
@@ -40,6 +45,11 @@ class PoseModel(nn.Module):
         owners = [dataset for dataset in card.skeletons if dataset not in architecture.shared_heads]
         self.backbone = architecture.backbone.build(architecture.input_size, owners)
         self.heads = nn.ModuleDict({dataset: self._fresh_head(dataset) for dataset in owners})
+        embedding = architecture.embedding
+        if embedding is not None:
+            counts = {dataset: card.skeletons[dataset].num_keypoints for dataset in owners}
+            self.embedding_head = embedding.build(self.backbone.num_features)
+            self.prototypes = Prototypes(counts, embedding.prototypes_per_point, embedding.dim)
 
     def _fresh_head(self, dataset: str) -> nn.Module:
         architecture = self.card.architecture
@@ -113,10 +123,35 @@ class PoseModel(nn.Module):
                     heatmaps[dataset] = head(torch.zeros_like(features[:1]))[:0]
         return heatmaps
 
+    def prototype_heatmaps(self, features: Tensor, dataset: str) -> Tensor:
+        """Heatmaps of any dataset's points for any image, from prototypes alone.
+
+        Args:
+            features: (B, D, h, w), of images of that dataset or of others.
+            dataset: whose points.
+
+        Returns:
+            (B, K, 4h, 4w) float32 in (0, 1).
+
+        Raises:
+            ConfigError: the model has no embedding.
+        """
+        if self.config.embedding is None:
+            raise ConfigError("the model has no prototypes; its configuration says nothing under model.embedding.")
+        return prototype_heatmaps(self.embedding_head(features), self.prototypes(self.owner(dataset)))
+
     @torch.no_grad()
-    def predict(self, images: Tensor, dataset: str) -> Tensor:
-        """(B, 3, H, W) normalised RGB crops to (B, K, h, w) heatmaps of one dataset's points."""
-        return self.head(dataset)(self.features(images, [(dataset, 0, len(images))]))
+    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+        """(B, 3, H, W) normalised RGB crops to (B, K, h, w) heatmaps of one dataset's points.
+
+        Raises:
+            ConfigError: prototypes are wanted of a model without an embedding.
+        """
+        features = self.features(images, [(dataset, 0, len(images))])
+        if path == "prototypes":
+            return self.prototype_heatmaps(features, dataset)
+        heatmaps = self.head(dataset)(features)
+        return heatmaps if path == "regression" else (heatmaps + self.prototype_heatmaps(features, dataset)) / 2
 
 
 def build_model(
