@@ -5,13 +5,16 @@ from typing import Any, Self
 
 from pydantic import Field, model_validator
 
+from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.models.backbones import BackboneConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS
+from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -78,8 +81,19 @@ class ModelConfig(Config):
         height, width = (side * self.head.upsampling for side in self.feature_size)
         return height, width
 
-    def codec(self, conventions: Conventions) -> HeatmapCodec:
-        """How targets are drawn and outputs decoded under a dataset's conventions."""
+    def conventions(self, dataset: Conventions) -> Conventions:
+        """A dataset's conventions as this architecture can keep them.
+
+        SimCC was published with ``msra`` crops and no shift in the flip test only, whatever the dataset's own are.
+        """
+        if isinstance(self.head, RtmccHeadConfig):
+            return dataset.model_copy(update={"codec": "msra", "flip_shift": False})
+        return dataset
+
+    def codec(self, conventions: Conventions) -> Codec:
+        """How targets are drawn and outputs decoded under a model's conventions."""
+        if isinstance(self.head, RtmccHeadConfig):
+            return SimccCodec(input_size=self.input_size, split_ratio=self.head.split_ratio)
         return HeatmapCodec(
             kind=conventions.codec,
             input_size=self.input_size,
@@ -105,3 +119,14 @@ class ModelCard(Config):
     conventions: dict[str, Conventions]
     licenses: dict[str, str] = {}
     lineage: dict[str, Json] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        for dataset, conventions in self.conventions.items():
+            crop = self.architecture.codec(conventions).crop
+            if conventions.codec != crop:
+                raise ValueError(
+                    f"conventions.{dataset}.codec is {conventions.codec}, but a {self.architecture.head.kind} head reads "
+                    f"{crop} crops; set it to {crop}."
+                )
+        return self

@@ -7,7 +7,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.codec import Codec
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
@@ -80,7 +80,7 @@ class PoseModel(nn.Module):
         """(height, width) of the crops in pixels."""
         return self.card.architecture.input_size
 
-    def codec(self, dataset: str) -> HeatmapCodec:
+    def codec(self, dataset: str) -> Codec:
         """How targets are drawn and outputs decoded for a dataset."""
         return self.config.codec(self.conventions[dataset])
 
@@ -172,7 +172,7 @@ def build_model(
     card = ModelCard(
         architecture=config,
         skeletons=dict(skeletons),
-        conventions={dataset: known.get(dataset, Conventions()) for dataset in skeletons},
+        conventions={dataset: config.conventions(known.get(dataset, Conventions())) for dataset in skeletons},
         licenses=dict(licenses or {}),
     )
     return PoseModel(card)
