@@ -1,0 +1,148 @@
+"""Opening checkpoint files of unknown origin: tensors come out, and nothing in a file is ever executed.
+
+``.safetensors`` holds tensors and nothing else. Every other file is read by ``torch.load(weights_only=True)``, which
+builds tensors and plain containers only and refuses any other object; NumPy arrays of numbers, which mmengine writes
+into the metadata of its checkpoints, are let through as well. Local files are mapped, not copied, where the format
+allows it.
+"""
+
+import json
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy._core.multiarray as _numpy_pickling
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from posecore.errors import CheckpointError, IntegrityError
+
+INDEX_SUFFIX = ".safetensors.index.json"
+_WRAPPERS = ("state_dict", "model", "module", "ema")
+_PREFIX = "module."
+_NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    np.ndarray,
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f2", "f4", "f8", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "?")),
+    *(
+        (getattr(_numpy_pickling, name), f"{module}.{name}")
+        for name in ("_reconstruct", "scalar")
+        for module in ("numpy.core.multiarray", "numpy._core.multiarray")  # before and since NumPy 2
+    ),
+]
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """All tensors of a checkpoint file, by name, wrappers and a common ``module.`` prefix removed.
+
+    Args:
+        path: a local ``.safetensors`` file, the index of a sharded one, or a file that ``torch.save`` wrote.
+
+    Raises:
+        CheckpointError: the file is cut, is no checkpoint, could run code when read, holds something else than
+            tensors where tensors belong, or holds values that are not finite.
+        IntegrityError: a sharded file's index names shards that are missing, or points out of its folder.
+    """
+    if path.name.endswith(INDEX_SUFFIX):
+        tensors = _read_sharded(path)
+    elif path.suffix == ".safetensors":
+        tensors = _read_safetensors(path)
+    else:
+        tensors = _unwrapped(_read_pickle(path), path)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors.")
+    _check_values(tensors, path)
+    return tensors
+
+
+def shard_files(index: Path) -> list[Path]:
+    """The files a sharded checkpoint's index names, in order.
+
+    Raises:
+        IntegrityError: the index is not readable, names a file outside its own folder, or one that is missing.
+    """
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise IntegrityError(f"{index} is not an index of safetensors shards; download it again.") from None
+    for name in names:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise IntegrityError(f"{index} names {name!r}, which is outside its folder; do not use this checkpoint.")
+        if not (index.parent / name).is_file():
+            raise IntegrityError(f"{index} names {name}, which is missing; download it again.")
+    return [index.parent / name for name in names]
+
+
+def _read_sharded(index: Path) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for shard in shard_files(index):
+        tensors |= _read_safetensors(shard)
+    stated = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
+    if stated != tensors.keys():
+        name = min(stated ^ tensors.keys())
+        raise IntegrityError(f"{index} and its shards disagree about tensor {name}; download them again.")
+    return tensors
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(path)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is cut or not a safetensors file ({error}); download it again.") from None
+
+
+def _read_pickle(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY):
+            warnings.simplefilter("ignore")  # what torch warns of here, it also refuses
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = f"wants to call {found[1]}" if found else "holds more than tensors"
+        raise CheckpointError(
+            f"{path} {what} when it is read, which could run any code, so it was not read; "
+            "ask its publisher for a safetensors file or a plain state dict."
+        ) from None
+    except (RuntimeError, EOFError, LookupError, ValueError, TypeError, AttributeError) as error:
+        # torch.load answers a damaged file with whichever of these its parser stumbles over first.
+        if "TorchScript" in str(error):
+            raise CheckpointError(
+                f"{path} is a TorchScript program, not a checkpoint; use the publisher's file of plain weights."
+            ) from None
+        raise CheckpointError(f"{path} is cut or not a checkpoint; download it again.") from None
+
+
+def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
+    while isinstance(value, Mapping) and (wrapper := next((key for key in _WRAPPERS if key in value), None)):
+        value = value[wrapper]
+    if not isinstance(value, Mapping):
+        raise CheckpointError(f"{path} holds {type(value).__name__} where tensors by name belong.")
+    for name, tensor in value.items():
+        if not isinstance(name, str) or not isinstance(tensor, Tensor):
+            raise CheckpointError(f"{path}: entry {name!r} is {type(tensor).__name__}, not a tensor.")
+    if value and all(name.startswith(_PREFIX) for name in value):
+        return {name.removeprefix(_PREFIX): tensor for name, tensor in value.items()}
+    return dict(value)
+
+
+def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
+            raise CheckpointError(f"{path}: {name} is not a plain tensor of real numbers ({tensor.type()}).")
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+            # A tensor of stride 0 costs nothing in the file and everything once it is copied.
+            raise CheckpointError(f"{path}: {name} claims {tensor.numel()} values, more than the file holds.")
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{path}: {name} holds {bad} of {tensor.numel()} values that are NaN or infinite; the training that "
+                "wrote it diverged, or the file is damaged."
+            )
