@@ -6,7 +6,15 @@ and ``vit-tiny`` are ours, for tests, laptops and demonstrations; the others are
 
 Note that ``vitpose-small`` is not DeiT-S: it has 12 attention heads of 32 channels
 (ViTAE-Transformer/ViTPose @ c050ed2, ``ViTPose_small_coco_256x192.py``). The layer-wise learning-rate decay published
-with small, base, large and huge is 0.8, 0.75, 0.8 and 0.85.
+with small, base, large and huge is 0.8, 0.75, 0.8 and 0.85; ViTPose++ used 0.8, 0.75, 0.8 and 0.8.
+
+``vitpose-plus-*`` have one expert per dataset of the model, any number. The share of 1/4 is that of the released
+weights at every size; the published configuration of ``small`` says 192 channels, but its weights have 96.
+
+``vitpose-giant`` stands for the ViTAE-G of the ViTPose paper, of which neither code nor weights were published.
+Published are: about one billion parameters, input 576×432, drop path 0.55, layer decay 0.85. Width, depth, heads and
+hidden width are not; they are those of the plain ViT-g of that size (arXiv 2106.04560, table 2). Sigma and blur are
+scaled with the heatmap, from 2 and 11 at 64×48.
 """
 
 from collections.abc import Mapping
@@ -41,14 +49,30 @@ def _sapiens2(backbone: Sapiens2Config, deconv: tuple[int, int], conv: tuple[int
     }
 
 
+_SMALL = VitConfig(embed_dim=384, depth=12, num_heads=12, drop_path=0.1)
+_BASE = VitConfig(embed_dim=768, depth=12, num_heads=12, drop_path=0.3)
+_LARGE = VitConfig(embed_dim=1024, depth=24, num_heads=16, drop_path=0.5)
+_HUGE = VitConfig(embed_dim=1280, depth=32, num_heads=16, drop_path=0.55)
+_GIANT = VitConfig(embed_dim=1408, depth=40, num_heads=16, mlp_ratio=6144 / 1408, drop_path=0.55)
+
+
+def _with_experts(backbone: VitConfig) -> VitConfig:
+    return backbone.model_copy(update={"expert_share": 0.25})
+
+
 PRESETS: Mapping[str, Preset] = {
     "vit-nano": {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2)},
     "vit-micro": {"backbone": VitConfig(embed_dim=128, depth=4, num_heads=4)},
     "vit-tiny": {"backbone": VitConfig(embed_dim=192, depth=12, num_heads=12, drop_path=0.1)},
-    "vitpose-small": {"backbone": VitConfig(embed_dim=384, depth=12, num_heads=12, drop_path=0.1)},
-    "vitpose-base": {"backbone": VitConfig(embed_dim=768, depth=12, num_heads=12, drop_path=0.3)},
-    "vitpose-large": {"backbone": VitConfig(embed_dim=1024, depth=24, num_heads=16, drop_path=0.5)},
-    "vitpose-huge": {"backbone": VitConfig(embed_dim=1280, depth=32, num_heads=16, drop_path=0.55)},
+    "vitpose-small": {"backbone": _SMALL},
+    "vitpose-base": {"backbone": _BASE},
+    "vitpose-large": {"backbone": _LARGE},
+    "vitpose-huge": {"backbone": _HUGE},
+    "vitpose-giant": {"backbone": _GIANT, "input_size": (576, 432), "heatmap_sigma": 4.5, "blur_kernel": 25},
+    "vitpose-plus-small": {"backbone": _with_experts(_SMALL)},
+    "vitpose-plus-base": {"backbone": _with_experts(_BASE)},
+    "vitpose-plus-large": {"backbone": _with_experts(_LARGE)},
+    "vitpose-plus-huge": {"backbone": _with_experts(_HUGE)},
     "sapiens2-0.1b": _sapiens2(Sapiens2Config(embed_dim=768, depth=12, num_heads=12), (1024, 768), (512, 512, 256)),
     "sapiens2-0.4b": _sapiens2(Sapiens2Config(embed_dim=1024, depth=24, num_heads=16), (1024, 768), (512, 512, 256)),
     "sapiens2-0.8b": _sapiens2(Sapiens2Config(embed_dim=1280, depth=32, num_heads=16), (1024, 768), (512, 512, 256)),

@@ -1,11 +1,17 @@
-"""The plain vision transformer of ViTPose (arXiv 2204.12484): one file serves every size, from tests to ViT-H.
+"""The plain vision transformer of ViTPose, ViTPose++ and Sapiens: one file serves every size, from tests to 2B.
 
-Three details decide whether published weights work, and none of them changes a shape: the patch convolution pads by 2,
-slot 0 of the positional embedding is added to every token, and every LayerNorm uses eps 1e-6
-(ViTAE-Transformer/ViTPose @ c050ed2, ``mmpose/models/backbones/vit.py``). Parameter names are those of that file.
+Three details decide whether published weights of ViTPose (arXiv 2204.12484) work, and none of them changes a shape: the
+patch convolution pads by 2, slot 0 of the positional embedding is added to every token, and every LayerNorm uses eps
+1e-6 (ViTAE-Transformer/ViTPose @ c050ed2, ``mmpose/models/backbones/vit.py``). Parameter names are those of that file.
+
+With experts (ViTPose++, arXiv 2212.04246; ``vit_moe.py`` there) the last channels of every block's feed-forward output
+come from a layer of the sample's own task; everything else is shared. Samples of a task are contiguous
+(:mod:`posecore.models.groups`), so each expert runs on its own rows only and a step costs what a dense step costs; the
+published code runs every expert on every sample.
 
 Suffix legend: B images, C colour channels, H W pixel rows and columns, h w token rows and columns, T = h·w tokens,
-D embedding width, N attention heads, E = D / N, S = 3 (query, key, value).
+D embedding width, F hidden width of the feed-forward part, P channels of an expert, N attention heads, E = D / N,
+S = 3 (query, key, value).
 """
 
 from collections.abc import Sequence
@@ -18,9 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
-from posecore.models.groups import Group
-
-LAYER_NORM_EPS = 1e-6
+from posecore.models.groups import Group, check_groups, run_by_group
 
 
 class VitConfig(Config):
@@ -34,7 +38,13 @@ class VitConfig(Config):
         mlp_ratio: hidden width of the feed-forward part, as a multiple of D.
         drop_path: largest stochastic-depth rate; block i of ``depth`` gets its share on a line from 0.
         patch_size: side of a patch in pixels, and the stride.
-        patch_padding: zero padding of the patch convolution in pixels; 2 in every published ViTPose.
+        patch_padding: zero padding of the patch convolution in pixels; 2 in every published pose model, 0 in
+            masked-autoencoder pre-training.
+        position: form of the positional embedding. ``with_slot`` (ViTPose): 1 + T rows, of which row 0 is added to
+            every token; ``plain`` (Sapiens): T rows.
+        layer_norm_eps: added to the variance in every LayerNorm.
+        expert_share: P / D, the share of the feed-forward output that belongs to the task; 0 is a dense model, 0.25 is
+            published.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -46,13 +56,30 @@ class VitConfig(Config):
     drop_path: float = Field(default=0.0, ge=0, lt=1)
     patch_size: int = Field(default=16, gt=0)
     patch_padding: int = Field(default=2, ge=0)
+    position: Literal["with_slot", "plain"] = "with_slot"
+    layer_norm_eps: float = Field(default=1e-6, gt=0)
+    expert_share: float = Field(default=0.0, ge=0, lt=1)
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.embed_dim % self.num_heads:
             raise ValueError(f"embed_dim {self.embed_dim} is not a multiple of num_heads {self.num_heads}.")
+        if abs(self.expert_share * self.embed_dim - self.expert_dim) > 1e-6:
+            raise ValueError(
+                f"expert_share {self.expert_share} of embed_dim {self.embed_dim} is not a whole number of channels."
+            )
         return self
+
+    @property
+    def hidden_dim(self) -> int:
+        """F."""
+        return round(self.embed_dim * self.mlp_ratio)
+
+    @property
+    def expert_dim(self) -> int:
+        """P; 0 without experts."""
+        return round(self.embed_dim * self.expert_share)
 
     @property
     def stride(self) -> int:
@@ -65,8 +92,13 @@ class VitConfig(Config):
         return self.patch_size
 
     def build(self, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> "Vit":
-        """A freshly initialised backbone for inputs of (height, width) pixels; it has no part of its own per task."""
-        return Vit(self, input_size)
+        """A freshly initialised backbone.
+
+        Args:
+            input_size: (height, width) of the crops in pixels.
+            tasks: names of the experts; a dense backbone has nothing of its own per task.
+        """
+        return Vit(self, input_size, tasks)
 
 
 class DropPath(nn.Module):
@@ -114,34 +146,40 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    """Two linear layers with the exact (erf) GELU between them."""
+    """Two linear layers with the exact (erf) GELU between them; the task's expert, if any, gives the last P outputs."""
 
-    def __init__(self, dim: int, hidden: int) -> None:
+    def __init__(self, config: VitConfig, tasks: Sequence[str]) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(dim, hidden)
-        self.fc2 = nn.Linear(hidden, dim)
+        self.fc1 = nn.Linear(config.embed_dim, config.hidden_dim)
+        self.fc2 = nn.Linear(config.hidden_dim, config.embed_dim - config.expert_dim)
+        own_tasks = tasks if config.expert_dim else ()
+        self.experts = nn.ModuleDict({task: nn.Linear(config.hidden_dim, config.expert_dim) for task in own_tasks})
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, groups: Sequence[Group]) -> Tensor:
         """Each token on its own."""
-        return self.fc2(F.gelu(self.fc1(x_BTD)))
+        hidden_BTF = F.gelu(self.fc1(x_BTD))
+        shared = self.fc2(hidden_BTF)
+        if not self.experts:
+            return shared
+        return torch.cat([shared, run_by_group(self.experts, hidden_BTF, groups)], dim=-1)
 
 
 class Block(nn.Module):
     """Pre-norm residual block; both branches share one stochastic-depth rate."""
 
-    def __init__(self, config: VitConfig, drop_path: float) -> None:
+    def __init__(self, config: VitConfig, drop_path: float, tasks: Sequence[str] = ()) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
+        self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.attn = Attention(dim, config.num_heads)
-        self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(dim, int(dim * config.mlp_ratio))
+        self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
+        self.mlp = Mlp(config, tasks)
         self.drop_path = DropPath(drop_path)
 
-    def forward(self, x_BTD: Tensor) -> Tensor:
+    def forward(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
         """Attention, then feed-forward, each added to its input."""
         x_BTD = x_BTD + self.drop_path(self.attn(self.norm1(x_BTD)))
-        return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD)))
+        return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD), groups))
 
 
 class Vit(nn.Module):
@@ -150,23 +188,29 @@ class Vit(nn.Module):
     Args:
         config: the architecture.
         input_size: (height, width) in pixels, each a multiple of the patch size. The number of tokens is part of the
-            architecture: the positional embedding is not interpolated at run time.
+            architecture: the positional embedding is not interpolated at run time
+            (:func:`~posecore.models.position.resize_position_embedding` does it once, when weights are loaded).
+        tasks: one expert each; unused by a dense model.
 
     Raises:
-        ValueError: the input size is not a multiple of the patch size.
+        ValueError: the input size is not a multiple of the patch size, or there are experts but no tasks.
     """
 
-    def __init__(self, config: VitConfig, input_size: tuple[int, int]) -> None:
+    def __init__(self, config: VitConfig, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> None:
         super().__init__()
         if input_size[0] % config.patch_size or input_size[1] % config.patch_size:
             raise ValueError(f"input_size {input_size} is not a multiple of patch_size {config.patch_size} both ways.")
+        if config.expert_dim and not tasks:
+            raise ValueError("a backbone with experts needs the name of at least one task.")
         self.config = config
+        self.tasks = tuple(tasks)
         num_tokens = (input_size[0] // config.patch_size) * (input_size[1] // config.patch_size)
         self.patch_embed = PatchEmbed(config)
-        self.pos_embed = nn.Parameter(torch.zeros(1, 1 + num_tokens, config.embed_dim))
+        slots = 1 if config.position == "with_slot" else 0
+        self.pos_embed = nn.Parameter(torch.zeros(1, slots + num_tokens, config.embed_dim))
         rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config, rate) for rate in rates)
-        self.last_norm = nn.LayerNorm(config.embed_dim, eps=LAYER_NORM_EPS)
+        self.blocks = nn.ModuleList(Block(config, rate, tasks) for rate in rates)
+        self.last_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         self._initialise()
 
     def _initialise(self) -> None:
@@ -182,15 +226,33 @@ class Vit(nn.Module):
         return self.config.embed_dim
 
     def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = ()) -> Tensor:
-        """(B, 3, H, W) normalised RGB to (B, D, h, w) features, the same for every group."""
+        """(B, 3, H, W) normalised RGB to (B, D, h, w) features.
+
+        Args:
+            x_BCHW: crops.
+            groups: whose expert each row goes through; a dense model does not look at it.
+
+        Raises:
+            ValueError: the model has experts and a row has no group, or a group no expert.
+        """
+        if self.config.expert_dim:
+            check_groups(groups, self.tasks, len(x_BCHW))
         x_BDhw = self.patch_embed(x_BCHW)
-        grid = x_BDhw.shape[2:]
-        x_BTD = x_BDhw.flatten(2).transpose(1, 2)
-        # Slot 0 belonged to the class token of the pre-training; the published model adds it to every token.
-        x_BTD = x_BTD + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
+        x_BTD = self.encode(self.add_position(x_BDhw.flatten(2).transpose(1, 2)), groups)
+        return x_BTD.transpose(1, 2).unflatten(2, x_BDhw.shape[2:])
+
+    def encode(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
+        """All blocks and the last norm on any tokens that have their positions, such as a part of an image's patches."""
         for block in self.blocks:
             if self.config.activation_checkpointing and self.training:
-                x_BTD = checkpoint(block, x_BTD, use_reentrant=False)
+                x_BTD = checkpoint(block, x_BTD, groups, use_reentrant=False)
             else:
-                x_BTD = block(x_BTD)
-        return self.last_norm(x_BTD).transpose(1, 2).unflatten(2, grid)
+                x_BTD = block(x_BTD, groups)
+        return self.last_norm(x_BTD)
+
+    def add_position(self, x_BTD: Tensor) -> Tensor:
+        """Adds each token's positional embedding."""
+        if self.config.position == "plain":
+            return x_BTD + self.pos_embed
+        # Slot 0 belonged to the class token of the pre-training; the published model adds it to every token.
+        return x_BTD + self.pos_embed[:, 1:] + self.pos_embed[:, :1]
