@@ -21,6 +21,7 @@ from posecore.geometry import (
     bbox_to_center_scale,
     clip_bbox_xywh,
     crop_matrix,
+    fix_aspect_ratio,
     flip_points,
 )
 from posecore.image_header import image_size
@@ -70,7 +71,8 @@ def instance_region(
 
     Args:
         instance: with a box, or, for ``box_source: center_scale`` (MPII), with a centre and a scale. The latter is
-            padded but keeps its own shape.
+            padded, and keeps its own shape with ``udp`` crops, which are stretched to fit; with ``msra`` crops, which
+            are not, it is enlarged to the crop's shape as a box is.
         image_size: (height, width) of the image.
         aspect_ratio: width over height of the crop.
         conventions: of the dataset.
@@ -84,7 +86,10 @@ def instance_region(
                 f"instance {instance.id} has no centre and scale, which the conventions ask for; "
                 "set conventions.box_source to bbox."
             )
-        return Region(np.array(instance.center, np.float64), np.array(instance.scale, np.float64) * conventions.padding)
+        scale = np.array(instance.scale, np.float64) * conventions.padding
+        if conventions.codec == "msra":
+            scale = fix_aspect_ratio(scale, aspect_ratio)
+        return Region(np.array(instance.center, np.float64), scale)
     bbox_xywh = np.array(instance.bbox_xywh, np.float64)
     if conventions.clip_boxes:
         bbox_xywh = clip_bbox_xywh(bbox_xywh, image_size)

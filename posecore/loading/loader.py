@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from posecore.config import Config
+from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.buffers import ImageBuffers
@@ -103,6 +104,7 @@ class Loader:
         rank: of this process.
         world_size: number of ranks; must divide ``global_batch``.
         start_step: first step to deliver.
+        conventions: by mixture entry, those of the model to be trained; None for the datasets' own.
 
     Raises:
         ConfigError: an entry has no store or nothing to train on, or the batch cannot be divided evenly.
@@ -119,6 +121,7 @@ class Loader:
         rank: int = 0,
         world_size: int = 1,
         start_step: int = 0,
+        conventions: Mapping[str, Conventions] | None = None,
     ) -> None:
         if global_batch % world_size:
             raise ConfigError(
@@ -133,6 +136,7 @@ class Loader:
         self.input_size = input_size
         self.seed = seed
         self._next_step = start_step
+        self._conventions = conventions
         self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
         self.sampler = MixtureSampler(
             config.mixture, {entry.name: entry.instances.image_rows for entry in self._entries}, seed, global_batch
@@ -148,7 +152,9 @@ class Loader:
     def _crops(self, entry: MixtureEntry, store: ShardStore) -> TrainingCrops | UnlabelledCrops:
         if self.config.unlabelled is not None:
             return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
-        return TrainingCrops(entry.name, store, entry.augment or self.config.augment, self.input_size, self.seed)
+        augment = entry.augment or self.config.augment
+        conventions = None if self._conventions is None else self._conventions[entry.name]
+        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions)
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""

@@ -3,6 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.datasets.definition import Conventions
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
@@ -20,20 +21,28 @@ class TrainingCrops:
         augment: its augmentation.
         input_size: (height, width) of the crops.
         seed: of the run.
+        conventions: of the model to be trained; None for the dataset's own.
     """
 
     def __init__(
-        self, name: str, store: ShardStore, augment: AugmentConfig, input_size: tuple[int, int], seed: int
+        self,
+        name: str,
+        store: ShardStore,
+        augment: AugmentConfig,
+        input_size: tuple[int, int],
+        seed: int,
+        conventions: Conventions | None = None,
     ) -> None:
         self.name = name
         self.instances = UsableInstances.of(store)
         self.definition = store.manifest.definition
+        self._conventions = conventions or self.definition.conventions
         self._augment = augment
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
-        boxes, padding = self.instances.bbox_xywh, self.definition.conventions.padding
+        boxes, padding = self.instances.bbox_xywh, self._conventions.padding
         self._center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
-        self._jitters = self.definition.conventions.center_jitter and augment.center_jitter != "off"
+        self._jitters = self._conventions.center_jitter and augment.center_jitter != "off"
         if self._jitters and augment.center_jitter == "per_run":
             random = generator(Purpose.CENTER_JITTER, seed, name)
             self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
@@ -72,21 +81,20 @@ class TrainingCrops:
             keypoints,
             is_labelled(state),
             self.definition.skeleton,
-            self.definition.conventions.half_body_min_keypoints,
+            self._conventions.half_body_min_keypoints,
             self._aspect_ratio,
             self._augment,
             redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
-        codec = self.definition.conventions.codec
-        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, codec, out)
+        crop = self._conventions.codec
+        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, crop, out)
 
     def _region(
         self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int, redrawn: Redrawn
     ) -> Region:
-        conventions = self.definition.conventions
-        if conventions.box_source == "center_scale":
+        if self._conventions.box_source == "center_scale":
             size = (sample.image.shape[0], sample.image.shape[1])
-            return instance_region(sample.instances[index], size, self._aspect_ratio, conventions)
+            return instance_region(sample.instances[index], size, self._aspect_ratio, self._conventions)
         center = self._center[instance]
         if self._jitters and self._augment.center_jitter == "per_sample":
             random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
