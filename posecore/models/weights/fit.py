@@ -1,0 +1,124 @@
+"""Which architecture do these tensors belong to? Shapes are compared with every preset's, built without memory."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from posecore.config import parse_config
+from posecore.datasets.definition import Conventions
+from posecore.errors import CheckpointError, ConfigError
+from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.pose_model import PoseModel
+from posecore.models.presets import PRESETS
+from posecore.models.weights.layout import Layout, Translated
+from posecore.skeletons.library import load_skeleton
+from posecore.skeletons.skeleton import Skeleton
+
+_SKELETONS: Mapping[str, str] = {
+    "coco": "coco17",
+    "aic": "aic14",
+    "mpii": "mpii16",
+    "crowdpose": "crowdpose14",
+    "ap10k": "ap10k17",
+    "apt36k": "ap10k17",
+    "coco_wholebody": "coco_wholebody133",
+    "goliath": "goliath308",
+}
+"""Skeleton of every published head's dataset."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """How well tensors fit a preset.
+
+    Attributes:
+        preset: its name.
+        card: the model it would be.
+        differences: one phrase per tensor that is missing, unknown or of another shape; empty if it fits exactly.
+    """
+
+    preset: str
+    card: ModelCard
+    differences: tuple[str, ...]
+
+
+def fit(
+    translated: Translated, layout: Layout, origin: str, preset: str | None, skeletons: Mapping[str, Skeleton]
+) -> Fit:
+    """The preset whose model has exactly these tensors.
+
+    Args:
+        translated: a file in our words.
+        layout: whose conventions its heads follow.
+        origin: the file, for error messages.
+        preset: the only one allowed, or None for whichever fits.
+        skeletons: by dataset, where a head's is not the published one.
+
+    Raises:
+        CheckpointError: no preset fits, or not the stated one; the sentence names the one that does or comes closest.
+            Or a head has another number of points than its skeleton.
+    """
+    heads = _skeletons(translated.heads, skeletons, origin)
+    conventions = {dataset: layout.conventions.get(dataset, Conventions()) for dataset in heads}
+    if preset is not None and preset not in PRESETS:
+        raise CheckpointError(f"no backbone preset is called {preset!r}; there are {', '.join(PRESETS)}.")
+    names = [preset] if preset else [name for name in PRESETS if PRESETS[name]["backbone"].kind == layout.backbone]
+    fits = [found for name in names if (found := _try(name, translated, heads, conventions))]
+    best = min(fits, key=lambda found: len(found.differences), default=None)
+    if best is not None and not best.differences:
+        return best
+    if preset is not None:
+        other = fit(translated, layout, origin, None, skeletons)
+        detail = f" ({_first_difference(best)})" if best else ""
+        raise CheckpointError(f"{origin} holds the weights of {other.preset}, not of {preset}{detail}.")
+    if best is None:
+        raise CheckpointError(f"{origin}: no preset has a backbone of kind {layout.backbone} for these weights.")
+    raise CheckpointError(f"{origin} fits no preset; the closest is {best.preset}: {_first_difference(best)}.")
+
+
+def _skeletons(heads: Mapping[str, int], stated: Mapping[str, Skeleton], origin: str) -> dict[str, Skeleton]:
+    skeletons = {}
+    for dataset, num_points in heads.items():
+        if dataset not in stated and dataset not in _SKELETONS:
+            raise CheckpointError(f"{origin}: head {dataset!r} has {num_points} points; state its skeleton.")
+        skeleton = stated[dataset] if dataset in stated else load_skeleton(_SKELETONS[dataset])
+        if skeleton.num_keypoints != num_points:
+            raise CheckpointError(
+                f"{origin}: head {dataset!r} has {num_points} points, but skeleton {skeleton.name} has "
+                f"{skeleton.num_keypoints}; name the dataset this head was trained on."
+            )
+        skeletons[dataset] = skeleton
+    return skeletons
+
+
+def _try(
+    preset: str, translated: Translated, skeletons: Mapping[str, Skeleton], conventions: Mapping[str, Conventions]
+) -> Fit | None:
+    """How the tensors fit one preset, or None where the preset cannot even be built with what the tensors decide."""
+    fields = dict(translated.architecture)
+    fields["backbone"] = {"preset": preset, **fields.get("backbone", {})}
+    try:
+        architecture = parse_config(fields, ModelConfig, origin=preset)
+    except ConfigError:
+        return None
+    card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=dict(conventions))
+    with torch.device("meta"):
+        expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
+    found = {name: tensor.shape for name, tensor in translated.tensors.items()}
+    differences = [
+        f"{name} is {_size(found[name])} instead of {_size(shape)}" if name in found else f"{name} is missing"
+        for name, shape in expected.items()
+        if found.get(name) != shape
+    ]
+    differences += [f"{name} has no place" for name in found if name not in expected]
+    return Fit(preset, card, tuple(differences))
+
+
+def _size(shape: torch.Size) -> str:
+    return "×".join(map(str, shape)) or "a number"
+
+
+def _first_difference(found: Fit) -> str:
+    more = len(found.differences) - 1
+    return found.differences[0] + (f", and {more} more tensors differ" if more else "")

@@ -1,0 +1,162 @@
+"""The layout of Sapiens (facebookresearch/sapiens @ 3e829ac): mmpretrain's names for the encoder, mmpose's for the head.
+
+Three kinds of file share it: pre-training (no ``backbone.`` before its names, a class token, a square positional
+embedding with a slot for it), pose (``head.``) and depth or surface normals (``decode_head.``, whose decoder has no
+place in a pose model). The patch padding is not in the file: pre-training and depth pad by 0, pose and normals by 2.
+The norms of the head have no tensors.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from posecore.errors import CheckpointError
+from posecore.models.pose_model import PoseModel
+from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused, token_grid
+
+_PATCH = 16
+_PREFIX = "backbone."
+_HEAD = "head."
+_OTHER_HEAD = "decode_head."
+_CLASS_TOKEN = "cls_token"
+_POSITIONS = "pos_embed"
+_IN_BLOCK = re.compile(r"(?:layers|blocks)\.(\d+)\.(.+)\.(weight|bias)")
+_BLOCK_PARTS = {
+    "ln1": "norm1",
+    "attn.qkv": "attn.qkv",
+    "attn.proj": "attn.proj",
+    "ln2": "norm2",
+    "ffn.layers.0.0": "mlp.fc1",
+    "ffn.layers.1": "mlp.fc2",
+}
+_OTHER_PARTS = {
+    _POSITIONS: _POSITIONS,
+    "patch_embed.projection.weight": "patch_embed.proj.weight",
+    "patch_embed.projection.bias": "patch_embed.proj.bias",
+    "ln1.weight": "last_norm.weight",
+    "ln1.bias": "last_norm.bias",
+}
+_OUR_BLOCK_PARTS = {ours: published for published, ours in _BLOCK_PARTS.items()}
+_OUR_OTHER_PARTS = {ours: published for published, ours in _OTHER_PARTS.items()}
+_PADDING_BY_CHANNELS = {1: 0, 3: 2}
+"""Depth has one output channel, surface normals have three."""
+
+
+def _recognises(tensors: Mapping[str, Tensor]) -> bool:
+    names = {name.removeprefix(_PREFIX) for name in tensors}
+    return {"patch_embed.projection.weight", "layers.0.ffn.layers.0.0.weight"} <= names
+
+
+def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
+    encoder = {name.removeprefix(_PREFIX): tensor for name, tensor in tensors.items() if not _is_head(name)}
+    head = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
+    prefix = _PREFIX if f"{_PREFIX}{_POSITIONS}" in tensors else ""
+    dropped = {name: "a pose model has no decoder of that kind" for name in tensors if name.startswith(_OTHER_HEAD)}
+    if encoder.pop(_CLASS_TOKEN, None) is not None:
+        dropped[prefix + _CLASS_TOKEN] = "published fine-tuning leaves the class token and its position out"
+    if _POSITIONS not in encoder:
+        raise CheckpointError("the file looks like sapiens but has no pos_embed; it is incomplete.")
+    positions = encoder[_POSITIONS]
+    if prefix + _CLASS_TOKEN in dropped or positions.shape[1] % 2:
+        positions = encoder[_POSITIONS] = positions[:, 1:]
+    names = {name: _renamed(name, "blocks", _BLOCK_PARTS, _OTHER_PARTS) for name in encoder}
+    refuse_unused("sapiens", [prefix + name for name, ours in names.items() if ours is None])
+    translated = {f"backbone.{ours}": encoder[name] for name, ours in names.items()}
+    rows, columns = token_grid(positions.shape[1])
+    architecture: dict[str, Any] = {
+        "input_size": (rows * _PATCH, columns * _PATCH),
+        "backbone": {"position": "plain", "patch_padding": _patch_padding(tensors)},
+    }
+    heads: dict[str, int] = {}
+    if head:
+        if "final_layer.weight" not in head:
+            raise CheckpointError("the head of the file has no final_layer.weight; the file is incomplete.")
+        heads = name_heads([len(head["final_layer.weight"])], datasets)
+        translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
+        architecture["head"] = head_widths(head) | {"initialisation": "normal"}
+    return Translated(translated, heads, architecture, dropped)
+
+
+def _is_head(name: str) -> bool:
+    return name.startswith((_HEAD, _OTHER_HEAD))
+
+
+def _patch_padding(tensors: Mapping[str, Tensor]) -> int:
+    if any(name.startswith(_HEAD) for name in tensors):
+        return 2
+    last = tensors.get(f"{_OTHER_HEAD}conv_seg.weight")
+    if last is None:
+        return 0
+    if len(last) not in _PADDING_BY_CHANNELS:
+        raise CheckpointError(
+            f"the decoder has {len(last)} channels, so it segments; with which patch padding it was trained differs "
+            "between published sizes and is not in the file: start from the pre-trained, pose or depth checkpoint."
+        )
+    return _PADDING_BY_CHANNELS[len(last)]
+
+
+def head_widths(head: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Fields of an InstanceNorm head's configuration, from its tensors named as in our modules."""
+    deconv, conv = (
+        {int(name.split(".")[1]): tensor for name, tensor in head.items() if name.startswith(part) and tensor.ndim == 4}
+        for part in ("deconv_layers.", "conv_layers.")
+    )
+    return {
+        "kind": "instance_norm",
+        "deconv_channels": tuple(deconv[index].shape[1] for index in sorted(deconv)),
+        "conv_channels": tuple(conv[index].shape[0] for index in sorted(conv)),
+    }
+
+
+def _renamed(name: str, blocks: str, block_parts: Mapping[str, str], other_parts: Mapping[str, str]) -> str | None:
+    match = _IN_BLOCK.fullmatch(name)
+    if match is None:
+        return other_parts.get(name)
+    index, part, kind = match.groups()
+    return f"{blocks}.{index}.{block_parts[part]}.{kind}" if part in block_parts else None
+
+
+def _write(model: PoseModel) -> Written:
+    config = model.config
+    if config.backbone.kind != "vit" or config.backbone.position != "plain" or config.backbone.expert_share:
+        raise CheckpointError(
+            "layout sapiens holds plain vision transformers whose positional embedding has no slot and which have no "
+            f"experts, not this {config.backbone.kind}."
+        )
+    prefix = f"heads.{only_head('sapiens', model)}." if model.heads else ""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(_PREFIX):
+            published = _renamed(name.removeprefix(_PREFIX), "layers", _OUR_BLOCK_PARTS, _OUR_OTHER_PARTS)
+            tensors[f"{_PREFIX}{published}"] = tensor
+        else:
+            tensors[f"{_HEAD}{name.removeprefix(prefix)}"] = tensor
+    return Written(tensors)
+
+
+def only_head(layout: str, model: PoseModel) -> str:
+    """The one dataset of a model whose layout has room for one InstanceNorm head.
+
+    Raises:
+        CheckpointError: there are several, or the head is of another kind.
+    """
+    if len(model.heads) > 1 or model.config.head.kind != "instance_norm":
+        raise CheckpointError(
+            f"layout {layout} holds one instance_norm head; this model has {len(model.heads)} of kind "
+            f"{model.config.head.kind} ({', '.join(model.heads)})."
+        )
+    return next(iter(model.heads))
+
+
+SAPIENS = Layout(
+    name="sapiens",
+    title="Sapiens as published by its authors: pre-training, pose, depth and normals (.pth)",
+    backbone="vit",
+    license="CC-BY-NC-4.0",
+    recognises=_recognises,
+    read=_read,
+    write=_write,
+)
+"""Sapiens 0.3B to 2B."""

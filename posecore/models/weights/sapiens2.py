@@ -1,0 +1,125 @@
+"""The layouts of Sapiens2: its authors' (facebookresearch/sapiens2 @ 3098c14) and that of Hugging Face's modules.
+
+Our names are the authors', so their files differ only in the prefixes, in ``conv_pose`` for the last layer of the head,
+and in ``rope_embed.periods``, a buffer that is a formula of the width of a head. Hugging Face publishes and saves the
+authors' names as well; its modules' own names, with the gate and the other half of ``w12`` apart, are found in files
+saved with ``save_original_format=False``.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from posecore.errors import CheckpointError
+from posecore.models.pose_model import PoseModel
+from posecore.models.sapiens2 import LAYER_SCALE, RMS_NORM_EPS, ROPE_BASE, Sapiens2Config, rotation_periods
+from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused
+from posecore.models.weights.sapiens import head_widths, only_head
+
+_PREFIX = "backbone."
+_HEAD = "decode_head."
+_PERIODS = "rope_embed.periods"
+_GATED = "ffn.w12."
+_BLOCK = re.compile(r"(?P<tokenizer>tokenizer\.)?blocks\.(?P<index>\d+)\.(?P<part>.+)")
+_NORMS = ("attn.q_norm.weight", "attn.k_norm.weight", "attn.gamma.weight")
+_BLOCK_PARTS = {
+    f"{part}.{kind}"
+    for part in ("attn.wq", "attn.wk", "attn.wv", "attn.proj", "ffn.w12", "ffn.w3")
+    for kind in ("weight", "bias")
+} | {"ln1.weight", "ln2.weight", *_NORMS}
+_OTHER_PARTS = {
+    "cls_token",
+    "storage_tokens",
+    "patch_embed.projection.weight",
+    "patch_embed.projection.bias",
+    "ln1.weight",
+    "tokenizer.w_cls",
+    "tokenizer.local_pos_embed",
+}
+
+
+def _recognises(tensors: Mapping[str, Tensor]) -> bool:
+    if any(name.startswith("heads.") for name in tensors):
+        return False
+    return {"storage_tokens", "blocks.0.ffn.w12.weight"} <= {name.removeprefix(_PREFIX) for name in tensors}
+
+
+def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
+    encoder = {name.removeprefix(_PREFIX): name for name in tensors if not name.startswith(_HEAD)}
+    head = {name.removeprefix(_HEAD): tensor for name, tensor in tensors.items() if name.startswith(_HEAD)}
+    dropped = {}
+    if _PERIODS in encoder:
+        name = encoder.pop(_PERIODS)
+        _check_periods(tensors[name])
+        dropped[name] = "a formula of the width of a head, computed where it is used"
+    if head and "conv_pose.weight" not in head:
+        dropped |= {_HEAD + name: "a pose model has no decoder of that kind" for name in head}
+        head = {}
+    refuse_unused("sapiens2", [name for ours, name in encoder.items() if not _is_known(ours)])
+    translated = {f"backbone.{ours}": tensors[name] for ours, name in encoder.items()}
+    head = {name.replace("conv_pose.", "final_layer.", 1): tensor for name, tensor in head.items()}
+    return _with_head(translated, head, datasets, dropped)
+
+
+def _with_head(
+    translated: dict[str, Tensor], head: Mapping[str, Tensor], datasets: Sequence[str], dropped: dict[str, str]
+) -> Translated:
+    if not head:
+        return Translated(translated, {}, {}, dropped)
+    heads = name_heads([len(head["final_layer.weight"])], datasets)
+    translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
+    return Translated(translated, heads, {"head": head_widths(head) | {"initialisation": "kaiming"}}, dropped)
+
+
+def _is_known(name: str) -> bool:
+    match = _BLOCK.fullmatch(name)
+    if match is None:
+        return name in _OTHER_PARTS
+    return match["part"] in _BLOCK_PARTS and not (match["tokenizer"] and match["part"] in _NORMS)
+
+
+def _check_periods(periods: Tensor) -> None:
+    ours = rotation_periods(4 * len(periods), torch.bfloat16)
+    if not torch.equal(periods.to(torch.bfloat16), ours):
+        raise CheckpointError(
+            f"the file's {_PERIODS} are not those of base {ROPE_BASE:g} in bfloat16; it is of another architecture."
+        )
+
+
+def _write(model: PoseModel) -> Written:
+    config = _sapiens2("sapiens2", model)
+    tensors = _without_prefix("sapiens2", model, _PREFIX, _HEAD)
+    tensors = {name.replace(f"{_HEAD}final_layer.", f"{_HEAD}conv_pose.", 1): each for name, each in tensors.items()}
+    tensors[_PREFIX + _PERIODS] = rotation_periods(config.embed_dim // config.num_heads, torch.bfloat16)
+    return Written(tensors)
+
+
+def _sapiens2(layout: str, model: PoseModel) -> Sapiens2Config:
+    backbone = model.config.backbone
+    if backbone.kind != "sapiens2":
+        raise CheckpointError(f"layout {layout} holds Sapiens2 encoders, not {backbone.kind}.")
+    return backbone
+
+
+def _without_prefix(layout: str, model: PoseModel, backbone: str, head: str) -> dict[str, Tensor]:
+    """A model's tensors with other words before the names of its backbone's and its head's."""
+    ours = f"heads.{only_head(layout, model)}." if model.heads else ""
+    return {
+        backbone + name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else head + name.removeprefix(ours): tensor
+        for name, tensor in model.state_dict().items()
+    }
+
+
+SAPIENS2 = Layout(
+    name="sapiens2",
+    title="Sapiens2 as published by its authors and saved by transformers (.safetensors)",
+    backbone="sapiens2",
+    license="Sapiens2",
+    recognises=_recognises,
+    read=_read,
+    write=_write,
+)
+"""Sapiens2 0.1B to 5B and 1B-4K: pre-training and pose; of the other tasks the encoder."""
