@@ -83,7 +83,7 @@ class SimccCodec(Config):
         Raises:
             ValueError: the number of bins is not that of this codec's input size.
         """
-        (score_x, x), (score_y, y) = (line.float().max(dim=-1) for line in self._axes(outputs))
+        (score_x, x), (score_y, y) = (line.float().max(dim=-1) for line in self.split(outputs))
         scores = torch.minimum(score_x, score_y)
         return torch.where((scores > 0)[..., None], torch.stack([x, y], dim=-1).float(), -1.0), scores
 
@@ -101,7 +101,7 @@ class SimccCodec(Config):
         Raises:
             ValueError: the number of bins is not that of this codec's input size.
         """
-        x, y = self._axes(outputs[:, flip_indices])
+        x, y = self.split(outputs[:, flip_indices])
         restored = x.flip(-1)
         # The centre of pixel i is bin ratio·i, and of its mirror image bin ratio·(w - 1 - i): reversing the bins lands
         # ratio - 1 bins too far right.
@@ -109,7 +109,12 @@ class SimccCodec(Config):
         restored = torch.cat([restored[..., gap:], restored[..., restored.shape[-1] - gap :]], dim=-1)
         return torch.cat([restored, y], dim=-1)
 
-    def _axes(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """The (n, k, bins_x) and (n, k, bins_y) parts of targets or outputs.
+
+        Raises:
+            ValueError: the number of bins is not that of this codec's input size.
+        """
         height, width = self.frame_size
         if outputs.shape[-1] != height + width:
             raise ValueError(
