@@ -89,6 +89,9 @@ class MultiDatasetWorker:
             rank=context.rank,
             world_size=context.world_size,
             start_step=start,
+            conventions={
+                name: self.model.conventions(store.manifest.definition.conventions) for name, store in stores.items()
+            },
         )
 
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:

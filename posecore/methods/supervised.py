@@ -4,8 +4,10 @@ from typing import Literal
 
 from torch import Tensor, nn
 
+from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
-from posecore.methods.batch import DeviceBatch
+from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
 
 
@@ -19,17 +21,21 @@ class SupervisedConfig(Config):
         head_statistics: ``own`` runs a head on its own dataset's rows only, which costs what a single-dataset step
             costs. ``mixed`` runs every head on all rows, so that its BatchNorm sees all datasets as in the released
             ViTPose++, and costs one decoder pass per dataset.
+        simcc_reduction: ``mean`` divides the loss of SimCC heads by ``denominator`` too. ``sum`` leaves that out, as
+            published: the loss then grows with the number of crops per forward pass, which changes its balance against
+            other terms and against the clipping of gradients.
     """
 
     denominator: Literal["batch", "group"] = "batch"
     head_statistics: HeadStatistics = "own"
+    simcc_reduction: Literal["mean", "sum"] = "mean"
 
 
 class SupervisedHeads(nn.Module):
-    """Mean squared heatmap error per dataset.
+    """One loss per dataset: the squared error of its heatmaps, or the divergence of its SimCC distributions.
 
     Source: ViTAE-Transformer/ViTPose @ c050ed2, ``mmpose/models/losses/mse_loss.py`` and
-    ``mmpose/models/detectors/top_down_moe.py``.
+    ``mmpose/models/detectors/top_down_moe.py``; for SimCC see :mod:`posecore.methods.simcc_loss`.
 
     Args:
         model: backbone and heads.
@@ -52,13 +58,17 @@ class SupervisedHeads(nn.Module):
         Args:
             batch: the micro-batch.
         """
-        heatmaps = self.model(batch.images, batch.rows, self.config.head_statistics)
-        terms = {}
-        for group in batch.groups:
-            targets, weights = self.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
-            samples = len(batch) if self.config.denominator == "batch" else max(1, group.stop - group.start)
-            terms[f"loss/{group.dataset}"] = heatmap_loss(heatmaps[group.dataset], targets, weights, samples)
-        return terms
+        outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
+        return {f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups}
+
+    def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
+        codec = self.codecs[group.dataset]
+        targets, weights = codec.encode(group.keypoints_crop, group.weights)
+        samples = batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)
+        if isinstance(codec, SimccCodec):
+            num_samples = samples if self.config.simcc_reduction == "mean" else 1
+            return simcc_loss(codec, outputs, targets, weights, num_samples)
+        return heatmap_loss(outputs, targets, weights, samples)
 
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
