@@ -59,7 +59,9 @@ class SupervisedHeads(nn.Module):
             batch: the micro-batch.
         """
         outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
-        return {f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups}
+        return {
+            f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
+        }
 
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
