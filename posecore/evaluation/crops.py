@@ -14,7 +14,7 @@ from torch import Tensor
 
 from posecore.geometry import heatmap_to_image
 from posecore.methods.batch import normalise
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import HeatmapPath, PoseModel
 
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -29,6 +29,7 @@ def predict_crops(
     flip_test: bool,
     precision: Precision = "float32",
     points: Int[np.ndarray, " k"] | None = None,
+    path: HeatmapPath = "regression",
     device: torch.device | None = None,
 ) -> tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]:
     """Keypoints of a batch of un-augmented crops, read by the conventions of the head.
@@ -42,12 +43,13 @@ def predict_crops(
         flip_test: average the outputs for crop and mirrored crop, before decoding.
         precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
         points: which of the head's points are wanted, in this order; None for all.
+        path: the dataset's head, its prototypes, or both averaged.
         device: where; the model must be there already. None takes the model's.
 
     Returns:
         x, y in image pixels and the outputs' maxima as scores, both float64.
     """
-    outputs = _outputs(model, (head,), images, flip_test, precision, device)[head]
+    outputs = _outputs(model, (head,), images, flip_test, precision, path, device)[head]
     if points is not None:
         outputs = outputs[:, torch.from_numpy(points).to(outputs.device)]
     return _decode(model, head, outputs, center, scale)
@@ -62,12 +64,13 @@ def predict_heads(
     *,
     flip_test: bool,
     precision: Precision = "float32",
+    path: HeatmapPath = "regression",
 ) -> dict[str, tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]]:
     """As :func:`predict_crops` for several heads whose conventions cut the same crops.
 
     The backbone runs once for all of them, unless it has experts, whose features differ from head to head.
     """
-    outputs = _outputs(model, heads, images, flip_test, precision)
+    outputs = _outputs(model, heads, images, flip_test, precision, path)
     return {head: _decode(model, head, outputs[head], center, scale) for head in heads}
 
 
@@ -77,27 +80,28 @@ def _outputs(
     images: UInt8[np.ndarray, "n h w 3"],
     flip_test: bool,
     precision: Precision,
+    path: HeatmapPath,
     device: torch.device | None = None,
 ) -> dict[str, Tensor]:
     """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
     device = device or next(model.parameters()).device
     batch = normalise(torch.from_numpy(images).to(device))
     with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        outputs = _forward(model, heads, batch)
+        outputs = _forward(model, heads, batch, path)
         if flip_test:
-            for head, mirrored in _forward(model, heads, batch.flip(-1)).items():
+            for head, mirrored in _forward(model, heads, batch.flip(-1), path).items():
                 partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
                 shift = model.conventions[head].flip_shift
                 outputs[head] = (outputs[head] + model.codec(head).flip_back(mirrored, partners, shift)) * 0.5
     return outputs
 
 
-def _forward(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+def _forward(model: PoseModel, heads: Sequence[str], batch: Tensor, path: HeatmapPath) -> dict[str, Tensor]:
     if len(heads) == 1 or any(".experts." in name for name, _ in model.backbone.named_parameters()):
-        return {head: model.predict(batch, head).float() for head in heads}
+        return {head: model.predict(batch, head, path).float() for head in heads}
     with torch.no_grad():
         features = model.features(batch, [(heads[0], 0, len(batch))])
-        return {head: model.head(head)(features).float() for head in heads}
+        return {head: model.heatmaps(features, head, path).float() for head in heads}
 
 
 def _decode(

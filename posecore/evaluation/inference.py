@@ -22,7 +22,7 @@ from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
 from posecore.loading.evaluation import Detections, EvalCrops
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.shards.store import ShardStore
 
 
@@ -32,6 +32,8 @@ class InferenceSettings(Config):
     Attributes:
         batch_size: crops per forward pass.
         flip_test: average the heatmaps of crop and mirrored crop, before decoding.
+        path: where heatmaps come from: ``regression`` is the head, ``prototypes`` and ``average`` (the mean of both)
+            need a model with an embedding.
         precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
         keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
         nms_threshold: OKS above which the weaker of two predictions is dropped; None keeps all. Applies to detected
@@ -41,6 +43,7 @@ class InferenceSettings(Config):
 
     batch_size: int = Field(default=64, gt=0)
     flip_test: bool = True
+    path: HeatmapPath = "regression"
     precision: Precision = "float32"
     keypoint_threshold: float = Field(default=0.2, ge=0)
     nms_threshold: float | None = Field(default=0.9, gt=0)
@@ -175,6 +178,7 @@ def predict_rows(
                 flip_test=settings.flip_test,
                 precision=settings.precision,
                 points=columns,
+                path=settings.path,
                 device=device,
             )
             points.append(found)

@@ -140,18 +140,25 @@ class PoseModel(nn.Module):
             raise ConfigError("the model has no prototypes; its configuration says nothing under model.embedding.")
         return prototype_heatmaps(self.embedding_head(features), self.prototypes(self.owner(dataset)))
 
-    @torch.no_grad()
-    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
-        """(B, 3, H, W) normalised RGB crops to (B, K, h, w) heatmaps of one dataset's points.
+    def heatmaps(self, features: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+        """(B, D, h, w) features to what one dataset's codec decodes, by a path.
 
         Raises:
             ConfigError: prototypes are wanted of a model without an embedding.
         """
-        features = self.features(images, [(dataset, 0, len(images))])
         if path == "prototypes":
             return self.prototype_heatmaps(features, dataset)
-        heatmaps = self.head(dataset)(features)
-        return heatmaps if path == "regression" else (heatmaps + self.prototype_heatmaps(features, dataset)) / 2
+        outputs = self.head(dataset)(features)
+        return outputs if path == "regression" else (outputs + self.prototype_heatmaps(features, dataset)) / 2
+
+    @torch.no_grad()
+    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+        """(B, 3, H, W) normalised RGB crops to what one dataset's codec decodes.
+
+        Raises:
+            ConfigError: prototypes are wanted of a model without an embedding.
+        """
+        return self.heatmaps(self.features(images, [(dataset, 0, len(images))]), dataset, path)
 
 
 def build_model(

@@ -18,7 +18,7 @@ from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.schema import Instance, Record
 from posecore.shards.store import ShardStore, open_store
 from posecore.skeletons.skeleton import Keypoint, Skeleton
@@ -93,7 +93,7 @@ class BlobModel(PoseModel):
         self.calls = 0
 
     @torch.no_grad()
-    def predict(self, images: Tensor, dataset: str) -> Tensor:
+    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
         assert not self.training
         self.calls += 1
         brightness = (images - images.amin()).mean(dim=1, keepdim=True)
