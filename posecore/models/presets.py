@@ -15,14 +15,19 @@ weights at every size; the published configuration of ``small`` says 192 channel
 Published are: about one billion parameters, input 576×432, drop path 0.55, layer decay 0.85. Width, depth, heads and
 hidden width are not; they are those of the plain ViT-g of that size (arXiv 2106.04560, table 2). Sigma and blur are
 scaled with the heatmap, from 2 and 11 at 64×48.
+
+``rtmpose-*`` serve RTMPose and DWPose, which differ in their weights only, at 256×192 or, with ``input_size:
+[384, 288]``, at the other published size.
 """
 
 from collections.abc import Mapping
 from typing import TypedDict
 
 from posecore.models.backbones import BackboneConfig
+from posecore.models.cspnext import CspnextConfig
 from posecore.models.heads import HeadConfig
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
@@ -73,6 +78,11 @@ PRESETS: Mapping[str, Preset] = {
     "vitpose-plus-base": {"backbone": _with_experts(_BASE)},
     "vitpose-plus-large": {"backbone": _with_experts(_LARGE)},
     "vitpose-plus-huge": {"backbone": _with_experts(_HUGE)},
+    "rtmpose-t": {"backbone": CspnextConfig(deepen=0.167, widen=0.375), "head": RtmccHeadConfig()},
+    "rtmpose-s": {"backbone": CspnextConfig(deepen=0.33, widen=0.5), "head": RtmccHeadConfig()},
+    "rtmpose-m": {"backbone": CspnextConfig(deepen=0.67, widen=0.75), "head": RtmccHeadConfig()},
+    "rtmpose-l": {"backbone": CspnextConfig(deepen=1.0, widen=1.0), "head": RtmccHeadConfig()},
+    "rtmpose-x": {"backbone": CspnextConfig(deepen=1.33, widen=1.25), "head": RtmccHeadConfig()},
     "sapiens2-0.1b": _sapiens2(Sapiens2Config(embed_dim=768, depth=12, num_heads=12), (1024, 768), (512, 512, 256)),
     "sapiens2-0.4b": _sapiens2(Sapiens2Config(embed_dim=1024, depth=24, num_heads=16), (1024, 768), (512, 512, 256)),
     "sapiens2-0.8b": _sapiens2(Sapiens2Config(embed_dim=1280, depth=32, num_heads=16), (1024, 768), (512, 512, 256)),
