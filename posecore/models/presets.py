@@ -42,6 +42,17 @@ class Preset(TypedDict, total=False):
     blur_kernel: int
 
 
+def _sapiens(embed_dim: int, depth: int, num_heads: int) -> Preset:
+    """As in ``pose/configs/sapiens_pose`` of facebookresearch/sapiens @ 3e829ac; the same head for 17, 133 or 308."""
+    return {
+        "backbone": VitConfig(embed_dim=embed_dim, depth=depth, num_heads=num_heads, position="plain"),
+        "head": InstanceNormHeadConfig(deconv_channels=(768, 768), conv_channels=(768, 768)),
+        "input_size": (1024, 768),
+        "heatmap_sigma": 6.0,
+        "blur_kernel": 11,
+    }
+
+
 def _sapiens2(backbone: Sapiens2Config, deconv: tuple[int, int], conv: tuple[int, int, int]) -> Preset:
     """Heads as in ``sapiens/pose/configs/keypoints308`` of facebookresearch/sapiens2 @ 3098c14."""
     side = 4 if backbone.tokenizer_depth else 1
@@ -83,6 +94,10 @@ PRESETS: Mapping[str, Preset] = {
     "rtmpose-m": {"backbone": CspnextConfig(deepen=0.67, widen=0.75), "head": RtmccHeadConfig()},
     "rtmpose-l": {"backbone": CspnextConfig(deepen=1.0, widen=1.0), "head": RtmccHeadConfig()},
     "rtmpose-x": {"backbone": CspnextConfig(deepen=1.33, widen=1.25), "head": RtmccHeadConfig()},
+    "sapiens-0.3b": _sapiens(embed_dim=1024, depth=24, num_heads=16),
+    "sapiens-0.6b": _sapiens(embed_dim=1280, depth=32, num_heads=16),
+    "sapiens-1b": _sapiens(embed_dim=1536, depth=40, num_heads=24),
+    "sapiens-2b": _sapiens(embed_dim=1920, depth=48, num_heads=32),
     "sapiens2-0.1b": _sapiens2(Sapiens2Config(embed_dim=768, depth=12, num_heads=12), (1024, 768), (512, 512, 256)),
     "sapiens2-0.4b": _sapiens2(Sapiens2Config(embed_dim=1024, depth=24, num_heads=16), (1024, 768), (512, 512, 256)),
     "sapiens2-0.8b": _sapiens2(Sapiens2Config(embed_dim=1280, depth=32, num_heads=16), (1024, 768), (512, 512, 256)),

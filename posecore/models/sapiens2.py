@@ -112,13 +112,17 @@ def rotation(grid: tuple[int, int], head_dim: int, dtype: torch.dtype, device: t
             rows, and neighbouring angles of fine grids fall together: trained weights expect that.
         device: of the result.
     """
-    quarter = head_dim // 4
-    exponents = 2 * torch.arange(quarter, dtype=dtype, device=device) / (head_dim // 2)
-    periods = (ROPE_BASE ** exponents.float()).to(dtype)
     rows, columns = (2 * (torch.arange(0.5, n, dtype=dtype, device=device) / n) - 1 for n in grid)
     centers = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+    periods = rotation_periods(head_dim, dtype).to(device)
     angles = (2 * math.pi * centers[:, :, None] / periods).flatten(1).tile(2)
     return angles.sin(), angles.cos()
+
+
+def rotation_periods(head_dim: int, dtype: torch.dtype) -> Tensor:
+    """(E / 4,) periods of the angles, in units of half the image, each step rounded to ``dtype``."""
+    exponents = 2 * torch.arange(head_dim // 4, dtype=dtype) / (head_dim // 2)
+    return (ROPE_BASE ** exponents.float()).to(dtype)
 
 
 def rotate(x_BNTE: Tensor, by: Rotation) -> Tensor:

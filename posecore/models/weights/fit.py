@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -11,22 +12,9 @@ from posecore.errors import CheckpointError, ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
-from posecore.models.weights.layout import Layout, Translated
+from posecore.models.weights.layout import SKELETONS, Layout, Translated
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
-
-_SKELETONS: Mapping[str, str] = {
-    "coco": "coco17",
-    "aic": "aic14",
-    "mpii": "mpii16",
-    "crowdpose": "crowdpose14",
-    "ap10k": "ap10k17",
-    "apt36k": "ap10k17",
-    "coco_wholebody": "coco_wholebody133",
-    "goliath": "goliath308",
-}
-"""Skeleton of every published head's dataset."""
-
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -36,11 +24,14 @@ class Fit:
         preset: its name.
         card: the model it would be.
         differences: one phrase per tensor that is missing, unknown or of another shape; empty if it fits exactly.
+        num_changes: settings the tensors decide otherwise than the preset. Several presets can have one backbone
+            (ViTPose-L and Sapiens-0.3B); the one to change least is the right one, with all that shapes do not show.
     """
 
     preset: str
     card: ModelCard
     differences: tuple[str, ...]
+    num_changes: int
 
 
 def fit(
@@ -63,9 +54,14 @@ def fit(
     conventions = {dataset: layout.conventions.get(dataset, Conventions()) for dataset in heads}
     if preset is not None and preset not in PRESETS:
         raise CheckpointError(f"no backbone preset is called {preset!r}; there are {', '.join(PRESETS)}.")
-    names = [preset] if preset else [name for name in PRESETS if PRESETS[name]["backbone"].kind == layout.backbone]
+    possible = [
+        name
+        for name, fields in PRESETS.items()
+        if fields["backbone"].kind == layout.backbone and name.startswith(layout.presets)
+    ]
+    names = [preset] if preset else possible
     fits = [found for name in names if (found := _try(name, translated, heads, conventions))]
-    best = min(fits, key=lambda found: len(found.differences), default=None)
+    best = min(fits, key=lambda found: (len(found.differences), found.num_changes), default=None)
     if best is not None and not best.differences:
         return best
     if preset is not None:
@@ -80,9 +76,9 @@ def fit(
 def _skeletons(heads: Mapping[str, int], stated: Mapping[str, Skeleton], origin: str) -> dict[str, Skeleton]:
     skeletons = {}
     for dataset, num_points in heads.items():
-        if dataset not in stated and dataset not in _SKELETONS:
+        if dataset not in stated and dataset not in SKELETONS:
             raise CheckpointError(f"{origin}: head {dataset!r} has {num_points} points; state its skeleton.")
-        skeleton = stated[dataset] if dataset in stated else load_skeleton(_SKELETONS[dataset])
+        skeleton = stated[dataset] if dataset in stated else load_skeleton(SKELETONS[dataset])
         if skeleton.num_keypoints != num_points:
             raise CheckpointError(
                 f"{origin}: head {dataset!r} has {num_points} points, but skeleton {skeleton.name} has "
@@ -112,7 +108,14 @@ def _try(
         if found.get(name) != shape
     ]
     differences += [f"{name} has no place" for name in found if name not in expected]
-    return Fit(preset, card, tuple(differences))
+    own = parse_config({"backbone": {"preset": preset}}, ModelConfig, origin=preset)
+    return Fit(preset, card, tuple(differences), _num_changes(own.model_dump(), architecture.model_dump()))
+
+
+def _num_changes(before: Any, after: Any) -> int:
+    if isinstance(before, dict) and isinstance(after, dict):
+        return sum(_num_changes(before.get(key), after.get(key)) for key in before.keys() | after.keys())
+    return int(before != after)
 
 
 def _size(shape: torch.Size) -> str:

@@ -29,6 +29,18 @@ DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
 """Datasets whose heads are published, by number of points. Where a file holds several heads of one number, they come
 in this order: so does ViTPose++ (COCO, AIC, MPII, AP-10K, APT-36K, COCO-WholeBody)."""
 
+SKELETONS: Mapping[str, str] = {
+    "coco": "coco17",
+    "aic": "aic14",
+    "mpii": "mpii16",
+    "crowdpose": "crowdpose14",
+    "ap10k": "ap10k17",
+    "apt36k": "ap10k17",
+    "coco_wholebody": "coco_wholebody133",
+    "goliath": "goliath308",
+}
+"""Skeleton of every dataset in :data:`DATASETS_BY_POINTS`."""
+
 
 @dataclass(frozen=True, slots=True)
 class Translated:
@@ -72,6 +84,8 @@ class Layout:
         name: how the command line calls it, such as ``vitpose``.
         title: what it is, in half a sentence.
         backbone: ``kind`` of the backbones it can hold; presets of that kind are tried.
+        presets: what the names of those presets start with. Shapes alone do not tell a Sapiens from a ViTPose of the
+            same width and depth, and their targets differ.
         license: id of the terms its files are published under, a key of
             :data:`~posecore.models.weights.licenses.LICENSES`.
         recognises: whether a file's names are this layout's; False for the files of every other layout. Tensors come
@@ -92,6 +106,7 @@ class Layout:
     recognises: Callable[[Mapping[str, Tensor]], bool]
     read: Callable[[Mapping[str, Tensor], Sequence[str]], Translated]
     write: Callable[[PoseModel], Written]
+    presets: str = ""
     conventions: Mapping[str, Conventions] = field(default_factory=dict)
 
 

@@ -1,4 +1,4 @@
-"""The layout of Sapiens (facebookresearch/sapiens @ 3e829ac): mmpretrain's names for the encoder, mmpose's for the head.
+"""The layout of Sapiens (facebookresearch/sapiens @ 3e829ac): mmpretrain's names for the encoder, mmpose's for heads.
 
 Three kinds of file share it: pre-training (no ``backbone.`` before its names, a class token, a square positional
 embedding with a slot for it), pose (``head.``) and depth or surface normals (``decode_head.``, whose decoder has no
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
+from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused, token_grid
 
 _PATCH = 16
@@ -119,35 +120,46 @@ def _renamed(name: str, blocks: str, block_parts: Mapping[str, str], other_parts
 
 
 def _write(model: PoseModel) -> Written:
-    config = model.config
-    if config.backbone.kind != "vit" or config.backbone.position != "plain" or config.backbone.expert_share:
+    backbone = model.config.backbone
+    if not isinstance(backbone, VitConfig) or backbone.position != "plain" or backbone.expert_share:
         raise CheckpointError(
-            "layout sapiens holds plain vision transformers whose positional embedding has no slot and which have no "
-            f"experts, not this {config.backbone.kind}."
+            "layout sapiens holds plain vision transformers without experts, whose positional embedding has no slot "
+            f"for a class token; this model's {backbone.kind} is not one."
         )
-    prefix = f"heads.{only_head('sapiens', model)}." if model.heads else ""
-    tensors = {}
-    for name, tensor in model.state_dict().items():
-        if name.startswith(_PREFIX):
-            published = _renamed(name.removeprefix(_PREFIX), "layers", _OUR_BLOCK_PARTS, _OUR_OTHER_PARTS)
-            tensors[f"{_PREFIX}{published}"] = tensor
-        else:
-            tensors[f"{_HEAD}{name.removeprefix(prefix)}"] = tensor
-    return Written(tensors)
+    written = write_one_head("sapiens", model, _PREFIX, _HEAD)
+    names = {
+        name: name
+        if _is_head(name)
+        else f"{_PREFIX}{_renamed(name.removeprefix(_PREFIX), 'layers', _OUR_BLOCK_PARTS, _OUR_OTHER_PARTS)}"
+        for name in written.tensors
+    }
+    return Written({names[name]: tensor for name, tensor in written.tensors.items()}, written.dropped)
 
 
-def only_head(layout: str, model: PoseModel) -> str:
-    """The one dataset of a model whose layout has room for one InstanceNorm head.
+def write_one_head(layout: str, model: PoseModel, backbone: str, head: str) -> Written:
+    """A model's backbone and its first head, with other words before their names; the rest is left out.
+
+    Args:
+        layout: its name, for the messages.
+        model: what to write.
+        backbone: replaces ``backbone.``.
+        head: replaces ``heads.<dataset>.``.
 
     Raises:
-        CheckpointError: there are several, or the head is of another kind.
+        CheckpointError: the model's heads are not InstanceNorm heads.
     """
-    if len(model.heads) > 1 or model.config.head.kind != "instance_norm":
-        raise CheckpointError(
-            f"layout {layout} holds one instance_norm head; this model has {len(model.heads)} of kind "
-            f"{model.config.head.kind} ({', '.join(model.heads)})."
-        )
-    return next(iter(model.heads))
+    if model.heads and model.config.head.kind != "instance_norm":
+        raise CheckpointError(f"layout {layout} holds instance_norm heads; this model's are {model.config.head.kind}.")
+    first = next(iter(model.heads), None)
+    tensors, dropped = {}, {}
+    for name, tensor in model.state_dict().items():
+        if name.startswith(_PREFIX):
+            tensors[backbone + name.removeprefix(_PREFIX)] = tensor
+        elif name.startswith(f"heads.{first}."):
+            tensors[head + name.removeprefix(f"heads.{first}.")] = tensor
+        else:
+            dropped[name] = f"the layout has room for one head, that of {first}, and for nothing else"
+    return Written(tensors, dropped)
 
 
 SAPIENS = Layout(
@@ -158,5 +170,6 @@ SAPIENS = Layout(
     recognises=_recognises,
     read=_read,
     write=_write,
+    presets="sapiens-",
 )
 """Sapiens 0.3B to 2B."""

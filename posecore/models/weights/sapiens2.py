@@ -1,28 +1,24 @@
-"""The layouts of Sapiens2: its authors' (facebookresearch/sapiens2 @ 3098c14) and that of Hugging Face's modules.
+"""The layout of Sapiens2 (facebookresearch/sapiens2 @ 3098c14), in which ``transformers`` publishes and saves it too.
 
-Our names are the authors', so their files differ only in the prefixes, in ``conv_pose`` for the last layer of the head,
-and in ``rope_embed.periods``, a buffer that is a formula of the width of a head. Hugging Face publishes and saves the
-authors' names as well; its modules' own names, with the gate and the other half of ``w12`` apart, are found in files
-saved with ``save_original_format=False``.
+Our names are the authors'. Their files differ in the prefixes, in ``conv_pose`` for the last layer of the head, and in
+``rope_embed.periods``, a buffer that is a formula of the width of a head and that ``transformers`` leaves out.
 """
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
-from posecore.models.sapiens2 import LAYER_SCALE, RMS_NORM_EPS, ROPE_BASE, Sapiens2Config, rotation_periods
+from posecore.models.sapiens2 import ROPE_BASE, Sapiens2Config, rotation_periods
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused
-from posecore.models.weights.sapiens import head_widths, only_head
+from posecore.models.weights.sapiens import head_widths, write_one_head
 
 _PREFIX = "backbone."
 _HEAD = "decode_head."
 _PERIODS = "rope_embed.periods"
-_GATED = "ffn.w12."
 _BLOCK = re.compile(r"(?P<tokenizer>tokenizer\.)?blocks\.(?P<index>\d+)\.(?P<part>.+)")
 _NORMS = ("attn.q_norm.weight", "attn.k_norm.weight", "attn.gamma.weight")
 _BLOCK_PARTS = {
@@ -60,15 +56,9 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
         head = {}
     refuse_unused("sapiens2", [name for ours, name in encoder.items() if not _is_known(ours)])
     translated = {f"backbone.{ours}": tensors[name] for ours, name in encoder.items()}
-    head = {name.replace("conv_pose.", "final_layer.", 1): tensor for name, tensor in head.items()}
-    return _with_head(translated, head, datasets, dropped)
-
-
-def _with_head(
-    translated: dict[str, Tensor], head: Mapping[str, Tensor], datasets: Sequence[str], dropped: dict[str, str]
-) -> Translated:
     if not head:
         return Translated(translated, {}, {}, dropped)
+    head = {name.replace("conv_pose.", "final_layer.", 1): tensor for name, tensor in head.items()}
     heads = name_heads([len(head["final_layer.weight"])], datasets)
     translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
     return Translated(translated, heads, {"head": head_widths(head) | {"initialisation": "kaiming"}}, dropped)
@@ -90,27 +80,16 @@ def _check_periods(periods: Tensor) -> None:
 
 
 def _write(model: PoseModel) -> Written:
-    config = _sapiens2("sapiens2", model)
-    tensors = _without_prefix("sapiens2", model, _PREFIX, _HEAD)
-    tensors = {name.replace(f"{_HEAD}final_layer.", f"{_HEAD}conv_pose.", 1): each for name, each in tensors.items()}
-    tensors[_PREFIX + _PERIODS] = rotation_periods(config.embed_dim // config.num_heads, torch.bfloat16)
-    return Written(tensors)
-
-
-def _sapiens2(layout: str, model: PoseModel) -> Sapiens2Config:
-    backbone = model.config.backbone
-    if backbone.kind != "sapiens2":
-        raise CheckpointError(f"layout {layout} holds Sapiens2 encoders, not {backbone.kind}.")
-    return backbone
-
-
-def _without_prefix(layout: str, model: PoseModel, backbone: str, head: str) -> dict[str, Tensor]:
-    """A model's tensors with other words before the names of its backbone's and its head's."""
-    ours = f"heads.{only_head(layout, model)}." if model.heads else ""
-    return {
-        backbone + name.removeprefix(_PREFIX) if name.startswith(_PREFIX) else head + name.removeprefix(ours): tensor
-        for name, tensor in model.state_dict().items()
+    config = model.config.backbone
+    if not isinstance(config, Sapiens2Config):
+        raise CheckpointError(f"layout sapiens2 holds Sapiens2 encoders, not {config.kind}.")
+    written = write_one_head("sapiens2", model, _PREFIX, _HEAD)
+    tensors = {
+        name.replace(f"{_HEAD}final_layer.", f"{_HEAD}conv_pose.", 1): tensor
+        for name, tensor in written.tensors.items()
     }
+    tensors[_PREFIX + _PERIODS] = rotation_periods(config.embed_dim // config.num_heads, torch.bfloat16)
+    return Written(tensors, written.dropped)
 
 
 SAPIENS2 = Layout(
