@@ -47,7 +47,7 @@ from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureEntry
-from posecore.methods.supervised import SupervisedConfig
+from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.schema import Json
@@ -148,7 +148,7 @@ class JobConfig(Config):
         audit: what counts as the same image.
         allow_leakage: go on although train and evaluation sets share images; recorded in the lineage.
         model: the architecture.
-        method: how the datasets share a step.
+        method: how the model shares what it knows across skeletons: ``heads``, ``experts`` or ``prototypes``.
         loading: batches.
         training: the loop.
         cluster: workers.
@@ -165,7 +165,7 @@ class JobConfig(Config):
     audit: AuditConfig = AuditConfig()
     allow_leakage: bool = False
     model: ModelConfig
-    method: SupervisedConfig = SupervisedConfig()
+    method: MethodConfig = HeadsConfig()
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
     cluster: RayTrainingConfig = RayTrainingConfig()

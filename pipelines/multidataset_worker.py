@@ -8,7 +8,7 @@ from torch import nn
 
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
-from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
+from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, load_weights
@@ -38,10 +38,11 @@ class PeriodicEvaluation:
 
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
         """Metrics as ``<set>/<metric>``."""
-        assert isinstance(method, SupervisedHeads), type(method)
+        model = method.model
+        assert isinstance(model, PoseModel), type(model)
         metrics: dict[str, float] = {}
         for name, location in self.stores.items():
-            judged = evaluate_store(method.model, open_store(location), self.settings, head=self.heads[name])
+            judged = evaluate_store(model, open_store(location), self.settings, head=self.heads[name])
             metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
         return metrics
 
@@ -51,11 +52,11 @@ class MultiDatasetWorker:
     """Supervised training on several ingested datasets; a picklable function of a context.
 
     Attributes:
-        model: the architecture.
+        model: the architecture; the method may add to it.
         training: the run.
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
-        method: how datasets share a step.
+        method: how the model shares what it knows across skeletons.
         initial_model: folder of a model of the same architecture to start from, or None.
         evaluate: periodic evaluation, or None.
     """
@@ -64,14 +65,14 @@ class MultiDatasetWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: SupervisedConfig = field(default_factory=SupervisedConfig)
+    method: MethodConfig = field(default_factory=HeadsConfig)
     initial_model: str | None = None
     evaluate: Evaluate | None = None
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
         stores = {name: open_store(location) for name, location in self.stores.items()}
-        method = SupervisedHeads(self._initial(stores), self.method)
+        method = self.method.build(self._initial(stores))
 
         def batches(start: int) -> Iterable[CropBatch]:
             return self.batches(stores, context, start)
@@ -101,7 +102,7 @@ class MultiDatasetWorker:
             CheckpointError: the checkpoint belongs to another architecture.
             IntegrityError: it is damaged.
         """
-        method = SupervisedHeads(self._fresh({name: open_store(place) for name, place in self.stores.items()}))
+        method = self.method.build(self._fresh({name: open_store(place) for name, place in self.stores.items()}))
         load_trained(checkpoint, method)
         return method.model.eval()
 
@@ -115,7 +116,7 @@ class MultiDatasetWorker:
     def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
         definitions = {entry.name: stores[entry.name].manifest.definition for entry in self.loading.mixture.entries}
         return build_model(
-            self.model,
+            self.method.architecture(self.model),
             skeletons={name: definition.skeleton for name, definition in definitions.items()},
             conventions={name: definition.conventions for name, definition in definitions.items()},
             licenses={name: definition.license.id for name, definition in definitions.items()},
