@@ -1,0 +1,63 @@
+"""One way from a photo to pixels, for the library, the command line and the served model."""
+
+import os
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import UInt8
+from numpy.typing import NDArray
+
+from posecore.errors import ImageHeaderError, IntegrityError, PredictionError
+from posecore.image_header import has_end_mark, image_size
+from posecore.loading.crop import decode_image
+
+Picture: TypeAlias = NDArray[np.uint8] | bytes | str | os.PathLike[str]
+"""(H, W, 3) uint8 RGB pixels, the bytes of a JPEG or PNG file, or the path of one."""
+
+MAX_PIXELS = 100_000_000
+"""A larger image is refused by its header: a small file can declare an image that fills the memory."""
+
+_MAX_BYTES = 1 << 30
+
+
+def read_picture(picture: Picture, where: str) -> UInt8[np.ndarray, "H W 3"]:
+    """RGB pixels as stored; EXIF orientation is ignored, as in training.
+
+    Args:
+        picture: pixels, an encoded image, or its path.
+        where: what messages call the image, unless it has a path.
+
+    Raises:
+        PredictionError: there is no such file, it is no whole JPEG or PNG, or it is too large; or the array is no
+            RGB image.
+    """
+    if isinstance(picture, np.ndarray):
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
+            raise PredictionError(
+                f"{where}: an image is an array (height, width, 3) of uint8 RGB, not {picture.shape} {picture.dtype}."
+            )
+        return picture
+    if not isinstance(picture, bytes):
+        where = os.fspath(picture)
+        picture = _read(Path(picture))
+    try:
+        size = image_size(picture)
+        if not has_end_mark(picture, size.format):  # decoders fill what is missing with grey and say nothing
+            raise PredictionError(f"{where}: the file ends before its {size.format.upper()} end mark; copy it again.")
+        return decode_image(picture, MAX_PIXELS, where)
+    except ImageHeaderError as error:
+        raise PredictionError(f"{where}: {error}") from None
+    except IntegrityError as error:
+        raise PredictionError(str(error)) from None
+
+
+def _read(path: Path) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise PredictionError(f"{path} cannot be read ({error.strerror}).") from None
+    if len(data) > _MAX_BYTES:
+        raise PredictionError(f"{path} has more than the {_MAX_BYTES >> 30} GiB a photo may have.")
+    return data

@@ -1,0 +1,297 @@
+"""A model that answers for photos: boxes or whole images in, keypoints in image pixels out.
+
+Crops, decoding, rescoring and suppression of duplicates are those of evaluation
+(:mod:`posecore.evaluation.crops`, :mod:`posecore.evaluation.nms`), so a model answers here as it was judged.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Generic, Self, TypeVar
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, UInt8
+from numpy.typing import NDArray
+from pydantic import Field
+
+from posecore.config import Config
+from posecore.errors import PredictionError
+from posecore.evaluation.arrays import Predictions
+from posecore.evaluation.crops import Precision, predict_heads
+from posecore.evaluation.nms import rescore, suppress_duplicates
+from posecore.geometry import crop_matrix
+from posecore.loading.crop import box_region
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import load_model
+from posecore.prediction.instances import Boxes, ImagePrediction
+from posecore.prediction.photos import Picture, read_picture
+from posecore.storage import AnyPath
+
+_PIXELS_IN_FLIGHT = 64 << 20  # of images that wait for a batch to fill: 200 MB
+
+KeyT = TypeVar("KeyT")
+
+
+class PredictorSettings(Config):
+    """How predictions are made; the defaults of the last two are the published ones.
+
+    Attributes:
+        batch_size: crops per forward pass.
+        flip_test: average the outputs for crop and mirrored crop: more accurate, twice the time.
+        precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
+        compile: run backbone and heads through ``torch.compile``. Every pass then has ``batch_size`` crops, the last
+            one being filled up, so that each is compiled once.
+        keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
+        nms_threshold: OKS above which the weaker of two answers to detected boxes is dropped; None keeps all.
+    """
+
+    batch_size: int = Field(default=32, gt=0)
+    flip_test: bool = False
+    precision: Precision = "float32"
+    compile: bool = False
+    keypoint_threshold: float = Field(default=0.2, ge=0)
+    nms_threshold: float | None = Field(default=0.9, gt=0)
+
+
+class Predictor:
+    """Answers for images, many at a time.
+
+    Args:
+        model: is put into evaluation mode, and onto the device.
+        settings: how.
+        device: where to run; None leaves the model where it is.
+    """
+
+    def __init__(
+        self, model: PoseModel, settings: PredictorSettings | None = None, device: str | torch.device | None = None
+    ) -> None:
+        self.model = model.eval() if device is None else model.eval().to(device)
+        self.settings = settings or PredictorSettings()
+        if self.settings.compile:
+            for module in (model.backbone, *model.heads.values()):
+                module.compile()
+
+    @classmethod
+    def load(cls, folder: str | AnyPath, settings: PredictorSettings | None = None) -> Self:
+        """Reads a model folder as :func:`~posecore.models.saving.save_model` writes it, onto a GPU if there is one.
+
+        Raises:
+            CheckpointError: there is no whole model in the folder.
+            IntegrityError: the weights are not those that were saved.
+        """
+        return cls(load_model(folder), settings, best_device())
+
+    def head(self, name: str | None) -> str:
+        """The head meant by the name of a dataset or of a skeleton; None means the model's first.
+
+        Raises:
+            PredictionError: none or several are meant; the message lists what there is.
+        """
+        skeletons = self.model.skeletons
+        if name is None:
+            return next(iter(skeletons))
+        meant = [name] if name in skeletons else [head for head, found in skeletons.items() if found.name == name]
+        if len(meant) != 1:
+            known = ", ".join(
+                f"{head} ({found.name}, {found.num_keypoints} points)" for head, found in skeletons.items()
+            )
+            raise PredictionError(
+                f"the model has {len(meant) or 'no'} head{'s'[: len(meant)]} {name!r}; it has {known}. "
+                "Name one of the datasets."
+            )
+        return meant[0]
+
+    def predict(
+        self,
+        images: Sequence[Picture],
+        boxes_xywh: Sequence[Boxes | NDArray[np.floating] | Sequence[Sequence[float]] | None] | None = None,
+        dataset: str | None = None,
+    ) -> list[ImagePrediction]:
+        """The bodies in each image, by one head.
+
+        Args:
+            images: (H, W, 3) uint8 RGB arrays, bytes of JPEG or PNG files, or paths of such files.
+            boxes_xywh: per image (N, 4) boxes, or :class:`Boxes` to say how sure a detector was of each, or None for
+                the whole image; left out altogether, every image is taken whole.
+            dataset: whose points to find, by the name of a dataset or skeleton; None means the model's first.
+
+        Returns:
+            One per image, in order.
+
+        Raises:
+            PredictionError: an image cannot be used, a box cannot be cropped, or the model has no such head.
+        """
+        head = self.head(dataset)
+        return [found[head] for found in self.predict_heads(images, boxes_xywh, [head])]
+
+    def predict_heads(
+        self,
+        images: Sequence[Picture],
+        boxes_xywh: Sequence[Boxes | NDArray[np.floating] | Sequence[Sequence[float]] | None] | None = None,
+        datasets: Sequence[str] = (),
+    ) -> list[dict[str, ImagePrediction]]:
+        """As :meth:`predict` by several heads at once; none named means all of the model.
+
+        Heads that look at the same crops share the work of the backbone, unless it has experts.
+        """
+        boxes = [None] * len(images) if boxes_xywh is None else boxes_xywh
+        if len(boxes) != len(images):
+            raise PredictionError(
+                f"{len(boxes)} lists of boxes were given for {len(images)} images; give one for each."
+            )
+        pairs = (
+            (f"image {number}", read_picture(image, f"image {number}"), _as_boxes(of_image))
+            for number, (image, of_image) in enumerate(zip(images, boxes, strict=True))
+        )
+        return [found for _, found in self.stream(pairs, datasets)]
+
+    def stream(
+        self, images: Iterable[tuple[KeyT, UInt8[np.ndarray, "H W 3"], Boxes | None]], datasets: Sequence[str] = ()
+    ) -> Iterator[tuple[KeyT, dict[str, ImagePrediction]]]:
+        """As :meth:`predict_heads` for any number of images, which are taken and answered in order.
+
+        Batches are filled across images; at most as many images wait for one as hold 64 million pixels.
+
+        Args:
+            images: key (named in errors and handed back), RGB image, and boxes, None for the whole image.
+            datasets: names of heads or skeletons; none means all.
+        """
+        heads = [self.head(name) for name in datasets] or list(self.model.skeletons)
+        queues: list[_Queue[KeyT]] = [_Queue(group) for group in self._heads_by_crop(heads)]
+        waiting: deque[_Waiting[KeyT]] = deque()
+        for key, image, given in images:
+            boxes = Boxes.whole(image.shape[:2]) if given is None else given
+            boxes.check(image.shape[:2], str(key))
+            entry = _Waiting(key, boxes, image.size // 3, heads, left=len(boxes) * len(queues))
+            waiting.append(entry)
+            for queue in queues:
+                queue.crops += [self._crop(image, entry, row, queue.heads[0]) for row in range(len(boxes))]
+                while len(queue.crops) >= self.settings.batch_size:
+                    self._answer(queue)
+            if sum(other.num_pixels for other in waiting) > _PIXELS_IN_FLIGHT:
+                self._drain(queues)
+            while waiting and not waiting[0].left:
+                yield self._finished(waiting.popleft())
+        self._drain(queues)
+        for entry in waiting:
+            yield self._finished(entry)
+
+    def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:
+        """Heads together that look at the same crops."""
+
+        def crop(head: str) -> tuple[str, float]:
+            return self.model.codec(head).crop, self.model.conventions[head].padding
+
+        return [list(group) for _, group in groupby(sorted(heads, key=crop), key=crop)]
+
+    def _crop(self, image: NDArray[np.uint8], entry: "_Waiting[KeyT]", row: int, head: str) -> "_Crop[KeyT]":
+        height, width = self.model.input_size
+        region = box_region(entry.boxes.bbox_xywh[row], width / height, self.model.conventions[head].padding)
+        matrix = crop_matrix(region.center, region.scale, np.zeros(()), (height, width), self.model.codec(head).crop)
+        pixels = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
+        return _Crop(entry, row, pixels, region.center, region.scale)
+
+    def _drain(self, queues: "list[_Queue[KeyT]]") -> None:
+        for queue in queues:
+            while queue.crops:
+                self._answer(queue)
+
+    def _answer(self, queue: "_Queue[KeyT]") -> None:
+        """Runs the network on one batch of a queue and notes the answers with the images they belong to."""
+        size = self.settings.batch_size
+        batch, queue.crops = queue.crops[:size], queue.crops[size:]
+        padded = batch + batch[:1] * (size - len(batch)) if self.settings.compile else batch
+        answers = predict_heads(
+            self.model,
+            queue.heads,
+            np.stack([crop.pixels for crop in padded]),
+            np.stack([crop.center for crop in padded]),
+            np.stack([crop.scale for crop in padded]),
+            flip_test=self.settings.flip_test,
+            precision=self.settings.precision,
+        )
+        for head, (keypoints, scores) in answers.items():
+            for place, crop in enumerate(batch):
+                crop.entry.bodies[head].append((keypoints[place], scores[place], crop.row, float(crop.scale.prod())))
+        for crop in batch:
+            crop.entry.left -= 1
+
+    def _finished(self, entry: "_Waiting[KeyT]") -> tuple[KeyT, dict[str, ImagePrediction]]:
+        return entry.key, {head: self._prediction(head, entry) for head in entry.bodies}
+
+    def _prediction(self, head: str, entry: "_Waiting[KeyT]") -> ImagePrediction:
+        bodies, boxes = entry.bodies[head], entry.boxes
+        skeleton = self.model.skeletons[head]
+        count, num_keypoints = len(bodies), skeleton.num_keypoints
+        box_scores = np.ones(count) if boxes.scores is None else boxes.scores
+        keypoint_scores = np.array([scores for _, scores, _, _ in bodies]).reshape(count, num_keypoints)
+        found = Predictions(
+            image_ids=("",),
+            image_row=np.zeros(count, np.int64),
+            instance_row=np.array([row for _, _, row, _ in bodies], np.int64),
+            keypoints=np.array([points for points, _, _, _ in bodies]).reshape(count, num_keypoints, 2),
+            keypoint_scores=keypoint_scores,
+            scores=rescore(box_scores, keypoint_scores, self.settings.keypoint_threshold),
+            category_id=np.ones(count, np.int64),
+            crop_area=np.array([area for _, _, _, area in bodies]),
+        )
+        if boxes.scores is not None and self.settings.nms_threshold is not None and skeleton.oks_sigmas is not None:
+            found = suppress_duplicates(found, skeleton.oks_sigmas, self.settings.nms_threshold)
+        rows = found.instance_row
+        return ImagePrediction(
+            head=head,
+            keypoints=found.keypoints,
+            keypoint_scores=found.keypoint_scores,
+            scores=found.scores,
+            bbox_xywh=boxes.bbox_xywh[rows],
+            box_scores=box_scores[rows],
+            box_rows=rows,
+        )
+
+
+def best_device() -> torch.device:
+    """A GPU if there is one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _as_boxes(given: Boxes | NDArray[np.floating] | Sequence[Sequence[float]] | None) -> Boxes | None:
+    if given is None or isinstance(given, Boxes):
+        return given
+    values = np.asarray(given, np.float64)
+    if values.size and (values.ndim != 2 or values.shape[1] != 4):
+        raise PredictionError(f"boxes of shape {values.shape} were given; boxes are (N, 4): x, y, width, height.")
+    return Boxes(values.reshape(-1, 4))
+
+
+class _Waiting(Generic[KeyT]):
+    """An image whose crops are not all answered."""
+
+    def __init__(self, key: KeyT, boxes: Boxes, num_pixels: int, heads: Sequence[str], left: int) -> None:
+        self.key = key
+        self.boxes = boxes
+        self.num_pixels = num_pixels
+        self.left = left
+        self.bodies: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64], int, float]]] = {
+            head: [] for head in heads
+        }
+        """Per head, in the order of the boxes: keypoints, scores, row of the box, area of the crop."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Crop(Generic[KeyT]):
+    entry: _Waiting[KeyT]
+    row: int
+    pixels: UInt8[np.ndarray, "h w 3"]
+    center: Float[np.ndarray, " 2"]
+    scale: Float[np.ndarray, " 2"]
+
+
+class _Queue(Generic[KeyT]):
+    """Crops that wait for a batch, for the heads that look at them."""
+
+    def __init__(self, heads: list[str]) -> None:
+        self.heads = heads
+        self.crops: list[_Crop[KeyT]] = []
