@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
+from posecore.models.attention import attend
 from posecore.models.groups import Group, check_groups, run_by_group
 
 
@@ -141,7 +142,7 @@ class Attention(nn.Module):
         """Every token attends to every token of its image."""
         qkv_SBNTE = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q_BNTE, k_BNTE, v_BNTE = qkv_SBNTE.unbind(0)
-        y_BNTE = F.scaled_dot_product_attention(q_BNTE, k_BNTE, v_BNTE)
+        y_BNTE = attend(q_BNTE, k_BNTE, v_BNTE)
         return self.proj(y_BNTE.transpose(1, 2).flatten(2))
 
 
@@ -242,7 +243,7 @@ class Vit(nn.Module):
         return x_BTD.transpose(1, 2).unflatten(2, x_BDhw.shape[2:])
 
     def encode(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
-        """All blocks and the last norm on any tokens that have their positions, such as a part of an image's patches."""
+        """All blocks and the last norm, on any tokens that have their positions, such as some of an image's patches."""
         for block in self.blocks:
             if self.config.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, groups, use_reentrant=False)

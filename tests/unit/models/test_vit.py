@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
 
+from posecore.models.attention import attend
 from posecore.models.presets import PRESETS
 from posecore.models.vit import DropPath, Vit, VitConfig
 
@@ -84,17 +86,51 @@ def test_patches_are_shifted_by_two_pixels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("preset", "millions"),
-    [("vitpose-small", 21.66), ("vitpose-base", 85.79), ("vitpose-large", 303.30), ("vitpose-huge", 630.91)],
+    ("preset", "dense", "six_experts"),
+    [("small", 21.66, 30.52), ("base", 85.79, 121.20), ("large", 303.30, 429.16), ("huge", 630.91, 893.11)],
 )
-def test_published_sizes(preset: str, millions: float) -> None:
-    config = PRESETS[preset]["backbone"]
-    with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in Vit(config, (256, 192)).parameters())
+def test_published_sizes(preset: str, dense: float, six_experts: float) -> None:
+    config, with_experts = (PRESETS[f"{family}-{preset}"]["backbone"] for family in ("vitpose", "vitpose-plus"))
+    assert with_experts == config.model_copy(update={"expert_share": 0.25})
+    count, count_six = _num_parameters(config), _num_parameters(with_experts, tuple("abcdef"))
     width, depth = config.embed_dim, config.depth
     block = 12 * width**2 + 13 * width
     assert count == depth * block + (768 * width + width) + 193 * width + 2 * width
-    assert round(count / 1e6, 2) == millions
+    assert count_six == count + depth * 5 * (width // 4) * (4 * width + 1)
+    assert (round(count / 1e6, 2), round(count_six / 1e6, 2)) == (dense, six_experts)
+
+
+def test_giant_has_about_a_billion() -> None:
+    giant = PRESETS["vitpose-giant"]["backbone"]
+    assert giant.hidden_dim == 6144
+    assert 1.0e9 < _num_parameters(giant) < 1.02e9
+
+
+def _num_parameters(config: VitConfig, tasks: tuple[str, ...] = ()) -> int:
+    with torch.device("meta"):
+        return sum(parameter.numel() for parameter in config.build((256, 192), tasks).parameters())
+
+
+def test_plain_positions_have_no_slot() -> None:
+    with_slot = _randomised(CONFIG)
+    plain = CONFIG.model_copy(update={"position": "plain"}).build(INPUT_SIZE).double().eval()
+    weights = with_slot.state_dict()
+    weights["pos_embed"] = weights["pos_embed"][:, 1:] + weights["pos_embed"][:, :1]
+    plain.load_state_dict(weights)
+    images = torch.randn(1, 3, *INPUT_SIZE, dtype=torch.float64)
+    torch.testing.assert_close(plain(images), with_slot(images), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("size", [8, 10])
+def test_attention_in_bfloat16_stays_near_the_exact_one(size: int) -> None:
+    torch.manual_seed(0)
+    q, k, v = torch.randn(3, 2, 3, 192, size, dtype=torch.float64)
+    exact = F.scaled_dot_product_attention(q, k, v)
+    rounded = attend(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    fused = F.scaled_dot_product_attention(q.bfloat16(), k.bfloat16(), v.bfloat16())
+    assert rounded.dtype == torch.bfloat16
+    assert (rounded - exact).abs().mean() < 1.5 * (fused - exact).abs().mean()
+    assert torch.equal(attend(q, k, v), exact), "other types take the fused kernel"
 
 
 def test_small_has_twelve_heads_of_32() -> None:
@@ -144,3 +180,9 @@ def test_input_size_must_be_whole_patches() -> None:
         CONFIG.build((50, 32))
     with pytest.raises(ValueError, match="not a multiple of num_heads"):
         VitConfig(embed_dim=25, depth=1, num_heads=3)
+
+
+def test_the_eps_of_every_norm_can_be_set() -> None:
+    model = CONFIG.model_copy(update={"layer_norm_eps": 1e-12}).build(INPUT_SIZE)
+    assert {module.eps for module in model.modules() if isinstance(module, nn.LayerNorm)} == {1e-12}
+    assert CONFIG.layer_norm_eps == 1e-6
