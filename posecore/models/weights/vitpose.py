@@ -33,6 +33,7 @@ CONVENTIONS: Mapping[str, Conventions] = {
 _PATCH = 16
 _POSITIONS = "backbone.pos_embed"
 _CLASS_TOKEN = "backbone.cls_token"
+_EMBEDDING = ("embedding_head.", "prototypes.")
 _EXPERT = re.compile(r"(backbone\.blocks\.\d+\.mlp\.experts\.)(\d+)(\..+)")
 _HEAD = re.compile(r"(?:keypoint_head|associate_keypoint_heads\.(?P<number>\d+))\.(?P<rest>.+)")
 
@@ -101,7 +102,10 @@ def _write(model: PoseModel) -> Written:
             f"layout vitpose holds plain vision transformers with classic or simple heads, not {backbone} with {head}."
         )
     numbers = {dataset: number for number, dataset in enumerate(model.heads)}
-    return Written({_published_name(name, numbers): tensor for name, tensor in model.state_dict().items()})
+    state = model.state_dict()
+    dropped = {name: "only layout posebh holds it" for name in state if name.startswith(_EMBEDDING)}
+    tensors = {_published_name(name, numbers): tensor for name, tensor in state.items() if name not in dropped}
+    return Written(tensors, dropped)
 
 
 def _published_name(name: str, numbers: Mapping[str, int]) -> str:
