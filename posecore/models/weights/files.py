@@ -62,33 +62,36 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def shard_files(index: Path) -> list[Path]:
-    """The files a sharded checkpoint's index names, in order.
+def shard_names(index: Path) -> list[str]:
+    """The files a sharded checkpoint's index names, all in the index's own folder, sorted.
 
     Raises:
-        IntegrityError: the index is not readable, names a file outside its own folder, or one that is missing.
+        IntegrityError: the index is not readable, or names a file outside its own folder.
     """
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name:
+            raise IntegrityError(f"{index} names {name!r}, which is outside its folder; do not use this checkpoint.")
+    return names
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """File name by tensor name."""
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (ValueError, KeyError, TypeError, AttributeError):
+        return {str(tensor): str(file) for tensor, file in weight_map.items()}
+    except (ValueError, LookupError, TypeError, AttributeError):
         raise IntegrityError(f"{index} is not an index of safetensors shards; download it again.") from None
-    for name in names:
-        if not isinstance(name, str) or Path(name).name != name:
-            raise IntegrityError(f"{index} names {name!r}, which is outside its folder; do not use this checkpoint.")
-        if not (index.parent / name).is_file():
-            raise IntegrityError(f"{index} names {name}, which is missing; download it again.")
-    return [index.parent / name for name in names]
 
 
 def _read_sharded(index: Path) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    for shard in shard_files(index):
-        tensors |= _read_safetensors(shard)
-    stated = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"])
-    if stated != tensors.keys():
-        name = min(stated ^ tensors.keys())
-        raise IntegrityError(f"{index} and its shards disagree about tensor {name}; download them again.")
+    for name in shard_names(index):
+        if not (index.parent / name).is_file():
+            raise IntegrityError(f"{index} names {name}, which is missing; download it again.")
+        tensors |= _read_safetensors(index.parent / name)
+    if differing := _weight_map(index).keys() ^ tensors.keys():
+        raise IntegrityError(f"{index} and its shards disagree about {min(differing)}; download them again.")
     return tensors
 
 

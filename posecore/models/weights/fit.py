@@ -2,19 +2,19 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 
 from posecore.config import parse_config
 from posecore.datasets.definition import Conventions
-from posecore.errors import CheckpointError, ConfigError
+from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.weights.layout import SKELETONS, Layout, Translated
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
+
 
 @dataclass(frozen=True, slots=True)
 class Fit:
@@ -24,14 +24,11 @@ class Fit:
         preset: its name.
         card: the model it would be.
         differences: one phrase per tensor that is missing, unknown or of another shape; empty if it fits exactly.
-        num_changes: settings the tensors decide otherwise than the preset. Several presets can have one backbone
-            (ViTPose-L and Sapiens-0.3B); the one to change least is the right one, with all that shapes do not show.
     """
 
     preset: str
     card: ModelCard
     differences: tuple[str, ...]
-    num_changes: int
 
 
 def fit(
@@ -61,7 +58,7 @@ def fit(
     ]
     names = [preset] if preset else possible
     fits = [found for name in names if (found := _try(name, translated, heads, conventions))]
-    best = min(fits, key=lambda found: (len(found.differences), found.num_changes), default=None)
+    best = min(fits, key=lambda found: len(found.differences), default=None)
     if best is not None and not best.differences:
         return best
     if preset is not None:
@@ -96,11 +93,11 @@ def _try(
     fields["backbone"] = {"preset": preset, **fields.get("backbone", {})}
     try:
         architecture = parse_config(fields, ModelConfig, origin=preset)
-    except ConfigError:
+        card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=dict(conventions))
+        with torch.device("meta"):
+            expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
+    except ValueError:  # such as experts without a head, or an input size that is no multiple of the patch
         return None
-    card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=dict(conventions))
-    with torch.device("meta"):
-        expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
     found = {name: tensor.shape for name, tensor in translated.tensors.items()}
     differences = [
         f"{name} is {_size(found[name])} instead of {_size(shape)}" if name in found else f"{name} is missing"
@@ -108,14 +105,7 @@ def _try(
         if found.get(name) != shape
     ]
     differences += [f"{name} has no place" for name in found if name not in expected]
-    own = parse_config({"backbone": {"preset": preset}}, ModelConfig, origin=preset)
-    return Fit(preset, card, tuple(differences), _num_changes(own.model_dump(), architecture.model_dump()))
-
-
-def _num_changes(before: Any, after: Any) -> int:
-    if isinstance(before, dict) and isinstance(after, dict):
-        return sum(_num_changes(before.get(key), after.get(key)) for key in before.keys() | after.keys())
-    return int(before != after)
+    return Fit(preset, card, tuple(differences))
 
 
 def _size(shape: torch.Size) -> str:

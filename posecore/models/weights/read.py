@@ -1,0 +1,187 @@
+"""Any published checkpoint becomes a model: found, opened safely, translated, fitted to a preset, and documented."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from posecore.config import digest_json
+from posecore.errors import CheckpointError
+from posecore.models.architecture import ModelCard
+from posecore.models.catalog import CATALOG, PublishedModel
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model
+from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
+from posecore.models.weights.fit import fit
+from posecore.models.weights.hub import HubName, download, parse_hub_name
+from posecore.models.weights.huggingface_sapiens2 import HUGGINGFACE_SAPIENS2
+from posecore.models.weights.huggingface_vitpose import HUGGINGFACE_VITPOSE
+from posecore.models.weights.layout import Layout
+from posecore.models.weights.mae import MAE
+from posecore.models.weights.sapiens import SAPIENS
+from posecore.models.weights.sapiens2 import SAPIENS2
+from posecore.models.weights.vitpose import VITPOSE
+from posecore.schema import Json
+from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import sha256_of
+
+LAYOUTS: Mapping[str, Layout] = {
+    layout.name: layout for layout in (VITPOSE, HUGGINGFACE_VITPOSE, MAE, SAPIENS, SAPIENS2, HUGGINGFACE_SAPIENS2)
+}
+"""Every layout there is, by name."""
+
+OWN_LAYOUT = "posecore"
+"""Name of our own: a folder of ``model.safetensors`` and ``model.json``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Located:
+    """Weights on this machine.
+
+    Attributes:
+        path: a file, the index of a sharded one, or a folder that holds a whole model of ours.
+        revision: commit on the hub, None for local files.
+        published: row of the catalog, if they were asked for by its name.
+    """
+
+    path: Path
+    revision: str | None = None
+    published: PublishedModel | None = None
+
+
+def read_weights(
+    source: str | Path, expect: str | None = None, skeletons: Mapping[str, Skeleton] | None = None
+) -> PoseModel:
+    """Reads a published checkpoint, or a model of ours, whatever its layout.
+
+    Args:
+        source: a local file or folder; a name of :data:`~posecore.models.catalog.CATALOG`; or a place on the Hugging
+            Face hub, ``organisation/name[@revision][:file]``.
+        expect: preset or catalog name the weights must be of; None takes whichever preset fits.
+        skeletons: by dataset, in the order of the file's heads, where they are not the published ones.
+
+    Returns:
+        The model in evaluation mode. ``card.lineage["weights"]`` says where it came from, what was left out and under
+        which terms; ``card.licenses`` names the terms.
+
+    Raises:
+        CheckpointError: there are no such weights, the file could run code or is damaged, its layout or a tensor is
+            unknown, or it is not what was expected; one sentence each.
+        IntegrityError: a file is not the one that was written.
+    """
+    located = locate(source)
+    published = located.published
+    if expect is not None and expect in CATALOG:
+        published = CATALOG[expect]
+    preset = published.preset if published else expect
+    if located.path.is_dir():
+        return load_model(located.path)
+    tensors = read_tensors(located.path)
+    layout = recognise(tensors, located.path)
+    stated = skeletons or (published.card().skeletons if published else {})
+    translated = layout.read(tensors, tuple(stated))
+    fitted = fit(translated, layout, str(located.path), preset, stated)
+    license_id = published.license_id if published else layout.license
+    provenance: dict[str, Json] = {
+        "source": str(source),
+        "revision": located.revision,
+        "sha256": checksum(located.path),
+        "layout": layout.name,
+        "preset": fitted.preset,
+        "license": license_id,
+        "dropped": dict(translated.dropped),
+    }
+    name = published.name if published else str(source)
+    card = fitted.card.model_copy(update={"licenses": {name: license_id}, "lineage": {"weights": provenance}})
+    return build(card, translated.tensors)
+
+
+def locate(source: str | Path) -> Located:
+    """Finds weights: on this machine first, then in the catalog, then on the hub.
+
+    Args:
+        source: see :func:`read_weights`.
+
+    Raises:
+        CheckpointError: nothing is there, or nothing that could be weights.
+    """
+    path = Path(source)
+    if path.is_file():
+        return Located(path)
+    if path.is_dir():
+        return Located(_weights_in(path))
+    if str(source) in CATALOG:
+        return _locate_published(CATALOG[str(source)])
+    name = parse_hub_name(str(source))
+    if name is None:
+        raise CheckpointError(
+            f"{source} is no file or folder here, no published model (posecore models list) and no place on the hub "
+            "(organisation/name[@revision][:file])."
+        )
+    found = download(name)
+    return Located(found.path, found.commit)
+
+
+def _locate_published(model: PublishedModel) -> Located:
+    if model.hub is None:
+        raise CheckpointError(
+            f"where {model.name} can be downloaded is said at {model.homepage}; give the path of the file "
+            f"{model.file + ' ' if model.file else ''}as the source and {model.name} as what is expected."
+        )
+    found = download(HubName(model.hub, None, model.file))
+    return Located(found.path, found.commit, model)
+
+
+def _weights_in(folder: Path) -> Path:
+    if (folder / CARD_FILE).is_file():
+        return folder
+    for pattern in (f"*{INDEX_SUFFIX}", "*.safetensors"):
+        found = sorted(folder.glob(pattern))
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise CheckpointError(f"{folder} holds {len(found)} files of weights, such as {found[0].name}; name one.")
+    raise CheckpointError(f"{folder} holds neither {CARD_FILE} nor safetensors weights; name a file in it.")
+
+
+def recognise(tensors: Mapping[str, Tensor], origin: Path) -> Layout:
+    """The layout whose names these are.
+
+    Raises:
+        CheckpointError: none of ours.
+    """
+    for layout in LAYOUTS.values():
+        if layout.recognises(tensors):
+            return layout
+    raise CheckpointError(
+        f"{origin} has a layout we do not know: its tensors are called {', '.join(sorted(tensors)[:3])} …; known are "
+        f"{', '.join(LAYOUTS)}."
+    )
+
+
+def checksum(path: Path) -> str:
+    """SHA-256 of the weights: of the file, or over the hashes of a sharded one's files by name."""
+    if path.is_dir():
+        return sha256_of(path / WEIGHTS_FILE)
+    if not path.name.endswith(INDEX_SUFFIX):
+        return sha256_of(path)
+    return digest_json({name: sha256_of(path.parent / name) for name in shard_names(path)})
+
+
+def build(card: ModelCard, tensors: Mapping[str, Tensor]) -> PoseModel:
+    """A model with these weights, in evaluation mode, never initialised otherwise: 2B parameters take a while to draw.
+
+    Args:
+        card: what to build.
+        tensors: exactly the model's, by our names; copied, so that nothing hangs on the file they were mapped from.
+    """
+    with torch.device("meta"):
+        model = PoseModel(card)
+    own = {
+        name: tensors[name].to(expected.dtype, copy=True).contiguous() for name, expected in model.state_dict().items()
+    }
+    model.load_state_dict(own, assign=True)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())), "a buffer is not saved"
+    return model.eval()
