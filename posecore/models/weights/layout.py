@@ -3,7 +3,7 @@
 A layout only renames, reshapes and slices tensors, and says what it leaves out and why. It never looks at files, never
 builds a model and never guesses a size it cannot see: which preset the tensors fit is found by comparing shapes
 (:mod:`posecore.models.weights.fit`). Each layout is a module of its own in this room; the closed list of them is
-``LAYOUTS`` in :mod:`posecore.models.weights.read`.
+``LAYOUTS`` in :mod:`posecore.models.weights.layouts`.
 
 Our names: ``backbone.*``; per dataset ``heads.<dataset>.*``; experts ``backbone.blocks.<i>.mlp.experts.<dataset>.*``.
 """

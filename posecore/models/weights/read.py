@@ -16,24 +16,11 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
-from posecore.models.weights.huggingface_sapiens2 import HUGGINGFACE_SAPIENS2
-from posecore.models.weights.huggingface_vitpose import HUGGINGFACE_VITPOSE
 from posecore.models.weights.layout import Layout
-from posecore.models.weights.mae import MAE
-from posecore.models.weights.sapiens import SAPIENS
-from posecore.models.weights.sapiens2 import SAPIENS2
-from posecore.models.weights.vitpose import VITPOSE
+from posecore.models.weights.layouts import LAYOUTS
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import sha256_of
-
-LAYOUTS: Mapping[str, Layout] = {
-    layout.name: layout for layout in (VITPOSE, HUGGINGFACE_VITPOSE, MAE, SAPIENS, SAPIENS2, HUGGINGFACE_SAPIENS2)
-}
-"""Every layout there is, by name."""
-
-OWN_LAYOUT = "posecore"
-"""Name of our own: a folder of ``model.safetensors`` and ``model.json``."""
 
 
 @dataclass(frozen=True, slots=True)
