@@ -12,141 +12,53 @@ of these is a step of a recorded workflow: a resubmitted job continues where it 
 everything.
 """
 
-import argparse
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any
 
 import ray
-from pydantic import Field, model_validator
+from pydantic import Field
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
-from pipelines.ingest import ingest_split
 from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from posecore.config import Config, digest_json, load_config, parse_config
+from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import load_dataset, source_for
-from posecore.errors import PoseCoreError, PreflightError
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
-from posecore.ingest.audit import AuditConfig, compare, refuse_leakage
-from posecore.ingest.plan import IngestSettings
-from posecore.ingest.source_stamp import stamp_source
-from posecore.lineage.dataset_inputs import DatasetUse, Role, log_dataset_inputs
+from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
-from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog, TrackingConfig, connect
+from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
-from posecore.loading.mixture import MixtureEntry
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
-from posecore.schema import Json
-from posecore.shards.manifest import MANIFEST_NAME
-from posecore.shards.store import open_store
-from posecore.storage import as_path
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 
-_LEAST_FREE_BYTES = 1 << 30
 
-
-class DatasetEntry(Config):
-    """One dataset of the run; its name is also the name of its head.
+class LoaderSettings(MixtureSettings):
+    """How batches are drawn, made and augmented.
 
     Attributes:
-        name: of the entry.
-        definition: name of the dataset definition, or path of a ``dataset.yaml``; default the entry's name.
-        root: folder of the download, relative to ``data_folder`` unless absolute; local or any fsspec URL.
-        train: split to train on; None for a set that is only judged.
-        evaluate: split to judge on; None for a set that is only trained on.
-        head: for a set that is only judged, the entry whose head answers.
-        weight: share of the samples, for ``sampling: explicit``.
-        augment: other augmentation than the run's.
-        changes: fields of the definition that differ for this run, nested as in ``dataset.yaml``.
-    """
-
-    name: str
-    definition: str = ""
-    root: str
-    train: str | None = None
-    evaluate: str | None = None
-    head: str | None = None
-    weight: float | None = None
-    augment: AugmentConfig | None = None
-    changes: dict[str, Json] = {}
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.train is None and self.evaluate is None:
-            raise ValueError(f"{self.name}: give train, evaluate or both.")
-        if (self.train is None) == (self.head is None):
-            raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
-        return self
-
-    @property
-    def answering_head(self) -> str:
-        """The head that predicts this set: its own, or the one named."""
-        return self.head or self.name
-
-    def split(self, role: Role) -> str:
-        """Name of the split for one of the entry's roles."""
-        split = self.train if role == "training" else self.evaluate
-        assert split is not None, f"{self.name} has no {role} split"
-        return split
-
-    def load(self) -> DatasetDefinition:
-        """The definition with this run's changes."""
-        definition = load_dataset(self.definition or self.name)
-        if not self.changes:
-            return definition
-        merged = _merged(definition.model_dump(), self.changes) | {"folder": definition.folder}
-        return parse_config(merged, DatasetDefinition, origin=f"datasets.{self.name}.changes")
-
-
-class LoaderSettings(Config):
-    """How batches are drawn and made; the datasets themselves come from ``datasets``.
-
-    Attributes:
-        sampling: see :class:`~posecore.loading.mixture.MixtureConfig`.
-        temperature: likewise.
-        shuffle_window: likewise.
         augment: of every dataset that has none of its own.
-        num_threads: decoding threads per worker.
-        prefetch: batches prepared ahead.
-        cache_bytes: bound on the decoded images a worker keeps.
     """
 
-    sampling: Literal["natural", "temperature", "explicit"] = "natural"
-    temperature: float = 1.0
-    shuffle_window: int = 8
     augment: AugmentConfig = AugmentConfig()
-    num_threads: int = 2
-    prefetch: int = 2
-    cache_bytes: int = 1 << 30
 
 
-class JobConfig(Config):
-    """A complete run.
+class JobConfig(DatasetsJob):
+    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
 
     Attributes:
-        name: of the workflow, and of the registered model.
-        run_folder: everything the run writes; a local folder, or one that every node mounts.
-        data_folder: what relative dataset roots are relative to.
-        tracking: MLflow store.
-        datasets: what is trained and judged on.
-        ingest: shape of the shards.
-        audit: what counts as the same image.
-        allow_leakage: go on although train and evaluation sets share images; recorded in the lineage.
         model: the architecture.
         method: how the model shares what it knows across skeletons: ``heads``, ``experts`` or ``prototypes``.
         loading: batches.
@@ -156,14 +68,6 @@ class JobConfig(Config):
         worst_cases: pictures of the worst cases per dataset in the report.
     """
 
-    name: str
-    run_folder: str
-    data_folder: str = "."
-    tracking: TrackingConfig = TrackingConfig()
-    datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
-    ingest: IngestSettings = IngestSettings()
-    audit: AuditConfig = AuditConfig()
-    allow_leakage: bool = False
     model: ModelConfig
     method: MethodConfig = HeadsConfig()
     loading: LoaderSettings = LoaderSettings()
@@ -172,79 +76,9 @@ class JobConfig(Config):
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        names = [entry.name for entry in self.datasets]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
-        if "://" in self.run_folder:
-            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
-        heads = {entry.name for entry in self.datasets if entry.train is not None}
-        if not heads:
-            raise ValueError("datasets: none has a train split.")
-        for entry in self.datasets:
-            if entry.head is not None and entry.head not in heads:
-                raise ValueError(f"datasets.{entry.name}.head: {entry.head!r} is no entry with a train split.")
-        return self
-
-    @property
-    def folder(self) -> Path:
-        """The run folder, absolute: a submitted job runs in a directory that is thrown away."""
-        return Path(self.run_folder).resolve()
-
-    def root(self, entry: DatasetEntry) -> str:
-        """Where an entry's download lies."""
-        return str(as_path(self.data_folder) / entry.root) if "://" not in entry.root else entry.root
-
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""
-        entries = tuple(
-            MixtureEntry(name=entry.name, weight=entry.weight, augment=entry.augment)
-            for entry in self.datasets
-            if entry.train is not None
-        )
-        values = self.loading.model_dump(exclude={"sampling", "temperature", "shuffle_window"})
-        mixture = {
-            "entries": entries,
-            "sampling": self.loading.sampling,
-            "temperature": self.loading.temperature,
-            "shuffle_window": self.loading.shuffle_window,
-        }
-        return parse_config({**values, "mixture": mixture}, LoadingConfig, origin="loading")
-
-
-@dataclass(frozen=True)
-class Split:
-    """An ingested split of the run.
-
-    Attributes:
-        entry: whose.
-        role: what it is used for.
-        location: folder of the shards.
-        digest: dataset digest.
-        definition: of the dataset, changes included.
-    """
-
-    entry: DatasetEntry
-    role: Role
-    location: str
-    digest: str
-    definition: DatasetDefinition
-
-    @property
-    def use(self) -> DatasetUse:
-        """As lineage records it."""
-        license = self.definition.license
-        return DatasetUse(
-            name=self.definition.name,
-            split=Path(self.location).name,
-            digest=self.digest,
-            role=self.role,
-            location=self.location,
-            license=license.id,
-            commercial_use=license.commercial_use,
-        )
+        return self.loading.config(self.datasets)
 
 
 def run(config: JobConfig, reuse: bool = True) -> None:
@@ -258,11 +92,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
         ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
 
     with Workflow(tracking, config.name, folder, config, reuse=reuse) as workflow:
-        splits = [
-            ingest_step(workflow, config, entry, definitions[entry.name], role)
-            for entry in config.datasets
-            for role in roles(entry)
-        ]
+        splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
@@ -285,92 +115,8 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
         DatasetError: a dataset has no split of that name.
         PreflightError: relative folders in a submitted job, batch arithmetic, or the run folder and its disk.
     """
-    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
-        for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
-            if "://" not in location and not Path(location).is_absolute():
-                raise PreflightError(
-                    f"{name}: {location} is relative, but a submitted job runs in a copy of the working directory that "
-                    f"is thrown away; give an absolute path, for example --set {name}=/data/{name}."
-                )
-    for entry in config.datasets:
-        for role in roles(entry):
-            source_for(definitions[entry.name], entry.split(role), config.root(entry))
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PreflightError(f"run_folder {config.folder} cannot be made: {error.strerror}.") from None
-    free = shutil.disk_usage(config.folder).free
-    if free < _LEAST_FREE_BYTES:
-        raise PreflightError(
-            f"run_folder {config.folder}: {free / 2**30:.1f} GiB are free, less than the {_LEAST_FREE_BYTES / 2**30:g} "
-            "GiB a run wants at least; free some space or choose another run_folder."
-        )
-
-
-def roles(entry: DatasetEntry) -> list[Role]:
-    """What an entry is used for."""
-    wanted: list[tuple[Role, str | None]] = [("training", entry.train), ("evaluation", entry.evaluate)]
-    return [role for role, split in wanted if split is not None]
-
-
-def ingest_step(
-    workflow: Workflow, config: JobConfig, entry: DatasetEntry, definition: DatasetDefinition, role: Role
-) -> Split:
-    """Raw files of one split to shards."""
-    split = entry.split(role)
-    root = config.root(entry)
-    # Entries may change a definition, so each has shards of its own.
-    out = config.folder / "shards" / entry.name
-    location = out / definition.name / split
-
-    def execute(log: RunLog) -> Outputs:
-        manifest = ingest_split(definition, split, root, out, config.ingest)
-        log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
-        return Outputs({"location": str(location), "digest": manifest.digest}, _vouched(location / MANIFEST_NAME))
-
-    result = workflow.step(
-        f"ingest:{entry.name}:{split}",
-        execute,
-        inputs={
-            "definition": definition.digest(),
-            "split": split,
-            "settings": config.ingest,
-            "source": stamp_source(definition, split, root),
-            "out": str(out),
-        },
-        code=["pipelines.ingest", definition.reader.partition(":")[0]],
-    )
-    return Split(entry, role, str(location), result.values["digest"], definition)
-
-
-def audit_step(
-    workflow: Workflow, config: JobConfig, training: Sequence[Split], evaluation: Sequence[Split]
-) -> StepResult:
-    """Refuses a training set that shares images, subjects or videos with an evaluation set."""
-
-    def execute(log: RunLog) -> Outputs:
-        reports = [
-            compare(open_store(seen.location), open_store(judged.location), config.audit)
-            for seen in training
-            for judged in evaluation
-        ]
-        found = {f"{report.a} x {report.b}": [str(pair) for pair in report.pairs] for report in reports}
-        log.log_dict(found, "audit.json")
-        refuse_leakage(reports, allow=config.allow_leakage)
-        return Outputs({"shared": sum(len(pairs) for pairs in found.values())})
-
-    return workflow.step(
-        "audit",
-        execute,
-        inputs={
-            "training": [split.digest for split in training],
-            "evaluation": [split.digest for split in evaluation],
-            "settings": config.audit,
-            "allow_leakage": config.allow_leakage,
-        },
-        code=["posecore.ingest.audit"],
-    )
+    check_places(config, definitions)
 
 
 def train_step(
@@ -384,10 +130,7 @@ def train_step(
         "loading": config.mixture(),
         "training": config.training,
     }
-    # A run folder of its own for everything that decides the result: an interrupted run continues in it, a changed
-    # one never meets foreign checkpoints. A run may go on with another number of workers, on the same samples.
-    key = digest_json({name: _plain(value) for name, value in inputs.items()})[:12]
-    run_dir = config.folder / "training" / key
+    run_dir = folder_for(config, inputs)
     worker = MultiDatasetWorker(
         model=config.model,
         method=config.method,
@@ -409,7 +152,7 @@ def train_step(
         lineage = {"run_id": log.run_id, "step": config.training.steps, "data": inputs["data"]}
         model.card = model.card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
-        files = _vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
+        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
         return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)
 
     return workflow.step("train", execute, inputs=inputs, code=["pipelines.multidataset_worker"])
@@ -434,7 +177,7 @@ def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: St
         metrics = result.metrics[name]
         log.log_metrics(metrics)
         log.log_file(Path(result.report))
-        return Outputs({"metrics": metrics, "report": str(result.report)}, _vouched(result.report))
+        return Outputs({"metrics": metrics, "report": str(result.report)}, vouched(result.report))
 
     return workflow.step(
         f"evaluate:{name}",
@@ -498,37 +241,9 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
     return table
 
 
-def _vouched(*paths: Any) -> tuple[OutputFile, ...]:
-    return tuple(OutputFile.of(path) for path in paths)
-
-
-def _plain(value: Any) -> Json:
-    return value.model_dump(mode="json") if isinstance(value, Config) else value
-
-
-def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    merged = dict(base)
-    for key, value in changes.items():
-        below = merged.get(key)
-        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
-    return merged
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="run file (YAML)")
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
-    parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
-    parser.add_argument("--no-reuse", action="store_true", help="run every step again")
-    options = parser.parse_args(arguments)
-    overrides = [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
-    try:
-        run(load_config(options.config, JobConfig, overrides), reuse=not options.no_reuse)
-    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_job(__doc__, JobConfig, run, arguments)
 
 
 if __name__ == "__main__":

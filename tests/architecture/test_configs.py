@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.multidataset_train import JobConfig, roles
+from pipelines.multidataset_train import JobConfig
 from posecore.config import load_config
 from posecore.training.preflight import crops_per_rank
 
@@ -20,7 +20,7 @@ def test_a_run_file_validates_and_names_splits_that_exist(path: Path) -> None:
     config = load_config(path, JobConfig)
     for entry in config.datasets:
         definition = entry.load()
-        assert {entry.split(role) for role in roles(entry)} <= definition.splits.keys()
+        assert {entry.split(role) for role in entry.roles} <= definition.splits.keys()
     assert crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation) > 0
     assert [entry.name for entry in config.mixture().mixture.entries]
 

@@ -1,0 +1,174 @@
+"""What every job on several datasets is told, whatever it does with them."""
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from posecore.config import Config, parse_config
+from posecore.datasets.definition import DatasetDefinition
+from posecore.datasets.discovery import load_dataset
+from posecore.ingest.audit import AuditConfig
+from posecore.ingest.plan import IngestSettings
+from posecore.lineage.dataset_inputs import Role
+from posecore.lineage.tracking import TrackingConfig
+from posecore.loading.augment import AugmentConfig
+from posecore.loading.loader import LoadingConfig
+from posecore.loading.mixture import MixtureEntry
+from posecore.loading.unlabelled_crops import UnlabelledConfig
+from posecore.schema import Json
+from posecore.storage import as_path
+
+
+class DatasetEntry(Config):
+    """One dataset of the run; its name is also the name of its head.
+
+    Attributes:
+        name: of the entry.
+        definition: name of the dataset definition, or path of a ``dataset.yaml``; default the entry's name.
+        root: folder of the download, relative to ``data_folder`` unless absolute; local or any fsspec URL.
+        train: split to train on; None for a set that is only judged.
+        evaluate: split to judge on; None for a set that is only trained on.
+        head: for a set that is only judged, the entry whose head answers.
+        weight: share of the samples, for ``sampling: explicit``.
+        augment: other augmentation than the run's.
+        changes: fields of the definition that differ for this run, nested as in ``dataset.yaml``.
+    """
+
+    name: str
+    definition: str = ""
+    root: str
+    train: str | None = None
+    evaluate: str | None = None
+    head: str | None = None
+    weight: float | None = None
+    augment: AugmentConfig | None = None
+    changes: dict[str, Json] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.train is None and self.evaluate is None:
+            raise ValueError(f"{self.name}: give train, evaluate or both.")
+        if (self.train is None) == (self.head is None):
+            raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
+        return self
+
+    @property
+    def answering_head(self) -> str:
+        """The head that predicts this set: its own, or the one named."""
+        return self.head or self.name
+
+    @property
+    def roles(self) -> list[Role]:
+        """What the entry is used for."""
+        wanted: list[tuple[Role, str | None]] = [("training", self.train), ("evaluation", self.evaluate)]
+        return [role for role, split in wanted if split is not None]
+
+    def split(self, role: Role) -> str:
+        """Name of the split for one of the entry's roles."""
+        split = self.train if role == "training" else self.evaluate
+        assert split is not None, f"{self.name} has no {role} split"
+        return split
+
+    def load(self) -> DatasetDefinition:
+        """The definition with this run's changes."""
+        definition = load_dataset(self.definition or self.name)
+        if not self.changes:
+            return definition
+        merged = _merged(definition.model_dump(), self.changes) | {"folder": definition.folder}
+        return parse_config(merged, DatasetDefinition, origin=f"datasets.{self.name}.changes")
+
+
+class MixtureSettings(Config):
+    """How batches are drawn and made; the datasets themselves come from ``datasets``.
+
+    Attributes:
+        sampling: see :class:`~posecore.loading.mixture.MixtureConfig`.
+        temperature: likewise.
+        shuffle_window: likewise.
+        num_threads: decoding threads per worker.
+        prefetch: batches prepared ahead.
+        cache_bytes: bound on the decoded images a worker keeps.
+    """
+
+    sampling: Literal["natural", "temperature", "explicit"] = "natural"
+    temperature: float = 1.0
+    shuffle_window: int = 8
+    num_threads: int = 2
+    prefetch: int = 2
+    cache_bytes: int = 1 << 30
+
+    def config(self, datasets: Iterable[DatasetEntry], unlabelled: UnlabelledConfig | None = None) -> LoadingConfig:
+        """The loader's configuration.
+
+        Args:
+            datasets: those with a train split are drawn from.
+            unlabelled: for pre-training.
+        """
+        drawing = {"sampling", "temperature", "shuffle_window"}
+        entries = tuple(
+            MixtureEntry(name=entry.name, weight=entry.weight, augment=entry.augment)
+            for entry in datasets
+            if entry.train is not None
+        )
+        mixture = {"entries": entries, **self.model_dump(include=drawing)}
+        values = {"mixture": mixture, "unlabelled": unlabelled, **self.model_dump(exclude=drawing)}
+        return parse_config(values, LoadingConfig, origin="loading")
+
+
+class DatasetsJob(Config):
+    """Base of the run files of such jobs.
+
+    Attributes:
+        name: of the workflow, and of the registered model.
+        run_folder: everything the run writes; a local folder, or one that every node mounts.
+        data_folder: what relative dataset roots are relative to.
+        tracking: MLflow store.
+        datasets: what is trained and judged on.
+        ingest: shape of the shards.
+        audit: what counts as the same image.
+        allow_leakage: go on although train and evaluation sets share images; recorded in the lineage.
+    """
+
+    name: str
+    run_folder: str
+    data_folder: str = "."
+    tracking: TrackingConfig = TrackingConfig()
+    datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
+    ingest: IngestSettings = IngestSettings()
+    audit: AuditConfig = AuditConfig()
+    allow_leakage: bool = False
+
+    @model_validator(mode="after")
+    def _check_datasets(self) -> Self:
+        names = [entry.name for entry in self.datasets]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
+        if "://" in self.run_folder:
+            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
+        heads = {entry.name for entry in self.datasets if entry.train is not None}
+        if not heads:
+            raise ValueError("datasets: none has a train split.")
+        for entry in self.datasets:
+            if entry.head is not None and entry.head not in heads:
+                raise ValueError(f"datasets.{entry.name}.head: {entry.head!r} is no entry with a train split.")
+        return self
+
+    @property
+    def folder(self) -> Path:
+        """The run folder, absolute: a submitted job runs in a directory that is thrown away."""
+        return Path(self.run_folder).resolve()
+
+    def root(self, entry: DatasetEntry) -> str:
+        """Where an entry's download lies."""
+        return str(as_path(self.data_folder) / entry.root) if "://" not in entry.root else entry.root
+
+
+def _merged(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    merged = dict(base)
+    for key, value in changes.items():
+        below = merged.get(key)
+        merged[key] = _merged(below, value) if isinstance(below, Mapping) and isinstance(value, Mapping) else value
+    return merged

@@ -1,0 +1,206 @@
+"""Steps that jobs on several datasets have in common: check what can be checked, ingest, audit."""
+
+import argparse
+import os
+import shutil
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pipelines.datasets_job import DatasetEntry, DatasetsJob
+from pipelines.ingest import ingest_split
+from posecore.config import Config, digest_json, load_config
+from posecore.datasets.definition import DatasetDefinition
+from posecore.datasets.discovery import source_for
+from posecore.errors import PoseCoreError, PreflightError
+from posecore.ingest.audit import compare, refuse_leakage
+from posecore.ingest.source_stamp import stamp_source
+from posecore.lineage.dataset_inputs import DatasetUse, Role
+from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow
+from posecore.lineage.tracking import RunLog
+from posecore.schema import Json
+from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.store import open_store
+
+_LEAST_FREE_BYTES = 1 << 30
+_JobT = TypeVar("_JobT", bound=DatasetsJob)
+
+
+@dataclass(frozen=True)
+class Split:
+    """An ingested split of the run.
+
+    Attributes:
+        entry: whose.
+        role: what it is used for.
+        location: folder of the shards.
+        digest: dataset digest.
+        definition: of the dataset, changes included.
+    """
+
+    entry: DatasetEntry
+    role: Role
+    location: str
+    digest: str
+    definition: DatasetDefinition
+
+    @property
+    def use(self) -> DatasetUse:
+        """As lineage records it."""
+        license = self.definition.license
+        return DatasetUse(
+            name=self.definition.name,
+            split=Path(self.location).name,
+            digest=self.digest,
+            role=self.role,
+            location=self.location,
+            license=license.id,
+            commercial_use=license.commercial_use,
+        )
+
+
+def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """Refuses what can be known to fail before anything starts.
+
+    Raises:
+        DatasetError: a dataset has no split of that name.
+        PreflightError: relative folders in a submitted job, or the run folder and its disk.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
+        for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
+            if "://" not in location and not Path(location).is_absolute():
+                raise PreflightError(
+                    f"{name}: {location} is relative, but a submitted job runs in a copy of the working directory that "
+                    f"is thrown away; give an absolute path, for example --set {name}=/data/{name}."
+                )
+    for entry in config.datasets:
+        for role in entry.roles:
+            source_for(definitions[entry.name], entry.split(role), config.root(entry))
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"run_folder {config.folder} cannot be made: {error.strerror}.") from None
+    free = shutil.disk_usage(config.folder).free
+    if free < _LEAST_FREE_BYTES:
+        raise PreflightError(
+            f"run_folder {config.folder}: {free / 2**30:.1f} GiB are free, less than the {_LEAST_FREE_BYTES / 2**30:g} "
+            "GiB a run wants at least; free some space or choose another run_folder."
+        )
+
+
+def ingest_splits(workflow: Workflow, config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> list[Split]:
+    """All splits of all datasets to shards."""
+    return [
+        ingest_step(workflow, config, entry, definitions[entry.name], role)
+        for entry in config.datasets
+        for role in entry.roles
+    ]
+
+
+def ingest_step(
+    workflow: Workflow, config: DatasetsJob, entry: DatasetEntry, definition: DatasetDefinition, role: Role
+) -> Split:
+    """Raw files of one split to shards."""
+    split = entry.split(role)
+    root = config.root(entry)
+    # Entries may change a definition, so each has shards of its own.
+    out = config.folder / "shards" / entry.name
+    location = out / definition.name / split
+
+    def execute(log: RunLog) -> Outputs:
+        manifest = ingest_split(definition, split, root, out, config.ingest)
+        log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
+        return Outputs({"location": str(location), "digest": manifest.digest}, vouched(location / MANIFEST_NAME))
+
+    result = workflow.step(
+        f"ingest:{entry.name}:{split}",
+        execute,
+        inputs={
+            "definition": definition.digest(),
+            "split": split,
+            "settings": config.ingest,
+            "source": stamp_source(definition, split, root),
+            "out": str(out),
+        },
+        code=["pipelines.ingest", definition.reader.partition(":")[0]],
+    )
+    return Split(entry, role, str(location), result.values["digest"], definition)
+
+
+def audit_step(
+    workflow: Workflow, config: DatasetsJob, training: Sequence[Split], evaluation: Sequence[Split]
+) -> StepResult:
+    """Refuses a training set that shares images, subjects or videos with an evaluation set."""
+
+    def execute(log: RunLog) -> Outputs:
+        reports = [
+            compare(open_store(seen.location), open_store(judged.location), config.audit)
+            for seen in training
+            for judged in evaluation
+        ]
+        found = {f"{report.a} x {report.b}": [str(pair) for pair in report.pairs] for report in reports}
+        log.log_dict(found, "audit.json")
+        refuse_leakage(reports, allow=config.allow_leakage)
+        return Outputs({"shared": sum(len(pairs) for pairs in found.values())})
+
+    return workflow.step(
+        "audit",
+        execute,
+        inputs={
+            "training": [split.digest for split in training],
+            "evaluation": [split.digest for split in evaluation],
+            "settings": config.audit,
+            "allow_leakage": config.allow_leakage,
+        },
+        code=["posecore.ingest.audit"],
+    )
+
+
+def folder_for(config: DatasetsJob, inputs: Mapping[str, Any]) -> Path:
+    """A folder of its own for everything that decides a training's result.
+
+    An interrupted run continues in it, a changed one never meets foreign checkpoints. A run may go on with another
+    number of workers, on the same samples.
+    """
+    key = digest_json({name: _plain(value) for name, value in inputs.items()})[:12]
+    return config.folder / "training" / key
+
+
+def vouched(*paths: Any) -> tuple[OutputFile, ...]:
+    """Files that must be as they are for a step's result to be used again."""
+    return tuple(OutputFile.of(path) for path in paths)
+
+
+def run_job(
+    description: str | None,
+    config_class: type[_JobT],
+    run: Callable[[_JobT, bool], None],
+    arguments: Sequence[str] | None,
+) -> int:
+    """Runs the job named on the command line; returns the exit status.
+
+    Args:
+        description: help text.
+        config_class: what the run file must be.
+        run: given the configuration and whether finished steps may be used again.
+        arguments: None for the process's own.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", required=True, help="run file (YAML)")
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
+    parser.add_argument("--no-reuse", action="store_true", help="run every step again")
+    options = parser.parse_args(arguments)
+    overrides = [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
+    try:
+        run(load_config(options.config, config_class, overrides), not options.no_reuse)
+    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _plain(value: Any) -> Json:
+    return value.model_dump(mode="json") if isinstance(value, Config) else value
