@@ -1,0 +1,42 @@
+"""Small models in the shape of the published ones, and presets that recognise them."""
+
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from posecore.datasets.definition import Conventions
+from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.pose_model import PoseModel
+from posecore.models.presets import PRESETS
+from posecore.models.vit import VitConfig
+from posecore.models.weights.layout import SKELETONS
+from posecore.skeletons.library import load_skeleton
+
+SIX = ("coco", "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
+HEAD = {"kind": "classic", "channels": 8}
+
+
+def add_tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``tiny`` is dense, ``tiny-plus`` has experts; both have blocks of 32 channels."""
+    dense = VitConfig(embed_dim=32, depth=2, num_heads=2)
+    monkeypatch.setitem(PRESETS, "tiny", {"backbone": dense})
+    monkeypatch.setitem(PRESETS, "tiny-plus", {"backbone": dense.model_copy(update={"expert_share": 0.25})})
+
+
+def tiny_model(preset: str = "tiny", heads: Sequence[str] = ("coco",), **changes: object) -> PoseModel:
+    """Every value different, BatchNorm statistics included, so that no mix-up of tensors goes unnoticed."""
+    config = ModelConfig.model_validate(
+        {"backbone": {"preset": preset}, "head": HEAD, "input_size": (64, 48), **changes}
+    )
+    card = ModelCard(
+        architecture=config,
+        skeletons={dataset: load_skeleton(SKELETONS[dataset]) for dataset in heads},
+        conventions={dataset: Conventions() for dataset in heads},
+    )
+    model = PoseModel(card).eval()
+    generator = torch.Generator().manual_seed(0)
+    for tensor in model.state_dict().values():
+        if tensor.is_floating_point():
+            tensor.copy_(0.5 + torch.rand(tensor.shape, generator=generator))
+    return model
