@@ -32,6 +32,9 @@ class HeatmapCodec(Config):
         heatmap_size: (height, width) of the map.
         heatmap_sigma: spread of the Gaussian in heatmap pixels; 2 belongs to 64x48, 3 to 96x72.
         blur_kernel: side of the Gaussian blur before the refinement; 11 belongs to sigma 2, 17 to sigma 3.
+        blur_border: what the blur sees beyond the map: its mirror image, as in ViTPose, or zeros, as in mmpose 1 and
+            Sapiens, which draw a point within half a kernel of the border inwards. (Those also scale the blurred map
+            to its former maximum: a constant in the logarithm.)
     """
 
     kind: Literal["udp", "msra"] = "udp"
@@ -39,6 +42,7 @@ class HeatmapCodec(Config):
     heatmap_size: tuple[int, int] = (64, 48)
     heatmap_sigma: float = 2.0
     blur_kernel: int = 11
+    blur_border: Literal["mirror", "zero"] = "mirror"
 
     @property
     def crop(self) -> Literal["udp", "msra"]:
@@ -125,9 +129,11 @@ class HeatmapCodec(Config):
         height, width = maps.shape[-2:]
         reach = self.blur_kernel // 2 + 1
         around = torch.arange(-reach, reach + 1, device=maps.device)
-        rows, columns = _reflect(y[:, None] + around, height), _reflect(x[:, None] + around, width)
-        places = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+        rows, columns = y[:, None] + around, x[:, None] + around
+        places = (_reflect(rows, height)[:, :, None] * width + _reflect(columns, width)[:, None, :]).flatten(1)
         patch = maps.flatten(1).gather(1, places).unflatten(1, (len(around), len(around)))
+        if self.blur_border == "zero":
+            patch = patch * _inside(rows, height)[:, :, None] * _inside(columns, width)[:, None, :]
         blur = self._blur_to_three(maps.device)
         smooth = ((patch @ blur).mT @ blur).mT
         logs = smooth.clamp(_LOWEST, _HIGHEST).log()
@@ -153,6 +159,10 @@ def _reflect(index: Tensor, length: int) -> Tensor:
     period = max(2 * (length - 1), 1)
     index = index.remainder(period)
     return torch.minimum(index, period - index)
+
+
+def _inside(index: Tensor, length: int) -> Tensor:
+    return (index >= 0) & (index < length)
 
 
 def _replicate_edge(three: Tensor, middle: Tensor, length: int) -> Tensor:

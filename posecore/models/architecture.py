@@ -1,7 +1,7 @@
 """What a model is made of: the architecture as configuration, and the card that travels with the weights."""
 
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -31,6 +31,7 @@ class ModelConfig(Config):
         input_size: (height, width) of the crops in pixels.
         heatmap_sigma: spread of the target Gaussian in heatmap pixels; 2 belongs to 64×48 maps, 3 to 96×72.
         blur_kernel: side of the blur in UDP decoding, in heatmap pixels; 11 belongs to 64×48 maps, 17 to 96×72.
+        blur_border: what that blur sees beyond the map; ``zero`` for Sapiens.
         shared_heads: dataset to the dataset whose head it uses; both must have the same skeleton points.
         embedding: embedding head and prototypes, a second way to every dataset's heatmaps; None for none.
     """
@@ -40,6 +41,7 @@ class ModelConfig(Config):
     input_size: tuple[int, int] = (256, 192)
     heatmap_sigma: float = Field(default=2.0, gt=0)
     blur_kernel: int = Field(default=11, gt=0)
+    blur_border: Literal["mirror", "zero"] = "mirror"
     shared_heads: dict[str, str] = {}
     embedding: EmbeddingConfig | None = None
 
@@ -100,6 +102,7 @@ class ModelConfig(Config):
             heatmap_size=self.heatmap_size,
             heatmap_sigma=self.heatmap_sigma,
             blur_kernel=self.blur_kernel,
+            blur_border=self.blur_border,
         )
 
 

@@ -21,7 +21,7 @@ scaled with the heatmap, from 2 and 11 at 64×48.
 """
 
 from collections.abc import Mapping
-from typing import TypedDict
+from typing import Literal, TypedDict
 
 from posecore.models.backbones import BackboneConfig
 from posecore.models.cspnext import CspnextConfig
@@ -40,6 +40,7 @@ class Preset(TypedDict, total=False):
     input_size: tuple[int, int]
     heatmap_sigma: float
     blur_kernel: int
+    blur_border: Literal["mirror", "zero"]
 
 
 def _sapiens(embed_dim: int, depth: int, num_heads: int) -> Preset:
@@ -50,6 +51,7 @@ def _sapiens(embed_dim: int, depth: int, num_heads: int) -> Preset:
         "input_size": (1024, 768),
         "heatmap_sigma": 6.0,
         "blur_kernel": 11,
+        "blur_border": "zero",
     }
 
 
@@ -62,6 +64,7 @@ def _sapiens2(backbone: Sapiens2Config, deconv: tuple[int, int], conv: tuple[int
         "input_size": (1024 * side, 768 * side),
         "heatmap_sigma": 6.0,
         "blur_kernel": 11,
+        "blur_border": "zero",
     }
 
 
