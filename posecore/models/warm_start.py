@@ -1,0 +1,269 @@
+"""A new model starts from what another one knows, and says what came from where.
+
+Points are matched by their names in the union vocabulary, so a skeleton that the parent has never seen still finds its
+shoulders. What has no counterpart keeps its fresh initial values.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from rich.table import Table
+from torch import nn
+
+from posecore.config import Config
+from posecore.errors import ConfigError
+from posecore.models.backbones import BackboneConfig
+from posecore.models.pose_model import PoseModel
+from posecore.models.position import resize_position_embedding
+from posecore.models.presets import PRESETS
+from posecore.models.vit import VitConfig
+from posecore.schema import Json
+
+_MAY_DIFFER = {
+    "activation_checkpointing",
+    "drop_path",
+    "expert_share",
+    "layer_norm_eps",
+    "patch_padding",
+    "rope_dtype",
+}
+"""Fields of a backbone that do not change what its weights are."""
+
+_FINAL = "final_layer."
+"""The layer of every head whose rows are points; the rest of a head is common to all its points."""
+
+
+class WarmStartConfig(Config):
+    """What is taken from the parent besides the backbone; switching a part off shows what it is worth.
+
+    Attributes:
+        experts: experts, from the parent's experts or from its dense layers.
+        points: heads: the common part and the rows of points with the same union name.
+        prototypes: the embedding head and the prototypes of points with the same union name.
+    """
+
+    experts: bool = True
+    points: bool = True
+    prototypes: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """One part of a model and where it came from.
+
+    Attributes:
+        what: the part, such as ``backbone`` or ``head infants``.
+        source: the part of the parent, such as ``head coco``; empty if nothing was copied.
+        copied: how much was copied.
+        total: how much there is.
+        unit: of both numbers.
+        fresh: points that keep their initial values.
+    """
+
+    what: str
+    source: str
+    copied: int
+    total: int
+    unit: str
+    fresh: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """In one line."""
+        return f"{self.copied} of {self.total} {self.unit}" + (f" from {self.source}" if self.source else "")
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """Everything that was copied.
+
+    Attributes:
+        rows: one per part of the model, in its order.
+    """
+
+    rows: tuple[Copied, ...]
+
+    def table(self) -> Table:
+        """To be printed."""
+        table = Table(title="warm start")
+        for column in ("part", "from", "copied", "freshly initialised"):
+            table.add_column(column, overflow="fold")
+        for row in self.rows:
+            table.add_row(
+                row.what, row.source or "–", f"{row.copied} of {row.total} {row.unit}", ", ".join(row.fresh) or "–"
+            )
+        return table
+
+    def as_dict(self) -> dict[str, Json]:
+        """To be logged: part to one line about it."""
+        return {row.what: str(row) for row in self.rows}
+
+
+@torch.no_grad()
+def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | None = None) -> WarmStart:
+    """Copies into a fresh model whatever a parent has for it.
+
+    The backbone is copied whole, its positional embedding resampled to the model's input size. An expert comes from the
+    parent's expert of the same name, else from that of the dataset which shares most points; from a dense parent all
+    experts get the same rows, so that the network computes at first what the parent does, as the published ViTPose++
+    started from a masked autoencoder (ViTAE-Transformer/ViTPose @ c050ed2, ``mmcv_custom/checkpoint.py``). A head comes
+    from one head of the parent, chosen likewise: its last layer's rows read the features of its own layers below and
+    mean nothing on another head's. Prototypes live in one space; each point takes those of whichever dataset has it.
+
+    Args:
+        model: receives the weights, on whatever device it is; its card takes on the parent's licences.
+        parent: any model with a backbone of the same widths.
+        config: what to take; None takes all.
+
+    Raises:
+        ConfigError: the backbones have other widths; the sentence names the preset that fits. Or the parent has experts
+            of another share, which only a merge can turn into something else.
+    """
+    config = config or WarmStartConfig()
+    _check_backbones(model.config.backbone, parent.config.backbone)
+    rows = [*_copy_backbone(model, parent), *_copy_experts(model, parent, config.experts)]
+    rows += [_copy_head(model, parent, dataset, config.points) for dataset in model.heads]
+    if model.config.embedding is not None:
+        rows += _copy_prototypes(model, parent, config.prototypes)
+    licenses = {**parent.card.licenses, **model.card.licenses}
+    model.card = model.card.model_copy(update={"licenses": licenses})
+    return WarmStart(tuple(rows))
+
+
+def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
+    have, want = (_weight_fields(backbone) for backbone in (ours, theirs))
+    if have != want:
+        differing = [name for name in {**have, **want} if have.get(name) != want.get(name)]
+        fitting = [name for name, preset in PRESETS.items() if _weight_fields(preset["backbone"]) == want]
+        advice = f"backbone: {fitting[0]}" if fitting else "the parent's own backbone"
+        raise ConfigError(
+            f"the parent's backbone has {_listed(want, differing)}, the model's {_listed(have, differing)}; "
+            f"use {advice}."
+        )
+    share, parents_share = (getattr(backbone, "expert_share", 0.0) for backbone in (ours, theirs))
+    if parents_share not in (0.0, share):
+        raise ConfigError(
+            f"the parent's experts are {parents_share:g} of every feed-forward output, the model's {share:g}; "
+            f"set expert_share to {parents_share:g}, or merge one expert of the parent first."
+        )
+
+
+def _weight_fields(backbone: BackboneConfig) -> dict[str, Any]:
+    return {name: value for name, value in backbone.model_dump().items() if name not in _MAY_DIFFER}
+
+
+def _listed(fields: Mapping[str, Any], names: list[str]) -> str:
+    return ", ".join(f"{name} {fields[name]}" for name in names if name in fields)
+
+
+def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
+    """All but experts; of a dense layer, the rows that are shared in a model with experts."""
+    ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
+    shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name}
+    rows = []
+    if "pos_embed" in shared:
+        grid, source_grid = model.config.feature_size, parent.config.feature_size
+        shared.pop("pos_embed").copy_(resize_position_embedding(theirs["pos_embed"], grid, source_grid))
+        resized = "" if grid == source_grid else ", resampled from {}×{}".format(*source_grid)
+        tokens = grid[0] * grid[1]
+        rows.append(Copied("positions", f"backbone{resized}", tokens, tokens, "tokens"))
+    for name, tensor in shared.items():
+        tensor.copy_(theirs[name][: len(tensor)] if tensor.ndim else theirs[name])
+    count = sum(tensor.numel() for tensor in shared.values())
+    return [Copied("backbone", "backbone", count, count, "numbers"), *rows]
+
+
+def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Copied]:
+    backbone = model.config.backbone
+    if not isinstance(backbone, VitConfig) or not backbone.expert_dim:
+        return []
+    ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
+    total = backbone.expert_dim * backbone.depth
+    rows = []
+    for task in model.heads:
+        if not wanted:
+            rows.append(Copied(f"expert {task}", "", 0, total, "rows"))
+            continue
+        from_experts = any(".experts." in name for name in theirs)
+        origin = _nearest(model, parent, task) if from_experts else None
+        for block in range(backbone.depth):
+            for kind in ("weight", "bias"):
+                prefix = f"blocks.{block}.mlp"
+                dense = theirs[f"{prefix}.fc2.{kind}"]
+                rows_of_task = theirs[f"{prefix}.experts.{origin}.{kind}"] if origin else dense[-backbone.expert_dim :]
+                ours[f"{prefix}.experts.{task}.{kind}"].copy_(rows_of_task)
+        rows.append(Copied(f"expert {task}", f"expert {origin}" if origin else "dense layers", total, total, "rows"))
+    return rows
+
+
+def _copy_head(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) -> Copied:
+    names = model.skeletons[dataset].union_names
+    origin = _nearest(model, parent, dataset)
+    if wanted and origin is not None and _same_trunk(model.heads[dataset], parent.heads[origin]):
+        have = parent.skeletons[origin].union_names
+        pairs = [(i, have.index(name)) for i, name in enumerate(names) if name in have]
+        if pairs:
+            mine, its = (list(column) for column in zip(*pairs, strict=True))
+            theirs = parent.heads[origin].state_dict()
+            for name, tensor in model.heads[dataset].state_dict().items():
+                if name.startswith(_FINAL):
+                    tensor[mine] = theirs[name][its].to(tensor)
+                else:
+                    tensor.copy_(theirs[name])
+            fresh = tuple(name for name in names if name not in have)
+            return Copied(f"head {dataset}", f"head {origin}", len(pairs), len(names), "points", fresh)
+    return Copied(f"head {dataset}", "", 0, len(names), "points", names)
+
+
+def _same_trunk(ours: nn.Module, theirs: nn.Module) -> bool:
+    def shapes(head: nn.Module) -> dict[str, tuple[int, ...]]:
+        # Rows of the final layer are points; what is below them must fit, too.
+        return {
+            name: tuple(tensor.shape[1:] if name.startswith(_FINAL) else tensor.shape)
+            for name, tensor in head.state_dict().items()
+        }
+
+    return shapes(ours) == shapes(theirs)
+
+
+def _copy_prototypes(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Copied]:
+    fits = wanted and model.config.embedding == parent.config.embedding
+    head = model.embedding_head.state_dict()
+    count = sum(tensor.numel() for tensor in head.values())
+    if fits:
+        model.embedding_head.load_state_dict(parent.embedding_head.state_dict())
+    source = "embedding head" if fits else ""
+    rows = [Copied("embedding head", source, count if fits else 0, count, "numbers")]
+    for dataset in model.heads:
+        names = model.skeletons[dataset].union_names
+        ours = model.prototypes.get_buffer(dataset)
+        used: dict[str, int] = {}
+        fresh = []
+        for row, name in enumerate(names):
+            origin = _nearest(model, parent, dataset, having=name) if fits else None
+            if origin is None:
+                fresh.append(name)
+                continue
+            ours[row] = parent.prototypes.get_buffer(origin)[parent.skeletons[origin].union_names.index(name)].to(ours)
+            used[origin] = used.get(origin, 0) + 1
+        source = ", ".join(f"{origin} ({number})" for origin, number in used.items())
+        copied = sum(used.values())
+        rows.append(Copied(f"prototypes {dataset}", source, copied, len(names), "points", tuple(fresh)))
+    return rows
+
+
+def _nearest(model: PoseModel, parent: PoseModel, dataset: str, having: str | None = None) -> str | None:
+    """The parent's dataset of that name, else the one that shares most points; the first of equals.
+
+    Args:
+        model: has the dataset.
+        parent: whose datasets are chosen from.
+        dataset: name in the model.
+        having: only datasets with the point of this union name will do.
+    """
+    names = set(model.skeletons[dataset].union_names)
+    candidates = [name for name in parent.heads if having is None or having in parent.skeletons[name].union_names]
+    if dataset in parent.skeletons and parent.owner(dataset) in candidates:
+        return parent.owner(dataset)
+    return max(candidates, key=lambda name: len(names.intersection(parent.skeletons[name].union_names)), default=None)
