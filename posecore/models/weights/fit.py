@@ -57,10 +57,13 @@ def fit(
         if fields["backbone"].kind == layout.backbone and name.startswith(layout.presets)
     ]
     names = [preset] if preset else possible
-    fits = [found for name in names if (found := _try(name, translated, heads, conventions))]
-    best = min(fits, key=lambda found: len(found.differences), default=None)
-    if best is not None and not best.differences:
-        return best
+    best: Fit | None = None
+    for name in names:
+        found = _try(name, translated, heads, conventions)
+        if found is not None and not found.differences:
+            return found
+        if found is not None and (best is None or len(found.differences) < len(best.differences)):
+            best = found
     if preset is not None:
         other = fit(translated, layout, origin, None, skeletons)
         detail = f" ({_first_difference(best)})" if best else ""
