@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
+from posecore.models.attention import attend
 from posecore.models.groups import Group
 
 RMS_NORM_EPS = 1e-6
@@ -181,7 +182,7 @@ class Attention(nn.Module):
         k_BNTE, v_BNTE = k_BGTE, v_BGTE
         if shared > 1:
             k_BNTE, v_BNTE = k_BGTE.repeat_interleave(shared, dim=1), v_BGTE.repeat_interleave(shared, dim=1)
-        y_BNTE = F.scaled_dot_product_attention(q_BNTE, k_BNTE, v_BNTE)
+        y_BNTE = attend(q_BNTE, k_BNTE, v_BNTE)
         return self.gamma(self.proj(y_BNTE.transpose(1, 2).flatten(2)))
 
 
