@@ -22,7 +22,7 @@ def signature(model_folder: Path) -> ModelSignature:
     Args:
         model_folder: the model; its first dataset is the default of the ``dataset`` parameter.
     """
-    datasets = list(json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]["skeletons"])
+    datasets = _heads(model_folder)
     inputs = Schema(
         [
             ColSpec(DataType.binary, "image"),
@@ -37,7 +37,16 @@ def signature(model_folder: Path) -> ModelSignature:
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
 
 
+def has_heads(model_folder: Path) -> bool:
+    """Whether a model predicts points; a pre-trained encoder does not, and cannot be served."""
+    return bool(_heads(model_folder))
+
+
 def input_example() -> pd.DataFrame:
     """A request with one grey photo and a box, stored with the model so that a reader sees the form."""
     photo = cv2.imencode(".jpg", np.full((48, 36, 3), 128, np.uint8))[1].tobytes()
     return pd.DataFrame({"image": [photo], "x": [3.0], "y": [4.0], "w": [30.0], "h": [40.0]})
+
+
+def _heads(model_folder: Path) -> list[str]:
+    return list(json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]["skeletons"])

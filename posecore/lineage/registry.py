@@ -1,5 +1,6 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -93,15 +94,20 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"
-            mlflow.pyfunc.save_model(
-                str(folder),
-                python_model=str(Path(__file__).with_name("pyfunc_model.py")),
-                artifacts={"model": str(model_folder)},
-                signature=pyfunc_signature.signature(model_folder),
-                input_example=pyfunc_signature.input_example(),
-                pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
-                mlflow_model=Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id),
-            )
+            described = Model(artifact_path=logged.artifact_location, run_id=run.run_id, model_id=logged.model_id)
+            if pyfunc_signature.has_heads(model_folder):
+                mlflow.pyfunc.save_model(
+                    str(folder),
+                    python_model=str(Path(__file__).with_name("pyfunc_model.py")),
+                    artifacts={"model": str(model_folder)},
+                    signature=pyfunc_signature.signature(model_folder),
+                    input_example=pyfunc_signature.input_example(),
+                    pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
+                    mlflow_model=described,
+                )
+            else:  # a pre-trained encoder: kept and traced like any model, but it has nothing to serve
+                shutil.copytree(model_folder, folder / "artifacts" / "model")
+                described.save(str(folder / "MLmodel"))
             (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
             client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:

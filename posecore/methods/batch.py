@@ -80,6 +80,13 @@ def normalise(images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float().div(255) - mean) / std
 
 
+def denormalise(images: Tensor) -> Tensor:
+    """The inverse of :func:`normalise`, rounded and cut to what a pixel can be."""
+    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
+    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
+    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
 def point_weights(state: Tensor) -> Tensor:
     """(n, K) uint8 :class:`KeypointState` to (n, K) float32 loss weights: labelled points count, nothing else does."""
     return ((state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)).float()

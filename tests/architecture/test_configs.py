@@ -5,19 +5,24 @@ from pathlib import Path
 import pytest
 
 from pipelines.multidataset_train import JobConfig
+from pipelines.pretrain import PretrainingConfig
 from posecore.config import load_config
 from posecore.training.preflight import crops_per_rank
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 
+def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig]:
+    return PretrainingConfig if path.stem.startswith("pretrain") else JobConfig
+
+
 def test_there_are_run_files() -> None:
-    assert {"demo", "overfit_samples"} <= {path.stem for path in CONFIGS}
+    assert {"demo", "overfit_samples", "pretrain_demo"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_a_run_file_validates_and_names_splits_that_exist(path: Path) -> None:
-    config = load_config(path, JobConfig)
+    config = load_config(path, job_of(path))
     for entry in config.datasets:
         definition = entry.load()
         assert {entry.split(role) for role in entry.roles} <= definition.splits.keys()
