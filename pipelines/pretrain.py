@@ -22,7 +22,7 @@ from rich.console import Console
 
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
-from pipelines.pretraining_worker import FillIn, PretrainingWorker
+from pipelines.pretraining_worker import ReconstructionJudge, PretrainingWorker
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
 from posecore.lineage.dataset_inputs import log_dataset_inputs
@@ -96,7 +96,7 @@ class Pretraining:
     worker: PretrainingWorker
     run_dir: Path
     inputs: Mapping[str, Any]
-    judge: FillIn
+    judge: ReconstructionJudge
     judged: Mapping[str, Split]
 
 
@@ -141,7 +141,7 @@ def plan_training(config: PretrainingConfig, training: Sequence[Split], evaluati
     }
     held_out = {split.entry.name: split for split in evaluation}
     judged = {split.entry.name: held_out.get(split.entry.name, split) for split in training}
-    judge = FillIn(
+    judge = ReconstructionJudge(
         stores={name: split.location for name, split in judged.items()},
         unlabelled=config.crops,
         num_threads=config.loading.num_threads,

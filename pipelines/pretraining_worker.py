@@ -27,7 +27,7 @@ _BATCH = 32
 
 
 @dataclass(frozen=True, kw_only=True)
-class FillIn:
+class ReconstructionJudge:
     """Judges a masked autoencoder on ingested splits, cropped without chance, hiding the same patches every time.
 
     Every rank judges everything: under ZeRO-3 the ranks hold the weights together and must call them equally often.
@@ -101,7 +101,7 @@ class PretrainingWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    evaluate: FillIn | None = None
+    evaluate: ReconstructionJudge | None = None
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
