@@ -22,7 +22,7 @@ from rich.console import Console
 
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
-from pipelines.pretraining_worker import ReconstructionJudge, PretrainingWorker
+from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
 from posecore.lineage.dataset_inputs import log_dataset_inputs
