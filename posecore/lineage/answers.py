@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
-from posecore.lineage.query import LineageGraph, Sighting, Trace
+from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.query import LineageGraph, Sighting, Start, Trace
 from posecore.lineage.versions import RegisteredVersion, evaluations
+from posecore.lineage.weights_use import WeightsUse
 
 _TERMS = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not stated"}
 
@@ -21,6 +23,11 @@ def describe_model(graph: LineageGraph, model: RegisteredVersion) -> list[str]:
                     f"  {use.role:<10} {use.label}  {use.digest[:12]}  {use.license} ({_TERMS[use.commercial_use]})"
                 )
                 lines.append(f"             {use.location}")
+        for start in graph.weights(ancestor):
+            terms = f"{start.license} ({_TERMS[start.commercial_use]})"
+            lines.append(f"  started from {start.source}  {start.digest[:12]}  {terms}")
+            if start.note:
+                lines.append(f"             {start.note}")
         if generation == 0:
             for result in evaluations(version):
                 figures = ", ".join(f"{metric} {value:.4g}" for metric, value in result.metrics.items())
@@ -28,16 +35,18 @@ def describe_model(graph: LineageGraph, model: RegisteredVersion) -> list[str]:
     return lines
 
 
-def describe_sightings(sightings: Sequence[Sighting]) -> list[str]:
-    """One line per model and split."""
+def describe_sightings(sightings: Sequence[Sighting | Start]) -> list[str]:
+    """One line per model and split, or model and weights."""
     lines = []
     for seen in sightings:
         via = "" if seen.through == seen.model else f" through {seen.through.name} version {seen.through.version}"
         use = seen.use
-        lines.append(
-            f"{seen.model.name} version {seen.model.version}: {use.role} on {use.label} {use.digest[:12]}{via}"
-        )
+        lines.append(f"{seen.model.name} version {seen.model.version}: {_what(use)} {use.label} {use.digest[:12]}{via}")
     return lines or ["no registered model"]
+
+
+def _what(use: DatasetUse | WeightsUse) -> str:
+    return f"{use.role} on" if isinstance(use, DatasetUse) else "started from"
 
 
 def describe_trace(trace: Trace) -> list[str]:

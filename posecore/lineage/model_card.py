@@ -7,6 +7,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.lineage.weights_use import weights_of
 from posecore.storage import as_path
 
 _TEMPLATE = """\
@@ -14,7 +15,9 @@ _TEMPLATE = """\
 {% if summary %}
 {{ summary }}
 {% endif %}
-Backbone of width {{ card.architecture.backbone.embed_dim }} and depth {{ card.architecture.backbone.depth }}, \
+Backbone {{ card.architecture.backbone.kind }}\
+{% if card.architecture.backbone.embed_dim is defined %} of width {{ card.architecture.backbone.embed_dim }} and depth \
+{{ card.architecture.backbone.depth }}{% endif %}, \
 input {{ card.architecture.input_size[0] }}×{{ card.architecture.input_size[1] }} (height × width).
 {% if parent_uri %}
 Made from `{{ parent_uri }}`, which has its own card and data.
@@ -33,6 +36,19 @@ Made from `{{ parent_uri }}`, which has its own card and data.
 {% for use in datasets -%}
 | {{ use.label }} | {{ use.role }} | {{ use.license }} | {{ terms[use.commercial_use] }} | `{{ short(use.digest) }}` |
 {% endfor %}
+{% if weights %}
+## Weights it started from
+
+| source | layout | licence | commercial use | SHA-256 |
+|---|---|---|---|---|
+{% for use in weights -%}
+| {{ use.source }} | {{ use.layout }} | {{ use.license }} | {{ terms[use.commercial_use] }} | `{{ use.digest[:12] }}` |
+{% endfor %}
+{% for use in weights if use.note -%}
+{{ use.license }}: {{ use.note }}
+
+{% endfor -%}
+{% endif -%}
 ## Results
 {% if metrics %}
 | set | metric | value |
@@ -78,6 +94,7 @@ def model_card(
         summary=summary,
         card=card,
         datasets=datasets,
+        weights=weights_of(Path(model_folder)),
         metrics=metrics,
         parent_uri=parent_uri,
         terms={True: "allowed", False: "not allowed", None: "not stated"},

@@ -16,6 +16,7 @@ from posecore.errors import IntegrityError, LineageError
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion, dataset_uses, parent_of
+from posecore.lineage.weights_use import WeightsUse, weights_uses
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, read_manifest
 from posecore.storage import as_path
 
@@ -35,6 +36,21 @@ class Sighting:
     model: RegisteredVersion
     through: RegisteredVersion
     use: DatasetUse
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model that started from published weights.
+
+    Attributes:
+        model: the version.
+        through: the version that started from them: the model itself or an ancestor.
+        use: the weights.
+    """
+
+    model: RegisteredVersion
+    through: RegisteredVersion
+    use: WeightsUse
 
 
 @dataclass(frozen=True)
@@ -60,6 +76,7 @@ class LineageGraph:
     def __init__(self, versions: Iterable[ModelVersion]) -> None:
         self._versions = {RegisteredVersion(v.name, int(v.version)): v for v in versions}
         self._uses = {model: dataset_uses(version) for model, version in self._versions.items()}
+        self._weights = {model: weights_uses(version) for model, version in self._versions.items()}
 
     @classmethod
     def load(cls, tracking: Tracking) -> "LineageGraph":
@@ -99,6 +116,11 @@ class LineageGraph:
         self.version(model)
         return self._uses[model]
 
+    def weights(self, model: RegisteredVersion) -> list[WeightsUse]:
+        """The weights a version started from, its parents' not included."""
+        self.version(model)
+        return self._weights[model]
+
     def training_data(self, model: RegisteredVersion) -> list[DatasetUse]:
         """Everything the version or an ancestor was trained on."""
         return [use for ancestor in self.ancestry(model) for use in self.uses(ancestor) if use.role == "training"]
@@ -124,10 +146,30 @@ class LineageGraph:
         """
         return [seen for seen in self.sightings(evaluated=evaluated) if _is_dataset(seen.use, name_or_digest)]
 
-    def of_license(self, commercial_use: Literal["allowed", "not stated", "forbidden"]) -> list[Sighting]:
-        """Every model trained on data whose terms of commercial use are these."""
+    def starts(self) -> Iterator[Start]:
+        """Every pair of a model and published weights it started from, itself or through an ancestor."""
+        for model in self.models:
+            for ancestor in self.ancestry(model):
+                for use in self.weights(ancestor):
+                    yield Start(model, ancestor, use)
+
+    def of_license(self, commercial_use: Literal["allowed", "not stated", "forbidden"]) -> list[Sighting | Start]:
+        """Every model trained on data, or started from weights, whose terms of commercial use are these."""
         wanted = {"allowed": True, "not stated": None, "forbidden": False}[commercial_use]
-        return [seen for seen in self.sightings() if seen.use.commercial_use is wanted]
+        found: list[Sighting | Start] = [*self.sightings(), *self.starts()]
+        return [seen for seen in found if seen.use.commercial_use is wanted]
+
+    def of_weights(self, source_or_digest: str) -> list[Start]:
+        """Every model that started from certain weights.
+
+        Args:
+            source_or_digest: as they were named, or their SHA-256 or at least its first 8 digits.
+        """
+        return [
+            start
+            for start in self.starts()
+            if _has_digest(start.use, source_or_digest) or source_or_digest == start.use.source
+        ]
 
     def of_image(self, sha256: str) -> Trace:
         """Every model that has seen an image.
@@ -172,8 +214,11 @@ def _split_contains(location: str, digest: str, table: str, column: str, value: 
 
 
 def _is_dataset(use: DatasetUse, name_or_digest: str) -> bool:
-    is_digest = len(name_or_digest) >= _DIGEST_DIGITS and use.digest.startswith(name_or_digest.lower())
-    return is_digest or name_or_digest in (use.name, use.label)
+    return _has_digest(use, name_or_digest) or name_or_digest in (use.name, use.label)
+
+
+def _has_digest(use: DatasetUse | WeightsUse, digits: str) -> bool:
+    return len(digits) >= _DIGEST_DIGITS and use.digest.startswith(digits.lower())
 
 
 def _all_versions(tracking: Tracking) -> Iterator[ModelVersion]:

@@ -21,6 +21,7 @@ from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_card import model_card
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
+from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
 
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
 
@@ -56,10 +57,14 @@ def register_model(
     if not any(use.role == "training" for use in datasets) and parent is None:
         raise LineageError(f"model {name}: neither training data nor a parent is named; lineage would be empty.")
     client = run.tracking.client
+    weights = weights_of(model_folder)
+    binding: list[DatasetUse | WeightsUse] = [*(use for use in datasets if use.role == "training"), *weights]
     version_tags = {
         **dataset_tags(datasets),
+        **weights_tags(weights),
         **dict(evaluation_tag(result) for result in evaluations),
-        "license": ", ".join(sorted({use.license for use in datasets if use.role == "training"})),
+        "license": ", ".join(sorted({use.license for use in binding})),
+        "commercial_use": commercial_use(binding),
         "run_id": run.run_id,
         "code": source_digest(),
         "git": git_sha(),

@@ -5,7 +5,8 @@ runs are deleted and can be read without the artifact store:
 
 - ``dataset.<role>.<name>/<split>``: a :class:`~posecore.lineage.dataset_inputs.DatasetUse` as JSON, one per dataset;
 - ``evaluation.<name>.<digest>``: metrics as JSON, per evaluation set and the digest they were measured on;
-- ``license``, ``parent``, ``run_id``, ``code``, ``git``.
+- ``weights.<n>``: a :class:`~posecore.lineage.weights_use.WeightsUse` as JSON, published weights it started from;
+- ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``.
 """
 
 from collections.abc import Sequence
