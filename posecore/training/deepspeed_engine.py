@@ -3,13 +3,13 @@
 DeepSpeed's own checkpoints either refuse another world size or, as universal checkpoints with several parameter groups,
 continue wrongly or not at all (stage 3 gives every group the first one's rate; stages 1 and 2 fail where a rank owns
 no piece of a group). So the whole float32 state is gathered here tensor by tensor, and put back the same way. The
-moments are laid out before the first step, because stages 1 and 2 otherwise link only the first group's. Two private
+moments are laid out before the first step, because stages 1 and 2 otherwise link only the first group's. Private
 attributes are read for that; ``tests/integration/test_deepspeed_engine.py`` would notice if they changed.
 """
 
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any
 
 import torch
@@ -22,6 +22,10 @@ from posecore.models.saving import load_weights
 from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, EngineState
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from posecore.training.torch_engine import restore_moments, set_learning_rates, to_cpu, whole_state
+
+BUCKET_ELEMENTS = 100_000_000
+"""Gradients averaged in one message. DeepSpeed's own 5e8 takes 4 GB per GPU whatever the model's size, for two buffers;
+a message of 400 MB is long enough for any network."""
 
 
 class DeepSpeedEngine:
@@ -51,7 +55,7 @@ class DeepSpeedEngine:
             if state is not None:
                 restore_moments(self._optimizer, self.method, state)
         else:
-            self._lay_out_moments()
+            self._lay_out_moments(state.updates if state is not None else {})
             if state is not None:
                 self._restore_sharded_moments(state)
 
@@ -61,10 +65,12 @@ class DeepSpeedEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float) -> dict[str, Tensor]:
+    def step(
+        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
+    ) -> dict[str, Tensor]:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
-        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor)
+        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
         for batch in batches:
             losses = self._engine(batch)
             self._engine.backward(sum(losses.values()))
@@ -72,6 +78,9 @@ class DeepSpeedEngine:
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
         self._steps += 1
+        for moments, part in self._moments():  # DeepSpeed steps every group, with zeros for missing gradients
+            if part in frozen:
+                moments["step"].zero_()
         return totals
 
     def snapshot(self) -> EngineState | None:
@@ -94,22 +103,44 @@ class DeepSpeedEngine:
                     section[name] = to_cpu(tensor)
         state.buffers = {name: to_cpu(buffer) for name, buffer in self.method.named_buffers()}
         state.optimizer_steps = self._steps
+        state.updates = {part: int(moments["step"].item()) for moments, part in self._moments() if part}
         return state if first else None
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.method.named_parameters() if p.requires_grad)
 
-    def _lay_out_moments(self) -> None:
+    def _lay_out_moments(self, updates: Mapping[str, int]) -> None:
         zero = self._optimizer
-        flats = zero.fp32_partitioned_groups_flat if self._stage == 3 else zero.single_partition_of_fp32_groups
-        for flat in flats:
+        for flat, part in self._flats():
             zero.optimizer.state[flat] = {
-                "step": torch.tensor(float(self._steps)),
+                "step": torch.tensor(float(updates.get(part, self._steps))),
                 "exp_avg": torch.zeros_like(flat),
                 "exp_avg_sq": torch.zeros_like(flat),
             }
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
+
+    def _flats(self) -> Iterator[tuple[Tensor, str]]:
+        """This rank's piece of every flattened group, with the part of a staged method it belongs to."""
+        zero = self._optimizer
+        groups = zero.optimizer.param_groups
+        if self._stage == 3:
+            for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
+                yield flat, groups[zero.sub_group_to_group_id[index]]["part"]
+        else:
+            for flat, group in zip(zero.single_partition_of_fp32_groups, groups, strict=True):
+                yield flat, group["part"]
+
+    def _moments(self) -> Iterator[tuple[dict[str, Tensor], str]]:
+        """What AdamW keeps of every flattened group, or of every parameter where nothing is flattened."""
+        if self._stage > 0:
+            for flat, part in self._flats():
+                yield self._optimizer.optimizer.state[flat], part
+        else:
+            for group in self._optimizer.param_groups:
+                for parameter in group["params"]:
+                    if parameter in self._optimizer.state:
+                        yield self._optimizer.state[parameter], group["part"]
 
     def _restore_sharded_moments(self, state: EngineState) -> None:
         from deepspeed.utils import (
@@ -134,7 +165,7 @@ def deepspeed_settings(
     config: DeepSpeedEngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
 ) -> dict[str, Any]:
     """The dictionary DeepSpeed wants."""
-    zero: dict[str, Any] = {"stage": config.zero_stage}
+    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS}
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload_parameters:

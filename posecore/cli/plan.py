@@ -1,0 +1,235 @@
+"""``posecore plan``: memory and time of a training run, before a GPU is rented."""
+
+import argparse
+from typing import TYPE_CHECKING, Any
+
+from posecore.cli.commands import Commands
+from posecore.config import parse_config, read_yaml
+from posecore.datasets.discovery import load_dataset
+from posecore.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from posecore.training.planner import Plan, PlannedRun
+
+
+def add(commands: Commands) -> None:
+    """Adds ``plan``."""
+    parser = commands.add_parser(
+        "plan", help="memory and time of a training run, and what to change if it does not fit"
+    )
+    parser.add_argument("--config", help="run file (YAML) of the main job; options below override it")
+    parser.add_argument("--backbone", help="preset, for example sapiens-1b; see posecore models list")
+    parser.add_argument("--input", metavar="HxW", help="crop height and width in pixels (default: the preset's)")
+    heads = parser.add_mutually_exclusive_group()
+    heads.add_argument("--keypoints", type=_positive, help="points of a single head (default: 17)")
+    heads.add_argument("--datasets", help="names with commas; one head per dataset")
+    parser.add_argument("--gpu", required=True, help="kind of GPU, for example h100, a100-80, rtx4090")
+    parser.add_argument("--gpus", type=_positive, help="number of GPUs (default: 1)")
+    parser.add_argument("--batch", type=_positive, help="crops per GPU and forward pass (default: 1)")
+    parser.add_argument("--accumulation", type=_positive, help="forward passes per step (default: 1)")
+    parser.add_argument("--engine", choices=["torch", "deepspeed"], help="default: deepspeed")
+    parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], help="DeepSpeed ZeRO stage (default: 2)")
+    parser.add_argument("--precision", choices=["bf16", "fp32"], help="default: bf16")
+    parser.add_argument("--offload", action="store_true", help="optimiser state in host memory")
+    parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
+    parser.add_argument("--trainable", type=_positive, help="number of trained parameters (default: all)")
+    parser.add_argument("--mfu", type=_share, default=0.4, help="share of the GPU's peak it computes at (default: 0.4)")
+    parser.set_defaults(run=_plan)
+
+
+def _plan(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which --help should not wait for.
+    from rich.console import Console
+
+    from posecore.training.planner import plan, remedies
+
+    run = _planned_run(options)
+    answer = plan(run)
+    console = Console()
+    console.print(_table(answer))
+    if answer.fits:
+        console.print(f"It fits, with {_gib(run.gpu.memory_bytes - answer.peak)} to spare.")
+        return 0
+    console.print("It does not fit. In this order, each on top of those before:")
+    for change, better in remedies(answer):
+        console.print(f"  {change}: {_gib(better.peak)}, {better.samples_per_s:,.0f} crops/s")
+        if better.fits:
+            console.print("  That fits.")
+            return 1
+    console.print("  Still not: take GPUs with more memory, a smaller input or a smaller backbone.")
+    return 1
+
+
+def _planned_run(options: argparse.Namespace) -> "PlannedRun":
+    from posecore.models.architecture import ModelConfig
+    from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
+    from posecore.training.gpus import find_gpu
+    from posecore.training.loop import TrainingConfig
+    from posecore.training.planner import PlannedRun, with_checkpointing
+
+    gpu = find_gpu(options.gpu)
+    job = read_yaml(options.config) if options.config else {}
+    fields: dict[str, Any] = dict(job.get("model") or {})
+    if options.backbone:
+        fields = {"backbone": options.backbone}
+    if not fields:
+        raise ConfigError("give --backbone, for example --backbone sapiens-1b, or a run file with --config.")
+    if options.input:
+        fields["input_size"] = _size(options.input)
+    model = parse_config(fields, ModelConfig, origin="model")
+    model = with_checkpointing(model) if options.checkpointing else model
+    training = None
+    if "training" in job:
+        training = parse_config(job["training"], TrainingConfig, origin=f"{options.config}: training")
+    num_gpus = options.gpus or (job.get("cluster") or {}).get("num_workers") or 1
+    accumulation = options.accumulation or (training.accumulation if training else 1)
+    batch = options.batch
+    if batch is None:
+        batch = max(1, training.global_batch // (num_gpus * accumulation)) if training else 1
+    engine = training.engine if training else DeepSpeedEngineConfig()
+    kind = options.engine or ("deepspeed" if options.zero is not None or options.offload else engine.kind)
+    changes: dict[str, Any] = {"precision": options.precision or engine.precision}
+    if kind == "torch":
+        if options.zero or options.offload:
+            raise ConfigError("--engine torch shards and offloads nothing; leave out --zero and --offload.")
+        engine = TorchEngineConfig(**changes)
+    else:
+        known = engine.model_dump() if isinstance(engine, DeepSpeedEngineConfig) else {}
+        if options.zero is not None:
+            changes["zero_stage"] = options.zero
+        if options.offload:
+            changes["offload_optimizer"] = True
+        engine = DeepSpeedEngineConfig.model_validate({**known, **changes})
+        if engine.offload_optimizer and engine.zero_stage == 0:
+            raise ConfigError("--offload needs a ZeRO stage of at least 1; add --zero 1.")
+    return PlannedRun(
+        model=model,
+        keypoints=_keypoints(options, job),
+        engine=engine,
+        gpu=gpu,
+        num_gpus=num_gpus,
+        micro_batch=batch,
+        accumulation=accumulation,
+        keeps_average=bool(training and training.average_decay is not None),
+        trainable=options.trainable,
+        mfu=options.mfu,
+    )
+
+
+def _keypoints(options: argparse.Namespace, job: dict[str, Any]) -> dict[str, int]:
+    if options.keypoints:
+        return {"head": options.keypoints}
+    if options.datasets:
+        definitions = {name: name for name in options.datasets.split(",")}
+    else:
+        entries = [entry for entry in job.get("datasets") or () if entry.get("train")]
+        definitions = {entry["name"]: entry.get("definition") or entry["name"] for entry in entries}
+    if not definitions:
+        return {"head": 17}
+    return {name: load_dataset(definition).skeleton.num_keypoints for name, definition in definitions.items()}
+
+
+def _table(plan: "Plan") -> "Table":
+    from rich.table import Table
+
+    run, cost = plan.run, plan.cost
+    precision = run.engine.precision
+    engine = f"ZeRO {run.zero_stage}" if run.engine.kind == "deepspeed" else "torch"
+    height, width = run.model.input_size
+    table = Table(
+        title=f"{height}x{width}, {run.num_gpus} GPUs, {engine}, {precision}, {run.micro_batch} x {run.accumulation} "
+        "crops per GPU and step"
+    )
+    table.add_column("per GPU")
+    table.add_column("value", justify="right")
+    table.add_column("meaning")
+    heads = sum(head.parameters for head in cost.heads.values())
+    stage = run.zero_stage
+    sharded = f"1/{run.num_gpus} of " if run.num_gpus > 1 else ""
+    rows: list[tuple[str, str, str]] = [
+        ("parameters", f"{cost.parameters / 1e6:,.1f} M", f"whole model; {heads / 1e6:,.1f} M of them in the heads"),
+        ("weights", _gib(plan.weights), f"float32, {sharded if stage == 3 else ''}4 bytes per parameter"),
+        ("gradients", _gib(plan.gradients), f"float32, {sharded if stage >= 2 else ''}4 bytes per trained parameter"),
+        ("optimiser state", _gib(plan.moments), f"AdamW's two moments, {sharded if stage else ''}8 bytes"),
+        (
+            "master weights",
+            _gib(plan.master),
+            f"DeepSpeed's second float32 copy, {sharded}4 bytes" if stage else "none",
+        ),
+        ("moving average", _gib(plan.average), "of all weights, float32"),
+        (
+            "activations, backbone",
+            _gib(plan.trace.backbone),
+            "checkpointed" if run.checkpointing else "not checkpointed",
+        ),
+        ("activations, heads", _gib(plan.trace.heads), "heads and loss"),
+        (
+            "bfloat16 weights",
+            _gib(plan.gathered if stage == 3 else plan.trace.weight_copies),
+            _copies(stage, precision),
+        ),
+        ("buffers", _gib(plan.buffers), "gradient buckets, and AdamW in passing"),
+        ("peak of tensors", _gib(plan.peak_tensors), "not their sum: not all live at once"),
+        ("peak", _gib(plan.peak), "with 1.5 GiB for CUDA and its libraries and 5 % fragmentation (assumed)"),
+        ("memory of the GPU", _gib(run.gpu.memory_bytes), run.gpu.device_name),
+    ]
+    if plan.host:
+        rows.append(("host memory", _gib(plan.host), "offloaded"))
+    rows += [
+        ("forward pass", _si(cost.flops, "FLOPs"), f"per crop; {_si(cost.macs, 'MACs')}, which papers call FLOPs"),
+        ("step", _si(plan.model_flops + plan.recomputed_flops, "FLOPs"), _recomputed(plan)),
+        (
+            "step time",
+            f"{plan.step_s * 1e3:,.3g} ms",
+            f"at {run.mfu:.0%} of {_si(run.gpu.peak_flops(precision), 'FLOP/s')}",
+        ),
+        ("samples", f"{plan.samples_per_s:,.0f} crops/s", "of all GPUs together, if loading and messages keep up"),
+    ]
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _copies(stage: int, precision: str) -> str:
+    if stage == 3:
+        return f"gathered from the other ranks, in {precision}"
+    return "autocast's copies, until the backward pass is through" if precision == "bf16" else "none in fp32"
+
+
+def _recomputed(plan: "Plan") -> str:
+    passes = "a forward pass and a backward pass of twice its size"
+    return f"{passes}; {_si(plan.recomputed_flops, 'FLOPs')} of it recomputed" if plan.recomputed_flops else passes
+
+
+def _gib(num_bytes: float) -> str:
+    return f"{num_bytes / (1 << 30):,.2f} GiB"
+
+
+def _si(value: float, unit: str) -> str:
+    for factor, prefix in ((1e12, "T"), (1e9, "G")):
+        if value >= factor:
+            return f"{value / factor:,.2f} {prefix}{unit}"
+    return f"{value / 1e6:,.2f} M{unit}"
+
+
+def _size(text: str) -> tuple[int, int]:
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ConfigError(f"--input {text}: give height x width in pixels, for example 1024x768.")
+    return int(height), int(width)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
+    return number
+
+
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0 < share <= 1:
+        raise argparse.ArgumentTypeError(f"{text} is not between 0 and 1")
+    return share

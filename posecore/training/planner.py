@@ -1,0 +1,354 @@
+"""Whether a training run fits on given GPUs, how long a step takes, and what to change if it does not fit.
+
+Parameters and arithmetic are counted on the real modules (:mod:`posecore.models.cost`), activations are followed
+through the real forward and backward pass (:mod:`posecore.training.memory_trace`); what the engines keep beside them is
+written down here, as measured on them (``benchmarks/plan.py``):
+
+* both engines keep float32 weights, gradients and AdamW moments: 4, 4 and 8 bytes per parameter;
+* in ``bf16`` autocast keeps a 2-byte copy of every weight of a matrix product from its use in the forward pass until
+  the backward pass is through with it, whatever is checkpointed, because its cache lives as long as the forward pass;
+* DeepSpeed's stages 1 to 3 keep one more float32 copy of the part of the weights that a rank updates, and stage 3 does
+  so too although its weights are float32 already;
+* stages 1 and 2 hold their communication buckets in the backward pass, stage 3 always; stage 3 gathers weights in
+  bfloat16, and keeps those that are needed again within a reuse distance of 1e9 elements.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from posecore.errors import ConfigError
+from posecore.methods.supervised import heatmap_loss
+from posecore.models.architecture import ModelConfig
+from posecore.models.cost import ModelCost, build_parts, model_cost
+from posecore.models.groups import Group
+from posecore.training.deepspeed_engine import BUCKET_ELEMENTS
+from posecore.training.engine import DeepSpeedEngineConfig, EngineConfig
+from posecore.training.gpus import GIB, Gpu
+from posecore.training.memory_trace import MemoryTrace, Moment
+from posecore.training.optimizer import OptimizerConfig, parameter_groups
+
+OUTSIDE_BYTES = 3 * GIB // 2
+"""Assumed for what no tensor holds: CUDA's context, NCCL, work space of cuBLAS and cuDNN."""
+FRAGMENTATION = 0.05
+"""Assumed share of the allocator's memory that is lost between tensors."""
+_GATHERED_ELEMENTS = 550_000_000  # stage 3: half the reuse distance of 1e9, and 5e7 fetched ahead
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """A training run to be planned.
+
+    Attributes:
+        model: the architecture; its backbone says whether activations are checkpointed.
+        keypoints: number of points by head.
+        engine: engine, precision, ZeRO stage, offloading.
+        gpu: what one rank has.
+        num_gpus: ranks.
+        micro_batch: crops per GPU and forward pass.
+        accumulation: forward passes per step.
+        keeps_average: whether a moving average of the weights is kept.
+        trainable: parameters that are trained, None for all.
+        mfu: share of the GPU's peak at which it computes, recomputation included.
+    """
+
+    model: ModelConfig
+    keypoints: Mapping[str, int]
+    engine: EngineConfig
+    gpu: Gpu
+    num_gpus: int = 1
+    micro_batch: int = 1
+    accumulation: int = 1
+    keeps_average: bool = False
+    trainable: int | None = None
+    mfu: float = 0.4
+
+    @property
+    def zero_stage(self) -> int:
+        """0 also for the engine without sharding."""
+        return self.engine.zero_stage if isinstance(self.engine, DeepSpeedEngineConfig) else 0
+
+    @property
+    def checkpointing(self) -> bool:
+        """Whether the backbone's blocks are recomputed in the backward pass."""
+        return bool(getattr(self.model.backbone, "activation_checkpointing", False))
+
+    @property
+    def offloads_optimizer(self) -> bool:
+        """Whether optimiser state is in the host's memory."""
+        return isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.offload_optimizer
+
+    @property
+    def offloads_parameters(self) -> bool:
+        """Whether weights are in the host's memory between uses."""
+        return isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.offload_parameters
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepTrace:
+    """What one micro-batch keeps in memory on one GPU.
+
+    Attributes:
+        backbone: bytes the backbone has left for the backward pass.
+        heads: likewise the heads and the loss.
+        weight_copies: likewise autocast's copies of weights.
+        moments: bytes alive after every operator of the forward and backward pass.
+        largest_group: parameters of the largest optimiser group.
+    """
+
+    backbone: int
+    heads: int
+    weight_copies: int
+    moments: tuple[Moment, ...]
+    largest_group: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The answer, in bytes per GPU at the moment each row is largest; the peak is less than their sum.
+
+    Attributes:
+        run: the question.
+        cost: parameters and arithmetic of the model.
+        weights: float32 weights, or this rank's part.
+        gradients: float32 gradients, or this rank's part.
+        moments: both of AdamW's moments.
+        master: the second copy of the weights that this rank updates.
+        average: the moving average.
+        trace: activations.
+        gathered: weights that stage 3 has gathered.
+        buffers: communication buckets, and what the optimiser needs in passing.
+        peak_tensors: the most that is alive at once.
+        host: bytes of the host's memory per GPU, for offloading.
+    """
+
+    run: PlannedRun
+    cost: ModelCost
+    weights: int
+    gradients: int
+    moments: int
+    master: int
+    average: int
+    trace: StepTrace
+    gathered: int
+    buffers: int
+    peak_tensors: int
+    host: int
+
+    @property
+    def peak(self) -> int:
+        """Everything the GPU must hold, assumptions about libraries and fragmentation included."""
+        return int(self.peak_tensors * (1 + FRAGMENTATION)) + OUTSIDE_BYTES
+
+    @property
+    def fits(self) -> bool:
+        """Whether the peak is within the GPU's memory."""
+        return self.peak <= self.run.gpu.memory_bytes
+
+    @property
+    def model_flops(self) -> float:
+        """FLOPs of one GPU and step that the model asks for: the backward pass is twice the forward pass."""
+        return 3 * self.cost.flops * self.run.micro_batch * self.run.accumulation
+
+    @property
+    def recomputed_flops(self) -> float:
+        """FLOPs of one GPU and step that checkpointing adds: the blocks' forward pass once more."""
+        crops = self.run.micro_batch * self.run.accumulation
+        return self.cost.backbone.flops * crops if self.run.checkpointing else 0.0
+
+    @cached_property
+    def step_s(self) -> float:
+        """Seconds per step, if all arithmetic runs at the stated share of the peak and nothing else takes time."""
+        rate = self.run.gpu.peak_flops(self.run.engine.precision) * self.run.mfu
+        return (self.model_flops + self.recomputed_flops) / rate
+
+    @property
+    def samples_per_s(self) -> float:
+        """Crops per second of all GPUs together."""
+        return self.run.micro_batch * self.run.accumulation * self.run.num_gpus / self.step_s
+
+
+def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
+    """Predicts a run's memory and time.
+
+    Args:
+        run: the question.
+        trace: of the same model, micro-batch and precision; made if it is not given.
+
+    Raises:
+        ConfigError: the backbone cannot checkpoint, or the GPU lacks the precision.
+    """
+    run.gpu.peak_flops(run.engine.precision)
+    trace = trace or trace_step(run)
+    cost = model_cost(run.model, run.keypoints)
+    total = cost.parameters
+    trained = total if run.trainable is None else run.trainable
+    stage, ranks, bf16 = run.zero_stage, run.num_gpus, run.engine.precision == "bf16"
+    part = trained / ranks if stage else trained
+    weights = 4 * total / (ranks if stage == 3 else 1)
+    gradients = 4 * (part if stage >= 2 else trained)
+    master, moments = (4 * part if stage else 0), 8 * part
+    average = 4 * total if run.keeps_average else 0
+    gathered = min(total, _GATHERED_ELEMENTS) * (2 if bf16 else 4) if stage == 3 else 0
+    largest_group = trace.largest_group / (ranks if stage else 1)
+    host = 0.0
+    if run.offloads_optimizer:  # its gradients and a staging buffer go there too
+        host = master + moments + gradients + (4 * part if stage < 3 else 0)
+        master = moments = gradients = 0
+    if run.offloads_parameters:
+        host += weights
+        weights = 0
+    resident = weights + master + moments + average
+    buckets = _bucket_bytes(run, trained)
+    in_passing = 12 * largest_group  # AdamW's intermediate results, and a flat copy of the group's gradients
+    backward = max(_alive(run, moment, gradients, buckets) for moment in trace.moments) + gathered
+    update = gradients + in_passing + (buckets if stage in (0, 3) else 0)
+    peak = resident + max(backward, update)
+    return Plan(
+        run=run,
+        cost=cost,
+        weights=int(weights),
+        gradients=int(gradients),
+        moments=int(moments),
+        master=int(master),
+        average=average,
+        trace=trace,
+        gathered=gathered,
+        buffers=int(buckets + in_passing),
+        peak_tensors=int(peak),
+        host=int(host),
+    )
+
+
+def _alive(run: PlannedRun, moment: Moment, gradients: float, buckets: float) -> float:
+    """Bytes of activations, autocast's copies, gradients and buckets at one moment of the last micro-batch."""
+    if run.zero_stage == 3:  # a gathered weight is bfloat16 already: no copy is made of it
+        return moment.activations + gradients + buckets
+    alive = float(moment.activations + moment.weight_copies)
+    if run.accumulation > 1:
+        alive += gradients
+    elif moment.gradients:
+        alive += gradients if run.zero_stage == 2 else min(moment.gradients, gradients)
+    return alive + (buckets if run.zero_stage and moment.gradients else 0)
+
+
+def _bucket_bytes(run: PlannedRun, trained: int) -> float:
+    """Flat buffers in which gradients are averaged over ranks."""
+    stage, bf16 = run.zero_stage, run.engine.precision == "bf16"
+    if stage == 0:
+        if run.num_gpus == 1:
+            return 0
+        sharded = isinstance(run.engine, DeepSpeedEngineConfig)
+        return 4 * (min(trained, BUCKET_ELEMENTS) if sharded else trained)
+    if stage == 3:
+        return BUCKET_ELEMENTS * (4 + 2 if bf16 else 4)
+    return BUCKET_ELEMENTS * 4 * (2 if bf16 else 1)  # one for parameters sent in bfloat16, one for the others
+
+
+def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace:
+    """Follows one micro-batch through the model.
+
+    Args:
+        run: model, heads, micro-batch and precision count; crops are dealt to the heads as evenly as possible.
+        dtype: of autocast. Float16 has bfloat16's size, and makes attention take the way it takes on a GPU even here;
+            with bfloat16 it takes the CPU's.
+    """
+    with torch.device("meta"):
+        backbone, heads = build_parts(run.model, run.keypoints)
+        method = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict(heads)})
+    groups = _even_groups(tuple(heads), run.micro_batch)
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        method.to_empty(device="cpu").train()
+        images = torch.empty(run.micro_batch, 3, *run.model.input_size)
+        with MemoryTrace(tuple(method.parameters())) as trace:
+            with torch.autocast("cpu", dtype=dtype, enabled=run.engine.precision == "bf16"):
+                features = backbone(images, groups)
+                after_backbone = trace.now
+                loss = _loss(features, heads, groups)
+                after_heads = trace.now
+            del features
+            loss.backward()
+    largest = max(sum(p.numel() for p in group["params"]) for group in parameter_groups(method, OptimizerConfig()))
+    return StepTrace(
+        backbone=after_backbone.activations + images.untyped_storage().nbytes(),
+        heads=after_heads.activations - after_backbone.activations,
+        weight_copies=after_heads.weight_copies,
+        moments=tuple(trace.moments),
+        largest_group=largest,
+    )
+
+
+def _even_groups(names: tuple[str, ...], num_rows: int) -> list[Group]:
+    edges = [round(num_rows * i / len(names)) for i in range(len(names) + 1)]
+    return [(name, start, stop) for name, start, stop in zip(names, edges, edges[1:], strict=False)]
+
+
+def _loss(features: Tensor, heads: Mapping[str, nn.Module], groups: list[Group]) -> Tensor:
+    total = torch.zeros(())
+    for name, start, stop in groups:
+        if start == stop:
+            continue
+        outputs = heads[name](features[start:stop])
+        if outputs.dim() == 4:
+            targets = torch.empty(outputs.shape)
+            total = total + heatmap_loss(outputs, targets, torch.empty(outputs.shape[:2]), len(features))
+        else:
+            total = total + outputs.float().log_softmax(-1).square().sum()
+    return total
+
+
+def remedies(answer: Plan) -> Iterator[tuple[str, Plan]]:
+    """Changes that save memory, the cheapest in time first, each on top of those before it, until the run fits.
+
+    Yields:
+        What is changed, in words, and the plan with all changes so far.
+    """
+    for words, run in _changes(answer.run):
+        same = run.model == answer.run.model and run.micro_batch == answer.run.micro_batch
+        answer = plan(run, answer.trace if same else None)
+        yield words, answer
+        if answer.fits:
+            return
+
+
+def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
+    if not run.checkpointing and hasattr(run.model.backbone, "activation_checkpointing"):
+        run = replace(run, model=with_checkpointing(run.model))
+        yield "checkpoint activations (a third more arithmetic)", run
+    for stage in range(run.zero_stage + 1, 4) if run.num_gpus > 1 else ():
+        engine = DeepSpeedEngineConfig.model_validate(
+            {**run.engine.model_dump(), "kind": "deepspeed", "zero_stage": stage}
+        )
+        if stage == 3 and run.keeps_average:
+            break  # a moving average needs whole weights
+        run = replace(run, engine=engine)
+        yield f"ZeRO stage {stage}", run
+    while run.micro_batch > 1 and run.micro_batch % 2 == 0:
+        run = replace(run, micro_batch=run.micro_batch // 2, accumulation=run.accumulation * 2)
+        yield f"{run.micro_batch} crops per pass, accumulated over {run.accumulation}", run
+    if not run.offloads_optimizer:
+        stage = max(1, run.zero_stage)
+        settings = {"kind": "deepspeed", "zero_stage": stage, "offload_optimizer": True}
+        engine = DeepSpeedEngineConfig.model_validate({**run.engine.model_dump(), **settings})
+        run = replace(run, engine=engine)
+        yield "optimiser state in host memory (slower steps)", run
+    for num_gpus in (2 * run.num_gpus, 4 * run.num_gpus, 8 * run.num_gpus):
+        if run.zero_stage == 0:
+            return
+        run = replace(run, num_gpus=num_gpus)
+        yield f"{num_gpus} GPUs", run
+
+
+def with_checkpointing(model: ModelConfig) -> ModelConfig:
+    """The same architecture, its blocks recomputed in the backward pass.
+
+    Raises:
+        ConfigError: the backbone has no such switch.
+    """
+    if not hasattr(model.backbone, "activation_checkpointing"):
+        raise ConfigError(f"a {model.backbone.kind} backbone cannot checkpoint its activations; it is small enough.")
+    return model.model_copy(update={"backbone": model.backbone.model_copy(update={"activation_checkpointing": True})})

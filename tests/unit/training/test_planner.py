@@ -1,0 +1,137 @@
+"""Predicted memory against what autograd, the engine and the optimiser really hold."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from posecore.errors import ConfigError
+from posecore.models.architecture import ModelConfig
+from posecore.models.cost import build_parts
+from posecore.models.vit import VitConfig
+from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
+from posecore.training.gpus import find_gpu
+from posecore.training.planner import PlannedRun, plan, remedies, trace_step, with_checkpointing
+
+TINY = ModelConfig(backbone=VitConfig(embed_dim=64, depth=3, num_heads=2, drop_path=0.1), input_size=(64, 64))
+RUN = PlannedRun(
+    model=TINY, keypoints={"a": 5}, engine=TorchEngineConfig(precision="bf16"), gpu=find_gpu("h100"), micro_batch=4
+)
+
+
+def _kept_by_autograd(model: ModelConfig, batch: int, dtype: torch.dtype) -> int:
+    """Bytes of all storages but the weights' that autograd keeps for the backward pass, on real tensors."""
+    backbone, heads = build_parts(model, {"a": 5})
+    head = heads["a"]
+    weights = {p.untyped_storage().data_ptr() for p in (*backbone.parameters(), *head.parameters())}
+    kept: dict[int, tuple[Tensor, int]] = {}
+
+    def pack(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            kept[storage.data_ptr()] = (tensor, storage.nbytes())  # held, so that no other may take its place
+        return tensor
+
+    images = torch.randn(batch, 3, *model.input_size)
+    with (
+        torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor),
+        torch.autocast("cpu", dtype=dtype, enabled=dtype != torch.float32),
+    ):
+        features = backbone(images, [("a", 0, batch)])
+        output = head(features)
+    del output
+    return sum(size for _, size in kept.values())
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+@pytest.mark.parametrize("model", [TINY, ModelConfig(backbone="vitpose-base")], ids=["tiny", "vitpose-base"])
+def test_activations_are_those_autograd_keeps(model: ModelConfig, dtype: torch.dtype) -> None:
+    precision = "fp32" if dtype == torch.float32 else "bf16"
+    run = replace(RUN, model=model, micro_batch=2, engine=TorchEngineConfig(precision=precision))
+    trace = trace_step(run, dtype=torch.bfloat16)
+    measured = _kept_by_autograd(model, 2, dtype)
+    assert trace.backbone + trace.heads + trace.weight_copies == pytest.approx(measured, rel=0.1)
+
+
+def test_autocast_copies_every_weight_of_a_product_once() -> None:
+    trace = trace_step(replace(RUN, model=ModelConfig(backbone="vitpose-base"), micro_batch=1))
+    assert trace.weight_copies == pytest.approx(2 * 90e6, rel=0.01)
+    assert trace_step(replace(RUN, engine=TorchEngineConfig())).weight_copies == 0
+
+
+def test_activations_grow_with_the_batch_and_shrink_by_checkpointing() -> None:
+    base = replace(RUN, model=ModelConfig(backbone="vitpose-small"))
+    small, large = (trace_step(replace(base, micro_batch=batch)) for batch in (2, 8))
+    assert large.backbone == pytest.approx(4 * small.backbone, rel=0.01)
+    checkpointed = trace_step(replace(base, micro_batch=8, model=with_checkpointing(base.model)))
+    assert checkpointed.backbone < 0.15 * large.backbone
+    assert max(m.activations for m in checkpointed.moments) < 0.3 * max(m.activations for m in large.moments)
+
+
+def test_sharding_divides_what_it_should() -> None:
+    eight = replace(RUN, num_gpus=8)
+    trace = trace_step(eight)
+
+    def at(stage: int) -> dict[str, float]:
+        answer = plan(replace(eight, engine=DeepSpeedEngineConfig(zero_stage=stage)), trace)
+        names = ("weights", "gradients", "moments", "master")
+        return {name: round(getattr(answer, name) / answer.cost.parameters, 3) for name in names}
+
+    assert at(0) == {"weights": 4, "gradients": 4, "moments": 8, "master": 0}
+    assert at(1) == {"weights": 4, "gradients": 4, "moments": 1, "master": 0.5}
+    assert at(2) == {"weights": 4, "gradients": 0.5, "moments": 1, "master": 0.5}
+    assert at(3) == {"weights": 0.5, "gradients": 0.5, "moments": 1, "master": 0.5}
+
+
+def test_offloading_moves_the_optimiser_to_the_host() -> None:
+    near = plan(replace(RUN, engine=DeepSpeedEngineConfig(zero_stage=2)))
+    far = plan(replace(RUN, engine=DeepSpeedEngineConfig(zero_stage=2, offload_optimizer=True)))
+    assert far.host == near.master + near.moments + near.gradients + near.weights
+    assert far.moments == far.master == 0
+    assert far.peak_tensors < near.peak_tensors
+
+
+def test_trained_parameters_alone_have_gradients_and_moments() -> None:
+    answer = plan(replace(RUN, trainable=1000))
+    assert (answer.gradients, answer.moments) == (4000, 8000)
+    assert answer.weights == 4 * answer.cost.parameters
+
+
+def test_time_is_arithmetic_over_rate() -> None:
+    answer = plan(replace(RUN, mfu=0.5, accumulation=2, num_gpus=4))
+    assert answer.step_s == pytest.approx(3 * answer.cost.flops * 8 / (989e12 * 0.5))
+    assert answer.samples_per_s == pytest.approx(32 / answer.step_s)
+    recomputing = plan(replace(RUN, model=with_checkpointing(TINY)))
+    assert recomputing.recomputed_flops == answer.cost.backbone.flops * 4
+
+
+def test_remedies_come_in_order_until_the_run_fits() -> None:
+    run = replace(RUN, num_gpus=8, micro_batch=4, gpu=replace(RUN.gpu, memory_bytes=0))
+    tried = list(remedies(plan(run)))
+    assert [words for words, _ in tried] == [
+        "checkpoint activations (a third more arithmetic)",
+        "ZeRO stage 1",
+        "ZeRO stage 2",
+        "ZeRO stage 3",
+        "2 crops per pass, accumulated over 2",
+        "1 crops per pass, accumulated over 4",
+        "optimiser state in host memory (slower steps)",
+        "16 GPUs",
+        "32 GPUs",
+        "64 GPUs",
+    ]
+    just_enough = replace(run, gpu=replace(RUN.gpu, memory_bytes=tried[4][1].peak))
+    fitting = list(remedies(plan(just_enough)))
+    assert fitting[-1][1].fits
+    assert not any(answer.fits for _, answer in fitting[:-1])
+
+
+def test_hardware_without_bfloat16_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no bfloat16"):
+        plan(replace(RUN, gpu=find_gpu("v100")))
+
+
+def test_a_backbone_without_the_switch_cannot_checkpoint() -> None:
+    with pytest.raises(ConfigError, match="cannot checkpoint"):
+        with_checkpointing(ModelConfig(backbone="rtmpose-t"))
