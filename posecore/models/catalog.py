@@ -235,7 +235,7 @@ def find(name: str) -> PublishedModel:
     if name not in CATALOG:
         close = get_close_matches(name, CATALOG, n=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; posecore models list shows all."
-        raise CheckpointError(f"no published model is called {name!r}{hint}")
+        raise CheckpointError(f"no preset or published model is called {name!r}{hint}")
     return CATALOG[name]
 
 

@@ -73,6 +73,20 @@ def fit(
     raise CheckpointError(f"{origin} fits no preset; the closest is {best.preset}: {_first_difference(best)}.")
 
 
+def check_backbone(model: PoseModel, preset: str, origin: str) -> None:
+    """Refuses a model of ours that is not of a preset.
+
+    Raises:
+        CheckpointError: its backbone has other tensors.
+    """
+    found = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
+    with torch.device("meta"):
+        backbone = PRESETS[preset]["backbone"].build(model.input_size, list(model.heads))
+    expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
+    if differing := [name for name in {**expected, **found} if expected.get(name) != found.get(name)]:
+        raise CheckpointError(f"{origin} is not a {preset}: backbone.{differing[0]} differs.")
+
+
 def _skeletons(heads: Mapping[str, int], stated: Mapping[str, Skeleton], origin: str) -> dict[str, Skeleton]:
     skeletons = {}
     for dataset, num_points in heads.items():

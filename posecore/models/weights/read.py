@@ -1,7 +1,7 @@
 """Any published checkpoint becomes a model: found, opened safely, translated, fitted to a preset, and documented."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -10,11 +10,12 @@ from torch import Tensor
 from posecore.config import digest_json
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard
-from posecore.models.catalog import CATALOG, PublishedModel
+from posecore.models.catalog import CATALOG, PublishedModel, find
 from posecore.models.pose_model import PoseModel
+from posecore.models.presets import PRESETS
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
-from posecore.models.weights.fit import fit
+from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
 from posecore.models.weights.layout import Layout
 from posecore.models.weights.layouts import LAYOUTS
@@ -39,7 +40,10 @@ class Located:
 
 
 def read_weights(
-    source: str | Path, expect: str | None = None, skeletons: Mapping[str, Skeleton] | None = None
+    source: str | Path,
+    expect: str | None = None,
+    skeletons: Mapping[str, Skeleton] | None = None,
+    revision: str | None = None,
 ) -> PoseModel:
     """Reads a published checkpoint, or a model of ours, whatever its layout.
 
@@ -48,6 +52,7 @@ def read_weights(
             Face hub, ``organisation/name[@revision][:file]``.
         expect: preset or catalog name the weights must be of; None takes whichever preset fits.
         skeletons: by dataset, in the order of the file's heads, where they are not the published ones.
+        revision: branch, tag or commit on the hub, if the source does not say.
 
     Returns:
         The model in evaluation mode. ``card.lineage["weights"]`` says where it came from, what was left out and under
@@ -58,21 +63,41 @@ def read_weights(
             unknown, or it is not what was expected; one sentence each.
         IntegrityError: a file is not the one that was written.
     """
-    located = locate(source)
+    return read_located(locate(source, revision), str(source), expect, skeletons)
+
+
+def read_located(
+    located: Located, source: str, expect: str | None = None, skeletons: Mapping[str, Skeleton] | None = None
+) -> PoseModel:
+    """Reads weights that are on this machine.
+
+    Args:
+        located: where.
+        source: how they were named, for the records.
+        expect: see :func:`read_weights`.
+        skeletons: likewise.
+
+    Raises:
+        CheckpointError: see :func:`read_weights`.
+        IntegrityError: likewise.
+    """
+    if expect is not None and expect not in PRESETS:
+        located = replace(located, published=find(expect))
     published = located.published
-    if expect is not None and expect in CATALOG:
-        published = CATALOG[expect]
-    preset = published.preset if published else expect
+    preset = expect if expect in PRESETS else published.preset if published else None
     if located.path.is_dir():
-        return load_model(located.path)
+        model = load_model(located.path)
+        if preset is not None:
+            check_backbone(model, preset, source)
+        return model
     tensors = read_tensors(located.path)
     layout = recognise(tensors, located.path)
     stated = skeletons or (published.card().skeletons if published else {})
     translated = layout.read(tensors, tuple(stated))
-    fitted = fit(translated, layout, str(located.path), preset, stated)
+    fitted = fit(translated, layout, source, preset, stated)
     license_id = published.license_id if published else layout.license
     provenance: dict[str, Json] = {
-        "source": str(source),
+        "source": source,
         "revision": located.revision,
         "sha256": checksum(located.path),
         "layout": layout.name,
@@ -80,16 +105,17 @@ def read_weights(
         "license": license_id,
         "dropped": dict(translated.dropped),
     }
-    name = published.name if published else str(source)
+    name = published.name if published else source
     card = fitted.card.model_copy(update={"licenses": {name: license_id}, "lineage": {"weights": provenance}})
     return build(card, translated.tensors)
 
 
-def locate(source: str | Path) -> Located:
+def locate(source: str | Path, revision: str | None = None) -> Located:
     """Finds weights: on this machine first, then in the catalog, then on the hub.
 
     Args:
         source: see :func:`read_weights`.
+        revision: likewise.
 
     Raises:
         CheckpointError: nothing is there, or nothing that could be weights.
@@ -100,24 +126,24 @@ def locate(source: str | Path) -> Located:
     if path.is_dir():
         return Located(_weights_in(path))
     if str(source) in CATALOG:
-        return _locate_published(CATALOG[str(source)])
+        return _locate_published(CATALOG[str(source)], revision)
     name = parse_hub_name(str(source))
     if name is None:
         raise CheckpointError(
             f"{source} is no file or folder here, no published model (posecore models list) and no place on the hub "
             "(organisation/name[@revision][:file])."
         )
-    found = download(name)
+    found = download(replace(name, revision=name.revision or revision))
     return Located(found.path, found.commit)
 
 
-def _locate_published(model: PublishedModel) -> Located:
+def _locate_published(model: PublishedModel, revision: str | None) -> Located:
     if model.hub is None:
         raise CheckpointError(
             f"where {model.name} can be downloaded is said at {model.homepage}; give the path of the file "
             f"{model.file + ' ' if model.file else ''}as the source and {model.name} as what is expected."
         )
-    found = download(HubName(model.hub, None, model.file))
+    found = download(HubName(model.hub, revision, model.file))
     return Located(found.path, found.commit, model)
 
 

@@ -1,0 +1,72 @@
+"""Fine-tuning starts from published weights: ``weights:`` in a training run's file."""
+
+from pydantic import Field
+
+from posecore.config import Config
+from posecore.errors import IntegrityError
+from posecore.models.pose_model import PoseModel
+from posecore.models.warm_start import WarmStart, WarmStartConfig, warm_start
+from posecore.models.weights.layouts import OWN_LAYOUT
+from posecore.models.weights.read import checksum, locate, read_located
+from posecore.schema import Json
+from posecore.skeletons.library import load_skeleton
+
+
+class WeightsConfig(Config):
+    """Weights to start from.
+
+    Attributes:
+        source: a local file or folder, a name of the catalog (``posecore models list``), or a place on the Hugging Face
+            hub, ``organisation/name[@revision][:file]``.
+        revision: branch, tag or commit on the hub; a commit makes the run repeatable.
+        sha256: of the file; another file is refused.
+        preset: preset or catalog name the weights must be of.
+        heads: skeleton by name of a dataset for each head in the file, in its order, where they are not the published
+            ones: 17 points can be COCO's or an animal's, and nothing in a file says which.
+        take: what is taken besides the backbone.
+    """
+
+    source: str
+    revision: str | None = None
+    sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
+    preset: str | None = None
+    heads: dict[str, str] = {}
+    take: WarmStartConfig = WarmStartConfig()
+
+
+def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
+    """Copies published weights into a fresh model, resampled, routed and picked point by point as it needs them.
+
+    Args:
+        model: receives the weights; its card then names them in ``lineage["weights"]`` and their terms in
+            ``licenses``.
+        config: where they are.
+
+    Returns:
+        What was copied from where.
+
+    Raises:
+        CheckpointError: the weights cannot be had or read.
+        ConfigError: they are of a backbone of other widths.
+        IntegrityError: the file is not the stated one.
+    """
+    located = locate(config.source, config.revision)
+    found = checksum(located.path)
+    if config.sha256 not in (None, found):
+        raise IntegrityError(
+            f"{config.source} has SHA-256 {found}, not the stated {config.sha256}; it is another file than was meant."
+        )
+    skeletons = {dataset: load_skeleton(name) for dataset, name in config.heads.items()}
+    parent = read_located(located, config.source, config.preset, skeletons)
+    report = warm_start(model, parent, config.take)
+    origin = parent.card.lineage.get("weights")
+    record: dict[str, Json]
+    if located.path.is_dir():
+        terms = sorted(set(parent.card.licenses.values()))
+        record = {"layout": OWN_LAYOUT, "license": ", ".join(terms) or "not stated", "origin": origin}
+    else:
+        assert isinstance(origin, dict), "what is read from a file says so"
+        record = dict(origin)
+    record |= {"source": config.source, "revision": located.revision, "sha256": found, "copied": report.as_dict()}
+    model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
+    return report
