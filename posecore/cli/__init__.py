@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cli import audit, datasets, lineage, plan, synth
+from posecore.cli import audit, datasets, lineage, plan, predict, synth
 from posecore.errors import PoseCoreError
 
-_GROUPS = (datasets, synth, audit, plan, lineage)
+_GROUPS = (datasets, synth, audit, plan, predict, lineage)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from pathlib import Path
 from typing import Generic, Self, TypeVar
 
 import cv2
@@ -24,11 +25,12 @@ from posecore.evaluation.crops import Precision, predict_heads
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.geometry import crop_matrix
 from posecore.loading.crop import box_region
+from posecore.models.catalog import CATALOG
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import load_model
+from posecore.models.presets import PRESETS
+from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes, ImagePrediction
 from posecore.prediction.photos import Picture, read_picture
-from posecore.storage import AnyPath
 
 _PIXELS_IN_FLIGHT = 64 << 20  # of images that wait for a batch to fill: 200 MB
 
@@ -75,14 +77,25 @@ class Predictor:
                 module.compile()
 
     @classmethod
-    def load(cls, folder: str | AnyPath, settings: PredictorSettings | None = None) -> Self:
-        """Reads a model folder as :func:`~posecore.models.saving.save_model` writes it, onto a GPU if there is one.
+    def load(cls, source: str | Path, settings: PredictorSettings | None = None, expect: str | None = None) -> Self:
+        """Reads a model folder or any published checkpoint, onto a GPU if there is one.
+
+        Args:
+            source: as for :func:`~posecore.models.weights.read.read_weights`.
+            settings: how to predict.
+            expect: preset or published model the weights must be of.
 
         Raises:
-            CheckpointError: there is no whole model in the folder.
-            IntegrityError: the weights are not those that were saved.
+            PredictionError: the source is the name of an architecture, which has no weights.
+            CheckpointError: there are no such weights, or they are not what was expected.
+            IntegrityError: a file is not the one that was written.
         """
-        return cls(load_model(folder), settings, best_device())
+        if str(source) in PRESETS and str(source) not in CATALOG and not Path(source).exists():
+            raise PredictionError(
+                f"{source} is an architecture, and one without weights would guess; name a trained model: a folder, a "
+                f"file, or a published one ({', '.join(list(CATALOG)[:3])} … see posecore models list)."
+            )
+        return cls(read_weights(source, expect), settings, best_device())
 
     def head(self, name: str | None) -> str:
         """The head meant by the name of a dataset or of a skeleton; None means the model's first.

@@ -1,0 +1,68 @@
+"""``posecore predict``: photos and videos to keypoints, as files and as pictures."""
+
+import argparse
+from pathlib import Path
+
+from posecore.cli.commands import Commands
+
+FORMATS = ("coco", "parquet", "drawn")
+"""What can be written."""
+
+
+def add(commands: Commands) -> None:
+    """Adds ``predict``."""
+    predict = commands.add_parser(
+        "predict", help="find the keypoints in photos and videos; exit status 1 if any file could not be used"
+    )
+    predict.set_defaults(run=_predict)
+    predict.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, video, folder of them, or quoted pattern")
+    predict.add_argument(
+        "--out", type=Path, default=Path("predictions"), help="folder of results (default: predictions)"
+    )
+    predict.add_argument(
+        "--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
+    )
+    predict.add_argument(
+        "--min-score", type=float, default=0.3, help="points with a lower score are not drawn (default: 0.3)"
+    )
+
+    model = predict.add_argument_group("model")
+    model.add_argument(
+        "--model",
+        required=True,
+        help="model folder, checkpoint file, published name (posecore models list), place on the hub, or "
+        "models:/name@alias of the registry",
+    )
+    model.add_argument("--expect", metavar="NAME", help="preset or published model that a checkpoint file must be of")
+    model.add_argument(
+        "--dataset", "--skeleton", nargs="+", default=[], metavar="NAME",
+        help="whose points to find: datasets or skeletons the model knows, or all (default: its first)",
+    )  # fmt: skip
+    model.add_argument("--batch-size", type=int, default=32, help="crops per pass (default: 32)")
+    model.add_argument(
+        "--flip-test", action="store_true", help="average with the mirrored crop: better, twice the time"
+    )
+    model.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the network")
+    model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
+    model.add_argument("--folder", default="runs", help="run folder with the local registry (default: runs)")
+    model.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
+
+    bodies = predict.add_argument_group("bodies (default: one in every image, filling it)")
+    bodies.add_argument("--boxes", type=Path, help="boxes: COCO JSON, or a table image, x, y, w, h[, score, frame]")
+    bodies.add_argument(
+        "--detector",
+        help="object-detection model of transformers: a folder, or organisation/name[@revision] on the hub",
+    )
+    bodies.add_argument("--detector-label", default="person", help="class the detector looks for (default: person)")
+    bodies.add_argument("--detector-score", type=float, default=0.3, help="least score of a box (default: 0.3)")
+
+    video = predict.add_argument_group("video")
+    video.add_argument("--track", action="store_true", help="number the bodies through the video by overlap of boxes")
+    video.add_argument("--smooth", action="store_true", help="filter the points of every track; implies --track")
+
+
+def _predict(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which no other command should wait for.
+    from posecore.cli.predict_job import predict
+
+    return predict(options)

@@ -1,0 +1,85 @@
+"""What ``posecore predict`` does; apart from its options because it needs torch."""
+
+import argparse
+import sys
+from contextlib import ExitStack
+
+from posecore.errors import ConfigError
+from posecore.prediction.box_files import BoxFile, read_box_file
+from posecore.prediction.detectors import TransformersDetector
+from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
+from posecore.prediction.predictor import Predictor, PredictorSettings, best_device
+from posecore.prediction.run import (
+    ImageNumbers,
+    Locator,
+    VideoSettings,
+    boxes_of_detector,
+    boxes_of_file,
+    predict_sources,
+    whole_images,
+)
+from posecore.prediction.smoothing import SmoothingSettings
+from posecore.prediction.sources import Source, find_sources
+from posecore.viz.predictions import DrawnFiles
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Runs the command; the exit status is 1 if any file could not be used."""
+    sources = find_sources(options.inputs, options.out)
+    boxes = read_box_file(options.boxes) if options.boxes else None
+    locate = _locator(options, boxes, sources)
+    predictor = _predictor(options)
+    known = predictor.model.skeletons
+    names = list(known) if options.dataset == ["all"] else options.dataset or [None]
+    skeletons = {head: known[head] for head in map(predictor.head, names)}
+    video = VideoSettings(
+        track=options.track or options.smooth, smoothing=SmoothingSettings() if options.smooth else None
+    )
+    images = ImageList()
+    with ExitStack() as files:
+        sinks: list[Sink] = [images]
+        if "coco" in options.format:
+            sinks.append(files.enter_context(CocoResults.open(options.out, list(skeletons))))
+        if "parquet" in options.format:
+            sinks.append(files.enter_context(PredictionTable.open(options.out)))
+        if "drawn" in options.format:
+            drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
+            sinks.append(files.enter_context(drawn))
+        report = predict_sources(predictor, sources, list(skeletons), sinks, locate, video, ImageNumbers(boxes))
+    images.save(options.out, options.model, skeletons, report.failures)
+    for _, reason in report.failures:
+        print(f"error: {reason}", file=sys.stderr)
+    points = ", ".join(f"{head} ({skeleton.num_keypoints} points)" for head, skeleton in skeletons.items())
+    failed = f"; {len(report.failures)} could not be used" if report.failures else ""
+    print(f"{report.num_bodies} bodies in {report.num_images} images by {points}{failed}: see {options.out}")
+    return 1 if report.failures else 0
+
+
+def _predictor(options: argparse.Namespace) -> Predictor:
+    settings = PredictorSettings(
+        batch_size=options.batch_size,
+        flip_test=options.flip_test,
+        precision=options.precision,
+        compile=options.compile,
+    )
+    if not options.model.startswith("models:"):
+        return Predictor.load(options.model, settings, options.expect)
+    # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
+    from posecore.lineage.model_source import registered_model
+    from posecore.lineage.tracking import TrackingConfig, connect
+
+    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
+    with registered_model(options.model, tracking) as folder:
+        return Predictor.load(folder, settings, options.expect)
+
+
+def _locator(options: argparse.Namespace, boxes: BoxFile | None, sources: list[Source]) -> Locator:
+    if boxes is not None and options.detector:
+        raise ConfigError("--boxes and --detector both say where the bodies are; give one.")
+    if boxes is not None:
+        return boxes_of_file(boxes, sources)
+    if options.detector:
+        return boxes_of_detector(
+            TransformersDetector(options.detector, options.detector_label, options.detector_score, best_device())
+        )
+    return whole_images

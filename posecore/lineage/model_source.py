@@ -1,0 +1,56 @@
+"""From a registered model's name to the model folder it was made from."""
+
+import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import mlflow.artifacts
+from mlflow.entities.model_registry import ModelVersion
+from mlflow.exceptions import MlflowException
+from mlflow.models import Model
+
+from posecore.errors import LineageError
+from posecore.lineage.tracking import Tracking
+
+_URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+@contextmanager
+def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
+    """The model folder behind ``models:/name@alias`` or ``models:/name/version``, until the block ends.
+
+    Raises:
+        LineageError: the URI has another form, there is no such version, or its files cannot be fetched.
+    """
+    version = _version(uri, tracking)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = Path(
+                mlflow.artifacts.download_artifacts(
+                    artifact_uri=f"models:/{version.name}/{version.version}",
+                    dst_path=scratch,
+                    tracking_uri=tracking.uri,
+                    registry_uri=tracking.uri,
+                )
+            )
+            stored = Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"]
+        except (MlflowException, OSError, KeyError) as error:
+            detail = " ".join(str(error).split())
+            raise LineageError(f"{uri}: the files of version {version.version} cannot be read ({detail}).") from error
+        yield folder / stored
+
+
+def _version(uri: str, tracking: Tracking) -> ModelVersion:
+    found = _URI.fullmatch(uri)
+    if found is None:
+        raise LineageError(f"{uri}: a registered model is named models:/name@alias or models:/name/version.")
+    name, alias, number = found["name"], found["alias"], found["version"]
+    try:
+        if alias is not None:
+            return tracking.client.get_model_version_by_alias(name, alias)
+        return tracking.client.get_model_version(name, number)
+    except MlflowException as error:
+        detail = " ".join(str(error).split())
+        raise LineageError(f"{uri}: {detail}; see the registered versions in MLflow.") from None

@@ -1,0 +1,197 @@
+"""What is written: COCO results, one table, and which image every number belongs to.
+
+::
+
+    <out>/
+    ├── coco_<head>.json     COCO results list: image_id, category_id, keypoints, score; also bbox, box_score, track_id
+    ├── images.json          image ids → files and frames, the points of every head, and the files that failed
+    └── predictions.parquet  one row per body, image and head (see TABLE)
+
+Files appear under their names only when all is written.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+from urllib.parse import quote
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from posecore.prediction.instances import NO_TRACK, ImagePrediction
+from posecore.prediction.sources import Frame
+from posecore.schema import Json
+from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import write_atomically, written_aside
+
+Found = Mapping[str, ImagePrediction]
+"""The prediction of every head for one image."""
+
+ImageId = int | str
+
+TABLE = pa.schema(
+    [
+        ("file_name", pa.string()),
+        ("image_id", pa.string()),
+        ("frame_index", pa.int64()),
+        ("time_s", pa.float64()),
+        ("head", pa.string()),
+        ("track_id", pa.int64()),
+        ("score", pa.float64()),
+        ("box_score", pa.float64()),
+        *((side, pa.float64()) for side in ("x", "y", "w", "h")),
+        *((column, pa.list_(pa.float64())) for column in ("keypoint_x", "keypoint_y", "keypoint_score")),
+    ]
+)
+"""Columns of the table. ``frame_index`` and ``time_s`` are null for photos, ``track_id`` without tracking; the lists
+hold one value per point, in the order of the head's points in ``images.json``."""
+
+_ROWS_PER_GROUP = 2000
+
+
+class Sink(Protocol):
+    """Takes predictions, image after image."""
+
+    def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
+        """Takes the predictions of one image."""
+        ...
+
+
+class CocoResults:
+    """Writes one COCO results list per head, body after body, so that a long video does not fill the memory."""
+
+    def __init__(self, files: Mapping[str, BinaryIO]) -> None:
+        self._files = files
+        self._started: set[str] = set()
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: Path, heads: Sequence[str]) -> Iterator["CocoResults"]:
+        """Files ``coco_<head>.json``, whole when the block ends."""
+        with ExitStack() as stack:
+            paths = {
+                head: stack.enter_context(written_aside(out / f"coco_{quote(head, safe='')}.json")) for head in heads
+            }
+            with ExitStack() as opened:
+                files = {head: opened.enter_context(path.open("wb")) for head, path in paths.items()}
+                for file in files.values():
+                    file.write(b"[")
+                yield cls(files)
+                for file in files.values():
+                    file.write(b"\n]\n")
+
+    def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
+        """Takes the predictions of one image."""
+        for head, prediction in found.items():
+            for row in range(len(prediction)):
+                separator = b",\n" if head in self._started else b"\n"
+                self._started.add(head)
+                self._files[head].write(separator + orjson.dumps(_coco_entry(image_id, prediction, row)))
+
+
+class PredictionTable:
+    """Writes all predictions as one Parquet table with the columns :data:`TABLE`."""
+
+    def __init__(self, writer: pq.ParquetWriter) -> None:
+        self._writer = writer
+        self._rows: list[dict[str, Json]] = []
+
+    @classmethod
+    @contextmanager
+    def open(cls, out: Path) -> Iterator["PredictionTable"]:
+        """File ``predictions.parquet``, whole when the block ends."""
+        with written_aside(out / "predictions.parquet") as aside, pq.ParquetWriter(aside, TABLE) as writer:
+            table = cls(writer)
+            yield table
+            table._flush()
+
+    def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
+        """Takes the predictions of one image."""
+        for head, prediction in found.items():
+            for row in range(len(prediction)):
+                track_id = int(prediction.track_ids[row])
+                x, y = prediction.keypoints[row].T.tolist()
+                self._rows.append(
+                    {
+                        "file_name": frame.name,
+                        "image_id": str(image_id),
+                        "frame_index": frame.index,
+                        "time_s": None if frame.index is None else frame.time_s,
+                        "head": head,
+                        "track_id": None if track_id == NO_TRACK else track_id,
+                        "score": float(prediction.scores[row]),
+                        "box_score": float(prediction.box_scores[row]),
+                        **dict(zip(("x", "y", "w", "h"), prediction.bbox_xywh[row].tolist(), strict=True)),
+                        "keypoint_x": x,
+                        "keypoint_y": y,
+                        "keypoint_score": prediction.keypoint_scores[row].tolist(),
+                    }
+                )
+        if len(self._rows) >= _ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=TABLE))
+            self._rows.clear()
+
+
+class ImageList:
+    """Remembers which image every id belongs to."""
+
+    def __init__(self) -> None:
+        self._images: list[dict[str, Json]] = []
+
+    def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
+        """Takes one image, also one without a body."""
+        height, width = frame.image.shape[:2]
+        entry: dict[str, Json] = {"id": image_id, "file_name": frame.name, "width": width, "height": height}
+        if frame.index is not None:
+            entry |= {"frame_index": frame.index, "time_s": frame.time_s}
+        self._images.append(entry)
+
+    def save(
+        self, out: Path, model: str, skeletons: Mapping[str, Skeleton], failures: Sequence[tuple[str, str]]
+    ) -> None:
+        """Writes ``images.json``.
+
+        Args:
+            out: folder.
+            model: what was asked for.
+            skeletons: by head that answered.
+            failures: name of every file that could not be used, or not wholly, with the reason.
+        """
+        document = {
+            "model": model,
+            "images": self._images,
+            "categories": {head: [_category(skeleton)] for head, skeleton in skeletons.items()},
+            "failed": [{"file_name": name, "reason": reason} for name, reason in failures],
+        }
+        write_atomically(out / "images.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _coco_entry(image_id: ImageId, prediction: ImagePrediction, row: int) -> dict[str, Json]:
+    triplets = [
+        value
+        for point, score in zip(
+            prediction.keypoints[row].tolist(), prediction.keypoint_scores[row].tolist(), strict=True
+        )
+        for value in (*point, score)
+    ]
+    entry: dict[str, Json] = {
+        "image_id": image_id,
+        "category_id": 1,
+        "keypoints": triplets,
+        "score": float(prediction.scores[row]),
+        "bbox": prediction.bbox_xywh[row].tolist(),
+        "box_score": float(prediction.box_scores[row]),
+    }
+    track_id = int(prediction.track_ids[row])
+    return entry if track_id == NO_TRACK else entry | {"track_id": track_id}
+
+
+def _category(skeleton: Skeleton) -> dict[str, Json]:
+    links = [[first + 1, second + 1] for first, second in skeleton.link_indices]  # COCO counts points from 1
+    return {"id": 1, "name": skeleton.name, "keypoints": list(skeleton.names), "skeleton": links}

@@ -1,0 +1,151 @@
+"""Predictions drawn on photos and into videos, in files of their own."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path, PurePosixPath
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.errors import PredictionError
+from posecore.prediction.instances import NO_TRACK, ImagePrediction
+from posecore.prediction.outputs import Found, ImageId
+from posecore.prediction.sources import Frame, Source, Video
+from posecore.schema import Instance
+from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import write_atomically, written_aside
+from posecore.viz.gallery import encode_jpeg, encode_png
+from posecore.viz.overlay import draw_instances
+
+VIDEO_CODECS = ("vp09", "avc1", "mp4v")
+"""Tried in this order: VP9 and H.264 in MP4 play in browsers, MPEG-4 part 2 only in players. OpenCV's wheels have the
+first and the last."""
+
+
+def draw_prediction(
+    image_rgb: NDArray[np.uint8], prediction: ImagePrediction, skeleton: Skeleton, min_score: float
+) -> NDArray[np.uint8]:
+    """Draws boxes, links, points and track numbers of all bodies; the input is left as it is.
+
+    Args:
+        image_rgb: (H, W, 3) uint8.
+        prediction: of one head.
+        skeleton: the head's.
+        min_score: points with a lower score are not drawn.
+    """
+    bodies = [
+        Instance(
+            id=str(row),
+            bbox_xywh=tuple(prediction.bbox_xywh[row].tolist()),
+            keypoints=np.concatenate(
+                [prediction.keypoints[row], np.where(prediction.keypoint_scores[row] >= min_score, 2, 0)[:, None]],
+                axis=1,
+            ).astype(np.float32),
+            area=float(prediction.bbox_xywh[row, 2:].prod()),
+            area_rule="box",
+        )
+        for row in range(len(prediction))
+    ]
+    canvas = draw_instances(image_rgb, bodies, skeleton)
+    for (x, y, _, h), track_id in zip(prediction.bbox_xywh.tolist(), prediction.track_ids.tolist(), strict=True):
+        if track_id != NO_TRACK:
+            size = float(np.clip(h / 250, 0.4, 2.0))
+            corner = int(np.clip(x, 0, image_rgb.shape[1] - 1)), int(np.clip(y, 18 * size, image_rgb.shape[0] - 1))
+            for colour, width in (((20, 20, 20), 4), ((255, 255, 255), 1)):
+                cv2.putText(canvas, str(track_id), corner, cv2.FONT_HERSHEY_SIMPLEX, size, colour, width, cv2.LINE_AA)
+    return canvas
+
+
+class DrawnFiles:
+    """A sink that draws: every photo as a file of its own, every video as an MP4, under the sources' names."""
+
+    def __init__(
+        self,
+        out: Path,
+        sources: Sequence[Source],
+        skeletons: Mapping[str, Skeleton],
+        min_score: float,
+        stack: ExitStack,
+    ) -> None:
+        self._out = out
+        self._paths = _drawn_paths(sources)
+        self._sources = {source.name: source for source in sources}
+        self._skeletons = skeletons
+        self._min_score = min_score
+        self._stack = stack
+        self._video: tuple[str, ExitStack, cv2.VideoWriter] | None = None
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, out: Path, sources: Sequence[Source], skeletons: Mapping[str, Skeleton], min_score: float
+    ) -> Iterator["DrawnFiles"]:
+        """Draws below ``out``; a video appears when its last frame is drawn.
+
+        Args:
+            out: folder, made if missing.
+            sources: everything that will be drawn.
+            skeletons: by head that will answer.
+            min_score: points with a lower score are not drawn.
+        """
+        with ExitStack() as stack:
+            drawn = cls(out, sources, skeletons, min_score, stack)
+            yield drawn
+            drawn._end_video()
+
+    def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
+        """Draws one image; the frames of a video come one after another.
+
+        Raises:
+            PredictionError: OpenCV has none of :data:`VIDEO_CODECS`.
+        """
+        canvas = frame.image
+        for head, prediction in found.items():
+            canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score)
+        path = self._out / self._paths[frame.name]
+        if frame.index is None:
+            write_atomically(path, encode_png(canvas) if path.suffix.lower() == ".png" else encode_jpeg(canvas))
+            return
+        if self._video is None or self._video[0] != frame.name:
+            self._end_video()
+            self._video = self._begin_video(frame, path)
+        self._video[2].write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+
+    def _begin_video(self, frame: Frame, path: Path) -> tuple[str, ExitStack, cv2.VideoWriter]:
+        files = ExitStack()
+        self._stack.push(files)  # an error anywhere takes the unfinished file away
+        aside = files.enter_context(written_aside(path))
+        height, width = frame.image.shape[:2]
+        frames_per_second = Video(self._sources[frame.name]).frames_per_second
+        for codec in VIDEO_CODECS:
+            code = cv2.VideoWriter.fourcc(*codec)
+            writer = cv2.VideoWriter(str(aside), cv2.CAP_FFMPEG, code, frames_per_second, (width, height))
+            if writer.isOpened():
+                files.callback(writer.release)
+                return frame.name, files, writer
+        raise PredictionError(
+            f"{path}: this OpenCV can write none of {', '.join(VIDEO_CODECS)}; leave the drawing out."
+        )
+
+    def _end_video(self) -> None:
+        if self._video is not None:
+            self._video[1].close()
+            self._video = None
+
+
+def _drawn_paths(sources: Sequence[Source]) -> dict[str, PurePosixPath]:
+    """By source, the file it is drawn into: its own name where the suffix allows, else with the right one appended."""
+    taken = {source.name for source in sources}
+    paths = {}
+    for source in sources:
+        allowed = {".mp4"} if source.kind == "video" else {".jpg", ".jpeg", ".png"}
+        name = PurePosixPath(source.name)
+        if name.suffix.lower() not in allowed:
+            suffix = ".mp4" if source.kind == "video" else ".jpg"
+            name = name.with_name(name.name + suffix)
+            while name.as_posix() in taken:
+                name = name.with_name(f"_{name.name}")
+            taken.add(name.as_posix())
+        paths[source.name] = name
+    return paths
