@@ -74,6 +74,7 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
     values = {
         "format": FORMAT,
         "optimizer_steps": state.optimizer_steps,
+        "updates": state.updates,
         "step": progress.step,
         "seed": progress.seed,
         "world_size": progress.world_size,
@@ -101,7 +102,8 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
     for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
         section, _, name = key.partition("/")
         sections[section][name] = tensor
-    state = EngineState(**sections, optimizer_steps=values["optimizer_steps"])  # type: ignore[arg-type]
+    steps, updates = values["optimizer_steps"], values.get("updates", {})
+    state = EngineState(**sections, optimizer_steps=steps, updates=updates)  # type: ignore[arg-type]
     progress = Progress(
         step=values["step"], seed=values["seed"], world_size=values["world_size"], config=values["config"]
     )

@@ -6,7 +6,7 @@ weights (3). In both, ``bf16`` means autocast over float32 weights: matrix produ
 buffers and checkpoints stay float32. A state taken from one engine may be given to any other.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, TypeAlias
 
@@ -31,6 +31,7 @@ class EngineState:
         exp_avg_sq: likewise the second moment.
         buffers: buffer name to value (BatchNorm statistics).
         optimizer_steps: updates AdamW has made.
+        updates: part of a staged method to the updates AdamW has made of it, where it was frozen in some.
         average: parameter name to moving average, empty where none is kept.
     """
 
@@ -39,6 +40,7 @@ class EngineState:
     exp_avg_sq: dict[str, Tensor]
     buffers: dict[str, Tensor]
     optimizer_steps: int
+    updates: dict[str, int] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
 
 
@@ -67,12 +69,15 @@ class Engine(Protocol):
         """The method being trained; under ZeRO-3 its parameters are only whole inside its own forward."""
         ...
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float) -> dict[str, Tensor]:
+    def step(
+        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
+    ) -> dict[str, Tensor]:
         """Makes one optimiser update and returns this rank's mean loss terms, detached.
 
         Args:
             batches: the micro-batches to accumulate; every rank gives the same number.
             lr_factor: what the schedule multiplies every group's peak rate by.
+            frozen: parts of a staged method that this step does not change.
         """
         ...
 

@@ -23,6 +23,7 @@ from tqdm import tqdm
 from posecore.config import Config
 from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
+from posecore.methods.staged import StagedMethod
 from posecore.schema import CropBatch
 from posecore.training.batchnorm import synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
@@ -114,7 +115,7 @@ def train(
 
     Args:
         method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
-            is minimised.
+            is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it.
         make_loader: makes this rank's batches; called once.
         config: the run.
         context: where it runs.
@@ -143,7 +144,8 @@ def train(
         for batch, waited_s in _timed(make_loader(start), start, config.steps):
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
-            losses = engine.step(parts, config.schedule.factor(batch.step, config.steps))
+            frozen = method.begin_step(batch.step, config.steps) if isinstance(method, StagedMethod) else frozenset()
+            losses = engine.step(parts, config.schedule.factor(batch.step, config.steps), frozen)
             if average is not None:
                 average.update(engine.method)
             step = batch.step + 1

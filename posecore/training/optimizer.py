@@ -11,10 +11,11 @@ from pydantic import Field
 from torch import nn
 
 from posecore.config import Config
+from posecore.methods.staged import StagedMethod
 
 _BACKBONE = re.compile(r"(?:^|\.)backbone\.(.+)$")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
-_EMBEDDINGS = ("pos_embed", "cls_token", "mask_token", "patch_embed.")
+_EMBEDDINGS = ("pos_embed", "cls_token", "storage_tokens", "mask_token", "patch_embed.", "tokenizer.")
 
 
 class OptimizerConfig(Config):
@@ -49,24 +50,28 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
         config: learning rate, decay and layer decay.
 
     Returns:
-        Groups for :class:`torch.optim.AdamW`; ``lr_scale`` is what a schedule multiplies the peak rate by.
+        Groups for :class:`torch.optim.AdamW`; ``lr_scale`` is what a schedule multiplies the peak rate by, ``part`` the
+        part of a :class:`~posecore.methods.staged.StagedMethod` that the group belongs to, or "".
     """
     trainable = [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]
     depth = 1 + max((_block_index(name) for name, _ in trainable), default=-1)
-    groups: dict[tuple[int, bool], dict[str, Any]] = {}
+    parts = method.parts if isinstance(method, StagedMethod) else ()
+    groups: dict[tuple[int, str, bool], dict[str, Any]] = {}
     for name, parameter in trainable:
         layer = _layer(name, depth)
         shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 the local shape is (0,)
         decayed = len(shape) > 1 and not name.endswith(".bias") and "pos_embed" not in name
-        if (layer, decayed) not in groups:
+        part = next((prefix for prefix in parts if name.startswith(prefix)), "")
+        if (layer, part, decayed) not in groups:
             scale = config.layer_decay ** (depth + 1 - layer)
-            groups[layer, decayed] = {
+            groups[layer, part, decayed] = {
                 "params": [],
                 "lr": config.lr * scale,
                 "lr_scale": scale,
+                "part": part,
                 "weight_decay": config.weight_decay if decayed else 0.0,
             }
-        groups[layer, decayed]["params"].append(parameter)
+        groups[layer, part, decayed]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
 
 

@@ -1,6 +1,6 @@
 """Training with plain PyTorch: the whole state on every rank, gradients averaged over ranks."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 import torch
 import torch.distributed as dist
@@ -31,7 +31,9 @@ class TorchEngine:
         if state is not None:
             restore_moments(self._optimizer, method, state)
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float) -> dict[str, Tensor]:
+    def step(
+        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
+    ) -> dict[str, Tensor]:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         for batch in batches:
@@ -44,7 +46,7 @@ class TorchEngine:
         _average([parameter.grad for parameter in trainable if parameter.grad is not None])
         if self._settings.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(trainable, self._settings.optimizer.clip_norm)
-        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor)
+        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
         return totals
@@ -56,34 +58,46 @@ class TorchEngine:
         return whole_state(self._optimizer, self.method)
 
 
-def set_learning_rates(optimizer: torch.optim.Optimizer, peak: float, factor: float) -> None:
-    """Gives every group the scheduled rate of its layer."""
+def set_learning_rates(
+    optimizer: torch.optim.Optimizer, peak: float, factor: float, frozen: Set[str] = frozenset()
+) -> None:
+    """Gives every group the scheduled rate of its layer, and groups of frozen parts none, so that nothing decays."""
     for group in optimizer.param_groups:
-        group["lr"] = peak * group["lr_scale"] * factor
+        group["lr"] = 0.0 if group["part"] in frozen else peak * group["lr_scale"] * factor
 
 
 def whole_state(optimizer: torch.optim.Optimizer, method: nn.Module) -> EngineState:
     """The state of an optimiser that is not sharded."""
     moments = {name: optimizer.state[p] for name, p in method.named_parameters() if p in optimizer.state}
     steps = max((int(moment["step"].item()) for moment in moments.values()), default=0)
+    updates: dict[str, int] = {}
+    for group in optimizer.param_groups:
+        if group["part"]:
+            made = [int(optimizer.state[p]["step"].item()) for p in group["params"] if p in optimizer.state]
+            updates[group["part"]] = max([updates.get(group["part"], 0), *made])
     return EngineState(
         weights={name: to_cpu(parameter) for name, parameter in method.named_parameters()},
         exp_avg={name: to_cpu(moment["exp_avg"]) for name, moment in moments.items()},
         exp_avg_sq={name: to_cpu(moment["exp_avg_sq"]) for name, moment in moments.items()},
         buffers={name: to_cpu(buffer) for name, buffer in method.named_buffers()},
         optimizer_steps=steps,
+        updates=updates,
     )
 
 
 def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, state: EngineState) -> None:
     """Fills an optimiser that is not sharded; parameters that never had a gradient start from nothing, as before."""
-    for name, parameter in method.named_parameters():
-        if name in state.exp_avg:
-            optimizer.state[parameter] = {
-                "step": torch.tensor(float(state.optimizer_steps)),
-                "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
-                "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
-            }
+    names = {parameter: name for name, parameter in method.named_parameters()}
+    for group in optimizer.param_groups:
+        steps = state.updates.get(group["part"], state.optimizer_steps)
+        for parameter in group["params"]:
+            name = names[parameter]
+            if name in state.exp_avg:
+                optimizer.state[parameter] = {
+                    "step": torch.tensor(float(steps)),
+                    "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
+                    "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
+                }
 
 
 def to_cpu(tensor: Tensor) -> Tensor:
