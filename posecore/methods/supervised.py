@@ -66,11 +66,14 @@ class SupervisedHeads(nn.Module):
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
         targets, weights = codec.encode(group.keypoints_crop, group.weights)
-        samples = batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)
+        samples = self._num_samples(group, batch_size)
         if isinstance(codec, SimccCodec):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
             return simcc_loss(codec, outputs, targets, weights, num_samples)
         return heatmap_loss(outputs, targets, weights, samples)
+
+    def _num_samples(self, group: DeviceGroup, batch_size: int) -> int:
+        return batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)
 
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:

@@ -111,17 +111,17 @@ class PoseModel(nn.Module):
             gradient: under ZeRO-3 every rank must run every head in every step, or the collectives do not match.
         """
         features = self.features(images, groups)
-        heatmaps = {}
-        for dataset, start, stop in groups:
-            head = self.head(dataset)
-            if head_statistics == "mixed" and self.training:
-                heatmaps[dataset] = head(features)[start:stop]
-            elif stop > start:
-                heatmaps[dataset] = head(features[start:stop])
-            else:
-                with _frozen_statistics(head):
-                    heatmaps[dataset] = head(torch.zeros_like(features[:1]))[:0]
-        return heatmaps
+        if head_statistics == "mixed" and self.training:
+            return {dataset: self.head(dataset)(features)[start:stop] for dataset, start, stop in groups}
+        return {dataset: self.run_head(dataset, features[start:stop]) for dataset, start, stop in groups}
+
+    def run_head(self, dataset: str, features: Tensor) -> Tensor:
+        """A dataset's head on (n, D, h, w) features; n may be 0, and it still runs, see :meth:`forward`."""
+        head = self.head(dataset)
+        if len(features):
+            return head(features)
+        with frozen_statistics(head):
+            return head(features.new_zeros((1, *features.shape[1:])))[:0]
 
     def prototype_heatmaps(self, features: Tensor, dataset: str) -> Tensor:
         """Heatmaps of any dataset's points for any image, from prototypes alone.
@@ -193,8 +193,8 @@ def _check_shared(dataset: str, owner: str, skeletons: Mapping[str, Skeleton], s
 
 
 @contextmanager
-def _frozen_statistics(head: nn.Module) -> Iterator[None]:
-    """Runs a head on made-up input without BatchNorm taking notice of it."""
+def frozen_statistics(head: nn.Module) -> Iterator[None]:
+    """Lets a head run on input that is not its own, without BatchNorm taking notice of it."""
     training = head.training
     head.eval()
     try:
