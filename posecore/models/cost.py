@@ -71,13 +71,13 @@ def model_cost(config: ModelConfig, keypoints: Mapping[str, int]) -> ModelCost:
 
     Args:
         config: the architecture.
-        keypoints: number of points by head; at least one head.
+        keypoints: number of points by head; none counts the backbone alone, which then must not have experts.
     """
     with torch.device("meta"):
         backbone, heads = build_parts(config, keypoints)
         images = torch.empty(1, 3, *config.input_size)
-    group: Group = (next(iter(keypoints)), 0, 1)
-    backbone_macs, features = _counted(backbone, images, [group])
+    groups: list[Group] = [(name, 0, 1) for name in keypoints][:1]
+    backbone_macs, features = _counted(backbone, images, groups)
     return ModelCost(
         backbone=PartCost(count_parameters(backbone), backbone_macs),
         heads={name: PartCost(count_parameters(head), _counted(head, features)[0]) for name, head in heads.items()},
