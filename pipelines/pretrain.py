@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
@@ -25,6 +26,7 @@ from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
+from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
@@ -32,7 +34,7 @@ from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.unlabelled_crops import UnlabelledConfig
-from posecore.methods.masked_autoencoder import MaskedAutoencoderConfig
+from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.storage import as_path, write_atomically
@@ -103,8 +105,7 @@ class Pretraining:
 def run(config: PretrainingConfig, reuse: bool = True) -> None:
     """The whole job as a list of steps."""
     definitions = {entry.name: entry.load() for entry in config.datasets}
-    crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    check_places(config, definitions)
+    preflight(config, definitions)
     tracking = connect(config.tracking, config.folder)
     connect_to_ray()
 
@@ -126,12 +127,22 @@ def run(config: PretrainingConfig, reuse: bool = True) -> None:
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
 
 
-def plan_training(config: PretrainingConfig, training: Sequence[Split], evaluation: Sequence[Split]) -> Pretraining:
-    """Puts the worker together.
+def preflight(config: PretrainingConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """What can be known to fail is refused before anything starts; the tracking store and the cluster are asked next.
 
     Raises:
         ConfigError: backbone, input size and masking ratio do not go together.
+        DatasetError: a dataset has no split of that name.
+        PreflightError: relative folders in a submitted job, batch arithmetic, or the run folder and its disk.
     """
+    with torch.device("meta"):  # no memory, whatever the size
+        MaskedAutoencoder(pretraining_model(config.model), config.method)
+    crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
+    check_places(config, definitions)
+
+
+def plan_training(config: PretrainingConfig, training: Sequence[Split], evaluation: Sequence[Split]) -> Pretraining:
+    """Puts the worker together."""
     inputs: dict[str, Any] = {
         "data": {split.entry.name: split.digest for split in training},
         "model": config.model,
@@ -154,7 +165,6 @@ def plan_training(config: PretrainingConfig, training: Sequence[Split], evaluati
         stores={split.entry.name: split.location for split in training},
         evaluate=judge,
     )
-    worker.fresh_method()
     return Pretraining(worker, folder_for(config, inputs), inputs, judge, judged)
 
 
