@@ -47,7 +47,7 @@ _TENSORS = {
 }
 _BLOCK = re.compile(r"model\.layer\.(\d+)\.(.+)\.(weight|bias)")
 _SCALE = re.compile(r"model\.layer\.(\d+)\.layer_scale1\.lambda1")
-_CONVOLUTION = re.compile(r"decode_head\.(upsample|conv)_layers\.(\d+)\.convolution\.(weight|bias)")
+_CONVOLUTION = re.compile(r"decode_head\.(upsample|conv)_layers\.(\d{1,3})\.convolution\.(weight|bias)")
 _LAYERS = {"upsample": "deconv", "conv": "conv"}
 
 

@@ -13,6 +13,7 @@ from typing import Any
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused, token_grid
@@ -24,6 +25,7 @@ _OTHER_HEAD = "decode_head."
 _CLASS_TOKEN = "cls_token"
 _POSITIONS = "pos_embed"
 _IN_BLOCK = re.compile(r"(?:layers|blocks)\.(\d+)\.(.+)\.(weight|bias)")
+_CONVOLUTION = re.compile(r"(deconv|conv)_layers\.(\d{1,3})\.weight")
 _BLOCK_PARTS = {
     "ln1": "norm1",
     "attn.qkv": "attn.qkv",
@@ -41,6 +43,7 @@ _OTHER_PARTS = {
 }
 _OUR_BLOCK_PARTS = {ours: published for published, ours in _BLOCK_PARTS.items()}
 _OUR_OTHER_PARTS = {ours: published for published, ours in _OTHER_PARTS.items()}
+_DECONVOLUTIONS = 2
 _PADDING_BY_CHANNELS = {1: 0, 3: 2}
 """Depth has one output channel, surface normals have three."""
 
@@ -57,9 +60,9 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
     dropped = {name: "a pose model has no decoder of that kind" for name in tensors if name.startswith(_OTHER_HEAD)}
     if encoder.pop(_CLASS_TOKEN, None) is not None:
         dropped[prefix + _CLASS_TOKEN] = "published fine-tuning leaves the class token and its position out"
-    if _POSITIONS not in encoder:
-        raise CheckpointError("the file looks like sapiens but has no pos_embed; it is incomplete.")
-    positions = encoder[_POSITIONS]
+    positions = encoder.get(_POSITIONS)
+    if positions is None or positions.ndim != 3:
+        raise CheckpointError("the file looks like sapiens but has no pos_embed of three axes; it is incomplete.")
     if prefix + _CLASS_TOKEN in dropped or positions.shape[1] % 2:
         positions = encoder[_POSITIONS] = positions[:, 1:]
     names = {name: _renamed(name, "blocks", _BLOCK_PARTS, _OTHER_PARTS) for name in encoder}
@@ -72,9 +75,7 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
     }
     heads: dict[str, int] = {}
     if head:
-        if "final_layer.weight" not in head:
-            raise CheckpointError("the head of the file has no final_layer.weight; the file is incomplete.")
-        heads = name_heads([len(head["final_layer.weight"])], datasets)
+        heads = name_heads([num_points(head)], datasets)
         translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
         architecture["head"] = head_widths(head) | {"initialisation": "normal"}
     return Translated(translated, heads, architecture, dropped)
@@ -98,17 +99,37 @@ def _patch_padding(tensors: Mapping[str, Tensor]) -> int:
     return _PADDING_BY_CHANNELS[len(last)]
 
 
+def num_points(head: Mapping[str, Tensor]) -> int:
+    """Outputs of an InstanceNorm head, from its tensors named as in our modules.
+
+    Raises:
+        CheckpointError: its last layer is missing.
+    """
+    last = head.get("final_layer.weight")
+    if last is None or last.ndim != 4:
+        raise CheckpointError("the file has a head without a last convolution; it is incomplete.")
+    return len(last)
+
+
 def head_widths(head: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Fields of an InstanceNorm head's configuration, from its tensors named as in our modules."""
-    deconv, conv = (
-        {int(name.split(".")[1]): tensor for name, tensor in head.items() if name.startswith(part) and tensor.ndim == 4}
-        for part in ("deconv_layers.", "conv_layers.")
-    )
-    return {
-        "kind": "instance_norm",
-        "deconv_channels": tuple(deconv[index].shape[1] for index in sorted(deconv)),
-        "conv_channels": tuple(conv[index].shape[0] for index in sorted(conv)),
-    }
+    """Fields of an InstanceNorm head's configuration, from its tensors named as in our modules.
+
+    Raises:
+        CheckpointError: it has not two transposed convolutions. They have no biases: if one of equal width before and
+            after were missing, the rest would pass for a smaller head.
+    """
+    widths: dict[str, dict[int, int]] = {"deconv": {}, "conv": {}}
+    for name, tensor in head.items():
+        match = _CONVOLUTION.fullmatch(name)
+        if match and tensor.ndim == 4:
+            kind, index = match.groups()
+            widths[kind][int(index)] = tensor.shape[1 if kind == "deconv" else 0]
+    deconv, conv = (tuple(found[index] for index in sorted(found)) for found in widths.values())
+    if len(deconv) != _DECONVOLUTIONS:
+        raise CheckpointError(
+            f"the file's head has {len(deconv)} transposed convolutions instead of {_DECONVOLUTIONS}; it is incomplete."
+        )
+    return {"kind": "instance_norm", "deconv_channels": deconv, "conv_channels": conv}
 
 
 def _renamed(name: str, blocks: str, block_parts: Mapping[str, str], other_parts: Mapping[str, str]) -> str | None:
@@ -146,10 +167,14 @@ def write_one_head(layout: str, model: PoseModel, backbone: str, head: str) -> W
         head: replaces ``heads.<dataset>.``.
 
     Raises:
-        CheckpointError: the model's heads are not InstanceNorm heads.
+        CheckpointError: the model's heads are not InstanceNorm heads of two transposed convolutions.
     """
-    if model.heads and model.config.head.kind != "instance_norm":
-        raise CheckpointError(f"layout {layout} holds instance_norm heads; this model's are {model.config.head.kind}.")
+    config = model.config.head
+    fits = isinstance(config, InstanceNormHeadConfig) and len(config.deconv_channels) == _DECONVOLUTIONS
+    if model.heads and not fits:
+        raise CheckpointError(
+            f"layout {layout} holds instance_norm heads with two transposed convolutions; this model has {config!r}."
+        )
     first = next(iter(model.heads), None)
     tensors, dropped = {}, {}
     for name, tensor in model.state_dict().items():

@@ -14,10 +14,11 @@ from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.sapiens2 import ROPE_BASE, Sapiens2Config, rotation_periods
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused
-from posecore.models.weights.sapiens import head_widths, write_one_head
+from posecore.models.weights.sapiens import head_widths, num_points, write_one_head
 
 _PREFIX = "backbone."
 _HEAD = "decode_head."
+_LAST = "conv_pose."
 _PERIODS = "rope_embed.periods"
 _BLOCK = re.compile(r"(?P<tokenizer>tokenizer\.)?blocks\.(?P<index>\d+)\.(?P<part>.+)")
 _NORMS = ("attn.q_norm.weight", "attn.k_norm.weight", "attn.gamma.weight")
@@ -51,15 +52,15 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
         name = encoder.pop(_PERIODS)
         _check_periods(tensors[name])
         dropped[name] = "a formula of the width of a head, computed where it is used"
-    if head and "conv_pose.weight" not in head:
+    if not any(name.startswith(_LAST) for name in head):
         dropped |= {_HEAD + name: "a pose model has no decoder of that kind" for name in head}
         head = {}
     refuse_unused("sapiens2", [name for ours, name in encoder.items() if not _is_known(ours)])
     translated = {f"backbone.{ours}": tensors[name] for ours, name in encoder.items()}
     if not head:
         return Translated(translated, {}, {}, dropped)
-    head = {name.replace("conv_pose.", "final_layer.", 1): tensor for name, tensor in head.items()}
-    heads = name_heads([len(head["final_layer.weight"])], datasets)
+    head = {name.replace(_LAST, "final_layer.", 1): tensor for name, tensor in head.items()}
+    heads = name_heads([num_points(head)], datasets)
     translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
     return Translated(translated, heads, {"head": head_widths(head) | {"initialisation": "kaiming"}}, dropped)
 
@@ -72,7 +73,7 @@ def _is_known(name: str) -> bool:
 
 
 def _check_periods(periods: Tensor) -> None:
-    ours = rotation_periods(4 * len(periods), torch.bfloat16)
+    ours = rotation_periods(4 * periods.numel(), torch.bfloat16)
     if not torch.equal(periods.to(torch.bfloat16), ours):
         raise CheckpointError(
             f"the file's {_PERIODS} are not those of base {ROPE_BASE:g} in bfloat16; it is of another architecture."
@@ -85,8 +86,7 @@ def _write(model: PoseModel) -> Written:
         raise CheckpointError(f"layout sapiens2 holds Sapiens2 encoders, not {config.kind}.")
     written = write_one_head("sapiens2", model, _PREFIX, _HEAD)
     tensors = {
-        name.replace(f"{_HEAD}final_layer.", f"{_HEAD}conv_pose.", 1): tensor
-        for name, tensor in written.tensors.items()
+        name.replace(f"{_HEAD}final_layer.", _HEAD + _LAST, 1): tensor for name, tensor in written.tensors.items()
     }
     tensors[_PREFIX + _PERIODS] = rotation_periods(config.embed_dim // config.num_heads, torch.bfloat16)
     return Written(tensors, written.dropped)
