@@ -2,8 +2,9 @@ import pytest
 import torch
 
 from posecore.methods.supervised import SupervisedHeads
+from posecore.models.backbones import BackboneConfig
 from posecore.models.presets import PRESETS
-from posecore.models.vit import VitConfig
+from posecore.models.sapiens2 import Sapiens2Config
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import tiny_model
 
@@ -19,9 +20,9 @@ def _scales(module: torch.nn.Module, config: OptimizerConfig) -> dict[str, tuple
 
 
 class _Holder(torch.nn.Module):
-    def __init__(self, config: VitConfig) -> None:
+    def __init__(self, config: BackboneConfig) -> None:
         super().__init__()
-        self.backbone = config.build((256, 192))
+        self.backbone = config.build((256, 192), ())
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,24 @@ def test_published_layer_decay(preset: str, rate: float, expected: dict[str, flo
         found = {value for name, (value, _) in scales.items() if name.startswith(f"backbone.{part}")}
         assert len(found) == 1
         assert found.pop() == pytest.approx(scale, abs=0.5 * 10 ** -(len(str(scale)) - 2)), part
+
+
+def test_everything_before_the_blocks_of_sapiens2_is_layer_zero() -> None:
+    """Class and storage tokens decay, as published, because they are no vectors; only positions do not."""
+    config = Sapiens2Config(embed_dim=8, depth=2, num_heads=2, tokenizer_depth=3)
+    scales = _scales(_Holder(config), OptimizerConfig(layer_decay=0.5, weight_decay=0.1))
+    for name, (scale, decay) in scales.items():
+        part = name.removeprefix("backbone.")
+        if part.startswith("blocks."):
+            assert scale == 0.5 ** (2 - int(part.split(".")[1])), name
+        else:
+            assert scale == (1 if part.startswith("ln1") else 0.5**3), name
+        is_matrix = part.endswith((".weight", "token", "tokens", "w_cls")) and not any(
+            part.endswith(vector) for vector in ("ln1.weight", "ln2.weight", "norm.weight", "gamma.weight")
+        )
+        assert decay == (0.1 if is_matrix else 0.0), name
+    assert scales["backbone.cls_token"] == scales["backbone.storage_tokens"] == (0.125, 0.1)
+    assert scales["backbone.tokenizer.local_pos_embed"] == (0.125, 0.0)
 
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay() -> None:

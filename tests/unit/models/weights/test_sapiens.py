@@ -243,7 +243,7 @@ def test_one_head_is_written_and_the_others_are_named(layout: str) -> None:
 def test_models_of_other_families_are_not_written() -> None:
     classic = _model("sapiens-tiny", ("coco",), head={"kind": "classic", "channels": 8})
     slotted = _model("sapiens-tiny", ("coco",), backbone={"preset": "sapiens-tiny", "position": "with_slot"})
-    with pytest.raises(CheckpointError, match="holds instance_norm heads .* this model has ClassicHeadConfig"):
+    with pytest.raises(CheckpointError, match=r"holds instance_norm heads .* this model has ClassicHeadConfig"):
         LAYOUTS["sapiens"].write(classic)
     with pytest.raises(CheckpointError, match="with two transposed convolutions"):
         LAYOUTS["sapiens"].write(_model("sapiens-tiny", ("coco",), head={**HEAD, "deconv_channels": (8, 8, 8)}))
