@@ -4,6 +4,8 @@ import argparse
 import sys
 from contextlib import ExitStack
 
+import cv2
+
 from posecore.errors import ConfigError
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
@@ -25,6 +27,7 @@ from posecore.viz.predictions import DrawnFiles
 
 def predict(options: argparse.Namespace) -> int:
     """Runs the command; the exit status is 1 if any file could not be used."""
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a file that is no video is told of below
     sources = find_sources(options.inputs, options.out)
     boxes = read_box_file(options.boxes) if options.boxes else None
     locate = _locator(options, boxes, sources)

@@ -29,10 +29,7 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
         try:
             folder = Path(
                 mlflow.artifacts.download_artifacts(
-                    artifact_uri=f"models:/{version.name}/{version.version}",
-                    dst_path=scratch,
-                    tracking_uri=tracking.uri,
-                    registry_uri=tracking.uri,
+                    artifact_uri=_location(version, tracking), dst_path=scratch, tracking_uri=tracking.uri
                 )
             )
             stored = Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"]
@@ -54,3 +51,11 @@ def _version(uri: str, tracking: Tracking) -> ModelVersion:
     except MlflowException as error:
         detail = " ".join(str(error).split())
         raise LineageError(f"{uri}: {detail}; see the registered versions in MLflow.") from None
+
+
+def _location(version: ModelVersion, tracking: Tracking) -> str:
+    """Where the files lie; MLflow itself would look a logged model up in the process's default store."""
+    source = str(version.source)
+    if not source.startswith("models:/"):
+        return source
+    return str(tracking.client.get_logged_model(source.rsplit("/", 1)[-1]).artifact_location)

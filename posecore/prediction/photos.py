@@ -39,8 +39,8 @@ def read_picture(picture: Picture, where: str) -> UInt8[np.ndarray, "H W 3"]:
             )
         return picture
     if not isinstance(picture, bytes):
-        where = os.fspath(picture)
-        picture = _read(Path(picture))
+        where = printable(os.fspath(picture))
+        picture = _read(Path(picture), where)
     try:
         size = image_size(picture)
         if not has_end_mark(picture, size.format):  # decoders fill what is missing with grey and say nothing
@@ -52,12 +52,20 @@ def read_picture(picture: Picture, where: str) -> UInt8[np.ndarray, "H W 3"]:
         raise PredictionError(str(error)) from None
 
 
-def _read(path: Path) -> bytes:
+def printable(name: str) -> str:
+    """The name with everything escaped that would break a terminal or a JSON file; different names stay different."""
+    return "".join(
+        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
+
+
+def _read(path: Path, where: str) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise PredictionError(f"{path} cannot be read ({error.strerror}).") from None
+        raise PredictionError(f"{where} cannot be read ({error.strerror}).") from None
     if len(data) > _MAX_BYTES:
-        raise PredictionError(f"{path} has more than the {_MAX_BYTES >> 30} GiB a photo may have.")
+        raise PredictionError(f"{where} has more than the {_MAX_BYTES >> 30} GiB a photo may have.")
     return data

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from posecore.errors import PredictionError
-from posecore.prediction.photos import read_picture
+from posecore.prediction.photos import printable, read_picture
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic"})
@@ -78,7 +78,7 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
     sources = [
         Source(
             path=path,
-            name=_printable(path.relative_to(common).as_posix()),
+            name=printable(path.relative_to(common).as_posix()),
             kind="video" if path.suffix.lower() in VIDEO_SUFFIXES else "photo",
         )
         for path in found
@@ -111,7 +111,7 @@ class Video:
 
     def __init__(self, source: Source) -> None:
         if not source.path.is_file() or not os.access(source.path, os.R_OK):
-            raise PredictionError(f"{source.path} cannot be read.")
+            raise PredictionError(f"{printable(str(source.path))} cannot be read.")
         self._source = source
         capture = self._opened()
         readable, _ = capture.read()
@@ -120,7 +120,9 @@ class Video:
         self.frames_per_second = float(stated) if 0 < stated <= 1000 else 25.0
         capture.release()
         if not readable:
-            raise PredictionError(f"{source.path}: the video has no frame that can be decoded; is the file whole?")
+            raise PredictionError(
+                f"{printable(str(source.path))}: the video has no frame that can be decoded; is the file whole?"
+            )
 
     def __iter__(self) -> Iterator[Frame]:
         capture = self._opened()
@@ -164,14 +166,6 @@ def _visible(folders: list[str], names: list[str]) -> list[str]:
 
 def _stop(error: OSError) -> None:
     raise PredictionError(f"{error.filename} cannot be searched ({error.strerror}).")
-
-
-def _printable(name: str) -> str:
-    """The name with everything escaped that would break a terminal or a JSON file; different names stay different."""
-    return "".join(
-        letter if letter.isprintable() and letter != "\\" else letter.encode("unicode_escape").decode()
-        for letter in name
-    )
 
 
 def _absolute(path: Path) -> Path:

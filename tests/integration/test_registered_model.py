@@ -23,20 +23,20 @@ import torch
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import DatasetError, LineageError
+from posecore.errors import LineageError, PredictionError
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
-from posecore.lineage.serving import predict_photos
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
+from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Record
 from posecore.skeletons.library import load_skeleton
 
@@ -183,11 +183,14 @@ def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_
     image = png(5)
     model = load_model(model_folder)
     whole = loaded.predict(pd.DataFrame({"image": [image]}))
-    points, scores = predict_photos(model, [image], [None], "coco")
+    (expected,) = Predictor(model).predict([image], dataset="coco")
     keypoints = whole["keypoints"][0]
     assert [point["name"] for point in keypoints] == list(load_skeleton("coco17").names)
-    np.testing.assert_allclose([[point["x"], point["y"]] for point in keypoints], points[0], rtol=0, atol=1e-9)
-    assert whole["score"][0] == pytest.approx(scores.mean())
+    np.testing.assert_allclose(
+        [[point["x"], point["y"]] for point in keypoints], expected.keypoints[0], rtol=0, atol=1e-9
+    )
+    assert [point["score"] for point in keypoints] == pytest.approx(expected.keypoint_scores[0].tolist())
+    assert whole["score"][0] == pytest.approx(expected.scores[0])
 
     boxed = loaded.predict(
         pd.DataFrame(
@@ -195,36 +198,11 @@ def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_
         ),
         params={"dataset": "mpii", "flip_test": True},
     )
-    expected, _ = predict_photos(model, [image, image], [(10, 5, 20, 30), None], "mpii", flip_test=True)
+    mirrored = Predictor(model, PredictorSettings(flip_test=True))
+    answers = mirrored.predict([image, image], [[(10, 5, 20, 30)], None], "mpii")
+    expected = [answer.keypoints[0] for answer in answers]
     found = [[[point["x"], point["y"]] for point in row] for row in boxed["keypoints"]]
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
-
-
-@pytest.mark.parametrize("codec", ["udp", "msra"])
-def test_prediction_finds_a_bright_spot_in_image_pixels(codec: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a model that returns the crop's own brightness as heatmap, the point must be the bright spot."""
-    skeleton = load_skeleton("coco17")
-    config = ModelConfig(
-        backbone=VitConfig(embed_dim=16, depth=1, num_heads=2),
-        head=ClassicHeadConfig(channels=8),
-        input_size=(256, 192),
-    )
-    model = build_model(config, {"coco": skeleton}).eval()
-    convention = model.card.conventions["coco"].model_copy(update={"codec": codec})
-    model.card.conventions["coco"] = convention
-
-    def brightness(_: PoseModel, images: torch.Tensor, dataset: str) -> torch.Tensor:
-        maps = torch.nn.functional.interpolate(images.mean(1, keepdim=True), (64, 48), mode="area")
-        return (maps - maps.amin()).expand(-1, skeleton.num_keypoints, -1, -1)
-
-    monkeypatch.setattr(PoseModel, "predict", brightness)
-    rows, columns = np.mgrid[:200, :300]
-    spot = 255 * np.exp(-((columns - 170) ** 2 + (rows - 80) ** 2) / (2 * 12**2))
-    image = bytes(cv2.imencode(".png", np.repeat(spot[..., None], 3, axis=2).astype(np.uint8))[1])
-    points, scores = predict_photos(model, [image], [(120, 20, 90, 130)], "coco")
-    # A heatmap pixel is about 2.6 image pixels here.
-    np.testing.assert_allclose(points[0], np.tile([170.0, 80.0], (17, 1)), atol=1.5)
-    assert (scores > 0).all()
 
 
 @pytest.mark.parametrize(
@@ -233,12 +211,12 @@ def test_prediction_finds_a_bright_spot_in_image_pixels(codec: str, monkeypatch:
         ({"image": [b"no image"]}, {}, "neither a JPEG nor a PNG"),
         ({"image": [png(1)[:200]]}, {}, "row 0"),
         ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [np.nan], "h": [1.0]}, {}, "needs all of x, y, w, h"),
-        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [0.0], "h": [1.0]}, {}, "is empty"),
-        ({"image": [png(1)]}, {"dataset": "cats"}, "no head 'cats'; it has coco, mpii"),
+        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [0.0], "h": [1.0]}, {}, "has no width"),
+        ({"image": [png(1)]}, {"dataset": "cats"}, "no head 'cats'; it has coco \\(coco17, 17 points\\), mpii"),
     ],
 )
 def test_bad_requests_are_explained(loaded: Any, rows: dict[str, Any], params: dict[str, Any], message: str) -> None:
-    with pytest.raises(DatasetError, match=message):
+    with pytest.raises(PredictionError, match=message):
         loaded.predict(pd.DataFrame(rows), params=params)
 
 
@@ -290,6 +268,30 @@ def test_asking_where_nothing_was_recorded_creates_nothing(tmp_path: Path, capsy
     assert posecore_command(["lineage", "--tracking-uri", uri, "dataset", "coco"]) == 1
     assert "nothing has been recorded" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_predicts_with_a_registered_model(
+    store: Tracking, parent: RegisteredVersion, model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.client.set_registered_model_alias(parent.name, "champion", str(parent.version))
+    photo, out = tmp_path / "photo.png", tmp_path / "out"
+    photo.write_bytes(png(5))
+    command = ["predict", str(photo), "--out", str(out), "--tracking-uri", store.uri, "--dataset", "mpii", "--model"]
+    (expected,) = Predictor(load_model(model_folder)).predict([photo], dataset="mpii")
+    for model in ("models:/adults@champion", f"models:/adults/{parent.version}"):
+        assert posecore_command([*command, model]) == 0
+        (body,) = json.loads((out / "coco_mpii.json").read_bytes())
+        np.testing.assert_allclose(np.reshape(body["keypoints"], (-1, 3))[:, :2], expected.keypoints[0], atol=1e-9)
+        assert f"1 bodies in 1 images by mpii (16 points): see {out}" in capsys.readouterr().out
+    for model, problem in (
+        ("models:/adults@nobody", "nobody"),
+        ("models:/nothing/1", "nothing"),
+        ("models:/adults", "is named models:/name@alias or models:/name/version"),
+    ):
+        assert posecore_command([*command, model]) == 1
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: ")
+        assert problem in line
 
 
 @pytest.fixture
@@ -348,6 +350,6 @@ def test_a_photo_sent_over_http_is_predicted(served: str, samples: Path, model_f
     )
     with urllib.request.urlopen(request, timeout=60) as reply:
         (prediction,) = json.loads(reply.read())["predictions"]
-    expected, _ = predict_photos(load_model(model_folder), [photo], [(20, 10.5, 100, 150)], "mpii")
+    (expected,) = Predictor(load_model(model_folder)).predict([photo], [[(20, 10.5, 100, 150)]], "mpii")
     found = [[point["x"], point["y"]] for point in prediction["keypoints"]]
-    np.testing.assert_allclose(found, expected[0], rtol=0, atol=1e-3)
+    np.testing.assert_allclose(found, expected.keypoints[0], rtol=0, atol=1e-3)

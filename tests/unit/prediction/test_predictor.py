@@ -77,17 +77,18 @@ def test_answers_are_those_that_were_judged(world: tuple[ShardStore, PoseModel],
         np.testing.assert_array_equal(prediction.bbox_xywh, given[row].bbox_xywh[prediction.box_rows])
 
 
-def test_blobs_are_found_in_every_kind_of_picture(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("conventions", "limit"), [(UDP, 1.0), (MSRA.model_copy(update={"flip_shift": False}), 2.5)])
+def test_blobs_are_found_in_every_kind_of_picture(conventions: Conventions, limit: float, tmp_path: Path) -> None:
     rows, columns = np.mgrid[:200, :300]
     left, right = (200.0, 80.0), (120.0, 110.0)
     image = sum(255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 6.0**2)) for x, y in (left, right))
     pixels = np.repeat(np.clip(image, 0, 255).astype(np.uint8)[..., None], 3, axis=2)
     data = cv2.imencode(".png", pixels)[1].tobytes()
     (tmp_path / "photo.png").write_bytes(data)
-    predictor = Predictor(BlobModel(UDP))
+    predictor = Predictor(BlobModel(conventions))
     boxes = [[(80, 40, 160, 110)]] * 4
     for prediction in predictor.predict([pixels, data, tmp_path / "photo.png", str(tmp_path / "photo.png")], boxes):
-        np.testing.assert_allclose(prediction.keypoints, [[left, right]], atol=1.0)
+        np.testing.assert_allclose(prediction.keypoints, [[left, right]], atol=limit)
         assert prediction.scores[0] == pytest.approx(prediction.keypoint_scores.mean())
         assert prediction.box_scores.tolist() == [1.0]
 
