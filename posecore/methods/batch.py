@@ -7,11 +7,10 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.groups import Group
 from posecore.schema import CropBatch, KeypointState
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 _ROW_ARRAYS = ("keypoints_crop", "state", "center", "scale", "rotation", "flipped", "rows", "seeds")
 
 

@@ -18,6 +18,11 @@ from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+"""What every model subtracts from red, green and blue in [0, 1]."""
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""What every model divides by after that."""
+
 
 class ModelConfig(Config):
     """An architecture.

@@ -250,7 +250,7 @@ class Tokenizer(nn.Module):
         return tokens.reshape(images, height, width, dim).permute(0, 3, 1, 2)
 
     def _pool(self, x_BTD: Tensor) -> Tensor:
-        x_BTD = torch.cat([self.w_cls.expand(len(x_BTD), -1, -1), x_BTD], dim=1) + self.local_pos_embed
+        x_BTD = torch.cat([self.w_cls.expand(x_BTD.shape[0], -1, -1), x_BTD], dim=1) + self.local_pos_embed
         for block in self.blocks:
             x_BTD = _run(block, x_BTD, None, self.config.activation_checkpointing and self.training)
         return x_BTD[:, 0]
@@ -306,7 +306,7 @@ class Sapiens2(nn.Module):
         height, width = x_BDhw.shape[2:]
         x_BPD = x_BDhw.flatten(2).transpose(1, 2)
         prefix_1TD = torch.cat([self.cls_token, self.storage_tokens], dim=1)
-        x_BTD = torch.cat([prefix_1TD.expand(len(x_BPD), -1, -1), x_BPD], dim=1)
+        x_BTD = torch.cat([prefix_1TD.expand(x_BPD.shape[0], -1, -1), x_BPD], dim=1)
         dtype = torch.bfloat16 if self.config.rope_dtype == "bfloat16" else torch.float32
         head_dim = self.config.embed_dim // self.config.num_heads
         by = rotation((height, width), head_dim, dtype, x_BCHW.device)

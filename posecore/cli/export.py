@@ -1,0 +1,38 @@
+"""``posecore export``: a trained or published model as ONNX, or as a model folder of ours."""
+
+import argparse
+from pathlib import Path
+
+from posecore.cli.commands import Commands
+from posecore.errors import ConfigError
+
+
+def add(commands: Commands) -> None:
+    """Adds ``export``."""
+    parser = commands.add_parser("export", help="write one head of a model as ONNX, or the model as safetensors")
+    parser.add_argument("model", help="model folder, published file or published name; see posecore models list")
+    parser.add_argument("--format", choices=["onnx", "safetensors"], default="onnx", help="default: onnx")
+    parser.add_argument("--head", help="dataset whose points are wanted; needed if the model has several")
+    parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
+    parser.set_defaults(run=_export)
+
+
+def _export(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which --help should not wait for.
+    from posecore.models.onnx_export import check_onnx, export_onnx, single_head
+    from posecore.models.saving import save_model
+    from posecore.models.weights.read import read_weights
+
+    model = read_weights(options.model)
+    heads = tuple(model.skeletons)
+    if options.format == "safetensors":
+        print(save_model(single_head(model, options.head) if options.head else model, options.out))
+        return 0
+    if options.head is None and len(heads) > 1:
+        raise ConfigError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
+    out = Path(options.out)
+    head = options.head or heads[0]
+    dense = export_onnx(model, head, out)
+    worst = check_onnx(out, dense, head)
+    print(f"{out}: head {head}, onnxruntime differs from PyTorch by {worst:.1e} at most.")
+    return 0
