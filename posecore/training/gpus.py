@@ -24,7 +24,7 @@ class Gpu:
         memory_bytes: usable by tensors and libraries together.
         bf16_flops: dense peak in bfloat16, None where the hardware has no bfloat16.
         fp32_flops: peak in float32.
-        device_name: how ``torch.cuda.get_device_name`` begins or what it contains.
+        device_name: words of ``torch.cuda.get_device_name``.
     """
 
     memory_bytes: int
@@ -73,6 +73,6 @@ def find_gpu(name: str) -> Gpu:
 
 def present_gpu(device: torch.device) -> Gpu | None:
     """The table's entry for the GPU of this machine, or None if it is not in the table."""
-    words = torch.cuda.get_device_name(device).replace("-", " ").split()
-    matching = (gpu for gpu in GPUS.values() if set(gpu.device_name.replace("-", " ").split()) <= set(words))
-    return next(matching, None)
+    words = set(torch.cuda.get_device_name(device).split())
+    matching = (gpu for gpu in GPUS.values() if set(gpu.device_name.split()) <= words)
+    return None if "Laptop" in words else next(matching, None)

@@ -41,6 +41,7 @@ from posecore.training.engine import (
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
+from posecore.training.utilisation import flops_per_crop, peak_flops
 
 LoaderFactory: TypeAlias = Callable[[int], Iterable[CropBatch]]
 """Given the first step to deliver, this rank's batches from there on, at least to the end of the run."""
@@ -64,6 +65,7 @@ class TrainingConfig(Config):
         checkpoint_every: steps between two checkpoints; the last step always writes one.
         average_decay: decay of a moving average of the weights, which is then evaluated and kept; None for no average.
         evaluate_every: steps between two calls of the evaluation, 0 for none.
+        compile: run the backbone through ``torch.compile``, which takes minutes at the start; not under ZeRO-3.
         progress: show a progress bar on rank 0.
     """
 
@@ -78,16 +80,16 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(default=500, gt=0)
     evaluate_every: int = Field(default=0, ge=0)
     average_decay: float | None = Field(default=None, gt=0, lt=1)
+    compile: bool = False
     progress: bool = True
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if (
-            self.average_decay is not None
-            and isinstance(self.engine, DeepSpeedEngineConfig)
-            and self.engine.zero_stage == 3
-        ):
+        shards_weights = isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.zero_stage == 3
+        if shards_weights and self.average_decay is not None:
             raise ValueError("average_decay needs whole weights on every rank; use engine.zero_stage 0, 1 or 2.")
+        if shards_weights and self.compile:
+            raise ValueError("compile would start anew for every weight that ZeRO-3 gathers; use engine.zero_stage 2.")
         return self
 
 
@@ -134,12 +136,14 @@ def train(
         accumulation=config.accumulation,
         device=context.device,
     )
+    if config.compile:
+        compile_backbone(method)
     engine = build_engine(config.engine, method, settings, state)
     average = None
     if config.average_decay is not None:
         average = WeightAverage(engine.method, config.average_decay, state.average if state is not None else None)
     del state
-    meter = _Meter(config, context)
+    meter = _Meter(config, context, flops_per_crop(method), peak_flops(context.device, config.engine.precision))
     with _progress_bar(config, context, start) as bar:
         for batch, waited_s in _timed(make_loader(start), start, config.steps):
             seed_step(config.seed, batch.step, context.rank)
@@ -159,6 +163,13 @@ def train(
             if step % config.checkpoint_every == 0 or step == config.steps:
                 _save(engine, average, config, context, step, meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
+
+
+def compile_backbone(method: nn.Module) -> None:
+    """Compiles every backbone of a method in place; names and weights stay what they are."""
+    for name, module in method.named_modules():
+        if name.rpartition(".")[2] == "backbone":
+            module.compile()
 
 
 def seed_step(seed: int, step: int, rank: int) -> None:
@@ -236,6 +247,8 @@ class _Meter:
 
     config: TrainingConfig
     context: TrainContext
+    flops_per_crop: float | None
+    peak_flops: float
     latest: dict[str, float] = field(default_factory=dict)
     _losses: dict[str, Tensor] = field(default_factory=dict)
     _waited_s: float = 0.0
@@ -259,6 +272,9 @@ class _Meter:
         values["loss"] = sum(values.values())
         values["lr"] = self.config.optimizer.lr * self.config.schedule.factor(step - 1, self.config.steps)
         values["samples_per_s"] = self.config.global_batch * self._steps / elapsed_s
+        if self.flops_per_crop is not None:
+            rate = self.flops_per_crop * values["samples_per_s"] / self.context.world_size
+            values["mfu"] = rate / self.peak_flops
         values["data_wait_share"] = self._waited_s / elapsed_s
         values["memory_bytes"] = _memory_bytes(self.context.device)
         self._losses, self._waited_s, self._steps, self._began = {}, 0.0, 0, time.perf_counter()

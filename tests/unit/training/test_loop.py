@@ -131,6 +131,29 @@ def test_an_average_needs_whole_weights() -> None:
         _config(average_decay=0.9, engine={"kind": "deepspeed", "zero_stage": 3})
 
 
+def test_a_compiled_backbone_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    as_it_is = nn.Module.compile
+
+    def compile_without_code(self: nn.Module) -> None:
+        compiled.append(self)
+        as_it_is(self, backend="aot_eager")  # traces and differentiates as inductor does, but needs no C++ compiler
+
+    monkeypatch.setattr(nn.Module, "compile", compile_without_code)
+    plain = _train(tmp_path / "plain", _config())
+    assert compiled == []
+    traced = _train(tmp_path / "traced", _config(compile=True))
+    assert len(compiled) == 1
+    assert traced[-1][1]["loss"] == pytest.approx(plain[-1][1]["loss"], rel=1e-5)
+    weights, others = (_last(tmp_path / run).weights for run in ("plain", "traced"))
+    assert weights.keys() == others.keys()
+
+
+def test_compiling_needs_whole_weights() -> None:
+    with pytest.raises(ValueError, match=r"compile would start anew .*; use engine\.zero_stage 2"):
+        _config(compile=True, engine={"kind": "deepspeed", "zero_stage": 3})
+
+
 def test_metrics_name_every_dataset(tmp_path: Path) -> None:
     logged = _train(tmp_path, _config())
     assert [step for step, _ in logged] == [2, 4]
@@ -141,12 +164,14 @@ def test_metrics_name_every_dataset(tmp_path: Path) -> None:
         "loss/dogs",
         "lr",
         "samples_per_s",
+        "mfu",
         "data_wait_share",
         "memory_bytes",
     }
     assert metrics["loss"] == pytest.approx(metrics["loss/people"] + metrics["loss/dogs"])
     assert 0 <= metrics["data_wait_share"] <= 1
     assert metrics["samples_per_s"] > 0
+    assert 0 < metrics["mfu"] < 1
 
 
 def test_evaluation_runs_in_evaluation_mode_and_changes_nothing(tmp_path: Path) -> None:
