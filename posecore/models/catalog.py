@@ -13,6 +13,7 @@ from posecore.config import parse_config
 from posecore.datasets.definition import Conventions, LicenseDefinition
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.catalog_figures import FIGURES
 from posecore.models.weights.layout import SKELETONS
 from posecore.models.weights.licenses import LICENSES
 from posecore.models.weights.vitpose import CONVENTIONS as VITPOSE_CONVENTIONS
@@ -55,6 +56,16 @@ class PublishedModel:
     def license(self) -> LicenseDefinition:
         """Terms of the weights."""
         return LICENSES[self.license_id]
+
+    @property
+    def parameters(self) -> int:
+        """Exact number."""
+        return FIGURES[self.name][0]
+
+    @property
+    def macs(self) -> int:
+        """Multiply-accumulates of one crop through the backbone and, on average, a head."""
+        return FIGURES[self.name][1]
 
     def architecture(self) -> ModelConfig:
         """What to build."""

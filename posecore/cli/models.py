@@ -1,0 +1,185 @@
+"""``posecore models``: which published models there are, what one is, and other layouts for it."""
+
+import argparse
+from collections import Counter
+from typing import TYPE_CHECKING
+
+from posecore.cli.commands import Commands
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from posecore.models.architecture import ModelCard, ModelConfig
+    from posecore.skeletons.skeleton import Skeleton
+
+
+def add(commands: Commands) -> None:
+    """Adds ``models list | show | convert``."""
+    group = commands.add_parser("models", help="published models: which there are, what they are, other layouts")
+    actions = group.add_subparsers(dest="action", required=True)
+    listing = actions.add_parser("list", help="every published model: size, cost, input, terms")
+    listing.add_argument("text", nargs="?", default="", help="only names with this in them, for example sapiens")
+    listing.set_defaults(run=_list)
+    show = actions.add_parser("show", help="architecture, heads, conventions, terms and origin of one model")
+    show.add_argument("model", help="published name, preset, file, folder, or organisation/name[@revision][:file]")
+    _add_reading(show)
+    show.set_defaults(run=_show)
+    convert = actions.add_parser("convert", help="write a model in another layout")
+    convert.add_argument("source", help="file, folder, published name, or organisation/name[@revision][:file]")
+    convert.add_argument("target", help="file (.safetensors, .pth) or folder to write, as the layout has it")
+    convert.add_argument(
+        "--layout", required=True, help="posecore (ours) or a published one; an unknown name lists them"
+    )
+    convert.add_argument("--expert", metavar="DATASET", help="merge this dataset's expert: a plain model with one head")
+    _add_reading(convert)
+    convert.set_defaults(run=_convert)
+
+
+def _add_reading(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--expect", metavar="NAME", help="preset or published model that the weights must be of")
+    parser.add_argument(
+        "--heads", nargs="+", default=[], metavar="DATASET[=SKELETON]",
+        help="datasets of the file's heads, in its order, where they are not the published ones",
+    )  # fmt: skip
+
+
+def _list(options: argparse.Namespace) -> int:
+    from rich.console import Console
+    from rich.table import Table
+
+    from posecore.models.catalog import CATALOG
+
+    table = Table("name", "parameters", "GFLOPs", "input (h×w)", "points by head", "licence", "commercial use", "hub")
+    for model in CATALOG.values():
+        if options.text not in model.name:
+            continue
+        card = model.card()
+        points = [skeleton.num_keypoints for skeleton in card.skeletons.values()]
+        table.add_row(
+            model.name,
+            f"{model.parameters / 1e6:,.2f} M",
+            f"{2 * model.macs / 1e9:,.1f}",
+            "×".join(map(str, card.architecture.input_size)),
+            " ".join(map(str, points)) or "backbone only",
+            model.license.id,
+            {True: "yes", False: "no", None: "see terms"}[model.license.commercial_use],
+            model.hub or "–",
+        )
+    console = Console()
+    console.print(table)
+    console.print(f"{table.row_count} models; FLOPs are of one crop, forward, 2 per multiply-accumulate.")
+    return 0
+
+
+def _show(options: argparse.Namespace) -> int:
+    from rich.console import Console
+
+    from posecore.models.catalog import CATALOG
+    from posecore.models.presets import PRESETS
+    from posecore.models.weights.read import read_weights
+
+    console = Console(highlight=False)
+    if options.model in CATALOG:
+        model = CATALOG[options.model]
+        lines = [f"{model.name}: preset {model.preset}, layout {model.layout}, {model.parameters:,} parameters"]
+        lines += [f"file {model.file or 'of any name'}, {f'hub {model.hub}' if model.hub else model.homepage}"]
+        card = model.card()
+    elif options.model in PRESETS:
+        published = [model.name for model in CATALOG.values() if model.preset == options.model]
+        console.print(f"{options.model}: a preset; published as {', '.join(published) or 'nothing'}")
+        console.print(_architecture(_preset(options.model)))
+        return 0
+    else:
+        weights = read_weights(options.model, options.expect, _skeletons(options.heads))
+        count = sum(parameter.numel() for parameter in weights.parameters())
+        lines = [f"{options.model}: {count:,} parameters"]
+        card = weights.card
+    for line in (*lines, _architecture(card.architecture)):
+        console.print(line, soft_wrap=True)
+    console.print(_heads(card) if card.skeletons else "no heads: a backbone to start from")
+    for line in (*_terms(card), *_origin(card)):
+        console.print(line, soft_wrap=True)
+    return 0
+
+
+def _preset(name: str) -> "ModelConfig":
+    from posecore.config import parse_config
+    from posecore.models.architecture import ModelConfig
+
+    return parse_config({"backbone": name}, ModelConfig, origin=name)
+
+
+def _architecture(config: "ModelConfig") -> str:
+    fields = config.backbone.model_dump(exclude={"kind"}, exclude_defaults=True)
+    settings = ", ".join(f"{name} {value}" for name, value in fields.items())
+    height, width = config.input_size
+    return f"backbone {config.backbone.kind} ({settings}), head {config.head.kind}, input {height}×{width} (h×w)"
+
+
+def _heads(card: "ModelCard") -> "Table":
+    from rich.table import Table
+
+    table = Table("dataset", "skeleton", "points", "codec", "padding", "shift in flip test")
+    for dataset, skeleton in card.skeletons.items():
+        conventions = card.architecture.conventions(card.conventions[dataset])
+        codec = card.architecture.codec(conventions)
+        table.add_row(
+            dataset,
+            skeleton.name,
+            str(skeleton.num_keypoints),
+            codec.kind,
+            f"{conventions.padding:g}",
+            "yes" if conventions.flip_shift else "no",
+        )
+    return table
+
+
+def _terms(card: "ModelCard") -> list[str]:
+    from posecore.models.weights.licenses import LICENSES
+
+    lines = [f"licence of {name}: {license_id}" for name, license_id in card.licenses.items()]
+    notes = {LICENSES[license_id].note for license_id in card.licenses.values() if license_id in LICENSES}
+    return lines + sorted(notes)
+
+
+def _origin(card: "ModelCard") -> list[str]:
+    record = card.lineage.get("weights")
+    if not isinstance(record, dict):
+        return [f"{part}: {value}" for part, value in card.lineage.items()]
+    keys = ("source", "revision", "sha256", "layout", "preset")
+    lines = [f"{key}: {record[key]}" for key in keys if record.get(key)]
+    dropped = record.get("dropped")
+    return lines + (_left_out(dropped) if isinstance(dropped, dict) else [])
+
+
+def _left_out(dropped: "dict[str, str]") -> list[str]:
+    reasons = Counter(str(reason) for reason in dropped.values())
+    return [f"left out {count} tensors: {reason}" for reason, count in reasons.items()]
+
+
+def _convert(options: argparse.Namespace) -> int:
+    from posecore.models.merge import merge_experts
+    from posecore.models.weights.read import read_weights
+    from posecore.models.weights.write import write_weights
+
+    model = read_weights(options.source, options.expect, _skeletons(options.heads))
+    if options.expert:
+        model = merge_experts(model, options.expert)
+    dropped = write_weights(model, options.layout, options.target)
+    print(f"{options.target}: layout {options.layout}, heads {', '.join(model.heads) or 'none'}")
+    print("\n".join((*_origin(model.card), *_left_out(dropped), *_terms(model.card))))
+    return 0
+
+
+def _skeletons(heads: list[str]) -> "dict[str, Skeleton]":
+    from posecore.errors import CheckpointError
+    from posecore.models.weights.layout import SKELETONS
+    from posecore.skeletons.library import load_skeleton
+
+    skeletons = {}
+    for head in heads:
+        dataset, _, name = head.partition("=")
+        if not name and dataset not in SKELETONS:
+            raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
+        skeletons[dataset] = load_skeleton(name or SKELETONS[dataset])
+    return skeletons
