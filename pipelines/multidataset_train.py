@@ -41,6 +41,7 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 
@@ -61,6 +62,7 @@ class JobConfig(DatasetsJob):
     Attributes:
         model: the architecture.
         method: how the model shares what it knows across skeletons: ``heads``, ``experts`` or ``prototypes``.
+        weights: published weights or an earlier model to start from; None starts from fresh ones.
         loading: batches.
         training: the loop.
         cluster: workers.
@@ -70,6 +72,7 @@ class JobConfig(DatasetsJob):
 
     model: ModelConfig
     method: MethodConfig = HeadsConfig()
+    weights: WeightsConfig | None = None
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
     cluster: RayTrainingConfig = RayTrainingConfig()
@@ -87,6 +90,8 @@ def run(config: JobConfig, reuse: bool = True) -> None:
     folder = config.folder
     definitions = {entry.name: entry.load() for entry in config.datasets}
     preflight(config, definitions)
+    if config.weights is not None:
+        config = config.model_copy(update={"weights": pin(config.weights)})
     tracking = connect(config.tracking, folder)
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
@@ -127,6 +132,7 @@ def train_step(
         "data": {split.entry.name: split.digest for split in training},
         "model": config.model,
         "method": config.method,
+        "weights": config.weights,
         "loading": config.mixture(),
         "training": config.training,
     }
@@ -134,6 +140,7 @@ def train_step(
     worker = MultiDatasetWorker(
         model=config.model,
         method=config.method,
+        weights=config.weights,
         training=config.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
@@ -149,8 +156,10 @@ def train_step(
         log_dataset_inputs(log, [split.use for split in training])
         trained = train_with_ray(worker, run_dir, config.cluster, log.log_metrics)
         model = worker.trained_model(trained.checkpoint)
-        lineage = {"run_id": log.run_id, "step": config.training.steps, "data": inputs["data"]}
+        lineage = {**model.card.lineage, "run_id": log.run_id, "step": config.training.steps, "data": inputs["data"]}
         model.card = model.card.model_copy(update={"lineage": lineage})
+        if config.weights is not None:
+            log.log_dict(model.card.lineage["weights"], "weights.json")
         folder = save_model(model, run_dir / "model")
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
         return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import torch
+from rich.console import Console
 from torch import nn
 
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
@@ -11,7 +12,8 @@ from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.saving import load_model, load_weights
+from posecore.models.warm_start import WarmStart
+from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
@@ -57,7 +59,7 @@ class MultiDatasetWorker:
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
         method: how the model shares what it knows across skeletons.
-        initial_model: folder of a model of the same architecture to start from, or None.
+        weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
     """
 
@@ -66,13 +68,16 @@ class MultiDatasetWorker:
     loading: LoadingConfig
     stores: Mapping[str, str]
     method: MethodConfig = field(default_factory=HeadsConfig)
-    initial_model: str | None = None
+    weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
         stores = {name: open_store(location) for name, location in self.stores.items()}
-        method = self.method.build(self._initial(stores))
+        model, warm_start = self._initial(stores)
+        if warm_start is not None and context.rank == 0:
+            Console(stderr=True).print(warm_start.table())
+        method = self.method.build(model)
 
         def batches(start: int) -> Iterable[CropBatch]:
             return self.batches(stores, context, start)
@@ -98,20 +103,21 @@ class MultiDatasetWorker:
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
         """The model as a checkpoint of this worker holds it, on the CPU, in evaluation mode.
 
+        Its card names the weights it started from.
+
         Raises:
-            CheckpointError: the checkpoint belongs to another architecture.
-            IntegrityError: it is damaged.
+            CheckpointError: the checkpoint belongs to another architecture, or the initial weights are gone.
+            IntegrityError: one of them is damaged.
         """
-        method = self.method.build(self._fresh({name: open_store(place) for name, place in self.stores.items()}))
+        model, _ = self._initial({name: open_store(place) for name, place in self.stores.items()})
+        method = self.method.build(model)
         load_trained(checkpoint, method)
         return method.model.eval()
 
-    def _initial(self, stores: Mapping[str, ShardStore]) -> PoseModel:
+    def _initial(self, stores: Mapping[str, ShardStore]) -> tuple[PoseModel, WarmStart | None]:
         torch.manual_seed(self.training.seed)
         model = self._fresh(stores)
-        if self.initial_model is not None:
-            load_weights(model, load_model(self.initial_model).state_dict(), origin=self.initial_model)
-        return model
+        return model, None if self.weights is None else initial_weights(model, self.weights)
 
     def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
         definitions = {entry.name: stores[entry.name].manifest.definition for entry in self.loading.mixture.entries}

@@ -1,4 +1,4 @@
-"""One word chooses how a model shares what it knows across skeletons: ``heads`` or ``experts``.
+"""One word chooses how a model shares what it knows across skeletons: ``heads``, ``experts``, ``prototypes``.
 
 Each configuration says what it needs of the architecture and builds the method that trains it.
 """
@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 
 from posecore.errors import ConfigError
+from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel
@@ -69,6 +70,6 @@ def _resolve_name(value: Any) -> Any:
 
 
 MethodConfig: TypeAlias = Annotated[
-    HeadsConfig | ExpertsConfig, Field(discriminator="kind"), BeforeValidator(_resolve_name)
+    HeadsConfig | ExpertsConfig | PrototypesConfig, Field(discriminator="kind"), BeforeValidator(_resolve_name)
 ]
 """Every method of supervised training there is: its name, or ``{kind: name, field: other value}``."""

@@ -1,5 +1,7 @@
 """Fine-tuning starts from published weights: ``weights:`` in a training run's file."""
 
+from pathlib import Path
+
 from pydantic import Field
 
 from posecore.config import Config
@@ -7,7 +9,7 @@ from posecore.errors import IntegrityError
 from posecore.models.pose_model import PoseModel
 from posecore.models.warm_start import WarmStart, WarmStartConfig, warm_start
 from posecore.models.weights.layouts import OWN_LAYOUT
-from posecore.models.weights.read import checksum, locate, read_located
+from posecore.models.weights.read import Located, checksum, locate, read_located
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
 
@@ -34,6 +36,22 @@ class WeightsConfig(Config):
     take: WarmStartConfig = WarmStartConfig()
 
 
+def pin(config: WeightsConfig) -> WeightsConfig:
+    """The same weights by checksum, commit and absolute path, so that another machine or day means the same ones.
+
+    Args:
+        config: where they are; a file on the hub is downloaded.
+
+    Raises:
+        CheckpointError: there are none.
+        IntegrityError: they are not the stated ones.
+    """
+    located = locate(config.source, config.revision)
+    found = _verified(config, located)
+    source = str(Path(config.source).resolve()) if Path(config.source).exists() else config.source
+    return config.model_copy(update={"source": source, "revision": located.revision, "sha256": found})
+
+
 def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
     """Copies published weights into a fresh model, resampled, routed and picked point by point as it needs them.
 
@@ -51,11 +69,7 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
         IntegrityError: the file is not the stated one.
     """
     located = locate(config.source, config.revision)
-    found = checksum(located.path)
-    if config.sha256 not in (None, found):
-        raise IntegrityError(
-            f"{config.source} has SHA-256 {found}, not the stated {config.sha256}; it is another file than was meant."
-        )
+    found = _verified(config, located)
     skeletons = {dataset: load_skeleton(name) for dataset, name in config.heads.items()}
     parent = read_located(located, config.source, config.preset, skeletons)
     report = warm_start(model, parent, config.take)
@@ -70,3 +84,12 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
     record |= {"source": config.source, "revision": located.revision, "sha256": found, "copied": report.as_dict()}
     model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
     return report
+
+
+def _verified(config: WeightsConfig, located: Located) -> str:
+    found = checksum(located.path)
+    if config.sha256 not in (None, found):
+        raise IntegrityError(
+            f"{config.source} has SHA-256 {found}, not the stated {config.sha256}; it is another file than was meant."
+        )
+    return found

@@ -1,0 +1,63 @@
+"""Training that starts from another model's weights, and says so in the model it makes."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from posecore.errors import IntegrityError
+from posecore.methods.sharing import ExpertsConfig
+from posecore.models.saving import save_model
+from posecore.models.weights.initial import WeightsConfig, pin
+from posecore.shards.store import open_store
+from posecore.training.context import LocalContext
+from tests.support.watched_training import WatchedWorker, watched_worker, write_stores
+
+
+def worker_stores(worker: WatchedWorker):
+    return {name: open_store(place) for name, place in worker.stores.items()}
+
+
+def trained(worker: WatchedWorker, folder: Path):
+    context = LocalContext(folder)
+    worker(context)
+    with context.latest_checkpoint() as checkpoint:
+        assert checkpoint is not None
+        return worker.trained_model(checkpoint)
+
+
+def test_a_model_with_experts_starts_from_one_without_and_names_it(tmp_path: Path, capsys):
+    stores = write_stores(tmp_path / "stores")
+    people = {"people": stores["people"]}
+    parent = trained(watched_worker(tmp_path / "parent", people), tmp_path / "parent_run")
+    parent.card = parent.card.model_copy(update={"licenses": {"elders": "CC-BY-NC-4.0"}})
+    save_model(parent, tmp_path / "parent_model")
+    weights = pin(WeightsConfig(source=str(tmp_path / "parent_model")))
+    worker = watched_worker(tmp_path / "child", stores)
+    worker = replace(worker, method=ExpertsConfig(), weights=weights)
+
+    start, report = worker._initial(worker_stores(worker))
+    image = torch.randn(2, 3, *worker.model.input_size)
+    torch.testing.assert_close(start.eval().predict(image, "people"), parent.predict(image, "people"))
+    assert {row.what: str(row) for row in report.rows}["head people"] == "17 of 17 points from head people"
+
+    child = trained(worker, tmp_path / "child_run")
+    assert "warm start" in capsys.readouterr().err
+    assert set(child.backbone.tasks) == {"people", "animals"}
+    record = child.card.lineage["weights"]
+    assert record["sha256"] == weights.sha256
+    assert record["copied"]["expert animals"].endswith("from dense layers")
+    assert child.card.licenses["elders"] == "CC-BY-NC-4.0"
+
+
+def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path):
+    stores = write_stores(tmp_path / "stores")
+    worker = watched_worker(tmp_path / "record", stores)
+    model, _ = worker._initial(worker_stores(worker))
+    weights = pin(WeightsConfig(source=str(save_model(model, tmp_path / "model"))))
+    with torch.no_grad():
+        model.backbone.pos_embed.add_(1)
+    save_model(model, tmp_path / "model")
+    with pytest.raises(IntegrityError, match="not the stated"):
+        replace(worker, weights=weights)._initial(worker_stores(worker))
