@@ -110,7 +110,8 @@ def _try(
     fields["backbone"] = {"preset": preset, **fields.get("backbone", {})}
     try:
         architecture = parse_config(fields, ModelConfig, origin=preset)
-        card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=dict(conventions))
+        kept = {dataset: architecture.conventions(own) for dataset, own in conventions.items()}
+        card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=kept)
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
     except ValueError:  # such as experts without a head, or an input size that is no multiple of the patch
