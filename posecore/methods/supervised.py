@@ -2,10 +2,12 @@
 
 from typing import Literal
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
+from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
@@ -24,11 +26,17 @@ class SupervisedConfig(Config):
         simcc_reduction: ``mean`` divides the loss of SimCC heads by ``denominator`` too. ``sum`` leaves that out, as
             published: the loss then grows with the number of crops per forward pass, which changes its balance against
             other terms and against the clipping of gradients.
+        loss_weight: factor before every term. The steps of AdamW do not feel it, the clipping of gradients does:
+            Sapiens2 was published with 10 and a clip norm of 2 or 4.
+        hardest_points: so many points per crop count, those with the largest error (``KeypointOHKMMSELoss``); two of
+            Sapiens' four 308-point models were published with 128. None counts all.
     """
 
     denominator: Literal["batch", "group"] = "batch"
     head_statistics: HeadStatistics = "own"
     simcc_reduction: Literal["mean", "sum"] = "mean"
+    loss_weight: float = Field(default=1.0, gt=0)
+    hardest_points: int | None = Field(default=None, gt=0)
 
 
 class SupervisedHeads(nn.Module):
@@ -40,6 +48,9 @@ class SupervisedHeads(nn.Module):
     Args:
         model: backbone and heads.
         config: how datasets share a step.
+
+    Raises:
+        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by.
     """
 
     def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
@@ -47,6 +58,7 @@ class SupervisedHeads(nn.Module):
         self.model = model
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
+        self._check_hardest_points()
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -69,11 +81,25 @@ class SupervisedHeads(nn.Module):
         samples = self._num_samples(group, batch_size)
         if isinstance(codec, SimccCodec):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
-            return simcc_loss(codec, outputs, targets, weights, num_samples)
-        return heatmap_loss(outputs, targets, weights, samples)
+            return self.config.loss_weight * simcc_loss(codec, outputs, targets, weights, num_samples)
+        return self._heatmap_loss(outputs, targets, weights, samples)
+
+    def _heatmap_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
+        hardest = self.config.hardest_points
+        if hardest is None:
+            return self.config.loss_weight * heatmap_loss(outputs, targets, weights, num_samples)
+        return self.config.loss_weight * hardest_points_loss(outputs, targets, weights, num_samples, hardest)
 
     def _num_samples(self, group: DeviceGroup, batch_size: int) -> int:
         return batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)
+
+    def _check_hardest_points(self) -> None:
+        wanted = self.config.hardest_points
+        for dataset, skeleton in self.model.skeletons.items():
+            if wanted is not None and isinstance(self.codecs[dataset], SimccCodec):
+                raise ConfigError(f"hardest_points {wanted} counts heatmaps, and {dataset} has a SimCC head; drop it.")
+            if wanted is not None and wanted > skeleton.num_keypoints:
+                raise ConfigError(f"hardest_points {wanted} is more than the {skeleton.num_keypoints} of {dataset}.")
 
 
 def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
@@ -91,3 +117,24 @@ def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples
     error = (heatmaps.float() * scaled - targets * scaled).square().sum()
     num_points, height, width = heatmaps.shape[1:]
     return error / (num_points * num_samples * height * width)
+
+
+def hardest_points_loss(
+    heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int, hardest_points: int
+) -> Tensor:
+    """Squared error of the maps of each crop's worst points alone (online hard keypoint mining).
+
+    ``(1/B) Σ_n (1/M) Σ_{k ∈ worst M} (1/(h·w)) Σ_p (w_nk ŷ_nkp − w_nk y_nkp)²``. An unlabelled point has no error, so
+    it is among the worst only where fewer than M are labelled. Source: facebookresearch/sapiens @ 3e829ac,
+    ``pose/mmpose/models/losses/heatmap_loss.py``, ``KeypointOHKMMSELoss``.
+
+    Args:
+        heatmaps: (n, K, h, w) predictions of any float type.
+        targets: (n, K, h, w) float32.
+        weights: (n, K) float32 in [0, 1].
+        num_samples: B, which may exceed n.
+        hardest_points: M, at most K.
+    """
+    scaled = weights[:, :, None, None]
+    errors = (heatmaps.float() * scaled - targets * scaled).square().mean((2, 3))
+    return errors.topk(hardest_points, dim=1).values.sum() / (hardest_points * num_samples)

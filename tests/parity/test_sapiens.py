@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from posecore.codecs.heatmap import HeatmapCodec
+from posecore.methods.supervised import hardest_points_loss, heatmap_loss
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.position import resize_position_embedding
@@ -97,3 +98,11 @@ def test_targets_and_decoding_at_sigma_six_are_the_published_ones() -> None:
     # The last map is noise alone, whose largest values tie.
     np.testing.assert_allclose((decoded * frame)[:, :6], reference["points"][:, :6], atol=0.01)
     np.testing.assert_allclose(scores, reference["scores"], atol=1e-6)
+
+
+def test_losses_are_the_published_ones(reference: dict[str, NDArray[np.float32]]) -> None:
+    shape = (2, 300, 6, 5)
+    predicted, target, weights = wave(shape, 0.1), wave(shape, 0.9), (wave(shape[:2], 0.3) > -0.4).float()
+    assert heatmap_loss(predicted, target, weights, 2).item() == pytest.approx(float(reference["mse"]), rel=1e-5)
+    hardest = hardest_points_loss(predicted, target, weights, 2, hardest_points=128)
+    assert hardest.item() == pytest.approx(float(reference["ohkm"]), rel=1e-5)

@@ -2,8 +2,9 @@ import numpy as np
 import pytest
 import torch
 
+from posecore.errors import ConfigError
 from posecore.methods.batch import to_device
-from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, hardest_points_loss, heatmap_loss
 from posecore.schema import CropBatch, KeypointState
 from tests.support.tiny_training import tiny_batches, tiny_model
 
@@ -34,6 +35,42 @@ def test_the_published_formula_spelled_out() -> None:
         expected += total / (7 * 4 * 5)
     loss = heatmap_loss(predicted, target, weights, num_samples=7)
     assert loss.item() == pytest.approx(expected / 3, rel=1e-5)
+
+
+def test_hardest_points_spelled_out() -> None:
+    """Two of three points count per crop; the weight acts before the choice, so an unlabelled point comes last."""
+    generator = torch.Generator().manual_seed(0)
+    predicted = torch.randn(2, 3, 4, 5, generator=generator)
+    target = torch.rand(2, 3, 4, 5, generator=generator)
+    weights = torch.tensor([[1.0, 1.0, 1.0], [0.0, 1.0, 0.0]])
+    errors = ((predicted - target).square().mean((2, 3)) * weights).tolist()
+    expected = sum(sum(sorted(crop)[-2:]) / 2 for crop in errors) / 7
+    loss = hardest_points_loss(predicted, target, weights, num_samples=7, hardest_points=2)
+    assert loss.item() == pytest.approx(expected, rel=1e-6)
+    # One crop has a single labelled point: what is left of its two is an error of zero, and still counts as one.
+    assert sorted(errors[1])[-2] == 0.0
+    every = hardest_points_loss(predicted, target, weights, num_samples=7, hardest_points=3)
+    assert every.item() == pytest.approx(heatmap_loss(predicted, target, weights, num_samples=7).item(), rel=1e-6)
+
+
+def test_hardest_points_alone_have_a_gradient() -> None:
+    predicted = torch.tensor([3.0, 2.0, 1.0]).view(1, 3, 1, 1).requires_grad_()
+    loss = hardest_points_loss(predicted, torch.zeros(1, 3, 1, 1), torch.ones(1, 3), num_samples=1, hardest_points=2)
+    loss.backward()
+    assert predicted.grad is not None
+    assert predicted.grad.flatten().tolist() == [3.0, 2.0, 0.0]
+
+
+def test_published_variants_of_the_loss_are_settings() -> None:
+    batch = to_device(_batch(step=0), CPU)
+    plain = _method()(batch)
+    tenfold = _method(SupervisedConfig(loss_weight=10))(batch)
+    hardest = _method(SupervisedConfig(hardest_points=2, loss_weight=10))(batch)
+    assert tenfold["loss/people"].item() == pytest.approx(10 * plain["loss/people"].item(), rel=1e-6)
+    assert hardest["loss/people"].item() > tenfold["loss/people"].item()
+    assert hardest["loss/dogs"].item() == 0.0, "a dataset without samples has no worst points"
+    with pytest.raises(ConfigError, match=r"hardest_points 128 is more than the \d+ of people"):
+        _method(SupervisedConfig(hardest_points=128))
 
 
 def test_denominators_are_those_of_the_whole_batch() -> None:
