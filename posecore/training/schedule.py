@@ -38,17 +38,21 @@ class CosineSchedule(Config):
         kind: names this schedule in the closed union.
         warmup_steps: length of the warm-up.
         warmup_start: first factor of the warm-up.
+        begin: share of the run with a constant rate before the cosine begins; RTMPose: 0.5, with a floor of 0.05, a
+            warm-up of 1000 steps and its start at 1e-5.
         floor: last factor.
     """
 
     kind: Literal["cosine"] = "cosine"
     warmup_steps: int = Field(default=500, ge=0)
     warmup_start: float = Field(default=0.001, ge=0, le=1)
+    begin: float = Field(default=0.0, ge=0, lt=1)
     floor: float = Field(default=0.0, ge=0, le=1)
 
     def factor(self, step: int, total_steps: int) -> float:
         """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
-        progress = min(1.0, max(0.0, (step - self.warmup_steps) / max(1, total_steps - self.warmup_steps)))
+        begin = max(self.warmup_steps, self.begin * total_steps)
+        progress = min(1.0, max(0.0, (step - begin) / max(1, total_steps - begin)))
         cosine = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
         return cosine * _warmup(step, self.warmup_steps, self.warmup_start)
 
