@@ -165,11 +165,8 @@ def _table(plan: "Plan") -> "Table":
             "checkpointed" if run.checkpointing else "not checkpointed",
         ),
         ("activations, heads", _gib(plan.trace.heads), "heads and loss"),
-        (
-            "bfloat16 weights",
-            _gib(plan.gathered if stage == 3 else plan.trace.weight_copies),
-            _copies(stage, precision),
-        ),
+        ("bfloat16 weights", _gib(plan.trace.weight_copies), "autocast's copies, until the backward pass is through"),
+        ("gathered weights", _gib(plan.gathered), "float32, from the other ranks" if stage == 3 else "none"),
         ("buffers", _gib(plan.buffers), "gradient buckets, and AdamW in passing"),
         ("peak of tensors", _gib(plan.peak_tensors), "not their sum: not all live at once"),
         ("peak", _gib(plan.peak), "with 1.5 GiB for CUDA and its libraries and 5 % fragmentation (assumed)"),
@@ -190,12 +187,6 @@ def _table(plan: "Plan") -> "Table":
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _copies(stage: int, precision: str) -> str:
-    if stage == 3:
-        return f"gathered from the other ranks, in {precision}"
-    return "autocast's copies, until the backward pass is through" if precision == "bf16" else "none in fp32"
 
 
 def _recomputed(plan: "Plan") -> str:

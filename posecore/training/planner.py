@@ -9,8 +9,9 @@ written down here, as measured on them (``benchmarks/plan.py``):
   the backward pass is through with it, whatever is checkpointed, because its cache lives as long as the forward pass;
 * DeepSpeed's stages 1 to 3 keep one more float32 copy of the part of the weights that a rank updates, and stage 3 does
   so too although its weights are float32 already;
-* stages 1 and 2 hold their communication buckets in the backward pass, stage 3 always; stage 3 gathers weights in
-  bfloat16, and keeps those that are needed again within a reuse distance of 1e9 elements.
+* stages 1 and 2 hold their communication buckets in the backward pass, stage 3 always; stage 3 gathers weights as
+  float32, though they are sent as bfloat16, and keeps those that are needed again within a reuse distance of 1e9
+  elements. So autocast copies there too, and 2 bytes per parameter are not sharded.
 """
 
 from collections.abc import Iterator, Mapping
@@ -122,6 +123,7 @@ class Plan:
         trace: activations.
         gathered: weights that stage 3 has gathered.
         buffers: communication buckets, and what the optimiser needs in passing.
+        resident: what is alive between two steps.
         peak_tensors: the most that is alive at once.
         host: bytes of the host's memory per GPU, for offloading.
     """
@@ -136,6 +138,7 @@ class Plan:
     trace: StepTrace
     gathered: int
     buffers: int
+    resident: int
     peak_tensors: int
     host: int
 
@@ -187,13 +190,13 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     cost = model_cost(run.model, run.keypoints)
     total = cost.parameters
     trained = total if run.trainable is None else run.trainable
-    stage, ranks, bf16 = run.zero_stage, run.num_gpus, run.engine.precision == "bf16"
+    stage, ranks = run.zero_stage, run.num_gpus
     part = trained / ranks if stage else trained
     weights = 4 * total / (ranks if stage == 3 else 1)
     gradients = 4 * (part if stage >= 2 else trained)
     master, moments = (4 * part if stage else 0), 8 * part
     average = 4 * total if run.keeps_average else 0
-    gathered = min(total, _GATHERED_ELEMENTS) * (2 if bf16 else 4) if stage == 3 else 0
+    gathered = 4 * min(total, _GATHERED_ELEMENTS) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     host = 0.0
     if run.offloads_optimizer:  # its gradients and a staging buffer go there too
@@ -202,11 +205,15 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     if run.offloads_parameters:
         host += weights
         weights = 0
-    resident = weights + master + moments + average
-    buckets = _bucket_bytes(run, trained)
     in_passing = 12 * largest_group  # AdamW's intermediate results, and a flat copy of the group's gradients
-    backward = max(_alive(run, moment, gradients, buckets) for moment in trace.moments) + gathered
-    update = gradients + in_passing + (buckets if stage in (0, 3) else 0)
+    buckets = _bucket_bytes(run, trained)
+    resident = weights + master + moments + average + (gradients + buckets if stage == 3 else 0)
+    if stage == 3:  # gradients and buckets are laid out for good
+        backward = float(max(moment.activations + moment.weight_copies for moment in trace.moments) + gathered)
+        update = float(in_passing)
+    else:
+        backward = max(_alive(run, moment, gradients, buckets) for moment in trace.moments)
+        update = gradients + in_passing + (buckets if stage == 0 else 0)
     peak = resident + max(backward, update)
     return Plan(
         run=run,
@@ -219,15 +226,14 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
         trace=trace,
         gathered=gathered,
         buffers=int(buckets + in_passing),
+        resident=int(resident),
         peak_tensors=int(peak),
         host=int(host),
     )
 
 
 def _alive(run: PlannedRun, moment: Moment, gradients: float, buckets: float) -> float:
-    """Bytes of activations, autocast's copies, gradients and buckets at one moment of the last micro-batch."""
-    if run.zero_stage == 3:  # a gathered weight is bfloat16 already: no copy is made of it
-        return moment.activations + gradients + buckets
+    """Bytes of activations, autocast's copies, gradients and buckets at one moment, below stage 3."""
     alive = float(moment.activations + moment.weight_copies)
     if run.accumulation > 1:
         alive += gradients
