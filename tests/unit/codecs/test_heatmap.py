@@ -70,6 +70,15 @@ def test_udp_decoding_finds_a_point_between_pixels():
     assert ((scores > 0.9) & (scores <= 1)).all()
 
 
+def test_place_and_score_are_those_of_the_map_before_the_blur():
+    heatmap = torch.zeros(1, 1, 64, 48)
+    heatmap[0, 0, 10, 10] = 1.0  # a lone spike, nearly gone once blurred
+    heatmap[0, 0, 40:45, 30:35] = 0.9  # a plateau, which is then the maximum
+    points, scores = HeatmapCodec(**SIZE).decode(heatmap)
+    assert points[0, 0].tolist() == pytest.approx([10, 10], abs=0.01)
+    assert scores.item() == 1.0
+
+
 def test_msra_decoding_moves_a_quarter_pixel_towards_the_larger_neighbour():
     maps = torch.zeros(1, 1, 64, 48)
     maps[0, 0, 20, 10], maps[0, 0, 20, 11], maps[0, 0, 19, 10] = 1.0, 0.5, 0.4
