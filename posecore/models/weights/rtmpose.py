@@ -1,4 +1,4 @@
-"""The layouts of RTMPose and DWPose (open-mmlab/mmpose @ 759b39c, IDEA-Research/DWPose @ 3dca5db), which our names follow.
+"""The layouts of RTMPose (open-mmlab/mmpose @ 759b39c) and DWPose (IDEA-Research/DWPose @ 3dca5db), our names too.
 
 Four kinds of file share them: a trained pose model (``backbone.``, ``head.``); a backbone's training with heatmaps,
 which every RTMPose starts from; and a distillation's whole state, teacher and student side by side, of which the result

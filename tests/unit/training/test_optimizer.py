@@ -4,6 +4,7 @@ import torch
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.backbones import BackboneConfig
 from posecore.models.presets import PRESETS
+from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import tiny_model
@@ -78,3 +79,14 @@ def test_frozen_parameters_are_left_out() -> None:
     scales = _scales(method, OptimizerConfig())
     assert scales
     assert all(name.startswith("model.heads.") for name in scales)
+
+
+def test_rtmpose_decays_the_parameters_of_its_attention_but_no_norm_and_no_bias() -> None:
+    with torch.device("meta"):
+        head = RtmccHeadConfig().build(8, 3, (3, 2), (96, 64))
+        holder = torch.nn.ModuleDict({"backbone": torch.nn.BatchNorm2d(4), "head": head})
+    decayed = {"head.gau.gamma", "head.gau.beta", "head.gau.res_scale.scale", "head.gau.ln.g", "head.mlp.0.g"}
+    spared = {"backbone.weight", "backbone.bias", "head.final_layer.bias"}
+    scales = _scales(holder, OptimizerConfig(weight_decay=0.05, undecayed="norms_and_biases", layer_decay=1.0))
+    assert {name for name, (_, decay) in scales.items() if decay == 0} == spared
+    assert decayed < {name for name, (_, decay) in scales.items() if decay == 0.05}
