@@ -28,8 +28,8 @@ INPUT_SIZE = (64, 48)
 POINTS = {"people": 5, "dogs": 7}
 
 
-def tiny_model(drop_path: float = 0.2) -> PoseModel:
-    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path)
+def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0) -> PoseModel:
+    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path, expert_share=expert_share)
     config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=INPUT_SIZE)
     return build_model(config, {name: _skeleton(name, count) for name, count in POINTS.items()})
 
