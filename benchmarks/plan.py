@@ -5,10 +5,11 @@
 
     python benchmarks/plan.py --out docs/benchmarks/plan_<hardware>_<date>.md
 
-Every row is two processes of their own (one on a GPU, if there is one) that build the engine and make two steps on
-made-up crops. "States" are the bytes of all tensors alive between two steps, "peak" is the most that is allocated
-within the second step: on a CPU by adding up the allocator's events as PyTorch's profiler records them, on a GPU as
-``torch.cuda.max_memory_allocated`` says. Neither is what the planner computes from, so that both could prove it wrong.
+Every row is one or two processes of their own (as many as there are GPUs, if there are any) that build the engine and
+make two steps on made-up crops. "States" are the bytes of all tensors alive between two steps, "peak" is the most that
+is allocated within the second step: on a CPU by adding up the allocator's events as PyTorch's profiler records them, on
+a GPU as ``torch.cuda.max_memory_allocated`` says. Neither is what the planner computes from, so that both could prove
+it wrong.
 """
 
 import argparse
@@ -45,6 +46,9 @@ from posecore.training.planner import PlannedRun, plan, trace_step, with_checkpo
 MIB = 1 << 20
 NUM_POINTS = 17
 RUNS: list[dict[str, Any]] = [
+    {"engine": "torch", "precision": "fp32", "processes": 1},
+    {"engine": "torch", "precision": "bf16", "processes": 1},
+    {"engine": "torch", "precision": "bf16", "processes": 1, "checkpointing": True},
     {"engine": "torch", "precision": "fp32"},
     {"engine": "torch", "precision": "bf16"},
     {"engine": "torch", "precision": "bf16", "checkpointing": True},
@@ -67,21 +71,22 @@ def main() -> None:
         measure(json.loads(options.child))
         return
     on_gpu = torch.cuda.is_available()
-    world_size = torch.cuda.device_count() if on_gpu else 2
+    most = torch.cuda.device_count() if on_gpu else 2
     lines = [
-        f"`{options.backbone}`, {options.batch} crops per process, {world_size} processes, torch {torch.__version__}, "
+        f"`{options.backbone}`, {options.batch} crops per process, torch {torch.__version__}, "
         f"{torch.cuda.get_device_name() if on_gpu else 'CPU'}; MiB per process.",
         "",
-        "| engine | states predicted | measured | off | peak predicted | measured | off |",
-        "|---|---|---|---|---|---|---|",
+        "| engine | processes | states predicted | measured | off | peak predicted | measured | off |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     chosen = [RUNS[int(row)] for row in options.rows.split(",")] if options.rows else RUNS
     for run in chosen:
         run = {"backbone": options.backbone, "batch": options.batch, **run}
+        world_size = min(most, run.pop("processes", most))
         states, peak = predicted(run, world_size, on_gpu)
         measured = launch(run, world_size)
         name = " ".join(str(value) for key, value in run.items() if key not in ("backbone", "batch", "checkpointing"))
-        cells = [name + (" checkpointing" if run.get("checkpointing") else "")]
+        cells = [name + (" checkpointing" if run.get("checkpointing") else ""), str(world_size)]
         for guess, found in ((states, measured["states"]), (peak, measured["peak"])):
             cells += [f"{guess / MIB:,.0f}", f"{found / MIB:,.0f}", f"{guess / found - 1:+.1%}"]
         lines.append(f"| {' | '.join(cells)} |")

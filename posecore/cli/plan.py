@@ -179,7 +179,7 @@ def _table(plan: "Plan") -> "Table":
         ("step", _si(plan.model_flops + plan.recomputed_flops, "FLOPs"), _recomputed(plan)),
         (
             "step time",
-            f"{plan.step_s * 1e3:,.3g} ms",
+            f"{plan.step_s:,.2f} s" if plan.step_s >= 1 else f"{plan.step_s * 1e3:.3g} ms",
             f"at {run.mfu:.0%} of {_si(run.gpu.peak_flops(precision), 'FLOP/s')}",
         ),
         ("samples", f"{plan.samples_per_s:,.0f} crops/s", "of all GPUs together, if loading and messages keep up"),
@@ -190,8 +190,8 @@ def _table(plan: "Plan") -> "Table":
 
 
 def _recomputed(plan: "Plan") -> str:
-    passes = "a forward pass and a backward pass of twice its size"
-    return f"{passes}; {_si(plan.recomputed_flops, 'FLOPs')} of it recomputed" if plan.recomputed_flops else passes
+    passes = "forward, and backward at twice that"
+    return f"{passes}; {_si(plan.recomputed_flops, 'FLOPs')} recomputed" if plan.recomputed_flops else passes
 
 
 def _gib(num_bytes: float) -> str:

@@ -1,4 +1,4 @@
-"""Exported graphs under onnxruntime, at other batch sizes than they were traced with, against PyTorch."""
+"""Exported graphs under onnxruntime against PyTorch; the command line's test exports one with experts."""
 
 import json
 import sys
@@ -18,11 +18,9 @@ from posecore.models.onnx_export import check_onnx, export_onnx, single_head
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
-    "experts": {"backbone": VitConfig(embed_dim=32, depth=2, num_heads=2, expert_share=0.25)},
     "sapiens2": {
         "backbone": Sapiens2Config(embed_dim=32, depth=2, num_heads=2),
         "head": InstanceNormHeadConfig(deconv_channels=(16, 16), conv_channels=(16,)),
@@ -62,7 +60,7 @@ def test_onnxruntime_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert stored["posecore.input_size"] == [64, 64]
     assert stored["posecore.mean"] == [0.485, 0.456, 0.406]
     assert stored["posecore.licenses"] == {"coco": "CC-BY-4.0"}
-    if name == "experts":
+    if name == "rtmpose":
         for parameter in dense.parameters():
             parameter.data.mul_(1.1)
         with pytest.raises(CheckpointError, match="something else"):
