@@ -8,7 +8,7 @@
 
 Every named dataset is ingested into shards as for any other job; labels may be there and are not looked at. A masked
 autoencoder is trained on crops of bodies or of whole images, its reconstructions are drawn, and its encoder is
-registered with its lineage. The main job starts from it with ``weights: <folder>``.
+registered with its lineage. The main job starts from it with ``weights: {source: <folder>}``.
 """
 
 import sys
@@ -123,7 +123,7 @@ def run(config: PretrainingConfig, reuse: bool = True) -> None:
     console = Console(soft_wrap=True)
     for result in drawn:
         console.print(f"{result.name}: masked error {result.values['error']:.3f}, picture {result.values['picture']}")
-    console.print(f"model     {registered.values['uri']}   (start from it with weights: {model.values['folder']})")
+    console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
 
 

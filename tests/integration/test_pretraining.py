@@ -24,7 +24,7 @@ from posecore.models.mae_decoder import MaeDecoderConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
-from posecore.models.warm_start import warm_start
+from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.models.weights.mae import MAE
 from posecore.models.weights.read import read_weights
 from posecore.schema import CropBatch
@@ -114,16 +114,16 @@ def encoder() -> PoseModel:
 def test_fine_tuning_starts_with_the_features_of_the_export(tmp_path: Path) -> None:
     pretrained = encoder()
     save_model(pretrained, tmp_path)
-    parent = read_weights(tmp_path)
+    weights = WeightsConfig(source=str(tmp_path))
     images = torch.randn(2, 3, 64, 64)
     same = build_model(pretrained.config, {"people": load_skeleton("coco17")}).eval()
-    warm_start(same, parent)
+    initial_weights(same, weights)
     assert torch.equal(same.backbone(images), pretrained.backbone(images))
     # As published: other padding and another, no longer square input. Only the position embedding is resampled.
     backbone = pretrained.config.backbone.model_copy(update={"patch_padding": 2, "expert_share": 0.25})
     config = pretrained.config.model_copy(update={"backbone": backbone, "input_size": (128, 96)})
     other = build_model(config, {"people": load_skeleton("coco17"), "animals": load_skeleton("ap10k17")}).eval()
-    warm_start(other, parent)
+    initial_weights(other, weights)
     assert other.backbone.pos_embed.shape == (1, 1 + 48, 64)
     for task in ("people", "animals"):
         expert = other.backbone.blocks[1].mlp.experts[task].weight
@@ -177,7 +177,7 @@ def test_the_whole_job(run_file: Path, capfd: pytest.CaptureFixture[str]) -> Non
     steps = ["ingest:people:train", "ingest:people:val", "audit", "train", "reconstruct:people", "register"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
 
-    folder = Path(re.findall(r"weights: (\S+)\)", said)[0])
+    folder = Path(re.findall(r"\(folder (\S+)\)", said)[0])
     model = load_model(folder)
     assert not model.skeletons
     assert model.card.licenses.keys() == {"people"}
