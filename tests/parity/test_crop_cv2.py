@@ -4,7 +4,9 @@ import cv2
 import numpy as np
 import pytest
 
-from posecore.geometry import crop_matrix
+from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.simcc import SimccCodec
+from posecore.geometry import crop_matrix, heatmap_to_image
 
 INPUT_SIZE = (256, 192)
 
@@ -31,3 +33,28 @@ def test_a_udp_region_of_whole_pixels_is_the_image_itself():
     image = np.random.default_rng(0).integers(0, 256, (256, 192, 3), np.uint8)
     matrix = crop_matrix(np.array([95.5, 127.5]), np.array([191.0, 255.0]), np.array(0.0), INPUT_SIZE, "udp")
     np.testing.assert_array_equal(cv2.warpAffine(image, matrix, (192, 256)), image)
+
+
+@pytest.mark.parametrize(
+    ("codec", "last", "middle"),
+    [
+        # UDP: the ends of the region are the centres of the first and the last pixel, in crop and output alike.
+        (HeatmapCodec(kind="udp"), (191.0, 255.0), (95.5, 127.5)),
+        # Otherwise they are the ends of the crop and of the output.
+        (HeatmapCodec(kind="msra"), (192.0, 256.0), (96.0, 128.0)),
+        (SimccCodec(), (192.0, 256.0), (96.0, 128.0)),
+    ],
+)
+def test_decoded_points_return_to_the_image_through_the_inverse_affine(codec, last, middle):
+    center, scale = np.array([310.5, 190.25]), np.array([150.0, 200.0])
+    ends = center + np.array([[0, 0], [scale[0] / 2, 0], [0, scale[1] / 2]])
+    targets = [middle, (last[0], middle[1]), (middle[0], last[1])]
+    affine = cv2.getAffineTransform(np.float32(ends), np.float32(targets))
+    np.testing.assert_allclose(crop_matrix(center, scale, np.array(0.0), INPUT_SIZE, codec.crop), affine, atol=1e-3)
+    decoded = np.random.default_rng(0).uniform(0, 47, (9, 2))
+    height, width = codec.frame_size
+    frame = np.array([width, height]) - (codec.crop == "udp")
+    crop = decoded * np.array(last) / frame
+    expected = cv2.transform(crop[None], cv2.invertAffineTransform(affine))[0]
+    ours = heatmap_to_image(decoded, center, scale, codec.frame_size, codec.crop)
+    np.testing.assert_allclose(ours, expected, atol=1e-3)

@@ -98,6 +98,9 @@ def test_centre_and_scale_are_padded_but_keep_their_shape():
     region = instance_region(body, (120, 160), 0.75, Conventions(box_source="center_scale"))
     np.testing.assert_array_equal(region.center, [70, 80])
     np.testing.assert_array_equal(region.scale, [250, 250])
+    # Crops of the other convention are not stretched: cut by the width alone, they would be read back by both sides.
+    isotropic = instance_region(body, (120, 160), 0.75, Conventions(box_source="center_scale", codec="msra"))
+    np.testing.assert_allclose(isotropic.scale, [250, 250 / 0.75])
 
 
 def test_a_missing_centre_is_named():

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from posecore.config import parse_config
+from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.samples import UsableInstances
@@ -146,6 +147,19 @@ def test_an_entry_may_have_its_own_augmentation(stores):
         people, animals = batch.groups
         assert not people.rotation.any()
         assert animals.rotation.all()
+
+
+def test_crops_follow_the_conventions_of_the_model(stores):
+    changed = {name: Conventions(codec="msra") for name in stores}
+    own, others = batches(stores, 1)[0], batches(stores, 1, conventions=changed)[0]
+    moved = []
+    for mine, theirs in zip(own.groups, others.groups, strict=True):
+        np.testing.assert_array_equal(mine.rows, theirs.rows)
+        upright = mine.rotation == 0  # the two conventions turn in opposite directions
+        moved.extend(np.abs(mine.keypoints_crop - theirs.keypoints_crop)[upright].max(axis=(1, 2)))
+    assert np.min(moved) > 0.1
+    assert np.max(moved) < 2
+    assert own.images.tobytes() != others.images.tobytes()
 
 
 def test_state_is_the_seed_and_the_next_step(stores):
