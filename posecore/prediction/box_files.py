@@ -78,7 +78,8 @@ def read_box_file(path: Path) -> BoxFile:
         if path.suffix == ".json":
             return _coco_file(path, json.loads(path.read_bytes()))
         if path.suffix == ".csv":
-            return BoxFile(path, _grouped(_table_rows(pl.read_csv(path, schema_overrides={"image": pl.String}))), {})
+            table = pl.read_csv(path, schema_overrides={"image": pl.String}, infer_schema_length=None)
+            return BoxFile(path, _grouped(_table_rows(table)), {})
         if path.suffix == ".parquet":
             return BoxFile(path, _grouped(_table_rows(pl.read_parquet(path))), {})
     except OSError as error:

@@ -7,10 +7,13 @@ brings two other builds of OpenCV that overwrite ours. It is kept by many, and r
 """
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # of the client it uses
 from jaxtyping import UInt8
 
 from posecore.errors import PredictionError
@@ -49,14 +52,13 @@ class TransformersDetector:
                 "the detector needs transformers, which is not installed: pip install 'posecore[detector]'; or give "
                 "boxes from a file."
             ) from None
-        name, _, revision = source.partition("@")
-        stated = {"revision": revision} if revision else {}
         try:
-            self._processor = transformers.AutoImageProcessor.from_pretrained(name, backend="pil", **stated)
+            folder = _folder(source)
+            self._processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
             self._model = transformers.AutoModelForObjectDetection.from_pretrained(
-                name, use_safetensors=True, trust_remote_code=False, **stated
+                folder, use_safetensors=True, trust_remote_code=False
             )
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, HTTPError) as error:
             detail = " ".join(str(error).split())[:200]
             raise PredictionError(
                 f"{source} is not a detector that can be loaded ({detail}); name a folder with config.json, "
@@ -90,3 +92,11 @@ class TransformersDetector:
         wanted = np.isin(result["labels"].cpu().numpy(), self._classes) & (bbox_xywh[:, 2:] > 0).all(axis=1)
         order = np.argsort(-scores[wanted], kind="stable")
         return Boxes(bbox_xywh[wanted][order], scores[wanted][order])
+
+
+def _folder(source: str) -> str:
+    """The folder itself, or the hub's files in its local cache: at once, where transformers would retry for minutes."""
+    if Path(source).is_dir():
+        return source
+    name, _, revision = source.partition("@")
+    return snapshot_download(name, revision=revision or None, allow_patterns=["*.json", "*.safetensors"])

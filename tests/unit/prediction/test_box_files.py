@@ -1,0 +1,95 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+
+from posecore.errors import PredictionError
+from posecore.prediction.box_files import read_box_file
+
+ROWS = {"image": ["a/x.jpg", "a/x.jpg", "y.jpg"], "x": [1.0, 5.0, 0.5], "y": [2, 6, 0], "w": [3, 7, 9], "h": [4, 8, 9]}
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize("scored", [False, True])
+def test_a_table_is_read(suffix: str, scored: bool, tmp_path: Path) -> None:
+    table = pl.DataFrame(ROWS | ({"score": [0.9, 0.5, 0.25]} if scored else {}) | {"more": ["is", "left", "out"]})
+    path = tmp_path / f"boxes{suffix}"
+    table.write_csv(path) if suffix == ".csv" else table.write_parquet(path)
+    file = read_box_file(path)
+    found = file.of("a/x.jpg", None)
+    np.testing.assert_array_equal(found.bbox_xywh, [[1, 2, 3, 4], [5, 6, 7, 8]])
+    assert found.scores is None if not scored else found.scores.tolist() == [0.9, 0.5]
+    assert len(file.of("z.jpg", None)) == 0
+    assert len(file.of("y.jpg", 3)) == 0, "a row without a frame is about a photo"
+
+
+def test_frames_of_a_video_have_boxes_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("image,frame,x,y,w,h\nclip.mp4,0,1,1,5,5\nclip.mp4,2,3,3,5,5\n")
+    file = read_box_file(path)
+    assert [len(file.of("clip.mp4", frame)) for frame in range(4)] == [1, 0, 1, 0]
+
+
+def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
+    path = tmp_path / "boxes.csv"
+    path.write_text("image,x,y,w,h\n000139,1,1,5,5\n")
+    assert read_box_file(path).images == {"000139"}
+
+
+def test_coco_annotations_and_results_are_read(tmp_path: Path) -> None:
+    annotations, results = tmp_path / "annotations.json", tmp_path / "results.json"
+    annotations.write_text(
+        json.dumps(
+            {
+                "images": [{"id": 139, "file_name": "val/000000000139.jpg"}, {"id": 7, "file_name": "val/empty.jpg"}],
+                "annotations": [
+                    {"image_id": 139, "bbox": [1, 2, 3, 4]},
+                    {"image_id": 139, "bbox": [0, 0, 9, 9], "iscrowd": 1},
+                ],
+            }
+        )
+    )
+    results.write_text(json.dumps([{"image_id": 139, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}]))
+    for path, scores in ((annotations, None), (results, [0.5])):
+        file = read_box_file(path)
+        key = file.key_of("some/folder/val/000000000139.jpg")
+        found = file.of(key, None)
+        np.testing.assert_array_equal(found.bbox_xywh, [[1, 2, 3, 4]])
+        assert found.scores is None if scores is None else found.scores.tolist() == scores
+        assert file.image_ids[key or ""] == 139
+    file = read_box_file(annotations)
+    assert file.key_of("empty.jpg") is None, "the end of a path is not the end of the file's own name"
+    assert file.image_ids[file.key_of("val/empty.jpg") or ""] == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "problem"),
+    [
+        ("boxes.txt", "", "boxes come as .json, .csv or .parquet"),
+        ("boxes.json", "{", "JSONDecodeError"),
+        ("boxes.json", "[1]", "TypeError"),
+        ("boxes.json", '[{"image_id": 1, "bbox": [1, 2, 3], "score": 1}]', "not enough values"),
+        ("boxes.json", '[{"image_id": 1, "bbox": [1, 2, 3, "four"], "score": 1}]', "could not convert"),
+        ("boxes.json", '{"images": []}', "KeyError"),
+        ("boxes.json", '{"images": [], "annotations": [{"image_id": 3, "bbox": [1, 2, 3, 4]}]}', "KeyError"),
+        ("boxes.csv", "image,x,y,w\na,1,2,3\n", "unable to find column"),
+        ("boxes.csv", "image,x,y,w,h\na,1,2,3,four\n", "could not convert"),
+        ("boxes.csv", "image,x,y,w,h\na,1,2,3,\n", "TypeError"),
+        ("boxes.csv", "", "NoDataError"),
+        ("boxes.parquet", "no parquet", "ComputeError"),
+    ],
+)
+def test_another_form_is_explained_with_the_file(name: str, content: str, problem: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_text(content)
+    with pytest.raises(PredictionError, match=problem) as error:
+        read_box_file(path)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "image, x, y, w, h" in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(PredictionError, match=r"absent.csv cannot be read \(No such file"):
+        read_box_file(tmp_path / "absent.csv")

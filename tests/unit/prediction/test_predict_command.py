@@ -1,0 +1,208 @@
+"""The command with real files: every kind of input and output, and nothing lost when some cannot be used."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from posecore.cli import main
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import SimpleHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import load_model, save_model
+from posecore.models.vit import VitConfig
+from posecore.prediction.outputs import TABLE
+from posecore.prediction.predictor import Predictor
+from posecore.skeletons.library import load_skeleton
+from tests.support.clips import write_clip
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    backbone = VitConfig(embed_dim=16, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, head=SimpleHeadConfig(), input_size=(64, 48))
+    skeletons = {"coco": load_skeleton("coco17"), "mpii": load_skeleton("mpii16")}
+    return str(save_model(build_model(config, skeletons), tmp_path_factory.mktemp("model")))
+
+
+def photo(path: Path, seed: int = 0, size: tuple[int, int] = (60, 80)) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cv2.imwrite(str(path), np.random.default_rng(seed).integers(0, 255, (*size, 3), np.uint8))
+    return path
+
+
+def walk(path: Path, num_frames: int = 12) -> Path:
+    """A white block that moves to the right."""
+    frames = np.full((num_frames, 120, 160, 3), 60, np.uint8)
+    for index, frame in enumerate(frames):
+        cv2.rectangle(frame, (10 + 5 * index, 20), (50 + 5 * index, 100), (255, 255, 255), -1)
+    return write_clip(path, list(frames), frames_per_second=12.5)
+
+
+def test_one_photo_gets_its_skeleton_and_its_numbers(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, out = photo(tmp_path / "photo.png"), tmp_path / "out"
+    assert main(["predict", str(path), "--model", model, "--out", str(out), "--min-score", "-10"]) == 0
+    assert capsys.readouterr().out == f"1 bodies in 1 images by coco (17 points): see {out}\n"
+    (expected,) = Predictor(load_model(model)).predict([path])
+    (body,) = json.loads((out / "coco_coco.json").read_bytes())
+    triplets = np.reshape(body["keypoints"], (17, 3))
+    np.testing.assert_allclose(triplets[:, :2], expected.keypoints[0])
+    np.testing.assert_allclose(triplets[:, 2], expected.keypoint_scores[0])
+    assert (body["image_id"], body["bbox"]) == (1, [0, 0, 80, 60])
+    document = json.loads((out / "images.json").read_bytes())
+    assert document["images"] == [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}]
+    assert document["categories"]["coco"][0]["keypoints"] == list(load_skeleton("coco17").names)
+    drawn, plain = cv2.imread(str(out / "drawn" / "photo.png")), cv2.imread(str(path))
+    assert drawn.shape == plain.shape
+    assert (drawn != plain).any()
+
+
+def test_a_folder_goes_on_past_what_cannot_be_used(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root, out = tmp_path / "in", tmp_path / "in" / "out"
+    for name in ("x.jpg", "a/x.jpg", "b/x.png", "b/new\nline.jpg"):
+        photo(root / name)
+    (root / "text.jpg").write_text("no photo")
+    (root / "cut.jpg").write_bytes(photo(root / "x.jpg").read_bytes()[:-500])
+    (root / "none.mp4").touch()
+    command = ["predict", str(root), "--model", model, "--out", str(out), "--dataset", "all"]
+    for _ in range(2):  # a second time the results of the first lie in the folder
+        assert main(command) == 1
+        told = capsys.readouterr()
+        assert "4 bodies in 4 images by coco (17 points), mpii (16 points); 3 could not be used" in told.out
+        errors = [line for line in told.err.splitlines() if line.startswith("error: ")]
+        assert [name for name in ("cut.jpg", "text.jpg", "none.mp4") for line in errors if name in line] == [
+            "cut.jpg", "text.jpg", "none.mp4",
+        ]  # fmt: skip
+    document = json.loads((out / "images.json").read_bytes())
+    assert sorted(entry["file_name"] for entry in document["failed"]) == ["cut.jpg", "none.mp4", "text.jpg"]
+    files = sorted(path.relative_to(out / "drawn").as_posix() for path in (out / "drawn").rglob("*") if path.is_file())
+    assert files == ["a/x.jpg", "b/new\\nline.jpg", "b/x.png", "x.jpg"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "coco_coco.json", "coco_mpii.json", "drawn", "images.json", "predictions.parquet",
+    ]  # fmt: skip
+    table = pl.read_parquet(out / "predictions.parquet")
+    assert table.columns == TABLE.names
+    assert sorted(table["file_name"].unique()) == files
+    assert table.filter(pl.col("head") == "mpii")["keypoint_x"].list.len().unique().to_list() == [16]
+
+
+def test_boxes_of_a_file_are_answered_under_its_ids(model: str, tmp_path: Path) -> None:
+    for number in (139, 285):
+        photo(tmp_path / "val" / f"{number:012d}.png", number)
+    detections = [
+        {"image_id": 285, "category_id": 1, "bbox": [5, 5, 30, 40], "score": score} for score in (0.5, 0.9)
+    ]  # the same box twice: one body
+    (tmp_path / "boxes.json").write_text(json.dumps(detections))
+    out = tmp_path / "out"
+    command = ["predict", str(tmp_path / "val"), "--model", model, "--out", str(out), "--boxes"]
+    assert main([*command, str(tmp_path / "boxes.json"), "--format", "coco"]) == 0
+    (body,) = json.loads((out / "coco_coco.json").read_bytes())
+    assert (body["image_id"], body["bbox"]) == (285, [5, 5, 30, 40])
+    assert sorted(path.name for path in out.iterdir()) == ["coco_coco.json", "images.json"]
+
+
+@pytest.mark.parametrize("box", ["100,5,10,10", "nan,5,10,10", "5,5,-3,10"])
+def test_a_box_that_cannot_be_cropped_costs_its_image_only(
+    box: str, model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "in" / "a.png"), photo(tmp_path / "in" / "b.png")
+    (tmp_path / "boxes.csv").write_text(f"image,x,y,w,h\na.png,{box}\nb.png,5,5,30,40\n")
+    command = ["predict", str(tmp_path / "in"), "--model", model, "--out", str(tmp_path / "out")]
+    assert main([*command, "--boxes", str(tmp_path / "boxes.csv")]) == 1
+    told = capsys.readouterr()
+    assert "1 bodies in 1 images" in told.out
+    (line,) = [line for line in told.err.splitlines() if line.startswith("error: ")]
+    assert line.startswith("error: a.png: box 0 (")
+
+
+def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> None:
+    walk(tmp_path / "walk.avi")
+    rows = [f"walk.avi,{frame},{10 + 5 * frame},20,40,80" for frame in range(12) if frame != 5]
+    rows += [f"walk.avi,{frame},5,5,20,20" for frame in range(6, 12)]
+    (tmp_path / "boxes.csv").write_text("\n".join(["image,frame,x,y,w,h", *rows]))
+    found = {}
+    for how in ("--track", "--smooth"):
+        out = tmp_path / how
+        command = ["predict", str(tmp_path / "walk.avi"), "--model", model, "--out", str(out), how]
+        assert main([*command, "--boxes", str(tmp_path / "boxes.csv")]) == 0
+        found[how] = pl.read_parquet(out / "predictions.parquet")
+    table = found["--track"]
+    assert table.filter(pl.col("track_id") == 0)["frame_index"].to_list() == [*range(5), *range(6, 12)]
+    assert table.filter(pl.col("track_id") == 1)["frame_index"].to_list() == list(range(6, 12))
+    np.testing.assert_allclose(table["time_s"], table["frame_index"] / 12.5, atol=1e-3)
+    plain, smooth = (
+        np.array(found[how].filter(pl.col("track_id") == 0)["keypoint_x"].to_list()) for how in ("--track", "--smooth")
+    )
+    np.testing.assert_array_equal(plain[0], smooth[0])
+    assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(plain, axis=0)).mean()
+
+    drawn = cv2.VideoCapture(str(out / "drawn" / "walk.avi.mp4"))
+    assert drawn.get(cv2.CAP_PROP_FPS) == 12.5
+    shapes = []
+    while (frame := drawn.read())[0]:
+        shapes.append(frame[1].shape)
+    assert shapes == [(120, 160, 3)] * 12
+    assert int(drawn.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little") in (b"vp09", b"VP90", b"avc1", b"h264")
+
+
+def test_a_run_that_ends_early_leaves_no_half_written_file(
+    model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    walk(tmp_path / "walk.avi")
+    out = tmp_path / "out"
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("posecore.prediction.outputs.PredictionTable._flush", full)
+    assert main(["predict", str(tmp_path / "walk.avi"), "--model", model, "--out", str(out)]) == 1
+    assert [path for path in out.rglob("*") if path.is_file() and path.name != "walk.avi.mp4"] == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "vitpose-base-of-nobody"], "vitpose-base-of-nobody"),
+        (["--model", "vit-nano"], "vit-nano is an architecture, and one without weights would guess"),
+        (["--dataset", "cats"], "no head 'cats'; it has coco (coco17, 17 points), mpii"),
+        (["--boxes", "absent.csv"], "absent.csv cannot be read"),
+        (["--boxes", "other.csv"], "has boxes for 1 images (such as other.png), but for none of those given"),
+        (["--boxes", "other.csv", "--detector", "x"], "give one"),
+        (["--model", "models:/pose@champion"], "nothing has been recorded at"),
+    ],
+)
+def test_a_mistake_ends_in_one_sentence(
+    options: list[str], message: str, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    photo(tmp_path / "photo.png")
+    Path("other.csv").write_text("image,x,y,w,h\nother.png,1,1,5,5\n")
+    assert main(["predict", "photo.png", "--model", model, *options]) == 1
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: ")
+    assert message in line
+    assert not Path("predictions").exists()
+
+
+@pytest.mark.samples
+def test_a_real_photo_is_drawn(model: str, samples: Path, tmp_path: Path) -> None:
+    path = sorted((samples / "coco").rglob("*.jpg"))[0]
+    command = ["predict", str(path), "--model", model, "--out", str(tmp_path), "--min-score", "-10"]
+    assert main(command) == 0
+    drawn, plain = (
+        cv2.imread(str(tmp_path / "drawn" / path.name)),
+        cv2.imread(str(path), cv2.IMREAD_IGNORE_ORIENTATION | 1),
+    )
+    assert drawn.shape == plain.shape
+    assert np.abs(drawn.astype(int) - plain).max() > 100
