@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 
-from posecore.loading.randomness import Purpose, Redrawn, generator
+from posecore.loading.randomness import Purpose, Redrawn, crop_seeds, generator
 
 
 def test_every_name_has_its_own_numbers():
@@ -35,3 +35,14 @@ def test_a_redrawn_generator_draws_what_a_new_one_draws():
         np.testing.assert_array_equal(ours.standard_normal(3), new.standard_normal(3))
         # Half a word is left over here, which must not reach the next purpose.
         assert ours.integers(1 << 20, dtype=np.uint32) == new.integers(1 << 20, dtype=np.uint32)
+
+
+def test_seeds_of_crops_differ_in_every_part_and_do_not_depend_on_their_batch():
+    rows, passes = np.arange(2000) % 1000, np.arange(2000) // 1000
+    seeds = crop_seeds(7, "people", passes, rows)
+    others = [crop_seeds(8, "people", passes, rows), crop_seeds(7, "animals", passes, rows)]
+    assert len(set(np.concatenate([seeds, *others]).tolist())) == 6000
+    np.testing.assert_array_equal(crop_seeds(7, "people", passes[1234:1236], rows[1234:1236]), seeds[1234:1236])
+    bits = np.unpackbits(seeds.view(np.uint8)).reshape(2000, 64).mean(axis=0)
+    assert np.abs(bits - 0.5).max() < 0.06  # 5 standard deviations
+    assert crop_seeds(2**64 - 1, "people", passes[:0], rows[:0]).shape == (0,)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from posecore.methods.batch import normalise, point_weights, split_batch, to_device
+from posecore.methods.batch import denormalise, normalise, point_weights, split_batch, to_device
 from posecore.schema import CropBatch, KeypointState
 from tests.support.tiny_training import tiny_batches
 
@@ -63,3 +63,9 @@ def test_parts_cover_every_row_array() -> None:
 def test_uneven_parts_are_refused() -> None:
     with pytest.raises(ValueError, match="8 crops per rank and step cannot be accumulated in 3 equal parts"):
         split_batch(_batch(), 3)
+
+
+def test_denormalising_gives_every_pixel_back() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
+    assert torch.equal(denormalise(normalise(pixels)), pixels)
+    assert denormalise(torch.full((1, 3, 1, 1), 9.0)).tolist() == [[[[255, 255, 255]]]]
