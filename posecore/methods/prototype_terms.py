@@ -157,13 +157,14 @@ def pulls(assigned: Assigned, prototypes: Tensor, weighting: PixelWeighting) -> 
 
 
 def moved(prototypes: Tensor, sums: Tensor, weights: Tensor, momentum: float) -> Tensor:
-    """Unit prototypes after an update, ``normalise(γ p + (1 − γ) normalise(Σ))``; where nothing pulls they stay.
+    """Prototypes after an update, ``normalise(γ p + (1 − γ) normalise(Σ))``; where nothing pulls they stay as they are.
 
     Args:
-        prototypes: (K, M, C) unit vectors.
+        prototypes: (K, M, C).
         sums: (K, M, C), see :func:`pulls`.
         weights: (K, M), likewise.
         momentum: γ.
     """
-    updated = F.normalize(torch.lerp(F.normalize(sums, dim=-1), prototypes, momentum), dim=-1)
+    directions = F.normalize(prototypes, dim=-1)
+    updated = F.normalize(torch.lerp(F.normalize(sums, dim=-1), directions, momentum), dim=-1)
     return torch.where((weights > 0)[..., None], updated, prototypes)

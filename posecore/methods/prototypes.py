@@ -115,11 +115,12 @@ class PrototypeWeights(Config):
 
 WEIGHTS = {
     "published": PrototypeWeights(contrast=1.25e-7, distance=1.25e-8, heatmap=3.33e-6, self_supervision=1e-3),
-    "balanced": PrototypeWeights(contrast=1e-2, distance=1e-3, heatmap=1.0, self_supervision=0.1),
+    "balanced": PrototypeWeights(contrast=1e-3, distance=1e-4, heatmap=0.1, self_supervision=0.1),
 }
-"""Named weights. With the ``published`` ones the embedding head's gradients are near AdamW's eps of 1e-8 from the
-start, which slows it down or stops it. ``balanced`` keeps contrast and distance in proportion, leaves out the factors
-that make all terms tiny, and lets a prototype heatmap count as much as a head's."""
+"""Named weights. With the ``published`` ones nearly all gradients of a fresh embedding head of published size are below
+AdamW's eps of 1e-8, the median by a factor of 45, so that it takes steps of a fiftieth of the learning rate.
+``balanced`` keeps contrast and distance in proportion and makes the terms large enough to learn from, yet small enough
+for the heads' own losses to lead."""
 
 
 def _named(known: dict[str, Any]) -> BeforeValidator:
@@ -245,6 +246,7 @@ class PrototypeLearning(SupervisedHeads):
         terms: dict[str, Tensor] = {}
         moves = self.training and self._stage.prototypes_move
         pulled: dict[str, Tensor] = {}
+        factor = self.config.loss_weight
         for group in batch.groups:
             name, owner = group.dataset, self.model.owner(group.dataset)
             own_heatmaps, other_heatmaps = heatmaps[name]
@@ -252,15 +254,16 @@ class PrototypeLearning(SupervisedHeads):
             prototypes = self.model.prototypes(owner)
             targets, weights = self._codec(name).encode(group.keypoints_crop, group.weights)
             assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
-            terms[f"loss/{name}"] = heatmap_loss(own_heatmaps, targets, weights, self._num_samples(group, len(batch)))
-            terms[f"prototypes/{name}"] = self._prototype_loss(assigned)
-            terms[f"prototype_heatmap/{name}"] = self.config.weights.heatmap * heatmap_loss(
-                prototype_heatmaps(own_embeddings, prototypes), targets, weights, max(1, len(targets))
-            )
+            num_samples = self._num_samples(group, len(batch))
+            terms[f"loss/{name}"] = self._heatmap_loss(own_heatmaps, targets, weights, num_samples)
+            terms[f"prototypes/{name}"] = factor * self._prototype_loss(assigned)
+            from_prototypes = prototype_heatmaps(own_embeddings, prototypes)
+            error = heatmap_loss(from_prototypes, targets, weights, max(1, len(targets)))
+            terms[f"prototype_heatmap/{name}"] = factor * self.config.weights.heatmap * error
             terms[f"self_supervision/{name}"] = (
-                self._self_supervision(name, other_heatmaps, _without(embeddings, group), prototypes)
+                factor * self._self_supervision(name, other_heatmaps, _without(embeddings, group), prototypes)
                 if self._self_supervises
-                else embeddings.new_zeros(())
+                else embeddings.new_zeros((), dtype=torch.float32)
             )
             if moves:
                 sums, pull_weights = pulls(assigned, prototypes, self.config.pixel_weighting)
@@ -305,8 +308,8 @@ class PrototypeLearning(SupervisedHeads):
         parts = total.split([pull.numel() for pull in pulled.values()])
         for (owner, pull), part in zip(pulled.items(), parts, strict=True):
             sums, weights = part.view_as(pull).split([pull.shape[2] - 1, 1], dim=2)
-            prototypes = moved(self.model.prototypes(owner), sums, weights[..., 0], self.config.momentum)
-            self.model.prototypes.get_buffer(owner).copy_(prototypes)
+            prototypes = self.model.prototypes.get_buffer(owner)
+            prototypes.copy_(moved(prototypes, sums, weights[..., 0], self.config.momentum))
 
 
 def _gradients(wanted: bool) -> AbstractContextManager[object]:

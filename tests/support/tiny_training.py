@@ -10,9 +10,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import save_file
+from torch import nn
 
+from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
+from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.architecture import ModelConfig
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
@@ -34,6 +39,20 @@ def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0) -> PoseModel:
     return build_model(config, {name: _skeleton(name, count) for name, count in POINTS.items()})
 
 
+def tiny_prototypes(drop_path: float = 0.2, **changes: object) -> PrototypeLearning:
+    """Three stages within six steps: from step 3 heads learn, prototypes rest and agreed points count; from 5 all."""
+    settings: dict[str, object] = {
+        "embedding": EmbeddingConfig(dim=16, channels=8),
+        "stages": StagesConfig(heads_from=0.5, backbone_from=0.8, prototypes_until=0.5, self_supervision_from=0.5),
+        "weights": "balanced",
+        "momentum": 0.9,
+        "agreement": AgreementConfig(confidence=0.01, distance_px=9.0),
+    }
+    config = PrototypesConfig.model_validate(settings | changes)
+    card = tiny_model(drop_path).card
+    return config.build(build_model(config.architecture(card.architecture), card.skeletons))
+
+
 def _skeleton(name: str, count: int) -> Skeleton:
     points = tuple(Keypoint(name=f"{name}{i}", union=f"{name}{i}") for i in range(count))
     return Skeleton(name=name, keypoints=points)
@@ -42,10 +61,13 @@ def _skeleton(name: str, count: int) -> Skeleton:
 def tiny_batches(
     start: int, rank: int, world_size: int, global_batch: int = 8, record: Path | None = None
 ) -> Iterator[CropBatch]:
-    """Endless; every second step has no dog. A crop is a function of (step, its place in the global batch)."""
+    """Endless; of four steps one has no dog and one a single dog, which one of two ranks does not see.
+
+    A crop is a function of the step and its place in the global batch.
+    """
     step = start
     while True:
-        num_dogs = 2 if step % 2 else 0
+        num_dogs = (0, 2, 1, 2)[step % 4]
         names = ["people"] * (global_batch - num_dogs) + ["dogs"] * num_dogs
         mine = range(rank, global_batch, world_size)
         images = np.stack([_generator(step, place).integers(0, 256, (*INPUT_SIZE, 3), np.uint8) for place in mine])
@@ -93,11 +115,13 @@ def tiny_training(
     before_step: Callable[[int], None] | None = None,
     record: Path | None = None,
     drop_path: float = 0.2,
+    method: nn.Module | None = None,
 ) -> TrainResult:
-    """Trains; ``before_step`` is called with the step whose batch is due, and may end the process."""
+    """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run."""
     torch.set_num_threads(1)
-    torch.manual_seed(1)
-    method = SupervisedHeads(tiny_model(drop_path))
+    if method is None:
+        torch.manual_seed(1)
+        method = SupervisedHeads(tiny_model(drop_path))
     config = TrainingConfig(
         steps=steps,
         global_batch=8,
@@ -144,8 +168,17 @@ def main() -> None:
         if context.world_size > 1:
             torch.distributed.barrier()
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
+        torch.manual_seed(1)
+        learns_prototypes = run.get("method") == "prototypes"
+        method = (
+            tiny_prototypes(drop_path=0.0)
+            if learns_prototypes
+            else SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
+        )
         with contextlib.suppress(Stopped):
-            tiny_training(context, engine, steps=6, before_step=stop_at(run.get("stop_before")), drop_path=0.0)
+            tiny_training(context, engine, steps=6, before_step=stop_at(run.get("stop_before")), method=method)
+        if learns_prototypes:
+            save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
 
 
 if __name__ == "__main__":
