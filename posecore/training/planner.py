@@ -16,7 +16,6 @@ written down here, as measured on them (``benchmarks/plan.py``):
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 from torch import Tensor, nn
@@ -163,7 +162,7 @@ class Plan:
         crops = self.run.micro_batch * self.run.accumulation
         return self.cost.backbone.flops * crops if self.run.checkpointing else 0.0
 
-    @cached_property
+    @property
     def step_s(self) -> float:
         """Seconds per step, if all arithmetic runs at the stated share of the peak and nothing else takes time."""
         rate = self.run.gpu.peak_flops(self.run.engine.precision) * self.run.mfu
@@ -183,9 +182,9 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
         trace: of the same model, micro-batch and precision; made if it is not given.
 
     Raises:
-        ConfigError: the backbone cannot checkpoint, or the GPU lacks the precision.
+        ConfigError: the GPU lacks the precision.
     """
-    run.gpu.peak_flops(run.engine.precision)
+    run.gpu.peak_flops(run.engine.precision)  # refuses before anything is traced
     trace = trace or trace_step(run)
     cost = model_cost(run.model, run.keypoints)
     total = cost.parameters
@@ -199,9 +198,10 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     gathered = 4 * min(total, _GATHERED_ELEMENTS) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     host = 0.0
-    if run.offloads_optimizer:  # its gradients and a staging buffer go there too
-        host = master + moments + gradients + (4 * part if stage < 3 else 0)
-        master = moments = gradients = 0
+    if run.offloads_optimizer:  # the part's gradients and, below stage 3, a staging buffer go there too
+        host = master + moments + 4 * part + (4 * part if stage < 3 else 0)
+        master = moments = 0
+        gradients = gradients if stage < 2 else 0
     if run.offloads_parameters:
         host += weights
         weights = 0
