@@ -26,6 +26,7 @@ from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, S
 from posecore.errors import LineageError, PredictionError
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
+from posecore.lineage.answers import describe_model, describe_sightings
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
@@ -231,6 +232,36 @@ def test_lineage_is_asked_forwards_and_backwards(
     forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.use == split}
     assert forbidden == {(parent, parent), (child, parent)}
     assert graph.of_dataset("clin") == []
+
+
+def test_terms_of_published_weights_bind_what_was_made_from_them(
+    store: Tracking, split: DatasetUse, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    record: dict[str, Any] = {"layout": "sapiens", "preset": "sapiens-1b", "license": "CC-BY-NC-4.0"}
+    record |= {
+        "source": "noahcao/sapiens-pose-coco",
+        "revision": "abc",
+        "sha256": "f" * 64,
+        "dropped": {"cls_token": "x"},
+    }
+    model.card = model.card.model_copy(update={"lineage": {"weights": record}})
+    folder = Path(str(save_model(model, tmp_path / "model")))
+    free = split.model_copy(update={"name": "free", "digest": "1" * 64, "commercial_use": True, "license": "MIT"})
+    started = register_model(store.start_run("train", {}), "started", folder, [free], [])
+    tuned = register_model(store.start_run("adapt", {}), "started", model_folder, [free], [], parent=started)
+    version = get_version(store, "started", started.version)
+    assert version.tags["license"] == "CC-BY-NC-4.0, MIT"
+    assert version.tags["commercial_use"] == "forbidden"
+    assert "Creative Commons Attribution-NonCommercial" in version.description
+    graph = LineageGraph.load(store)
+    forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.model.name == "started"}
+    assert forbidden == {(started, started), (tuned, started)}
+    assert {start.model for start in graph.of_weights("ffffffff")} == {started, tuned}
+    words = describe_sightings(graph.of_license("forbidden"))
+    via = "noahcao/sapiens-pose-coco ffffffffffff through started version 1"
+    assert f"started version {tuned.version}: started from {via}" in words
+    assert any("CC-BY-NC-4.0 (no commercial use)" in line for line in describe_model(graph, tuned))
 
 
 def test_images_and_subjects_are_found_through_the_split(

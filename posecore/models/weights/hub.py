@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi, hf_hub_download
+from huggingface_hub import HfApi
 from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # of the client it uses
 
@@ -85,7 +85,8 @@ def download(name: HubName) -> Downloaded:
 
 
 def _download(name: HubName) -> Downloaded:
-    info = HfApi().model_info(name.repository, revision=name.revision, timeout=_TIMEOUT_S)
+    api = HfApi()
+    info = api.model_info(name.repository, revision=name.revision, timeout=_TIMEOUT_S)
     commit = str(info.sha)
     files = {item.rfilename for item in info.siblings or ()}
     if name.file is not None and name.file not in files:
@@ -93,7 +94,7 @@ def _download(name: HubName) -> Downloaded:
     main = name.file or _main_file(name.repository, files)
 
     def get(file: str) -> Path:
-        return Path(hf_hub_download(name.repository, file, revision=commit, etag_timeout=_TIMEOUT_S))
+        return Path(api.hf_hub_download(name.repository, file, revision=commit, etag_timeout=_TIMEOUT_S))
 
     path = get(main)
     if main == CARD_FILE:
@@ -121,7 +122,9 @@ def _main_file(repository: str, files: Collection[str]) -> str:
 
 def _cached(name: HubName) -> Downloaded | None:
     try:
-        path = Path(hf_hub_download(name.repository, str(name.file), revision=name.revision, local_files_only=True))
+        path = Path(
+            HfApi().hf_hub_download(name.repository, str(name.file), revision=name.revision, local_files_only=True)
+        )
     except EntryNotFoundError:
         return None
     depth = len(PurePosixPath(str(name.file)).parts)
