@@ -186,7 +186,9 @@ def hugging_face(config: ModelConfig, device: torch.device) -> nn.Module:
         out_indices=[vit.depth],
     )
     with device:
-        model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=backbone, num_labels=17))
+        model = VitPoseForPoseEstimation(
+            VitPoseConfig(backbone_config=backbone, num_labels=17, use_simple_decoder=False)
+        )
     return model.to(torch.bfloat16).train()
 
 
