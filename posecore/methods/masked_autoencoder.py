@@ -139,9 +139,8 @@ class MaskedAutoencoder(nn.Module):
             their place. Where patches are predicted without mean and spread, they get those of the true patch.
         """
         order_BT = random_orders(seeds, self.num_patches)
-        hidden_BT1 = torch.ones_like(order_BT, dtype=torch.bool).scatter(1, order_BT[:, : self.num_visible], False)[
-            :, :, None
-        ]
+        everything_BT = torch.ones_like(order_BT, dtype=torch.bool)
+        hidden_BT1 = everything_BT.scatter(1, order_BT[:, : self.num_visible], False)[:, :, None]
         patches_BTP = patches_of(x_BCHW, self.patch_size)
         predicted_BTP = self.predict(x_BCHW, order_BT).float()
         if self.config.normalise_patches:
