@@ -134,7 +134,7 @@ class ModelCard(Config):
             crop = self.architecture.codec(conventions).crop
             if conventions.codec != crop:
                 raise ValueError(
-                    f"conventions.{dataset}.codec is {conventions.codec}, but a {self.architecture.head.kind} head reads "
-                    f"{crop} crops; set it to {crop}."
+                    f"conventions.{dataset}.codec is {conventions.codec}, but a {self.architecture.head.kind} head "
+                    f"reads {crop} crops; set it to {crop}."
                 )
         return self
