@@ -73,6 +73,8 @@ class PretrainingConfig(DatasetsJob):
     def _check(self) -> Self:
         if self.training.optimizer.layer_decay != 1.0:
             raise ValueError("training.optimizer.layer_decay: no layer is trained yet that others could follow; set 1.")
+        if self.training.compile:
+            raise ValueError("training.compile: pre-training runs the backbone on parts of images; leave it off.")
         for entry in self.datasets:
             if entry.augment is not None or entry.head is not None:
                 raise ValueError(f"datasets.{entry.name}: augment and head belong to labels, and none are looked at.")

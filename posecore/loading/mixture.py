@@ -127,8 +127,8 @@ class MixtureSampler:
         empty = [name for name in names if not len(images[name])]
         if empty:
             raise ConfigError(
-                f"mixture entry {', '.join(empty)}: no instance can be trained on (none is labelled and has a box); "
-                "take it out of the mixture or ingest another split."
+                f"mixture entry {', '.join(empty)}: nothing in it can be cropped (no body with a box, or, for training "
+                "on points, none with a labelled one); take it out of the mixture or ingest another split."
             )
         self._images = [np.unique(images[name], return_inverse=True)[1].astype(np.int64) for name in names]
         sizes = [len(image) for image in self._images]

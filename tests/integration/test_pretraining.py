@@ -201,6 +201,7 @@ def test_settings_that_belong_to_labels_are_refused(run_file: Path, capsys: pyte
     for override, reason in (
         ("datasets.0.augment={}", "augment and head belong to labels"),
         ("training.optimizer.layer_decay=0.75", "layer_decay: no layer is trained yet"),
+        ("training.compile=true", "training.compile: pre-training runs the backbone on parts"),
         ("model.backbone=vitpose-plus-base", "images without labels belong to no expert"),
         ("method.masking_ratio=0.99", "leaves 0 of the 12 patches"),
     ):
