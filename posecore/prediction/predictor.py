@@ -43,7 +43,8 @@ class PredictorSettings(Config):
     Attributes:
         batch_size: crops per forward pass.
         flip_test: average the outputs for crop and mirrored crop: more accurate, twice the time.
-        precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
+        precision: ``bfloat16`` runs the network under autocast; decoding is always in float32. Weights in bfloat16 as
+            well are no way out: ViTPose-B on a CPU gained 5 % of time and strayed 1.6 times as far from float32.
         compile: run backbone and heads through ``torch.compile``. Every pass then has ``batch_size`` crops, the last
             one being filled up, so that each is compiled once.
         keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
