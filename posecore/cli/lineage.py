@@ -6,7 +6,7 @@ from posecore.cli.commands import Commands
 
 
 def add(commands: Commands) -> None:
-    """Adds ``lineage model | dataset | image | subject | license``."""
+    """Adds ``lineage model | dataset | image | subject | license | weights``."""
     group = commands.add_parser("lineage", help="what a model has seen, and which models have seen something")
     group.add_argument("--folder", default="runs", help="run folder with the local tracking store (default: runs)")
     group.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
@@ -22,7 +22,11 @@ def add(commands: Commands) -> None:
     image.add_argument("sha256", help="hash of the image file")
     subject = questions.add_parser("subject", help="every model trained on a person or animal")
     subject.add_argument("id", help="as in the dataset's records")
-    license_ = questions.add_parser("license", help="every model trained on data with these terms of commercial use")
+    weights = questions.add_parser("weights", help="every model that started from certain published weights")
+    weights.add_argument("source_or_sha256", help="as they were named, or at least 8 digits of their SHA-256")
+    license_ = questions.add_parser(
+        "license", help="every model trained on data, or started from weights, with these terms of commercial use"
+    )
     license_.add_argument("commercial_use", choices=["allowed", "not stated", "forbidden"])
 
 
@@ -39,6 +43,8 @@ def _answer_lineage(options: argparse.Namespace) -> int:
         lines = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
     elif options.question == "dataset":
         lines = answers.describe_sightings(graph.of_dataset(options.name_or_digest, evaluated=options.evaluated))
+    elif options.question == "weights":
+        lines = answers.describe_sightings(graph.of_weights(options.source_or_sha256))
     elif options.question == "license":
         lines = answers.describe_sightings(graph.of_license(options.commercial_use))
     else:
