@@ -70,8 +70,10 @@ class _Embedded(torch.nn.Module):
         return self.map + 0 * features.sum()
 
 
-def _learned(method: PrototypeLearning, rounds: int = 40) -> tuple[_Embedded, Mapping[str, Tensor]]:
-    """Prototypes after seeing many times a batch whose embeddings are perfect; half way off at the start."""
+@pytest.fixture(scope="module")
+def learned() -> tuple[PrototypeLearning, _Embedded, Mapping[str, Tensor]]:
+    """Prototypes that were half way off and saw many times a batch whose embeddings are perfect, and those before."""
+    method = _method(momentum=0.9)
     batch = to_device(_batch(), CPU)
     known = _Embedded(method, batch)
     method.model.embedding_head = known
@@ -79,15 +81,14 @@ def _learned(method: PrototypeLearning, rounds: int = 40) -> tuple[_Embedded, Ma
         noise = F.normalize(torch.randn(*method.model.prototypes(dataset).shape), dim=-1)
         method.model.prototypes.get_buffer(dataset).copy_(F.normalize(vectors[:, None] + noise, dim=-1))
     before = {name: tensor.clone() for name, tensor in method.model.prototypes.named_buffers()}
-    for _ in range(rounds):
+    for _ in range(40):
         method(batch)
-    return known, before
+    return method, known, before
 
 
-def test_the_prototypes_of_every_dataset_move_and_end_nearest_their_own_keypoint() -> None:
+def test_the_prototypes_of_every_dataset_move_and_end_nearest_their_own_keypoint(learned) -> None:
     """As released, the second dataset's pixels are compared by the wrong numbers and its prototypes never move."""
-    method = _method(momentum=0.9)
-    known, before = _learned(method)
+    method, known, before = learned
     everyone = torch.cat(list(known.vectors.values()))
     for start, (dataset, vectors) in zip((0, 5), known.vectors.items(), strict=True):
         after = method.model.prototypes(dataset)
@@ -98,10 +99,9 @@ def test_the_prototypes_of_every_dataset_move_and_end_nearest_their_own_keypoint
         assert torch.equal(nearest, start + torch.arange(len(vectors))[:, None].expand_as(nearest)), dataset
 
 
-def test_the_contrast_of_every_dataset_is_with_its_own_prototypes() -> None:
+def test_the_contrast_of_every_dataset_is_with_its_own_prototypes(learned) -> None:
     """As released, the logits of the second dataset begin 5 columns after the first's, not 15."""
-    method = _method(momentum=0.9)
-    known, _ = _learned(method)
+    method, known, _ = learned
     batch = to_device(_batch(), CPU)
     for group in batch.groups:
         targets, _ = method.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
@@ -112,9 +112,8 @@ def test_the_contrast_of_every_dataset_is_with_its_own_prototypes() -> None:
         assert own.mean() > 0.9, group.dataset
 
 
-def test_prototypes_alone_then_find_the_points() -> None:
-    method = _method(momentum=0.9)
-    known, _ = _learned(method)
+def test_prototypes_alone_then_find_the_points(learned) -> None:
+    method, known, _ = learned
     batch = to_device(_batch(), CPU)
     for group in batch.groups:
         heatmaps = prototype_heatmaps(known.map[group.start : group.stop], method.model.prototypes(group.dataset))
