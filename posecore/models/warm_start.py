@@ -36,12 +36,14 @@ _FINAL = "final_layer."
 
 
 class WarmStartConfig(Config):
-    """What is taken from the parent besides the backbone; switching a part off shows what it is worth.
+    """What a dataset that the parent does not know takes from it; switching a part off shows what it is worth.
+
+    The backbone, the embedding head and whatever the parent has under a dataset's own name are always taken.
 
     Attributes:
-        experts: experts, from the parent's experts or from its dense layers.
-        points: heads: the common part and the rows of points with the same union name.
-        prototypes: the embedding head and the prototypes of points with the same union name.
+        experts: the expert of the nearest skeleton, or the rows of a dense layer.
+        points: the head of the nearest skeleton: the common part and the rows of points with the same union name.
+        prototypes: the prototypes of points with the same union name.
     """
 
     experts: bool = True
@@ -182,7 +184,7 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
     total = backbone.expert_dim * backbone.depth
     rows = []
     for task in model.heads:
-        if not wanted:
+        if not (wanted or task in parent.heads):
             rows.append(Copied(f"expert {task}", "", 0, total, "rows"))
             continue
         from_experts = any(".experts." in name for name in theirs)
@@ -200,6 +202,7 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
 def _copy_head(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) -> Copied:
     names = model.skeletons[dataset].union_names
     origin = _nearest(model, parent, dataset)
+    wanted = wanted or dataset in parent.heads
     if wanted and origin is not None and _same_trunk(model.heads[dataset], parent.heads[origin]):
         have = parent.skeletons[origin].union_names
         pairs = [(i, have.index(name)) for i, name in enumerate(names) if name in have]
@@ -228,7 +231,7 @@ def _same_trunk(ours: nn.Module, theirs: nn.Module) -> bool:
 
 
 def _copy_prototypes(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Copied]:
-    fits = wanted and model.config.embedding == parent.config.embedding
+    fits = model.config.embedding == parent.config.embedding
     head = model.embedding_head.state_dict()
     count = sum(tensor.numel() for tensor in head.values())
     if fits:
@@ -241,7 +244,8 @@ def _copy_prototypes(model: PoseModel, parent: PoseModel, wanted: bool) -> list[
         used: dict[str, int] = {}
         fresh = []
         for row, name in enumerate(names):
-            origin = _nearest(model, parent, dataset, having=name) if fits else None
+            known = fits and (wanted or dataset in parent.heads)
+            origin = _nearest(model, parent, dataset, having=name) if known else None
             if origin is None:
                 fresh.append(name)
                 continue
