@@ -49,7 +49,11 @@ def _list(options: argparse.Namespace) -> int:
 
     from posecore.models.catalog import CATALOG
 
-    table = Table("name", "parameters", "GFLOPs", "input (h×w)", "points by head", "licence", "commercial use", "hub")
+    table = Table(box=None, pad_edge=False)
+    for name in ("name", "million", "GFLOPs", "h×w"):
+        table.add_column(name, no_wrap=True, justify="left" if name == "name" else "right")
+    for name in ("points", "commercial", "licence"):
+        table.add_column(name, no_wrap=True)
     for model in CATALOG.values():
         if options.text not in model.name:
             continue
@@ -57,17 +61,21 @@ def _list(options: argparse.Namespace) -> int:
         points = [skeleton.num_keypoints for skeleton in card.skeletons.values()]
         table.add_row(
             model.name,
-            f"{model.parameters / 1e6:,.2f} M",
+            f"{model.parameters / 1e6:,.2f}",
             f"{2 * model.macs / 1e9:,.1f}",
             "×".join(map(str, card.architecture.input_size)),
-            " ".join(map(str, points)) or "backbone only",
-            model.license.id,
+            "+".join(map(str, points)) or "none",
             {True: "yes", False: "no", None: "see terms"}[model.license.commercial_use],
-            model.hub or "–",
+            model.license.id,
         )
-    console = Console()
+    # Never narrower than its content: a name that is cut cannot be copied, nor found by grep.
+    console = Console(width=max(Console().width, 130))
     console.print(table)
-    console.print(f"{table.row_count} models; FLOPs are of one crop, forward, 2 per multiply-accumulate.")
+    console.print(
+        f"{table.row_count} models: millions of parameters; arithmetic of one crop forward, 2 FLOPs per "
+        "multiply-accumulate; points of each head, none for a backbone alone; whether the terms allow commercial use. "
+        "Terms, files and places on the hub: posecore models show NAME."
+    )
     return 0
 
 

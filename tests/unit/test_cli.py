@@ -65,3 +65,20 @@ def test_a_mistake_ends_in_one_sentence(
     (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
     assert line.startswith("error: ")
     assert message in line
+
+
+def test_the_list_is_whole_however_narrow_the_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    assert main(["models", "list", "sapiens-1b"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert lines[0] == ["name", "million", "GFLOPs", "h×w", "points", "commercial", "licence"]
+    assert ["sapiens-1b-wholebody", "1,168.76", "9,758.3", "1024×768", "133", "no", "CC-BY-NC-4.0"] in lines
+
+
+def test_a_published_name_is_shown_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "sapiens2-0.8b-308"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "preset sapiens2-0.8b, layout sapiens2, 848,704,820 parameters" in shown
+    assert "no biometric processing" in shown
