@@ -110,7 +110,12 @@ class PoseModel(nn.Module):
             Per dataset (n, K, h, w); n may be 0. Even then the result hangs on the head's parameters, with zero
             gradient: under ZeRO-3 every rank must run every head in every step, or the collectives do not match.
         """
-        features = self.features(images, groups)
+        return self.run_heads(self.features(images, groups), groups, head_statistics)
+
+    def run_heads(
+        self, features: Tensor, groups: Sequence[Group], head_statistics: HeadStatistics = "own"
+    ) -> dict[str, Tensor]:
+        """The second half of :meth:`forward`, from (B, D, h, w) features of all rows."""
         if head_statistics == "mixed" and self.training:
             return {dataset: self.head(dataset)(features)[start:stop] for dataset, start, stop in groups}
         return {dataset: self.run_head(dataset, features[start:stop]) for dataset, start, stop in groups}

@@ -1,6 +1,7 @@
-"""Fine-tuning starts from published weights: ``weights:`` in a training run's file."""
+"""Where a training run takes a trained model from: weights to start from (``weights:``), or a teacher."""
 
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import Field
 
@@ -14,8 +15,8 @@ from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
 
 
-class WeightsConfig(Config):
-    """Weights to start from.
+class SourceConfig(Config):
+    """A trained model, wherever it lies.
 
     Attributes:
         source: a local file or folder, a name of the catalog (``posecore models list``), or a place on the Hugging Face
@@ -25,7 +26,6 @@ class WeightsConfig(Config):
         preset: preset or catalog name the weights must be of.
         heads: skeleton by name of a dataset for each head in the file, in its order, where they are not the published
             ones: 17 points can be COCO's or an animal's, and nothing in a file says which.
-        take: what is taken besides the backbone.
     """
 
     source: str
@@ -33,10 +33,33 @@ class WeightsConfig(Config):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     preset: str | None = None
     heads: dict[str, str] = {}
+
+    def read(self) -> PoseModel:
+        """The model, in evaluation mode.
+
+        Raises:
+            CheckpointError: the weights cannot be had or read.
+            IntegrityError: the file is not the stated one.
+        """
+        located = locate(self.source, self.revision)
+        _verified(self, located)
+        return _read(self, located)
+
+
+class WeightsConfig(SourceConfig):
+    """Weights to start from.
+
+    Attributes:
+        take: what is taken besides the backbone.
+    """
+
     take: WarmStartConfig = WarmStartConfig()
 
 
-def pin(config: WeightsConfig) -> WeightsConfig:
+_SourceT = TypeVar("_SourceT", bound=SourceConfig)
+
+
+def pin(config: _SourceT) -> _SourceT:
     """The same weights by checksum, commit and absolute path, so that another machine or day means the same ones.
 
     Args:
@@ -70,8 +93,7 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
     """
     located = locate(config.source, config.revision)
     found = _verified(config, located)
-    skeletons = {dataset: load_skeleton(name) for dataset, name in config.heads.items()}
-    parent = read_located(located, config.source, config.preset, skeletons)
+    parent = _read(config, located)
     report = warm_start(model, parent, config.take)
     origin = parent.card.lineage.get("weights")
     record: dict[str, Json]
@@ -86,7 +108,12 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
     return report
 
 
-def _verified(config: WeightsConfig, located: Located) -> str:
+def _read(config: SourceConfig, located: Located) -> PoseModel:
+    skeletons = {dataset: load_skeleton(name) for dataset, name in config.heads.items()}
+    return read_located(located, config.source, config.preset, skeletons)
+
+
+def _verified(config: SourceConfig, located: Located) -> str:
     found = checksum(located.path)
     if config.sha256 not in (None, found):
         raise IntegrityError(

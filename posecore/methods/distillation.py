@@ -1,0 +1,215 @@
+"""Distillation, first stage: a student learns from labels, from its teacher's features and from its teacher's outputs.
+
+Source: DWPose, arXiv 2307.15880, and IDEA-Research/DWPose @ 3dca5db,
+``mmpose/mmpose/models/pose_estimators/distiller.py``; for heatmap students the output distillation of ViTPose, arXiv
+2204.12484, section 3.4. ``L = L_labels + r · (L_features + L_outputs)``, where r falls from 1 to almost 0.
+
+What the teacher says of a point counts whether or not the point is labelled: its guess for an invisible joint helps,
+and images without any label are taught by the teacher alone.
+"""
+
+from typing import Literal, Self
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field, model_validator
+from torch import Tensor
+
+from posecore.codecs.codec import Codec
+from posecore.codecs.simcc import SimccCodec
+from posecore.config import Config
+from posecore.errors import ConfigError
+from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.belief import believed
+from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment, Reduction
+from posecore.methods.simcc_loss import SHARPNESS
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
+from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import HeadStatistics, PoseModel
+from posecore.models.weights.initial import SourceConfig
+
+_SIMCC_OUTPUT_WEIGHT = 0.1
+_HEATMAP_OUTPUT_WEIGHT = 1.0
+
+
+class DistillationConfig(Config):
+    """Who teaches, and what counts how much.
+
+    Attributes:
+        kind: names this method.
+        teacher: a trained model of any family.
+        teacher_heads: which of its heads teaches a dataset, where that is not the one of the same name, or else the one
+            that shares most points.
+        teacher_statistics: ``batch`` as released; see :data:`~posecore.methods.teacher.TeacherStatistics`.
+        labels: whether labels count; without them the teacher alone is followed.
+        feature_reduction: ``sum`` is what the results were published with, ``mean`` is what the paper's formula says.
+        feature_weight: of the features' squared error, 0 for none. None is the published 7e-5 of the sum, or what is
+            the same of the mean; nothing is published for heatmap students, whose weight must be given.
+        output_weight: of the outputs, 0 for none. None is the published one: 0.1 for SimCC (DWPose), 1 for heatmaps
+            (ViTPose).
+        decay: ``linear`` is r = 1 - step / steps; ``none`` keeps r = 1.
+        decay_epochs: r = 1 - e / E with the 0-based epoch, as published, for a run of E epochs; None changes r in
+            every step.
+        balance: the published loss of labels is a sum over a GPU's crops, those of the teacher are means: other crops
+            per GPU are another recipe. ``fixed`` weighs labels as ``reference_batch`` crops per GPU did, whatever
+            their number is. ``published`` takes the sum. Concerns SimCC students.
+        reference_batch: published: 64 at 256×192, 32 at 384×288.
+        denominator: as in :class:`~posecore.methods.supervised.SupervisedConfig`.
+        head_statistics: likewise.
+    """
+
+    kind: Literal["distillation"] = "distillation"
+    teacher: SourceConfig
+    teacher_heads: dict[str, str] = {}
+    teacher_statistics: TeacherStatistics = "frozen"
+    labels: bool = True
+    feature_reduction: Reduction = "sum"
+    feature_weight: float | None = Field(default=None, ge=0)
+    output_weight: float | None = Field(default=None, ge=0)
+    decay: Literal["linear", "none"] = "linear"
+    decay_epochs: int | None = Field(default=None, gt=0)
+    balance: Literal["fixed", "published"] = "fixed"
+    reference_batch: int = Field(default=64, gt=0)
+    denominator: Literal["batch", "group"] = "batch"
+    head_statistics: HeadStatistics = "own"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not self.labels and self.feature_weight == 0 and self.output_weight == 0:
+            raise ValueError("without labels, features and outputs there is nothing to learn from; give one a weight.")
+        return self
+
+    def architecture(self, model: ModelConfig) -> ModelConfig:
+        """The student as configured."""
+        return model
+
+    def build(self, model: PoseModel) -> "Distillation":
+        """The method that trains the student.
+
+        Raises:
+            CheckpointError: the teacher cannot be read.
+            ConfigError: the two have nothing in common.
+            IntegrityError: the teacher is not the stated one.
+        """
+        return Distillation(model, self.teacher.read(), self)
+
+    def strength(self, step: int, total_steps: int) -> float:
+        """What the teacher counts in the 0-based ``step`` of ``total_steps``: r, which is never 0."""
+        if self.decay == "none":
+            return 1.0
+        if self.decay_epochs is None:
+            return 1 - step / total_steps
+        return 1 - (step * self.decay_epochs // total_steps) / self.decay_epochs
+
+    def of_labels(self, simcc: bool) -> SupervisedConfig:
+        """How labels count."""
+        fixed = self.balance == "fixed"
+        return SupervisedConfig(
+            denominator=self.denominator,
+            head_statistics=self.head_statistics,
+            simcc_reduction="mean" if fixed else "sum",
+            loss_weight=self.reference_batch if fixed and simcc else 1.0,
+        )
+
+
+class Distillation(SupervisedHeads):
+    """Losses of labels, features and outputs; a :class:`~posecore.methods.staged.StagedMethod` that freezes nothing.
+
+    Checkpoints hold the student and the projection of its features, not the teacher.
+
+    Args:
+        model: the student.
+        teacher: the trained model.
+        config: what counts how much.
+
+    Raises:
+        ConfigError: teacher and student do not go together, or a weight is missing.
+    """
+
+    parts: tuple[str, ...] = ()
+
+    def __init__(self, model: PoseModel, teacher: PoseModel, config: DistillationConfig) -> None:
+        simcc = any(isinstance(model.codec(dataset), SimccCodec) for dataset in model.skeletons)
+        super().__init__(model, config.of_labels(simcc))
+        self.distillation = config
+        self.teacher = Teacher(teacher, lessons_for(model, teacher, config.teacher_heads), config.teacher_statistics)
+        self.output_weight = config.output_weight
+        if self.output_weight is None:
+            self.output_weight = _SIMCC_OUTPUT_WEIGHT if simcc else _HEATMAP_OUTPUT_WEIGHT
+        self.alignment = FeatureAlignment(
+            model.backbone.num_features,
+            model.config.feature_size,
+            teacher.backbone.num_features,
+            teacher.config.feature_size,
+        )
+        self.feature_weight = self._feature_weight(simcc)
+        if not self.feature_weight:
+            self.alignment.requires_grad_(False)
+        self._strength = 1.0
+
+    def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
+        """Sets r; see :class:`~posecore.methods.staged.StagedMethod`."""
+        self._strength = self.distillation.strength(step, total_steps)
+        return frozenset()
+
+    def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """Scalars; a dataset without samples contributes an exact zero.
+
+        Args:
+            batch: the micro-batch.
+
+        Returns:
+            ``features``, and per dataset ``outputs/<dataset>`` and, with labels, ``loss/<dataset>``.
+        """
+        features = self.model.features(batch.images, batch.rows)
+        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
+        answer = self.teacher.answer(batch)
+        terms: dict[str, Tensor] = {}
+        if self.feature_weight:
+            error = self.alignment(features, answer.features, self.distillation.feature_reduction)
+            terms["features"] = self._strength * self.feature_weight * error
+        for group in batch.groups:
+            name = group.dataset
+            if self.distillation.labels:
+                terms[f"loss/{name}"] = self._loss(outputs[name], group, len(batch))
+            if self.output_weight:
+                divergence = self._divergence(outputs[name], answer.outputs[name], group, len(batch))
+                terms[f"outputs/{name}"] = self._strength * self.output_weight * divergence
+        return terms
+
+    def _divergence(self, outputs: Tensor, taught: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
+        lesson, codec = self.teacher.lessons[group.dataset], self.codecs[group.dataset]
+        belief = believed(taught[:, lesson.teacher_points], self.teacher.model.codec(lesson.head), codec)
+        return output_loss(codec, outputs[:, lesson.points], belief, self._num_samples(group, batch_size))
+
+    def _feature_weight(self, simcc: bool) -> float:
+        config = self.distillation
+        if config.feature_weight is not None:
+            return config.feature_weight
+        if not simcc:
+            raise ConfigError(
+                "method.feature_weight: none is published for a student with heatmaps; give one, 0 for none."
+            )
+        return PUBLISHED_WEIGHT * (self.alignment.num_values if config.feature_reduction == "mean" else 1)
+
+
+def output_loss(codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
+    """How far a student's outputs are from a teacher's belief, labelled or not.
+
+    SimCC: ``(1/(B·K)) Σ_axes Σ_nk Σ_bins t (ln t − ln s)``, where both are softmax of ten times the lines (``KDLoss``):
+    a sum over the bins, although the loss of labels is a mean. Heatmaps: their squared error.
+
+    Args:
+        codec: of the student.
+        outputs: (n, K, …) of the student, any float type.
+        belief: the same shape, float32.
+        num_samples: B, which may exceed n.
+    """
+    if not isinstance(codec, SimccCodec):
+        return heatmap_loss(outputs, belief, torch.ones(outputs.shape[:2], device=outputs.device), num_samples)
+    total = outputs.new_zeros((), dtype=torch.float32)
+    for line, wanted in zip(codec.split(outputs), codec.split(belief), strict=True):
+        log_s, log_t = (F.log_softmax(SHARPNESS * logits.float(), dim=-1) for logits in (line, wanted))
+        total = total + F.kl_div(log_s, log_t, reduction="sum", log_target=True)
+    return total / (outputs.shape[1] * num_samples)
