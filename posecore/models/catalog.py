@@ -111,14 +111,16 @@ def _vitpose() -> Iterator[PublishedModel]:
         yield row
         yield replace(row, name=f"{name}-simple", changes={"head": {"kind": "simple"}})
         if size != "small":
-            yield replace(row, name=f"{name}-multi", heads=("coco", "aic", "mpii"))
-            yield replace(row, name=f"{name}-multi-crowdpose", heads=("coco", "aic", "mpii", "crowdpose"))
+            multi = replace(row, name=f"{name}-multi", heads=("coco", "aic", "mpii"), license_id=_RESTRICTED_DATA)
+            yield multi
+            yield replace(multi, name=f"{name}-multi-crowdpose", heads=(*multi.heads, "crowdpose"))
         plus = f"vitpose-plus-{size}"
         yield replace(
             row,
             name=plus,
             preset=plus,
             heads=_SIX,
+            license_id=_RESTRICTED_DATA,
             file=f"vitpose+_{size}.pth",
             hub=None if size == "huge" else "nielsr/vitpose-original-checkpoints",
         )
@@ -131,7 +133,7 @@ def _posebh() -> Iterator[PublishedModel]:
             f"vitpose-plus-{size}",
             _SIX,
             "posebh",
-            "Apache-2.0",
+            _RESTRICTED_DATA,
             "https://github.com/uyoung-jeong/PoseBH",
             changes={"embedding": {}},
             conventions=VITPOSE_CONVENTIONS,

@@ -20,8 +20,8 @@ LICENSES: Mapping[str, LicenseDefinition] = {
         LicenseDefinition(
             id="Apache-2.0 (non-commercial data)",
             commercial_use=None,
-            note="The repository is under Apache-2.0, but the weights were trained on COCO-WholeBody, and DWPose also "
-            "on UBody, whose annotations are for non-commercial use.",
+            note="The repository is under Apache-2.0, but the weights were trained, among others, on annotations for "
+            "non-commercial use: COCO-WholeBody's or MPII's, and in DWPose UBody's.",
         ),
         LicenseDefinition(
             id="CC-BY-NC-4.0",

@@ -1,6 +1,6 @@
 """Any published checkpoint becomes a model: found, opened safely, translated, fitted to a preset, and documented."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
-from posecore.models.weights.layout import Layout
+from posecore.models.weights.layout import Layout, Translated
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
@@ -93,9 +93,9 @@ def read_located(
     tensors = read_tensors(located.path)
     layout = recognise(tensors, located.path)
     stated = skeletons or (published.card().skeletons if published else {})
-    translated = layout.read(tensors, tuple(stated))
+    translated = _translated(layout, tensors, tuple(stated), located.path)
     fitted = fit(translated, layout, source, preset, stated)
-    license_id = published.license_id if published else layout.license
+    license_id = published.license_id if published else _terms(layout, tuple(translated.heads))
     provenance: dict[str, Json] = {
         "source": source,
         "revision": located.revision,
@@ -172,6 +172,25 @@ def recognise(tensors: Mapping[str, Tensor], origin: Path) -> Layout:
         f"{origin} has a layout we do not know: its tensors are called {', '.join(sorted(tensors)[:3])} …; known are "
         f"{', '.join(LAYOUTS)}."
     )
+
+
+def _translated(layout: Layout, tensors: Mapping[str, Tensor], datasets: Sequence[str], origin: Path) -> Translated:
+    try:
+        return layout.read(tensors, datasets)
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        # Layouts read widths off tensors and join some: one without the axes it should have fails wherever it is used.
+        raise CheckpointError(
+            f"{origin} looks like {layout.name}, but has tensors of shapes that no such file has ({error}); it is "
+            "damaged or of another family."
+        ) from error
+
+
+def _terms(layout: Layout, heads: tuple[str, ...]) -> str:
+    """Terms of a file that nobody named: those of all published models with these heads, if they agree."""
+    terms = {row.license_id for row in CATALOG.values() if (row.layout, row.heads) == (layout.name, heads)}
+    return terms.pop() if len(terms) == 1 else layout.license
 
 
 def checksum(path: Path) -> str:

@@ -5,6 +5,7 @@ import torch
 from safetensors.torch import save_file
 
 from posecore.errors import CheckpointError
+from posecore.models.catalog import CATALOG
 from posecore.models.presets import PRESETS
 from posecore.models.saving import save_model
 from posecore.models.vit import VitConfig
@@ -15,7 +16,7 @@ from posecore.models.weights.vitpose import VITPOSE
 from posecore.models.weights.write import write_weights
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import sha256_of
-from tests.support.tiny_weights import add_tiny_presets, tiny_model
+from tests.support.tiny_weights import SIX, add_tiny_presets, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -139,3 +140,32 @@ def test_a_model_of_ours_passes_its_own_start_on(file: Path, tmp_path: Path) -> 
     record = child.card.lineage["weights"]
     assert (record["layout"], record["source"]) == ("posecore", str(folder))
     assert record["origin"]["source"] == str(file)
+
+
+@pytest.mark.parametrize(
+    ("layout", "name"),
+    [
+        ("vitpose", "backbone.pos_embed"),
+        ("vitpose", "backbone.blocks.0.mlp.fc2.weight"),
+        ("vitpose", "keypoint_head.final_layer.weight"),
+        ("vitpose", "keypoint_head.deconv_layers.0.weight"),
+        ("huggingface-vitpose", "backbone.encoder.layer.1.attention.attention.key.weight"),
+        ("posebh", "proto_head.kpt_prototype.prototypes"),
+    ],
+)
+def test_a_tensor_without_its_axes_is_refused(layout: str, name: str, tmp_path: Path) -> None:
+    model = tiny_model(embedding={"dim": 8, "channels": 8} if layout == "posebh" else None)
+    tensors = LAYOUTS[layout].write(model).tensors
+    assert name in tensors
+    save_file(tensors | {name: torch.tensor(1.0)}, tmp_path / "x.safetensors")
+    with pytest.raises(CheckpointError, match=f"looks like {layout}, but has tensors of shapes that no such file has"):
+        read_weights(tmp_path / "x.safetensors")
+
+
+def test_terms_of_a_file_are_those_of_what_was_published_with_its_heads(tmp_path: Path) -> None:
+    """Its layout's general terms would say that what was trained on COCO-WholeBody is free for any use."""
+    path = tmp_path / "x.pth"
+    write_weights(tiny_model("tiny-plus", SIX), "vitpose", path)
+    published = CATALOG["vitpose-plus-base"]
+    assert read_weights(path).card.licenses == {str(path): published.license_id}
+    assert published.license.commercial_use is None
