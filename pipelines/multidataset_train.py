@@ -16,10 +16,10 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import ray
-from pydantic import Field
+from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -38,6 +38,7 @@ from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
+from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
@@ -78,6 +79,15 @@ class JobConfig(DatasetsJob):
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
+
+    @model_validator(mode="after")
+    def _check_start(self) -> Self:
+        if isinstance(self.method, PrototypesConfig) and self.method.stages.heads_from > 0 and self.weights is None:
+            raise ValueError(
+                "method.stages freezes heads and backbone at first, which a model without weights has not trained yet; "
+                "name weights, or set method.stages to joint."
+            )
+        return self
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""

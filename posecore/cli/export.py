@@ -4,16 +4,18 @@ import argparse
 from pathlib import Path
 
 from posecore.cli.commands import Commands
+from posecore.cli.model_argument import MODEL_HELP, add_registry, weights_source
 from posecore.errors import ConfigError
 
 
 def add(commands: Commands) -> None:
     """Adds ``export``."""
     parser = commands.add_parser("export", help="write one head of a model as ONNX, or the model as safetensors")
-    parser.add_argument("model", help="model folder, published file or published name; see posecore models list")
+    parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--format", choices=["onnx", "safetensors"], default="onnx", help="default: onnx")
     parser.add_argument("--head", help="dataset whose points are wanted; needed if the model has several")
     parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
+    add_registry(parser)
     parser.set_defaults(run=_export)
 
 
@@ -23,7 +25,8 @@ def _export(options: argparse.Namespace) -> int:
     from posecore.models.saving import save_model
     from posecore.models.weights.read import read_weights
 
-    model = read_weights(options.model)
+    with weights_source(options) as source:
+        model = read_weights(source)
     heads = tuple(model.skeletons)
     if options.format == "safetensors":
         print(save_model(single_head(model, options.head) if options.head else model, options.out))

@@ -3,7 +3,8 @@
 import argparse
 from pathlib import Path
 
-from posecore.cli.commands import Commands
+from posecore.cli.commands import Commands, positive
+from posecore.cli.model_argument import MODEL_HELP, add_registry
 
 FORMATS = ("coco", "parquet", "drawn")
 """What can be written."""
@@ -27,25 +28,19 @@ def add(commands: Commands) -> None:
     )
 
     model = predict.add_argument_group("model")
-    model.add_argument(
-        "--model",
-        required=True,
-        help="model folder, checkpoint file, published name (posecore models list), place on the hub, or "
-        "models:/name@alias of the registry",
-    )
+    model.add_argument("--model", required=True, help=MODEL_HELP)
     model.add_argument("--expect", metavar="NAME", help="preset or published model that a checkpoint file must be of")
     model.add_argument(
         "--dataset", "--skeleton", nargs="+", default=[], metavar="NAME",
         help="whose points to find: datasets or skeletons the model knows, or all (default: its first)",
     )  # fmt: skip
-    model.add_argument("--batch-size", type=int, default=32, help="crops per pass (default: 32)")
+    model.add_argument("--batch-size", type=positive, default=32, help="crops per pass (default: 32)")
     model.add_argument(
         "--flip-test", action="store_true", help="average with the mirrored crop: better, twice the time"
     )
     model.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the network")
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
-    model.add_argument("--folder", default="runs", help="run folder with the local registry (default: runs)")
-    model.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
+    add_registry(model)
 
     bodies = predict.add_argument_group("bodies (default: one in every image, filling it)")
     bodies.add_argument("--boxes", type=Path, help="boxes: COCO JSON, or a table image, x, y, w, h[, score, frame]")

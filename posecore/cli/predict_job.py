@@ -6,6 +6,7 @@ from contextlib import ExitStack
 
 import cv2
 
+from posecore.cli.model_argument import weights_source
 from posecore.errors import ConfigError
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
@@ -65,15 +66,8 @@ def _predictor(options: argparse.Namespace) -> Predictor:
         precision=options.precision,
         compile=options.compile,
     )
-    if not options.model.startswith("models:"):
-        return Predictor.load(options.model, settings, options.expect)
-    # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
-    from posecore.lineage.model_source import registered_model
-    from posecore.lineage.tracking import TrackingConfig, connect
-
-    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
-    with registered_model(options.model, tracking) as folder:
-        return Predictor.load(folder, settings, options.expect)
+    with weights_source(options) as source:
+        return Predictor.load(source, settings, options.expect)
 
 
 def _locator(options: argparse.Namespace, boxes: BoxFile | None, sources: list[Source]) -> Locator:

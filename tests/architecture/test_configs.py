@@ -7,6 +7,7 @@ import pytest
 from pipelines.multidataset_train import JobConfig
 from pipelines.pretrain import PretrainingConfig
 from posecore.config import load_config
+from posecore.errors import ConfigError
 from posecore.training.preflight import crops_per_rank
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
@@ -35,3 +36,10 @@ def test_a_run_file_begins_with_what_how_long_result_and_command(path: Path) -> 
     comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("What:", "How long:", "Expect:", "Command:"):
         assert any(line.startswith(f"# {word}") for line in comment), word
+
+
+def test_published_stages_want_a_trained_model() -> None:
+    path = next(path for path in CONFIGS if path.stem == "posebh_base_six_datasets")
+    with pytest.raises(ConfigError, match=r"name weights, or set method\.stages to joint"):
+        load_config(path, JobConfig, ["weights=null"])
+    load_config(path, JobConfig, ["weights=null", "method.stages=joint"])
