@@ -18,7 +18,7 @@ HEAD = {"kind": "classic", "channels": 8}
 
 
 def add_tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``tiny`` is dense, ``tiny-plus`` has experts; they take the place of the large presets, which take time to try."""
+    """``tiny`` is dense, ``tiny-plus`` has experts; they stand in for the large presets, which take time to try."""
     for name in list(PRESETS):
         if not name.startswith("vit-"):
             monkeypatch.delitem(PRESETS, name)
