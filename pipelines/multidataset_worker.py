@@ -9,6 +9,8 @@ from torch import nn
 
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
+from posecore.methods.distillation import DistillationConfig
+from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
@@ -58,7 +60,7 @@ class MultiDatasetWorker:
         training: the run.
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
-        method: how the model shares what it knows across skeletons.
+        method: how the model shares what it knows across skeletons, or who teaches it.
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
     """
@@ -67,7 +69,7 @@ class MultiDatasetWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: MethodConfig = field(default_factory=HeadsConfig)
+    method: MethodConfig | DistillationConfig | HeadDistillationConfig = field(default_factory=HeadsConfig)
     weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
 

@@ -13,6 +13,7 @@ from mlflow.models import Model
 
 from posecore.errors import LineageError
 from posecore.lineage.tracking import Tracking
+from posecore.lineage.versions import RegisteredVersion
 
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
@@ -37,6 +38,16 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
             detail = " ".join(str(error).split())
             raise LineageError(f"{uri}: the files of version {version.version} cannot be read ({detail}).") from error
         yield folder / stored
+
+
+def registered_version(uri: str, tracking: Tracking) -> RegisteredVersion:
+    """The version that ``models:/name@alias`` or ``models:/name/version`` names at this moment.
+
+    Raises:
+        LineageError: the URI has another form, or there is no such version.
+    """
+    version = _version(uri, tracking)
+    return RegisteredVersion(version.name, int(version.version))
 
 
 def _version(uri: str, tracking: Tracking) -> ModelVersion:

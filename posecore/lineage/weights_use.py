@@ -1,4 +1,4 @@
-"""Which published weights a model started from, and under which terms: they bind what was made from them too."""
+"""Which weights a model started from or was taught by, under which terms: they bind what was made from them too."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,7 +16,7 @@ _TAG = "weights."
 
 
 class WeightsUse(Config):
-    """Weights a model started from.
+    """Weights a model started from or was taught by.
 
     Attributes:
         source: as it was named: a file, a folder, or a place on the hub.
@@ -45,9 +45,10 @@ class WeightsUse(Config):
 
 
 def weights_of(model_folder: Path) -> list[WeightsUse]:
-    """The weights a model folder says it started from, the latest first."""
+    """The weights a model folder says it started from, the latest first, then those of its teacher."""
     lineage = json.loads((model_folder / CARD_FILE).read_bytes())["card"]["lineage"]
-    return [_use(record) for record in _chain(lineage.get("weights"))]
+    records = (*_chain(lineage.get("weights")), *_chain(lineage.get("teacher")))
+    return [_use(record) for record in records]
 
 
 def _chain(record: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

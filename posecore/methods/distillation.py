@@ -33,12 +33,10 @@ _SIMCC_OUTPUT_WEIGHT = 0.1
 _HEATMAP_OUTPUT_WEIGHT = 1.0
 
 
-class DistillationConfig(Config):
-    """Who teaches, and what counts how much.
+class DistillationTerms(Config):
+    """What counts how much.
 
     Attributes:
-        kind: names this method.
-        teacher: a trained model of any family.
         teacher_heads: which of its heads teaches a dataset, where that is not the one of the same name, or else the one
             that shares most points.
         teacher_statistics: ``batch`` as released; see :data:`~posecore.methods.teacher.TeacherStatistics`.
@@ -59,8 +57,6 @@ class DistillationConfig(Config):
         head_statistics: likewise.
     """
 
-    kind: Literal["distillation"] = "distillation"
-    teacher: SourceConfig
     teacher_heads: dict[str, str] = {}
     teacher_statistics: TeacherStatistics = "frozen"
     labels: bool = True
@@ -80,20 +76,6 @@ class DistillationConfig(Config):
             raise ValueError("without labels, features and outputs there is nothing to learn from; give one a weight.")
         return self
 
-    def architecture(self, model: ModelConfig) -> ModelConfig:
-        """The student as configured."""
-        return model
-
-    def build(self, model: PoseModel) -> "Distillation":
-        """The method that trains the student.
-
-        Raises:
-            CheckpointError: the teacher cannot be read.
-            ConfigError: the two have nothing in common.
-            IntegrityError: the teacher is not the stated one.
-        """
-        return Distillation(model, self.teacher.read(), self)
-
     def strength(self, step: int, total_steps: int) -> float:
         """What the teacher counts in the 0-based ``step`` of ``total_steps``: r, which is never 0."""
         if self.decay == "none":
@@ -111,6 +93,30 @@ class DistillationConfig(Config):
             simcc_reduction="mean" if fixed else "sum",
             loss_weight=self.reference_batch if fixed and simcc else 1.0,
         )
+
+
+class DistillationConfig(DistillationTerms):
+    """Who teaches, and what counts how much.
+
+    Attributes:
+        teacher: a trained model of any family.
+    """
+
+    teacher: SourceConfig
+
+    def architecture(self, model: ModelConfig) -> ModelConfig:
+        """The student as configured."""
+        return model
+
+    def build(self, model: PoseModel) -> "Distillation":
+        """The method that trains the student.
+
+        Raises:
+            CheckpointError: the teacher cannot be read.
+            ConfigError: the two have nothing in common.
+            IntegrityError: the teacher is not the stated one.
+        """
+        return Distillation(model, self.teacher.read(), self)
 
 
 class Distillation(SupervisedHeads):

@@ -24,7 +24,6 @@ class HeadDistillationConfig(Config):
     """Who teaches a fresh head.
 
     Attributes:
-        kind: names this method.
         teacher: a trained model of the student's architecture and datasets, such as the first stage's result.
         backbone_statistics: ``frozen`` keeps the backbone as it is, bit for bit. ``drift`` leaves its BatchNorm in
             training mode, as released: features come from batch statistics, and the running ones that the result is
@@ -32,7 +31,6 @@ class HeadDistillationConfig(Config):
         head_statistics: as in :class:`~posecore.methods.supervised.SupervisedConfig`.
     """
 
-    kind: Literal["head_distillation"] = "head_distillation"
     teacher: SourceConfig
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
     head_statistics: HeadStatistics = "own"

@@ -43,7 +43,25 @@ class SourceConfig(Config):
         """
         located = locate(self.source, self.revision)
         _verified(self, located)
-        return _read(self, located)
+        skeletons = {dataset: load_skeleton(name) for dataset, name in self.heads.items()}
+        return read_located(located, self.source, self.preset, skeletons)
+
+    def provenance(self, model: PoseModel) -> dict[str, Json]:
+        """How the lineage of another model names this one.
+
+        Args:
+            model: what :meth:`read` gave.
+        """
+        located = locate(self.source, self.revision)
+        origin = model.card.lineage.get("weights")
+        record: dict[str, Json]
+        if located.path.is_dir():
+            terms = sorted(set(model.card.licenses.values()))
+            record = {"layout": OWN_LAYOUT, "license": ", ".join(terms) or "not stated", "origin": origin}
+        else:
+            assert isinstance(origin, dict), "what is read from a file says so"
+            record = dict(origin)
+        return record | {"source": self.source, "revision": located.revision, "sha256": checksum(located.path)}
 
 
 class WeightsConfig(SourceConfig):
@@ -91,26 +109,11 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
         ConfigError: they are of a backbone of other widths.
         IntegrityError: the file is not the stated one.
     """
-    located = locate(config.source, config.revision)
-    found = _verified(config, located)
-    parent = _read(config, located)
+    parent = config.read()
     report = warm_start(model, parent, config.take)
-    origin = parent.card.lineage.get("weights")
-    record: dict[str, Json]
-    if located.path.is_dir():
-        terms = sorted(set(parent.card.licenses.values()))
-        record = {"layout": OWN_LAYOUT, "license": ", ".join(terms) or "not stated", "origin": origin}
-    else:
-        assert isinstance(origin, dict), "what is read from a file says so"
-        record = dict(origin)
-    record |= {"source": config.source, "revision": located.revision, "sha256": found, "copied": report.as_dict()}
+    record = config.provenance(parent) | {"copied": report.as_dict()}
     model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
     return report
-
-
-def _read(config: SourceConfig, located: Located) -> PoseModel:
-    skeletons = {dataset: load_skeleton(name) for dataset, name in config.heads.items()}
-    return read_located(located, config.source, config.preset, skeletons)
 
 
 def _verified(config: SourceConfig, located: Located) -> str:

@@ -1,0 +1,425 @@
+#!/usr/bin/env python
+"""Distillation: a trained model of any family in, a small one that it has taught out.
+
+::
+
+    python pipelines/distill.py --config pipelines/configs/distill_demo.yaml
+    python pipelines/distill.py --config my.yaml --set teacher=models:/whole-body@champion --set student=rtmpose-m
+
+The data are ingested and audited as in the main job. In a first stage the student learns from labels and from its
+teacher's features and outputs; in a second one a fresh head learns from the first stage's. Student and teacher are
+judged on the same sets, their size, arithmetic and latency are measured, and the student is registered as its teacher's
+child.
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import BeforeValidator, Field
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.cluster import connect_to_ray
+from pipelines.datasets_job import DatasetsJob
+from pipelines.evaluate import evaluate_stores
+from pipelines.multidataset_train import LoaderSettings
+from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
+from pipelines.ray_training import RayTrainingConfig, train_with_ray
+from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
+from posecore.datasets.definition import DatasetDefinition
+from posecore.evaluation.inference import InferenceSettings
+from posecore.evaluation.protocols import PROTOCOLS
+from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.model_source import registered_model, registered_version
+from posecore.lineage.registry import register_model
+from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.tracking import RunLog, Tracking, connect
+from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.loading.loader import LoadingConfig
+from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
+from posecore.methods.head_distillation import HeadDistillationConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.cost import model_cost
+from posecore.models.latency import forward_seconds
+from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
+from posecore.schema import Json
+from posecore.training.loop import TrainingConfig
+from posecore.training.preflight import crops_per_rank
+from posecore.training.schedule import MultiStepSchedule
+
+_REGISTRY = "models:/"
+
+
+def _named(field: str) -> BeforeValidator:
+    return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
+
+
+class DistillationJob(DatasetsJob):
+    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+
+    Attributes:
+        teacher: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
+        student: the small model; a preset's name is enough.
+        weights: what the student starts from; None for fresh weights.
+        method: what counts how much in the first stage.
+        loading: batches.
+        training: the first stage.
+        second_stage: its length as a share of the first; 0 for none. Published: 60 epochs after 270, at a constant
+            learning rate.
+        backbone_statistics: in the second stage; see
+            :class:`~posecore.methods.head_distillation.HeadDistillationConfig`.
+        cluster: workers.
+        inference: how predictions are made for the evaluation.
+    """
+
+    teacher: Annotated[SourceConfig, _named("source")]
+    student: Annotated[ModelConfig, _named("backbone")]
+    weights: WeightsConfig | None = None
+    method: DistillationTerms = DistillationTerms()
+    loading: LoaderSettings = LoaderSettings()
+    training: TrainingConfig
+    second_stage: float = Field(default=60 / 270, ge=0)
+    backbone_statistics: Literal["frozen", "drift"] = "frozen"
+    cluster: RayTrainingConfig = RayTrainingConfig()
+    inference: InferenceSettings = InferenceSettings()
+
+    def mixture(self) -> LoadingConfig:
+        """The loader's configuration."""
+        return self.loading.config(self.datasets)
+
+    def head_training(self) -> TrainingConfig:
+        """The second stage's loop: shorter, and with a constant rate after the warm-up."""
+        steps = max(1, round(self.second_stage * self.training.steps))
+        warmup = min(self.training.schedule.warmup_steps, steps // 10)
+        schedule = MultiStepSchedule(warmup_steps=warmup, milestones=())
+        return self.training.model_copy(update={"steps": steps, "schedule": schedule})
+
+
+@dataclass(frozen=True)
+class TeacherFiles:
+    """The teacher as every worker of this run reads it.
+
+    Attributes:
+        source: a model folder in the run folder, by checksum.
+        record: where it came from, for the student's lineage.
+        licenses: its terms.
+        parent: its version, if it is a registered one.
+        heads: by dataset of the student, the head that teaches it.
+        comparable: datasets whose points are those of their teaching head.
+    """
+
+    source: SourceConfig
+    record: Mapping[str, Json]
+    licenses: Mapping[str, str]
+    parent: RegisteredVersion | None
+    heads: Mapping[str, str]
+    comparable: frozenset[str]
+
+
+def run(config: DistillationJob, reuse: bool = True) -> None:
+    """The whole job as a list of steps."""
+    definitions = {entry.name: entry.load() for entry in config.datasets}
+    crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
+    check_places(config, definitions)
+    tracking = connect(config.tracking, config.folder)
+    teacher = fetch_teacher(config, definitions, tracking)
+    if config.weights is not None:
+        config = config.model_copy(update={"weights": pin(config.weights)})
+    connect_to_ray()
+
+    with Workflow(tracking, config.name, config.folder, config, reuse=reuse) as workflow:
+        splits = ingest_splits(workflow, config, definitions)
+        training = [split for split in splits if split.role == "training"]
+        evaluation = [split for split in splits if split.role == "evaluation"]
+        leaks = audit_step(workflow, config, training, evaluation)
+        student = first_stage(workflow, config, teacher, training, evaluation)
+        if config.second_stage:
+            student = second_stage(workflow, config, teacher, student, training, evaluation)
+        judged = [
+            evaluate_step(workflow, config, "student", student.values["folder"], split, {}) for split in evaluation
+        ]
+        reference = [
+            evaluate_step(workflow, config, "teacher", teacher.source.source, split, teacher.heads)
+            for split in evaluation
+            if split.entry.answering_head in teacher.comparable
+        ]
+        measured = measure_step(workflow, config, teacher, student)
+        registered = register_step(workflow, config, teacher, student, splits, judged, measured, leaks)
+        workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
+
+    console = Console(soft_wrap=True)
+    console.print(results_table(evaluation, judged, reference))
+    console.print(cost_table(measured))
+    console.print(f"model     {registered.values['uri']}   (folder {student.values['folder']})")
+    console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+
+
+def fetch_teacher(
+    config: DistillationJob, definitions: Mapping[str, DatasetDefinition], tracking: Tracking
+) -> TeacherFiles:
+    """Brings the teacher into the run folder and refuses one that cannot teach this student.
+
+    Raises:
+        CheckpointError: it cannot be read.
+        ConfigError: the two do not go together.
+        IntegrityError: it is not the stated one.
+        LineageError: there is no such registered version.
+    """
+    parent = None
+    source = config.teacher
+    if source.source.startswith(_REGISTRY):
+        parent = registered_version(source.source, tracking)
+        with registered_model(parent.uri, tracking) as folder:
+            source = pin(SourceConfig(source=str(folder)))
+            model, record = _read(source)
+        record |= {"source": parent.uri}
+    else:
+        source = pin(source)
+        model, record = _read(source)
+    copy = config.folder / "teacher" / str(source.sha256)[:12]
+    save_model(model, copy)
+    own = pin(SourceConfig(source=str(copy)))
+    terms = DistillationConfig(teacher=own, **config.method.model_dump())
+    learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
+    with torch.device("meta"):  # no memory, whatever the size
+        lessons = Distillation(_untrained(config.student, learned), model, terms).teacher.lessons
+    comparable = frozenset(
+        dataset
+        for dataset, lesson in lessons.items()
+        if model.skeletons[lesson.head].union_names == learned[dataset].skeleton.union_names
+    )
+    heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
+    return TeacherFiles(own, record, model.card.licenses, parent, heads, comparable)
+
+
+def _read(source: SourceConfig) -> tuple[PoseModel, dict[str, Json]]:
+    model = source.read()
+    return model, source.provenance(model)
+
+
+def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]) -> PoseModel:
+    return build_model(
+        config,
+        {name: definition.skeleton for name, definition in definitions.items()},
+        {name: definition.conventions for name, definition in definitions.items()},
+    )
+
+
+def first_stage(
+    workflow: Workflow,
+    config: DistillationJob,
+    teacher: TeacherFiles,
+    training: Sequence[Split],
+    evaluation: Sequence[Split],
+) -> StepResult:
+    """Labels, features and outputs to a student."""
+    method = DistillationConfig(teacher=teacher.source, **config.method.model_dump())
+    lineage = {"teacher": dict(teacher.record)}
+    return _train_step(workflow, config, "stage1", method, config.training, training, evaluation, lineage, teacher)
+
+
+def second_stage(
+    workflow: Workflow,
+    config: DistillationJob,
+    teacher: TeacherFiles,
+    student: StepResult,
+    training: Sequence[Split],
+    evaluation: Sequence[Split],
+) -> StepResult:
+    """The first stage's student teaches a fresh head on its own backbone."""
+    source = pin(SourceConfig(source=student.values["folder"]))
+    method = HeadDistillationConfig(teacher=source, backbone_statistics=config.backbone_statistics)
+    lineage = load_model(student.values["folder"]).card.lineage
+    plain = config.model_copy(update={"weights": None})  # everything but the head comes from the first stage
+    return _train_step(
+        workflow, plain, "stage2", method, config.head_training(), training, evaluation, lineage, teacher
+    )
+
+
+def _train_step(
+    workflow: Workflow,
+    config: DistillationJob,
+    name: str,
+    method: DistillationConfig | HeadDistillationConfig,
+    loop: TrainingConfig,
+    training: Sequence[Split],
+    evaluation: Sequence[Split],
+    lineage: Mapping[str, Json],
+    teacher: TeacherFiles,
+) -> StepResult:
+    data = {split.entry.name: split.digest for split in training}
+    inputs: dict[str, Any] = {
+        "data": data,
+        "model": config.student,
+        "method": method,
+        "weights": config.weights,
+        "loading": config.mixture(),
+        "training": loop,
+    }
+    run_dir = folder_for(config, inputs)
+    worker = MultiDatasetWorker(
+        model=config.student,
+        method=method,
+        weights=config.weights,
+        training=loop,
+        loading=config.mixture(),
+        stores={split.entry.name: split.location for split in training},
+        evaluate=PeriodicEvaluation(
+            stores={split.entry.name: split.location for split in evaluation},
+            heads={split.entry.name: split.entry.answering_head for split in evaluation},
+            settings=config.inference,
+        ),
+    )
+
+    def execute(log: RunLog) -> Outputs:
+        log.log_params({"steps": loop.steps, "run_dir": run_dir})
+        log_dataset_inputs(log, [split.use for split in training])
+        trained = train_with_ray(worker, run_dir, config.cluster, log.log_metrics)
+        model = worker.trained_model(trained.checkpoint)
+        card = model.card
+        origin = {**lineage, **card.lineage, "run_id": log.run_id, "step": loop.steps, "data": data}
+        licenses = {**{f"teacher {key}": terms for key, terms in teacher.licenses.items()}, **card.licenses}
+        model.card = card.model_copy(update={"lineage": origin, "licenses": licenses})
+        folder = save_model(model, run_dir / "model")
+        return Outputs({"folder": str(folder)}, vouched(folder / CARD_FILE, folder / WEIGHTS_FILE))
+
+    return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+
+
+def evaluate_step(
+    workflow: Workflow, config: DistillationJob, who: str, folder: str, split: Split, heads: Mapping[str, str]
+) -> StepResult:
+    """Teacher or student on one split, by that dataset's protocol.
+
+    Args:
+        workflow: the run.
+        config: the job.
+        who: ``teacher`` or ``student``.
+        folder: of the model.
+        split: what it is judged on.
+        heads: the model's head by dataset, where it is not the dataset's own.
+    """
+    name = split.entry.name
+    head = heads.get(split.entry.answering_head, split.entry.answering_head)
+    out = Path(folder).parent / "evaluation" / who / name
+
+    def execute(log: RunLog) -> Outputs:
+        log_dataset_inputs(log, [split.use])
+        result = evaluate_stores(folder, {name: split.location}, config.inference, heads={name: head}, out=out)
+        log.log_metrics(result.metrics[name])
+        return Outputs({"metrics": result.metrics[name], "set": name}, vouched(result.report))
+
+    inputs = {"model": pin(SourceConfig(source=folder)), "data": split.digest, "head": head, "out": str(out)}
+    return workflow.step(
+        f"evaluate:{who}:{name}", execute, inputs=inputs | {"settings": config.inference}, code=["pipelines.evaluate"]
+    )
+
+
+def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, student: StepResult) -> StepResult:
+    """Size, arithmetic and latency of student and teacher on the driver's machine, one crop and one head at a time."""
+    folders = {"student": student.values["folder"], "teacher": teacher.source.source}
+
+    def execute(log: RunLog) -> Outputs:
+        measured = {who: _measured(Path(folder)) for who, folder in folders.items()}
+        log.log_metrics({f"{who}/{name}": value for who, values in measured.items() for name, value in values.items()})
+        return Outputs(dict(measured))
+
+    inputs = {"student": student, "teacher": teacher.source}
+    return workflow.step("measure", execute, inputs=inputs, code=["posecore.models.latency", "posecore.models.cost"])
+
+
+def _measured(folder: Path) -> dict[str, float]:
+    model = load_model(folder)
+    cost = model_cost(model.config, {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()})
+    return {
+        "parameters": cost.parameters,
+        "gflops": cost.flops / 1e9,
+        "megabytes": (folder / WEIGHTS_FILE).stat().st_size / 1e6,
+        "latency_ms": 1e3 * forward_seconds(model, next(iter(model.skeletons))),
+    }
+
+
+def register_step(
+    workflow: Workflow,
+    config: DistillationJob,
+    teacher: TeacherFiles,
+    student: StepResult,
+    splits: Sequence[Split],
+    judged: Sequence[StepResult],
+    measured: StepResult,
+    leaks: StepResult,
+) -> StepResult:
+    """The student as a new version in the registry, a child of its teacher's version if that is registered."""
+    evaluation = [split for split in splits if split.role == "evaluation"]
+
+    def execute(log: RunLog) -> Outputs:
+        figures = {f"cost.{name}": f"{value:.6g}" for name, value in measured.values["student"].items()}
+        version = register_model(
+            log,
+            config.name,
+            Path(student.values["folder"]),
+            [split.use for split in splits],
+            [
+                EvaluationResult(name=split.entry.name, digest=split.digest, metrics=result.values["metrics"])
+                for split, result in zip(evaluation, judged, strict=True)
+            ],
+            parent=teacher.parent,
+            tags={"training_run_id": student.run_id, "leaked_pairs": str(leaks.values["shared"]), **figures},
+            summary=f"Distilled from {teacher.record['source']}.",
+        )
+        return Outputs({"uri": version.uri, "version": version.version})
+
+    inputs = {
+        "name": config.name,
+        "model": student,
+        "parent": teacher.parent.uri if teacher.parent else None,
+        "judged": list(judged),
+        "measured": measured,
+        "audit": leaks,
+    }
+    return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
+
+
+def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult], reference: Sequence[StepResult]) -> Table:
+    """One row per judged set: student beside teacher, where the teacher knows the same points."""
+    table = Table(title="results")
+    for column in ("dataset", "metric", "student", "teacher"):
+        table.add_column(column, overflow="fold")
+    of_teacher = {result.values["set"]: result.values["metrics"] for result in reference}
+    for split, result in zip(evaluation, judged, strict=True):
+        name = split.entry.name
+        primary = PROTOCOLS[split.definition.evaluation.protocol].primary
+        theirs = f"{of_teacher[name][primary]:.3f}" if name in of_teacher else "other points"
+        table.add_row(name, primary, f"{result.values['metrics'][primary]:.3f}", theirs)
+    return table
+
+
+def cost_table(measured: StepResult) -> Table:
+    """What student and teacher cost."""
+    table = Table(title="cost of one crop")
+    for column in ("", "parameters", "GFLOPs", "MB on disk", "latency here, ms"):
+        table.add_column(column)
+    for who, values in measured.values.items():
+        table.add_row(
+            who,
+            f"{values['parameters']:,.0f}",
+            f"{values['gflops']:.3f}",
+            f"{values['megabytes']:.1f}",
+            f"{values['latency_ms']:.1f}",
+        )
+    return table
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the job named on the command line; returns the exit status."""
+    return run_job(__doc__, DistillationJob, run, arguments)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
