@@ -1,0 +1,233 @@
+"""Does sharing across skeletons help? Six synthetic sets of very unequal size, one small backbone, equal steps.
+
+    python benchmarks/many_skeletons.py --out results/many_skeletons --seeds 0 1 2
+
+Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; two processes may share
+the folder with different ``--seeds``. The tables are printed at the end, or alone with ``--steps 0``.
+
+Arms: ``single`` trains one model per set; ``heads``, ``experts`` and ``prototypes`` one model on all six, the last also
+without cross-type self-supervision (``prototypes-alone``). ``<method>@large`` knows the three large sets only;
+``<method>+new`` goes on from it with the three small ones added, their parts fresh, ``<method>+warm`` with their parts
+copied by union names. What both lose of the large sets against ``<method>@large`` is forgetting.
+"""
+
+import argparse
+import json
+import resource
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter
+from rich.console import Console
+from rich.table import Table
+
+from pipelines.multidataset_worker import MultiDatasetWorker
+from posecore.config import parse_config
+from posecore.datasets.discovery import load_dataset, read_split
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.loading.loader import LoadingConfig
+from posecore.methods.sharing import MethodConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.saving import save_model
+from posecore.models.warm_start import WarmStartConfig
+from posecore.models.weights.initial import WeightsConfig
+from posecore.shards.store import open_store
+from posecore.synth.writers import write_dataset
+from posecore.training.context import LocalContext
+from posecore.training.loop import TrainingConfig
+
+PICTURES = {"coco": 2400, "mpii": 2800, "coco_wholebody": 1200, "ap10k": 310, "syrip": 200, "crowdpose": 120}
+"""Training pictures; roughly 4000, 4000, 2000, 400, 200 and 200 labelled bodies."""
+LARGE, SMALL = ("coco", "mpii", "coco_wholebody"), ("ap10k", "syrip", "crowdpose")
+NUM_VAL = 150
+METRIC = {name: "AP" for name in PICTURES} | {"mpii": "PCKh", "coco_wholebody": "body/AP"}
+MODEL: dict[str, Any] = {
+    # Patches of 8 pixels and small crops: a transformer of this size learns little from patches of 16.
+    "backbone": {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0},
+    "head": {"kind": "classic", "channels": 32},
+    "input_size": [64, 64],
+    "heatmap_sigma": 1.5,
+}
+AUGMENT = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.5, "rotation_degrees": 20}
+LYING = AUGMENT | {"rotation_probability": 1.0, "rotation_distribution": "uniform", "rotation_degrees": 180}
+PROTOTYPES = {
+    "kind": "prototypes",
+    "embedding": {"channels": 32, "dim": 32},
+    "stages": "joint",
+    "weights": "balanced",
+    "momentum": 0.99,
+}
+METHODS: dict[str, Any] = {
+    "heads": "heads",
+    "experts": "experts",
+    "prototypes": PROTOTYPES,
+}
+ALONE = PROTOTYPES | {
+    "stages": {"heads_from": 0, "backbone_from": 0, "prototypes_until": 1, "self_supervision_from": 1}
+}
+FRESH_PARTS = WarmStartConfig(experts=False, points=False, prototypes=False)
+
+Run = Callable[[Path], dict[str, Any]]
+
+
+def prepare(out: Path) -> dict[str, dict[str, str]]:
+    """Renders and ingests the six sets; split and set to the location of the shards."""
+    locations: dict[str, dict[str, str]] = {"train": {}, "val": {}}
+    for name, count in PICTURES.items():
+        root = write_dataset(name, out / "data" / name, count, NUM_VAL, (192, 192))
+        definition = load_dataset(name)
+        for split in locations:
+            job = ingest_job(definition, split, root, out / "shards", IngestSettings())
+            ingest(job, read_split(definition, split, root))
+            locations[split][name] = str(job.folder)
+    return locations
+
+
+def arms(
+    out: Path, stores: Mapping[str, Mapping[str, str]], seed: int, steps: int, batch: int
+) -> Iterator[tuple[str, Run]]:
+    """Name and function of every run of one seed, parents before their children."""
+
+    def run(names: Sequence[str], method: Any, steps: int = steps, **initial: Any) -> Run:
+        return lambda folder: train_and_judge(folder, stores, names, method, seed, steps, batch, **initial)
+
+    for method, config in METHODS.items():
+        yield method, run(tuple(PICTURES), config)
+    yield "prototypes-alone", run(tuple(PICTURES), ALONE)
+    for name in PICTURES:
+        yield f"single:{name}", run((name,), "heads")
+    for method, config in METHODS.items():
+        yield f"{method}@large", run(LARGE, config)
+        parent = str(run_folder(out, f"{method}@large", seed) / "model")
+        for suffix, take in (("new", FRESH_PARTS), ("warm", WarmStartConfig())):
+            weights = WeightsConfig(source=parent, take=take)
+            yield f"{method}+{suffix}", run(tuple(PICTURES), config, steps * 2 // 5, weights=weights)
+
+
+def train_and_judge(
+    folder: Path,
+    stores: Mapping[str, Mapping[str, str]],
+    names: Sequence[str],
+    method: Any,
+    seed: int,
+    steps: int,
+    batch: int,
+    weights: WeightsConfig | None = None,
+) -> dict[str, Any]:
+    """Trains one model and judges it on every set it was trained on."""
+    loading = {
+        "mixture": {"entries": [{"name": name, "augment": LYING if name == "syrip" else AUGMENT} for name in names]},
+        "num_threads": 1,
+    }
+    training = {
+        "steps": steps,
+        "global_batch": batch,
+        "seed": seed,
+        "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
+        "schedule": {"kind": "cosine", "warmup_steps": 50},
+        "engine": {"kind": "torch", "precision": "bf16"},
+        "checkpoint_every": steps,
+    }
+    records: list[Mapping[str, float]] = []
+    worker = MultiDatasetWorker(
+        model=parse_config(MODEL, ModelConfig, "model"),
+        training=parse_config(training, TrainingConfig, "training"),
+        loading=parse_config(loading, LoadingConfig, "loading"),
+        stores={name: stores["train"][name] for name in names},
+        method=TypeAdapter(MethodConfig).validate_python(method),
+        weights=weights,
+    )
+    context = LocalContext(folder, lambda metrics, step: records.append(metrics))
+    began = time.process_time()
+    worker(context)
+    seconds = time.process_time() - began
+    with context.latest_checkpoint() as checkpoint:
+        assert checkpoint is not None
+        model = worker.trained_model(checkpoint)
+    save_model(model, folder / "model")
+    settings = InferenceSettings(num_threads=1, flip_test=False)
+    judged = {name: evaluate_store(model, open_store(stores["val"][name]), settings, head=name) for name in names}
+    return {
+        "metrics": judged,
+        "step_s": seconds / steps,
+        "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
+
+
+def once(out: Path, arm: str, seed: int, run: Run) -> None:
+    """Runs an arm unless its result is there, and appends the result."""
+    if any(row["arm"] == arm and row["seed"] == seed for row in results(out)):
+        return
+    outcome = run(run_folder(out, arm, seed))
+    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
+        file.write(json.dumps({"arm": arm, "seed": seed, **outcome}) + "\n")
+
+
+def run_folder(out: Path, arm: str, seed: int) -> Path:
+    """Where a run keeps its checkpoints and its model."""
+    return out / "runs" / f"{arm.replace(':', '_')}_{seed}"
+
+
+def results(out: Path) -> list[dict[str, Any]]:
+    """All runs so far."""
+    path = out / "results.jsonl"
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def show(out: Path) -> None:
+    """Mean ± standard deviation over the seeds, one row per arm."""
+    table = Table(title="six synthetic sets: primary metric in percent")
+    for column in ("arm", "seeds", *PICTURES, "small sets", "step s"):
+        table.add_column(column)
+    by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
+    step_s: dict[str, list[float]] = defaultdict(list)
+    for row in results(out):
+        arm = row["arm"].partition(":")[0]
+        step_s[arm].append(row["step_s"])
+        for name, metrics in row["metrics"].items():
+            value = metrics[METRIC[name]]
+            by_arm[arm][row["seed"]][name] = value if METRIC[name] == "PCKh" else 100 * value
+    for arm, by_seed in by_arm.items():
+        cells = [spread([by_seed[seed][name] for seed in by_seed if name in by_seed[seed]]) for name in PICTURES]
+        whole = [values for values in by_seed.values() if all(name in values for name in SMALL)]
+        small = spread([mean(values[name] for name in SMALL) for values in whole])
+        table.add_row(arm, str(len(by_seed)), *cells, small, f"{mean(step_s[arm]):.3f}")
+    Console(width=160).print(table)
+
+
+def spread(values: Sequence[float]) -> str:
+    """Mean ± standard deviation."""
+    if not values:
+        return "–"
+    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--steps", type=int, default=1000, help="of every run; 0 prints what is there")
+    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--arms", nargs="*", help="default: all")
+    options = parser.parse_args()
+    options.out.mkdir(parents=True, exist_ok=True)
+    if options.steps:
+        torch.set_num_threads(1)
+        stores = prepare(options.out)
+        for seed in options.seeds:
+            for arm, run in arms(options.out, stores, seed, options.steps, options.batch):
+                if options.arms is None or arm.partition(":")[0] in options.arms:
+                    once(options.out, arm, seed, run)
+    show(options.out)
+
+
+if __name__ == "__main__":
+    main()
