@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from posecore.cli.commands import Commands
+from posecore.cli.commands import Commands, positive
 from posecore.config import parse_config, read_yaml
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
@@ -23,18 +23,18 @@ def add(commands: Commands) -> None:
     parser.add_argument("--backbone", help="preset, for example sapiens-1b; see posecore models list")
     parser.add_argument("--input", metavar="HxW", help="crop height and width in pixels (default: the preset's)")
     heads = parser.add_mutually_exclusive_group()
-    heads.add_argument("--keypoints", type=_positive, help="points of a single head (default: 17)")
+    heads.add_argument("--keypoints", type=positive, help="points of a single head (default: 17)")
     heads.add_argument("--datasets", help="names with commas; one head per dataset")
     parser.add_argument("--gpu", required=True, help="kind of GPU, for example h100, a100-80, rtx4090")
-    parser.add_argument("--gpus", type=_positive, help="number of GPUs (default: 1)")
-    parser.add_argument("--batch", type=_positive, help="crops per GPU and forward pass (default: 1)")
-    parser.add_argument("--accumulation", type=_positive, help="forward passes per step (default: 1)")
+    parser.add_argument("--gpus", type=positive, help="number of GPUs (default: 1)")
+    parser.add_argument("--batch", type=positive, help="crops per GPU and forward pass (default: 1)")
+    parser.add_argument("--accumulation", type=positive, help="forward passes per step (default: 1)")
     parser.add_argument("--engine", choices=["torch", "deepspeed"], help="default: deepspeed")
     parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], help="DeepSpeed ZeRO stage (default: 2)")
     parser.add_argument("--precision", choices=["bf16", "fp32"], help="default: bf16")
     parser.add_argument("--offload", action="store_true", help="optimiser state in host memory")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
-    parser.add_argument("--trainable", type=_positive, help="number of trained parameters (default: all)")
+    parser.add_argument("--trainable", type=positive, help="number of trained parameters (default: all)")
     parser.add_argument("--mfu", type=_share, default=0.4, help="share of the GPU's peak it computes at (default: 0.4)")
     parser.set_defaults(run=_plan)
 
@@ -210,13 +210,6 @@ def _size(text: str) -> tuple[int, int]:
     if not (height.isdigit() and width.isdigit()):
         raise ConfigError(f"--input {text}: give height x width in pixels, for example 1024x768.")
     return int(height), int(width)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not at least 1")
-    return number
 
 
 def _share(text: str) -> float:

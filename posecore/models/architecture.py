@@ -68,7 +68,7 @@ class ModelConfig(Config):
     def _check(self) -> Self:
         multiple = self.backbone.size_multiple
         if any(side <= 0 or side % multiple for side in self.input_size):
-            raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's patch.")
+            raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
         if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
             raise ValueError(
                 f"embedding needs a head whose heatmaps are {self.embedding.upsampling} times as large as its input, "

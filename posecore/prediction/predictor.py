@@ -82,20 +82,24 @@ class Predictor:
         """Reads a model folder or any published checkpoint, onto a GPU if there is one.
 
         Args:
-            source: as for :func:`~posecore.models.weights.read.read_weights`.
+            source: as for :func:`~posecore.models.weights.read.read_weights`, or a preset of which a single model with
+                heads was published.
             settings: how to predict.
             expect: preset or published model the weights must be of.
 
         Raises:
-            PredictionError: the source is the name of an architecture, which has no weights.
+            PredictionError: the source is the name of an architecture of which no or several models were published.
             CheckpointError: there are no such weights, or they are not what was expected.
             IntegrityError: a file is not the one that was written.
         """
         if str(source) in PRESETS and str(source) not in CATALOG and not Path(source).exists():
-            raise PredictionError(
-                f"{source} is an architecture, and one without weights would guess; name a trained model: a folder, a "
-                f"file, or a published one ({', '.join(list(CATALOG)[:3])} … see posecore models list)."
-            )
+            trained = [row.name for row in CATALOG.values() if row.preset == source and row.heads]
+            if len(trained) != 1:
+                raise PredictionError(
+                    f"{source} is an architecture, and one without weights would guess; name a trained model: a "
+                    f"folder, a file, or what was published of it ({', '.join(trained) or 'nothing'})."
+                )
+            source = trained[0]
         return cls(read_weights(source, expect), settings, best_device())
 
     def head(self, name: str | None) -> str:

@@ -10,7 +10,9 @@ from posecore.errors import CheckpointError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.cspnext import SpatialPyramid
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.rtmcc import ScaleNorm
 from posecore.models.saving import load_weights
 from posecore.skeletons.library import load_skeleton
 
@@ -113,3 +115,25 @@ def test_batchnorm_sees_all_datasets_of_a_micro_batch() -> None:
     alone(DeviceBatch(images=batch.images[:2], groups=(batch.groups[0], _group("mpii", 2, torch.zeros(0, 16, 2)))))
     means = [method.model.backbone.stem[0].bn.running_mean for method in (together, alone)]
     assert not torch.equal(*means)
+
+
+@torch.no_grad()
+def test_the_pyramid_pools_over_5_9_and_13_in_this_order() -> None:
+    """Grids of the reference arrays are smaller than any of the three, whose maxima are all the same there."""
+    torch.manual_seed(0)
+    pyramid = SpatialPyramid(4).eval()
+    joined: list[Tensor] = []
+    pyramid.conv2.register_forward_pre_hook(lambda _, inputs: joined.append(inputs[0]))
+    pyramid(torch.randn(1, 4, 16, 15))
+    kept, *pooled = joined[0].chunk(4, dim=1)
+    for side, found in zip((5, 9, 13), pooled, strict=True):
+        for row, column in ((0, 0), (7, 7), (15, 14), (3, 9)):
+            rows, columns = (slice(max(0, at - side // 2), at + side // 2 + 1) for at in (row, column))
+            torch.testing.assert_close(found[..., row, column], kept[..., rows, columns].amax((2, 3)), rtol=0, atol=0)
+
+
+def test_what_hardly_differs_from_zero_is_not_blown_up() -> None:
+    """The floor of the norm is that of the published code, 1e-5; no reference array comes near it."""
+    norm = ScaleNorm(4)
+    torch.testing.assert_close(norm(torch.full((4,), 1e-4)), torch.ones(4))
+    torch.testing.assert_close(norm(torch.full((4,), 1e-6)), torch.full((4,), 0.1))

@@ -173,6 +173,7 @@ def test_a_run_that_ends_early_leaves_no_half_written_file(
     [
         (["--model", "vitpose-base-of-nobody"], "vitpose-base-of-nobody"),
         (["--model", "vit-nano"], "vit-nano is an architecture, and one without weights would guess"),
+        (["--model", "rtmpose-t"], "of it (rtmpose-t-coco-256x192, dwpose-t-wholebody-256x192)."),
         (["--dataset", "cats"], "no head 'cats'; it has coco (coco17, 17 points), mpii"),
         (["--boxes", "absent.csv"], "absent.csv cannot be read"),
         (["--boxes", "other.csv"], "has boxes for 1 images (such as other.png), but for none of those given"),
@@ -206,3 +207,10 @@ def test_a_real_photo_is_drawn(model: str, samples: Path, tmp_path: Path) -> Non
     )
     assert drawn.shape == plain.shape
     assert np.abs(drawn.astype(int) - plain).max() > 100
+
+
+def test_a_batch_of_nothing_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        main(["predict", "x.jpg", "--model", "m", "--batch-size", "0"])
+    assert stopped.value.code == 2
+    assert "--batch-size: 0 is not at least 1" in capsys.readouterr().err

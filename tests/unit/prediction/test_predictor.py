@@ -244,3 +244,16 @@ def test_a_compiled_model_answers_the_same_and_is_compiled_once(monkeypatch: pyt
     for a, b in zip(plain, found, strict=True):
         np.testing.assert_allclose(a.keypoint_scores, b.keypoint_scores, atol=1e-5)
         np.testing.assert_allclose(a.keypoints, b.keypoints, atol=0.1)
+
+
+def test_a_preset_means_the_one_model_published_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def read(source: str, expect: str | None) -> PoseModel:
+        asked.append(source)
+        return random_model()
+
+    monkeypatch.setattr("posecore.prediction.predictor.read_weights", read)
+    Predictor.load("sapiens2-0.8b")
+    Predictor.load("vitpose-plus-base")
+    assert asked == ["sapiens2-0.8b-308", "vitpose-plus-base"]
