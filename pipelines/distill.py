@@ -69,6 +69,7 @@ class DistillationJob(DatasetsJob):
         weights: what the student starts from; None for fresh weights.
         method: what counts how much in the first stage.
         loading: batches.
+        bodies: ``all`` trains on boxes without a labelled point as well, which the teacher alone says something about.
         training: the first stage.
         second_stage: its length as a share of the first; 0 for none. Published: 60 epochs after 270, at a constant
             learning rate.
@@ -83,6 +84,7 @@ class DistillationJob(DatasetsJob):
     weights: WeightsConfig | None = None
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
+    bodies: Literal["labelled", "all"] = "labelled"
     training: TrainingConfig
     second_stage: float = Field(default=60 / 270, ge=0)
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
@@ -91,7 +93,7 @@ class DistillationJob(DatasetsJob):
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""
-        return self.loading.config(self.datasets)
+        return self.loading.config(self.datasets).model_copy(update={"bodies": self.bodies})
 
     def head_training(self) -> TrainingConfig:
         """The second stage's loop: shorter, and with a constant rate after the warm-up."""

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import cv2
 import numpy as np
@@ -40,6 +40,7 @@ class LoadingConfig(Config):
         augment: of every entry that has none of its own.
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
+        bodies: ``all`` crops bodies without a labelled point as well, which only a teacher can say something about.
         num_threads: decoding threads per rank; one per core the rank may use.
         prefetch: blocks of ``mixture.shuffle_window`` batches prepared ahead.
         cache_bytes: bound on the decoded images a rank keeps. Where every thread's share of it holds all images of the
@@ -51,6 +52,7 @@ class LoadingConfig(Config):
     mixture: MixtureConfig
     augment: AugmentConfig = AugmentConfig()
     unlabelled: UnlabelledConfig | None = None
+    bodies: Literal["labelled", "all"] = "labelled"
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
@@ -154,7 +156,8 @@ class Loader:
             return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
-        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions)
+        everyone = self.config.bodies == "all"
+        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions, everyone)
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""

@@ -22,6 +22,7 @@ class TrainingCrops:
         input_size: (height, width) of the crops.
         seed: of the run.
         conventions: of the model to be trained; None for the dataset's own.
+        unlabelled: crop bodies without a labelled point as well.
     """
 
     def __init__(
@@ -32,9 +33,10 @@ class TrainingCrops:
         input_size: tuple[int, int],
         seed: int,
         conventions: Conventions | None = None,
+        unlabelled: bool = False,
     ) -> None:
         self.name = name
-        self.instances = UsableInstances.of(store)
+        self.instances = UsableInstances.bodies(store) if unlabelled else UsableInstances.of(store)
         self.definition = store.manifest.definition
         self._conventions = conventions or self.definition.conventions
         self._augment = augment

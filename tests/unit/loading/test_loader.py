@@ -11,7 +11,8 @@ from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.samples import UsableInstances
-from tests.support.tiny_store import write_store
+from posecore.schema import KeypointState
+from tests.support.tiny_store import instance, record, write_store
 
 SIZE = (64, 48)
 
@@ -160,6 +161,21 @@ def test_crops_follow_the_conventions_of_the_model(stores):
     assert np.min(moved) > 0.1
     assert np.max(moved) < 2
     assert own.images.tobytes() != others.images.tobytes()
+
+
+def test_bodies_without_a_label_come_only_if_asked_for(tmp_path):
+    """They are cut and augmented like any other, and no point of them counts as labelled."""
+    box = (10.0, 10.0, 40.0, 60.0)
+    bodies = [instance("labelled", 17, box), instance("bare", 17, box, keypoints=np.zeros((17, 3), np.float32))]
+    store = {"people": write_store(tmp_path, "people", [], records=[record("people", 0, bodies)])}
+    alone = {"mixture": {"entries": [{"name": "people"}]}}
+    seen = {}
+    for wanted in ("labelled", "all"):
+        (batch,) = batches(store, 1, loading(bodies=wanted, **alone), global_batch=4)
+        (group,) = batch.groups
+        seen[wanted] = dict(zip(group.rows.tolist(), (group.state > KeypointState.UNLABELLED).any(1), strict=True))
+        assert np.isfinite(group.keypoints_crop).all()
+    assert seen == {"labelled": {0: True}, "all": {0: True, 1: False}}
 
 
 def test_state_is_the_seed_and_the_next_step(stores):
