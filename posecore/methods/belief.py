@@ -36,9 +36,13 @@ def believed(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
     Returns:
         (n, K, h, w) float32 heatmaps, or (n, K, bins) float32 lines that SimCC's softmax turns into labels.
     """
-    outputs = outputs.float()
     if outputs_alike(teacher, student):
-        return outputs
+        return outputs.float()
+    with torch.autocast(outputs.device.type, enabled=False):  # in bfloat16 a logarithm would be off by a pixel
+        return _carried(outputs.float(), teacher, student)
+
+
+def _carried(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
     if isinstance(student, SimccCodec):
         if isinstance(teacher, HeatmapCodec):
             return heatmap_to_simcc(outputs, teacher, student)

@@ -11,12 +11,13 @@ def synchronise_batchnorm(module: nn.Module) -> None:
     """Replaces every running mean and variance by the average over ranks, weighted by the batches each has seen.
 
     A rank whose slice of a rare dataset was always empty still holds the initial 0 and 1; its weight is 0. Collective:
-    every rank must call it, before anything is evaluated or saved.
+    every rank must call it, before anything is evaluated or saved. Frozen layers are in evaluation mode and left alone:
+    an average of equal numbers may differ from them in the last bit.
     """
     if not dist.is_initialized() or dist.get_world_size() == 1:
         return
     for norm in module.modules():
-        if not isinstance(norm, _BatchNorm) or not norm.track_running_stats:
+        if not isinstance(norm, _BatchNorm) or not norm.track_running_stats or not norm.training:
             continue
         assert norm.running_mean is not None
         assert norm.running_var is not None

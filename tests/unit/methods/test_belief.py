@@ -104,3 +104,10 @@ def test_other_sizes_of_the_same_family_keep_the_place() -> None:
     maps = believed(_heatmaps(LARGE), LARGE, UDP)
     stride = torch.tensor([191 / 47, 255 / 63])
     torch.testing.assert_close(UDP.decode(maps)[0] * stride, POINTS, atol=0.1, rtol=0)
+
+
+def test_mixed_precision_does_not_blur_a_place() -> None:
+    maps = _heatmaps(UDP)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        taught = believed(maps, UDP, SIMCC)
+    assert torch.equal(taught, believed(maps, UDP, SIMCC))
