@@ -18,6 +18,7 @@ from torch import Tensor
 from posecore.datasets.definition import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
+from posecore.models.vit import VitConfig
 
 DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
     17: ("coco", "ap10k", "apt36k"),
@@ -40,6 +41,8 @@ SKELETONS: Mapping[str, str] = {
     "goliath": "goliath308",
 }
 """Skeleton of every dataset in :data:`DATASETS_BY_POINTS`."""
+
+_POSE_PADDING = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,19 @@ def refuse_unused(layout: str, unused: Sequence[str]) -> None:
         more = f" and {len(unused) - 3} more" if len(unused) > 3 else ""
         raise CheckpointError(
             f"the file looks like {layout} but holds tensors that layout does not know: {', '.join(unused[:3])}{more}."
+        )
+
+
+def refuse_other_padding(layout: str, model: PoseModel, backbone: VitConfig) -> None:
+    """Refuses a pose model that would compute something else when it is read again: files do not hold the padding.
+
+    Raises:
+        CheckpointError: it has heads, and a patch padding other than the published 2.
+    """
+    if model.heads and backbone.patch_padding != _POSE_PADDING:
+        raise CheckpointError(
+            f"layout {layout} holds pose models with patch padding {_POSE_PADDING}, which its files do not say; this "
+            f"model's is {backbone.patch_padding}."
         )
 
 

@@ -16,7 +16,15 @@ from posecore.errors import CheckpointError
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused, token_grid
+from posecore.models.weights.layout import (
+    Layout,
+    Translated,
+    Written,
+    name_heads,
+    refuse_other_padding,
+    refuse_unused,
+    token_grid,
+)
 
 _PATCH = 16
 _PREFIX = "backbone."
@@ -147,6 +155,7 @@ def _write(model: PoseModel) -> Written:
             "layout sapiens holds plain vision transformers without experts, whose positional embedding has no slot "
             f"for a class token; this model's {backbone.kind} is not one."
         )
+    refuse_other_padding("sapiens", model, backbone)
     written = write_one_head("sapiens", model, _PREFIX, _HEAD)
     names = {
         name: name

@@ -15,7 +15,16 @@ from torch import Tensor
 from posecore.datasets.definition import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
-from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused, token_grid
+from posecore.models.vit import VitConfig
+from posecore.models.weights.layout import (
+    Layout,
+    Translated,
+    Written,
+    name_heads,
+    refuse_other_padding,
+    refuse_unused,
+    token_grid,
+)
 
 _MSRA = Conventions(codec="msra", flip_shift=True)
 
@@ -96,11 +105,15 @@ def _head(tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _write(model: PoseModel) -> Written:
-    backbone, head = model.config.backbone.kind, model.config.head.kind
-    if backbone != "vit" or head not in ("classic", "simple"):
+    backbone, head = model.config.backbone, model.config.head.kind
+    if not isinstance(backbone, VitConfig) or head not in ("classic", "simple"):
         raise CheckpointError(
-            f"layout vitpose holds plain vision transformers with classic or simple heads, not {backbone} with {head}."
+            "layout vitpose holds plain vision transformers with classic or simple heads, not "
+            f"{backbone.kind} with {head}."
         )
+    if backbone.position != "with_slot":
+        raise CheckpointError("layout vitpose holds positional embeddings with a class slot; this model's has none.")
+    refuse_other_padding("vitpose", model, backbone)
     numbers = {dataset: number for number, dataset in enumerate(model.heads)}
     state = model.state_dict()
     dropped = {name: "only layout posebh holds it" for name in state if name.startswith(_EMBEDDING)}

@@ -249,6 +249,9 @@ def test_models_of_other_families_are_not_written() -> None:
         LAYOUTS["sapiens"].write(_model("sapiens-tiny", ("coco",), head={**HEAD, "deconv_channels": (8, 8, 8)}))
     with pytest.raises(CheckpointError, match="no slot for a class token"):
         LAYOUTS["sapiens"].write(slotted)
+    unpadded = _model("sapiens-tiny", ("coco",), backbone={"preset": "sapiens-tiny", "patch_padding": 0})
+    with pytest.raises(CheckpointError, match=r"patch padding 2, which its files do not say; this model's is 0"):
+        LAYOUTS["sapiens"].write(unpadded)
     with pytest.raises(CheckpointError, match="holds Sapiens2 encoders, not vit"):
         LAYOUTS["sapiens2"].write(slotted)
     with pytest.raises(CheckpointError, match="has no tokenizer"):

@@ -184,6 +184,15 @@ def test_models_of_other_families_are_not_written(tmp_path: Path) -> None:
         VITPOSE.write(tiny_model(head=instance_norm))
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"), [({"position": "plain"}, "with a class slot"), ({"patch_padding": 0}, "this model's is 0")]
+)
+def test_what_a_file_does_not_say_must_be_as_published(changes: dict[str, object], sentence: str) -> None:
+    """Read again, it would be another model under the same names."""
+    with pytest.raises(CheckpointError, match=sentence):
+        VITPOSE.write(tiny_model(backbone={"preset": "tiny", **changes}))
+
+
 def test_each_file_is_recognised_by_one_layout_only() -> None:
     models = {"vitpose": tiny_model(), "huggingface-vitpose": tiny_model(), "mae": tiny_model()}
     for name, model in models.items():
