@@ -29,3 +29,17 @@ def test_predictions_can_come_from_prototypes_alone() -> None:
     assert not np.allclose(scores, regression)
     both = predict_heads(model, ["people", "dogs"], images, CENTER, SCALE, flip_test=False, path="prototypes")
     np.testing.assert_allclose(both["dogs"][0], points, atol=1e-4)
+
+
+@torch.no_grad()
+def test_a_flip_test_averages_two_outputs() -> None:
+    """Places hardly depend on the scale of the maps: scores show that it is a mean and no sum."""
+    model = _model()
+    images = np.random.default_rng(1).integers(0, 256, (2, *INPUT_SIZE, 3), np.uint8)
+    _, scores = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=True)
+    batch, codec = normalise(torch.from_numpy(images)), model.codec("dogs")
+    partners = torch.from_numpy(model.skeletons["dogs"].flip_indices)
+    shift = model.conventions["dogs"].flip_shift
+    mirrored = codec.flip_back(model.predict(batch.flip(-1), "dogs"), partners, shift)
+    _, expected = codec.decode((model.predict(batch, "dogs") + mirrored) / 2)
+    np.testing.assert_allclose(scores, expected.numpy(), rtol=1e-5)
