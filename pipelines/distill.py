@@ -124,6 +124,25 @@ class TeacherFiles:
     comparable: frozenset[str]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One run of the loop.
+
+    Attributes:
+        name: of its step.
+        method: who teaches what.
+        training: the loop.
+        weights: what the student starts from.
+        lineage: what the student's card will say beside this run.
+    """
+
+    name: str
+    method: DistillationConfig | HeadDistillationConfig
+    training: TrainingConfig
+    weights: WeightsConfig | None
+    lineage: Mapping[str, Json]
+
+
 def run(config: DistillationJob, reuse: bool = True) -> None:
     """The whole job as a list of steps."""
     definitions = {entry.name: entry.load() for entry in config.datasets}
@@ -140,9 +159,9 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        student = first_stage(workflow, config, teacher, training, evaluation)
+        student = train_step(workflow, config, first_stage(config, teacher), teacher, training, evaluation)
         if config.second_stage:
-            student = second_stage(workflow, config, teacher, student, training, evaluation)
+            student = train_step(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = [
             evaluate_step(workflow, config, "student", student.values["folder"], split, {}) for split in evaluation
         ]
@@ -185,7 +204,8 @@ def fetch_teacher(
         source = pin(source)
         model, record = _read(source)
     copy = config.folder / "teacher" / str(source.sha256)[:12]
-    save_model(model, copy)
+    if not (copy / CARD_FILE).exists():  # which is written last
+        save_model(model, copy)
     own = pin(SourceConfig(source=str(copy)))
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
@@ -213,63 +233,53 @@ def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]
     )
 
 
-def first_stage(
-    workflow: Workflow,
-    config: DistillationJob,
-    teacher: TeacherFiles,
-    training: Sequence[Split],
-    evaluation: Sequence[Split],
-) -> StepResult:
+def first_stage(config: DistillationJob, teacher: TeacherFiles) -> Stage:
     """Labels, features and outputs to a student."""
-    method = DistillationConfig(teacher=teacher.source, **config.method.model_dump())
-    lineage = {"teacher": dict(teacher.record)}
-    return _train_step(workflow, config, "stage1", method, config.training, training, evaluation, lineage, teacher)
-
-
-def second_stage(
-    workflow: Workflow,
-    config: DistillationJob,
-    teacher: TeacherFiles,
-    student: StepResult,
-    training: Sequence[Split],
-    evaluation: Sequence[Split],
-) -> StepResult:
-    """The first stage's student teaches a fresh head on its own backbone."""
-    source = pin(SourceConfig(source=student.values["folder"]))
-    method = HeadDistillationConfig(teacher=source, backbone_statistics=config.backbone_statistics)
-    lineage = load_model(student.values["folder"]).card.lineage
-    plain = config.model_copy(update={"weights": None})  # everything but the head comes from the first stage
-    return _train_step(
-        workflow, plain, "stage2", method, config.head_training(), training, evaluation, lineage, teacher
+    return Stage(
+        name="stage1",
+        method=DistillationConfig(teacher=teacher.source, **config.method.model_dump()),
+        training=config.training,
+        weights=config.weights,
+        lineage={"teacher": dict(teacher.record)},
     )
 
 
-def _train_step(
+def second_stage(config: DistillationJob, student: StepResult) -> Stage:
+    """The first stage's student teaches a fresh head on its own backbone."""
+    source = pin(SourceConfig(source=student.values["folder"]))
+    return Stage(
+        name="stage2",
+        method=HeadDistillationConfig(teacher=source, backbone_statistics=config.backbone_statistics),
+        training=config.head_training(),
+        weights=None,
+        lineage=load_model(student.values["folder"]).card.lineage,
+    )
+
+
+def train_step(
     workflow: Workflow,
     config: DistillationJob,
-    name: str,
-    method: DistillationConfig | HeadDistillationConfig,
-    loop: TrainingConfig,
+    stage: Stage,
+    teacher: TeacherFiles,
     training: Sequence[Split],
     evaluation: Sequence[Split],
-    lineage: Mapping[str, Json],
-    teacher: TeacherFiles,
 ) -> StepResult:
+    """Shards to a model folder."""
     data = {split.entry.name: split.digest for split in training}
     inputs: dict[str, Any] = {
         "data": data,
         "model": config.student,
-        "method": method,
-        "weights": config.weights,
+        "method": stage.method,
+        "weights": stage.weights,
         "loading": config.mixture(),
-        "training": loop,
+        "training": stage.training,
     }
     run_dir = folder_for(config, inputs)
     worker = MultiDatasetWorker(
         model=config.student,
-        method=method,
-        weights=config.weights,
-        training=loop,
+        method=stage.method,
+        weights=stage.weights,
+        training=stage.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
         evaluate=PeriodicEvaluation(
@@ -280,18 +290,19 @@ def _train_step(
     )
 
     def execute(log: RunLog) -> Outputs:
-        log.log_params({"steps": loop.steps, "run_dir": run_dir})
+        log.log_params({"steps": stage.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
         trained = train_with_ray(worker, run_dir, config.cluster, log.log_metrics)
         model = worker.trained_model(trained.checkpoint)
         card = model.card
-        origin = {**lineage, **card.lineage, "run_id": log.run_id, "step": loop.steps, "data": data}
+        trained_by = {"run_id": log.run_id, "step": stage.training.steps, "data": data}
+        lineage = {**stage.lineage, **card.lineage, **trained_by}
         licenses = {**{f"teacher {key}": terms for key, terms in teacher.licenses.items()}, **card.licenses}
-        model.card = card.model_copy(update={"lineage": origin, "licenses": licenses})
+        model.card = card.model_copy(update={"lineage": lineage, "licenses": licenses})
         folder = save_model(model, run_dir / "model")
         return Outputs({"folder": str(folder)}, vouched(folder / CARD_FILE, folder / WEIGHTS_FILE))
 
-    return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+    return workflow.step(stage.name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
 
 
 def evaluate_step(
