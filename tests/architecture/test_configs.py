@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.distill import DistillationJob
 from pipelines.multidataset_train import JobConfig
 from pipelines.pretrain import PretrainingConfig
 from posecore.config import load_config
@@ -13,12 +14,18 @@ from posecore.training.preflight import crops_per_rank
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 
-def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig]:
-    return PretrainingConfig if path.stem.startswith("pretrain") else JobConfig
+def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig] | type[DistillationJob]:
+    match path.stem.partition("_")[0]:
+        case "pretrain":
+            return PretrainingConfig
+        case "distill":
+            return DistillationJob
+        case _:
+            return JobConfig
 
 
 def test_there_are_run_files() -> None:
-    assert {"demo", "overfit_samples", "pretrain_demo"} <= {path.stem for path in CONFIGS}
+    assert {"demo", "distill_demo", "overfit_samples", "pretrain_demo"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
