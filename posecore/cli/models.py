@@ -89,25 +89,36 @@ def _show(options: argparse.Namespace) -> int:
     console = Console(highlight=False)
     if options.model in CATALOG:
         model = CATALOG[options.model]
-        lines = [f"{model.name}: preset {model.preset}, layout {model.layout}, {model.parameters:,} parameters"]
+        lines = [f"{model.name}: preset {model.preset}, layout {model.layout}"]
         lines += [f"file {model.file or 'of any name'}, {f'hub {model.hub}' if model.hub else model.homepage}"]
         card = model.card()
     elif options.model in PRESETS:
         published = [model.name for model in CATALOG.values() if model.preset == options.model]
         console.print(f"{options.model}: a preset; published as {', '.join(published) or 'nothing'}")
-        console.print(_architecture(_preset(options.model)))
+        config = _preset(options.model)
+        console.print(_architecture(config), soft_wrap=True)
+        console.print(f"with one head of 17 points: {_cost(config, {'head': 17})}")
         return 0
     else:
         weights = read_weights(options.model, options.expect, _skeletons(options.heads))
-        count = sum(parameter.numel() for parameter in weights.parameters())
-        lines = [f"{options.model}: {count:,} parameters"]
+        lines = [options.model]
         card = weights.card
-    for line in (*lines, _architecture(card.architecture)):
+    points = {dataset: skeleton.num_keypoints for dataset, skeleton in card.skeletons.items()}
+    for line in (*lines, _architecture(card.architecture), _cost(card.architecture, points)):
         console.print(line, soft_wrap=True)
     console.print(_heads(card) if card.skeletons else "no heads: a backbone to start from")
     for line in (*_terms(card), *_origin(card)):
         console.print(line, soft_wrap=True)
     return 0
+
+
+def _cost(config: "ModelConfig", points: dict[str, int]) -> str:
+    from posecore.models.cost import model_cost
+
+    cost = model_cost(config, points)
+    return (
+        f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per crop forward (2 per multiply-accumulate)"
+    )
 
 
 def _preset(name: str) -> "ModelConfig":

@@ -80,5 +80,11 @@ def test_the_list_is_whole_however_narrow_the_terminal(
 def test_a_published_name_is_shown_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "show", "sapiens2-0.8b-308"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
-    assert "preset sapiens2-0.8b, layout sapiens2, 848,704,820 parameters" in shown
+    assert "preset sapiens2-0.8b, layout sapiens2" in shown
+    assert "848,704,820 parameters, 7,092.0 GFLOPs" in shown
     assert "no biometric processing" in shown
+
+
+def test_an_architecture_is_shown_with_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "show", "rtmpose-m"]) == 0
+    assert "with one head of 17 points: 13,587,611 parameters, 3.8 GFLOPs" in capsys.readouterr().out

@@ -104,6 +104,10 @@ def _config(model: PoseModel) -> dict[str, Any]:
     backbone = model.config.backbone
     if not isinstance(backbone, VitConfig) or not model.heads:
         raise CheckpointError("layout huggingface-vitpose holds a vision transformer with a head; this model is not.")
+    if not backbone.mlp_ratio.is_integer():
+        raise CheckpointError(
+            f"layout huggingface-vitpose has room for a whole mlp_ratio only, and the model's is {backbone.mlp_ratio:g}."
+        )
     skeleton = model.skeletons[next(iter(model.heads))]
     names = [keypoint.name for keypoint in skeleton.keypoints]
     return {

@@ -9,10 +9,13 @@ from torch import Tensor
 
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import CheckpointError
-from posecore.models.pose_model import PoseModel
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.vit import VitConfig
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE
+from posecore.skeletons.library import load_skeleton
 from tests.support.tiny_weights import SIX, add_tiny_presets, tiny_model
 
 
@@ -198,3 +201,10 @@ def test_each_file_is_recognised_by_one_layout_only() -> None:
     for name, model in models.items():
         tensors = LAYOUTS[name].write(model).tensors
         assert [layout.name for layout in LAYOUTS.values() if layout.recognises(tensors)] == [name]
+
+
+def test_hugging_face_has_no_room_for_a_broken_mlp_ratio() -> None:
+    backbone = VitConfig(embed_dim=16, depth=1, num_heads=2, mlp_ratio=3.5)
+    model = build_model(ModelConfig(backbone=backbone, input_size=(32, 32)), {"coco": load_skeleton("coco17")})
+    with pytest.raises(CheckpointError, match=r"whole mlp_ratio only, and the model's is 3\.5"):
+        LAYOUTS["huggingface-vitpose"].write(model)
