@@ -106,7 +106,7 @@ def _config(model: PoseModel) -> dict[str, Any]:
         raise CheckpointError("layout huggingface-vitpose holds a vision transformer with a head; this model is not.")
     if not backbone.mlp_ratio.is_integer():
         raise CheckpointError(
-            f"layout huggingface-vitpose has room for a whole mlp_ratio only, and the model's is {backbone.mlp_ratio:g}."
+            f"layout huggingface-vitpose holds a whole mlp_ratio only, and the model's is {backbone.mlp_ratio:g}."
         )
     skeleton = model.skeletons[next(iter(model.heads))]
     names = [keypoint.name for keypoint in skeleton.keypoints]
