@@ -1,5 +1,6 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
+import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,6 +24,7 @@ from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
 
+_TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
 
 
@@ -127,11 +129,16 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
 def _default_store(uri: str) -> Iterator[None]:
     """Makes a store the process's default for one call: MLflow's SQL registry looks logged models up there."""
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
+    # MLflow writes the variable as well, and would have the next job of this process record elsewhere.
+    variable = os.environ.get(_TRACKING_VARIABLE)
     mlflow.set_tracking_uri(uri)
     try:
         yield
     finally:
         mlflow.set_tracking_uri(before)
+        os.environ.pop(_TRACKING_VARIABLE, None)
+        if variable is not None:
+            os.environ[_TRACKING_VARIABLE] = variable
 
 
 def _logged_model_id(version: ModelVersion) -> str:
