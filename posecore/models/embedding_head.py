@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 
 
 class EmbeddingConfig(Config):
@@ -41,14 +42,7 @@ class EmbeddingHead(nn.Module):
 
     def __init__(self, num_features: int, channels: int, dim: int) -> None:
         super().__init__()
-        self.deconv_layers = nn.Sequential(
-            nn.ConvTranspose2d(num_features, channels, kernel_size=4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        self.deconv_layers = deconv_layers(num_features, channels)
         self.neck = _ResidualBlock(channels, dim)
         self.head = nn.Sequential(
             nn.Conv2d(dim, dim, kernel_size=3, padding=1),
@@ -56,11 +50,7 @@ class EmbeddingHead(nn.Module):
             nn.SiLU(),
             nn.Conv2d(dim, dim, kernel_size=1),
         )
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                nn.init.normal_(module.weight, std=0.001)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, C, 4h, 4w) embeddings of any length; only their direction has a meaning."""

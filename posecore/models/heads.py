@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.rtmcc import RtmccHeadConfig
 
@@ -66,16 +67,9 @@ class ClassicHead(nn.Module):
 
     def __init__(self, num_features: int, channels: int, num_keypoints: int) -> None:
         super().__init__()
-        self.deconv_layers = nn.Sequential(
-            nn.ConvTranspose2d(num_features, channels, kernel_size=4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-            nn.ConvTranspose2d(channels, channels, kernel_size=4, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(),
-        )
+        self.deconv_layers = deconv_layers(num_features, channels)
         self.final_layer = nn.Conv2d(channels, num_keypoints, kernel_size=1)
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, K, 4h, 4w) heatmaps, without any final activation."""
@@ -88,17 +82,9 @@ class SimpleHead(nn.Module):
     def __init__(self, num_features: int, num_keypoints: int) -> None:
         super().__init__()
         self.final_layer = nn.Conv2d(num_features, num_keypoints, kernel_size=3, padding=1)
-        _initialise(self)
+        initialise_convolutions(self)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, K, 4h, 4w) heatmaps, without any final activation."""
         upsampled = F.interpolate(F.relu(features), scale_factor=4, mode="bilinear", align_corners=False)
         return self.final_layer(upsampled)
-
-
-def _initialise(head: nn.Module) -> None:
-    for module in head.modules():
-        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            nn.init.normal_(module.weight, std=0.001)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)

@@ -15,6 +15,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.deconvolution import initialise_convolutions
 
 
 class InstanceNormHeadConfig(Config):
@@ -66,14 +67,7 @@ class InstanceNormHead(nn.Module):
             nn.Conv2d(before, after, kernel_size=1) for before, after in pairwise(conv_widths)
         )
         self.final_layer = nn.Conv2d(conv_widths[-1], num_keypoints, kernel_size=1)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-                if config.initialisation == "normal":
-                    nn.init.normal_(module.weight, std=0.001)
-                else:
-                    nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        initialise_convolutions(self, config.initialisation)
 
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, K, 2ⁿh, 2ⁿw) heatmaps for n transposed convolutions, without activation."""
