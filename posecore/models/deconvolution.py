@@ -22,7 +22,7 @@ def initialise_convolutions(module: nn.Module, initialisation: Literal["normal",
 
     Args:
         module: whose convolutions, transposed ones included.
-        initialisation: ``normal`` draws from N(0, 0.001²), as ViTPose, PoseBH and Sapiens did; ``kaiming`` is Sapiens2's.
+        initialisation: ``normal`` draws from N(0, 0.001²), as all but Sapiens2 did; ``kaiming`` is Sapiens2's.
     """
     for part in module.modules():
         if isinstance(part, nn.Conv2d | nn.ConvTranspose2d):
