@@ -16,7 +16,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import torch
 from pydantic import BeforeValidator, Field
@@ -27,9 +27,10 @@ from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
 from pipelines.evaluate import evaluate_stores
 from pipelines.multidataset_train import LoaderSettings
-from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
-from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
+from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.ray_training import RayTrainingConfig
+from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.train_step import judge_while_training, train_step
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
@@ -42,7 +43,7 @@ from posecore.lineage.versions import EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
-from posecore.models.architecture import ModelConfig
+from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import PoseModel, build_model
@@ -159,9 +160,9 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        student = train_step(workflow, config, first_stage(config, teacher), teacher, training, evaluation)
+        student = train(workflow, config, first_stage(config, teacher), teacher, training, evaluation)
         if config.second_stage:
-            student = train_step(workflow, config, second_stage(config, student), teacher, training, evaluation)
+            student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = [
             evaluate_step(workflow, config, "student", student.values["folder"], split, {}) for split in evaluation
         ]
@@ -256,7 +257,7 @@ def second_stage(config: DistillationJob, student: StepResult) -> Stage:
     )
 
 
-def train_step(
+def train(
     workflow: Workflow,
     config: DistillationJob,
     stage: Stage,
@@ -264,17 +265,7 @@ def train_step(
     training: Sequence[Split],
     evaluation: Sequence[Split],
 ) -> StepResult:
-    """Shards to a model folder."""
-    data = {split.entry.name: split.digest for split in training}
-    inputs: dict[str, Any] = {
-        "data": data,
-        "model": config.student,
-        "method": stage.method,
-        "weights": stage.weights,
-        "loading": config.mixture(),
-        "training": stage.training,
-    }
-    run_dir = folder_for(config, inputs)
+    """Shards to a student; its card names the teacher and the teacher's terms."""
     worker = MultiDatasetWorker(
         model=config.student,
         method=stage.method,
@@ -282,27 +273,14 @@ def train_step(
         training=stage.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
-        evaluate=PeriodicEvaluation(
-            stores={split.entry.name: split.location for split in evaluation},
-            heads={split.entry.name: split.entry.answering_head for split in evaluation},
-            settings=config.inference,
-        ),
+        evaluate=judge_while_training(evaluation, config.inference),
     )
 
-    def execute(log: RunLog) -> Outputs:
-        log.log_params({"steps": stage.training.steps, "run_dir": run_dir})
-        log_dataset_inputs(log, [split.use for split in training])
-        trained = train_with_ray(worker, run_dir, config.cluster, log.log_metrics)
-        model = worker.trained_model(trained.checkpoint)
-        card = model.card
-        trained_by = {"run_id": log.run_id, "step": stage.training.steps, "data": data}
-        lineage = {**stage.lineage, **card.lineage, **trained_by}
+    def taught(card: ModelCard) -> ModelCard:
         licenses = {**{f"teacher {key}": terms for key, terms in teacher.licenses.items()}, **card.licenses}
-        model.card = card.model_copy(update={"lineage": lineage, "licenses": licenses})
-        folder = save_model(model, run_dir / "model")
-        return Outputs({"folder": str(folder)}, vouched(folder / CARD_FILE, folder / WEIGHTS_FILE))
+        return card.model_copy(update={"lineage": {**stage.lineage, **card.lineage}, "licenses": licenses})
 
-    return workflow.step(stage.name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+    return train_step(workflow, stage.name, config, config.cluster, worker, training, taught)
 
 
 def evaluate_step(

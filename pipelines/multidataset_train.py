@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import ray
 from pydantic import Field, model_validator
@@ -25,9 +25,10 @@ from rich.table import Table
 
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
-from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
-from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
+from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.ray_training import RayTrainingConfig
+from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.train_step import judge_while_training, train_step
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
@@ -41,7 +42,6 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
@@ -111,7 +111,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        model = train_step(workflow, config, training, evaluation)
+        model = train(workflow, config, training, evaluation)
         judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
@@ -134,19 +134,8 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     check_places(config, definitions)
 
 
-def train_step(
-    workflow: Workflow, config: JobConfig, training: Sequence[Split], evaluation: Sequence[Split]
-) -> StepResult:
+def train(workflow: Workflow, config: JobConfig, training: Sequence[Split], evaluation: Sequence[Split]) -> StepResult:
     """Shards to a model folder; judged now and then on the way if ``training.evaluate_every`` says so."""
-    inputs: dict[str, Any] = {
-        "data": {split.entry.name: split.digest for split in training},
-        "model": config.model,
-        "method": config.method,
-        "weights": config.weights,
-        "loading": config.mixture(),
-        "training": config.training,
-    }
-    run_dir = folder_for(config, inputs)
     worker = MultiDatasetWorker(
         model=config.model,
         method=config.method,
@@ -154,27 +143,9 @@ def train_step(
         training=config.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
-        evaluate=PeriodicEvaluation(
-            stores={split.entry.name: split.location for split in evaluation},
-            heads={split.entry.name: split.entry.answering_head for split in evaluation},
-            settings=config.inference,
-        ),
+        evaluate=judge_while_training(evaluation, config.inference),
     )
-
-    def execute(log: RunLog) -> Outputs:
-        log.log_params({"steps": config.training.steps, "run_dir": run_dir})
-        log_dataset_inputs(log, [split.use for split in training])
-        trained = train_with_ray(worker, run_dir, config.cluster, log.log_metrics)
-        model = worker.trained_model(trained.checkpoint)
-        lineage = {**model.card.lineage, "run_id": log.run_id, "step": config.training.steps, "data": inputs["data"]}
-        model.card = model.card.model_copy(update={"lineage": lineage})
-        if config.weights is not None:
-            log.log_dict(model.card.lineage["weights"], "weights.json")
-        folder = save_model(model, run_dir / "model")
-        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
-        return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)
-
-    return workflow.step("train", execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+    return train_step(workflow, "train", config, config.cluster, worker, training)
 
 
 def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,14 @@ settings.load_profile("posecore")
 
 if TYPE_CHECKING:
     from posecore.lineage.tracking import Tracking
+
+
+@pytest.fixture(autouse=True)
+def _no_store_left_behind() -> Iterator[None]:
+    """A test that leaves MLflow pointed at its store would have every later job record there."""
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    yield
+    assert os.environ.get("MLFLOW_TRACKING_URI") == before, "MLFLOW_TRACKING_URI is not what it was before this test"
 
 
 @pytest.fixture(scope="session")

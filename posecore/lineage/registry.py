@@ -81,7 +81,7 @@ def register_model(
         card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
         model_id = _log_model(run, name, model_folder, card)
         _ensure_registered(client, name)
-        with _default_store(run.tracking.uri):
+        with default_store(run.tracking.uri):
             created = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
             )
@@ -126,7 +126,7 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
 
 
 @contextmanager
-def _default_store(uri: str) -> Iterator[None]:
+def default_store(uri: str) -> Iterator[None]:
     """Makes a store the process's default for one call: MLflow's SQL registry looks logged models up there."""
     before = mlflow.get_tracking_uri() if mlflow.is_tracking_uri_set() else None
     # MLflow writes the variable as well, and would have the next job of this process record elsewhere.

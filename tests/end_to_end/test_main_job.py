@@ -11,6 +11,7 @@ from mlflow import MlflowClient
 
 from pipelines.demo import local_ray, submit
 from pipelines.multidataset_train import main
+from posecore.lineage.registry import default_store
 from tests.end_to_end.conftest import DATASETS, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
@@ -49,8 +50,8 @@ def test_the_registered_version_names_its_data_and_metrics(job: Job, first_run: 
 
 
 def test_the_registered_version_loads_as_pyfunc(job: Job, first_run: dict[str, str]) -> None:
-    mlflow.set_tracking_uri(f"sqlite:///{job.run_folder / 'mlflow.db'}")
-    model = mlflow.pyfunc.load_model("models:/tiny/1")
+    with default_store(f"sqlite:///{job.run_folder / 'mlflow.db'}"):
+        model = mlflow.pyfunc.load_model("models:/tiny/1")
     photo = next((job.data_folder / "coco" / "val2017").iterdir()).read_bytes()
     answer = model.predict([{"image": photo}], params={"dataset": "coco"})
     assert len(answer) == 1

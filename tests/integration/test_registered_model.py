@@ -29,7 +29,7 @@ from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph
-from posecore.lineage.registry import register_model
+from posecore.lineage.registry import default_store, register_model
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
 from posecore.models.architecture import ModelConfig
@@ -133,10 +133,8 @@ def child(store: Tracking, split: DatasetUse, model_folder: Path, parent: Regist
 
 @pytest.fixture(scope="module")
 def loaded(store: Tracking, parent: RegisteredVersion) -> Any:
-    mlflow.set_tracking_uri(store.uri)
-    model = mlflow.pyfunc.load_model(parent.uri)
-    mlflow.set_tracking_uri(None)
-    return model
+    with default_store(store.uri):
+        return mlflow.pyfunc.load_model(parent.uri)
 
 
 def test_a_version_carries_its_lineage(

@@ -1,0 +1,75 @@
+"""The step that trains a model on ingested splits: of the main job, and of each stage of distillation."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from pipelines.datasets_job import DatasetsJob
+from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
+from pipelines.ray_training import RayTrainingConfig, train_with_ray
+from pipelines.steps import Split, folder_for, vouched
+from posecore.evaluation.inference import InferenceSettings
+from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.tracking import RunLog
+from posecore.models.architecture import ModelCard
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+
+
+def train_step(
+    workflow: Workflow,
+    name: str,
+    config: DatasetsJob,
+    cluster: RayTrainingConfig,
+    worker: MultiDatasetWorker,
+    training: Sequence[Split],
+    complete: Callable[[ModelCard], ModelCard] = lambda card: card,
+) -> StepResult:
+    """Shards to a model folder.
+
+    Args:
+        workflow: the step is recorded in.
+        name: of the step.
+        config: says where the run's folder is.
+        cluster: workers.
+        worker: what each of them does; it decides the result, and so the step's fingerprint.
+        training: what the worker's stores are.
+        complete: adds to the trained model's card what the worker cannot know.
+
+    Returns:
+        ``folder`` of the model, and ``run_dir``, which later steps write beside it.
+    """
+    data = {split.entry.name: split.digest for split in training}
+    inputs: dict[str, Any] = {
+        "data": data,
+        "model": worker.model,
+        "method": worker.method,
+        "weights": worker.weights,
+        "loading": worker.loading,
+        "training": worker.training,
+    }
+    run_dir = folder_for(config, inputs)
+
+    def execute(log: RunLog) -> Outputs:
+        log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
+        log_dataset_inputs(log, [split.use for split in training])
+        trained = train_with_ray(worker, run_dir, cluster, log.log_metrics)
+        model = worker.trained_model(trained.checkpoint)
+        if worker.weights is not None:
+            log.log_dict(model.card.lineage["weights"], "weights.json")
+        card = complete(model.card)
+        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data}
+        model.card = card.model_copy(update={"lineage": lineage})
+        folder = save_model(model, run_dir / "model")
+        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
+        return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)
+
+    return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+
+
+def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:
+    """Each split by its own protocol and the head that answers for it, every ``training.evaluate_every`` steps."""
+    return PeriodicEvaluation(
+        stores={split.entry.name: split.location for split in evaluation},
+        heads={split.entry.name: split.entry.answering_head for split in evaluation},
+        settings=settings,
+    )
