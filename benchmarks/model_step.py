@@ -3,7 +3,8 @@
 ``dense`` takes one dense model forward and backward: ours, Hugging Face's of the same size, and the limit, which is
 the time that the step's arithmetic takes at the rate of the model's own matrix products measured alone. ``experts``
 takes ViTPose++ with six experts on a batch mixed over six datasets: ours, the dense model with six heads, and the
-published way, in which every expert and every head runs on every sample.
+published way, in which every expert and every head runs on every sample. ``methods`` takes the losses of every way to
+share across six skeletons on such a batch, in float32 under bfloat16 autocast as they are trained, next to heads alone.
 
 Contenders run in turn, round after round; medians over rounds are printed. On a CPU time is that of the process on one
 thread, which other jobs on the machine disturb little; ``--threads`` above 1 takes wall time, and so does a GPU. No
@@ -11,6 +12,7 @@ stochastic depth, random images, gradients thrown away.
 
     python benchmarks/model_step.py dense [--preset vitpose-base] [--batch 4] [--rounds 5] [--device cuda]
     python benchmarks/model_step.py experts [--preset vitpose-base] [--batch 12]
+    python benchmarks/model_step.py methods [--preset vitpose-base] [--batch 12]
 """
 
 import argparse
@@ -20,8 +22,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import TypeAdapter
 from torch import Tensor, nn
 
+from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.sharing import MethodConfig
+from posecore.methods.staged import StagedMethod
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.groups import Group
@@ -214,13 +220,18 @@ class EveryExpertOnEverySample(nn.Module):
         return torch.cat([self.mlp.fc2(hidden), own], dim=-1)
 
 
+def mixed_rows(batch: int) -> list[Group]:
+    """Equally many rows of each of the six datasets."""
+    size, rest = divmod(batch, len(SKELETONS))
+    if rest:
+        raise SystemExit(f"--batch {batch} is not a multiple of {len(SKELETONS)} datasets.")
+    return [(name, size * i, size * (i + 1)) for i, name in enumerate(SKELETONS)]
+
+
 def compare_experts(preset: str, bench: Bench) -> None:
     """Ours, dense, and the published way."""
     datasets = list(SKELETONS)
-    size, rest = divmod(bench.batch, len(datasets))
-    if rest:
-        raise SystemExit(f"--batch {bench.batch} is not a multiple of {len(datasets)} datasets.")
-    groups: list[Group] = [(name, size * i, size * (i + 1)) for i, name in enumerate(datasets)]
+    groups = mixed_rows(bench.batch)
     config = architecture(preset, expert_share=0.25)
     images = bench.images(config.input_size)
     ours = pose_model(config, datasets, bench.device)
@@ -238,26 +249,79 @@ def compare_experts(preset: str, bench: Bench) -> None:
     ]
     cost = model_cost(config, {name: load_skeleton(SKELETONS[name]).num_keypoints for name in datasets})
     bench.run(
-        f"{preset} with six experts, forward and backward, bfloat16, {size} crops of each dataset",
+        f"{preset} with six experts, forward and backward, bfloat16, {bench.batch} crops of six datasets",
         contenders,
         3 * cost.flops,
     )
 
 
+def compare_methods(preset: str, bench: Bench) -> None:
+    """The losses of every method, forward and backward; the rate counts the arithmetic of heads alone."""
+    alone = {"heads_from": 0.0, "backbone_from": 0.0, "prototypes_until": 1.0, "self_supervision_from": 1.0}
+    methods: dict[str, object] = {
+        "heads": "heads",
+        "experts": "experts",
+        "prototypes, no self-supervision": {"kind": "prototypes", "weights": "balanced", "stages": alone},
+        "prototypes": {"kind": "prototypes", "weights": "balanced", "stages": alone | {"self_supervision_from": 0.0}},
+    }
+    config = architecture(preset)
+    skeletons = {dataset: load_skeleton(name) for dataset, name in SKELETONS.items()}
+    batch = labelled_batch(config, bench)
+    contenders = []
+    for name, values in methods.items():
+        method_config = TypeAdapter(MethodConfig).validate_python(values)
+        with bench.device:
+            method = method_config.build(build_model(method_config.architecture(config), skeletons)).train()
+        if isinstance(method, StagedMethod):
+            method.begin_step(0, 1)
+
+        def step(method: nn.Module = method) -> None:
+            with torch.autocast(bench.device.type, torch.bfloat16):
+                terms = method(batch)
+            sum(terms.values()).backward()
+            for parameter in method.parameters():
+                parameter.grad = None
+
+        contenders.append(Contender(name, step))
+    cost = model_cost(config, {name: skeleton.num_keypoints for name, skeleton in skeletons.items()})
+    bench.run(f"{preset}, six skeletons, {bench.batch} crops", contenders, 3 * cost.flops)
+
+
+def labelled_batch(config: ModelConfig, bench: Bench) -> DeviceBatch:
+    """Random crops of six datasets with every point labelled somewhere."""
+    height, width = config.input_size
+    groups = []
+    for dataset, start, stop in mixed_rows(bench.batch):
+        shape = (stop - start, load_skeleton(SKELETONS[dataset]).num_keypoints)
+        places = torch.rand(*shape, 2, device=bench.device) * torch.tensor([width, height], device=bench.device)
+        groups.append(
+            DeviceGroup(
+                dataset=dataset,
+                start=start,
+                stop=stop,
+                keypoints_crop=places,
+                weights=torch.ones(shape, device=bench.device),
+                seeds=torch.arange(start, stop, device=bench.device),
+            )
+        )
+    return DeviceBatch(images=bench.images(config.input_size).float(), groups=tuple(groups))
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("question", choices=["dense", "experts"])
+    parser.add_argument("question", choices=["dense", "experts", "methods"])
     parser.add_argument("--preset", default="vitpose-base")
-    parser.add_argument("--batch", type=int, help="crops per step; 4 and 12 by default")
+    parser.add_argument("--batch", type=int, help="crops per step; 4, 12 and 12 by default")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=1)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    batch = options.batch or {"dense": 4, "experts": 12}[options.question]
+    batch = options.batch or {"dense": 4, "experts": 12, "methods": 12}[options.question]
     bench = Bench(torch.device(options.device), batch, options.rounds, options.threads)
-    {"dense": compare_dense, "experts": compare_experts}[options.question](options.preset, bench)
+    compare = {"dense": compare_dense, "experts": compare_experts, "methods": compare_methods}[options.question]
+    compare(options.preset, bench)
 
 
 if __name__ == "__main__":
