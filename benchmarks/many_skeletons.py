@@ -1,6 +1,6 @@
 """Does sharing across skeletons help? Six synthetic sets of very unequal size, one small backbone, equal steps.
 
-    python benchmarks/many_skeletons.py --out results/many_skeletons --seeds 0 1 2
+    python -m benchmarks.many_skeletons --out results/many_skeletons --seeds 0 1 2
 
 Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; two processes may share
 the folder with different ``--seeds``. The tables are printed at the end, or alone with ``--steps 0``.
@@ -12,13 +12,12 @@ copied by union names. What both lose of the large sets against ``<method>@large
 """
 
 import argparse
-import json
 import resource
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import mean, stdev
+from statistics import mean
 from typing import Any
 
 import torch
@@ -26,6 +25,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.repeated import Results, spread
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -91,7 +91,7 @@ def prepare(out: Path) -> dict[str, dict[str, str]]:
 
 
 def arms(
-    out: Path, stores: Mapping[str, Mapping[str, str]], seed: int, steps: int, batch: int
+    results: Results, stores: Mapping[str, Mapping[str, str]], seed: int, steps: int, batch: int
 ) -> Iterator[tuple[str, Run]]:
     """Name and function of every run of one seed, parents before their children."""
 
@@ -105,7 +105,7 @@ def arms(
         yield f"single:{name}", run((name,), "heads")
     for method, config in METHODS.items():
         yield f"{method}@large", run(LARGE, config)
-        parent = str(run_folder(out, f"{method}@large", seed) / "model")
+        parent = str(results.folder(f"{method}@large", seed) / "model")
         for suffix, take in (("new", FRESH_PARTS), ("warm", WarmStartConfig())):
             weights = WeightsConfig(source=parent, take=take)
             yield f"{method}+{suffix}", run(tuple(PICTURES), config, steps * 2 // 5, weights=weights)
@@ -161,34 +161,14 @@ def train_and_judge(
     }
 
 
-def once(out: Path, arm: str, seed: int, run: Run) -> None:
-    """Runs an arm unless its result is there, and appends the result."""
-    if any(row["arm"] == arm and row["seed"] == seed for row in results(out)):
-        return
-    outcome = run(run_folder(out, arm, seed))
-    with (out / "results.jsonl").open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"arm": arm, "seed": seed, **outcome}) + "\n")
-
-
-def run_folder(out: Path, arm: str, seed: int) -> Path:
-    """Where a run keeps its checkpoints and its model."""
-    return out / "runs" / f"{arm.replace(':', '_')}_{seed}"
-
-
-def results(out: Path) -> list[dict[str, Any]]:
-    """All runs so far."""
-    path = out / "results.jsonl"
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def show(out: Path) -> None:
+def show(results: Results) -> None:
     """Mean ± standard deviation over the seeds, one row per arm."""
     table = Table(title="six synthetic sets: primary metric in percent")
     for column in ("arm", "seeds", *PICTURES, "small sets", "step s"):
         table.add_column(column)
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
     step_s: dict[str, list[float]] = defaultdict(list)
-    for row in results(out):
+    for row in results.rows():
         arm = row["arm"].partition(":")[0]
         step_s[arm].append(row["step_s"])
         for name, metrics in row["metrics"].items():
@@ -202,13 +182,6 @@ def show(out: Path) -> None:
     Console(width=160).print(table)
 
 
-def spread(values: Sequence[float]) -> str:
-    """Mean ± standard deviation."""
-    if not values:
-        return "–"
-    return f"{mean(values):.1f}" + (f" ± {stdev(values):.1f}" if len(values) > 1 else "")
-
-
 def main() -> None:
     """Trains what is missing and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -218,15 +191,15 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--arms", nargs="*", help="default: all")
     options = parser.parse_args()
-    options.out.mkdir(parents=True, exist_ok=True)
+    results = Results(options.out)
     if options.steps:
         torch.set_num_threads(1)
         stores = prepare(options.out)
         for seed in options.seeds:
-            for arm, run in arms(options.out, stores, seed, options.steps, options.batch):
+            for arm, run in arms(results, stores, seed, options.steps, options.batch):
                 if options.arms is None or arm.partition(":")[0] in options.arms:
-                    once(options.out, arm, seed, run)
-    show(options.out)
+                    results.once(arm, seed, run)
+    show(results)
 
 
 if __name__ == "__main__":
