@@ -168,7 +168,7 @@ def _train(method: nn.Module, run_dir: Path, steps: int = 6, stop_before: int | 
         seed=3,
         optimizer=optimizer,
         schedule=MultiStepSchedule(warmup_steps=1, milestones=()),
-        checkpoint_every=2,
+        checkpoint_every=max(2, steps // 3),
         progress=False,
     )
     torch.set_num_threads(1)
