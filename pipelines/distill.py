@@ -6,7 +6,8 @@
     python pipelines/distill.py --config pipelines/configs/distill_demo.yaml
     python pipelines/distill.py --config my.yaml --set teacher=models:/whole-body@champion --set student=rtmpose-m
 
-The data are ingested and audited as in the main job. In a first stage the student learns from labels and from its
+The data are ingested and audited as in the main job. If asked, the teacher first learns a knowledge token for its
+student. In a first stage the student learns from labels and from its
 teacher's features and outputs; in a second one a fresh head learns from the first stage's. Student and teacher are
 judged on the same sets, their size, arithmetic and latency are measured, and the student is registered as its teacher's
 child.
@@ -31,6 +32,7 @@ from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from pipelines.train_step import judge_while_training, train_step
+from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
@@ -43,6 +45,7 @@ from posecore.lineage.versions import EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
+from posecore.methods.knowledge_token import KnowledgeTokenConfig, with_tokens
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
@@ -61,6 +64,28 @@ def _named(field: str) -> BeforeValidator:
     return BeforeValidator(lambda value: {field: value} if isinstance(value, str) else value)
 
 
+class TokenSettings(Config):
+    """How the teacher learns a knowledge token before it teaches; nothing is published but ``number``.
+
+    Attributes:
+        steps: of the loop, at a constant rate after a tenth of them.
+        lr: of the token, which is not decayed.
+        number: of tokens.
+    """
+
+    steps: int = Field(gt=0)
+    lr: float = Field(default=1e-2, gt=0)
+    number: int = Field(default=1, gt=0)
+
+    def training(self, first_stage: TrainingConfig) -> TrainingConfig:
+        """The loop: batches and engine of the first stage."""
+        optimizer = first_stage.optimizer.model_copy(update={"lr": self.lr, "weight_decay": 0.0})
+        schedule = MultiStepSchedule(warmup_steps=self.steps // 10, milestones=())
+        # A moving average would remember the random token for longer than this stage lasts.
+        changes = {"steps": self.steps, "optimizer": optimizer, "schedule": schedule, "average_decay": None}
+        return first_stage.model_copy(update=changes)
+
+
 class DistillationJob(DatasetsJob):
     """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
 
@@ -68,6 +93,7 @@ class DistillationJob(DatasetsJob):
         teacher: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
         student: the small model; a preset's name is enough.
         weights: what the student starts from; None for fresh weights.
+        token: ViTPose's knowledge token, which the teacher learns and the student is shown; None for none.
         method: what counts how much in the first stage.
         loading: batches.
         bodies: ``all`` trains on boxes without a labelled point as well, which the teacher alone says something about.
@@ -83,6 +109,7 @@ class DistillationJob(DatasetsJob):
     teacher: Annotated[SourceConfig, _named("source")]
     student: Annotated[ModelConfig, _named("backbone")]
     weights: WeightsConfig | None = None
+    token: TokenSettings | None = None
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
     bodies: Literal["labelled", "all"] = "labelled"
@@ -110,6 +137,7 @@ class TeacherFiles:
 
     Attributes:
         source: a model folder in the run folder, by checksum.
+        architecture: what it is.
         record: where it came from, for the student's lineage.
         licenses: its terms.
         parent: its version, if it is a registered one.
@@ -118,6 +146,7 @@ class TeacherFiles:
     """
 
     source: SourceConfig
+    architecture: ModelConfig
     record: Mapping[str, Json]
     licenses: Mapping[str, str]
     parent: RegisteredVersion | None
@@ -151,6 +180,9 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
     check_places(config, definitions)
     tracking = connect(config.tracking, config.folder)
     teacher = fetch_teacher(config, definitions, tracking)
+    if config.token is not None:
+        student_config = with_tokens(config.student, teacher.architecture, config.token.number)
+        config = config.model_copy(update={"student": student_config})
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
     connect_to_ray()
@@ -160,7 +192,8 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        student = train(workflow, config, first_stage(config, teacher), teacher, training, evaluation)
+        token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
+        student = train(workflow, config, first_stage(config, teacher, token), teacher, training, evaluation)
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = [
@@ -218,7 +251,7 @@ def fetch_teacher(
         if model.skeletons[lesson.head].union_names == learned[dataset].skeleton.union_names
     )
     heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
-    return TeacherFiles(own, record, model.card.licenses, parent, heads, comparable)
+    return TeacherFiles(own, model.config, record, model.card.licenses, parent, heads, comparable)
 
 
 def _read(source: SourceConfig) -> tuple[PoseModel, dict[str, Json]]:
@@ -234,14 +267,32 @@ def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]
     )
 
 
-def first_stage(config: DistillationJob, teacher: TeacherFiles) -> Stage:
-    """Labels, features and outputs to a student."""
+def token_step(
+    workflow: Workflow, config: DistillationJob, token: TokenSettings, teacher: TeacherFiles, training: Sequence[Split]
+) -> StepResult:
+    """The teacher to the teacher with a token; nothing of the student counts, so all students share one."""
+    worker = MultiDatasetWorker(
+        model=teacher.architecture,
+        method=KnowledgeTokenConfig(teacher=teacher.source, teacher_heads=dict(teacher.heads), number=token.number),
+        training=token.training(config.training),
+        loading=config.loading.config(config.datasets),
+        stores={split.entry.name: split.location for split in training},
+    )
+    return train_step(workflow, "token", config, config.cluster, worker, training)
+
+
+def first_stage(config: DistillationJob, teacher: TeacherFiles, token: StepResult | None) -> Stage:
+    """Labels, features and outputs, with the teacher's token if there is one, to a student."""
+    learned = None if token is None else pin(SourceConfig(source=token.values["folder"]))
+    lineage: dict[str, Json] = {"teacher": dict(teacher.record)}
+    if token is not None:
+        lineage["token"] = {"run_id": token.run_id}
     return Stage(
         name="stage1",
-        method=DistillationConfig(teacher=teacher.source, **config.method.model_dump()),
+        method=DistillationConfig(teacher=teacher.source, token=learned, **config.method.model_dump()),
         training=config.training,
         weights=config.weights,
-        lineage={"teacher": dict(teacher.record)},
+        lineage=lineage,
     )
 
 

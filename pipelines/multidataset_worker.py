@@ -11,6 +11,7 @@ from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
+from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
@@ -60,7 +61,7 @@ class MultiDatasetWorker:
         training: the run.
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
-        method: how the model shares what it knows across skeletons, or who teaches it.
+        method: how the model shares what it knows across skeletons, who teaches it, or what its teacher learns first.
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
     """
@@ -69,7 +70,9 @@ class MultiDatasetWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: MethodConfig | DistillationConfig | HeadDistillationConfig = field(default_factory=HeadsConfig)
+    method: MethodConfig | KnowledgeTokenConfig | DistillationConfig | HeadDistillationConfig = field(
+        default_factory=HeadsConfig
+    )
     weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
 

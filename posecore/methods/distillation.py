@@ -22,6 +22,7 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.belief import believed
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment, Reduction
+from posecore.methods.knowledge_token import take_tokens
 from posecore.methods.simcc_loss import SHARPNESS
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
 from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
@@ -100,9 +101,12 @@ class DistillationConfig(DistillationTerms):
 
     Attributes:
         teacher: a trained model of any family.
+        token: what :class:`~posecore.methods.knowledge_token.KnowledgeToken` has made of the teacher; the student gets
+            its tokens. The teacher that is asked stays the one without.
     """
 
     teacher: SourceConfig
+    token: SourceConfig | None = None
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The student as configured."""
@@ -113,9 +117,11 @@ class DistillationConfig(DistillationTerms):
 
         Raises:
             CheckpointError: the teacher cannot be read.
-            ConfigError: the two have nothing in common.
+            ConfigError: the two have nothing in common, or the student has no place for the tokens.
             IntegrityError: the teacher is not the stated one.
         """
+        if self.token is not None:
+            take_tokens(model, self.token.read())
         return Distillation(model, self.teacher.read(), self)
 
 
@@ -170,16 +176,17 @@ class Distillation(SupervisedHeads):
         """
         features = self.model.features(batch.images, batch.rows)
         outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
-        answer = self.teacher.answer(batch)
+        asked = self.feature_weight or self.output_weight  # labels and a knowledge token do without
+        answer = self.teacher.answer(batch) if asked else None
         terms: dict[str, Tensor] = {}
-        if self.feature_weight:
+        if answer is not None and self.feature_weight:
             error = self.alignment(features, answer.features, self.distillation.feature_reduction)
             terms["features"] = self._strength * self.feature_weight * error
         for group in batch.groups:
             name = group.dataset
             if self.distillation.labels:
                 terms[f"loss/{name}"] = self._loss(outputs[name], group, len(batch))
-            if self.output_weight:
+            if answer is not None and self.output_weight:
                 divergence = self._divergence(outputs[name], answer.outputs[name], group, len(batch))
                 terms[f"outputs/{name}"] = self._strength * self.output_weight * divergence
         return terms

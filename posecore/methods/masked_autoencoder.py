@@ -180,6 +180,11 @@ def pretraining_model(config: ModelConfig) -> PoseModel:
             "model.backbone: images without labels belong to no expert; pre-train the same backbone with expert_share "
             "0 (vitpose-base for vitpose-plus-base), from which fine-tuning starts every expert."
         )
+    if backbone.knowledge_tokens:
+        raise ConfigError(
+            "model.backbone: knowledge tokens are learned on a trained teacher (docs/distillation.md); pre-train the "
+            "same backbone with knowledge_tokens 0."
+        )
     plain = backbone.model_copy(update={"patch_padding": 0, "drop_path": 0.0})
     model = build_model(config.model_copy(update={"backbone": plain, "shared_heads": {}}), skeletons={})
     vit = model.backbone

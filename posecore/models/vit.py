@@ -9,9 +9,12 @@ come from a layer of the sample's own task; everything else is shared. Samples o
 (:mod:`posecore.models.groups`), so each expert runs on its own rows only and a step costs what a dense step costs; the
 published code runs every expert on every sample.
 
+With knowledge tokens (ViTPose, section 3.4; :mod:`posecore.methods.knowledge_token`) the same few tokens join the
+patches of every image after the patch embedding, take part in every block and are dropped before the grid of features.
+
 Suffix legend: B images, C colour channels, H W pixel rows and columns, h w token rows and columns, T = h·w tokens,
 D embedding width, F hidden width of the feed-forward part, P channels of an expert, N attention heads, E = D / N,
-S = 3 (query, key, value).
+S = 3 (query, key, value), M knowledge tokens.
 """
 
 from collections.abc import Sequence
@@ -46,6 +49,10 @@ class VitConfig(Config):
         layer_norm_eps: added to the variance in every LayerNorm.
         expert_share: P / D, the share of the feed-forward output that belongs to the task; 0 is a dense model, 0.25 is
             published.
+        knowledge_tokens: M, tokens that a teacher has learned. They are trained by
+            :class:`~posecore.methods.knowledge_token.KnowledgeToken` and by nothing else.
+        knowledge_width: their width, if the teacher's is not D: a linear layer of this model, trained with it, then
+            brings them to D. None where it is D.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -60,6 +67,8 @@ class VitConfig(Config):
     position: Literal["with_slot", "plain"] = "with_slot"
     layer_norm_eps: float = Field(default=1e-6, gt=0)
     expert_share: float = Field(default=0.0, ge=0, lt=1)
+    knowledge_tokens: int = Field(default=0, ge=0)
+    knowledge_width: int | None = Field(default=None, gt=0)
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -69,6 +78,11 @@ class VitConfig(Config):
         if abs(self.expert_share * self.embed_dim - self.expert_dim) > 1e-6:
             raise ValueError(
                 f"expert_share {self.expert_share} of embed_dim {self.embed_dim} is not a whole number of channels."
+            )
+        if self.knowledge_width is not None and (not self.knowledge_tokens or self.knowledge_width == self.embed_dim):
+            raise ValueError(
+                f"knowledge_width {self.knowledge_width} is for knowledge_tokens of another width than embed_dim "
+                f"{self.embed_dim}; leave it out."
             )
         return self
 
@@ -212,10 +226,17 @@ class Vit(nn.Module):
         rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
         self.blocks = nn.ModuleList(Block(config, rate, tasks) for rate in rates)
         self.last_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
+        if config.knowledge_tokens:
+            tokens = torch.zeros(config.knowledge_tokens, config.knowledge_width or config.embed_dim)
+            self.knowledge_tokens = nn.Parameter(tokens, requires_grad=False)
+        if config.knowledge_width is not None:
+            self.knowledge_adapter = nn.Linear(config.knowledge_width, config.embed_dim)
         self._initialise()
 
     def _initialise(self) -> None:
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        if self.config.knowledge_tokens:
+            nn.init.trunc_normal_(self.knowledge_tokens, std=0.02)
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
@@ -239,8 +260,20 @@ class Vit(nn.Module):
         if self.config.expert_dim:
             check_groups(groups, self.tasks, len(x_BCHW))
         x_BDhw = self.patch_embed(x_BCHW)
-        x_BTD = self.encode(self.add_position(x_BDhw.flatten(2).transpose(1, 2)), groups)
+        x_BTD = self.add_position(x_BDhw.flatten(2).transpose(1, 2))
+        if self.config.knowledge_tokens:
+            x_BTD = self._encode_with_knowledge(x_BTD, groups)
+        else:
+            x_BTD = self.encode(x_BTD, groups)
         return x_BTD.transpose(1, 2).unflatten(2, x_BDhw.shape[2:])
+
+    def _encode_with_knowledge(self, x_BTD: Tensor, groups: Sequence[Group]) -> Tensor:
+        """:meth:`encode` with the knowledge tokens after the patches, where they have no position, and without them."""
+        tokens_MD = self.knowledge_tokens
+        if self.config.knowledge_width is not None:
+            tokens_MD = self.knowledge_adapter(tokens_MD)
+        together = torch.cat([x_BTD, tokens_MD.expand(x_BTD.shape[0], -1, -1)], dim=1)
+        return self.encode(together, groups)[:, : x_BTD.shape[1]]
 
     def encode(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
         """All blocks and the last norm, on any tokens that have their positions, such as some of an image's patches."""

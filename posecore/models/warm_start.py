@@ -4,7 +4,7 @@ Points are matched by their names in the union vocabulary, so a skeleton that th
 shoulders. What has no counterpart keeps its fresh initial values.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,6 +30,9 @@ _MAY_DIFFER = {
     "rope_dtype",
 }
 """Fields of a backbone that do not change what its weights are."""
+
+_TOKENS = frozenset({"knowledge_tokens", "knowledge_width"})
+"""Fields of a backbone that a parent without tokens says nothing about."""
 
 _FINAL = "final_layer."
 """The layer of every head whose rows are points; the rest of a head is common to all its points."""
@@ -106,7 +109,8 @@ class WarmStart:
 def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | None = None) -> WarmStart:
     """Copies into a fresh model whatever a parent has for it.
 
-    The backbone is copied whole, its positional embedding resampled to the model's input size. An expert comes from the
+    The backbone is copied whole, its positional embedding resampled to the model's input size. Knowledge tokens that
+    the parent has not are left as they are; those that it has, the model must have, too. An expert comes from the
     parent's expert of the same name, else from that of the dataset which shares most points; from a dense parent all
     experts get the same rows, so that the network computes at first what the parent does, as the published ViTPose++
     started from a masked autoencoder (ViTAE-Transformer/ViTPose @ c050ed2, ``mmcv_custom/checkpoint.py``). A head comes
@@ -134,10 +138,11 @@ def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | No
 
 
 def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
-    have, want = (_weight_fields(backbone) for backbone in (ours, theirs))
+    ignored = _MAY_DIFFER if getattr(theirs, "knowledge_tokens", 0) else _MAY_DIFFER | _TOKENS
+    have, want = (_weight_fields(backbone, ignored) for backbone in (ours, theirs))
     if have != want:
         differing = [name for name in {**have, **want} if have.get(name) != want.get(name)]
-        fitting = [name for name, preset in PRESETS.items() if _weight_fields(preset["backbone"]) == want]
+        fitting = [name for name, preset in PRESETS.items() if _weight_fields(preset["backbone"], ignored) == want]
         advice = f"backbone: {fitting[0]}" if fitting else "the parent's own backbone"
         raise ConfigError(
             f"the parent's backbone has {_listed(want, differing)}, the model's {_listed(have, differing)}; "
@@ -151,8 +156,8 @@ def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
         )
 
 
-def _weight_fields(backbone: BackboneConfig) -> dict[str, Any]:
-    return {name: value for name, value in backbone.model_dump().items() if name not in _MAY_DIFFER}
+def _weight_fields(backbone: BackboneConfig, ignored: Set[str]) -> dict[str, Any]:
+    return {name: value for name, value in backbone.model_dump().items() if name not in ignored}
 
 
 def _listed(fields: Mapping[str, Any], names: list[str]) -> str:
@@ -160,10 +165,17 @@ def _listed(fields: Mapping[str, Any], names: list[str]) -> str:
 
 
 def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
-    """All but experts; of a dense layer, the rows that are shared in a model with experts."""
+    """All but experts; of a dense layer, the rows that are shared in a model with experts.
+
+    Knowledge tokens come with a parent that has them; without, the model's own keep their initial values.
+    """
     ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
     shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name}
     rows = []
+    if "knowledge_tokens" in shared.keys() - theirs.keys():
+        number = len(shared["knowledge_tokens"])
+        rows.append(Copied("knowledge tokens", "", 0, number, "tokens"))
+        shared = {name: tensor for name, tensor in shared.items() if not name.startswith("knowledge_")}
     if "pos_embed" in shared:
         grid, source_grid = model.config.feature_size, parent.config.feature_size
         shared.pop("pos_embed").copy_(resize_position_embedding(theirs["pos_embed"], grid, source_grid))

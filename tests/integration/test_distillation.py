@@ -7,8 +7,12 @@ import pytest
 import torch
 import yaml
 
-from pipelines.distill import DistillationJob, main
+from pipelines.distill import DistillationJob, main, run
+from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.ray_training import RayTrainingConfig, TrainedRun
+from pipelines.steps import Split
 from posecore.config import load_config
+from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import TrackingConfig, connect
@@ -16,13 +20,16 @@ from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.pose_model import build_model
+from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
+from posecore.training.context import LocalContext, Log
+from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
+HEAD = {"kind": "classic", "channels": 8}
 
 
 @pytest.fixture(scope="module")
@@ -106,6 +113,65 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert {"cost.gflops", "cost.megabytes"} <= version.tags.keys()
 
 
+@pytest.fixture
+def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The job's own steps on a split that is ingested already, with every training in this process."""
+    store = write_store(tmp_path, "people", [1] * 6)
+
+    def splits(_: object, config: DistillationJob, definitions: dict[str, DatasetDefinition]) -> list[Split]:
+        (entry,) = config.datasets
+        location = str(tmp_path / "shards" / "people" / "train")
+        return [Split(entry, "training", location, store.manifest.digest, definitions[entry.name])]
+
+    def train_here(worker: MultiDatasetWorker, run_dir: Path, _: RayTrainingConfig, log: Log) -> TrainedRun:
+        context = LocalContext(run_dir, log)
+        result = worker(context)
+        with context.latest_checkpoint() as folder:
+            assert folder is not None
+            return TrainedRun(checkpoint=folder, metrics=result.metrics)
+
+    monkeypatch.setattr("pipelines.distill.connect_to_ray", lambda: None)
+    monkeypatch.setattr("pipelines.distill.ingest_splits", splits)
+    monkeypatch.setattr("pipelines.train_step.train_with_ray", train_here)
+
+
+@pytest.mark.usefixtures("without_ray")
+def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
+    run_file: Path, store_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def job(*changes: str) -> tuple[list[str], list[str], PoseModel]:
+        values = yaml.safe_load(run_file.read_text())
+        values |= {"name": "told", "run_folder": str(tmp_path / "run"), "token": {"steps": 3}}
+        values["datasets"][0].pop("evaluate")
+        values["student"] = {"backbone": {"kind": "vit", "embed_dim": 24, "depth": 1, "num_heads": 2}, "head": HEAD}
+        values["student"]["input_size"] = list(SIZE)
+        values["method"] = {"feature_weight": 0}
+        file = tmp_path / "told.yaml"
+        file.write_text(yaml.safe_dump(values))
+        run(load_config(file, DistillationJob, changes))
+        said = capsys.readouterr().out
+        ran, reused = (re.findall(rf"^(\S+) +{word} ", said, re.MULTILINE) for word in ("ran", "reused"))
+        return ran, reused, load_model(re.findall(r"\(folder (\S+)\)", said)[0])
+
+    ran, _, student = job()
+    assert ran == ["audit", "token", "stage1", "stage2", "measure", "register"]
+    first = student.backbone.knowledge_tokens
+    assert (first.shape, student.backbone.knowledge_adapter.weight.shape) == ((1, 16), (24, 16))
+    cards = [load_model(path.parent) for path in (tmp_path / "run" / "training").glob("*/model/model.json")]
+    (teacher,) = (model for model in cards if "whole" in model.skeletons)
+    assert torch.equal(first, teacher.backbone.knowledge_tokens)
+    registered = load_model(next((tmp_path / "run" / "teacher").iterdir())).state_dict()
+    kept = {name: tensor for name, tensor in teacher.state_dict().items() if name in registered}
+    assert kept.keys() == registered.keys()
+    assert all(torch.equal(tensor, registered[name]) for name, tensor in kept.items())
+    assert student.card.lineage["token"]["run_id"] == teacher.card.lineage["run_id"]
+
+    ran, reused, wide = job("student.backbone.embed_dim=16", "method.output_weight=0", "second_stage=0")
+    assert (ran, reused) == (["stage1", "measure", "register"], ["audit", "token"])
+    assert torch.equal(wide.backbone.knowledge_tokens, first)
+    assert not hasattr(wide.backbone, "knowledge_adapter")
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -114,6 +180,10 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
         ("method.teacher_heads={people: hands}", "the teacher has no head 'hands'; it has whole"),
         ("student=vit-nano", "another shape than the student's"),
         ("method.feature_wight=1", "feature_wight"),
+        (
+            "token={steps: 3}",
+            "a plain vision transformer (ViTPose, Sapiens), and the student is a cspnext; leave token",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(

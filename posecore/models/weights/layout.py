@@ -170,6 +170,19 @@ def refuse_other_padding(layout: str, model: PoseModel, backbone: VitConfig) -> 
         )
 
 
+def refuse_knowledge_tokens(layout: str, backbone: VitConfig) -> None:
+    """Refuses a model with tokens that a teacher has learned: no published layout knows them.
+
+    Raises:
+        CheckpointError: it has some.
+    """
+    if backbone.knowledge_tokens:
+        raise CheckpointError(
+            f"layout {layout} has no place for knowledge tokens, and without its {backbone.knowledge_tokens} this "
+            "model computes something else; write it in layout posecore, or as ONNX."
+        )
+
+
 def token_grid(num_tokens: int) -> tuple[int, int]:
     """(rows, columns) of the patches behind a positional embedding: 4:3 as every published pose model, else square.
 

@@ -16,7 +16,14 @@ from torch import Tensor
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused, token_grid
+from posecore.models.weights.layout import (
+    Layout,
+    Translated,
+    Written,
+    refuse_knowledge_tokens,
+    refuse_unused,
+    token_grid,
+)
 
 _PATCH = 16
 _KERNEL = "patch_embed.proj.weight"
@@ -61,6 +68,7 @@ def _write(model: PoseModel) -> Written:
     backbone = model.config.backbone
     if not isinstance(backbone, VitConfig) or backbone.position != "with_slot" or backbone.expert_dim:
         raise CheckpointError("layout mae holds dense vision transformers with a class slot; this model is another.")
+    refuse_knowledge_tokens("mae", backbone)
     tensors = {"cls_token": torch.zeros(1, 1, backbone.embed_dim)}
     dropped = {}
     for name, tensor in model.state_dict().items():

@@ -21,6 +21,7 @@ from posecore.models.weights.layout import (
     Translated,
     Written,
     name_heads,
+    refuse_knowledge_tokens,
     refuse_other_padding,
     refuse_unused,
     token_grid,
@@ -156,6 +157,7 @@ def _write(model: PoseModel) -> Written:
             f"for a class token; this model's {backbone.kind} is not one."
         )
     refuse_other_padding("sapiens", model, backbone)
+    refuse_knowledge_tokens("sapiens", backbone)
     written = write_one_head("sapiens", model, _PREFIX, _HEAD)
     names = {
         name: name

@@ -21,6 +21,7 @@ from posecore.models.weights.layout import (
     Translated,
     Written,
     name_heads,
+    refuse_knowledge_tokens,
     refuse_other_padding,
     refuse_unused,
     token_grid,
@@ -114,6 +115,7 @@ def _write(model: PoseModel) -> Written:
     if backbone.position != "with_slot":
         raise CheckpointError("layout vitpose holds positional embeddings with a class slot; this model's has none.")
     refuse_other_padding("vitpose", model, backbone)
+    refuse_knowledge_tokens("vitpose", backbone)
     numbers = {dataset: number for number, dataset in enumerate(model.heads)}
     state = model.state_dict()
     dropped = {name: "only layout posebh holds it" for name in state if name.startswith(_EMBEDDING)}

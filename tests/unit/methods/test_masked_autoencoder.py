@@ -193,6 +193,8 @@ def test_sapiens_has_no_slot_for_the_class_token() -> None:
 def test_backbones_that_cannot_hide_patches_are_refused() -> None:
     with pytest.raises(ConfigError, match="belong to no expert; pre-train the same backbone with expert_share 0"):
         method(expert_share=0.25)
+    with pytest.raises(ConfigError, match="pre-train the same backbone with knowledge_tokens 0"):
+        method(knowledge_tokens=1)
     config = ModelConfig.model_validate({"backbone": "sapiens2-0.1b"})
     assert isinstance(config.backbone, Sapiens2Config)
     with pytest.raises(ConfigError, match=r"plain vision transformer .*, not 'sapiens2'"):

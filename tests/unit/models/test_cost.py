@@ -75,6 +75,18 @@ def test_arithmetic_by_hand() -> None:
     assert model_cost(config, {"a": 5}).backbone.macs == block + patches
 
 
+def test_knowledge_tokens_cost_what_patches_do_and_their_adapter_once() -> None:
+    backbone = VitConfig(embed_dim=32, depth=1, num_heads=2, knowledge_tokens=3, knowledge_width=10)
+    cost = model_cost(ModelConfig(backbone=backbone, input_size=(32, 32)), {"a": 5}).backbone
+    without = model_cost(
+        ModelConfig(backbone=VitConfig(embed_dim=32, depth=1, num_heads=2), input_size=(32, 32)), {"a": 5}
+    ).backbone
+    tokens, width = 4 + 3, 32
+    block = tokens * width * (3 * width + width + 4 * width + 4 * width) + 2 * tokens**2 * width
+    assert cost.macs == block + 4 * width * 3 * 16 * 16 + 3 * 10 * width
+    assert cost.parameters - without.parameters == 3 * 10 + 10 * width + width
+
+
 def test_heads_count_once_and_shared_ones_not_at_all() -> None:
     one = model_cost(ModelConfig(backbone="vit-nano"), {"a": 5})
     two = model_cost(ModelConfig(backbone="vit-nano"), {"a": 5, "b": 5})

@@ -11,10 +11,10 @@ from posecore.models.vit import VitConfig
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 
 
-def _model(expert_share: float = 0.25) -> PoseModel:
+def _model(expert_share: float = 0.25, tokens: int = 0) -> PoseModel:
     skeletons = tiny_model().skeletons
     config = ModelConfig(
-        backbone=VitConfig(embed_dim=32, depth=2, num_heads=2, expert_share=expert_share),
+        backbone=VitConfig(embed_dim=32, depth=2, num_heads=2, expert_share=expert_share, knowledge_tokens=tokens),
         head=ClassicHeadConfig(channels=8),
         input_size=INPUT_SIZE,
         shared_heads={"puppies": "dogs"},
@@ -28,9 +28,9 @@ def _model(expert_share: float = 0.25) -> PoseModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("task", ["people", "dogs", "puppies"])
-def test_a_merged_expert_computes_what_the_routed_one_does(task: str) -> None:
-    model = _model()
+@pytest.mark.parametrize(("task", "tokens"), [("people", 0), ("dogs", 2), ("puppies", 0)])
+def test_a_merged_expert_computes_what_the_routed_one_does(task: str, tokens: int) -> None:
+    model = _model(tokens=tokens)
     with torch.no_grad():  # experts that differ
         for index, name in enumerate(("people", "dogs")):
             for block in model.backbone.blocks:

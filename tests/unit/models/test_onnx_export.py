@@ -18,12 +18,16 @@ from posecore.models.onnx_export import check_onnx, export_onnx, single_head
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
+from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sapiens2": {
         "backbone": Sapiens2Config(embed_dim=32, depth=2, num_heads=2),
         "head": InstanceNormHeadConfig(deconv_channels=(16, 16), conv_channels=(16,)),
+    },
+    "vit with a token": {
+        "backbone": VitConfig(embed_dim=32, depth=1, num_heads=2, knowledge_tokens=1, knowledge_width=8)
     },
     "rtmpose": {"backbone": CspnextConfig(deepen=0.1, widen=0.0625), "head": RtmccHeadConfig()},
 }

@@ -44,6 +44,10 @@ def _reference(weights: dict[str, Tensor], image: Tensor, num_heads: int, depth:
             tokens.append(kernel @ patch + weights["patch_embed.proj.bias"])
     position = weights["pos_embed"][0]
     x = torch.stack(tokens) + position[1:] + position[0]
+    learned = weights.get("knowledge_tokens", torch.zeros(0, x.shape[1], dtype=image.dtype))
+    if "knowledge_adapter.weight" in weights:
+        learned = learned @ weights["knowledge_adapter.weight"].T + weights["knowledge_adapter.bias"]
+    x = torch.cat([x, learned])  # without a position
     width = x.shape[1]
     size = width // num_heads
     for i in range(depth):
@@ -62,11 +66,16 @@ def _reference(weights: dict[str, Tensor], image: Tensor, num_heads: int, depth:
         hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
         x = x + hidden @ part["mlp.fc2.weight"].T + part["mlp.fc2.bias"]
     x = _layer_norm(x, weights["last_norm.weight"], weights["last_norm.bias"])
-    return x.T.reshape(width, rows, columns)
+    return x[: rows * columns].T.reshape(width, rows, columns)
 
 
-def test_equals_plain_linear_algebra() -> None:
-    model = _randomised(CONFIG)
+@pytest.mark.parametrize(
+    "tokens",
+    [{}, {"knowledge_tokens": 1}, {"knowledge_tokens": 3, "knowledge_width": 10}],
+    ids=["patches alone", "a knowledge token", "three of another width"],
+)
+def test_equals_plain_linear_algebra(tokens: dict[str, int]) -> None:
+    model = _randomised(CONFIG.model_copy(update=tokens))
     images = torch.randn(2, 3, *INPUT_SIZE, dtype=torch.float64)
     weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
     expected = torch.stack([_reference(weights, image, CONFIG.num_heads, CONFIG.depth) for image in images])
@@ -152,17 +161,35 @@ def test_drop_path_rises_with_depth_and_keeps_the_mean() -> None:
     assert torch.equal(drop(torch.ones(3, 2, 3)), torch.ones(3, 2, 3))
 
 
-def test_activation_checkpointing_changes_no_bit() -> None:
+@pytest.mark.parametrize("tokens", [{}, {"knowledge_tokens": 2, "knowledge_width": 8}])
+def test_activation_checkpointing_changes_no_bit(tokens: dict[str, int]) -> None:
     gradients = []
     for checkpointing in (False, True):
         torch.manual_seed(0)
-        config = CONFIG.model_copy(update={"drop_path": 0.5, "activation_checkpointing": checkpointing})
+        changes = {"drop_path": 0.5, "activation_checkpointing": checkpointing}
+        config = CONFIG.model_copy(update=changes | tokens)
         model = config.build(INPUT_SIZE).train()
         torch.manual_seed(1)
         model(torch.randn(3, 3, *INPUT_SIZE)).square().sum().backward()
-        gradients.append([parameter.grad for parameter in model.parameters()])
+        gradients.append([parameter.grad for parameter in model.parameters() if parameter.requires_grad])
     for plain, recomputed in zip(*gradients, strict=True):
         assert torch.equal(plain, recomputed)
+
+
+def test_knowledge_tokens_are_frozen_and_nothing_of_them_is_in_a_model_without() -> None:
+    plain = CONFIG.build(INPUT_SIZE)
+    told = CONFIG.model_copy(update={"knowledge_tokens": 2, "knowledge_width": 8}).build(INPUT_SIZE)
+    added = {name: parameter for name, parameter in told.named_parameters() if name.startswith("knowledge_")}
+    assert {name: (tuple(p.shape), p.requires_grad) for name, p in added.items()} == {
+        "knowledge_tokens": ((2, 8), False),
+        "knowledge_adapter.weight": ((24, 8), True),
+        "knowledge_adapter.bias": ((24,), True),
+    }
+    assert [*plain.state_dict()] == [name for name in told.state_dict() if name not in added]
+    assert all(parameter.requires_grad for parameter in plain.parameters())
+    for changes in ({"knowledge_width": 8}, {"knowledge_tokens": 1, "knowledge_width": 24}):
+        with pytest.raises(ValueError, match="of another width than embed_dim 24; leave it out"):
+            VitConfig.model_validate(CONFIG.model_dump() | changes)
 
 
 def test_initial_weights_follow_the_publication() -> None:

@@ -38,8 +38,9 @@ def test_expert_channels_come_last() -> None:
         torch.testing.assert_close(out[row, :, 24:], hidden[row] @ expert.weight.T + expert.bias)
 
 
-def test_rows_do_not_depend_on_the_company_they_are_in() -> None:
-    model = _model().eval()
+@pytest.mark.parametrize("tokens", [0, 2])
+def test_rows_do_not_depend_on_the_company_they_are_in(tokens: int) -> None:
+    model = _model(CONFIG.model_copy(update={"knowledge_tokens": tokens})).eval()
     images = _images(4)
     together = model(images, [("dogs", 0, 1), ("people", 1, 4)])
     torch.testing.assert_close(together[:1], model(images[:1], [("dogs", 0, 1)]))

@@ -94,6 +94,26 @@ def test_positions_are_resampled_to_another_input_size() -> None:
     assert model.predict(_images((96, 64)), "body").shape == (2, 5, 24, 16)
 
 
+def test_knowledge_tokens_come_with_a_parent_that_has_them_and_stay_with_one_that_has_none() -> None:
+    told = VitConfig(embed_dim=32, depth=2, num_heads=2, knowledge_tokens=2, knowledge_width=8)
+    parent, model = _model({"body": BODY}, 0, backbone=told), _model({"infants": INFANTS}, 1, backbone=told)
+    warm_start(model, parent)
+    assert torch.equal(model.backbone(_images()), parent.backbone(_images()))
+
+    plain, model = _model({"body": BODY}, 0), _model({"infants": INFANTS}, 1, backbone=told)
+    own = {name: tensor.clone() for name, tensor in model.backbone.state_dict().items() if "knowledge" in name}
+    assert _line(warm_start(model, plain), "knowledge tokens") == "0 of 2 tokens"
+    copied = model.backbone.state_dict()
+    assert len(own) == 3
+    assert all(torch.equal(copied[name], tensor) for name, tensor in own.items())
+    assert all(torch.equal(copied[name], tensor) for name, tensor in plain.backbone.state_dict().items())
+
+    with pytest.raises(
+        ConfigError, match=r"parent's backbone has knowledge_tokens 2, .* the model's knowledge_tokens 0"
+    ):
+        warm_start(_model({"infants": INFANTS}, 1), parent)
+
+
 def test_prototypes_are_taken_from_whichever_dataset_has_the_point() -> None:
     embedding = EmbeddingConfig(dim=4, channels=8, prototypes_per_point=2)
     parent = _model({"body": BODY, "dogs": DOGS}, 0, embedding=embedding)

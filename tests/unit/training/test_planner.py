@@ -15,6 +15,9 @@ from posecore.training.gpus import find_gpu
 from posecore.training.planner import PlannedRun, plan, remedies, trace_step, with_checkpointing
 
 TINY = ModelConfig(backbone=VitConfig(embed_dim=64, depth=3, num_heads=2, drop_path=0.1), input_size=(64, 64))
+TOLD = ModelConfig(
+    backbone=VitConfig(embed_dim=64, depth=2, num_heads=2, knowledge_tokens=3, knowledge_width=32), input_size=(64, 64)
+)
 RUN = PlannedRun(
     model=TINY, keypoints={"a": 5}, engine=TorchEngineConfig(precision="bf16"), gpu=find_gpu("h100"), micro_batch=4
 )
@@ -51,7 +54,9 @@ def _kept_by_autograd(model: ModelConfig, batch: int, dtype: torch.dtype) -> int
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
-@pytest.mark.parametrize("model", [TINY, ModelConfig(backbone="vitpose-base")], ids=["tiny", "vitpose-base"])
+@pytest.mark.parametrize(
+    "model", [TINY, TOLD, ModelConfig(backbone="vitpose-base")], ids=["tiny", "told", "vitpose-base"]
+)
 def test_activations_are_those_autograd_keeps(model: ModelConfig, dtype: torch.dtype) -> None:
     precision = "fp32" if dtype == torch.float32 else "bf16"
     run = replace(RUN, model=model, micro_batch=2, engine=TorchEngineConfig(precision=precision))

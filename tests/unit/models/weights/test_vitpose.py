@@ -196,6 +196,15 @@ def test_what_a_file_does_not_say_must_be_as_published(changes: dict[str, object
         VITPOSE.write(tiny_model(backbone={"preset": "tiny", **changes}))
 
 
+@pytest.mark.parametrize("layout", ["vitpose", "huggingface-vitpose", "mae", "sapiens"])
+def test_no_published_layout_has_a_place_for_knowledge_tokens(layout: str) -> None:
+    told = tiny_model(backbone={"preset": "tiny", "knowledge_tokens": 2})
+    if layout == "sapiens":
+        told = tiny_model(backbone={"preset": "tiny", "knowledge_tokens": 2, "position": "plain"})
+    with pytest.raises(CheckpointError, match="has no place for knowledge tokens, and without its 2"):
+        LAYOUTS[layout].write(told)
+
+
 def test_each_file_is_recognised_by_one_layout_only() -> None:
     models = {"vitpose": tiny_model(), "huggingface-vitpose": tiny_model(), "mae": tiny_model()}
     for name, model in models.items():
