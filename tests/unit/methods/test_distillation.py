@@ -209,6 +209,44 @@ def test_visibility_concerns_labels_only() -> None:
     assert seen["outputs/people"] > 0
 
 
+def _with_hands(model: PoseModel) -> PoseModel:
+    """The two hands of ``people`` are a group of their own."""
+    skeletons = dict(model.skeletons)
+    points = [
+        point.model_copy(update={"group": "hand" if "hand" in point.name else "body"})
+        for point in skeletons["people"].keypoints
+    ]
+    skeletons["people"] = skeletons["people"].model_copy(update={"keypoints": tuple(points)})
+    model.card = model.card.model_copy(update={"skeletons": skeletons})
+    return model
+
+
+@pytest.mark.parametrize("student", [_rtmpose, _vit])
+def test_a_group_of_points_counts_less_in_the_loss_of_labels_alone(student: Callable[[], PoseModel]) -> None:
+    """The loss is linear in the weight, and with 0 it is that of a batch in which the group is not labelled."""
+    model, teacher = _with_hands(student()), _rtmpose(1, widen=0.2)
+    batch, handless = _batch(), _batch()
+    handless.groups[0].weights[:, 1:] = 0
+    terms = {}
+    for weight in (0.0, 0.5, 1.0, 3.0):
+        torch.manual_seed(0)
+        terms[weight] = _distillation(model, teacher, group_weights={"hand": weight}, feature_weight=1e-3)(batch)
+    plain = _distillation(model, teacher, feature_weight=1e-3)
+    none, one = terms[0.0]["loss/people"], terms[1.0]["loss/people"]
+    assert none < one
+    torch.testing.assert_close(none, plain(handless)["loss/people"])
+    torch.testing.assert_close(one, plain(batch)["loss/people"])
+    torch.testing.assert_close(terms[0.5]["loss/people"], (none + one) / 2)
+    torch.testing.assert_close(terms[3.0]["loss/people"], none + 3 * (one - none))
+    for name in ("loss/dogs", "outputs/people", "outputs/dogs", "features"):
+        assert torch.equal(terms[0.5][name], terms[1.0][name])
+
+
+def test_a_group_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no dataset has points of a group 'hands'; there are body, hand"):
+        _distillation(_with_hands(_rtmpose()), group_weights={"hands": 2})
+
+
 def test_without_labels_nobody_looks_at_them() -> None:
     method = _distillation(labels=False)
     one, other = _batch(), _batch()
