@@ -3,8 +3,9 @@
 
 ::
 
+    python pipelines/distill.py --teacher models:/whole-body@champion --student rtmpose-m \\
+        --data coco_wholebody=/data/coco
     python pipelines/distill.py --config pipelines/configs/distill_demo.yaml
-    python pipelines/distill.py --config my.yaml --set teacher=models:/whole-body@champion --set student=rtmpose-m
 
 The data are ingested and audited as in the main job. In a first stage the student learns from labels and from its
 teacher's features and outputs; in a second one a fresh head learns from the first stage's. Student and teacher are
@@ -25,6 +26,7 @@ from rich.table import Table
 
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
+from pipelines.distill_flags import FLAGS
 from pipelines.evaluate import evaluate_stores
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
@@ -149,7 +151,8 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
-    tracking = connect(config.tracking, config.folder)
+    # A store made new for this run has no teacher.
+    tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(_REGISTRY))
     teacher = fetch_teacher(config, definitions, tracking)
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
@@ -409,7 +412,7 @@ def cost_table(measured: StepResult) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return run_job(__doc__, DistillationJob, run, arguments)
+    return run_job(__doc__, DistillationJob, run, arguments, FLAGS)
 
 
 if __name__ == "__main__":
