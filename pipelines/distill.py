@@ -3,8 +3,7 @@
 
 ::
 
-    python pipelines/distill.py --teacher models:/whole-body@champion --student rtmpose-m \\
-        --data coco_wholebody=/data/coco
+    python pipelines/distill.py --teacher models:/whole-body@champion --student rtmpose-m --data coco_wholebody=/coco
     python pipelines/distill.py --config pipelines/configs/distill_demo.yaml
 
 The data are ingested and audited as in the main job. In a first stage the student learns from labels and from its
