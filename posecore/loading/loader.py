@@ -20,7 +20,7 @@ from pydantic import Field
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
-from posecore.loading.augment import AugmentConfig
+from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import Crop, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
@@ -38,6 +38,7 @@ class LoadingConfig(Config):
     Attributes:
         mixture: which datasets, how often.
         augment: of every entry that has none of its own.
+        late: augmentation of the last passes, of every entry.
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
         bodies: ``all`` crops bodies without a labelled point as well, which only a teacher can say something about.
@@ -51,6 +52,7 @@ class LoadingConfig(Config):
 
     mixture: MixtureConfig
     augment: AugmentConfig = AugmentConfig()
+    late: LateAugmentConfig | None = None
     unlabelled: UnlabelledConfig | None = None
     bodies: Literal["labelled", "all"] = "labelled"
     num_threads: int = Field(default=2, ge=1)
@@ -157,7 +159,9 @@ class Loader:
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
         everyone = self.config.bodies == "all"
-        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions, everyone)
+        return TrainingCrops(
+            entry.name, store, augment, self.input_size, self.seed, conventions, everyone, self.config.late
+        )
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""
