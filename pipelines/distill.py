@@ -100,8 +100,9 @@ class DistillationJob(DatasetsJob):
     def head_training(self) -> TrainingConfig:
         """The second stage's loop: shorter, and with a constant rate after the warm-up."""
         steps = max(1, round(self.second_stage * self.training.steps))
-        warmup = min(self.training.schedule.warmup_steps, steps // 10)
-        schedule = MultiStepSchedule(warmup_steps=warmup, milestones=())
+        first = self.training.schedule
+        warmup = min(first.warmup_steps, steps // 10)
+        schedule = MultiStepSchedule(warmup_steps=warmup, warmup_start=first.warmup_start, milestones=())
         return self.training.model_copy(update={"steps": steps, "schedule": schedule})
 
 
