@@ -42,6 +42,7 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
+from posecore.loading.training_crops import Bodies
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.models.architecture import ModelCard, ModelConfig
@@ -71,7 +72,8 @@ class DistillationJob(DatasetsJob):
         weights: what the student starts from; None for fresh weights.
         method: what counts how much in the first stage.
         loading: batches.
-        bodies: ``all`` trains on boxes without a labelled point as well, which the teacher alone says something about.
+        bodies: ``all`` trains on boxes without a labelled point as well, ``images`` on whole images as if each were one
+            body, such as the frames of a video; of both the teacher alone says something.
         training: the first stage.
         second_stage: its length as a share of the first; 0 for none. Published: 60 epochs after 270, at a constant
             learning rate.
@@ -86,7 +88,7 @@ class DistillationJob(DatasetsJob):
     weights: WeightsConfig | None = None
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
-    bodies: Literal["labelled", "all"] = "labelled"
+    bodies: Bodies = "labelled"
     training: TrainingConfig
     second_stage: float = Field(default=60 / 270, ge=0)
     backbone_statistics: Literal["frozen", "drift"] = "frozen"

@@ -1,6 +1,7 @@
 """How one instance of one dataset becomes a training crop."""
 
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +13,11 @@ from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, a
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
+from posecore.schema import KeypointState
 from posecore.shards.store import ShardStore
+
+Bodies: TypeAlias = Literal["labelled", "all", "images"]
+"""What is cropped: boxes with a labelled point; all boxes; or every image as one body, its boxes and labels unseen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -40,7 +45,7 @@ class TrainingCrops:
         input_size: (height, width) of the crops.
         seed: of the run.
         conventions: of the model to be trained; None for the dataset's own.
-        unlabelled: crop bodies without a labelled point as well.
+        bodies: what is cropped.
         late: the augmentation of later passes.
     """
 
@@ -52,11 +57,17 @@ class TrainingCrops:
         input_size: tuple[int, int],
         seed: int,
         conventions: Conventions | None = None,
-        unlabelled: bool = False,
+        bodies: Bodies = "labelled",
         late: LateAugmentConfig | None = None,
     ) -> None:
         self.name = name
-        self.instances = UsableInstances.bodies(store) if unlabelled else UsableInstances.of(store)
+        choose = {
+            "labelled": UsableInstances.of,
+            "all": UsableInstances.bodies,
+            "images": UsableInstances.whole_images,
+        }
+        self.instances = choose[bodies](store)
+        self._whole_images = bodies == "images"
         self.definition = store.manifest.definition
         self._conventions = conventions or self.definition.conventions
         self._aspect_ratio = input_size[1] / input_size[0]
@@ -105,7 +116,11 @@ class TrainingCrops:
         """
         sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
-        keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
+        if self._whole_images:
+            keypoints = np.zeros((self.num_keypoints, 2), np.float32)
+            state = np.full(self.num_keypoints, KeypointState.UNLABELLED, np.uint8)
+        else:
+            keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
         row = int(self.instances.rows[instance])
         phase = self._phase_of(number_of_pass)
         region = augment_region(
@@ -135,7 +150,7 @@ class TrainingCrops:
         index: int,
         redrawn: Redrawn,
     ) -> Region:
-        if self._conventions.box_source == "center_scale":
+        if self._conventions.box_source == "center_scale" and not self._whole_images:
             size = (sample.image.shape[0], sample.image.shape[1])
             return instance_region(sample.instances[index], size, self._aspect_ratio, self._conventions)
         center = phase.center[instance]

@@ -202,6 +202,23 @@ def test_bodies_without_a_label_come_only_if_asked_for(tmp_path):
     assert seen == {"labelled": {0: True}, "all": {0: True, 1: False}}
 
 
+def test_whole_images_are_bodies_of_which_nothing_is_known(tmp_path):
+    """One crop per image, with boxes or without; un-augmented it is the image, padded to the crop's shape."""
+    bodies = [instance(name, 17, (10.0, 10.0, 40.0, 60.0)) for name in "ab"]
+    records = [record("people", 0, bodies), record("people", 1, []), record("people", 2, [])]
+    store = {"people": write_store(tmp_path, "people", [], records=records)}
+    still = {"flip_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
+    config = loading(mixture={"entries": [{"name": "people"}]}, bodies="images", augment=still)
+    (batch,) = batches(store, 1, config, global_batch=3)
+    (group,) = batch.groups
+    assert sorted(group.rows.tolist()) == [0, 1, 2]
+    assert (group.state == KeypointState.UNLABELLED).all()
+    assert group.state.shape == (3, 17)
+    np.testing.assert_allclose(group.center, [[80, 60]] * 3, atol=0.5)
+    padding = store["people"].manifest.definition.conventions.padding
+    np.testing.assert_allclose(group.scale, [[160 * padding, 160 * padding * 64 / 48]] * 3, rtol=1e-2)
+
+
 def test_state_is_the_seed_and_the_next_step(stores):
     loader = Loader(stores, loading(), input_size=SIZE, seed=3, global_batch=8, start_step=5)
     assert loader.state() == {"seed": 3, "step": 5}
