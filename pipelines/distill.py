@@ -40,7 +40,7 @@ from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.versions import COST, EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.training_crops import Bodies
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
@@ -355,7 +355,7 @@ def register_step(
     evaluation = [split for split in splits if split.role == "evaluation"]
 
     def execute(log: RunLog) -> Outputs:
-        figures = {f"cost.{name}": f"{value:.6g}" for name, value in measured.values["student"].items()}
+        figures = {f"{COST}{name}": f"{value:.6g}" for name, value in measured.values["student"].items()}
         version = register_model(
             log,
             config.name,
