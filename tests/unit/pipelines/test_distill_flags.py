@@ -59,6 +59,18 @@ def test_flags_change_a_run_file_and_set_changes_flags(started: list[Distillatio
     assert job.model_dump(exclude=untouched) == file.model_dump(exclude=untouched)
 
 
+def test_the_published_run_for_a_smaller_student_is_what_its_head_says(started: list[DistillationJob]) -> None:
+    published = RUN_FILE.with_name("dwpose_ubody_x_to_l.yaml")
+    changes = ["teacher.source=/weights/l.pth", "student.shared_heads={ubody: coco_wholebody}"]
+    arguments = [argument for change in changes for argument in ("--set", change)]
+    assert main(["--config", str(published), "--student", "rtmpose-m", *arguments]) == 0
+    (job,) = started
+    assert job.teacher.heads == {"coco_wholebody": "coco_wholebody133"}
+    assert job.teacher.source == "/weights/l.pth"
+    wanted = {"backbone": "rtmpose-m", "shared_heads": {"ubody": "coco_wholebody"}}
+    assert job.student == ModelConfig.model_validate(wanted)
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
