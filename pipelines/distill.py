@@ -3,8 +3,8 @@
 
 ::
 
+    python pipelines/distill.py --teacher models:/whole-body@champion --student rtmpose-m --data coco_wholebody=/coco
     python pipelines/distill.py --config pipelines/configs/distill_demo.yaml
-    python pipelines/distill.py --config my.yaml --set teacher=models:/whole-body@champion --set student=rtmpose-m
 
 The data are ingested and audited as in the main job. If asked, the teacher first learns a knowledge token for its
 student. In a first stage the student learns from labels and from its
@@ -26,6 +26,7 @@ from rich.table import Table
 
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
+from pipelines.distill_flags import FLAGS
 from pipelines.evaluate import evaluate_stores
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
@@ -41,8 +42,9 @@ from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.versions import COST, EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
+from posecore.loading.training_crops import Bodies
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig, with_tokens
@@ -96,7 +98,8 @@ class DistillationJob(DatasetsJob):
         token: ViTPose's knowledge token, which the teacher learns and the student is shown; None for none.
         method: what counts how much in the first stage.
         loading: batches.
-        bodies: ``all`` trains on boxes without a labelled point as well, which the teacher alone says something about.
+        bodies: ``all`` trains on boxes without a labelled point as well, ``images`` on whole images as if each were one
+            body, such as the frames of a video; of both the teacher alone says something.
         training: the first stage.
         second_stage: its length as a share of the first; 0 for none. Published: 60 epochs after 270, at a constant
             learning rate.
@@ -112,7 +115,7 @@ class DistillationJob(DatasetsJob):
     token: TokenSettings | None = None
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
-    bodies: Literal["labelled", "all"] = "labelled"
+    bodies: Bodies = "labelled"
     training: TrainingConfig
     second_stage: float = Field(default=60 / 270, ge=0)
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
@@ -126,8 +129,9 @@ class DistillationJob(DatasetsJob):
     def head_training(self) -> TrainingConfig:
         """The second stage's loop: shorter, and with a constant rate after the warm-up."""
         steps = max(1, round(self.second_stage * self.training.steps))
-        warmup = min(self.training.schedule.warmup_steps, steps // 10)
-        schedule = MultiStepSchedule(warmup_steps=warmup, milestones=())
+        first = self.training.schedule
+        warmup = min(first.warmup_steps, steps // 10)
+        schedule = MultiStepSchedule(warmup_steps=warmup, warmup_start=first.warmup_start, milestones=())
         return self.training.model_copy(update={"steps": steps, "schedule": schedule})
 
 
@@ -178,7 +182,8 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
-    tracking = connect(config.tracking, config.folder)
+    # A store made new for this run has no teacher.
+    tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(_REGISTRY))
     teacher = fetch_teacher(config, definitions, tracking)
     if config.token is not None:
         student_config = with_tokens(config.student, teacher.architecture, config.token.number)
@@ -401,7 +406,7 @@ def register_step(
     evaluation = [split for split in splits if split.role == "evaluation"]
 
     def execute(log: RunLog) -> Outputs:
-        figures = {f"cost.{name}": f"{value:.6g}" for name, value in measured.values["student"].items()}
+        figures = {f"{COST}{name}": f"{value:.6g}" for name, value in measured.values["student"].items()}
         version = register_model(
             log,
             config.name,
@@ -460,7 +465,7 @@ def cost_table(measured: StepResult) -> Table:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return run_job(__doc__, DistillationJob, run, arguments)
+    return run_job(__doc__, DistillationJob, run, arguments, FLAGS)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
-from posecore.loading.augment import AugmentConfig
+from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
@@ -52,9 +52,11 @@ class LoaderSettings(MixtureSettings):
 
     Attributes:
         augment: of every dataset that has none of its own.
+        late: augmentation of the last passes, of every dataset.
     """
 
     augment: AugmentConfig = AugmentConfig()
+    late: LateAugmentConfig | None = None
 
 
 class JobConfig(DatasetsJob):

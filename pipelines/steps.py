@@ -173,11 +173,27 @@ def vouched(*paths: Any) -> tuple[OutputFile, ...]:
     return tuple(OutputFile.of(path) for path in paths)
 
 
+@dataclass(frozen=True)
+class Flags:
+    """Settings that a job takes by flags of their own as well.
+
+    Attributes:
+        run_file: what they change where no ``--config`` is given.
+        declare: adds them to the parser.
+        overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
+    """
+
+    run_file: Path
+    declare: Callable[[argparse.ArgumentParser], None]
+    overrides: Callable[[argparse.Namespace], list[str]]
+
+
 def run_job(
     description: str | None,
     config_class: type[_JobT],
     run: Callable[[_JobT, bool], None],
     arguments: Sequence[str] | None,
+    flags: Flags | None = None,
 ) -> int:
     """Runs the job named on the command line; returns the exit status.
 
@@ -186,16 +202,22 @@ def run_job(
         config_class: what the run file must be.
         run: given the configuration and whether finished steps may be used again.
         arguments: None for the process's own.
+        flags: of this job alone; without any, ``--config`` is required.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--config", required=True, help="run file (YAML)")
+    default = "" if flags is None else f"; default {flags.run_file.name}, changed by the flags below"
+    parser.add_argument("--config", required=flags is None, help=f"run file (YAML){default}")
+    if flags is not None:
+        flags.declare(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
     parser.add_argument("--no-reuse", action="store_true", help="run every step again")
     options = parser.parse_args(arguments)
-    overrides = [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
     try:
-        run(load_config(options.config, config_class, overrides), not options.no_reuse)
+        run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
+        if flags is not None:
+            run_file, overrides = run_file or flags.run_file, [*flags.overrides(options), *overrides]
+        run(load_config(run_file, config_class, overrides), not options.no_reuse)
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1

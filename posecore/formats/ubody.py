@@ -29,7 +29,9 @@ class UBodyReader(CocoReader):
     """Reads every scene's ``keypoint_annotation.json`` below the annotation folder, or one given file.
 
     Options: ``video_list``, a ``.npy`` of video names, with ``videos`` ``listed`` or ``unlisted`` to keep those or the
-    others; ``frame_stride`` keeps every n-th frame. Ids collide between scenes and get the scene as a prefix.
+    others; ``image_id_stride`` keeps images whose id in their scene's file is a multiple of n, as DWPose does;
+    ``frame_stride`` keeps frames whose number in their video is. Ids run on from video to video, so the two choose
+    different images. Ids collide between scenes and get the scene as a prefix.
 
     Parts whose ``*_valid`` is false are not labelled. A person with ``valid_label`` 0 keeps its box and loses its
     points. mmpose's 3-D file holds SMPL-X points, in another order, in ``keypoints``: the body is unlabelled there.
@@ -96,9 +98,9 @@ def _frame(path: str) -> tuple[str, int | None]:
     return str(file.parent), int(file.stem) if file.stem.isdecimal() else None
 
 
-def _frame_filter(source: Source) -> Callable[[str], bool]:
-    """Whether an image's path belongs to the split."""
-    stride = integer(source.options.get("frame_stride", 1), "option frame_stride")
+def _frame_filter(source: Source) -> Callable[[str, Json], bool]:
+    """Whether an image belongs to the split, by its path and its id; an id that is no number is left to the reader."""
+    frame_stride, id_stride = _stride(source, "frame_stride"), _stride(source, "image_id_stride")
     listed: frozenset[str] | None = None
     if "video_list" in source.options:
         name = text(source.options["video_list"], "option video_list")
@@ -107,17 +109,35 @@ def _frame_filter(source: Source) -> Callable[[str], bool]:
         except ValueError as error:
             raise DatasetError(f"{source.dataset}: {name} is not a plain .npy list of video names ({error}).") from None
         listed = frozenset(str(video) for video in array.ravel())
-    wanted = source.options.get("videos", "listed") == "listed"
+    wanted = _wants_listed(source)
 
-    def keep(path: str) -> bool:
+    def keep(path: str, image_id: Json) -> bool:
         folder, frame = _frame(path)
         video = PurePosixPath(folder).name.partition("_Trim")[0]
-        return (listed is None or (video in listed) == wanted) and (frame or 0) % stride == 0
+        if listed is not None and (video in listed) != wanted:
+            return False
+        return (frame or 0) % frame_stride == 0 and (not isinstance(image_id, int) or image_id % id_stride == 0)
 
     return keep
 
 
-def _select(document: Json, scene: str, keep: Callable[[str], bool]) -> Json:
+def _stride(source: Source, option: str) -> int:
+    stride = integer(source.options.get(option, 1), f"option {option}")
+    if stride < 1:
+        raise DatasetError(f"{source.dataset} {source.split}: option {option} must be 1 or more, not {stride}.")
+    return stride
+
+
+def _wants_listed(source: Source) -> bool:
+    videos = source.options.get("videos", "listed")
+    if videos not in ("listed", "unlisted"):
+        raise DatasetError(
+            f"{source.dataset} {source.split}: option videos must be listed or unlisted, not {videos!r:.60}."
+        )
+    return videos == "listed"
+
+
+def _select(document: Json, scene: str, keep: Callable[[str, Json], bool]) -> Json:
     """The document without frames of other splits, ids and paths made unique by the scene; malformed parts stay."""
     if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in ("images", "annotations")):
         return document
@@ -126,7 +146,7 @@ def _select(document: Json, scene: str, keep: Callable[[str], bool]) -> Json:
     for image in document["images"]:
         if isinstance(image, dict) and isinstance(image.get("file_name"), str):
             name = image["file_name"].lstrip("/")
-            if not keep(name):
+            if not keep(name, image.get("id")):
                 elsewhere.add(str(image.get("id")))
                 continue
             inside = name if not scene or name.startswith(f"{scene}/") else f"{scene}/{name}"

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph, Sighting, Start, Trace
-from posecore.lineage.versions import RegisteredVersion, evaluations
+from posecore.lineage.versions import COST, RegisteredVersion, evaluations
 from posecore.lineage.weights_use import WeightsUse
 
 _TERMS = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not stated"}
@@ -32,6 +32,9 @@ def describe_model(graph: LineageGraph, model: RegisteredVersion) -> list[str]:
             for result in evaluations(version):
                 figures = ", ".join(f"{metric} {value:.4g}" for metric, value in result.metrics.items())
                 lines.append(f"  measured   {result.name} on {result.digest[:12]}: {figures}")
+            costs = [f"{tag.removeprefix(COST)} {value}" for tag, value in version.tags.items() if tag.startswith(COST)]
+            if costs:
+                lines.append(f"  one crop   {', '.join(sorted(costs))}")
     return lines
 
 

@@ -6,6 +6,7 @@ runs are deleted and can be read without the artifact store:
 - ``dataset.<role>.<name>/<split>``: a :class:`~posecore.lineage.dataset_inputs.DatasetUse` as JSON, one per dataset;
 - ``evaluation.<name>.<digest>``: metrics as JSON, per evaluation set and the digest they were measured on;
 - ``weights.<n>``: a :class:`~posecore.lineage.weights_use.WeightsUse` as JSON, published weights it started from;
+- ``cost.<figure>``: size, arithmetic and measured latency of a model that was made to be small;
 - ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``.
 """
 
@@ -20,6 +21,9 @@ from posecore.config import Config
 from posecore.errors import LineageError
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.tracking import Tracking, metric_name
+
+COST = "cost."
+"""What tags begin with that say what a version costs."""
 
 
 class EvaluationResult(Config):

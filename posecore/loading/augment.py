@@ -6,6 +6,7 @@ changes of the same instance as they were.
 """
 
 from dataclasses import dataclass
+from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
@@ -14,9 +15,12 @@ from pydantic import Field
 
 from posecore.config import Config
 from posecore.geometry import fix_aspect_ratio
+from posecore.loading.appearance import AppearanceConfig
 from posecore.skeletons.skeleton import Skeleton
 
 _MOST_SIGMAS = 2.0
+_NORMAL = NormalDist()
+_BELOW = _NORMAL.cdf(-1.0)
 
 
 class AugmentConfig(Config):
@@ -28,26 +32,44 @@ class AugmentConfig(Config):
             (``half_body_min_keypoints`` of the dataset's conventions).
         half_body_padding: the region is larger than the points' extent by this factor.
         scale_factor: spread of the size; the region is scaled by 1 + scale_factor·N(0, 1), cut at 1 ± scale_factor.
+        scale_distribution: ``clipped`` sets a size beyond the ends to the end; ``truncated`` draws none beyond them,
+            as RTMPose and Sapiens do.
         rotation_probability: of turning at all.
-        rotation_degrees: ``normal`` draws N(0, 1) times this, cut at twice this; ``uniform`` draws from ± this.
+        rotation_degrees: ``normal`` draws N(0, 1) times this, cut at twice this; ``truncated`` draws N(0, 1) within ± 1
+            times this, as RTMPose and Sapiens do with 80; ``uniform`` draws from ± this.
         rotation_distribution: see ``rotation_degrees``; infants lie in all directions, so they want ``uniform`` with
             180 degrees and probability 1.
         center_jitter: ``per_run`` moves a share of the box centres once, the same way in every epoch, as the published
             loader does while it reads the annotations; ``per_sample`` draws anew every time; ``off``.
         center_jitter_probability: share of the instances, or of the samples, that are moved.
         center_jitter_extent: the centre moves by at most half this, in units of the box's width and height.
+        appearance: what happens to the pixels; None for nothing.
     """
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)
     half_body_probability: float = Field(default=0.3, ge=0, le=1)
     half_body_padding: float = Field(default=1.5, gt=0)
     scale_factor: float = Field(default=0.5, ge=0, lt=1)
+    scale_distribution: Literal["clipped", "truncated"] = "clipped"
     rotation_probability: float = Field(default=0.6, ge=0, le=1)
     rotation_degrees: float = Field(default=40.0, ge=0, le=180)
-    rotation_distribution: Literal["normal", "uniform"] = "normal"
+    rotation_distribution: Literal["normal", "truncated", "uniform"] = "normal"
     center_jitter: Literal["per_run", "per_sample", "off"] = "per_run"
     center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
     center_jitter_extent: float = Field(default=0.4, ge=0)
+    appearance: AppearanceConfig | None = None
+
+
+class LateAugmentConfig(Config):
+    """Other augmentation towards the end of a run: RTMPose and DWPose go easier on the last 30 of 270 epochs.
+
+    Attributes:
+        from_pass: begins when a dataset has been gone through this many times; with natural sampling, an epoch.
+        augment: of every dataset from then on.
+    """
+
+    from_pass: int = Field(gt=0)
+    augment: AugmentConfig
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -123,13 +145,24 @@ def augment_region(
             if extent.any():
                 center = points.mean(axis=0)
                 scale = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
-    scale = scale * (1.0 + config.scale_factor * min(max(size, -1.0), 1.0))
+    spread = _truncated(size) if config.scale_distribution == "truncated" else min(max(size, -1.0), 1.0)
+    scale = scale * (1.0 + config.scale_factor * spread)
     rotation = 0.0
     if turn < config.rotation_probability:
-        uniform = config.rotation_distribution == "uniform"
-        share = 2.0 * direction - 1.0 if uniform else min(max(angle, -_MOST_SIGMAS), _MOST_SIGMAS)
+        match config.rotation_distribution:
+            case "uniform":
+                share = 2.0 * direction - 1.0
+            case "truncated":
+                share = _truncated(angle)
+            case "normal":
+                share = min(max(angle, -_MOST_SIGMAS), _MOST_SIGMAS)
         rotation = share * config.rotation_degrees
     return Region(center, scale, rotation, flip < config.flip_probability)
+
+
+def _truncated(normal: float) -> float:
+    """A standard normal draw as one that is truncated to [-1, 1]: the quantile stays what it was."""
+    return _NORMAL.inv_cdf(_BELOW + _NORMAL.cdf(normal) * (1 - 2 * _BELOW))
 
 
 def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: bool) -> NDArray[np.int64] | None:

@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -20,13 +20,13 @@ from pydantic import Field
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
-from posecore.loading.augment import AugmentConfig
+from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import Crop, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
 from posecore.loading.randomness import Redrawn, crop_seeds
 from posecore.loading.samples import ImageKey, SampleCache
-from posecore.loading.training_crops import TrainingCrops
+from posecore.loading.training_crops import Bodies, TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
 from posecore.schema import CropBatch, CropGroup
 from posecore.shards.store import ShardStore
@@ -38,9 +38,11 @@ class LoadingConfig(Config):
     Attributes:
         mixture: which datasets, how often.
         augment: of every entry that has none of its own.
+        late: augmentation of the last passes, of every entry.
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
-        bodies: ``all`` crops bodies without a labelled point as well, which only a teacher can say something about.
+        bodies: ``all`` crops bodies without a labelled point as well, ``images`` every whole image as if it were one
+            body, for images of which nothing is known; only a teacher can say something about either.
         num_threads: decoding threads per rank; one per core the rank may use.
         prefetch: blocks of ``mixture.shuffle_window`` batches prepared ahead.
         cache_bytes: bound on the decoded images a rank keeps. Where every thread's share of it holds all images of the
@@ -51,8 +53,9 @@ class LoadingConfig(Config):
 
     mixture: MixtureConfig
     augment: AugmentConfig = AugmentConfig()
+    late: LateAugmentConfig | None = None
     unlabelled: UnlabelledConfig | None = None
-    bodies: Literal["labelled", "all"] = "labelled"
+    bodies: Bodies = "labelled"
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
@@ -156,8 +159,9 @@ class Loader:
             return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
-        everyone = self.config.bodies == "all"
-        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions, everyone)
+        return TrainingCrops(
+            entry.name, store, augment, self.input_size, self.seed, conventions, self.config.bodies, self.config.late
+        )
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""

@@ -23,6 +23,7 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     CENTER_JITTER = 3
     METHOD = 4
+    APPEARANCE = 5
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:

@@ -1,15 +1,38 @@
 """How one instance of one dataset becomes a training crop."""
 
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.datasets.definition import Conventions
 from posecore.geometry import bbox_to_center_scale
-from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
+from posecore.loading.appearance import change_appearance
+from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
+from posecore.schema import KeypointState
 from posecore.shards.store import ShardStore
+
+Bodies: TypeAlias = Literal["labelled", "all", "images"]
+"""What is cropped: boxes with a labelled point; all boxes; or every image as one body, its boxes and labels unseen."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Phase:
+    """An augmentation and the box centres it starts from.
+
+    Attributes:
+        augment: how crops change.
+        center: (n, 2) x, y in image pixels, moved where that is done once per run.
+        jitters: whether they are moved in every sample.
+    """
+
+    augment: AugmentConfig
+    center: NDArray[np.float64]
+    jitters: bool
 
 
 class TrainingCrops:
@@ -22,7 +45,8 @@ class TrainingCrops:
         input_size: (height, width) of the crops.
         seed: of the run.
         conventions: of the model to be trained; None for the dataset's own.
-        unlabelled: crop bodies without a labelled point as well.
+        bodies: what is cropped.
+        late: the augmentation of later passes.
     """
 
     def __init__(
@@ -33,21 +57,37 @@ class TrainingCrops:
         input_size: tuple[int, int],
         seed: int,
         conventions: Conventions | None = None,
-        unlabelled: bool = False,
+        bodies: Bodies = "labelled",
+        late: LateAugmentConfig | None = None,
     ) -> None:
         self.name = name
-        self.instances = UsableInstances.bodies(store) if unlabelled else UsableInstances.of(store)
+        choose = {
+            "labelled": UsableInstances.of,
+            "all": UsableInstances.bodies,
+            "images": UsableInstances.whole_images,
+        }
+        self.instances = choose[bodies](store)
+        self._whole_images = bodies == "images"
         self.definition = store.manifest.definition
         self._conventions = conventions or self.definition.conventions
-        self._augment = augment
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
         boxes, padding = self.instances.bbox_xywh, self._conventions.padding
-        self._center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
-        self._jitters = self._conventions.center_jitter and augment.center_jitter != "off"
-        if self._jitters and augment.center_jitter == "per_run":
-            random = generator(Purpose.CENTER_JITTER, seed, name)
-            self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
+        center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
+        self._early = self._phase(augment, center)
+        self._late = None if late is None else (late.from_pass, self._phase(late.augment, center))
+
+    def _phase(self, augment: AugmentConfig, center: NDArray[np.float64]) -> _Phase:
+        how = augment.center_jitter if self._conventions.center_jitter else "off"
+        if how == "per_run":
+            random = generator(Purpose.CENTER_JITTER, self._seed, self.name)
+            center = center + center_jitter(self.instances.bbox_xywh[:, 2:], augment, random)
+        return _Phase(augment, center, how == "per_sample")
+
+    def _phase_of(self, number_of_pass: int) -> _Phase:
+        if self._late is None or number_of_pass < self._late[0]:
+            return self._early
+        return self._late[1]
 
     @property
     def num_keypoints(self) -> int:
@@ -76,29 +116,45 @@ class TrainingCrops:
         """
         sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
-        keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
+        if self._whole_images:
+            keypoints = np.zeros((self.num_keypoints, 2), np.float32)
+            state = np.full(self.num_keypoints, KeypointState.UNLABELLED, np.uint8)
+        else:
+            keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
         row = int(self.instances.rows[instance])
+        phase = self._phase_of(number_of_pass)
         region = augment_region(
-            self._region(instance, row, number_of_pass, sample, index, redrawn),
+            self._region(phase, instance, row, number_of_pass, sample, index, redrawn),
             keypoints,
             is_labelled(state),
             self.definition.skeleton,
             self._conventions.half_body_min_keypoints,
             self._aspect_ratio,
-            self._augment,
+            phase.augment,
             redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
-        crop = self._conventions.codec
-        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, crop, out)
+        convention = self._conventions.codec
+        crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
+        if phase.augment.appearance is not None:
+            random = redrawn.generator(Purpose.APPEARANCE, self._seed, self.name, number_of_pass, row)
+            change_appearance(out, phase.augment.appearance, random)
+        return crop
 
     def _region(
-        self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int, redrawn: Redrawn
+        self,
+        phase: _Phase,
+        instance: int,
+        row: int,
+        number_of_pass: int,
+        sample: DecodedSample,
+        index: int,
+        redrawn: Redrawn,
     ) -> Region:
-        if self._conventions.box_source == "center_scale":
+        if self._conventions.box_source == "center_scale" and not self._whole_images:
             size = (sample.image.shape[0], sample.image.shape[1])
             return instance_region(sample.instances[index], size, self._aspect_ratio, self._conventions)
-        center = self._center[instance]
-        if self._jitters and self._augment.center_jitter == "per_sample":
+        center = phase.center[instance]
+        if phase.jitters:
             random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
-            center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], self._augment, random)[0]
+            center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], phase.augment, random)[0]
         return Region(center, self._scale[instance])

@@ -8,7 +8,7 @@ What the teacher says of a point counts whether or not the point is labelled: it
 and images without any label are taught by the teacher alone.
 """
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 import torch
 import torch.nn.functional as F
@@ -56,6 +56,7 @@ class DistillationTerms(Config):
         reference_batch: published: 64 at 256×192, 32 at 384×288.
         denominator: as in :class:`~posecore.methods.supervised.SupervisedConfig`.
         head_statistics: likewise.
+        group_weights: likewise; of labels alone, as what the teacher says counts for every point alike.
     """
 
     teacher_heads: dict[str, str] = {}
@@ -70,6 +71,7 @@ class DistillationTerms(Config):
     reference_batch: int = Field(default=64, gt=0)
     denominator: Literal["batch", "group"] = "batch"
     head_statistics: HeadStatistics = "own"
+    group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -93,6 +95,7 @@ class DistillationTerms(Config):
             head_statistics=self.head_statistics,
             simcc_reduction="mean" if fixed else "sum",
             loss_weight=self.reference_batch if fixed and simcc else 1.0,
+            group_weights=self.group_weights,
         )
 
 

@@ -253,6 +253,7 @@ class PrototypeLearning(SupervisedHeads):
             own_embeddings = embeddings[group.start : group.stop]
             prototypes = self.model.prototypes(owner)
             targets, weights = self._codec(name).encode(group.keypoints_crop, group.weights)
+            weights = self._weighed(name, weights)
             assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
             num_samples = self._num_samples(group, len(batch))
             terms[f"loss/{name}"] = self._heatmap_loss(own_heatmaps, targets, weights, num_samples)

@@ -1,7 +1,8 @@
 """Supervised training of every head on its own dataset's points."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+import torch
 from pydantic import Field
 from torch import Tensor, nn
 
@@ -30,6 +31,9 @@ class SupervisedConfig(Config):
             Sapiens2 was published with 10 and a clip norm of 2 or 4.
         hardest_points: so many points per crop count, those with the largest error (``KeypointOHKMMSELoss``); two of
             Sapiens' four 308-point models were published with 128. None counts all.
+        group_weights: what the points of a group of the skeleton (``body``, ``foot``, ``face``, ``left_hand``,
+            ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
+            that 68 face points do not drown the rest; DWPose with none.
     """
 
     denominator: Literal["batch", "group"] = "batch"
@@ -37,6 +41,7 @@ class SupervisedConfig(Config):
     simcc_reduction: Literal["mean", "sum"] = "mean"
     loss_weight: float = Field(default=1.0, gt=0)
     hardest_points: int | None = Field(default=None, gt=0)
+    group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
 
 
 class SupervisedHeads(nn.Module):
@@ -50,7 +55,8 @@ class SupervisedHeads(nn.Module):
         config: how datasets share a step.
 
     Raises:
-        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by.
+        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by; or no
+            dataset has points of a group that is to be weighed.
     """
 
     def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
@@ -59,6 +65,7 @@ class SupervisedHeads(nn.Module):
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
         self._check_hardest_points()
+        self._point_factors = self._factors() if self.config.group_weights else {}
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -78,6 +85,7 @@ class SupervisedHeads(nn.Module):
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
         targets, weights = codec.encode(group.keypoints_crop, group.weights)
+        weights = self._weighed(group.dataset, weights)
         samples = self._num_samples(group, batch_size)
         if isinstance(codec, SimccCodec):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
@@ -89,6 +97,24 @@ class SupervisedHeads(nn.Module):
         if hardest is None:
             return self.config.loss_weight * heatmap_loss(outputs, targets, weights, num_samples)
         return self.config.loss_weight * hardest_points_loss(outputs, targets, weights, num_samples, hardest)
+
+    def _weighed(self, dataset: str, weights: Tensor) -> Tensor:
+        """(n, K) weights of labels times what their points' groups count."""
+        factors = self._point_factors.get(dataset)
+        return weights if factors is None else weights * factors.to(weights)
+
+    def _factors(self) -> dict[str, Tensor]:
+        known = {point.group for skeleton in self.model.skeletons.values() for point in skeleton.keypoints}
+        if stray := sorted(self.config.group_weights.keys() - known):
+            raise ConfigError(
+                f"group_weights: no dataset has points of a group {stray[0]!r}; there are {', '.join(sorted(known))}."
+            )
+        factors = {}
+        for dataset, skeleton in self.model.skeletons.items():
+            factor = torch.tensor([self.config.group_weights.get(point.group, 1.0) for point in skeleton.keypoints])
+            # The weight of a map acts squared, and it is the loss that is to be multiplied.
+            factors[dataset] = factor if isinstance(self.codecs[dataset], SimccCodec) else factor.sqrt()
+        return factors
 
     def _num_samples(self, group: DeviceGroup, batch_size: int) -> int:
         return batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)

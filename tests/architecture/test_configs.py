@@ -18,7 +18,7 @@ def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig] | type[Disti
     match path.stem.partition("_")[0]:
         case "pretrain":
             return PretrainingConfig
-        case "distill":
+        case "distill" | "dwpose":
             return DistillationJob
         case _:
             return JobConfig
@@ -43,6 +43,30 @@ def test_a_run_file_begins_with_what_how_long_result_and_command(path: Path) -> 
     comment = [line for line in path.read_text(encoding="utf-8").splitlines() if line.startswith("#")]
     for word in ("What:", "How long:", "Expect:", "Command:"):
         assert any(line.startswith(f"# {word}") for line in comment), word
+
+
+def test_the_published_distillation_is_what_its_sheet_says() -> None:
+    """Numbers of IDEA-Research/DWPose @ 3dca5db, mmpose/configs/distiller/ubody: s1_dis, x to l, and s2_dis, l to l."""
+    path = next(path for path in CONFIGS if path.stem == "dwpose_ubody_x_to_l")
+    job = load_config(path, DistillationJob)
+    rate = [job.training.schedule.factor(round(share * job.training.steps), job.training.steps) for share in (0.5, 1)]
+    assert rate == pytest.approx([1, 0.05])
+    assert job.training.schedule.factor(0, job.training.steps) == pytest.approx(1e-5)
+    assert crops_per_rank(job.training.global_batch, job.cluster.num_workers, job.training.accumulation) == 64
+    second = job.head_training()
+    assert second.steps / job.training.steps == pytest.approx(60 / 270, abs=1e-5)
+    rate = [second.schedule.factor(step, second.steps) for step in (0, 1000, second.steps - 1)]
+    assert rate == pytest.approx([1e-5, 1, 1])
+    assert second.optimizer.clip_norm == 1
+    loading = job.mixture()
+    assert loading.mixture.sampling == "natural"
+    assert loading.late is not None
+    assert loading.late.from_pass == 270 - 30
+    assert loading.late.augment.rotation_distribution == loading.augment.scale_distribution == "truncated"
+    splits = {entry.name: entry.load().splits[entry.split("training")] for entry in job.datasets}
+    assert splits["ubody"].options["image_id_stride"] == 10
+    assert job.student.shared_heads == {"ubody": "coco_wholebody"}, "one head of 133 points for both"
+    assert [job.method.strength(step, 270) for step in (0, 1, 269)] == pytest.approx([1, 269 / 270, 1 / 270])
 
 
 def test_published_stages_want_a_trained_model() -> None:

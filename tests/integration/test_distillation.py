@@ -13,7 +13,9 @@ from pipelines.ray_training import RayTrainingConfig, TrainedRun
 from pipelines.steps import Split
 from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
+from posecore.lineage.answers import describe_model
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
@@ -52,7 +54,8 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
         commercial_use=False,
     )
     run = connect(tracking, store_folder).start_run("teacher", {})
-    register_model(run, "large", Path(str(save_model(teacher, folder / "teacher"))), [use], [])
+    version = register_model(run, "large", Path(str(save_model(teacher, folder / "teacher"))), [use], [])
+    run.tracking.client.set_registered_model_alias("large", "champion", str(version.version))
     values = {
         "name": "small",
         "run_folder": str(folder / "run"),
@@ -84,7 +87,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
 def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["--config", str(run_file)]) == 0
+    assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     said = capfd.readouterr().out
     steps = ["ingest:people:train", "ingest:people:val", "audit", "stage1", "stage2", "evaluate:student:people"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == [*steps, "measure", "register"]
@@ -111,6 +114,11 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert float(version.tags["cost.parameters"]) == parameters
     assert float(version.tags["cost.latency_ms"]) > 0
     assert {"cost.gflops", "cost.megabytes"} <= version.tags.keys()
+    told = "\n".join(describe_model(LineageGraph.load(tracking), RegisteredVersion("small", 1)))
+    assert re.search(
+        r"one crop   gflops \S+, latency_ms \S+, megabytes \S+, parameters \S+\nmade from large version 1", told
+    )
+    assert "measured   people on " in told
 
 
 @pytest.fixture

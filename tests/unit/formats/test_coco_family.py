@@ -332,6 +332,56 @@ def test_ubody_keeps_every_nth_frame_on_request(tmp_path: Path):
     assert [r.source_id for r in read_split(definition, "intra_train", tmp_path)] == ["Magic/1"]
 
 
+SCENES = (
+    *("ConductMusic", "Entertainment", "Fitness", "Interview", "LiveVlog", "Magic_show", "Movie", "Olympic"),
+    *("Online_class", "SignLanguage", "Singing", "Speech", "TVShow", "TalkShow", "VideoConference"),
+)
+
+
+def scene_of_two_videos(scene: str) -> dict[str, Any]:
+    """Image ids 1 to 30 over two videos of 15 frames, the second of them on the test list, and no categories."""
+    videos = [f"{scene}_S1", f"{scene}_S2_Trim3"]
+    images = [
+        {"id": i + 1, "file_name": f"{videos[i // 15]}/{i % 15 + 1:06d}.png", "width": 100, "height": 100}
+        for i in range(30)
+    ]
+    return {"images": images, "annotations": [wholebody(id=i + 1, image_id=i + 1) for i in range(30)]}
+
+
+def test_ubody_mix_of_dwpose_goes_by_image_id_and_has_all_scenes(tmp_path: Path):
+    """``id % 10 == 0`` and the intra-scene list, as in IDEA-Research/DWPose @ 3dca5db, base_coco_style_dataset.py."""
+    write_scenes(tmp_path, **{scene: scene_of_two_videos(scene) for scene in SCENES})
+    tested = np.array([f"{scene}_S2" for scene in SCENES])
+    np.save(tmp_path / "splits/intra_scene_test_list.npy", tested)
+    definition = load_dataset("ubody")
+    splits = {name: list(read_split(definition, name, tmp_path)) for name in ("dwpose_train", "dwpose_test")}
+    assert [r.source_id for r in splits["dwpose_train"]] == [f"{scene}/10" for scene in SCENES]
+    expected = [f"{scene}/{number}" for scene in SCENES for number in (20, 30)]
+    assert [r.source_id for r in splits["dwpose_test"]] == expected
+    assert [r.frame_index for r in splits["dwpose_test"]][:2] == [5, 15], "which a stride of frames would not choose"
+    assert all(len(r.instances) == 1 for records in splits.values() for r in records)
+    by_frame = definition.model_copy(update={"reader_options": {"frame_stride": 10}})
+    assert [r.source_id for r in read_split(by_frame, "intra_test", tmp_path)] == [f"{s}/25" for s in SCENES]
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"image_id_stride": 0}, "option image_id_stride must be 1 or more, not 0"),
+        ({"frame_stride": -3}, "option frame_stride must be 1 or more, not -3"),
+        ({"frame_stride": 2.5}, "option frame_stride must be a whole number"),
+        ({"videos": "unlist"}, "option videos must be listed or unlisted, not 'unlist'"),
+    ],
+)
+def test_ubody_impossible_options_are_refused(tmp_path: Path, options: dict[str, Any], sentence: str):
+    write_scenes(tmp_path, Magic=ubody("a"))
+    split = load_dataset("ubody").splits["intra_train"]
+    changed = split.model_copy(update={"options": {**split.options, **options}})
+    definition = load_dataset("ubody").model_copy(update={"splits": {"mine": changed}})
+    with pytest.raises(DatasetError, match=sentence):
+        list(read_split(definition, "mine", tmp_path))
+
+
 def test_ubody_parts_declared_invalid_are_not_labelled(tmp_path: Path):
     write_scenes(tmp_path, Magic=ubody("a", lefthand_valid=False, leftfoot_valid=False, rightfoot_valid=True))
     (record,) = read_split(load_dataset("ubody"), "intra_train", tmp_path)

@@ -101,6 +101,30 @@ def test_the_number_of_threads_changes_nothing(stores, num_threads):
     assert [pixels(batch) for batch in ours] == expected
 
 
+def test_a_later_pass_has_an_augmentation_of_its_own(stores):
+    """Passes before it are what they were without it; 20 people are 5 batches of 4."""
+    entries = {"mixture": {"entries": [{"name": "people"}], "sampling": "natural"}}
+    gentle = {"flip_probability": 0, "scale_factor": 0, "rotation_probability": 0, "half_body_probability": 0}
+    gentle |= {"center_jitter": "off"}
+    people = {"people": stores["people"]}
+    plain = batches(people, 12, loading(**entries), global_batch=4)
+    late = batches(people, 12, loading(**entries, late={"from_pass": 1, "augment": gentle}), global_batch=4)
+    still = batches(people, 12, loading(**entries, augment=gentle), global_batch=4)
+    assert [pixels(batch) for batch in late[:5]] == [pixels(batch) for batch in plain[:5]]
+    assert [pixels(batch) for batch in late[5:]] == [pixels(batch) for batch in still[5:]]
+    assert pixels(plain[5]) != pixels(still[5])
+
+
+def test_appearance_changes_pixels_and_nothing_else(stores):
+    (plain,), (changed,) = batches(stores, 1), batches(stores, 1, loading(augment={"appearance": {}}))
+    assert plain.images.tobytes() != changed.images.tobytes()
+    assert pixels(plain)[1:] == pixels(changed)[1:]
+    black = (changed.images == 0).all(axis=-1).mean(axis=(1, 2))
+    assert (black > 0.03).all(), "every crop has a hole"
+    again = batches(stores, 1, loading(augment={"appearance": {}}, num_threads=7))[0]
+    assert again.images.tobytes() == changed.images.tobytes()
+
+
 def test_every_pass_is_augmented_anew_and_the_same_under_the_same_seed(stores):
     def crops_of_row_0(epoch, seed=3):
         for batch in batches(stores, 3, start_step=3 * epoch, seed=seed):
@@ -176,6 +200,23 @@ def test_bodies_without_a_label_come_only_if_asked_for(tmp_path):
         seen[wanted] = dict(zip(group.rows.tolist(), (group.state > KeypointState.UNLABELLED).any(1), strict=True))
         assert np.isfinite(group.keypoints_crop).all()
     assert seen == {"labelled": {0: True}, "all": {0: True, 1: False}}
+
+
+def test_whole_images_are_bodies_of_which_nothing_is_known(tmp_path):
+    """One crop per image, with boxes or without; un-augmented it is the image, padded to the crop's shape."""
+    bodies = [instance(name, 17, (10.0, 10.0, 40.0, 60.0)) for name in "ab"]
+    records = [record("people", 0, bodies), record("people", 1, []), record("people", 2, [])]
+    store = {"people": write_store(tmp_path, "people", [], records=records)}
+    still = {"flip_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
+    config = loading(mixture={"entries": [{"name": "people"}]}, bodies="images", augment=still)
+    (batch,) = batches(store, 1, config, global_batch=3)
+    (group,) = batch.groups
+    assert sorted(group.rows.tolist()) == [0, 1, 2]
+    assert (group.state == KeypointState.UNLABELLED).all()
+    assert group.state.shape == (3, 17)
+    np.testing.assert_allclose(group.center, [[80, 60]] * 3, atol=0.5)
+    padding = store["people"].manifest.definition.conventions.padding
+    np.testing.assert_allclose(group.scale, [[160 * padding, 160 * padding * 64 / 48]] * 3, rtol=1e-2)
 
 
 def test_state_is_the_seed_and_the_next_step(stores):

@@ -1,6 +1,7 @@
 """Each term against its formula spelled out, what is frozen, what survives a resume, and what is refused."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from torch import nn
 
 from posecore.errors import ConfigError
-from posecore.methods.batch import DeviceBatch, to_device
+from posecore.methods.batch import DeviceBatch, DeviceGroup, to_device
 from posecore.methods.belief import believed
 from posecore.methods.distillation import Distillation, DistillationConfig, output_loss
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment
@@ -18,9 +19,11 @@ from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import save_model
 from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import SourceConfig, pin
@@ -58,6 +61,32 @@ def _vit(seed: int = 0, size: tuple[int, int] = SIZE, experts: float = 0, **name
     backbone = VitConfig(embed_dim=32, depth=1, num_heads=2, drop_path=0.0, expert_share=experts)
     config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=size)
     return _bold(build_model(config, _skeletons(**(names or NAMES))))
+
+
+def _simple(seed: int = 0) -> PoseModel:
+    """ViTPose's other decoder."""
+    torch.manual_seed(seed)
+    backbone = VitConfig(embed_dim=32, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, head=SimpleHeadConfig(), input_size=SIZE)
+    return _bold(build_model(config, _skeletons(**NAMES)))
+
+
+def _sapiens(seed: int = 0) -> PoseModel:
+    """Four times as many pixels, another head and another spread, as the published ones have."""
+    torch.manual_seed(seed)
+    backbone = VitConfig(embed_dim=32, depth=1, num_heads=2, position="plain")
+    head = InstanceNormHeadConfig(deconv_channels=(8, 8), conv_channels=(8, 8))
+    size = (2 * SIZE[0], 2 * SIZE[1])
+    config = ModelConfig(backbone=backbone, head=head, input_size=size, heatmap_sigma=6.0, blur_border="zero")
+    return _bold(build_model(config, _skeletons(**NAMES)))
+
+
+def _sapiens2(seed: int = 0) -> PoseModel:
+    torch.manual_seed(seed)
+    backbone = Sapiens2Config(embed_dim=32, depth=2, num_heads=2, num_full_blocks=1)
+    head = InstanceNormHeadConfig(deconv_channels=(8, 8), conv_channels=(8, 8, 8), initialisation="kaiming")
+    config = ModelConfig(backbone=backbone, head=head, input_size=SIZE, heatmap_sigma=6.0)
+    return _bold(build_model(config, _skeletons(**NAMES)))
 
 
 def _bold(model: PoseModel) -> PoseModel:
@@ -209,6 +238,44 @@ def test_visibility_concerns_labels_only() -> None:
     assert seen["outputs/people"] > 0
 
 
+def _with_hands(model: PoseModel) -> PoseModel:
+    """The two hands of ``people`` are a group of their own."""
+    skeletons = dict(model.skeletons)
+    points = [
+        point.model_copy(update={"group": "hand" if "hand" in point.name else "body"})
+        for point in skeletons["people"].keypoints
+    ]
+    skeletons["people"] = skeletons["people"].model_copy(update={"keypoints": tuple(points)})
+    model.card = model.card.model_copy(update={"skeletons": skeletons})
+    return model
+
+
+@pytest.mark.parametrize("student", [_rtmpose, _vit])
+def test_a_group_of_points_counts_less_in_the_loss_of_labels_alone(student: Callable[[], PoseModel]) -> None:
+    """The loss is linear in the weight, and with 0 it is that of a batch in which the group is not labelled."""
+    model, teacher = _with_hands(student()), _rtmpose(1, widen=0.2)
+    batch, handless = _batch(), _batch()
+    handless.groups[0].weights[:, 1:] = 0
+    terms = {}
+    for weight in (0.0, 0.5, 1.0, 3.0):
+        torch.manual_seed(0)
+        terms[weight] = _distillation(model, teacher, group_weights={"hand": weight}, feature_weight=1e-3)(batch)
+    plain = _distillation(model, teacher, feature_weight=1e-3)
+    none, one = terms[0.0]["loss/people"], terms[1.0]["loss/people"]
+    assert none < one
+    torch.testing.assert_close(none, plain(handless)["loss/people"])
+    torch.testing.assert_close(one, plain(batch)["loss/people"])
+    torch.testing.assert_close(terms[0.5]["loss/people"], (none + one) / 2)
+    torch.testing.assert_close(terms[3.0]["loss/people"], none + 3 * (one - none))
+    for name in ("loss/dogs", "outputs/people", "outputs/dogs", "features"):
+        assert torch.equal(terms[0.5][name], terms[1.0][name])
+
+
+def test_a_group_that_nobody_has_is_refused() -> None:
+    with pytest.raises(ConfigError, match="no dataset has points of a group 'hands'; there are body, hand"):
+        _distillation(_with_hands(_rtmpose()), group_weights={"hands": 2})
+
+
 def test_without_labels_nobody_looks_at_them() -> None:
     method = _distillation(labels=False)
     one, other = _batch(), _batch()
@@ -258,10 +325,17 @@ def test_points_are_matched_by_their_names_and_only_common_ones_are_taught() -> 
         (_rtmpose, lambda: _vit(1)),
         (_rtmpose, lambda: _vit(1, experts=0.25)),
         (_rtmpose, lambda: _vit(1, size=(128, 64))),
+        (_rtmpose, lambda: _simple(1)),
+        (_rtmpose, lambda: _sapiens(1)),
+        (_rtmpose, lambda: _sapiens2(1)),
         (_vit, lambda: _rtmpose(1)),
         (_vit, lambda: _vit(1, size=(128, 64))),
+        (_vit, lambda: _sapiens(1)),
     ],
-    ids=["vit-rtmpose", "experts-rtmpose", "large-vit-rtmpose", "rtmpose-vit", "large-vit-vit"],
+    ids=[
+        *("vit-rtmpose", "experts-rtmpose", "large-vit-rtmpose", "simple-rtmpose", "sapiens-rtmpose"),
+        *("sapiens2-rtmpose", "rtmpose-vit", "large-vit-vit", "sapiens-vit"),
+    ],
 )
 def test_any_family_teaches_any(student: Callable[[], PoseModel], teacher: Callable[[], PoseModel]) -> None:
     method = _distillation(student(), teacher(), feature_weight=1e-3).train()
@@ -274,6 +348,47 @@ def test_any_family_teaches_any(student: Callable[[], PoseModel], teacher: Calla
     for name, parameter in method.named_parameters():
         assert parameter.grad is not None, name
     assert all(p.grad is None for p in method.teacher.model.parameters())
+
+
+def test_two_datasets_that_share_a_head_are_taught_as_one_in_both_stages() -> None:
+    """As DWPose concatenates COCO-WholeBody and UBody: the loss is that of one group with all their crops."""
+    points = NAMES["people"]
+    apart = _rtmpose(people=points, dogs=points)
+    shared = apart.config.model_copy(update={"shared_heads": {"dogs": "people"}})
+    torch.manual_seed(0)
+    student = _lived(_bold(build_model(shared, apart.skeletons)))
+    assert list(student.heads) == ["people"]
+    batch, teacher = _joint(_batch(people=2, dogs=2)), _rtmpose(1, widen=0.2, humans=points)
+    one = DeviceBatch(images=batch.images, groups=(_one_group(batch),))
+    stages = (
+        Distillation(student, teacher, DistillationConfig(teacher=ANYWHERE)).eval(),
+        HeadDistillation(student, _same_but_for_heads(student), HeadDistillationConfig(teacher=ANYWHERE)),
+    )
+    for method in stages:
+        whole, split = method(one), method(batch)
+        assert {"outputs/people", "outputs/dogs"} <= split.keys()
+        torch.testing.assert_close(sum(split.values()), sum(whole.values()))
+        assert whole["outputs/people"] > 0
+
+
+def _joint(batch: DeviceBatch) -> DeviceBatch:
+    """With a third point for the dogs."""
+    people, dogs = batch.groups
+    points = torch.cat([dogs.keypoints_crop, dogs.keypoints_crop[:, :1] + 3], dim=1)
+    weights = torch.ones(points.shape[:2])
+    return replace(batch, groups=(people, replace(dogs, keypoints_crop=points, weights=weights)))
+
+
+def _one_group(batch: DeviceBatch) -> DeviceGroup:
+    rows = ("keypoints_crop", "weights", "seeds")
+    arrays = {name: torch.cat([getattr(group, name) for group in batch.groups]) for name in rows}
+    return replace(batch.groups[0], stop=len(batch), **arrays)
+
+
+def _same_but_for_heads(model: PoseModel) -> PoseModel:
+    other = build_model(model.config, model.skeletons)
+    other.backbone.load_state_dict(model.backbone.state_dict())
+    return _bold(other)
 
 
 def test_a_heatmap_teacher_s_student_learns_where_it_looks() -> None:
@@ -404,7 +519,7 @@ def _stage_two(folder: Path) -> HeadDistillation:
     return HeadDistillationConfig(teacher=teacher, backbone_statistics="drift").build(_rtmpose(seed=7))
 
 
-def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None) -> EngineState:
+def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, checkpoint_every: int = 2) -> EngineState:
     check = stop_at(stop_before)
 
     def batches(start: int) -> Iterator[CropBatch]:
@@ -417,7 +532,7 @@ def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None) -> 
         global_batch=4,
         seed=3,
         optimizer=OptimizerConfig(lr=1e-3, layer_decay=1.0),
-        checkpoint_every=2,
+        checkpoint_every=checkpoint_every,
         average_decay=0.9,
         progress=False,
     )
@@ -438,12 +553,14 @@ def test_either_stage_resumes_bit_for_bit(stage: Callable[[Path], nn.Module], tm
     save_model(_lived(_rtmpose(1, widen=0.2)), tmp_path / "teacher")
     save_model(_lived(_rtmpose(2)), tmp_path / "stage1")
     alone = _train(stage(tmp_path), tmp_path / "alone")
-    _train(stage(tmp_path), tmp_path / "stopped", stop_before=5)
-    resumed = _train(stage(tmp_path), tmp_path / "stopped")
-    for section in ("weights", "exp_avg", "exp_avg_sq", "buffers", "average"):
-        ours, theirs = getattr(alone, section), getattr(resumed, section)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[name], theirs[name]) for name in ours), section
+    for stop_before in (1, 3, 5):
+        run_dir = tmp_path / f"stopped{stop_before}"
+        _train(stage(tmp_path), run_dir, stop_before, checkpoint_every=stop_before)
+        resumed = _train(stage(tmp_path), run_dir)
+        for section in ("weights", "exp_avg", "exp_avg_sq", "buffers", "average"):
+            ours, theirs = getattr(alone, section), getattr(resumed, section)
+            assert ours.keys() == theirs.keys()
+            assert all(torch.equal(ours[name], theirs[name]) for name in ours), (section, stop_before)
     assert all(name.startswith(("model.", "alignment.")) for name in alone.weights)
     if stage is _stage_two:
         trained = _lived(_rtmpose(2)).backbone.state_dict()
