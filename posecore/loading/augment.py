@@ -49,6 +49,29 @@ class AugmentConfig(Config):
     center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
     center_jitter_extent: float = Field(default=0.4, ge=0)
 
+    @property
+    def displacing(self) -> tuple[str, ...]:
+        """The settings by which a crop shows more than its box as it is, or that mirrored."""
+        jitters = self.center_jitter_probability > 0 and self.center_jitter_extent > 0
+        active = {
+            "half_body_probability": self.half_body_probability > 0,
+            "scale_factor": self.scale_factor > 0,
+            "rotation_probability": self.rotation_probability > 0 and self.rotation_degrees > 0,
+            "center_jitter": self.center_jitter != "off" and jitters,
+        }
+        return tuple(name for name, is_active in active.items() if is_active)
+
+
+def mirrored_only(flip_probability: float) -> AugmentConfig:
+    """Augmentation that changes nothing else."""
+    return AugmentConfig(
+        flip_probability=flip_probability,
+        half_body_probability=0,
+        scale_factor=0,
+        rotation_probability=0,
+        center_jitter="off",
+    )
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:

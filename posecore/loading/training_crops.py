@@ -1,14 +1,18 @@
 """How one instance of one dataset becomes a training crop."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.datasets.definition import Conventions
+from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
+from posecore.shards.answers import AnswerStore, CropTerms, refuse_other_terms
 from posecore.shards.store import ShardStore
 
 
@@ -23,6 +27,10 @@ class TrainingCrops:
         seed: of the run.
         conventions: of the model to be trained; None for the dataset's own.
         unlabelled: crop bodies without a labelled point as well.
+        answers: a teacher's, to be delivered with the crops.
+
+    Raises:
+        ConfigError: the answers are to other crops than these.
     """
 
     def __init__(
@@ -34,6 +42,7 @@ class TrainingCrops:
         seed: int,
         conventions: Conventions | None = None,
         unlabelled: bool = False,
+        answers: AnswerStore | None = None,
     ) -> None:
         self.name = name
         self.instances = UsableInstances.bodies(store) if unlabelled else UsableInstances.of(store)
@@ -48,6 +57,11 @@ class TrainingCrops:
         if self._jitters and augment.center_jitter == "per_run":
             random = generator(Purpose.CENTER_JITTER, seed, name)
             self._center = self._center + center_jitter(boxes[:, 2:], augment, random)
+        self.answers = answers
+        if answers is not None:
+            refuse_displacing(name, augment)
+            wanted = crop_terms(store, augment, input_size, self._conventions, unlabelled)
+            refuse_other_terms(answers.folder, answers.manifest.terms.crops, wanted)
 
     @property
     def num_keypoints(self) -> int:
@@ -88,8 +102,9 @@ class TrainingCrops:
             self._augment,
             redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
-        crop = self._conventions.codec
-        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, crop, out)
+        convention = self._conventions.codec
+        crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
+        return crop if self.answers is None else replace(crop, answer=self.answers.read(row, region.flipped))
 
     def _region(
         self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int, redrawn: Redrawn
@@ -102,3 +117,46 @@ class TrainingCrops:
             random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
             center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], self._augment, random)[0]
         return Region(center, self._scale[instance])
+
+
+def crop_terms(
+    store: ShardStore,
+    augment: AugmentConfig,
+    input_size: tuple[int, int],
+    conventions: Conventions,
+    unlabelled: bool,
+) -> CropTerms:
+    """What a teacher's stored answers must be to, if they are to be delivered with these crops.
+
+    Args:
+        store: the split.
+        augment: of the crops; decides whether there are mirrored ones.
+        input_size: (height, width) of the crops.
+        conventions: the crops are cut by.
+        unlabelled: whether bodies without a labelled point are cropped as well.
+    """
+    return CropTerms(
+        dataset=store.manifest.digest,
+        bodies="all" if unlabelled else "labelled",
+        input_size=input_size,
+        conventions=conventions,
+        mirrored=augment.flip_probability > 0,
+    )
+
+
+def refuse_displacing(entry: str, augment: AugmentConfig) -> None:
+    """Refuses augmentation that stored answers know nothing of.
+
+    Args:
+        entry: whose augmentation it is, as the run file names it.
+        augment: the augmentation.
+
+    Raises:
+        ConfigError: a crop would be turned, resized or moved.
+    """
+    if augment.displacing:
+        raise ConfigError(
+            f"{entry}: a teacher's stored answers are to the crops that boxes cut, mirrored at most, but "
+            f"{', '.join(augment.displacing)} of its augment change them; set those to 0, center_jitter to 'off', or "
+            "leave the cache out, so that the teacher is asked in every step."
+        )
