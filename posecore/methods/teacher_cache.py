@@ -148,7 +148,8 @@ class AnswerWriter:
 
     def _stored(self, said: Tensor) -> NDArray[np.floating]:
         precision = self.job.terms.precision
-        array = said.float().cpu().numpy().astype(precision)
+        with np.errstate(over="ignore"):  # looked for below
+            array = said.float().cpu().numpy().astype(precision)
         if not np.isfinite(array).all():
             raise ConfigError(
                 f"cache.precision: the teacher says {said.abs().max().item():.3g}, which {precision} cannot hold; "

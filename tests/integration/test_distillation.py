@@ -14,11 +14,15 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
+from posecore.loading.augment import mirrored_only
+from posecore.loading.samples import UsableInstances
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
+from posecore.shards.answers import read_answer_manifest
+from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
 
@@ -53,6 +57,8 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
         "tracking": tracking.model_dump(),
         "datasets": [{"name": "people", "definition": "coco", "root": "coco", "train": "train", "evaluate": "val"}],
         "teacher": "models:/large/1",
+        "cache": {"precision": "float16", "instances_per_shard": 4},
+        "loading": {"augment": mirrored_only(0.5).model_dump()},
         "student": {
             "backbone": {"kind": "cspnext", "deepen": 0.1, "widen": 0.1},
             "head": {"kind": "rtmcc", "token_dim": 16, "attention_dim": 8},
@@ -79,9 +85,17 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
 def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(run_file)]) == 0
     said = capfd.readouterr().out
-    steps = ["ingest:people:train", "ingest:people:val", "audit", "stage1", "stage2", "evaluate:student:people"]
-    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == [*steps, "measure", "register"]
+    ingested = ["ingest:people:train", "ingest:people:val", "audit"]
+    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student:people", "measure", "register"]
+    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
     assert "other points" in said  # the teacher's 133 cannot be judged on a set of 17
+
+    stored = read_answer_manifest(next(run_file.parent.glob("run/answers/people/*")))
+    bodies = UsableInstances.of(open_store(run_file.parent / "run/shards/people/coco/train")).rows
+    assert stored.num_crops == 2 * len(bodies) > len(stored.shards) > 1
+    assert stored.outputs_shape == (17, 16, 8)
+    assert main(["--config", str(run_file)]) == 0
+    assert re.findall(r"^(\S+) +reused ", capfd.readouterr().out, re.MULTILINE) == steps
 
     student = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
     assert student.skeletons.keys() == {"people"}
@@ -114,6 +128,16 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
         ("method.teacher_heads={people: hands}", "the teacher has no head 'hands'; it has whole"),
         ("student=vit-nano", "another shape than the student's"),
         ("method.feature_wight=1", "feature_wight"),
+        ("cache=float8", "cache.precision: Input should be 'float16' or 'float32'"),
+        (
+            "loading.augment.scale_factor=0.5",
+            "loading.augment: a teacher's stored answers are to the crops that boxes cut",
+        ),
+        ("datasets.0.augment={}", "datasets.people.augment: a teacher's stored answers"),
+        (
+            "method.teacher_statistics=batch",
+            "method.teacher_statistics: with batch, an answer depends on the other crops",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
@@ -121,6 +145,15 @@ def test_what_cannot_work_is_refused_before_anything_starts(
 ) -> None:
     assert main(["--config", str(run_file), "--set", override]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_the_cache_is_off_unless_wanted(run_file: Path) -> None:
+    for off in ("off", "null", "'off'"):
+        assert load_config(run_file, DistillationJob, [f"cache={off}", "loading={}"]).cache is None
+    wanted = load_config(run_file, DistillationJob, ["cache=float32"]).cache
+    assert wanted is not None
+    assert wanted.precision == "float32"
+    assert DistillationJob.model_fields["cache"].default is None
 
 
 def test_the_second_stage_is_short_and_at_a_constant_rate(run_file: Path) -> None:
