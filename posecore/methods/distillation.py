@@ -121,7 +121,9 @@ class DistillationConfig(DistillationTerms):
             ConfigError: the two have nothing in common, or stored answers are not those of this teacher.
             IntegrityError: the teacher is not the stated one, or stored answers are not finished.
         """
-        method = Distillation(model, self.teacher.outline() if self.answers else self.teacher.read(), self)
+        with torch.random.fork_rng(devices=[]):  # the projection starts the same, whether or not a teacher is built
+            teacher = self.teacher.outline() if self.answers else self.teacher.read()
+        method = Distillation(model, teacher, self)
         if self.answers:
             for dataset, terms in method.lesson_terms().items():
                 if dataset not in self.answers:

@@ -138,12 +138,7 @@ def _batches(loader: Loader, count: int) -> list[CropBatch]:
 
 def _method(world: World, answers: Mapping[str, str], **changes: object) -> Distillation:
     config = DistillationConfig.model_validate({"teacher": world.teacher, "answers": dict(answers)} | changes)
-    method = config.build(_student(world.stores)).eval()
-    torch.manual_seed(7)  # how many numbers were drawn before depends on whether the teacher was built
-    for module in method.alignment.modules():
-        if isinstance(module, torch.nn.Conv2d):
-            module.reset_parameters()
-    return method
+    return config.build(_student(world.stores)).eval()
 
 
 def _terms(method: Distillation, batch: CropBatch) -> dict[str, Tensor]:
