@@ -102,7 +102,7 @@ class DistillationJob(DatasetsJob):
     @model_validator(mode="after")
     def _check_cache(self) -> Self:
         if self.cache is not None:
-            check_cache(self.datasets, self.loading.augment)
+            check_cache(self.cache, self.datasets, self.loading.augment)
         return self
 
     def mixture(self) -> LoadingConfig:

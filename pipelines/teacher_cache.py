@@ -18,7 +18,7 @@ from pipelines.datasets_job import DatasetEntry
 from pipelines.evaluate import ActorSettings, actor_count
 from pipelines.steps import Split, vouched
 from posecore.config import Config
-from posecore.errors import PoseCoreError
+from posecore.errors import ConfigError, PoseCoreError
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, Workflow
@@ -27,7 +27,13 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.training_crops import refuse_displacing
 from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
 from posecore.models.weights.initial import SourceConfig
-from posecore.shards.answers import AnswerCommit, AnswerPrecision, AnswerTerms
+from posecore.shards.answers import (
+    AnswerCommit,
+    AnswerPrecision,
+    AnswerTerms,
+    read_answer_manifest,
+    refuse_other_terms,
+)
 from posecore.shards.manifest import MANIFEST_NAME
 
 _CODE = ("posecore.methods.teacher_cache",)
@@ -41,12 +47,15 @@ class TeacherCacheSettings(Config):
         batch_size: crops per forward pass of the teacher.
         instances_per_shard: of a tar.
         actors: how the work is spread over the cluster.
+        stored: per dataset, a folder of answers that another run stored, to be read instead; refused unless this run
+            would store the same.
     """
 
     precision: AnswerPrecision = "float16"
     batch_size: int = Field(default=32, gt=0)
     instances_per_shard: int = Field(default=256, gt=0)
     actors: ActorSettings = ActorSettings()
+    stored: dict[str, str] = {}
 
 
 def _resolve(value: Any) -> Any:
@@ -59,20 +68,24 @@ TeacherCache: TypeAlias = Annotated[TeacherCacheSettings | None, BeforeValidator
 """``off``, a precision, or all settings."""
 
 
-def check_cache(datasets: Sequence[DatasetEntry], augment: AugmentConfig) -> None:
-    """Refuses augmentation that stored answers know nothing of.
+def check_cache(settings: TeacherCacheSettings, datasets: Sequence[DatasetEntry], augment: AugmentConfig) -> None:
+    """Refuses augmentation that stored answers know nothing of, and answers for datasets that are not trained on.
 
     Args:
+        settings: of the cache.
         datasets: of the run.
         augment: of those that have none of their own.
 
     Raises:
         ConfigError: names the settings to change.
     """
-    for entry in datasets:
-        if entry.train is not None:
-            where = "loading.augment" if entry.augment is None else f"datasets.{entry.name}.augment"
-            refuse_displacing(where, entry.augment or augment)
+    trained = [entry for entry in datasets if entry.train is not None]
+    for entry in trained:
+        where = "loading.augment" if entry.augment is None else f"datasets.{entry.name}.augment"
+        refuse_displacing(where, entry.augment or augment)
+    names = [entry.name for entry in trained]
+    if stray := sorted(settings.stored.keys() - set(names)):
+        raise ConfigError(f"cache.stored: {stray[0]!r} is no dataset with a train split: {', '.join(names)}.")
 
 
 def cache_step(
@@ -95,8 +108,18 @@ def cache_step(
 
     Returns:
         The folder of these answers.
+
+    Raises:
+        ConfigError: answers that another run stored are of another teacher, or to other crops.
+        IntegrityError: those are not finished.
     """
     name = split.entry.name
+    if name in settings.stored:
+        elsewhere = for_all_nodes(settings.stored[name])
+        found = read_answer_manifest(str(elsewhere)).terms
+        refuse_other_terms(str(elsewhere), found.lesson, terms.lesson)
+        refuse_other_terms(str(elsewhere), found.crops, terms.crops)
+        return str(elsewhere)
     job = AnswerJob(
         terms=terms,
         teacher=teacher,

@@ -96,6 +96,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert stored.outputs_shape == (17, 16, 8)
     assert main(["--config", str(run_file)]) == 0
     assert re.findall(r"^(\S+) +reused ", capfd.readouterr().out, re.MULTILINE) == steps
+    refuse_answers_of_another_version(run_file, capfd)
 
     student = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
     assert student.skeletons.keys() == {"people"}
@@ -120,6 +121,20 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert {"cost.gflops", "cost.megabytes"} <= version.tags.keys()
 
 
+def refuse_answers_of_another_version(run_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same teacher, trained on a little."""
+    teacher = load_model(run_file.parent / "teacher")
+    with torch.no_grad():
+        next(teacher.backbone.parameters()).mul_(1.01)
+    other = save_model(teacher, run_file.parent / "teacher2")
+    answers = next(run_file.parent.glob("run/answers/people/*"))
+    overrides = ["--set", f"teacher={other}", "--set", f"cache.stored={{people: {answers}}}"]
+    assert main(["--config", str(run_file), *overrides]) == 1
+    said = capfd.readouterr()
+    assert re.search(r"error: .*/answers/people/\w+: these answers were stored with the teacher of SHA-256 ", said.err)
+    assert "stage1" not in said.out
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -128,6 +143,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
         ("method.teacher_heads={people: hands}", "the teacher has no head 'hands'; it has whole"),
         ("student=vit-nano", "another shape than the student's"),
         ("method.feature_wight=1", "feature_wight"),
+        ("cache.stored={dogs: /nowhere}", "cache.stored: 'dogs' is no dataset with a train split: people"),
         ("cache=float8", "cache.precision: Input should be 'float16' or 'float32'"),
         (
             "loading.augment.scale_factor=0.5",
