@@ -270,7 +270,7 @@ def finished_shard(
 
 
 def publish_answers(folder: Path, terms: AnswerTerms, code: str, commits: Sequence[AnswerCommit]) -> AnswerManifest:
-    """Writes index and manifest of whole tars, and removes what killed writers left.
+    """Writes index and manifest of whole tars, and removes others and what killed writers left.
 
     Args:
         folder: of the answers.
@@ -278,8 +278,10 @@ def publish_answers(folder: Path, terms: AnswerTerms, code: str, commits: Sequen
         code: version of the code that asked.
         commits: of all tars, in order.
     """
-    for path in folder.glob(".*.part.tar"):
-        path.unlink(missing_ok=True)
+    ours = {answers_name(number, suffix) for number in range(len(commits)) for suffix in ("tar", "json")}
+    for path in folder.iterdir():
+        if path.name.endswith(".part.tar") or (path.name.startswith("answers-") and path.name not in ours):
+            path.unlink(missing_ok=True)
     outputs_shape, features_shape = commits[0].outputs_shape, commits[0].features_shape
     crop_bytes = _CropLayout(outputs_shape, features_shape, terms.precision).crop_bytes
     columns: dict[str, list[Any]] = {name: [] for name in _INDEX_SCHEMA.names}

@@ -138,6 +138,19 @@ def test_only_a_whole_tar_of_the_same_is_kept(tmp_path: Path) -> None:
     assert finished_shard(tmp_path, 0, TERMS, "code", rows) is None
 
 
+def test_strangers_are_removed(tmp_path: Path) -> None:
+    """What a killed writer left, and tars of smaller size from before."""
+    for name in (".0123.part.tar", "answers-000002.tar", "answers-000002.json"):
+        (tmp_path / name).write_bytes(b"old")
+    _write(tmp_path)
+    assert {path.name.split(".")[0] for path in tmp_path.iterdir()} == {
+        "answers-000000",
+        "answers-000001",
+        "index",
+        "manifest",
+    }
+
+
 def test_a_writer_that_fails_leaves_nothing(tmp_path: Path) -> None:
     def dies() -> object:
         yield from _crops(ROWS[:2])
