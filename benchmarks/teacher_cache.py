@@ -68,7 +68,7 @@ def model(preset: str, store: ShardStore) -> PoseModel:
 def stored(folder: Path, store: ShardStore, student: PoseModel, config: DistillationConfig) -> AnswerManifest:
     """Asks the teacher for everything, anew."""
     lesson = Distillation(student, config.teacher.outline(), config).lesson_terms()[NAME]
-    crops = crop_terms(store, FLIPS, student.input_size, student.conventions[NAME], unlabelled=False)
+    crops = crop_terms(store, FLIPS, student.input_size, student.conventions[NAME], "labelled")
     return store_answers(
         AnswerJob(
             terms=AnswerTerms(lesson=lesson, crops=crops, precision="float16"),

@@ -260,7 +260,7 @@ def answers_of(workflow: Workflow, config: DistillationJob, teacher: TeacherFile
         split.entry.augment or config.loading.augment,
         config.student.input_size,
         config.student.conventions(split.definition.conventions),
-        unlabelled=config.bodies == "all",
+        config.bodies,
     )
     terms = AnswerTerms(lesson=teacher.lessons[split.entry.name], crops=crops, precision=config.cache.precision)
     return cache_step(workflow, split, teacher.source, terms, config.folder / "answers", config.cache)

@@ -12,7 +12,7 @@ from posecore.loading.augment import AugmentConfig, Region, augment_region, cent
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
-from posecore.shards.answers import AnswerStore, CropTerms, refuse_other_terms
+from posecore.shards.answers import AnswerStore, Bodies, CropTerms, refuse_other_terms
 from posecore.shards.store import ShardStore
 
 
@@ -60,7 +60,8 @@ class TrainingCrops:
         self.answers = answers
         if answers is not None:
             refuse_displacing(name, augment)
-            wanted = crop_terms(store, augment, input_size, self._conventions, unlabelled)
+            bodies: Bodies = "all" if unlabelled else "labelled"
+            wanted = crop_terms(store, augment, input_size, self._conventions, bodies)
             refuse_other_terms(answers.folder, answers.manifest.terms.crops, wanted)
 
     @property
@@ -124,7 +125,7 @@ def crop_terms(
     augment: AugmentConfig,
     input_size: tuple[int, int],
     conventions: Conventions,
-    unlabelled: bool,
+    bodies: Bodies,
 ) -> CropTerms:
     """What a teacher's stored answers must be to, if they are to be delivered with these crops.
 
@@ -133,11 +134,11 @@ def crop_terms(
         augment: of the crops; decides whether there are mirrored ones.
         input_size: (height, width) of the crops.
         conventions: the crops are cut by.
-        unlabelled: whether bodies without a labelled point are cropped as well.
+        bodies: what is cropped.
     """
     return CropTerms(
         dataset=store.manifest.digest,
-        bodies="all" if unlabelled else "labelled",
+        bodies=bodies,
         input_size=input_size,
         conventions=conventions,
         mirrored=augment.flip_probability > 0,

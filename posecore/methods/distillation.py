@@ -178,8 +178,13 @@ class Distillation(SupervisedHeads):
         """Per dataset, who is asked and what of the answer is used: what stored answers must hold.
 
         Raises:
-            ConfigError: an answer depends on the other crops of its batch.
+            ConfigError: nothing is used, or an answer depends on the other crops of its batch.
         """
+        if not self.feature_weight and not self.output_weight:
+            raise ConfigError(
+                "cache: neither features nor outputs of the teacher count, so there is nothing to store; give "
+                "method.feature_weight or method.output_weight, or leave the cache out."
+            )
         if self.distillation.teacher_statistics == "batch":
             raise ConfigError(
                 "method.teacher_statistics: with batch, an answer depends on the other crops of its batch, which are "

@@ -43,6 +43,9 @@ _AGAIN = f"remove {MANIFEST_NAME} there and run the job again, which keeps what 
 AnswerPrecision: TypeAlias = Literal["float16", "float32"]
 """What numbers are stored as."""
 
+Bodies: TypeAlias = Literal["labelled", "all"]
+"""Which bodies are cropped: those with a labelled point, or all with a box."""
+
 
 class CropTerms(Config):
     """Which crops were shown: un-augmented ones.
@@ -56,7 +59,7 @@ class CropTerms(Config):
     """
 
     dataset: str
-    bodies: Literal["labelled", "all"]
+    bodies: Bodies
     input_size: tuple[int, int]
     conventions: Conventions
     mirrored: bool

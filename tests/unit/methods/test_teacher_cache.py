@@ -92,7 +92,7 @@ def _jobs(
     lessons = Distillation(student, world.teacher.outline(), config).lesson_terms()
     jobs = {}
     for name, store in world.stores.items():
-        crops = crop_terms(store, augment, SIZE, student.conventions[name], unlabelled=bodies == "all")
+        crops = crop_terms(store, augment, SIZE, student.conventions[name], bodies)
         terms = AnswerTerms(lesson=lessons[name], crops=crops, precision=precision)
         jobs[name] = AnswerJob(
             terms=terms,
@@ -312,6 +312,8 @@ def test_answers_of_another_teacher_are_refused(world: World, tmp_path: Path) ->
         _method(world, {"people": answers["people"]})
     with pytest.raises(ConfigError, match="an answer depends on the other crops"):
         _method(world, answers, teacher_statistics="batch")
+    with pytest.raises(ConfigError, match="there is nothing to store"):
+        _method(world, answers, feature_weight=0, output_weight=0)
     with pytest.raises(ConfigError, match="state their checksum"):
         _method(World(world.stores, SourceConfig(source=world.teacher.source)), answers)
 
