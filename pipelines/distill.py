@@ -17,10 +17,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -32,6 +32,7 @@ from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.teacher_cache import TeacherCache, cache_step, check_cache
 from pipelines.train_step import judge_while_training, train_step
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
@@ -44,7 +45,7 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
 from posecore.lineage.versions import COST, EvaluationResult, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
-from posecore.loading.training_crops import Bodies
+from posecore.loading.training_crops import crop_terms
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig, with_tokens
@@ -55,6 +56,8 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
+from posecore.shards.answers import AnswerTerms, Bodies, LessonTerms
+from posecore.shards.store import open_store
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.schedule import MultiStepSchedule
@@ -100,6 +103,8 @@ class DistillationJob(DatasetsJob):
         loading: batches.
         bodies: ``all`` trains on boxes without a labelled point as well, ``images`` on whole images as if each were one
             body, such as the frames of a video; of both the teacher alone says something.
+        cache: ``float16`` or ``float32`` asks the teacher once per crop, not once per epoch, and stores what it says;
+            needs crops that do not change. ``off`` asks in every step.
         training: the first stage.
         second_stage: its length as a share of the first; 0 for none. Published: 60 epochs after 270, at a constant
             learning rate.
@@ -116,11 +121,18 @@ class DistillationJob(DatasetsJob):
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
     bodies: Bodies = "labelled"
+    cache: TeacherCache = None
     training: TrainingConfig
     second_stage: float = Field(default=60 / 270, ge=0)
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
+
+    @model_validator(mode="after")
+    def _check_cache(self) -> Self:
+        if self.cache is not None:
+            check_cache(self.cache, self.datasets, self.loading)
+        return self
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""
@@ -147,6 +159,7 @@ class TeacherFiles:
         parent: its version, if it is a registered one.
         heads: by dataset of the student, the head that teaches it.
         comparable: datasets whose points are those of their teaching head.
+        lessons: by dataset of the student, what a cache of the teacher's answers holds; empty without one.
     """
 
     source: SourceConfig
@@ -156,6 +169,7 @@ class TeacherFiles:
     parent: RegisteredVersion | None
     heads: Mapping[str, str]
     comparable: frozenset[str]
+    lessons: Mapping[str, LessonTerms]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,8 +211,9 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
+        answers = {split.entry.name: answers_of(workflow, config, teacher, split) for split in training if config.cache}
         token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
-        student = train(workflow, config, first_stage(config, teacher, token), teacher, training, evaluation)
+        student = train(workflow, config, first_stage(config, teacher, token, answers), teacher, training, evaluation)
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = [
@@ -249,14 +264,16 @@ def fetch_teacher(
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
     with torch.device("meta"):  # no memory, whatever the size
-        lessons = Distillation(_untrained(config.student, learned), model, terms).teacher.lessons
+        method = Distillation(_untrained(config.student, learned), model, terms)
+    lessons = method.teacher.lessons
     comparable = frozenset(
         dataset
         for dataset, lesson in lessons.items()
         if model.skeletons[lesson.head].union_names == learned[dataset].skeleton.union_names
     )
     heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
-    return TeacherFiles(own, model.config, record, model.card.licenses, parent, heads, comparable)
+    stored = {} if config.cache is None else method.lesson_terms()
+    return TeacherFiles(own, model.config, record, model.card.licenses, parent, heads, comparable, stored)
 
 
 def _read(source: SourceConfig) -> tuple[PoseModel, dict[str, Json]]:
@@ -270,6 +287,21 @@ def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]
         {name: definition.skeleton for name, definition in definitions.items()},
         {name: definition.conventions for name, definition in definitions.items()},
     )
+
+
+def answers_of(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, split: Split) -> str:
+    """Folder of the teacher's answers to the crops of a training split, stored now or earlier."""
+    assert config.cache is not None, "only asked for with a cache"
+    crops = crop_terms(
+        open_store(split.location),
+        split.entry.augment or config.loading.augment,
+        config.loading.late,
+        config.student.input_size,
+        config.student.conventions(split.definition.conventions),
+        config.bodies,
+    )
+    terms = AnswerTerms(lesson=teacher.lessons[split.entry.name], crops=crops, precision=config.cache.precision)
+    return cache_step(workflow, split, teacher.source, terms, config.folder / "answers", config.cache)
 
 
 def token_step(
@@ -286,15 +318,26 @@ def token_step(
     return train_step(workflow, "token", config, config.cluster, worker, training)
 
 
-def first_stage(config: DistillationJob, teacher: TeacherFiles, token: StepResult | None) -> Stage:
-    """Labels, features and outputs, with the teacher's token if there is one, to a student."""
+def first_stage(
+    config: DistillationJob, teacher: TeacherFiles, token: StepResult | None, answers: Mapping[str, str]
+) -> Stage:
+    """Labels, features and outputs, with the teacher's token if there is one, to a student.
+
+    Args:
+        config: the job.
+        teacher: who is asked.
+        token: the step that made the token.
+        answers: by dataset, the folder of the teacher's stored answers; empty to ask in every step.
+    """
     learned = None if token is None else pin(SourceConfig(source=token.values["folder"]))
     lineage: dict[str, Json] = {"teacher": dict(teacher.record)}
     if token is not None:
         lineage["token"] = {"run_id": token.run_id}
     return Stage(
         name="stage1",
-        method=DistillationConfig(teacher=teacher.source, token=learned, **config.method.model_dump()),
+        method=DistillationConfig(
+            teacher=teacher.source, token=learned, answers=dict(answers), **config.method.model_dump()
+        ),
         training=config.training,
         weights=config.weights,
         lineage=lineage,

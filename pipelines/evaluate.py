@@ -185,20 +185,24 @@ def _rows_from_ray(
 ) -> Iterator[dict[str, Any]]:
     connect_to_ray()
     quiet_ray_data()
-    resource, each = ("GPU", actors.gpus_per_actor) if actors.gpus_per_actor else ("CPU", actors.cpus_per_actor)
-    fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
-    count = min(actors.actors or fitting, fitting, len(plan))
     return iter(
         ray.data.from_items(plan, override_num_blocks=len(plan))
         .map(
             _Predictor,
             fn_constructor_args=(model_folder, dict(splits)),
-            compute=ray.data.ActorPoolStrategy(size=count),
+            compute=ray.data.ActorPoolStrategy(size=actor_count(actors, len(plan))),
             num_cpus=actors.cpus_per_actor,
             num_gpus=actors.gpus_per_actor,
         )
         .iter_rows()
     )
+
+
+def actor_count(actors: ActorSettings, num_tasks: int) -> int:
+    """Processes to start on the connected cluster: as many as wanted, have room and find something to do."""
+    resource, each = ("GPU", actors.gpus_per_actor) if actors.gpus_per_actor else ("CPU", actors.cpus_per_actor)
+    fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
+    return min(actors.actors or fitting, fitting, num_tasks)
 
 
 class _Predictor:

@@ -18,6 +18,7 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.warm_start import WarmStart
 from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.schema import CropBatch
+from posecore.shards.answers import AnswerStore
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
 from posecore.training.checkpoint import load_trained
@@ -103,6 +104,7 @@ class MultiDatasetWorker:
             conventions={
                 name: self.model.conventions(store.manifest.definition.conventions) for name, store in stores.items()
             },
+            answers={name: AnswerStore(folder) for name, folder in self._answers().items()},
         )
 
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
@@ -118,6 +120,9 @@ class MultiDatasetWorker:
         method = self.method.build(model)
         load_trained(checkpoint, method)
         return method.model.eval()
+
+    def _answers(self) -> Mapping[str, str]:
+        return self.method.answers if isinstance(self.method, DistillationConfig) else {}
 
     def _initial(self, stores: Mapping[str, ShardStore]) -> tuple[PoseModel, WarmStart | None]:
         torch.manual_seed(self.training.seed)

@@ -270,6 +270,8 @@ class CropGroup:
             row of ``images.parquet``.
         seeds: (n,) int64, a random word per crop, from seed, dataset, pass and row: a method that draws from it draws
             the same on any number of ranks.
+        taught_outputs: (n, P, …) what a teacher's head says, where stored answers are read; None elsewhere.
+        taught_features: (n, D, h, w) what its backbone says, likewise.
     """
 
     dataset: str
@@ -283,6 +285,8 @@ class CropGroup:
     flipped: NDArray[np.bool_]
     rows: NDArray[np.int64]
     seeds: NDArray[np.int64]
+    taught_outputs: NDArray[np.floating] | None = None
+    taught_features: NDArray[np.floating] | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

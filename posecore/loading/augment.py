@@ -59,6 +59,19 @@ class AugmentConfig(Config):
     center_jitter_extent: float = Field(default=0.4, ge=0)
     appearance: AppearanceConfig | None = None
 
+    @property
+    def displacing(self) -> tuple[str, ...]:
+        """The settings by which a crop shows more than its box as it is, or that mirrored."""
+        jitters = self.center_jitter_probability > 0 and self.center_jitter_extent > 0
+        active = {
+            "half_body_probability": self.half_body_probability > 0,
+            "scale_factor": self.scale_factor > 0,
+            "rotation_probability": self.rotation_probability > 0 and self.rotation_degrees > 0,
+            "center_jitter": self.center_jitter != "off" and jitters,
+            "appearance": self.appearance is not None,
+        }
+        return tuple(name for name, is_active in active.items() if is_active)
+
 
 class LateAugmentConfig(Config):
     """Other augmentation towards the end of a run: RTMPose and DWPose go easier on the last 30 of 270 epochs.
@@ -70,6 +83,17 @@ class LateAugmentConfig(Config):
 
     from_pass: int = Field(gt=0)
     augment: AugmentConfig
+
+
+def mirrored_only(flip_probability: float) -> AugmentConfig:
+    """Augmentation that changes nothing else."""
+    return AugmentConfig(
+        flip_probability=flip_probability,
+        half_body_probability=0,
+        scale_factor=0,
+        rotation_probability=0,
+        center_jitter="off",
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -28,6 +28,7 @@ from posecore.image_header import image_size
 from posecore.loading.augment import Region
 from posecore.loading.randomness import crop_seeds
 from posecore.schema import CropGroup, Instance, KeypointState
+from posecore.shards.answers import Answer
 from posecore.skeletons.skeleton import Skeleton
 
 _IS_LABELLED = np.isin(list(KeypointState), [KeypointState.OCCLUDED, KeypointState.VISIBLE])
@@ -128,11 +129,13 @@ class Crop:
         keypoints_crop: (K, 2) float32 x, y in crop pixels, native order after any mirroring; 0, 0 where not labelled.
         state: (K,) uint8 states in the same order. A labelled point keeps its state outside the crop as well; drawing
             the target gives it no weight there.
+        answer: what a teacher says of it, where stored answers are read.
     """
 
     region: Region
     keypoints_crop: NDArray[np.float32]
     state: NDArray[np.uint8]
+    answer: Answer | None = None
 
 
 def crop_instance(

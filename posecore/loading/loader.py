@@ -26,9 +26,10 @@ from posecore.loading.crop import Crop, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
 from posecore.loading.randomness import Redrawn, crop_seeds
 from posecore.loading.samples import ImageKey, SampleCache
-from posecore.loading.training_crops import Bodies, TrainingCrops
+from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
 from posecore.schema import CropBatch, CropGroup
+from posecore.shards.answers import AnswerStore, Bodies
 from posecore.shards.store import ShardStore
 
 
@@ -110,9 +111,11 @@ class Loader:
         world_size: number of ranks; must divide ``global_batch``.
         start_step: first step to deliver.
         conventions: by mixture entry, those of the model to be trained; None for the datasets' own.
+        answers: by mixture entry, a teacher's stored answers, to be delivered with the crops; None for none.
 
     Raises:
-        ConfigError: an entry has no store or nothing to train on, or the batch cannot be divided evenly.
+        ConfigError: an entry has no store or nothing to train on, the batch cannot be divided evenly, or the answers
+            are to other crops.
     """
 
     def __init__(
@@ -127,6 +130,7 @@ class Loader:
         world_size: int = 1,
         start_step: int = 0,
         conventions: Mapping[str, Conventions] | None = None,
+        answers: Mapping[str, AnswerStore] | None = None,
     ) -> None:
         if global_batch % world_size:
             raise ConfigError(
@@ -142,6 +146,7 @@ class Loader:
         self.seed = seed
         self._next_step = start_step
         self._conventions = conventions
+        self._answers = answers or {}
         self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
         self.sampler = MixtureSampler(
             config.mixture, {entry.name: entry.instances.image_rows for entry in self._entries}, seed, global_batch
@@ -159,9 +164,9 @@ class Loader:
             return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
-        return TrainingCrops(
-            entry.name, store, augment, self.input_size, self.seed, conventions, self.config.bodies, self.config.late
-        )
+        answers = self._answers.get(entry.name)
+        late, bodies = self.config.late, self.config.bodies
+        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers)
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""
@@ -272,4 +277,8 @@ class Loader:
         of_group = slice(start, start + len(crops))
         rows = entry.instances.rows[layout.instance[of_group]]
         seeds = crop_seeds(self.seed, entry.name, layout.number_of_pass[of_group], rows)
-        return group_crops(entry.name, start, crops, rows, entry.num_keypoints, seeds)
+        group = group_crops(entry.name, start, crops, rows, entry.num_keypoints, seeds)
+        if isinstance(entry, TrainingCrops) and entry.answers is not None:
+            taught = entry.answers.stack([crop.answer for crop in crops if crop.answer is not None])
+            group.taught_outputs, group.taught_features = taught
+        return group

@@ -1,12 +1,12 @@
 """How one instance of one dataset becomes a training crop."""
 
-from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.datasets.definition import Conventions
+from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import change_appearance
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, augment_region, center_jitter
@@ -14,10 +14,8 @@ from posecore.loading.crop import Crop, crop_instance, instance_region, is_label
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
 from posecore.schema import KeypointState
+from posecore.shards.answers import AnswerStore, Bodies, CropTerms, refuse_other_terms
 from posecore.shards.store import ShardStore
-
-Bodies: TypeAlias = Literal["labelled", "all", "images"]
-"""What is cropped: boxes with a labelled point; all boxes; or every image as one body, its boxes and labels unseen."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,6 +45,10 @@ class TrainingCrops:
         conventions: of the model to be trained; None for the dataset's own.
         bodies: what is cropped.
         late: the augmentation of later passes.
+        answers: a teacher's, to be delivered with the crops.
+
+    Raises:
+        ConfigError: the answers are to other crops than these.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class TrainingCrops:
         conventions: Conventions | None = None,
         bodies: Bodies = "labelled",
         late: LateAugmentConfig | None = None,
+        answers: AnswerStore | None = None,
     ) -> None:
         self.name = name
         choose = {
@@ -76,6 +79,11 @@ class TrainingCrops:
         center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
         self._early = self._phase(augment, center)
         self._late = None if late is None else (late.from_pass, self._phase(late.augment, center))
+        self.answers = answers
+        if answers is not None:
+            refuse_displacing(name, augment, late)
+            wanted = crop_terms(store, augment, late, input_size, self._conventions, bodies)
+            refuse_other_terms(answers.folder, answers.manifest.terms.crops, wanted)
 
     def _phase(self, augment: AugmentConfig, center: NDArray[np.float64]) -> _Phase:
         how = augment.center_jitter if self._conventions.center_jitter else "off"
@@ -138,7 +146,7 @@ class TrainingCrops:
         if phase.augment.appearance is not None:
             random = redrawn.generator(Purpose.APPEARANCE, self._seed, self.name, number_of_pass, row)
             change_appearance(out, phase.augment.appearance, random)
-        return crop
+        return crop if self.answers is None else replace(crop, answer=self.answers.read(row, region.flipped))
 
     def _region(
         self,
@@ -158,3 +166,54 @@ class TrainingCrops:
             random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
             center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], phase.augment, random)[0]
         return Region(center, self._scale[instance])
+
+
+def crop_terms(
+    store: ShardStore,
+    augment: AugmentConfig,
+    late: LateAugmentConfig | None,
+    input_size: tuple[int, int],
+    conventions: Conventions,
+    bodies: Bodies,
+) -> CropTerms:
+    """What a teacher's stored answers must be to, if they are to be delivered with these crops.
+
+    Args:
+        store: the split.
+        augment: of the crops; decides, with ``late``, whether there are mirrored ones.
+        late: of later passes.
+        input_size: (height, width) of the crops.
+        conventions: the crops are cut by.
+        bodies: what is cropped.
+    """
+    return CropTerms(
+        dataset=store.manifest.digest,
+        bodies=bodies,
+        input_size=input_size,
+        conventions=conventions,
+        mirrored=any(phase.flip_probability > 0 for phase in _phases(augment, late)),
+    )
+
+
+def refuse_displacing(entry: str, augment: AugmentConfig, late: LateAugmentConfig | None = None) -> None:
+    """Refuses augmentation that stored answers know nothing of.
+
+    Args:
+        entry: whose augmentation it is, as the run file names it.
+        augment: the augmentation.
+        late: of later passes.
+
+    Raises:
+        ConfigError: a crop would be turned, resized, moved or otherwise changed.
+    """
+    displacing = {name: None for phase in _phases(augment, late) for name in phase.displacing}  # in order, once each
+    if displacing:
+        raise ConfigError(
+            f"{entry}: a teacher's stored answers are to the crops that boxes cut, mirrored at most, but "
+            f"{', '.join(displacing)} of its augment change them; set those to 0, center_jitter to 'off', or "
+            "leave the cache out, so that the teacher is asked in every step."
+        )
+
+
+def _phases(augment: AugmentConfig, late: LateAugmentConfig | None) -> tuple[AugmentConfig, ...]:
+    return (augment,) if late is None else (augment, late.augment)

@@ -1,6 +1,7 @@
 """A micro-batch on the training device: uint8 crops become normalised floats here, not in the loader."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,18 @@ from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.groups import Group
 from posecore.schema import CropBatch, KeypointState
 
-_ROW_ARRAYS = ("keypoints_crop", "state", "center", "scale", "rotation", "flipped", "rows", "seeds")
+_ROW_ARRAYS = (
+    "keypoints_crop",
+    "state",
+    "center",
+    "scale",
+    "rotation",
+    "flipped",
+    "rows",
+    "seeds",
+    "taught_outputs",
+    "taught_features",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -25,6 +37,8 @@ class DeviceGroup:
         keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
         weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
         seeds: (n,) int64, a random word per crop; see :class:`~posecore.schema.CropGroup`.
+        taught_outputs: (n, P, …) as stored, or None; likewise.
+        taught_features: (n, D, h, w) as stored, or None; likewise.
     """
 
     dataset: str
@@ -33,6 +47,8 @@ class DeviceGroup:
     keypoints_crop: Tensor
     weights: Tensor
     seeds: Tensor
+    taught_outputs: Tensor | None = None
+    taught_features: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -58,6 +74,10 @@ class DeviceBatch:
 
 def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
     """Moves a micro-batch to the device and normalises it there."""
+
+    def moved(array: NDArray[Any] | None) -> Tensor | None:
+        return None if array is None else torch.from_numpy(array).to(device, non_blocking=True)
+
     groups = tuple(
         DeviceGroup(
             dataset=group.dataset,
@@ -66,6 +86,8 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
             keypoints_crop=torch.from_numpy(group.keypoints_crop).to(device, non_blocking=True),
             weights=point_weights(torch.from_numpy(group.state)).to(device, non_blocking=True),
             seeds=torch.from_numpy(group.seeds).to(device, non_blocking=True),
+            taught_outputs=moved(group.taught_outputs),
+            taught_features=moved(group.taught_features),
         )
         for group in batch.groups
     )
@@ -112,6 +134,6 @@ def _every(batch: CropBatch, rows: NDArray[np.int64]) -> CropBatch:
     for group in batch.groups:
         start, stop = (int(edge) for edge in np.searchsorted(rows, (group.start, group.stop)))
         chosen = rows[start:stop] - group.start
-        arrays = {name: getattr(group, name)[chosen] for name in _ROW_ARRAYS}
+        arrays = {name: array[chosen] for name in _ROW_ARRAYS if (array := getattr(group, name)) is not None}
         groups.append(replace(group, start=start, stop=stop, **arrays))
     return replace(batch, images=batch.images[rows], groups=tuple(groups))

@@ -21,6 +21,7 @@ from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.belief import believed
+from posecore.methods.cached_teacher import CachedTeacher
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment, Reduction
 from posecore.methods.knowledge_token import take_tokens
 from posecore.methods.simcc_loss import SHARPNESS
@@ -29,6 +30,7 @@ from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
 from posecore.models.weights.initial import SourceConfig
+from posecore.shards.answers import LessonTerms, read_answer_manifest, refuse_other_terms
 
 _SIMCC_OUTPUT_WEIGHT = 0.1
 _HEATMAP_OUTPUT_WEIGHT = 1.0
@@ -106,10 +108,13 @@ class DistillationConfig(DistillationTerms):
         teacher: a trained model of any family.
         token: what :class:`~posecore.methods.knowledge_token.KnowledgeToken` has made of the teacher; the student gets
             its tokens. The teacher that is asked stays the one without.
+        answers: per dataset, the folder with that teacher's answers to its crops (:mod:`posecore.shards.answers`): then
+            nobody asks the teacher, and its weights are not read. Empty: every step asks.
     """
 
     teacher: SourceConfig
     token: SourceConfig | None = None
+    answers: dict[str, str] = {}
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The student as configured."""
@@ -120,12 +125,22 @@ class DistillationConfig(DistillationTerms):
 
         Raises:
             CheckpointError: the teacher cannot be read.
-            ConfigError: the two have nothing in common, or the student has no place for the tokens.
-            IntegrityError: the teacher is not the stated one.
+            ConfigError: the two have nothing in common, the student has no place for the tokens, or stored answers are
+                not those of this teacher.
+            IntegrityError: the teacher is not the stated one, or stored answers are not finished.
         """
         if self.token is not None:
             take_tokens(model, self.token.read())
-        return Distillation(model, self.teacher.read(), self)
+        with torch.random.fork_rng(devices=[]):  # the projection starts the same, whether or not a teacher is built
+            teacher = self.teacher.outline() if self.answers else self.teacher.read()
+        method = Distillation(model, teacher, self)
+        if self.answers:
+            for dataset, terms in method.lesson_terms().items():
+                if dataset not in self.answers:
+                    raise ConfigError(f"method.answers: none for {dataset}; store the teacher's answers to it as well.")
+                folder = self.answers[dataset]
+                refuse_other_terms(folder, read_answer_manifest(folder).terms.lesson, terms)
+        return method
 
 
 class Distillation(SupervisedHeads):
@@ -148,7 +163,7 @@ class Distillation(SupervisedHeads):
         simcc = any(isinstance(model.codec(dataset), SimccCodec) for dataset in model.skeletons)
         super().__init__(model, config.of_labels(simcc))
         self.distillation = config
-        self.teacher = Teacher(teacher, lessons_for(model, teacher, config.teacher_heads), config.teacher_statistics)
+        lessons = lessons_for(model, teacher, config.teacher_heads)
         self.output_weight = config.output_weight
         if self.output_weight is None:
             self.output_weight = _SIMCC_OUTPUT_WEIGHT if simcc else _HEATMAP_OUTPUT_WEIGHT
@@ -161,7 +176,42 @@ class Distillation(SupervisedHeads):
         self.feature_weight = self._feature_weight(simcc)
         if not self.feature_weight:
             self.alignment.requires_grad_(False)
+        self._lessons = lessons
+        self.teacher: Teacher | CachedTeacher
+        if config.answers:
+            self.teacher = CachedTeacher(teacher, lessons, bool(self.feature_weight), bool(self.output_weight))
+        else:
+            self.teacher = Teacher(teacher, lessons, config.teacher_statistics)
         self._strength = 1.0
+
+    def lesson_terms(self) -> dict[str, LessonTerms]:
+        """Per dataset, who is asked and what of the answer is used: what stored answers must hold.
+
+        Raises:
+            ConfigError: nothing is used, or an answer depends on the other crops of its batch.
+        """
+        if not self.feature_weight and not self.output_weight:
+            raise ConfigError(
+                "cache: neither features nor outputs of the teacher count, so there is nothing to store; give "
+                "method.feature_weight or method.output_weight, or leave the cache out."
+            )
+        if self.distillation.teacher_statistics == "batch":
+            raise ConfigError(
+                "method.teacher_statistics: with batch, an answer depends on the other crops of its batch, which are "
+                "others in every epoch, so none can be stored; choose frozen, or leave the cache out."
+            )
+        sha256 = self.distillation.teacher.sha256
+        if sha256 is None:
+            raise ConfigError("method.teacher.sha256: stored answers belong to certain weights; state their checksum.")
+        return {
+            dataset: LessonTerms(
+                teacher=sha256,
+                head=lesson.head,
+                points=lesson.teacher_points if self.output_weight else (),
+                feature_size=self.alignment.size if self.feature_weight else None,
+            )
+            for dataset, lesson in self._lessons.items()
+        }
 
     def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
         """Sets r; see :class:`~posecore.methods.staged.StagedMethod`."""
@@ -183,6 +233,7 @@ class Distillation(SupervisedHeads):
         answer = self.teacher.answer(batch) if asked else None
         terms: dict[str, Tensor] = {}
         if answer is not None and self.feature_weight:
+            assert answer.features is not None, "features that count are stored"
             error = self.alignment(features, answer.features, self.distillation.feature_reduction)
             terms["features"] = self._strength * self.feature_weight * error
         for group in batch.groups:

@@ -56,4 +56,9 @@ class FeatureAlignment(nn.Module):
         return error if reduction == "sum" else error / self.num_values
 
     def _shrink(self, features: Tensor) -> Tensor:
-        return features if features.shape[-2:] == self.size else F.adaptive_avg_pool2d(features, self.size)
+        return averaged_onto(features, self.size)
+
+
+def averaged_onto(features: Tensor, size: tuple[int, int]) -> Tensor:
+    """(B, D, h, w) features on a coarser grid of (height, width) places; themselves if that is theirs."""
+    return features if features.shape[-2:] == size else F.adaptive_avg_pool2d(features, size)

@@ -37,11 +37,11 @@ class Answer:
     """What a teacher says of a micro-batch.
 
     Attributes:
-        features: (B, D, h, w).
+        features: (B, D, h, w); None if they were not stored.
         outputs: per dataset of the student, (n, K, …) outputs of the teaching head, all its points.
     """
 
-    features: Tensor
+    features: Tensor | None
     outputs: Mapping[str, Tensor]
 
 

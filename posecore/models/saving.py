@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 
 import safetensors
+import torch
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
@@ -55,26 +56,47 @@ def load_model(folder: str | AnyPath) -> PoseModel:
         IntegrityError: the weights are not those that were saved.
     """
     folder = as_path(folder)
+    card, sha256 = _read_card(folder)
     try:
-        value = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         weights = (folder / WEIGHTS_FILE).read_bytes()
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no whole model: {CARD_FILE} or {WEIGHTS_FILE} is missing.") from None
-    except ValueError:
-        raise IntegrityError(f"{folder / CARD_FILE} is not readable as JSON; copy the model again.") from None
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CARD_FILE} is not a model card of format {FORMAT}; was it written by posecore?"
-        )
-    if hashlib.sha256(weights).hexdigest() != value["weights_sha256"]:
+        raise CheckpointError(f"{folder} holds no whole model: {WEIGHTS_FILE} is missing.") from None
+    if hashlib.sha256(weights).hexdigest() != sha256:
         raise IntegrityError(f"{folder / WEIGHTS_FILE} is not the file that was saved (hashes differ); copy it again.")
-    model = PoseModel(parse_config(value["card"], ModelCard, origin=str(folder / CARD_FILE)))
+    model = PoseModel(card)
     try:
         tensors = load_tensors(weights)
     except safetensors.SafetensorError as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}).") from None
     load_weights(model, tensors, origin=str(folder / WEIGHTS_FILE))
     return model.eval()
+
+
+def load_outline(folder: str | AnyPath) -> PoseModel:
+    """A saved model without its weights, on the meta device: takes no memory and computes nothing.
+
+    Raises:
+        CheckpointError: there is no model in the folder.
+        IntegrityError: its card is damaged.
+    """
+    card, _ = _read_card(as_path(folder))
+    with torch.device("meta"):
+        return PoseModel(card).eval()
+
+
+def _read_card(folder: AnyPath) -> tuple[ModelCard, str]:
+    """The card, and the SHA-256 of the weights that belong to it."""
+    try:
+        value = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no whole model: {CARD_FILE} is missing.") from None
+    except ValueError:
+        raise IntegrityError(f"{folder / CARD_FILE} is not readable as JSON; copy the model again.") from None
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / CARD_FILE} is not a model card of format {FORMAT}; was it written by posecore?"
+        )
+    return parse_config(value["card"], ModelCard, origin=str(folder / CARD_FILE)), value["weights_sha256"]
 
 
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:

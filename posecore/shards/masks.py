@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 
 from posecore.errors import IntegrityError
 from posecore.schema import Instance, Json, KeypointState, Record
+from posecore.shards.npy import npy_bytes
 from posecore.skeletons.skeleton import Skeleton
 from posecore.skeletons.union import Vocabulary
 
@@ -178,7 +179,7 @@ def _npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
     body = bytearray()
     directory = bytearray()
     for name, array in arrays.items():
-        content = _npy(array)
+        content = npy_bytes(array)
         file_name = f"{name}.npy".encode()
         checksum = zlib.crc32(content)
         sizes = (checksum, len(content), len(content), len(file_name), 0)
@@ -191,18 +192,6 @@ def _npz(arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
         body += content
     end = _END_HEADER.pack(b"PK\x05\x06", 0, 0, len(arrays), len(arrays), len(directory), len(body), 0)
     return bytes(body + directory + end)
-
-
-def _npy(array: NDArray[np.generic]) -> bytes:
-    return _npy_header(array.dtype.str, array.shape) + array.tobytes()
-
-
-@lru_cache(maxsize=1024)
-def _npy_header(dtype: str, shape: tuple[int, ...]) -> bytes:
-    """NPY format version 1.0: magic, header length, and a Python literal padded to 64 bytes; C order follows."""
-    literal = f"{{'descr': {dtype!r}, 'fortran_order': False, 'shape': {shape}, }}"
-    padded = literal.ljust(-(-(len(literal) + 11) // 64) * 64 - 11) + "\n"
-    return b"\x93NUMPY\x01\x00" + struct.pack("<H", len(padded)) + padded.encode("latin-1")
 
 
 _NPY_LITERAL = re.compile(rb"'descr': '([^']+)', 'fortran_order': False, 'shape': \(([\d, ]*)\)")

@@ -7,8 +7,6 @@ there for that.
 import hashlib
 import io
 import os
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -23,10 +21,9 @@ from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, read_manifest
 from posecore.shards.masks import UnifiedMasks, decode_masks
+from posecore.shards.open_files import OpenFiles
 from posecore.shards.tar import tar_digest
 from posecore.storage import AnyPath, as_path, file_content
-
-_MAX_OPEN_SHARDS = 64
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -76,8 +73,7 @@ class ShardStore:
         self.instances: pa.Table = self._read_table(INSTANCES_NAME)
         self._cache_config = cache
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
-        self._lock = threading.Lock()
-        self._open: OrderedDict[int, _OpenShard] = OrderedDict()
+        self._files = OpenFiles(self._local_path)
         self._columns = {name: self.images[name].to_numpy() for name in _PLACE_COLUMNS}
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -169,8 +165,12 @@ class ShardStore:
         return content
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:
-        shard = self._shard(int(self._columns["shard"][image_row]))
-        data = os.pread(shard.descriptor, size, offset)
+        shard = int(self._columns["shard"][image_row])
+        try:
+            data = self._files.read(shard, offset, size)
+        except FileNotFoundError:
+            path = self.location / self.manifest.shards[shard].name
+            raise IntegrityError(f"{path}: the shard is missing; ingest the split again.") from None
         if len(data) != size:
             self._damaged(image_row, f"the shard ends at byte {offset + len(data)}, within a sample")
         return data
@@ -178,18 +178,6 @@ class ShardStore:
     def _damaged(self, image_row: int, what: str) -> NoReturn:
         entry = self.manifest.shards[int(self._columns["shard"][image_row])]
         raise IntegrityError(f"{self.location / entry.name}: {what}; ingest the split again, which repairs it.")
-
-    def _shard(self, number: int) -> "_OpenShard":
-        with self._lock:
-            if number in self._open:
-                self._open.move_to_end(number)
-                return self._open[number]
-        shard = _OpenShard(self._local_path(number))  # may fetch it, which other threads need not wait for
-        with self._lock:
-            self._open[number] = shard
-            if len(self._open) > _MAX_OPEN_SHARDS:
-                self._open.popitem(last=False)
-            return shard
 
     def _local_path(self, number: int) -> Path:
         entry = self.manifest.shards[number]
@@ -212,17 +200,3 @@ _PLACE_COLUMNS = (
     *(f"{member}_{what}" for member in ("sample", "image", "json", "masks") for what in ("offset", "size")),
     *(f"{member}_xxh3" for member in ("image", "json", "masks")),
 )
-
-
-class _OpenShard:
-    """A file descriptor that is closed when the last reader lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        try:
-            self.descriptor = os.open(path, os.O_RDONLY)
-        except FileNotFoundError:
-            raise IntegrityError(f"{path}: the shard is missing; ingest the split again.") from None
-
-    def __del__(self) -> None:
-        if hasattr(self, "descriptor"):
-            os.close(self.descriptor)

@@ -20,11 +20,15 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
+from posecore.loading.augment import mirrored_only
+from posecore.loading.samples import UsableInstances
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
+from posecore.shards.answers import read_answer_manifest
+from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
 from posecore.training.context import LocalContext, Log
@@ -63,6 +67,8 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
         "tracking": tracking.model_dump(),
         "datasets": [{"name": "people", "definition": "coco", "root": "coco", "train": "train", "evaluate": "val"}],
         "teacher": "models:/large/1",
+        "cache": {"precision": "float16", "instances_per_shard": 4},
+        "loading": {"augment": mirrored_only(0.5).model_dump()},
         "student": {
             "backbone": {"kind": "cspnext", "deepen": 0.1, "widen": 0.1},
             "head": {"kind": "rtmcc", "token_dim": 16, "attention_dim": 8},
@@ -89,9 +95,18 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
 def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     said = capfd.readouterr().out
-    steps = ["ingest:people:train", "ingest:people:val", "audit", "stage1", "stage2", "evaluate:student:people"]
-    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == [*steps, "measure", "register"]
+    ingested = ["ingest:people:train", "ingest:people:val", "audit"]
+    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student:people", "measure", "register"]
+    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
     assert "other points" in said  # the teacher's 133 cannot be judged on a set of 17
+
+    stored = read_answer_manifest(next(run_file.parent.glob("run/answers/people/*")))
+    bodies = UsableInstances.of(open_store(run_file.parent / "run/shards/people/coco/train")).rows
+    assert stored.num_crops == 2 * len(bodies) > len(stored.shards) > 1
+    assert stored.outputs_shape == (17, 16, 8)
+    assert main(["--config", str(run_file)]) == 0
+    assert re.findall(r"^(\S+) +reused ", capfd.readouterr().out, re.MULTILINE) == steps
+    refuse_answers_of_another_version(run_file, capfd)
 
     student = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
     assert student.skeletons.keys() == {"people"}
@@ -180,6 +195,20 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
     assert not hasattr(wide.backbone, "knowledge_adapter")
 
 
+def refuse_answers_of_another_version(run_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """The same teacher, trained on a little."""
+    teacher = load_model(run_file.parent / "teacher")
+    with torch.no_grad():
+        next(teacher.backbone.parameters()).mul_(1.01)
+    other = save_model(teacher, run_file.parent / "teacher2")
+    answers = next(run_file.parent.glob("run/answers/people/*"))
+    overrides = ["--set", f"teacher={other}", "--set", f"cache.stored={{people: {answers}}}"]
+    assert main(["--config", str(run_file), *overrides]) == 1
+    said = capfd.readouterr()
+    assert re.search(r"error: .*/answers/people/\w+: these answers were stored with the teacher of SHA-256 ", said.err)
+    assert "stage1" not in said.out
+
+
 @pytest.mark.parametrize(
     ("override", "sentence"),
     [
@@ -192,6 +221,17 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
             "token={steps: 3}",
             "a plain vision transformer (ViTPose, Sapiens), and the student is a cspnext; leave token",
         ),
+        ("cache.stored={dogs: /nowhere}", "cache.stored: 'dogs' is no dataset with a train split: people"),
+        ("cache=float8", "cache.precision: Input should be 'float16' or 'float32'"),
+        (
+            "loading.augment.scale_factor=0.5",
+            "loading.augment: a teacher's stored answers are to the crops that boxes cut",
+        ),
+        ("datasets.0.augment={}", "datasets.people.augment: a teacher's stored answers"),
+        (
+            "method.teacher_statistics=batch",
+            "method.teacher_statistics: with batch, an answer depends on the other crops",
+        ),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
@@ -199,6 +239,15 @@ def test_what_cannot_work_is_refused_before_anything_starts(
 ) -> None:
     assert main(["--config", str(run_file), "--set", override]) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_the_cache_is_off_unless_wanted(run_file: Path) -> None:
+    for off in ("off", "null", "'off'"):
+        assert load_config(run_file, DistillationJob, [f"cache={off}", "loading={}"]).cache is None
+    wanted = load_config(run_file, DistillationJob, ["cache=float32"]).cache
+    assert wanted is not None
+    assert wanted.precision == "float32"
+    assert DistillationJob.model_fields["cache"].default is None
 
 
 def test_the_second_stage_is_short_and_at_a_constant_rate(run_file: Path) -> None:

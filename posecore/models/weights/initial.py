@@ -8,6 +8,7 @@ from pydantic import Field
 from posecore.config import Config
 from posecore.errors import IntegrityError
 from posecore.models.pose_model import PoseModel
+from posecore.models.saving import load_outline
 from posecore.models.warm_start import WarmStart, WarmStartConfig, warm_start
 from posecore.models.weights.layouts import OWN_LAYOUT
 from posecore.models.weights.read import Located, checksum, locate, read_located
@@ -45,6 +46,15 @@ class SourceConfig(Config):
         _verified(self, located)
         skeletons = {dataset: load_skeleton(name) for dataset, name in self.heads.items()}
         return read_located(located, self.source, self.preset, skeletons)
+
+    def outline(self) -> PoseModel:
+        """The model without its weights, of which nothing is read; only for a folder of ours.
+
+        Raises:
+            CheckpointError: there is no model in the folder.
+            IntegrityError: its card is damaged.
+        """
+        return load_outline(self.source)
 
     def provenance(self, model: PoseModel) -> dict[str, Json]:
         """How the lineage of another model names this one.

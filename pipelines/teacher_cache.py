@@ -1,0 +1,192 @@
+"""The step of distillation that asks a teacher for its answers once, with Ray Data actors, and stores them as shards.
+
+The driver plans the shards, an actor writes whole ones; so their bytes do not depend on how many actors there are, and
+an interrupted step continues with the shards that are missing.
+"""
+
+import pickle
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeAlias
+
+import ray
+from pydantic import BeforeValidator, Field
+from tqdm import tqdm
+
+from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
+from pipelines.datasets_job import DatasetEntry
+from pipelines.evaluate import ActorSettings, actor_count
+from pipelines.multidataset_train import LoaderSettings
+from pipelines.steps import Split, vouched
+from posecore.config import Config
+from posecore.errors import ConfigError, PoseCoreError
+from posecore.lineage.code_version import code_digest
+from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.steps import Outputs, Workflow
+from posecore.lineage.tracking import RunLog
+from posecore.loading.training_crops import refuse_displacing
+from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
+from posecore.models.weights.initial import SourceConfig
+from posecore.shards.answers import (
+    AnswerCommit,
+    AnswerPrecision,
+    AnswerTerms,
+    read_answer_manifest,
+    refuse_other_terms,
+)
+from posecore.shards.manifest import MANIFEST_NAME
+
+_CODE = ("posecore.methods.teacher_cache",)
+
+
+class TeacherCacheSettings(Config):
+    """How a teacher's answers are stored.
+
+    Attributes:
+        precision: of the stored numbers; ``float16`` takes half the room of ``float32``.
+        batch_size: crops per forward pass of the teacher.
+        instances_per_shard: of a tar.
+        actors: how the work is spread over the cluster.
+        stored: per dataset, a folder of answers that another run stored, to be read instead; refused unless this run
+            would store the same.
+    """
+
+    precision: AnswerPrecision = "float16"
+    batch_size: int = Field(default=32, gt=0)
+    instances_per_shard: int = Field(default=256, gt=0)
+    actors: ActorSettings = ActorSettings()
+    stored: dict[str, str] = {}
+
+
+def _resolve(value: Any) -> Any:
+    if value is False or value == "off":  # YAML reads a bare off as False
+        return None
+    return {"precision": value} if isinstance(value, str) else value
+
+
+TeacherCache: TypeAlias = Annotated[TeacherCacheSettings | None, BeforeValidator(_resolve)]
+"""``off``, a precision, or all settings."""
+
+
+def check_cache(settings: TeacherCacheSettings, datasets: Sequence[DatasetEntry], loading: LoaderSettings) -> None:
+    """Refuses augmentation that stored answers know nothing of, and answers for datasets that are not trained on.
+
+    Args:
+        settings: of the cache.
+        datasets: of the run.
+        loading: the augmentation of those that have none of their own, and of later passes.
+
+    Raises:
+        ConfigError: names the settings to change.
+    """
+    trained = [entry for entry in datasets if entry.train is not None]
+    for entry in trained:
+        where = "loading.augment" if entry.augment is None else f"datasets.{entry.name}.augment"
+        refuse_displacing(where, entry.augment or loading.augment, loading.late)
+    names = [entry.name for entry in trained]
+    if stray := sorted(settings.stored.keys() - set(names)):
+        raise ConfigError(f"cache.stored: {stray[0]!r} is no dataset with a train split: {', '.join(names)}.")
+
+
+def cache_step(
+    workflow: Workflow,
+    split: Split,
+    teacher: SourceConfig,
+    terms: AnswerTerms,
+    folder: Path,
+    settings: TeacherCacheSettings,
+) -> str:
+    """A training split to a teacher's answers.
+
+    Args:
+        workflow: the step is recorded in.
+        split: whose crops are shown.
+        teacher: is asked.
+        terms: what the answers depend on; they name the folder.
+        folder: of all answers of the run folder.
+        settings: how.
+
+    Returns:
+        The folder of these answers.
+
+    Raises:
+        ConfigError: answers that another run stored are of another teacher, or to other crops.
+        IntegrityError: those are not finished.
+    """
+    name = split.entry.name
+    if name in settings.stored:
+        elsewhere = for_all_nodes(settings.stored[name])
+        found = read_answer_manifest(str(elsewhere)).terms
+        refuse_other_terms(str(elsewhere), found.lesson, terms.lesson)
+        refuse_other_terms(str(elsewhere), found.crops, terms.crops)
+        return str(elsewhere)
+    job = AnswerJob(
+        terms=terms,
+        teacher=teacher,
+        store=str(for_all_nodes(split.location)),
+        folder=folder / name / terms.digest[:12],
+        code=code_digest(_CODE),
+        instances_per_shard=settings.instances_per_shard,
+        batch_size=settings.batch_size,
+    )
+
+    def on_ray(writer: AnswerWriter, numbers: range) -> list[AnswerCommit]:
+        return _write_on_ray(writer, numbers, settings.actors, f"cache {name}")
+
+    def execute(log: RunLog) -> Outputs:
+        log_dataset_inputs(log, [split.use])
+        log.log_dict(terms.model_dump(mode="json"), "terms.json")
+        manifest = store_answers(job, on_ray)
+        log.log_metrics({"crops": manifest.num_crops, "bytes": manifest.size_bytes})
+        values = {"folder": str(job.folder), "crops": manifest.num_crops, "bytes": manifest.size_bytes}
+        return Outputs(values, vouched(job.folder / MANIFEST_NAME))
+
+    inputs = {
+        "terms": terms,
+        "teacher": teacher,
+        "store": job.store,
+        "out": str(job.folder),
+        "shards": [job.instances_per_shard, job.batch_size],
+    }
+    return str(workflow.step(f"cache:{name}", execute, inputs=inputs, code=_CODE).values["folder"])
+
+
+def _write_on_ray(writer: AnswerWriter, numbers: range, actors: ActorSettings, title: str) -> list[AnswerCommit]:
+    done: dict[int, AnswerCommit] = {}
+    with tqdm(total=len(writer.rows) * len(writer.job.views), unit="crop", desc=title) as bar:
+        for row in _rows_from_ray(writer.job, numbers, actors):
+            if row["error"]:
+                raise pickle.loads(row["error"])
+            done[row["shard"]] = pickle.loads(row["commit"])
+            bar.update(done[row["shard"]].shard.num_crops)
+    return [done[number] for number in numbers]
+
+
+def _rows_from_ray(job: AnswerJob, numbers: range, actors: ActorSettings) -> Iterator[dict[str, Any]]:
+    connect_to_ray()
+    quiet_ray_data()
+    return iter(
+        ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
+        .map(
+            _Teller,
+            fn_constructor_args=(job,),
+            compute=ray.data.ActorPoolStrategy(size=actor_count(actors, len(numbers))),
+            num_cpus=actors.cpus_per_actor,
+            num_gpus=actors.gpus_per_actor,
+        )
+        .iter_rows()
+    )
+
+
+class _Teller:
+    """Holds the teacher and writes shards. A deliberate error travels as data: raised, Ray would bury it."""
+
+    def __init__(self, job: AnswerJob) -> None:
+        self._writer = AnswerWriter(job)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        number = int(row["shard"])
+        try:
+            return {"shard": number, "commit": pickle.dumps(self._writer.write(number)), "error": b""}
+        except PoseCoreError as error:
+            return {"shard": number, "commit": b"", "error": pickle.dumps(error)}
