@@ -119,7 +119,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     bodies = UsableInstances.of(open_store(run_file.parent / "run/shards/people/coco/train")).rows
     assert stored.num_crops == 2 * len(bodies) > len(stored.shards) > 1
     assert stored.outputs_shape == (17, 16, 8)
-    assert main(["--config", str(run_file)]) == 0
+    assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     assert re.findall(r"^(\S+) +reused ", capfd.readouterr().out, re.MULTILINE) == steps
 
     student = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
@@ -178,7 +178,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
 ) -> None:
     def job(*changes: str) -> tuple[list[str], list[str], PoseModel]:
         values = yaml.safe_load(run_file.read_text())
-        values |= {"name": "told", "run_folder": str(tmp_path / "run"), "token": {"steps": 3}}
+        values |= {"name": "told", "run_folder": str(tmp_path / "run"), "token": {"steps": 3}, "cache": "off"}
         values["datasets"][0].pop("evaluate")
         values["student"] = {"backbone": {"kind": "vit", "embed_dim": 24, "depth": 1, "num_heads": 2}, "head": HEAD}
         values["student"]["input_size"] = list(SIZE)
