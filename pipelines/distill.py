@@ -16,10 +16,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import torch
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -91,6 +91,11 @@ class DistillationJob(DatasetsJob):
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
+
+    @model_validator(mode="after")
+    def _check_mixture(self) -> Self:
+        self.mixture()  # refuses what contradicts itself before anything starts
+        return self
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""

@@ -52,6 +52,15 @@ def test_published_stages_want_a_trained_model() -> None:
     load_config(path, JobConfig, ["weights=null", "method.stages=joint"])
 
 
+@pytest.mark.parametrize("kind", ["demo", "distill_demo", "pretrain_demo"])
+def test_every_job_refuses_a_mixture_that_contradicts_itself(kind: str) -> None:
+    path = next(path for path in CONFIGS if path.stem == kind)
+    with pytest.raises(ConfigError, match="sampling is explicit, so each needs a weight"):
+        load_config(path, job_of(path), ["loading.sampling=explicit", "loading.temperature=1"])
+    with pytest.raises(ConfigError, match="weight 0 is no share of the samples"):
+        load_config(path, job_of(path), ["datasets.0.weight=0"])
+
+
 _ONE_EYED = "{keypoints: [{name: left_eye, union: left_eye, flip: right_eye}], links: []}"
 
 
