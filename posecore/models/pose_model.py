@@ -183,6 +183,7 @@ class PoseModel(nn.Module):
         Raises:
             ConfigError: prototypes are wanted of a model without an embedding, or the model does not know the dataset.
         """
+        self.check_path(path)
         if path == "prototypes":
             return self.prototype_heatmaps(features, dataset)
         outputs = self.head(dataset)(features)
