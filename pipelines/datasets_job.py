@@ -1,6 +1,7 @@
 """What every job on several datasets is told, whatever it does with them."""
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,6 @@ from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
-from posecore.loading.mixture import MixtureEntry
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
 from posecore.storage import as_path
@@ -36,7 +36,7 @@ class DatasetEntry(Config):
         changes: fields of the definition that differ for this run, nested as in ``dataset.yaml``.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[\w-]+$")
     definition: str = ""
     root: str
     train: str | None = None
@@ -52,6 +52,13 @@ class DatasetEntry(Config):
             raise ValueError(f"{self.name}: give train, evaluate or both.")
         if (self.train is None) == (self.head is None):
             raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
+        if self.weight is not None and self.train is None:
+            raise ValueError(f"{self.name}: weight is the share of a set that is trained on; give train or drop it.")
+        if self.weight is not None and not 0 < self.weight < inf:
+            raise ValueError(
+                f"{self.name}: weight {self.weight:g} is no share of the samples; give a positive number, or leave the "
+                "dataset out, or give head in place of train to judge on it only."
+            )
         return self
 
     @property
@@ -108,7 +115,7 @@ class MixtureSettings(Config):
         """
         drawing = {"sampling", "temperature", "shuffle_window"}
         entries = tuple(
-            MixtureEntry(name=entry.name, weight=entry.weight, augment=entry.augment)
+            {"name": entry.name, "weight": entry.weight, "augment": entry.augment}
             for entry in datasets
             if entry.train is not None
         )

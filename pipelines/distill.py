@@ -129,7 +129,8 @@ class DistillationJob(DatasetsJob):
     inference: InferenceSettings = InferenceSettings()
 
     @model_validator(mode="after")
-    def _check_cache(self) -> Self:
+    def _check_mixture(self) -> Self:
+        self.mixture()  # refuses what contradicts itself before anything starts
         if self.cache is not None:
             check_cache(self.cache, self.datasets, self.loading)
         return self

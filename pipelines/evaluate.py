@@ -252,6 +252,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--actors", type=int, help="processes; default: what the cluster has")
     parser.add_argument("--gpus-per-actor", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=InferenceSettings().batch_size)
+    parser.add_argument(
+        "--path",
+        choices=("regression", "prototypes", "average"),
+        default="regression",
+        help="heatmaps of the head, of its prototypes, or the mean of both",
+    )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no-flip-test", action="store_true", help="one forward pass per crop instead of two")
     parser.add_argument("--worst-cases", type=int, default=12)
@@ -260,6 +266,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = parse_config(
             {
                 "batch_size": options.batch_size,
+                "path": options.path,
                 "precision": options.precision,
                 "flip_test": not options.no_flip_test,
             },

@@ -42,6 +42,7 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import check_heads
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
@@ -81,6 +82,19 @@ class JobConfig(DatasetsJob):
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
+
+    @model_validator(mode="after")
+    def _check_method(self) -> Self:
+        datasets = [entry.name for entry in self.mixture().mixture.entries]
+        check_heads(datasets, self.model.shared_heads)
+        self.method.check_loss_weights(datasets)
+        architecture = self.method.architecture(self.model)
+        if self.inference.path != "regression" and architecture.embedding is None:
+            raise ValueError(
+                f"inference.path: {self.inference.path} needs a model with prototypes; choose method: prototypes, or "
+                "path: regression."
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:

@@ -75,6 +75,7 @@ class PretrainingConfig(DatasetsJob):
             raise ValueError("training.optimizer.layer_decay: no layer is trained yet that others could follow; set 1.")
         if self.training.compile:
             raise ValueError("training.compile: pre-training runs the backbone on parts of images; leave it off.")
+        self.mixture()  # refuses what contradicts itself before anything starts
         for entry in self.datasets:
             if entry.augment is not None or entry.head is not None:
                 raise ValueError(f"datasets.{entry.name}: augment and head belong to labels, and none are looked at.")

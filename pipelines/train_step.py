@@ -55,7 +55,15 @@ def train_step(
         trained = train_with_ray(worker, run_dir, cluster, log.log_metrics)
         model = worker.trained_model(trained.checkpoint)
         if worker.weights is not None:
-            log.log_dict(model.card.lineage["weights"], "weights.json")
+            record = model.card.lineage["weights"]
+            log.log_dict(record, "weights.json")
+            copied, fresh = record["copied"], record["fresh"]
+            columns = {
+                "part": list(copied),
+                "copied": list(copied.values()),
+                "freshly initialised": [", ".join(fresh.get(part, ())) for part in copied],
+            }
+            log.log_table(columns, "warm_start.json")
         card = complete(model.card)
         lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data}
         model.card = card.model_copy(update={"lineage": lineage})

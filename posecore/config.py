@@ -75,9 +75,9 @@ def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str) -> 
     except ValidationError as error:
         lines = []
         for item in error.errors():
-            where = ".".join(str(part) for part in item["loc"]) or "(top level)"
+            where = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}")
+            lines.append(f"{where}: {message}" if where else message)
         raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
 
 

@@ -38,6 +38,10 @@ def add(commands: Commands) -> None:
     model.add_argument(
         "--flip-test", action="store_true", help="average with the mirrored crop: better, twice the time"
     )
+    model.add_argument(
+        "--path", choices=["regression", "prototypes", "average"], default="regression",
+        help="where heatmaps come from: the head, its prototypes, or the mean of both (default: regression)",
+    )  # fmt: skip
     model.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the network")
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
     add_registry(model)

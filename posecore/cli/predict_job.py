@@ -63,6 +63,7 @@ def _predictor(options: argparse.Namespace) -> Predictor:
     settings = PredictorSettings(
         batch_size=options.batch_size,
         flip_test=options.flip_test,
+        path=options.path,
         precision=options.precision,
         compile=options.compile,
     )

@@ -32,7 +32,11 @@ def signature(model_folder: Path) -> ModelSignature:
     point = Object([Property("name", DataType.string), *(Property(k, DataType.double) for k in ("x", "y", "score"))])
     outputs = Schema([ColSpec(Array(point), "keypoints"), ColSpec(DataType.double, "score")])
     params = ParamSchema(
-        [ParamSpec("dataset", DataType.string, datasets[0]), ParamSpec("flip_test", DataType.boolean, False)]
+        [
+            ParamSpec("dataset", DataType.string, datasets[0]),
+            ParamSpec("flip_test", DataType.boolean, False),
+            ParamSpec("path", DataType.string, "regression"),
+        ]
     )
     return ModelSignature(inputs=inputs, outputs=outputs, params=params)
 

@@ -12,6 +12,7 @@ import mlflow.pyfunc
 import numpy as np
 import pandas as pd
 
+from posecore.config import parse_config
 from posecore.errors import PredictionError
 from posecore.lineage.pyfunc_signature import BOX_COLUMNS
 from posecore.models.saving import load_model
@@ -31,11 +32,13 @@ class PoseService(mlflow.pyfunc.PythonModel):
         """One row per input row: ``keypoints``, a list of {name, x, y, score}, and the body's ``score``.
 
         Raises:
+            ConfigError: a parameter is wrong, or it asks for prototypes, of which the model has none.
             PredictionError: an image cannot be used, a box cannot be cropped, or the model has no such head.
         """
-        settings = {"dataset": None, "flip_test": False, **(params or {})}
-        predictor = Predictor(self._model, PredictorSettings(flip_test=settings["flip_test"]))
-        head = predictor.head(settings["dataset"])
+        chosen = dict(params or {})
+        dataset = chosen.pop("dataset", None)
+        predictor = Predictor(self._model, parse_config(chosen, PredictorSettings, origin="params"))
+        head = predictor.head(dataset)
         photos = (
             (f"row {number}", read_picture(row["image"], f"row {number}"), _boxes(row, number))
             for number, row in enumerate(model_input.to_dict("records"))

@@ -11,7 +11,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -115,6 +115,10 @@ class RunLog:
     def log_dict(self, value: Mapping[str, Any], artifact: str) -> None:
         """Writes a JSON or YAML artifact, by its suffix."""
         self.tracking.client.log_dict(self.run_id, dict(value), artifact)
+
+    def log_table(self, columns: Mapping[str, Sequence[str]], artifact: str) -> None:
+        """Writes a table that MLflow shows as one; columns of equal length, ``artifact`` ending in ``.json``."""
+        self.tracking.client.log_table(self.run_id, {name: list(cells) for name, cells in columns.items()}, artifact)
 
     def read_file(self, artifact: str) -> bytes:
         """Content of one artifact.

@@ -37,7 +37,7 @@ class MixtureEntry(Config):
     """
 
     name: str
-    weight: float | None = Field(default=None, gt=0)
+    weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     augment: AugmentConfig | None = None
 
 
@@ -114,7 +114,7 @@ class MixtureSampler:
         global_batch: instances per step over all ranks.
 
     Raises:
-        ConfigError: an entry has no instances.
+        ConfigError: an entry has no instances, or a share too small for one of them in a whole epoch.
     """
 
     def __init__(
@@ -137,6 +137,14 @@ class MixtureSampler:
         self.shares = config.shares(sizes)
         self.draws = _apportion(self.shares, self.steps_per_epoch * global_batch)
         """Samples per epoch of each entry."""
+        undrawn = [
+            f"{name} ({share:.1e})" for name, share, n in zip(names, self.shares, self.draws, strict=True) if not n
+        ]
+        if undrawn:
+            raise ConfigError(
+                f"mixture entry {', '.join(undrawn)}: so small a share of an epoch of {self.draws.sum()} samples is "
+                "none, and the dataset would not be seen; raise its weight or samples_per_epoch, or take it out."
+            )
         self._epoch = -1
         self._table: EpochTable | None = None
 

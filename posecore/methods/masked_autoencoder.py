@@ -7,6 +7,11 @@ The patch convolution has **no padding** here, although fine-tuning pads by 2 as
 padded patch covers two pixel rows and columns of its neighbours, so a visible patch would give away the edges of
 hidden ones. The weights of both are of one shape; fine-tuning learns the shift of two pixels, as it did there.
 
+A Sapiens2 backbone has class and storage tokens and rotary positions of its own. Its published pre-training is this
+loss and two more, a contrast of class tokens between crops and one that spreads them (arXiv 2604.21681, section 3),
+whose code has not been released; here it learns from hidden patches alone, and the storage tokens, which no loss reads,
+through attention only.
+
 Suffix legend: B images, C H W channels and pixels, T patches, V visible tokens (class token first), D encoder width,
 P = patch_size²·3 values of a patch, rows then columns then channels.
 """
@@ -22,6 +27,7 @@ from posecore.methods.crop_draws import random_orders
 from posecore.models.architecture import ModelConfig
 from posecore.models.mae_decoder import MaeDecoder, MaeDecoderConfig, initialise_as_mae, sincos_positions
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.sapiens2 import Sapiens2, Sapiens2Config
 from posecore.models.vit import Vit, VitConfig
 
 _VARIANCE_EPS = 1e-6
@@ -68,17 +74,19 @@ class MaskedAutoencoder(nn.Module):
                 f"patches of a {architecture.input_size[0]}x{architecture.input_size[1]} input visible; change one."
             )
         width = self.backbone.num_features
-        self.backbone.pos_embed.requires_grad_(False)
+        backbone = self.backbone
         self.decoder = MaeDecoder(self.config.decoder, width, architecture.feature_size, 3 * self.patch_size**2)
-        # One-dimensional, so that weight decay leaves it alone, as in Sapiens.
-        self.class_token = nn.Parameter(torch.empty(width))
-        nn.init.normal_(self.class_token, std=0.02)
+        if isinstance(backbone, Vit):
+            backbone.pos_embed.requires_grad_(False)
+            # One-dimensional, so that weight decay leaves it alone, as in Sapiens.
+            self.class_token = nn.Parameter(torch.empty(width))
+            nn.init.normal_(self.class_token, std=0.02)
 
     @property
-    def backbone(self) -> Vit:
+    def backbone(self) -> Vit | Sapiens2:
         """What is kept after pre-training."""
         backbone = self.model.backbone
-        assert isinstance(backbone, Vit)
+        assert isinstance(backbone, Vit | Sapiens2)
         return backbone
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
@@ -121,8 +129,13 @@ class MaskedAutoencoder(nn.Module):
             (B, V, D): class token, then the patches in the order given.
         """
         backbone = self.backbone
-        x_BTD = backbone.add_position(backbone.patch_embed(x_BCHW).flatten(2).transpose(1, 2))
-        x_BTD = x_BTD.gather(1, visible_BT[:, :, None].expand(-1, -1, x_BTD.shape[2]))
+        x_BTD = backbone.patch_embed(x_BCHW).flatten(2).transpose(1, 2)
+        if isinstance(backbone, Sapiens2):
+            sin_TE, cos_TE = backbone.rotation(self.model.config.feature_size, x_BCHW.device)
+            by = sin_TE[visible_BT][:, None], cos_TE[visible_BT][:, None]
+            encoded = backbone.encode(_chosen(x_BTD, visible_BT), by)
+            return torch.cat([encoded[:, :1], encoded[:, 1 + backbone.config.num_storage_tokens :]], dim=1)
+        x_BTD = _chosen(backbone.add_position(x_BTD), visible_BT)
         class_B1D = self.class_token.to(x_BTD.dtype).expand(len(x_BTD), 1, -1)  # its position is all zeros
         return backbone.encode(torch.cat([class_B1D, x_BTD], dim=1))
 
@@ -170,10 +183,15 @@ def pretraining_model(config: ModelConfig) -> PoseModel:
         ConfigError: the backbone cannot encode a part of its patches.
     """
     backbone = config.backbone
+    if isinstance(backbone, Sapiens2Config) and not backbone.tokenizer_depth:
+        model = build_model(config.model_copy(update={"shared_heads": {}}), skeletons={})
+        initialise_as_mae(model.backbone)
+        return model
     if not isinstance(backbone, VitConfig):
+        why = "pools patches before it encodes them" if isinstance(backbone, Sapiens2Config) else "cannot leave any out"
         raise ConfigError(
-            f"model.backbone: masked autoencoding needs a plain vision transformer (ViTPose, Sapiens), not "
-            f"{backbone.kind!r}."
+            f"model.backbone: masked autoencoding needs a vision transformer that encodes some patches without the "
+            f"others (ViTPose, Sapiens, Sapiens2); {backbone.kind} {why}."
         )
     if backbone.expert_share:
         raise ConfigError(
@@ -194,6 +212,10 @@ def pretraining_model(config: ModelConfig) -> PoseModel:
         positions = sincos_positions(config.feature_size, backbone.embed_dim)
         vit.pos_embed.copy_(positions[:, -vit.pos_embed.shape[1] :])  # Sapiens has no slot for the class token
     return model
+
+
+def _chosen(x_BTD: Tensor, visible_BT: Tensor) -> Tensor:
+    return x_BTD.gather(1, visible_BT[:, :, None].expand(-1, -1, x_BTD.shape[2]))
 
 
 def patches_of(x_BCHW: Tensor, patch_size: int) -> Tensor:

@@ -22,7 +22,7 @@ from pydantic import BeforeValidator, Field
 from torch import Tensor
 
 from posecore.codecs.heatmap import HeatmapCodec
-from posecore.config import Config
+from posecore.config import Config, parse_config
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.prototype_terms import (
     Assigned,
@@ -163,10 +163,15 @@ class PrototypesConfig(SupervisedConfig):
     agreement: AgreementConfig = AgreementConfig()
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
-        """The model with an embedding; a backbone with experts keeps them."""
+        """The model with an embedding; a backbone with experts keeps them.
+
+        Raises:
+            ConfigError: the head gives no heatmaps of the embedding's size.
+        """
         if model.embedding is not None:
             return model
-        return ModelConfig.model_validate(model.model_dump() | {"embedding": self.embedding.model_dump()})
+        values = model.model_dump() | {"embedding": self.embedding.model_dump()}
+        return parse_config(values, ModelConfig, origin="method: prototypes")
 
     def build(self, model: PoseModel) -> "PrototypeLearning":
         """The method that trains the model."""
@@ -223,22 +228,22 @@ class PrototypeLearning(SupervisedHeads):
         with _gradients(self._stage.backbone_learns):
             features = self.model.features(batch.images, batch.rows)
         embeddings = self.model.embedding_head(features)
-        outputs = {group.dataset: self._run_head(features, group) for group in batch.groups}
+        outputs = {group.dataset: self._run_head(features, batch, group) for group in batch.groups}
         with torch.autocast(batch.images.device.type, enabled=False):
             return self._terms(batch, embeddings, outputs)
 
-    def _run_head(self, features: Tensor, group: DeviceGroup) -> tuple[Tensor, Tensor]:
+    def _run_head(self, features: Tensor, batch: DeviceBatch, group: DeviceGroup) -> tuple[Tensor, Tensor]:
         """Heatmaps of the dataset's points on its own images, and on all others where they will be needed."""
         name = group.dataset
         with _gradients(self._stage.heads_learn):
             if self.config.head_statistics == "mixed" and self.training:
                 outputs = self.model.head(name)(features)
-                return outputs[group.start : group.stop], _without(outputs, group)
+                return outputs[group.start : group.stop], self._of_others(outputs, batch, name)
             own = self.model.run_head(name, features[group.start : group.stop])
             if not self._self_supervises:
                 return own, own[:0]
             with frozen_statistics(self.model.head(name)):
-                return own, self.model.run_head(name, _without(features, group))
+                return own, self.model.run_head(name, self._of_others(features, batch, name))
 
     def _terms(
         self, batch: DeviceBatch, embeddings: Tensor, heatmaps: Mapping[str, tuple[Tensor, Tensor]]
@@ -246,9 +251,9 @@ class PrototypeLearning(SupervisedHeads):
         terms: dict[str, Tensor] = {}
         moves = self.training and self._stage.prototypes_move
         pulled: dict[str, Tensor] = {}
-        factor = self.config.loss_weight
         for group in batch.groups:
             name, owner = group.dataset, self.model.owner(group.dataset)
+            factor = self.config.factor(name)
             own_heatmaps, other_heatmaps = heatmaps[name]
             own_embeddings = embeddings[group.start : group.stop]
             prototypes = self.model.prototypes(owner)
@@ -256,13 +261,14 @@ class PrototypeLearning(SupervisedHeads):
             weights = self._weighed(name, weights)
             assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
             num_samples = self._num_samples(group, len(batch))
-            terms[f"loss/{name}"] = self._heatmap_loss(own_heatmaps, targets, weights, num_samples)
+            terms[f"loss/{name}"] = factor * self._heatmap_loss(own_heatmaps, targets, weights, num_samples)
             terms[f"prototypes/{name}"] = factor * self._prototype_loss(assigned)
             from_prototypes = prototype_heatmaps(own_embeddings, prototypes)
             error = heatmap_loss(from_prototypes, targets, weights, max(1, len(targets)))
             terms[f"prototype_heatmap/{name}"] = factor * self.config.weights.heatmap * error
             terms[f"self_supervision/{name}"] = (
-                factor * self._self_supervision(name, other_heatmaps, _without(embeddings, group), prototypes)
+                factor
+                * self._self_supervision(name, other_heatmaps, self._of_others(embeddings, batch, name), prototypes)
                 if self._self_supervises
                 else embeddings.new_zeros((), dtype=torch.float32)
             )
@@ -273,6 +279,12 @@ class PrototypeLearning(SupervisedHeads):
         if moves:
             self._move_prototypes(pulled)
         return terms
+
+    def _of_others(self, rows: Tensor, batch: DeviceBatch, dataset: str) -> Tensor:
+        """Rows on which nothing is known of a dataset's points: all but its own and those of datasets with its head."""
+        owner = self.model.owner(dataset)
+        others = [group for group in batch.groups if self.model.owner(group.dataset) != owner]
+        return torch.cat([rows[:0], *(rows[group.start : group.stop] for group in others)])
 
     @property
     def _self_supervises(self) -> bool:
@@ -315,8 +327,3 @@ class PrototypeLearning(SupervisedHeads):
 
 def _gradients(wanted: bool) -> AbstractContextManager[object]:
     return nullcontext() if wanted else torch.no_grad()
-
-
-def _without(rows: Tensor, group: DeviceGroup) -> Tensor:
-    """All rows but a group's."""
-    return torch.cat([rows[: group.start], rows[group.stop :]])

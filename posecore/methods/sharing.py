@@ -1,12 +1,15 @@
 """One word chooses how a model shares what it knows across skeletons: ``heads``, ``experts``, ``prototypes``.
 
-Each configuration says what it needs of the architecture and builds the method that trains it.
+Each configuration says what it needs of the architecture and builds the method that trains it. For users:
+``docs/many_skeletons.md``.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
 
+from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
@@ -49,16 +52,15 @@ class ExpertsConfig(SupervisedConfig):
         """The model with experts in its backbone.
 
         Raises:
-            ConfigError: the backbone has no form with experts.
+            ConfigError: the backbone has no form with experts, or the share cuts through a channel of it.
         """
         backbone = model.backbone
         if not isinstance(backbone, VitConfig):
             raise ConfigError(f"method: experts needs a plain vision transformer; {backbone.kind} has no such form.")
         if backbone.expert_share > 0:
             return model
-        return model.model_copy(
-            update={"backbone": VitConfig.model_validate(backbone.model_dump() | {"expert_share": self.expert_share})}
-        )
+        values = backbone.model_dump() | {"expert_share": self.expert_share}
+        return model.model_copy(update={"backbone": parse_config(values, VitConfig, origin="method: experts")})
 
     def build(self, model: PoseModel) -> SupervisedHeads:
         """The method that trains the model."""
@@ -66,8 +68,19 @@ class ExpertsConfig(SupervisedConfig):
 
 
 def _resolve_name(value: Any) -> Any:
-    return {"kind": value} if isinstance(value, str) else value
+    if isinstance(value, Config):
+        return value
+    values = {"kind": value} if isinstance(value, str) else value
+    kind = values.get("kind") if isinstance(values, Mapping) else value
+    if kind not in _KINDS:
+        raise ValueError(
+            f"{'nothing' if kind is None else repr(kind)} is none of {', '.join(_KINDS)}; give one of these words, or "
+            "{kind: word, field: other value}."
+        )
+    return values
 
+
+_KINDS = ("heads", "experts", "prototypes")
 
 MethodConfig: TypeAlias = Annotated[
     HeadsConfig | ExpertsConfig | PrototypesConfig, Field(discriminator="kind"), BeforeValidator(_resolve_name)

@@ -1,5 +1,6 @@
 """Supervised training of every head on its own dataset's points."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 import torch
@@ -29,6 +30,8 @@ class SupervisedConfig(Config):
             other terms and against the clipping of gradients.
         loss_weight: factor before every term. The steps of AdamW do not feel it, the clipping of gradients does:
             Sapiens2 was published with 10 and a clip norm of 2 or 4.
+        loss_weights: factor before every term of one dataset, by its name; 1 where none is given. Unlike the mixture's
+            weights, it changes how much a dataset counts and not how often it is seen.
         hardest_points: so many points per crop count, those with the largest error (``KeypointOHKMMSELoss``); two of
             Sapiens' four 308-point models were published with 128. None counts all.
         group_weights: what the points of a group of the skeleton (``body``, ``foot``, ``face``, ``left_hand``,
@@ -40,8 +43,29 @@ class SupervisedConfig(Config):
     head_statistics: HeadStatistics = "own"
     simcc_reduction: Literal["mean", "sum"] = "mean"
     loss_weight: float = Field(default=1.0, gt=0)
+    loss_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     hardest_points: int | None = Field(default=None, gt=0)
     group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+
+    def factor(self, dataset: str) -> float:
+        """What every term of a dataset is multiplied by."""
+        return self.loss_weight * self.loss_weights.get(dataset, 1.0)
+
+    def check_loss_weights(self, datasets: Collection[str]) -> None:
+        """Refuses a weight that would never be used.
+
+        Args:
+            datasets: names of all that are trained on.
+
+        Raises:
+            ConfigError: a weight is given to another.
+        """
+        unknown = [name for name in self.loss_weights if name not in datasets]
+        if unknown:
+            raise ConfigError(
+                f"method.loss_weights names {', '.join(unknown)}, which this run does not train on; "
+                f"it trains on {', '.join(datasets)}."
+            )
 
 
 class SupervisedHeads(nn.Module):
@@ -55,8 +79,9 @@ class SupervisedHeads(nn.Module):
         config: how datasets share a step.
 
     Raises:
-        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by; or no
-            dataset has points of a group that is to be weighed.
+        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by; no
+            dataset has points of a group that is to be weighed; or a loss weight is given to a dataset that the model
+            does not have.
     """
 
     def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
@@ -64,6 +89,7 @@ class SupervisedHeads(nn.Module):
         self.model = model
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
+        self.config.check_loss_weights(model.skeletons)
         self._check_hardest_points()
         self._point_factors = self._factors() if self.config.group_weights else {}
 
@@ -89,14 +115,14 @@ class SupervisedHeads(nn.Module):
         samples = self._num_samples(group, batch_size)
         if isinstance(codec, SimccCodec):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
-            return self.config.loss_weight * simcc_loss(codec, outputs, targets, weights, num_samples)
-        return self._heatmap_loss(outputs, targets, weights, samples)
+            return self.config.factor(group.dataset) * simcc_loss(codec, outputs, targets, weights, num_samples)
+        return self.config.factor(group.dataset) * self._heatmap_loss(outputs, targets, weights, samples)
 
     def _heatmap_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
         hardest = self.config.hardest_points
         if hardest is None:
-            return self.config.loss_weight * heatmap_loss(outputs, targets, weights, num_samples)
-        return self.config.loss_weight * hardest_points_loss(outputs, targets, weights, num_samples, hardest)
+            return heatmap_loss(outputs, targets, weights, num_samples)
+        return hardest_points_loss(outputs, targets, weights, num_samples, hardest)
 
     def _weighed(self, dataset: str, weights: Tensor) -> Tensor:
         """(n, K) weights of labels times what their points' groups count."""

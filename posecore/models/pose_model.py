@@ -1,6 +1,6 @@
 """One backbone, one head per dataset: the model every method trains and every tool loads."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Literal, TypeAlias
 
@@ -32,13 +32,15 @@ class PoseModel(nn.Module):
         card: architecture, skeletons and conventions.
 
     Raises:
-        ConfigError: a shared head does not exist or has another number of points.
+        ConfigError: a shared head does not exist or has another number of points, or a dataset's name cannot be a
+            head's.
     """
 
     def __init__(self, card: ModelCard) -> None:
         super().__init__()
         self.card = card
         architecture = card.architecture
+        check_heads(card.skeletons)
         for dataset, owner in architecture.shared_heads.items():
             if dataset in card.skeletons:
                 _check_shared(dataset, owner, card.skeletons, architecture.shared_heads)
@@ -89,11 +91,41 @@ class PoseModel(nn.Module):
         return self.config.shared_heads.get(dataset, dataset)
 
     def head(self, dataset: str) -> nn.Module:
-        """The decoder of a dataset, possibly another dataset's."""
+        """The decoder of a dataset, possibly another dataset's.
+
+        Raises:
+            ConfigError: the model does not know the dataset.
+        """
+        self._check_known(dataset)
         return self.heads[self.owner(dataset)]
 
+    def _check_known(self, dataset: str) -> None:
+        if dataset not in self.skeletons:
+            raise ConfigError(
+                f"the model knows no dataset {dataset!r}, so it has neither head nor expert for it; it knows "
+                f"{', '.join(self.skeletons)}."
+            )
+
+    def check_path(self, path: HeatmapPath) -> None:
+        """Refuses a way to heatmaps that the model does not have.
+
+        Raises:
+            ConfigError: prototypes are wanted of a model without an embedding.
+        """
+        if path != "regression" and self.config.embedding is None:
+            raise ConfigError(
+                f"the model has no prototypes, which path {path} needs; its configuration says nothing under "
+                "model.embedding. Use path regression, or a model trained with method: prototypes."
+            )
+
     def features(self, images: Tensor, groups: Sequence[Group]) -> Tensor:
-        """(B, 3, H, W) normalised RGB crops to (B, D, h, w) features, each row through its dataset's expert if any."""
+        """(B, 3, H, W) normalised RGB crops to (B, D, h, w) features, each row through its dataset's expert if any.
+
+        Raises:
+            ConfigError: the model does not know a group's dataset.
+        """
+        for dataset, _, _ in groups:
+            self._check_known(dataset)
         return self.backbone(images, [(self.owner(dataset), start, stop) for dataset, start, stop in groups])
 
     def forward(
@@ -139,18 +171,19 @@ class PoseModel(nn.Module):
             (B, K, 4h, 4w) float32 in (0, 1).
 
         Raises:
-            ConfigError: the model has no embedding.
+            ConfigError: the model has no embedding, or does not know the dataset.
         """
-        if self.config.embedding is None:
-            raise ConfigError("the model has no prototypes; its configuration says nothing under model.embedding.")
+        self.check_path("prototypes")
+        self._check_known(dataset)
         return prototype_heatmaps(self.embedding_head(features), self.prototypes(self.owner(dataset)))
 
     def heatmaps(self, features: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
         """(B, D, h, w) features to what one dataset's codec decodes, by a path.
 
         Raises:
-            ConfigError: prototypes are wanted of a model without an embedding.
+            ConfigError: prototypes are wanted of a model without an embedding, or the model does not know the dataset.
         """
+        self.check_path(path)
         if path == "prototypes":
             return self.prototype_heatmaps(features, dataset)
         outputs = self.head(dataset)(features)
@@ -188,6 +221,31 @@ def build_model(
         licenses=dict(licenses or {}),
     )
     return PoseModel(card)
+
+
+def check_heads(datasets: Collection[str], shared_heads: Collection[str] = ()) -> None:
+    """Refuses datasets that cannot have heads of their names.
+
+    Args:
+        datasets: of the model.
+        shared_heads: those of which another's head is to be used.
+
+    Raises:
+        ConfigError: a name has a dot or is one that every ``torch.nn.ModuleDict`` has already, or a shared head is of a
+            dataset that is none of these.
+    """
+    taken = [name for name in datasets if not name or "." in name or hasattr(nn.ModuleDict, name) or name == "training"]
+    if taken:
+        raise ConfigError(
+            f"dataset {', '.join(map(repr, taken))}: torch cannot call a head so; take another name of letters, "
+            "digits, - and _."
+        )
+    strangers = [name for name in shared_heads if name not in datasets]
+    if strangers:
+        raise ConfigError(
+            f"model.shared_heads names {', '.join(strangers)}, which this run does not train on; it trains on "
+            f"{', '.join(datasets)}."
+        )
 
 
 def _check_shared(dataset: str, owner: str, skeletons: Mapping[str, Skeleton], shared: Mapping[str, str]) -> None:

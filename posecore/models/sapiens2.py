@@ -37,7 +37,7 @@ WINDOWS_AT_ONCE = 1024
 
 RopeDtype: TypeAlias = Literal["bfloat16", "float32"]
 Rotation: TypeAlias = tuple[Tensor, Tensor]
-"""(P, E) sines and cosines of every patch's angles."""
+"""(P, E) sines and cosines of every patch's angles, or (B, 1, P, E) where every image has patches of its own."""
 
 
 class Sapiens2Config(Config):
@@ -129,7 +129,8 @@ def rotation_periods(head_dim: int, dtype: torch.dtype) -> Tensor:
 def rotate(x_BNTE: Tensor, by: Rotation) -> Tensor:
     """Turns the last P tokens by their angles, in the precision of the angles, and leaves the tokens before alone."""
     sin_PE, cos_PE = by
-    prefix_BNTE, x_BNPE = x_BNTE.split([x_BNTE.shape[2] - len(sin_PE), len(sin_PE)], dim=2)
+    num_patches = sin_PE.shape[-2]
+    prefix_BNTE, x_BNPE = x_BNTE.split([x_BNTE.shape[2] - num_patches, num_patches], dim=2)
     x_BNPE = x_BNPE.to(sin_PE.dtype)
     first, second = x_BNPE.chunk(2, dim=-1)
     x_BNPE = x_BNPE * cos_PE + torch.cat([-second, first], dim=-1) * sin_PE
@@ -305,15 +306,30 @@ class Sapiens2(nn.Module):
             x_BDhw = self.tokenizer(x_BDhw)
         height, width = x_BDhw.shape[2:]
         x_BPD = x_BDhw.flatten(2).transpose(1, 2)
+        x_BTD = self.encode(x_BPD, self.rotation((height, width), x_BCHW.device))
+        x_BPD = x_BTD[:, 1 + self.config.num_storage_tokens :]
+        return x_BPD.transpose(1, 2).unflatten(2, (height, width))
+
+    def rotation(self, grid: tuple[int, int], device: torch.device) -> Rotation:
+        """Angles of all patches of a (rows, columns) grid, as :func:`rotation` in the configured precision."""
+        dtype = torch.bfloat16 if self.config.rope_dtype == "bfloat16" else torch.float32
+        return rotation(grid, self.config.embed_dim // self.config.num_heads, dtype, device)
+
+    def encode(self, x_BPD: Tensor, by: Rotation) -> Tensor:
+        """All blocks and the last norm, on all of an image's patches or on some.
+
+        Args:
+            x_BPD: embedded patches.
+            by: their angles.
+
+        Returns:
+            (B, T, D): class token, storage tokens, patches.
+        """
         prefix_1TD = torch.cat([self.cls_token, self.storage_tokens], dim=1)
         x_BTD = torch.cat([prefix_1TD.expand(x_BPD.shape[0], -1, -1), x_BPD], dim=1)
-        dtype = torch.bfloat16 if self.config.rope_dtype == "bfloat16" else torch.float32
-        head_dim = self.config.embed_dim // self.config.num_heads
-        by = rotation((height, width), head_dim, dtype, x_BCHW.device)
         for block in self.blocks:
             x_BTD = _run(block, x_BTD, by, self.config.activation_checkpointing and self.training)
-        x_BPD = self.ln1(x_BTD)[:, prefix_1TD.shape[1] :]
-        return x_BPD.transpose(1, 2).unflatten(2, (height, width))
+        return self.ln1(x_BTD)
 
 
 def _run(block: nn.Module, x_BTD: Tensor, by: Rotation | None, recompute: bool) -> Tensor:

@@ -104,6 +104,10 @@ class WarmStart:
         """To be logged: part to one line about it."""
         return {row.what: str(row) for row in self.rows}
 
+    def fresh(self) -> dict[str, Json]:
+        """To be logged: part to the points of it that keep their initial values, where there are any."""
+        return {row.what: list(row.fresh) for row in self.rows if row.fresh}
+
 
 @torch.no_grad()
 def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | None = None) -> WarmStart:

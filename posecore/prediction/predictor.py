@@ -26,7 +26,7 @@ from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.geometry import crop_matrix
 from posecore.loading.crop import box_region
 from posecore.models.catalog import CATALOG
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes, ImagePrediction
@@ -43,6 +43,8 @@ class PredictorSettings(Config):
     Attributes:
         batch_size: crops per forward pass.
         flip_test: average the outputs for crop and mirrored crop: more accurate, twice the time.
+        path: where heatmaps come from: ``regression`` is the head, ``prototypes`` and ``average`` (the mean of both)
+            need a model with an embedding.
         precision: ``bfloat16`` runs the network under autocast; decoding is always in float32. Weights in bfloat16 as
             well are no way out: ViTPose-B on a CPU gained 5 % of time and strayed 1.6 times as far from float32.
         compile: run backbone and heads through ``torch.compile``. Every pass then has ``batch_size`` crops, the last
@@ -53,6 +55,7 @@ class PredictorSettings(Config):
 
     batch_size: int = Field(default=32, gt=0)
     flip_test: bool = False
+    path: HeatmapPath = "regression"
     precision: Precision = "float32"
     compile: bool = False
     keypoint_threshold: float = Field(default=0.2, ge=0)
@@ -66,6 +69,9 @@ class Predictor:
         model: is put into evaluation mode, and onto the device.
         settings: how.
         device: where to run; None leaves the model where it is.
+
+    Raises:
+        ConfigError: the settings want prototypes, and the model has none.
     """
 
     def __init__(
@@ -73,9 +79,12 @@ class Predictor:
     ) -> None:
         self.model = model.eval() if device is None else model.eval().to(device)
         self.settings = settings or PredictorSettings()
+        model.check_path(self.settings.path)
         if self.settings.compile:
             for module in (model.backbone, *model.heads.values()):
                 module.compile()
+            if self.settings.path != "regression":
+                model.embedding_head.compile()
 
     @classmethod
     def load(cls, source: str | Path, settings: PredictorSettings | None = None, expect: str | None = None) -> Self:
@@ -89,6 +98,7 @@ class Predictor:
 
         Raises:
             PredictionError: the source is the name of an architecture of which no or several models were published.
+            ConfigError: the settings want prototypes, and the model has none.
             CheckpointError: there are no such weights, or they are not what was expected.
             IntegrityError: a file is not the one that was written.
         """
@@ -230,6 +240,7 @@ class Predictor:
             np.stack([crop.scale for crop in padded]),
             flip_test=self.settings.flip_test,
             precision=self.settings.precision,
+            path=self.settings.path,
         )
         for head, (keypoints, scores) in answers.items():
             for place, crop in enumerate(batch):

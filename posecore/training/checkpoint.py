@@ -43,12 +43,14 @@ class Progress:
         seed: of the run.
         world_size: ranks that wrote it; another number may read it.
         config: the run's training configuration.
+        datasets: what it trains on, in the order of a batch's groups; empty where nobody knows.
     """
 
     step: int
     seed: int
     world_size: int
     config: dict[str, Json]
+    datasets: tuple[str, ...] = ()
 
 
 def checkpoint_name(step: int, world_size: int, attempt: str) -> str:
@@ -79,6 +81,7 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
         "seed": progress.seed,
         "world_size": progress.world_size,
         "config": progress.config,
+        "datasets": list(progress.datasets),
     }
     files = {_TENSORS_FILE: save_tensors(tensors), _PROGRESS_FILE: json.dumps(values, indent=1).encode()}
     for name, data in files.items():
@@ -105,7 +108,11 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
     steps, updates = values["optimizer_steps"], values.get("updates", {})
     state = EngineState(**sections, optimizer_steps=steps, updates=updates)  # type: ignore[arg-type]
     progress = Progress(
-        step=values["step"], seed=values["seed"], world_size=values["world_size"], config=values["config"]
+        step=values["step"],
+        seed=values["seed"],
+        world_size=values["world_size"],
+        config=values["config"],
+        datasets=tuple(values.get("datasets", ())),
     )
     return state, progress
 

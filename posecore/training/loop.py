@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import numpy as np
@@ -125,11 +126,15 @@ def train(
 
     Raises:
         PreflightError: the global batch cannot be cut evenly.
-        CheckpointError: the newest checkpoint belongs to another run or architecture.
+        CheckpointError: the newest checkpoint belongs to another run, architecture or list of datasets.
         IntegrityError: the newest checkpoint is damaged.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
-    state, start = _resume(config, context)
+    state, progress = _resume(config, context)
+    start = 0 if progress is None else progress.step
+    batches = _timed(make_loader(start), start, config.steps)
+    if progress is not None:
+        batches = _of_the_same_datasets(batches, progress)
     settings = EngineSettings(
         optimizer=config.optimizer,
         micro_batch=per_rank // config.accumulation,
@@ -145,7 +150,9 @@ def train(
     del state
     meter = _Meter(config, context, flops_per_crop(method), peak_flops(context.device, config.engine.precision))
     with _progress_bar(config, context, start) as bar:
-        for batch, waited_s in _timed(make_loader(start), start, config.steps):
+        datasets: tuple[str, ...] = ()
+        for batch, waited_s in batches:
+            datasets = tuple(group.dataset for group in batch.groups)
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             frozen = method.begin_step(batch.step, config.steps) if isinstance(method, StagedMethod) else frozenset()
@@ -161,7 +168,7 @@ def train(
             if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
                 meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
             if step % config.checkpoint_every == 0 or step == config.steps:
-                _save(engine, average, config, context, step, meter.latest)
+                _save(engine, average, config, context, step, datasets, meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
 
 
@@ -177,17 +184,17 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
 
 
-def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState | None, int]:
+def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState | None, Progress | None]:
     with context.latest_checkpoint() as folder:
         if folder is None:
-            return None, 0
+            return None, None
         state, progress = load_checkpoint(folder)
     if progress.seed != config.seed or progress.config["global_batch"] != config.global_batch:
         raise CheckpointError(
             f"{folder} was written with seed {progress.seed} and global_batch {progress.config['global_batch']}, not "
             f"{config.seed} and {config.global_batch}: its steps name other samples; set them back or start a new run."
         )
-    return state, progress.step
+    return state, progress
 
 
 def _save(
@@ -196,6 +203,7 @@ def _save(
     config: TrainingConfig,
     context: TrainContext,
     step: int,
+    datasets: tuple[str, ...],
     metrics: Mapping[str, float],
 ) -> None:
     synchronise_batchnorm(engine.method)
@@ -206,7 +214,11 @@ def _save(
             state.average = average.tensors()
         folder = context.scratch()
         progress = Progress(
-            step=step, seed=config.seed, world_size=context.world_size, config=config.model_dump(mode="json")
+            step=step,
+            seed=config.seed,
+            world_size=context.world_size,
+            config=config.model_dump(mode="json"),
+            datasets=datasets,
         )
         save_checkpoint(folder, state, progress)
     name = checkpoint_name(step, context.world_size, context.attempt)
@@ -220,6 +232,26 @@ def _evaluate(engine: Engine, average: WeightAverage | None, evaluate: Evaluate,
         metrics = evaluate(engine.method, step)
     engine.method.train()
     return metrics
+
+
+def _of_the_same_datasets(
+    batches: Iterator[tuple[CropBatch, float]], progress: Progress
+) -> Iterator[tuple[CropBatch, float]]:
+    """The batches, of which the first is made at once to see what this run trains on.
+
+    Raises:
+        CheckpointError: on other datasets than before, or in another order, which names other samples by the same step.
+    """
+    first = next(batches, None)
+    if first is None:
+        return batches
+    datasets = tuple(group.dataset for group in first[0].groups)
+    if progress.datasets not in ((), datasets):
+        raise CheckpointError(
+            f"the checkpoint of step {progress.step} was trained on {', '.join(progress.datasets)}, this run would go "
+            f"on with {', '.join(datasets)}: restore the list, or start a new run from the trained model (weights:)."
+        )
+    return chain([first], batches)
 
 
 def _timed(batches: Iterable[CropBatch], start: int, stop: int) -> Iterator[tuple[CropBatch, float]]:

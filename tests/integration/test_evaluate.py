@@ -12,9 +12,11 @@ from posecore.errors import CheckpointError, EvaluationError
 from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
 from posecore.models.architecture import ModelConfig
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
+from posecore.shards.store import open_store
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 pytestmark = pytest.mark.ray
@@ -38,8 +40,6 @@ def world(tmp_path_factory):
 
 @pytest.mark.parametrize("actors", [1, 2])
 def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, actors):
-    from posecore.shards.store import open_store
-
     _, stores, model_folder = world
     result = evaluate_stores(
         model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=actors)
@@ -86,3 +86,19 @@ def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| near | AP |" in printed
     assert "+0.0000 |" in printed
+
+
+def test_a_split_is_judged_by_prototypes_if_asked(local_ray, world, tmp_path, capsys):
+    _, stores, plain = world
+    torch.manual_seed(0)
+    card = load_model(plain).card
+    config = card.architecture.model_copy(update={"embedding": EmbeddingConfig(dim=8, channels=8)})
+    model = build_model(config, card.skeletons, card.conventions).eval()
+    folder = save_model(model, tmp_path / "model")
+    command = ["--store", f"near={stores['near']}", "--out", str(tmp_path / "out"), "--path", "average", "--model"]
+    assert main([*command, str(folder)]) == 0
+    judged = json.loads((tmp_path / "out" / "metrics.json").read_text())["near"]
+    assert judged == evaluate_store(model, open_store(stores["near"]), InferenceSettings(path="average"))
+    capsys.readouterr()
+    assert main([*command, str(plain)]) == 1
+    assert capsys.readouterr().err.splitlines()[-1].startswith("error: the model has no prototypes, which path average")

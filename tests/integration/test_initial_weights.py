@@ -1,12 +1,18 @@
 """Training that starts from another model's weights, and says so in the model it makes."""
 
+import json
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 
+from pipelines.datasets_job import DatasetsJob
+from pipelines.ray_training import RayTrainingConfig, TrainedRun
+from pipelines.train_step import train_step
 from posecore.errors import IntegrityError
+from posecore.lineage.steps import Workflow
+from posecore.lineage.tracking import RunLog, Tracking
 from posecore.methods.sharing import ExpertsConfig
 from posecore.models.saving import save_model
 from posecore.models.weights.initial import WeightsConfig, pin
@@ -61,3 +67,33 @@ def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path)
     save_model(model, tmp_path / "model")
     with pytest.raises(IntegrityError, match="not the stated"):
         replace(worker, weights=weights)._initial(worker_stores(worker))
+
+
+def test_what_was_copied_is_a_table_of_the_training_run(tmp_path: Path, tracking: Tracking, monkeypatch):
+    """The step of the main job, with its worker called here and not by Ray."""
+    stores = write_stores(tmp_path / "stores")
+    people = {"people": stores["people"]}
+    parent = trained(watched_worker(tmp_path / "parent", people), tmp_path / "parent_run")
+    weights = pin(WeightsConfig(source=str(save_model(parent, tmp_path / "parent_model"))))
+    worker = replace(watched_worker(tmp_path / "child", stores), method=ExpertsConfig(), weights=weights)
+
+    def in_this_process(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
+        context = LocalContext(run_dir)
+        result = worker(context)
+        with context.latest_checkpoint() as checkpoint:
+            return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
+
+    monkeypatch.setattr("pipelines.train_step.train_with_ray", in_this_process)
+    monkeypatch.setattr("pipelines.train_step.log_dataset_inputs", lambda *_: None)
+    entries = [{"name": name, "root": name, "train": "train"} for name in stores]
+    job = DatasetsJob.model_validate({"name": "job", "run_folder": str(tmp_path / "run"), "datasets": entries})
+    with Workflow(tracking, "job", tmp_path, job, report=lambda line: None) as workflow:
+        step = train_step(workflow, "train", job, RayTrainingConfig(), worker, [])
+    table = json.loads(RunLog(tracking, step.run_id).read_file("warm_start.json"))
+    rows = {row[0]: row[1:] for row in table["data"]}
+    assert table["columns"] == ["part", "copied", "freshly initialised"]
+    assert rows["expert animals"] == ["16 of 16 rows from dense layers", ""]
+    assert rows["head people"] == ["17 of 17 points from head people", ""]
+    copied, fresh = rows["head animals"]
+    assert copied.endswith("of 17 points from head people")
+    assert 0 < int(copied.split()[0]) == 17 - len(fresh.split(", ")) < 17

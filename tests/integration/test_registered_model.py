@@ -23,7 +23,7 @@ import torch
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import LineageError, PredictionError
+from posecore.errors import ConfigError, LineageError, PredictionError
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
@@ -211,11 +211,17 @@ def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_
         ({"image": [png(1)[:200]]}, {}, "row 0"),
         ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [np.nan], "h": [1.0]}, {}, "needs all of x, y, w, h"),
         ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [0.0], "h": [1.0]}, {}, "has no width"),
+        ({"image": [png(1)]}, {"path": "prototypes"}, "the model has no prototypes, which path prototypes needs"),
+        (
+            {"image": [png(1)]},
+            {"path": "proto"},
+            "params: path: Input should be 'regression', 'prototypes' or 'average'",
+        ),
         ({"image": [png(1)]}, {"dataset": "cats"}, "no head 'cats'; it has coco \\(coco17, 17 points\\), mpii"),
     ],
 )
 def test_bad_requests_are_explained(loaded: Any, rows: dict[str, Any], params: dict[str, Any], message: str) -> None:
-    with pytest.raises(PredictionError, match=message):
+    with pytest.raises((ConfigError, PredictionError), match=message):
         loaded.predict(pd.DataFrame(rows), params=params)
 
 

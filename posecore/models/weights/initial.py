@@ -121,7 +121,7 @@ def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
     """
     parent = config.read()
     report = warm_start(model, parent, config.take)
-    record = config.provenance(parent) | {"copied": report.as_dict()}
+    record = config.provenance(parent) | {"copied": report.as_dict(), "fresh": report.fresh()}
     model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
     return report
 

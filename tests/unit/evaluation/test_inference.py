@@ -157,3 +157,17 @@ def test_box_files_are_read_by_category(tmp_path):
     assert boxes.image_ids == ("0", "2")
     assert boxes.bbox_xywh[:, 3].tolist() == [0, 2]
     assert len(read_boxes(path).scores) == 4
+
+
+@pytest.mark.parametrize(("own", "other"), [(UDP, MSRA), (MSRA, UDP)], ids=["udp", "msra"])
+def test_a_split_ingested_under_other_conventions_is_judged_by_those_of_the_model(tmp_path, own, other):
+    """Crop, padding, flip shift and decoding are the head's; a definition that was changed since cannot spoil it."""
+    model = BlobModel(own)
+    settings = InferenceSettings(batch_size=5)
+    expected, found = (
+        predict_store(model, hands_store(tmp_path / name, hands_definition(conventions)), settings)
+        for name, conventions in (("own", own), ("other", other.model_copy(update={"padding": 1.4})))
+    )
+    np.testing.assert_array_equal(found.keypoints, expected.keypoints)
+    np.testing.assert_array_equal(found.keypoint_scores, expected.keypoint_scores)
+    np.testing.assert_array_equal(found.crop_area, expected.crop_area)

@@ -252,3 +252,12 @@ def test_threads_end_with_the_iteration(stores):
     assert any(thread.name.startswith("loader-") for thread in threading.enumerate())
     iterator.close()
     assert not any(thread.name.startswith("loader-") for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("bodies", [0, 1], ids=["no body", "no labelled body"])
+def test_a_dataset_with_nothing_to_train_on_is_refused(stores, tmp_path, bodies):
+    unlabelled = instance("0", 17, (5.0, 8.0, 60.0, 80.0), keypoints=np.zeros((17, 3), np.float32))
+    empty = write_store(tmp_path, "empty", [], records=[record("empty", 0, [unlabelled] * bodies)])
+    config = loading(mixture={"entries": [{"name": name} for name in (*stores, "empty")]})
+    with pytest.raises(ConfigError, match=r"^mixture entry empty: nothing in it can be cropped"):
+        batches({**stores, "empty": empty}, 1, config)

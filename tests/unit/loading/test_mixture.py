@@ -126,6 +126,10 @@ def test_every_batch_holds_about_its_share_of_every_dataset():
         ({"entries": [{"name": "a", "weight": 2}]}, "needs sampling: explicit"),
         ({"entries": [{"name": "a"}], "temperature": 2}, "needs sampling: temperature"),
         ({"entries": []}, "entries"),
+        *(
+            ({"entries": [{"name": "a", "weight": weight}], "sampling": "explicit"}, r"entries\.0\.weight")
+            for weight in (0, -1, float("inf"), float("nan"))
+        ),
     ],
 )
 def test_contradictory_mixtures_are_refused(fields, message):
@@ -136,3 +140,9 @@ def test_contradictory_mixtures_are_refused(fields, message):
 def test_an_entry_without_instances_is_refused():
     with pytest.raises(ConfigError, match="mixture entry b"):
         MixtureSampler(mixture("a", "b"), {"a": images_of(1), "b": images_of()}, 1, 4)
+
+
+def test_a_share_that_would_never_be_drawn_is_refused():
+    config = mixture("a", "b", sampling="explicit", weights={"a": 1, "b": 1e-4})
+    with pytest.raises(ConfigError, match=r"^mixture entry b \(1\.0e-04\): so small a share of an epoch of 40 samples"):
+        MixtureSampler(config, {"a": images_of(*[1] * 38), "b": images_of(1, 1)}, 1, 8)

@@ -16,9 +16,12 @@ from posecore.methods.masked_autoencoder import (
 )
 from posecore.models.architecture import ModelConfig
 from posecore.models.mae_decoder import MaeDecoderConfig
+from posecore.models.pose_model import build_model
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
+from posecore.models.warm_start import warm_start
+from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import tiny_batches
 
@@ -71,6 +74,12 @@ def test_the_masking_ratio_is_exact(patches: int, ratio: float, visible: int) ->
     masked, _ = small.eval().reconstruct(pictures, torch.arange(3))
     hidden = (patches_of(masked, 8) == 0).all(dim=2).sum(dim=1)
     assert hidden.tolist() == [patches - visible] * 3
+
+
+def test_published_settings_are_the_defaults() -> None:
+    config = MaskedAutoencoderConfig()
+    assert (config.masking_ratio, config.normalise_patches) == (0.75, True)
+    assert config.decoder == MaeDecoderConfig(depth=8, width=512, num_heads=16, mlp_ratio=4.0)
 
 
 def test_a_ratio_that_leaves_nothing_to_see_is_refused() -> None:
@@ -195,7 +204,54 @@ def test_backbones_that_cannot_hide_patches_are_refused() -> None:
         method(expert_share=0.25)
     with pytest.raises(ConfigError, match="pre-train the same backbone with knowledge_tokens 0"):
         method(knowledge_tokens=1)
-    config = ModelConfig.model_validate({"backbone": "sapiens2-0.1b"})
-    assert isinstance(config.backbone, Sapiens2Config)
-    with pytest.raises(ConfigError, match=r"plain vision transformer .*, not 'sapiens2'"):
-        pretraining_model(config)
+    pooling = sapiens2_config(tokenizer_depth=1)
+    with pytest.raises(ConfigError, match=r"some patches without the others .*; sapiens2 pools patches before"):
+        pretraining_model(ModelConfig(backbone=pooling, input_size=(256, 192)))
+    with pytest.raises(ConfigError, match="; cspnext cannot leave any out"):
+        pretraining_model(ModelConfig.model_validate({"backbone": "rtmpose-t"}))
+
+
+def sapiens2_config(**changes: object) -> Sapiens2Config:
+    values = {"embed_dim": 32, "depth": 2, "num_heads": 2, "num_full_blocks": 1, "patch_size": 8}
+    return Sapiens2Config.model_validate(values | {"rope_dtype": "float32"} | changes)
+
+
+def sapiens2() -> MaskedAutoencoder:
+    torch.manual_seed(0)
+    model = pretraining_model(ModelConfig(backbone=sapiens2_config(), input_size=(64, 48)))
+    ours = MaskedAutoencoder(model, MaskedAutoencoderConfig(decoder=TINY_DECODER))
+    with torch.no_grad():
+        for block in model.backbone.blocks:
+            block.attn.gamma.weight.fill_(1.0)  # as it is after training: a fresh one hardly attends
+    return ours
+
+
+def test_sapiens2_sees_all_patches_in_any_order_as_its_full_encoder_does() -> None:
+    ours = sapiens2().eval()
+    pictures = images(2)
+    order = random_orders(torch.tensor([1, 2]), 48)
+    with torch.no_grad():
+        encoded = ours.encode(pictures, order)
+        whole = ours.model.backbone(pictures).flatten(2).transpose(1, 2)
+    assert encoded.shape == (2, 1 + 48, 32)
+    for image in range(2):
+        torch.testing.assert_close(encoded[image, 1:], whole[image][order[image]], atol=1e-5, rtol=0)
+
+
+def test_sapiens2_learns_from_what_is_hidden_without_seeing_it_and_starts_fine_tuning() -> None:
+    ours = sapiens2()
+    pictures = images(2)
+    order = random_orders(torch.tensor([1, 2]), 48)
+    changed = patches_of(pictures, 8).scatter(1, order[:, 12:, None].expand(-1, -1, 192), 9.0)
+    with torch.no_grad():
+        assert torch.equal(ours.predict(pictures, order), ours.predict(image_of(changed, (8, 6)), order))
+    ours.errors(pictures, order).sum().backward()
+    missing = [name for name, parameter in ours.named_parameters() if parameter.grad is None]
+    assert not missing
+    assert ours.model.backbone.cls_token.grad.any()
+    assert ours.model.backbone.storage_tokens.grad.any()
+    skeleton = Skeleton(name="dot", keypoints=(Keypoint(name="dot", union="dot"),))
+    config = ModelConfig(backbone=sapiens2_config(), input_size=(96, 64))
+    fine = build_model(config, {"dots": skeleton}).eval()
+    warm_start(fine, ours.model)
+    assert torch.equal(fine.backbone(images(1, (96, 64))), ours.model.eval().backbone(images(1, (96, 64))))

@@ -3,6 +3,7 @@
 import itertools
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +14,14 @@ from torch import Tensor
 
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.errors import ConfigError
-from posecore.methods.batch import DeviceBatch, to_device
+from posecore.methods.batch import DeviceBatch, split_batch, to_device
 from posecore.methods.prototype_terms import assign, contrast, distance, labelled_pixels
 from posecore.methods.prototypes import STAGES, WEIGHTS, PrototypeLearning, PrototypesConfig, Stage
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.pose_model import build_model
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.schema import CropBatch, KeypointState
 from posecore.training.checkpoint import load_checkpoint
@@ -204,8 +206,8 @@ def _agreeing(method: PrototypeLearning, x: float, y: float) -> None:
             return self.maps.expand(len(features), *self.maps.shape)
 
     method.model.embedding_head = Painted(directions)
-    for dataset, skeleton in method.model.skeletons.items():
-        maps = torch.zeros(skeleton.num_keypoints, height, width)
+    for dataset in method.model.heads:
+        maps = torch.zeros(method.model.skeletons[dataset].num_keypoints, height, width)
         maps[0] = 0.9 * blob
         method.model.heads[dataset] = Painted(maps)
         buffer = method.model.prototypes.get_buffer(dataset)
@@ -237,6 +239,31 @@ def test_self_supervision_counts_only_from_its_stage_on_and_only_others_images()
         losses = method(alone)
         assert losses["self_supervision/people"].item() == 0.0
         assert (losses["self_supervision/dogs"].item() > 0.0) is counts
+
+
+def test_images_of_a_dataset_with_the_same_head_are_not_guessed_at() -> None:
+    """Their points are labelled, so that head and prototypes need not agree on any."""
+    alone = _batch(step=0)  # people only
+    everyone = {name: getattr(alone.groups[0], name) for name in alone.groups[0].__slots__}
+    arrays = {name: value for name, value in everyone.items() if isinstance(value, np.ndarray)}
+    groups = tuple(
+        replace(alone.groups[0], dataset=name, start=start, stop=stop,
+                **{array: values[start:stop] for array, values in arrays.items()})
+        for name, start, stop in (("people", 0, 6), ("staff", 6, 8))
+    )  # fmt: skip
+    for shared, guesses in (({"staff": "people"}, False), ({}, True)):
+        tiny = _method().model.card
+        people = tiny.skeletons["people"]
+        config = tiny.architecture.model_copy(update={"shared_heads": shared})
+        settings = {"weights": "balanced", "stages": "joint"}
+        method = PrototypesConfig.model_validate(settings).build(
+            build_model(config, {"people": people, "staff": people})
+        )
+        method.begin_step(5, 6)
+        _agreeing(method, 5.0, 9.0)
+        losses = method(to_device(replace(alone, groups=groups), CPU))
+        for name in ("people", "staff"):
+            assert (losses[f"self_supervision/{name}"].item() > 0) is guesses
 
 
 def test_stages_are_a_function_of_the_step() -> None:
@@ -312,11 +339,59 @@ def test_under_autocast_losses_and_prototypes_stay_in_float32() -> None:
     assert all(buffer.dtype == torch.float32 for buffer in rounded.model.prototypes.buffers())
 
 
+def _all_terms(**changes: object) -> dict[str, Tensor]:
+    """Of a batch in which no term is zero."""
+    method = _method(step=5, agreement={"confidence": 0.25, "distance_px": 2.1}, **changes)
+    _agreeing(method, 5.0, 9.0)
+    losses = method(to_device(_batch(), CPU))
+    assert all(loss.item() > 0 for loss in losses.values())
+    return losses
+
+
 def test_every_term_grows_with_the_factor_before_all() -> None:
-    batch = to_device(_batch(), CPU)
-    once, tenfold = (_method(step=5, loss_weight=factor)(batch) for factor in (1.0, 10.0))
+    once, tenfold = (_all_terms(loss_weight=factor) for factor in (1.0, 10.0))
     for name, loss in once.items():
         assert tenfold[name].item() == pytest.approx(10 * loss.item(), rel=1e-5), name
+
+
+def test_a_datasets_own_factor_is_before_all_its_terms_and_no_others() -> None:
+    plain, weighted = _all_terms(), _all_terms(loss_weights={"dogs": 3.0})
+    for name, loss in plain.items():
+        factor = 3.0 if name.endswith("/dogs") else 1.0
+        assert weighted[name].item() == pytest.approx(factor * loss.item(), rel=1e-5), name
+
+
+def test_ranks_add_their_pulls_before_prototypes_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two ranks with unlike shares of a batch move prototypes as one rank does with all of it.
+
+    As released, each rank turns its own prototypes and the results are averaged, whatever each has seen. One prototype
+    per point, so that no Gumbel noise decides which one is pulled.
+    """
+    changes = {"embedding": EmbeddingConfig(dim=16, channels=8, prototypes_per_point=1), "momentum": 0.5}
+
+    def update(parts: list[CropBatch], sizes: int) -> dict[str, Tensor]:
+        """Prototypes of the last of some ranks, after each has been asked for its pulls."""
+        sent: list[Tensor] = []
+
+        def all_reduce(total: Tensor) -> None:
+            sent.append(total.clone())
+            total.copy_(sum(sent))
+
+        monkeypatch.setattr("posecore.methods.prototypes.dist.is_initialized", lambda: True)
+        monkeypatch.setattr("posecore.methods.prototypes.dist.get_world_size", lambda: sizes)
+        monkeypatch.setattr("posecore.methods.prototypes.dist.all_reduce", all_reduce)
+        for part in parts:
+            method = _method(step=0, **changes)
+            method.model.embedding_head.eval()  # statistics of a part are not those of the whole
+            method(to_device(part, CPU))
+        return {name: buffer.clone() for name, buffer in method.model.prototypes.named_buffers()}
+
+    whole = _batch(step=2)  # has one dog, which one of the ranks does not see
+    together, apart = update([whole], 1), update(split_batch(whole, 2), 2)
+    before = dict(_method(step=0, **changes).model.prototypes.named_buffers())
+    for name, expected in together.items():
+        assert not torch.allclose(expected, before[name], atol=1e-2)
+        torch.testing.assert_close(apart[name], expected, atol=1e-5, rtol=0)
 
 
 def test_weights_and_stages_go_by_name() -> None:
@@ -326,6 +401,10 @@ def test_weights_and_stages_go_by_name() -> None:
     assert (default.stages, default.weights) == (STAGES["published"], WEIGHTS["published"])
     assert default.weights.contrast == pytest.approx(1.25e-5 * 0.01)
     assert default.weights.distance == pytest.approx(1.25e-5 * 0.001)
+    assert (default.weights.heatmap, default.weights.self_supervision) == (3.33e-6, 1e-3)
+    assert (default.momentum, default.pixel_threshold, default.pixel_weighting) == (0.999, 0.0, "confidence")
+    assert (default.agreement.confidence, default.agreement.distance_px) == (0.25, 2.1)
+    assert (default.embedding.dim, default.embedding.prototypes_per_point) == (64, 3)
     with pytest.raises(ValueError, match="'tiny' is none of published, balanced; name one or give all fields"):
         PrototypesConfig.model_validate({"weights": "tiny"})
 
@@ -355,7 +434,9 @@ def test_the_method_gives_a_model_its_embedding_and_leaves_one_it_has() -> None:
     own = ModelConfig.model_validate({"backbone": "vit-nano", "embedding": {"dim": 8}})
     assert config.architecture(own) is own
     rtmpose = ModelConfig.model_validate({"backbone": "rtmpose-t"})
-    with pytest.raises((ConfigError, ValueError), match="embedding needs a head whose heatmaps are 4 times as large"):
+    with pytest.raises(
+        ConfigError, match=r"^method: prototypes: embedding needs a head whose heatmaps are 4 times as large"
+    ):
         config.architecture(rtmpose)
 
 

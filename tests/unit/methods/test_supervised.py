@@ -73,9 +73,26 @@ def test_published_variants_of_the_loss_are_settings() -> None:
         _method(SupervisedConfig(hardest_points=128))
 
 
+def test_a_dataset_may_count_more_than_others() -> None:
+    batch = to_device(_batch(), CPU)
+    plain, weighted = _method()(batch), _method(SupervisedConfig(loss_weight=2, loss_weights={"dogs": 5.0}))(batch)
+    assert weighted["loss/people"].item() == pytest.approx(2 * plain["loss/people"].item(), rel=1e-6)
+    assert weighted["loss/dogs"].item() == pytest.approx(10 * plain["loss/dogs"].item(), rel=1e-6)
+    with pytest.raises(
+        ConfigError, match=r"loss_weights names cats, which this run does not train on; .* people, dogs"
+    ):
+        _method(SupervisedConfig(loss_weights={"cats": 2.0}))
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0, float("inf"), float("nan")])
+def test_a_loss_weight_that_silences_a_dataset_is_refused(weight: float) -> None:
+    with pytest.raises(ValueError, match=r"loss_weights\.dogs"):
+        SupervisedConfig(loss_weights={"dogs": weight})
+
+
 def test_denominators_are_those_of_the_whole_batch() -> None:
     batch = to_device(_batch(), CPU)
-    published = _method()(batch)
+    published = _method(SupervisedConfig())(batch)
     per_group = _method(SupervisedConfig(denominator="group"))(batch)
     assert set(published) == {"loss/people", "loss/dogs"}
     assert published["loss/people"].item() == pytest.approx(per_group["loss/people"].item() * 6 / 8, rel=1e-5)

@@ -90,3 +90,25 @@ def test_every_dataset_keeps_its_own_codec() -> None:
     assert model.codec("dogs").kind == "msra"
     assert model.codec("dogs").heatmap_size == (64, 48)
     assert model.conventions["dogs"].flip_shift
+
+
+@pytest.mark.parametrize("expert_share", [0.0, 0.25])
+def test_a_dataset_that_the_model_does_not_know_is_refused_wherever_it_is_named(expert_share: float) -> None:
+    model = tiny_model(expert_share=expert_share).eval()
+    images = _images(2)
+    features = model.features(images, [("dogs", 0, 2)])
+    for ask in (
+        lambda: model.predict(images, "cats"),
+        lambda: model.features(images, [("people", 0, 1), ("cats", 1, 2)]),
+        lambda: model(images, [("cats", 0, 2)]),
+        lambda: model.heatmaps(features, "cats"),
+    ):
+        with pytest.raises(ConfigError, match=r"^the model knows no dataset 'cats', .* it knows people, dogs\.$"):
+            ask()
+
+
+@pytest.mark.parametrize("name", ["a.b", "", "keys", "training", "type"])
+def test_a_dataset_that_torch_cannot_name_a_head_after_is_refused(name: str) -> None:
+    people = tiny_model().skeletons["people"]
+    with pytest.raises(ConfigError, match="torch cannot call a head so"):
+        build_model(ModelConfig(backbone="vit-nano", input_size=INPUT_SIZE), {"people": people, name: people})

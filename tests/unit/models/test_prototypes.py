@@ -100,3 +100,9 @@ def test_a_model_without_prototypes_says_so() -> None:
 def test_an_embedding_has_a_line_of_its_own_in_the_configuration() -> None:
     config = parse_config({"backbone": "vitpose-small", "embedding": {"dim": 32}}, ModelConfig, "test")
     assert config.embedding == EmbeddingConfig(dim=32)
+
+
+def test_prototypes_of_a_dataset_that_the_model_does_not_know_are_refused() -> None:
+    model = _model()
+    with pytest.raises(ConfigError, match="knows no dataset 'cats'"):
+        model.prototype_heatmaps(model.features(_images(1), [("dogs", 0, 1)]), "cats")

@@ -11,12 +11,13 @@ import torch
 
 from posecore.cli import main
 from posecore.models.architecture import ModelConfig
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import SimpleHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.prediction.outputs import TABLE
-from posecore.prediction.predictor import Predictor
+from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.skeletons.library import load_skeleton
 from tests.support.clips import write_clip
 
@@ -214,3 +215,20 @@ def test_a_batch_of_nothing_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> 
         main(["predict", "x.jpg", "--model", "m", "--batch-size", "0"])
     assert stopped.value.code == 2
     assert "--batch-size: 0 is not at least 1" in capsys.readouterr().err
+
+
+def test_prototypes_answer_when_asked_and_only_where_there_are_any(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = photo(tmp_path / "photo.png")
+    torch.manual_seed(0)
+    backbone = VitConfig(embed_dim=16, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, input_size=(64, 48), embedding=EmbeddingConfig(dim=8, channels=8))
+    folder = str(save_model(build_model(config, {"coco": load_skeleton("coco17")}), tmp_path / "model"))
+    command = ["predict", str(path), "--format", "coco", "--path", "prototypes", "--out"]
+    assert main([*command, str(tmp_path / "out"), "--model", folder]) == 0
+    (body,) = json.loads((tmp_path / "out" / "coco_coco.json").read_bytes())
+    (expected,) = Predictor(load_model(folder), PredictorSettings(path="prototypes")).predict([path])
+    np.testing.assert_allclose(np.reshape(body["keypoints"], (17, 3))[:, 2], expected.keypoint_scores[0])
+    assert main([*command, str(tmp_path / "none"), "--model", model]) == 1
+    assert "error: the model has no prototypes, which path prototypes needs" in capsys.readouterr().err

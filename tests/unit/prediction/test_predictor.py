@@ -9,11 +9,12 @@ import torch
 from torch._dynamo.utils import counters
 
 from posecore.datasets.definition import Conventions
-from posecore.errors import PredictionError
+from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.results import DetectedBoxes
 from posecore.models.architecture import ModelConfig
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
@@ -257,3 +258,26 @@ def test_a_preset_means_the_one_model_published_of_it(monkeypatch: pytest.Monkey
     Predictor.load("sapiens2-0.8b")
     Predictor.load("vitpose-plus-base")
     assert asked == ["sapiens2-0.8b-308", "vitpose-plus-base"]
+
+
+def test_every_path_to_heatmaps_answers_as_it_was_judged(world: tuple[ShardStore, PoseModel]) -> None:
+    store, plain = world
+    torch.manual_seed(0)
+    config = plain.config.model_copy(update={"embedding": EmbeddingConfig(dim=8, channels=8)})
+    model = build_model(config, plain.skeletons, plain.conventions).eval()
+    images = [store.read_image_bytes(row) for row in range(len(store.images))]
+    boxes, rows = GroundTruth.from_store(store).bbox_xywh, store.instances["image_row"].to_numpy()
+    ids = tuple(store.images["source_id"].to_pylist()[row] for row in rows)
+    ones = np.ones(len(rows))
+    detected = DetectedBoxes(image_ids=ids, bbox_xywh=boxes, scores=ones, category_id=ones.astype(np.int64))
+    answers = {}
+    for path in ("regression", "prototypes", "average"):
+        settings = InferenceSettings(path=path, keypoint_threshold=0.0, nms_threshold=None)
+        judged = predict_store(model, store, settings, boxes=detected)
+        predictor = Predictor(model, PredictorSettings(path=path, flip_test=True, keypoint_threshold=0.0))
+        found = predictor.predict(images, [boxes[rows == row] for row in range(len(images))], "hands")
+        answers[path] = np.concatenate([prediction.keypoint_scores for prediction in found])
+        np.testing.assert_allclose(answers[path], judged.keypoint_scores, rtol=0, atol=1e-6)
+    assert len({scores.tobytes() for scores in answers.values()}) == 3
+    with pytest.raises(ConfigError, match="the model has no prototypes, which path average needs"):
+        Predictor(plain, PredictorSettings(path="average"))

@@ -2,13 +2,15 @@
 
 import shutil
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from posecore.errors import CheckpointError, IntegrityError, PreflightError
+from posecore.methods.batch import DeviceBatch
 from posecore.methods.supervised import SupervisedHeads
 from posecore.schema import CropBatch
 from posecore.training.checkpoint import load_checkpoint, load_trained
@@ -228,6 +230,38 @@ def test_another_seed_or_batch_is_refused(tmp_path: Path) -> None:
         _train(tmp_path, _config(seed=4))
     with pytest.raises(CheckpointError, match="not 3 and 4"):
         _train(tmp_path, _config(global_batch=4))
+
+
+def test_a_resume_with_another_list_of_datasets_is_refused(tmp_path: Path) -> None:
+    """Also the same datasets in another order: the model fits, but a step would name other samples."""
+
+    def run(order: int, steps: int) -> None:
+        def batches(start: int) -> Iterator[CropBatch]:
+            for batch in tiny_batches(start, 0, 1):
+                yield replace(batch, groups=batch.groups[::order])
+
+        config = TrainingConfig(steps=steps, global_batch=8, progress=False)
+        train(_Anything(), batches, config, LocalContext(tmp_path))
+
+    run(order=1, steps=2)
+    with pytest.raises(CheckpointError) as refusal:
+        run(order=-1, steps=4)
+    assert str(refusal.value) == (
+        "the checkpoint of step 2 was trained on people, dogs, this run would go on with dogs, people: restore the "
+        "list, or start a new run from the trained model (weights:)."
+    )
+    run(order=1, steps=4)
+
+
+class _Anything(nn.Module):
+    """Learns the mean of the pixels, whoever is on them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mean = nn.Parameter(torch.zeros(()))
+
+    def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        return {"loss": (batch.images - self.mean).square().mean()}
 
 
 def test_a_damaged_checkpoint_is_refused_not_skipped(tmp_path: Path) -> None:
