@@ -189,6 +189,7 @@ def test_the_manifest_says_how_a_pool_was_divided(tmp_path):
     assert 0 < stored.num_images < 8
 
 
+@pytest.mark.samples
 def test_reading_a_split_of_a_deeplabcut_project_names_and_divides(samples):
     """One mouse in one video: there is nobody to hold out, and frames are held out on demand only."""
     project, root = load_dataset("deeplabcut"), samples / "dlc_reaching" / "Reaching-Mackenzie-2018-08-30"
@@ -205,6 +206,8 @@ def test_reading_a_split_of_a_deeplabcut_project_names_and_divides(samples):
         read()
     with pytest.raises(DatasetError, match="55 of 55 images state a subject or a video"):
         read(by="frame")
+    found = {part: list(read_split(project, f"frames_{part}", root)) for part in ("train", "test")}
+    assert 6 <= len(found["test"]) <= 16
     found = read(by="frame", force_frame_split=True)
     assert names(found["train"]) | names(found["eval"]) == whole
     assert not names(found["train"]) & names(found["eval"])
