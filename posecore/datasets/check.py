@@ -97,7 +97,8 @@ class CheckReport:
         return any(finding.severity == "error" for finding in self.findings)
 
     def __str__(self) -> str:
-        subjects = f", {self.num_subjects} subject{'s'[: self.num_subjects - 1]}" if self.num_subjects else ""
+        named = "subject" if self.num_subjects == 1 else "subjects"
+        subjects = f", {self.num_subjects} {named}" if self.num_subjects else ""
         head = f"{self.dataset} {self.split}: {self.num_images} images, {self.num_instances} instances{subjects}"
         lines = [f"  {finding}" for finding in self.findings] or ["  no problems found"]
         return "\n".join([head, *lines])

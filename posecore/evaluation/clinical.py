@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import orjson
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
@@ -118,6 +119,11 @@ class ClinicalResult:
     mean_over_subjects: Estimate
     calibration: Calibration
 
+    def to_json(self) -> bytes:
+        """Everything as JSON text; a value that does not exist is null."""
+        options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
+        return orjson.dumps(self, default=lambda settings: settings.model_dump(), option=options)
+
 
 def torso_points(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[Sequence[str], Sequence[str]] | None:
     """Native names of the points of the neck and of the mid-hip, or None if the skeleton has no such points.
@@ -132,6 +138,12 @@ def torso_points(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[
         elif set(union_names) <= set(skeleton.union_names):
             ends.append(tuple(skeleton.names[skeleton.union_names.index(name)] for name in union_names))
     return (ends[0], ends[1]) if len(ends) == 2 else None
+
+
+def can_judge(truth: GroundTruth, skeleton: Skeleton, definition: EvaluationDefinition) -> bool:
+    """Whether any body of a set has a torso to measure by."""
+    ends = torso_points(definition, skeleton)
+    return ends is not None and bool((_bodies(truth) & (torso_lengths(truth, skeleton, *ends) > 0)).any())
 
 
 def evaluate_clinic(
@@ -236,7 +248,7 @@ def _answers(
             "protocol with `options: {neck: [...], hip: [...]}`."
         )
     length = torso_lengths(truth, skeleton, *ends)
-    bodies = (truth.visibility > 0).any(axis=1) & ~truth.is_crowd
+    bodies = _bodies(truth)
     judged = np.flatnonzero(bodies & (length > 0))
     if not len(judged):
         raise EvaluationError(
@@ -264,6 +276,12 @@ def _answers(
         without_torso=int(bodies.sum()) - len(judged),
         redundant=redundant,
     )
+
+
+def _bodies(truth: GroundTruth) -> NDArray[np.bool_]:
+    """(N,) instances with a labelled point that are no crowd."""
+    labelled: NDArray[np.bool_] = (truth.visibility > 0).any(axis=1) & ~truth.is_crowd
+    return labelled
 
 
 def _own_answers(truth: GroundTruth, predictions: Predictions) -> NDArray[np.int64]:

@@ -27,12 +27,22 @@ def test_intervals_of_a_mean_are_scipys(method, name, level):
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high))
 
 
+def test_expanded_intervals_take_quantiles_as_far_out_as_students_t():
+    values = np.random.default_rng(4).lognormal(size=7)
+    (ours,) = bootstrap_by_subject(rows(values), mean, BootstrapSettings(seed=2, method="expanded"))
+    drawn = stats.bootstrap((values,), np.mean, n_resamples=2000, rng=np.random.default_rng(2)).bootstrap_distribution
+    tail = stats.norm.cdf(np.sqrt(7 / 6) * stats.t.ppf(0.025, df=6))
+    assert (ours.low, ours.high) == pytest.approx(tuple(np.quantile(drawn, [tail, 1 - tail])))
+    (plain,) = bootstrap_by_subject(rows(values), mean, BootstrapSettings(seed=2, method="percentile"))
+    assert ours.low < plain.low < plain.high < ours.high
+
+
 def test_intervals_hold_the_truth_as_often_as_they_say_and_those_from_frames_do_not():
     """40 studies' worth of subjects with unequal numbers of frames that are nearly equal within a subject."""
     rng = np.random.default_rng(5)
     settings = BootstrapSettings(resamples=300)
     held = {"subjects": 0, "frames": 0}
-    studies, subjects = 300, 40
+    studies, subjects = 200, 40
     for _ in range(studies):
         frames = rng.integers(5, 30, subjects)
         own = 1 + rng.normal(size=subjects)  # the true mean over the population is 1
