@@ -36,7 +36,7 @@ from posecore import __version__
 from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic
+from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
 from posecore.evaluation.keypoint_errors import keypoint_errors
 from posecore.evaluation.protocols import evaluate
@@ -145,8 +145,10 @@ def evaluate_stores(
         for name, location in stores.items()
     }
     tasks = {name: split.task() for name, split in splits.items()}
-    parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
+    for task in tasks.values():
+        wanted.check(task.store)
+    parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
     sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
     metrics = {section.name: dict(section.metrics) for section in sections}
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
@@ -165,6 +167,12 @@ class _Clinic:
 
     wanted: bool | None
     settings: ClinicalSettings
+
+    def check(self, store: ShardStore) -> None:
+        """Refuses what is demanded and cannot be had, before anything is predicted."""
+        if self.wanted:
+            definition = store.manifest.definition
+            require_torso(definition.evaluation, definition.skeleton)
 
     def judge(self, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
         definition = store.manifest.definition

@@ -19,7 +19,7 @@ from scipy.special import ndtr, ndtri, stdtrit
 from posecore.config import Config
 
 FEW_SUBJECTS = 10
-"""Below this many subjects every bootstrap interval is too narrow, whatever the method."""
+"""Below this many subjects intervals hold the truth clearly less often than they say (docs/clinical_evaluation.md)."""
 
 _CHUNK = 1 << 22  # subjects × resamples drawn at a time
 _ALIKE = 1e-12  # of the estimate's size: a resample that differs by less differs by rounding only

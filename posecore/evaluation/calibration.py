@@ -10,7 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from numpy.typing import NDArray
 
 NUM_BINS = 10
 
@@ -40,7 +39,7 @@ def bin_sums(
     group: Int[np.ndarray, " P"],
     num_groups: int,
     num_bins: int = NUM_BINS,
-) -> Float[np.ndarray, "S 3*bins"]:
+) -> Float[np.ndarray, "S C"]:
     """Per group, the number of points, the sum of their confidences and the number right, of each bin.
 
     Args:
@@ -64,7 +63,7 @@ def bin_sums(
     return np.concatenate(columns, axis=1).astype(np.float64)
 
 
-def calibration_errors(sums: Float[np.ndarray, "B 3*bins"]) -> Float[np.ndarray, "B 2"]:
+def calibration_errors(sums: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B 2"]:
     """Expected calibration error, and mean confidence minus share right (above 0: too sure), of each row of sums.
 
     A row without points gives 0 / 0.
@@ -76,7 +75,7 @@ def calibration_errors(sums: Float[np.ndarray, "B 3*bins"]) -> Float[np.ndarray,
     return np.stack([expected, surplus], axis=1)
 
 
-def reliability_bins(sums: Float[np.ndarray, " 3*bins"]) -> list[ReliabilityBin]:
+def reliability_bins(sums: Float[np.ndarray, " C"]) -> list[ReliabilityBin]:
     """The diagram's bins, from the sums of the whole sample."""
     points, confidence, right = np.split(sums, 3)
     num_bins = len(points)
@@ -85,12 +84,12 @@ def reliability_bins(sums: Float[np.ndarray, " 3*bins"]) -> list[ReliabilityBin]
             low=number / num_bins,
             high=(number + 1) / num_bins,
             points=int(points[number]),
-            confidence=_ratio(confidence[number], points[number]),
-            right=_ratio(right[number], points[number]),
+            confidence=_ratio(float(confidence[number]), float(points[number])),
+            right=_ratio(float(right[number]), float(points[number])),
         )
         for number in range(num_bins)
     ]
 
 
-def _ratio(part: NDArray[np.float64], whole: NDArray[np.float64]) -> float:
-    return float(part / whole) if whole else np.nan
+def _ratio(part: float, whole: float) -> float:
+    return part / whole if whole else np.nan

@@ -140,6 +140,22 @@ def torso_points(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[
     return (ends[0], ends[1]) if len(ends) == 2 else None
 
 
+def require_torso(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[Sequence[str], Sequence[str]]:
+    """What :func:`torso_points` names.
+
+    Raises:
+        EvaluationError: it names nothing.
+    """
+    ends = torso_points(definition, skeleton)
+    if ends is None:
+        raise EvaluationError(
+            f"skeleton {skeleton.name} has no shoulders and hips (union names "
+            f"{', '.join(NECK_UNION_NAMES + HIP_UNION_NAMES)}), so its bodies have no torso length; choose the torso "
+            "protocol with `options: {neck: [...], hip: [...]}`."
+        )
+    return ends
+
+
 def can_judge(truth: GroundTruth, skeleton: Skeleton, definition: EvaluationDefinition) -> bool:
     """Whether any body of a set has a torso to measure by."""
     ends = torso_points(definition, skeleton)
@@ -240,13 +256,7 @@ def _answers(
     definition: EvaluationDefinition,
     settings: ClinicalSettings,
 ) -> _Answers:
-    ends = torso_points(definition, skeleton)
-    if ends is None:
-        raise EvaluationError(
-            f"skeleton {skeleton.name} has no shoulders and hips (union names "
-            f"{', '.join(NECK_UNION_NAMES + HIP_UNION_NAMES)}), so its bodies have no torso length; choose the torso "
-            "protocol with `options: {neck: [...], hip: [...]}`."
-        )
+    ends = require_torso(definition, skeleton)
     length = torso_lengths(truth, skeleton, *ends)
     bodies = _bodies(truth)
     judged = np.flatnonzero(bodies & (length > 0))

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate import ActorSettings, evaluate_stores, main
+from pipelines.evaluate import ActorSettings, _Clinic, evaluate_stores, main
 from posecore.datasets.definition import Conventions, EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.clinical import ClinicalSettings
 from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
 from posecore.models.architecture import ModelConfig
@@ -81,15 +83,13 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     assert [group["name"] for group in written["by"]["posture"]] == ["Prone"]
     assert written["by"]["subject"][0]["error"]["low"] is None
     assert "For clinics" in result.report.read_text()
-    quiet = evaluate_stores(
-        model, stores, SETTINGS, out=tmp_path / "quiet", worst_cases=0, actors=ActorSettings(actors=1), clinic=False
-    )
-    assert quiet.metrics == result.metrics
-    assert not quiet.clinical
-    assert not (tmp_path / "quiet" / "babies" / "clinical.json").exists()
+    truth = GroundTruth.from_store(store)
+    answers = predict_store(load_model(model), store, SETTINGS)
+    assert _Clinic(None, ClinicalSettings()).judge(store, truth, answers) is not None
+    assert _Clinic(False, ClinicalSettings()).judge(store, truth, answers) is None
 
 
-def test_bodies_without_a_torso_are_judged_for_clinics_on_demand_only(local_ray, world, tmp_path, capsys):
+def test_what_clinics_cannot_have_is_refused_before_anything_is_predicted(world, tmp_path, capsys):
     _, stores, model_folder = world
     command = ["--model", model_folder, "--store", f"near={stores['near']}", "--out", tmp_path, "--worst-cases", "0"]
     assert main([*map(str, command), "--clinic"]) == 1
