@@ -191,13 +191,13 @@ def test_missed_and_redundant_detections_are_counted_body_by_body():
         (0, 0, 12, 0.95),  # a double, farther off: redundant, though its score is higher
         (1, 2, 80, 0.9),  # more than half a torso off: body 2 is missed, this is redundant
         (2, 3, 0, 0.1),  # unsure: no answer
-        (3, 4, 5, 0.5),
+        (3, 4, np.array([6.0, 8.0]), 0.5),  # 10 px: exactly a tenth of the torso
     ]
     result = evaluate_clinic(truth, detections(truth, found), traits, COCO, DEFINITION, QUICK)
     assert result.whole.missed.value == pytest.approx(3 / 5)  # bodies 1, 2 and 3
     assert result.redundant == 2
-    assert result.whole.error.value == pytest.approx(np.sqrt(2) * (0.10 + 0.05) / 2)
-    # Points of missed bodies count as not within: 4 of 20 labelled points lie within 0.1.
+    assert result.whole.error.value == pytest.approx((np.sqrt(2) * 0.1 + 0.1) / 2)
+    # Points of missed bodies count as not within: 4 of 20 labelled points lie within 0.1, exactly at it included.
     assert result.whole.pck[0.1].value == pytest.approx(4 / 20)
     assert result.whole.pck[0.5].value == pytest.approx(8 / 20)
     assert {group.name: group.missed.value for group in result.by["subject"]} == {"a": 0.5, "b": 1.0, "c": 0.5}
