@@ -9,6 +9,10 @@ Repeat ``--store`` for several splits. ``--head syrip=coco`` lets another datase
 judges on detected boxes (a COCO detection list) instead of annotated ones, and ``--parent FOLDER`` evaluates a second
 model as well and prints what was gained and forgotten. Any path may be an fsspec URL.
 
+Splits whose protocol is ``torso``, and those that name subjects and have shoulders and hips, are also judged for
+clinics (``docs/clinical_evaluation.md``): in the report, and in ``<out>/<name>/clinical.json``. ``--clinic`` demands
+that of every split, ``--no-clinic`` leaves it out.
+
 Predictions are made by Ray Data actors that hold the model once. The batches do not depend on how many there are, so
 the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
 """
@@ -32,14 +36,16 @@ from posecore import __version__
 from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
 from posecore.evaluation.keypoint_errors import keypoint_errors
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
+from posecore.evaluation.traits import Traits
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
-from posecore.shards.store import open_store
+from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 
@@ -65,10 +71,12 @@ class EvaluationResult:
     Attributes:
         metrics: name of the split → metric → value.
         report: the HTML file.
+        clinical: name of the split → what a clinic wants to know, for splits that were judged so.
     """
 
     metrics: dict[str, dict[str, float]]
     report: AnyPath
+    clinical: dict[str, ClinicalResult]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +108,13 @@ def evaluate_stores(
     boxes: Mapping[str, str | AnyPath] | None = None,
     worst_cases: int = 12,
     actors: ActorSettings | None = None,
+    clinic: bool | None = None,
+    clinical: ClinicalSettings | None = None,
 ) -> EvaluationResult:
     """Predicts and judges splits on the Ray cluster this process is connected to (a local one is started if none is).
 
-    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/metrics.json`` and
-    ``<out>/report.html``.
+    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/clinical.json`` for splits judged
+    for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
 
     Args:
         model_folder: a saved model; every node must reach it.
@@ -115,9 +125,12 @@ def evaluate_stores(
         boxes: name of the split → COCO detection list to judge on instead of annotated boxes.
         worst_cases: pictures per split in the report.
         actors: how the work is spread.
+        clinic: judge for clinics: always, never, or (None) where the protocol is ``torso`` or subjects are named, and
+            any body has a torso.
+        clinical: thresholds and intervals of that.
 
     Raises:
-        EvaluationError: a head or boxes do not fit a split.
+        EvaluationError: a head or boxes do not fit a split, or ``clinic`` asks for what the data does not have.
         CheckpointError: there is no whole model in the folder.
         IntegrityError: a split or the model is damaged.
     """
@@ -132,21 +145,60 @@ def evaluate_stores(
         for name, location in stores.items()
     }
     tasks = {name: split.task() for name, split in splits.items()}
+    wanted = _Clinic(clinic, clinical or ClinicalSettings())
+    for task in tasks.values():
+        wanted.check(task.store)
     parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
-    sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases) for name, task in tasks.items()]
+    sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
     metrics = {section.name: dict(section.metrics) for section in sections}
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
-    return EvaluationResult(metrics=metrics, report=report)
+    return EvaluationResult(
+        metrics=metrics,
+        report=report,
+        clinical={section.name: section.clinical for section in sections if section.clinical is not None},
+    )
 
 
-def _judge(name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int) -> EvaluationSection:
+@dataclass(frozen=True)
+class _Clinic:
+    """Whether splits are judged for clinics (None: where it makes sense), and how."""
+
+    wanted: bool | None
+    settings: ClinicalSettings
+
+    def check(self, store: ShardStore) -> None:
+        """Refuses what is demanded and cannot be had, before anything is predicted."""
+        if self.wanted:
+            definition = store.manifest.definition
+            require_torso(definition.evaluation, definition.skeleton)
+
+    def judge(self, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
+        definition = store.manifest.definition
+        if self.wanted is None:
+            named = store.instances["subject_id"].null_count < len(store)
+            sensible = definition.evaluation.protocol == "torso" or named
+            wanted = sensible and can_judge(truth, definition.skeleton, definition.evaluation)
+        else:
+            wanted = self.wanted
+        if not wanted:
+            return None
+        traits = Traits.from_store(store)
+        return evaluate_clinic(truth, predictions, traits, definition.skeleton, definition.evaluation, self.settings)
+
+
+def _judge(
+    name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int, clinic: _Clinic
+) -> EvaluationSection:
     manifest = task.store.manifest
     definition = manifest.definition
     truth = GroundTruth.from_store(task.store)
     parts_of = definition.skeleton if definition.evaluation.protocol == "wholebody" else None
     write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
+    clinical = clinic.judge(task.store, truth, predictions)
+    if clinical is not None:
+        write_atomically(out / name / "clinical.json", clinical.to_json())
     return EvaluationSection(
         name=name,
         protocol=definition.evaluation.protocol,
@@ -157,6 +209,7 @@ def _judge(name: str, task: PredictionTask, predictions: Predictions, out: AnyPa
         digest=manifest.digest,
         num_images=len(truth.image_ids),
         num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
+        clinical=clinical,
     )
 
 
@@ -261,6 +314,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no-flip-test", action="store_true", help="one forward pass per crop instead of two")
     parser.add_argument("--worst-cases", type=int, default=12)
+    parser.add_argument(
+        "--clinic",
+        action=argparse.BooleanOptionalAction,
+        help="torso-normalised errors by group with intervals, missed bodies, calibration; default: where subjects are "
+        "named or the protocol is torso",
+    )
     options = parser.parse_args(arguments)
     try:
         settings = parse_config(
@@ -288,6 +347,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 boxes=_pairs(options.boxes, "--boxes"),
                 worst_cases=options.worst_cases,
                 actors=actors,
+                clinic=options.clinic,
             )
 
         result = judged(options.model, as_path(options.out))

@@ -80,6 +80,7 @@ class CheckReport:
         split: name of the split.
         num_images: records the reader gave.
         num_instances: bodies in them.
+        num_subjects: different subjects they state; 0 if none.
         findings: errors first.
     """
 
@@ -87,6 +88,7 @@ class CheckReport:
     split: str
     num_images: int
     num_instances: int
+    num_subjects: int
     findings: tuple[Finding, ...]
 
     @property
@@ -95,7 +97,9 @@ class CheckReport:
         return any(finding.severity == "error" for finding in self.findings)
 
     def __str__(self) -> str:
-        head = f"{self.dataset} {self.split}: {self.num_images} images, {self.num_instances} instances"
+        named = "subject" if self.num_subjects == 1 else "subjects"
+        subjects = f", {self.num_subjects} {named}" if self.num_subjects else ""
+        head = f"{self.dataset} {self.split}: {self.num_images} images, {self.num_instances} instances{subjects}"
         lines = [f"  {finding}" for finding in self.findings] or ["  no problems found"]
         return "\n".join([head, *lines])
 
@@ -138,6 +142,7 @@ def check_split(definition: DatasetDefinition, split: str, root: str | AnyPath) 
         split=split,
         num_images=tally.num_images,
         num_instances=tally.num_instances,
+        num_subjects=len(tally.subjects),
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
     )
 
@@ -160,6 +165,7 @@ class _Tally:
     counts: Counter[str] = field(default_factory=Counter)
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
     seen: dict[str, set[str]] = field(default_factory=dict)
+    subjects: set[str] = field(default_factory=set)
 
     def look_at(self, item: Record | Reject) -> None:
         if isinstance(item, Reject):
@@ -171,6 +177,8 @@ class _Tally:
         width, height = self._look_at_image(item)
         for instance in item.instances:
             self.num_instances += 1
+            if instance.subject_id is not None:
+                self.subjects.add(instance.subject_id)
             self._once("duplicate-instance-id", instance.id, item.image)
             self._look_at_instance(instance, f"{item.image}, instance {instance.id}", width, height)
 

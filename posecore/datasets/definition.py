@@ -1,11 +1,12 @@
 """What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, its conventions and how it is judged."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from posecore.config import Config, digest_json
+from posecore.datasets.partition import PartitionConfig, SubjectRule
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -21,6 +22,7 @@ class SplitDefinition(Config):
         num_instances: instances likewise.
         detections: COCO-style list of detected person boxes, relative to the root, or None.
         options: reader options of this split only.
+        partition: which part of the annotated pool the split is, where the publisher has not divided it.
     """
 
     annotations: str
@@ -30,6 +32,11 @@ class SplitDefinition(Config):
     num_instances: int | None = None
     detections: str | None = None
     options: dict[str, Json] = {}
+    partition: PartitionConfig | None = None
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(write(self), "partition")
 
 
 class LicenseDefinition(Config):
@@ -93,6 +100,7 @@ class DatasetDefinition(Config):
         homepage: where to get it.
         reader: import path ``package.module:Class`` of the format's reader.
         skeleton: the resolved skeleton.
+        subjects: where the subject's name is to be had, if annotations do not state it.
         license: terms.
         area_rule: how the OKS area is obtained.
         splits: by name.
@@ -111,6 +119,7 @@ class DatasetDefinition(Config):
     homepage: str = ""
     reader: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
     skeleton: Skeleton
+    subjects: SubjectRule | None = None
     license: LicenseDefinition
     area_rule: AreaRule = "box"
     splits: dict[str, SplitDefinition]
@@ -123,7 +132,34 @@ class DatasetDefinition(Config):
     expected_flags: tuple[int, ...] = (0, 1, 2)
     folder: Path = Field(default=Path(), exclude=True)
 
+    @model_validator(mode="after")
+    def _check_parts(self) -> Self:
+        parts: dict[str, dict[str, set[str]]] = {}
+        for split in self.splits.values():
+            if split.partition is not None:
+                division = split.partition.model_dump_json(exclude={"part"})
+                parts.setdefault(split.annotations, {}).setdefault(division, set()).add(split.partition.part)
+        for annotations, divisions in parts.items():
+            if len(divisions) > 1 and any(len(found) < 2 for found in divisions.values()):
+                raise ValueError(
+                    f"splits of {annotations} are divided in {len(divisions)} ways, and not each has its train and its "
+                    "eval part, so parts of different divisions would overlap; give the parts that belong together "
+                    "the same by, share, seed and force_frame_split."
+                )
+        return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return _without_none(write(self), "subjects")
+
     def digest(self) -> str:
         """SHA-256 over everything that changes what ingestion writes, as 64 hexadecimal digits."""
         value: dict[str, Any] = self.model_dump(mode="json")
         return digest_json(value)
+
+
+def _without_none(values: dict[str, Any], name: str) -> dict[str, Any]:
+    """Values without a field that says nothing: definitions written before there was such a field keep their digest."""
+    if values.get(name) is None:
+        values.pop(name, None)
+    return values

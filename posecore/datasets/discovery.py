@@ -8,6 +8,7 @@ from pathlib import Path
 from posecore.config import parse_config, read_yaml
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
+from posecore.datasets.partition import name_subjects, take_part
 from posecore.errors import DatasetError
 from posecore.formats.reader import Reader, Source
 from posecore.schema import Record, Reject
@@ -105,12 +106,18 @@ def source_for(definition: DatasetDefinition, split: str, root: str | AnyPath) -
 
 
 def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Iterator[Record | Reject]:
-    """Records and rejects of one split, in the reader's stable order.
+    """Records and rejects of one split, in the reader's stable order: subjects named, and only its part of the pool.
 
     Raises:
-        DatasetError: the split or the reader is unknown, or a file of the download is missing or malformed.
+        DatasetError: the split or the reader is unknown, a file of the download is missing or malformed, or subjects
+            cannot be named or divided as the definition says.
     """
-    return load_reader(definition).read(source_for(definition, split, root))
+    items = load_reader(definition).read(source_for(definition, split, root))
+    where = f"{definition.name} {split}"
+    if definition.subjects is not None:
+        items = name_subjects(items, definition.subjects, where)
+    part = definition.splits[split].partition
+    return items if part is None else take_part(items, part, where)
 
 
 def _parse_definition(path: Path) -> DatasetDefinition:

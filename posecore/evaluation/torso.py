@@ -8,6 +8,7 @@ skeletons with and without a neck point are measured alike.
 from collections.abc import Sequence
 
 import numpy as np
+from jaxtyping import Float
 from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
@@ -38,8 +39,7 @@ def evaluate_torso(
         EvaluationError: a name is unknown, predictions are not one per instance, or no instance has a torso.
     """
     distances = paired_distances(truth, predictions)
-    ends = [_middle(truth, distances.truth_row, skeleton, names) for names in (neck, hip)]
-    length = np.hypot(*(ends[0] - ends[1]).T)
+    length = torso_lengths(truth, skeleton, neck, hip)[distances.truth_row]
     judged = length > 0  # NaN, where an end is not labelled, compares false
     if not judged.any():
         raise EvaluationError(
@@ -56,14 +56,31 @@ def evaluate_torso(
     return metrics | {f"PCK_torso_{threshold:g}": float((error <= threshold).mean()) for threshold in thresholds}
 
 
-def _middle(
-    truth: GroundTruth, rows: NDArray[np.int64], skeleton: Skeleton, names: Sequence[str]
-) -> NDArray[np.float64]:
-    """(P, 2) mean of the named points, NaN where one of them is not labelled."""
+def torso_lengths(
+    truth: GroundTruth, skeleton: Skeleton, neck: Sequence[str], hip: Sequence[str]
+) -> Float[np.ndarray, " N"]:
+    """(N,) image pixels from neck to mid-hip of every instance; NaN where one of the named points is not labelled.
+
+    Args:
+        truth: annotations.
+        skeleton: names the points.
+        neck: native names of the points whose middle is the neck.
+        hip: native names of the points whose middle is the mid-hip.
+
+    Raises:
+        EvaluationError: a name is unknown.
+    """
+    ends = [_middle(truth, skeleton, names) for names in (neck, hip)]
+    length: Float[np.ndarray, " N"] = np.hypot(*(ends[0] - ends[1]).T)
+    return length
+
+
+def _middle(truth: GroundTruth, skeleton: Skeleton, names: Sequence[str]) -> NDArray[np.float64]:
+    """(N, 2) mean of the named points, NaN where one of them is not labelled."""
     unknown = [name for name in names if name not in skeleton.names]
     if unknown:
         raise EvaluationError(f"skeleton {skeleton.name} has no keypoint {', '.join(unknown)}; see its names.")
     points = [skeleton.names.index(name) for name in names]
-    labelled = truth.visibility[rows][:, points].min(axis=1) > 0
-    middle: NDArray[np.float64] = truth.keypoints[rows][:, points].mean(axis=1)
+    labelled = truth.visibility[:, points].min(axis=1) > 0
+    middle: NDArray[np.float64] = truth.keypoints[:, points].mean(axis=1)
     return np.where(labelled[:, None], middle, np.nan)

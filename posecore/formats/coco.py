@@ -7,7 +7,7 @@ Two fields are read beyond the official format, so that COCO files of one's own 
 annotation, and ``absent``, a list of names of points that do not exist on that body.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -34,6 +34,10 @@ class CocoReader:
 
     Subclasses state a dataset's deviations by overriding the hooks below :meth:`read`.
 
+    Options:
+        image_extras: further fields of an image entry to keep, such as ``[posture]``; none unless stated.
+        instance_extras: further fields of an annotation to keep.
+
     Attributes:
         image_extras: fields of an image entry kept in :attr:`~posecore.schema.Record.extras`.
         instance_extras: fields of an annotation kept in :attr:`~posecore.schema.Instance.extras`.
@@ -57,6 +61,9 @@ class CocoReader:
         Raises:
             DatasetError: the top level is not COCO's, or a category contradicts the skeleton.
         """
+        for option in ("image_extras", "instance_extras"):
+            for name in sequence(source.options.get(option, ()), f"reader option {option}"):
+                text(name, f"an entry of reader option {option}")
         images, annotations, categories = _top_level(document, where)
         self.check_categories(categories, source, where)
         licenses = _licenses(document)
@@ -158,7 +165,7 @@ class CocoReader:
             width=width,
             height=height,
             license=source.license if license_id is None else licenses.get(str(license_id), str(license_id)),
-            extras={name: image[name] for name in self.image_extras if name in image},
+            extras=_kept(image, self.image_extras, source.options.get("image_extras", ())),
         )
         self.locate(record, image)
         return record
@@ -183,7 +190,7 @@ class CocoReader:
             segmentation=segmentation,
             subject_id=_optional_id(annotation, "subject_id"),
             track_id=_optional_id(annotation, "track_id"),
-            extras={name: annotation[name] for name in self.instance_extras if name in annotation},
+            extras=_kept(annotation, self.instance_extras, source.options.get("instance_extras", ())),
         )
 
 
@@ -314,6 +321,10 @@ def _licenses(document: JsonObject) -> dict[str, str]:
 
 def _shown_id(entry: Json) -> str:
     return str(entry.get("id", "")) if isinstance(entry, dict) else ""
+
+
+def _kept(entry: JsonObject, own: Sequence[str], further: Sequence[str]) -> dict[str, Json]:
+    return {name: entry[name] for name in (*own, *further) if name in entry}
 
 
 def _optional_id(annotation: JsonObject, name: str) -> str | None:

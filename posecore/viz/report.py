@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from posecore.errors import IntegrityError
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.keypoint_errors import KeypointError, answered_distances, relative_distances
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.schema import Instance
 from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath, write_atomically
+from posecore.viz.clinical_section import ClinicalSection
 from posecore.viz.overlay import draw_instances
 
 _PANEL_PX = 288
@@ -52,6 +54,7 @@ class EvaluationSection:
         digest: dataset digest.
         num_images: images judged.
         num_instances: instances judged.
+        clinical: the part for clinics, or None.
     """
 
     name: str
@@ -63,6 +66,7 @@ class EvaluationSection:
     digest: str = ""
     num_images: int = 0
     num_instances: int = 0
+    clinical: ClinicalResult | None = None
 
     @property
     def primary(self) -> str:
@@ -114,7 +118,11 @@ def write_report(
     environment.filters["number"] = _number
     environment.filters["data_url"] = _data_url
     page = environment.get_template("report.html.j2").render(
-        title=title, facts=facts or {}, sections=sections, bars={section.name: _bars(section) for section in sections}
+        title=title,
+        facts=facts or {},
+        sections=sections,
+        bars={section.name: _bars(section) for section in sections},
+        clinical={s.name: ClinicalSection(s.clinical) for s in sections if s.clinical is not None},
     )
     write_atomically(path, page.encode())
     return path

@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate import ActorSettings, evaluate_stores, main
+from pipelines.evaluate import ActorSettings, _Clinic, evaluate_stores, main
 from posecore.datasets.definition import Conventions, EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.clinical import ClinicalSettings
 from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
 from posecore.models.architecture import ModelConfig
@@ -18,6 +20,7 @@ from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.shards.store import open_store
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+from tests.support.tiny_store import instance, record, write_store
 
 pytestmark = pytest.mark.ray
 SETTINGS = InferenceSettings(batch_size=4)
@@ -56,6 +59,41 @@ def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, acto
     page = result.report.read_text()
     assert page.count("<figure>") == 4
     assert "near" in page
+    assert not result.clinical, "hands have no torso"
+
+
+def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray, world, tmp_path):
+    folder, _, _ = world
+    box = (20.0, 10.0, 90.0, 100.0)
+    records = [
+        record("babies", row, [instance(str(row), 17, box, subject_id=f"s{row % 3}", extras={"posture": "Prone"})])
+        for row in range(6)
+    ]
+    store = write_store(folder / "babies", "babies", (), records=records)
+    coco = store.manifest.definition.skeleton
+    config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(128, 96))
+    model = save_model(build_model(config, {"babies": coco}, {"babies": Conventions()}), folder / "baby_model")
+    stores = {"babies": store.location}
+    result = evaluate_stores(model, stores, SETTINGS, out=tmp_path, worst_cases=0, actors=ActorSettings(actors=1))
+    written = json.loads((tmp_path / "babies" / "clinical.json").read_text())
+    clinical = result.clinical["babies"]
+    assert written["whole"]["error"]["value"] == clinical.whole.error.value
+    assert written["units"] == {"subject": 3}
+    assert written["not_recorded"] == ["view"]
+    assert [group["name"] for group in written["by"]["posture"]] == ["Prone"]
+    assert written["by"]["subject"][0]["error"]["low"] is None
+    assert "For clinics" in result.report.read_text()
+    truth = GroundTruth.from_store(store)
+    answers = predict_store(load_model(model), store, SETTINGS)
+    assert _Clinic(None, ClinicalSettings()).judge(store, truth, answers) is not None
+    assert _Clinic(False, ClinicalSettings()).judge(store, truth, answers) is None
+
+
+def test_what_clinics_cannot_have_is_refused_before_anything_is_predicted(world, tmp_path, capsys):
+    _, stores, model_folder = world
+    command = ["--model", model_folder, "--store", f"near={stores['near']}", "--out", tmp_path, "--worst-cases", "0"]
+    assert main([*map(str, command), "--clinic"]) == 1
+    assert "error: skeleton hands2 has no shoulders and hips" in capsys.readouterr().err
 
 
 def test_detected_boxes_come_from_a_file(local_ray, world, tmp_path):

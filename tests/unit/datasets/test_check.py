@@ -78,6 +78,12 @@ def test_a_healthy_download_has_no_problems(download: Download) -> None:
     assert not report.has_errors
 
 
+def test_subjects_are_counted_where_annotations_name_them(download: Download) -> None:
+    for annotation in download.document["annotations"]:
+        annotation["subject_id"] = "rex"
+    assert str(download.check()).startswith("tiny train: 2 images, 2 instances, 1 subject\n")
+
+
 @pytest.mark.parametrize(
     ("changes", "finding"),
     [

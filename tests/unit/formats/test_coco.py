@@ -52,6 +52,22 @@ def read_document(tmp_path: Path, make_source, read):
     return run
 
 
+def test_further_fields_are_kept_on_demand(read_document):
+    content = document()
+    content["images"][1] |= {"posture": "Prone", "room": "3"}
+    content["annotations"][0] |= {"posture": "Supine"}
+    (_, plain), _ = read_document(content)
+    assert plain.extras == plain.instances[0].extras == {}
+    (empty, record), _ = read_document(content, image_extras=["posture"], instance_extras=["posture", "nothing"])
+    assert empty.extras == {}
+    assert record.extras == {"posture": "Prone"}
+    assert record.instances[0].extras == {"posture": "Supine"}
+    with pytest.raises(DatasetError, match="reader option image_extras must be a list"):
+        read_document(content, image_extras="posture")
+    with pytest.raises(DatasetError, match="entry of reader option instance_extras must be"):
+        read_document(content, instance_extras=[["posture"]])
+
+
 def test_every_field_arrives(read_document):
     (empty, record), rejects = read_document(document(), area_rule="annotated")
     assert rejects == []

@@ -1,16 +1,22 @@
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from posecore.datasets.definition import Conventions
+from posecore.datasets.definition import Conventions, EvaluationDefinition
 from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.clinical import ClinicalSettings, evaluate_clinic
 from posecore.evaluation.inference import predict_store
 from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
 from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.traits import Traits
+from posecore.skeletons.library import load_skeleton
 from posecore.viz.report import EvaluationSection, Failure, worst_cases, write_report
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
+from tests.support.random_poses import paired_case
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +37,33 @@ def sections(tmp_path_factory):
         num_images=4,
         num_instances=8,
     )
-    nothing = EvaluationSection(name="empty", protocol="pckh", metrics={"PCKh": -1.0, "PCKh/hip": 50.0})
-    return [judged, nothing]
+    return [judged, clinical_section(), nothing_section()]
+
+
+def nothing_section():
+    return EvaluationSection(name="empty", protocol="pckh", metrics={"PCKh": -1.0, "PCKh/hip": 50.0})
+
+
+def clinical_section(seed=6, subject="s{}", **answers):
+    """Random poses of nine subjects in known and unknown postures."""
+    truth, predictions = paired_case(seed, num_instances=80, num_keypoints=17)
+    skeleton, count = load_skeleton("coco17"), len(truth)
+    nothing = (None,) * count
+    traits = Traits(
+        subject=tuple(subject.format(number % 9) for number in range(count)),
+        video=nothing,
+        view=nothing,
+        posture=tuple((None, "Prone", "Supine")[number % 3] for number in range(count)),
+        image=tuple(truth.image_ids[row] for row in truth.image_row),
+    )
+    settings = ClinicalSettings(bootstrap=BootstrapSettings(resamples=200))
+    answered = replace(predictions, **answers)
+    return EvaluationSection(
+        name="babies",
+        protocol="torso",
+        metrics={"torso_error": 0.1},
+        clinical=evaluate_clinic(truth, answered, traits, skeleton, EvaluationDefinition(), settings),
+    )
 
 
 def test_the_worst_instance_comes_first_with_annotation_and_prediction_side_by_side(sections):
@@ -57,6 +88,39 @@ def test_every_value_is_on_the_page_and_nothing_is_fetched(sections, tmp_path):
     assert not re.search(r'(src|href)="(?!data:|#)', page)
 
 
+def test_the_part_for_clinics_says_what_it_knows_and_what_it_does_not(tmp_path):
+    section = clinical_section()
+    page = write_report(tmp_path / "report.html", "Evaluation", [section]).read_text()
+    whole, units = section.clinical.whole, section.clinical.units["subject"]
+    assert f"{whole.error.value:.3f}" in page
+    assert f"[{100 * whole.pck[0.2].low:.1f}, {100 * whole.pck[0.2].high:.1f}]" in page
+    assert f"200 resamples of {units} subjects, seed 0" in page
+    assert f"{units} subjects are few" in page
+    assert "not broken down: view." in page
+    assert f"{section.clinical.without_torso} labelled bodies are left out" in page
+    assert "In torso lengths, by posture" in page
+    assert "In torso lengths, by view" not in page
+    assert "not stated" in page
+    assert page.count('class="count"') == sum(one.points > 0 for one in section.clinical.calibration.bins)
+    # Boxes were given, so nothing is said of missed bodies but that.
+    assert "boxes were given" in page
+    assert "redundant" not in page
+
+
+def test_detected_boxes_have_missed_and_redundant_answers(tmp_path):
+    section = clinical_section()
+    count = len(paired_case(6, num_instances=80, num_keypoints=17)[1])
+    detected = clinical_section(instance_row=np.full(count, -1))
+    page = write_report(tmp_path / "report.html", "Evaluation", [detected]).read_text()
+    assert f"{100 * detected.clinical.whole.missed.value:.1f} %" in page
+    assert "redundant answers" in page
+    none = clinical_section(instance_row=np.full(count, -1), scores=np.zeros(count))
+    page = write_report(tmp_path / "report.html", "Evaluation", [none]).read_text()
+    assert ">100.0 %<" in page
+    assert "<svg" not in page, "without an answer there is no confidence to judge"
+    assert section.clinical.whole.missed is None
+
+
 def test_text_from_data_cannot_become_markup(tmp_path):
     evil = "<script>alert(1)</script>"
     section = EvaluationSection(
@@ -68,7 +132,9 @@ def test_text_from_data_cannot_become_markup(tmp_path):
         license=evil,
         digest=evil,
     )
-    page = write_report(tmp_path / "report.html", evil, [section], {evil: evil}).read_text()
+    clinical = clinical_section(subject=evil + "{}")
+    page = write_report(tmp_path / "report.html", evil, [section, clinical], {evil: evil}).read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;0" in page
     assert "<script" not in page
     assert '" onload="' not in page
 
@@ -103,13 +169,23 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         driver.get(path.as_uri())
         assert driver.title == "Evaluation of a model"
         rows = driver.find_elements(By.CSS_SELECTOR, "table.summary tbody tr")
-        assert [row.text.split()[0] for row in rows] == ["hands/val", "empty"]
+        assert [row.text.split()[0] for row in rows] == ["hands/val", "babies", "empty"]
         widths = driver.execute_script("return [...document.images].map(image => image.naturalWidth)")
         assert len(widths) == 3
         assert min(widths) > 100
         bars = driver.execute_script("return [...document.querySelectorAll('.bar div')].map(bar => bar.offsetWidth)")
         assert bars == sorted(bars, reverse=True)
         assert bars[0] > 200
+        dots = driver.execute_script("return [...document.querySelectorAll('.dot')].map(dot => dot.offsetLeft)")
+        groups = sections[1].clinical.by
+        assert len(dots) == sum(len(rows) + 1 for rows in groups.values())
+        spans = driver.execute_script("return [...document.querySelectorAll('.span')].map(span => span.offsetWidth)")
+        assert max(spans) > 10
+        assert all(width <= 300 for width in spans)
+        drawn = driver.find_elements(By.CSS_SELECTOR, "svg.reliability rect.right")
+        heights = [float(rect.get_attribute("height")) for rect in drawn]
+        assert heights == [240 * one.right for one in sections[1].clinical.calibration.bins]
+        assert driver.find_element(By.CSS_SELECTOR, "svg.reliability").size["width"] > 200
         overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0
         assert driver.get_log("browser") == []
