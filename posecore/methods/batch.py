@@ -24,6 +24,7 @@ class DeviceGroup:
         stop: one past the last row.
         keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
         weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
+        scale: (n, 2) float32, width and height of the crops in image pixels.
         seeds: (n,) int64, a random word per crop; see :class:`~posecore.schema.CropGroup`.
     """
 
@@ -32,6 +33,7 @@ class DeviceGroup:
     stop: int
     keypoints_crop: Tensor
     weights: Tensor
+    scale: Tensor
     seeds: Tensor
 
 
@@ -65,6 +67,7 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
             stop=group.stop,
             keypoints_crop=torch.from_numpy(group.keypoints_crop).to(device, non_blocking=True),
             weights=point_weights(torch.from_numpy(group.state)).to(device, non_blocking=True),
+            scale=torch.from_numpy(group.scale).to(device, non_blocking=True),
             seeds=torch.from_numpy(group.seeds).to(device, non_blocking=True),
         )
         for group in batch.groups

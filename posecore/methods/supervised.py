@@ -9,6 +9,7 @@ from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.pose_prior import PosePrior, PosePriorConfig
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
 
@@ -30,6 +31,7 @@ class SupervisedConfig(Config):
             Sapiens2 was published with 10 and a clip norm of 2 or 4.
         hardest_points: so many points per crop count, those with the largest error (``KeypointOHKMMSELoss``); two of
             Sapiens' four 308-point models were published with 128. None counts all.
+        prior: what a population's labels say about its bodies, as a further term; None for none.
     """
 
     denominator: Literal["batch", "group"] = "batch"
@@ -37,6 +39,7 @@ class SupervisedConfig(Config):
     simcc_reduction: Literal["mean", "sum"] = "mean"
     loss_weight: float = Field(default=1.0, gt=0)
     hardest_points: int | None = Field(default=None, gt=0)
+    prior: PosePriorConfig | None = None
 
 
 class SupervisedHeads(nn.Module):
@@ -50,7 +53,8 @@ class SupervisedHeads(nn.Module):
         config: how datasets share a step.
 
     Raises:
-        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by.
+        ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by; or the
+            prior says too little about a skeleton.
     """
 
     def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
@@ -59,6 +63,8 @@ class SupervisedHeads(nn.Module):
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
         self._check_hardest_points()
+        wanted = self.config.prior
+        self.prior = None if wanted is None else PosePrior(wanted, model.skeletons)
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -67,13 +73,18 @@ class SupervisedHeads(nn.Module):
     def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """One scalar per dataset, named ``loss/<dataset>``; a dataset without samples contributes an exact zero.
 
+        With a prior also ``prior/<dataset>`` for every head it draws.
+
         Args:
             batch: the micro-batch.
         """
         outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
-        return {
+        terms = {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
         }
+        for group in batch.groups:
+            terms |= self._prior_term(outputs[group.dataset], group, len(batch))
+        return terms
 
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
@@ -83,6 +94,14 @@ class SupervisedHeads(nn.Module):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
             return self.config.loss_weight * simcc_loss(codec, outputs, targets, weights, num_samples)
         return self._heatmap_loss(outputs, targets, weights, samples)
+
+    def _prior_term(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> dict[str, Tensor]:
+        name = group.dataset
+        if self.prior is None or name not in self.prior.energies:
+            return {}
+        samples = self._num_samples(group, batch_size)
+        term = self.prior.term(name, self.codecs[name], outputs, group.scale, samples)
+        return {f"prior/{name}": self.config.loss_weight * term}
 
     def _heatmap_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
         hardest = self.config.hardest_points
