@@ -249,7 +249,9 @@ def test_what_cannot_be_told_is_said_to_be_unknown(infants):
 @pytest.mark.parametrize("count", [0, 3])
 def test_too_few_labels_are_refused_in_one_sentence(count):
     keypoints, labelled = (array[:count] for array in synthetic_bodies("infant", 150))
-    message = rf"infants train: \d of {count} labelled bodies show at least 4 bones, and proportions need 20 such bodies"
+    message = (
+        rf"infants train: \d of {count} labelled bodies show at least 4 bones, and proportions need 20 such bodies"
+    )
     with pytest.raises(DatasetError, match=message):
         learn_from_labels(keypoints, labelled, COCO, dataset="infants train")
 
