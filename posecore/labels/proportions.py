@@ -7,7 +7,8 @@ Lengths
     A picture has no scale, and the torso is foreshortened like everything else. So the scale of a body is the median
     over its bones of what each says, and the length of a bone the median over bodies (Tukey's median polish of the
     logarithms): one misplaced point moves neither. What remains is skewed: projection makes a bone seem shorter, often
-    much, and hardly ever longer. So each bone has two spreads, from its 2.5 % and 97.5 % quantiles.
+    much, and hardly ever longer. So each bone has two spreads: below from its 2.5 % quantile, which foreshortening
+    fills with correct labels, above from its 90 % quantile, beyond which there are hardly any but wrong ones.
 Angles
     Infants lie in every direction, so directions in the image say nothing; the signed angle between two bones that
     meet does not change when the picture is turned. Its density has several modes (two sides a limb can be seen from)
@@ -50,6 +51,7 @@ DEGREES_OF_FREEDOM = 4.0
 _ORDER = 12
 _LEAST_SPREAD = 0.02
 _NORMAL_97_5 = 1.959964
+_NORMAL_90 = 1.281552
 _POLISH_ROUNDS = 20
 _UNIFORM_SHARE = 0.05
 _UNIFORM_BODIES = 5.0
@@ -257,13 +259,13 @@ def learn_statistics(
     statistics = []
     for place, bone in enumerate(np.flatnonzero(kept).tolist()):
         seen = residuals[~np.isnan(residuals[:, place]), place]
-        low, middle, high = np.quantile(seen, (0.025, 0.5, 0.975)).tolist()
+        low, middle, high = np.quantile(seen, (0.025, 0.5, 0.9)).tolist()
         statistics.append(
             BoneStatistics(
                 points=(names[pairs[bone, 0]], names[pairs[bone, 1]]),
                 log_length=round(float(typical[place]) + middle, 5),
                 shorter=round(max(_LEAST_SPREAD, (middle - low) / _NORMAL_97_5), 5),
-                longer=round(max(_LEAST_SPREAD, (high - middle) / _NORMAL_97_5), 5),
+                longer=round(max(_LEAST_SPREAD, (high - middle) / _NORMAL_90), 5),
                 coincident=round(float(one_place[:, bone].sum() / (one_place[:, bone].sum() + 2 * counts[bone])), 5),
                 num_labels=int(counts[bone]),
             )

@@ -28,6 +28,7 @@ from tests.support.dot_worlds import HANDS, hands_definition
 from tests.support.synthetic_bodies import area_under_curve
 
 TINY_VIT = {"kind": "vit", "embed_dim": 32, "depth": 2, "num_heads": 2}
+TINY_HEAD = {"kind": "classic", "channels": 16}
 
 
 def blobs(folder: Path, share: float) -> tuple[ShardStore, np.ndarray]:
@@ -67,7 +68,7 @@ def worker(store: ShardStore, **changes: object) -> MultiDatasetWorker:
     )
     values = {
         "model": ModelConfig.model_validate(
-            {"backbone": TINY_VIT, "head": {"kind": "classic", "channels": 16}, "input_size": (64, 64), "heatmap_sigma": 1.0}
+            {"backbone": TINY_VIT, "head": TINY_HEAD, "input_size": (64, 64), "heatmap_sigma": 1.0}
         ),
         "training": TrainingConfig(
             steps=60, global_batch=24, seed=0, optimizer=OptimizerConfig(lr=3e-3, layer_decay=1.0),

@@ -207,7 +207,7 @@ def test_a_method_has_a_term_for_every_head_that_is_drawn(source):
     assert not any("prior" in name for name in method.state_dict()), "it is read again from where it came from"
     only = people(source, datasets=("people",))
     assert set(only(batch)) == {"loss/people", "loss/empty", "prior/people"}
-    with pytest.raises(ConfigError, match="prior.datasets: 'cats' is no dataset of the model: people, empty"):
+    with pytest.raises(ConfigError, match=r"prior\.datasets: 'cats' is no dataset of the model: people, empty"):
         people(source, datasets=("cats",))
 
 

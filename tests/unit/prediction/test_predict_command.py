@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from posecore.cli import main
+from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import SimpleHeadConfig
 from posecore.models.pose_model import build_model
@@ -19,6 +20,7 @@ from posecore.prediction.outputs import TABLE
 from posecore.prediction.predictor import Predictor
 from posecore.skeletons.library import load_skeleton
 from tests.support.clips import write_clip
+from tests.support.synthetic_bodies import synthetic_bodies
 
 
 @pytest.fixture(scope="module")
@@ -214,3 +216,21 @@ def test_a_batch_of_nothing_is_bad_usage(capsys: pytest.CaptureFixture[str]) -> 
         main(["predict", "x.jpg", "--model", "m", "--batch-size", "0"])
     assert stopped.value.code == 2
     assert "--batch-size: 0 is not at least 1" in capsys.readouterr().err
+
+
+def test_the_table_says_how_plausible_bodies_are_for_a_population(model: str, tmp_path: Path) -> None:
+    skeleton = load_skeleton("coco17")
+    statistics = learn_from_labels(*(array[:60] for array in synthetic_bodies("infant", 100)), skeleton)
+    source = statistics.save(tmp_path / "infants.json")
+    path, out = photo(tmp_path / "photo.png"), tmp_path / "out"
+    command = ["predict", str(path), "--model", model, "--out", str(out), "--format", "parquet", "--dataset", "all"]
+    assert main([*command, "--plausibility", str(source), "--min-score", "-10"]) == 0
+    table = pl.read_parquet(out / "predictions.parquet")
+    scorer = BodyScorer(statistics, skeleton)
+    points = np.stack([table["keypoint_x"][0].to_numpy(), table["keypoint_y"][0].to_numpy()], axis=-1)
+    expected = scorer.plausibility(points[None], np.ones((1, 17), bool))[0]
+    assert table["plausibility"][0] == pytest.approx(expected)
+    assert 0 <= table["plausibility"][1] <= 1, "MPII's limbs are known by the same names"
+    assert main([*command, "--plausibility", str(source), "--min-score", "1e9"]) == 0
+    assert pl.read_parquet(out / "predictions.parquet")["plausibility"].to_list() == [None, None]
+    assert main([*command, "--plausibility", str(tmp_path / "none.json")]) == 1
