@@ -52,7 +52,7 @@ class PosePriorConfig(Config):
     """
 
     source: str
-    weight: float = Field(default=0.02, ge=0)
+    weight: float = Field(default=0.01, ge=0)
     datasets: tuple[str, ...] | None = None
     digest: str | None = None
 
