@@ -5,7 +5,7 @@ loss is, so that one weight means the same for small and large maps. A point cou
 that the term is silent while a new head knows nothing.
 
 A weight means nothing by itself: :func:`gradient_ratio` measures it. The published 2-D prior (SHIFT, arXiv 2504.05789)
-multiplies by 1e-6; ``docs/benchmarks`` holds what that and the default here amount to.
+multiplies by 1e-6; ``docs/benchmarks/pose_prior_2cpu_2026-11-26.md`` holds what that and the default here amount to.
 """
 
 from collections.abc import Callable, Mapping
@@ -52,7 +52,7 @@ class PosePriorConfig(Config):
     """
 
     source: str
-    weight: float = Field(default=0.01, ge=0)
+    weight: float = Field(default=0.02, ge=0)
     datasets: tuple[str, ...] | None = None
     digest: str | None = None
 
