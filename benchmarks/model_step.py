@@ -301,6 +301,7 @@ def labelled_batch(config: ModelConfig, bench: Bench) -> DeviceBatch:
                 stop=stop,
                 keypoints_crop=places,
                 weights=torch.ones(shape, device=bench.device),
+                scale=torch.tensor([[float(width), float(height)]], device=bench.device).expand(stop - start, 2),
                 seeds=torch.arange(start, stop, device=bench.device),
             )
         )

@@ -167,6 +167,7 @@ def made_up_crops(batch: int, model: ModelConfig, device: torch.device) -> Devic
         stop=batch,
         keypoints_crop=torch.rand(batch, NUM_POINTS, 2, device=device) * 100,
         weights=torch.ones(batch, NUM_POINTS, device=device),
+        scale=torch.full((batch, 2), 200.0, device=device),
         seeds=torch.zeros(batch, dtype=torch.int64, device=device),
     )
     return DeviceBatch(images=torch.randn(batch, 3, *model.input_size, device=device), groups=(group,))

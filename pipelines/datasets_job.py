@@ -34,6 +34,7 @@ class DatasetEntry(Config):
         weight: share of the samples, for ``sampling: explicit``.
         augment: other augmentation than the run's.
         changes: fields of the definition that differ for this run, nested as in ``dataset.yaml``.
+        corrections: file with labels that training reads as unlabelled; evaluation reads them all.
     """
 
     name: str = Field(pattern=r"^[\w-]+$")
@@ -45,6 +46,7 @@ class DatasetEntry(Config):
     weight: float | None = None
     augment: AugmentConfig | None = None
     changes: dict[str, Json] = {}
+    corrections: str | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -59,6 +61,8 @@ class DatasetEntry(Config):
                 f"{self.name}: weight {self.weight:g} is no share of the samples; give a positive number, or leave the "
                 "dataset out, or give head in place of train to judge on it only."
             )
+        if self.corrections is not None and self.train is None:
+            raise ValueError(f"{self.name}: corrections drop labels from training, and it has no train split.")
         return self
 
     @property

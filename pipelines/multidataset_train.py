@@ -25,6 +25,7 @@ from rich.table import Table
 
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
+from pipelines.label_check import LabelCheckConfig, check_labels, check_passes
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
@@ -40,7 +41,7 @@ from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.prototypes import PrototypesConfig
-from posecore.methods.sharing import HeadsConfig, MethodConfig
+from posecore.methods.sharing import HeadsConfig, MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import check_heads
 from posecore.models.weights.initial import WeightsConfig, pin
@@ -72,6 +73,7 @@ class JobConfig(DatasetsJob):
         cluster: workers.
         inference: how predictions are made for the evaluation.
         worst_cases: pictures of the worst cases per dataset in the report.
+        label_check: look for wrong labels by how their losses moved; None does not.
     """
 
     model: ModelConfig
@@ -82,6 +84,13 @@ class JobConfig(DatasetsJob):
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
+    label_check: LabelCheckConfig | None = None
+
+    @model_validator(mode="after")
+    def _check_passes(self) -> Self:
+        if self.label_check is not None:
+            check_passes(self.training)
+        return self
 
     @model_validator(mode="after")
     def _check_method(self) -> Self:
@@ -118,6 +127,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
     preflight(config, definitions)
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
+    config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
     if not ray.is_initialized():
         ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
@@ -128,12 +138,15 @@ def run(config: JobConfig, reuse: bool = True) -> None:
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, training, evaluation)
+        checked = [] if config.label_check is None else check_labels(workflow, config.label_check, training, model)
         judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
     console.print(results_table(evaluation, judged))
     console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
+    for result in checked:
+        console.print(f"labels    {result.values['told']}")
     for split, result in zip(evaluation, judged, strict=True):
         console.print(f"report    {split.entry.name}: {result.values['report']}")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
@@ -160,8 +173,10 @@ def train(workflow: Workflow, config: JobConfig, training: Sequence[Split], eval
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
         evaluate=judge_while_training(evaluation, config.inference),
+        recording=config.inference,
     )
-    return train_step(workflow, "train", config, config.cluster, worker, training)
+    record = config.label_check is not None
+    return train_step(workflow, "train", config, config.cluster, worker, training, record_labels=record)
 
 
 def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:

@@ -8,6 +8,7 @@ from rich.console import Console
 from torch import nn
 
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
@@ -19,6 +20,7 @@ from posecore.models.warm_start import WarmStart
 from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.schema import CropBatch
 from posecore.shards.answers import AnswerStore
+from posecore.shards.corrections import Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
 from posecore.training.checkpoint import load_trained
@@ -65,6 +67,10 @@ class MultiDatasetWorker:
         method: how the model shares what it knows across skeletons, who teaches it, or what its teacher learns first.
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
+        corrections: by mixture entry, labels that are read as unlabelled.
+        label_losses: folder to record the loss of every label in, whenever ``evaluate`` is due, or None. Every node
+            must see it.
+        recording: batch size and threads of that.
     """
 
     model: ModelConfig
@@ -76,10 +82,13 @@ class MultiDatasetWorker:
     )
     weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
+    corrections: Mapping[str, Corrections] = field(default_factory=dict)
+    label_losses: str | None = None
+    recording: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
-        stores = {name: open_store(location) for name, location in self.stores.items()}
+        stores = self._open()
         model, warm_start = self._initial(stores)
         if warm_start is not None and context.rank == 0:
             Console(stderr=True).print(warm_start.table())
@@ -88,7 +97,7 @@ class MultiDatasetWorker:
         def batches(start: int) -> Iterable[CropBatch]:
             return self.batches(stores, context, start)
 
-        return train(method, batches, self.training, context, self.evaluate)
+        return train(method, batches, self.training, context, self._evaluate(stores))
 
     def batches(self, stores: Mapping[str, ShardStore], context: TrainContext, start: int) -> Iterable[CropBatch]:
         """This rank's crops from step ``start`` on."""
@@ -116,13 +125,32 @@ class MultiDatasetWorker:
             CheckpointError: the checkpoint belongs to another architecture, or the initial weights are gone.
             IntegrityError: one of them is damaged.
         """
-        model, _ = self._initial({name: open_store(place) for name, place in self.stores.items()})
+        model, _ = self._initial(self._open())
         method = self.method.build(model)
         load_trained(checkpoint, method)
         return method.model.eval()
 
     def _answers(self) -> Mapping[str, str]:
         return self.method.answers if isinstance(self.method, DistillationConfig) else {}
+
+    def _open(self) -> dict[str, ShardStore]:
+        return {
+            name: open_store(location, corrections=self.corrections.get(name)) for name, location in self.stores.items()
+        }
+
+    def _evaluate(self, stores: Mapping[str, ShardStore]) -> Evaluate | None:
+        if self.label_losses is None:
+            return self.evaluate
+        record = LabelLossRecorder(stores=stores, folder=self.label_losses, settings=self.recording)
+        judge = self.evaluate
+
+        def record_and_judge(method: nn.Module, step: int) -> Mapping[str, float]:
+            model = method.model
+            assert isinstance(model, PoseModel), type(model)
+            record(model, step)
+            return {} if judge is None else judge(method, step)
+
+        return record_and_judge
 
     def _initial(self, stores: Mapping[str, ShardStore]) -> tuple[PoseModel, WarmStart | None]:
         torch.manual_seed(self.training.seed)

@@ -21,7 +21,8 @@ from posecore.lineage.dataset_inputs import DatasetUse, Role
 from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.schema import Json
-from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.corrections import Corrections, read_corrections
+from posecore.shards.manifest import MANIFEST_NAME, read_manifest
 from posecore.shards.store import open_store
 
 _LEAST_FREE_BYTES = 1 << 30
@@ -38,6 +39,7 @@ class Split:
         location: folder of the shards.
         digest: dataset digest.
         definition: of the dataset, changes included.
+        corrections: labels that are read as unlabelled, or None.
     """
 
     entry: DatasetEntry
@@ -45,6 +47,7 @@ class Split:
     location: str
     digest: str
     definition: DatasetDefinition
+    corrections: Corrections | None = None
 
     @property
     def use(self) -> DatasetUse:
@@ -58,6 +61,7 @@ class Split:
             location=self.location,
             license=license.id,
             commercial_use=license.commercial_use,
+            corrections=None if self.corrections is None else self.corrections.digest,
         )
 
 
@@ -65,6 +69,7 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
     """Refuses what can be known to fail before anything starts.
 
     Raises:
+        ConfigError: a corrections file cannot be read.
         DatasetError: a dataset has no split of that name.
         PreflightError: relative folders in a submitted job, or the run folder and its disk.
     """
@@ -76,6 +81,8 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
                     f"is thrown away; give an absolute path, for example --set {name}=/data/{name}."
                 )
     for entry in config.datasets:
+        if entry.corrections is not None:
+            read_corrections(entry.corrections)
         for role in entry.roles:
             source_for(definitions[entry.name], entry.split(role), config.root(entry))
     try:
@@ -126,7 +133,11 @@ def ingest_step(
         },
         code=["pipelines.ingest", definition.reader.partition(":")[0]],
     )
-    return Split(entry, role, str(location), result.values["digest"], definition)
+    corrections = None
+    if role == "training" and entry.corrections is not None:
+        corrections = read_corrections(entry.corrections)
+        corrections.check(read_manifest(location))
+    return Split(entry, role, str(location), result.values["digest"], definition, corrections)
 
 
 def audit_step(

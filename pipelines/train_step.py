@@ -1,6 +1,7 @@
 """The step that trains a model on ingested splits: of the main job, and of each stage of distillation."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from pipelines.datasets_job import DatasetsJob
@@ -14,6 +15,9 @@ from posecore.lineage.tracking import RunLog
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 
+LABEL_LOSSES = "label_losses"
+"""Folder of the recorded losses beside the model."""
+
 
 def train_step(
     workflow: Workflow,
@@ -23,6 +27,7 @@ def train_step(
     worker: MultiDatasetWorker,
     training: Sequence[Split],
     complete: Callable[[ModelCard], ModelCard] = lambda card: card,
+    record_labels: bool = False,
 ) -> StepResult:
     """Shards to a model folder.
 
@@ -34,6 +39,7 @@ def train_step(
         worker: what each of them does; it decides the result, and so the step's fingerprint.
         training: what the worker's stores are.
         complete: adds to the trained model's card what the worker cannot know.
+        record_labels: record the loss of every label whenever evaluation is due.
 
     Returns:
         ``folder`` of the model, and ``run_dir``, which later steps write beside it.
@@ -47,11 +53,23 @@ def train_step(
         "loading": worker.loading,
         "training": worker.training,
     }
+    corrections = {split.entry.name: split.corrections for split in training if split.corrections is not None}
+    if corrections:
+        inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
+    if record_labels:
+        inputs["record_labels"] = True
     run_dir = folder_for(config, inputs)
+    worker = replace(
+        worker,
+        corrections=corrections,
+        label_losses=str(run_dir / LABEL_LOSSES) if record_labels else None,
+    )
 
     def execute(log: RunLog) -> Outputs:
         log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
+        for entry, found in corrections.items():
+            log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
         trained = train_with_ray(worker, run_dir, cluster, log.log_metrics)
         model = worker.trained_model(trained.checkpoint)
         if worker.weights is not None:
@@ -66,6 +84,8 @@ def train_step(
             log.log_table(columns, "warm_start.json")
         card = complete(model.card)
         lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data}
+        if corrections:
+            lineage["corrections"] = inputs["corrections"]
         model.card = card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)

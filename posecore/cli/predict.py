@@ -24,8 +24,16 @@ def add(commands: Commands) -> None:
         "--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
     )
     predict.add_argument(
-        "--min-score", type=float, default=0.3, help="points with a lower score are not drawn (default: 0.3)"
+        "--min-score",
+        type=float,
+        default=0.3,
+        help="points with a lower score are neither drawn nor judged (default: 0.3)",
     )
+
+    predict.add_argument(
+        "--plausibility", metavar="STATISTICS",
+        help="file of `posecore labels learn`: the table then says how plausible each body is for that population",
+    )  # fmt: skip
 
     model = predict.add_argument_group("model")
     model.add_argument("--model", required=True, help=MODEL_HELP)

@@ -8,6 +8,8 @@ import cv2
 
 from posecore.cli.model_argument import weights_source
 from posecore.errors import ConfigError
+from posecore.labels.plausibility import BodyScorer
+from posecore.labels.proportions import BodyStatistics
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
@@ -36,6 +38,10 @@ def predict(options: argparse.Namespace) -> int:
     known = predictor.model.skeletons
     names = list(known) if options.dataset == ["all"] else options.dataset or [None]
     skeletons = {head: known[head] for head in map(predictor.head, names)}
+    scorers = {}
+    if options.plausibility:
+        statistics = BodyStatistics.load(options.plausibility)
+        scorers = {head: BodyScorer(statistics, skeleton) for head, skeleton in skeletons.items()}
     video = VideoSettings(
         track=options.track or options.smooth, smoothing=SmoothingSettings() if options.smooth else None
     )
@@ -45,7 +51,7 @@ def predict(options: argparse.Namespace) -> int:
         if "coco" in options.format:
             sinks.append(files.enter_context(CocoResults.open(options.out, list(skeletons))))
         if "parquet" in options.format:
-            sinks.append(files.enter_context(PredictionTable.open(options.out)))
+            sinks.append(files.enter_context(PredictionTable.open(options.out, scorers, options.min_score)))
         if "drawn" in options.format:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))

@@ -26,6 +26,7 @@ class DatasetUse(Config):
         license: licence id of the dataset.
         commercial_use: whether the licence allows it; None where nothing is stated.
         weight: share in the training mixture, if it was trained on.
+        corrections: digest of the corrections by which labels were dropped, or None.
     """
 
     name: str
@@ -36,6 +37,7 @@ class DatasetUse(Config):
     license: str
     commercial_use: bool | None = None
     weight: float | None = None
+    corrections: str | None = None
 
     @property
     def label(self) -> str:
@@ -63,4 +65,6 @@ def _dataset_input(use: DatasetUse) -> DatasetInput:
     tags = {"mlflow.data.context": use.role, "license": use.license}
     if use.weight is not None:
         tags["weight"] = repr(use.weight)
+    if use.corrections is not None:
+        tags["corrections"] = use.corrections
     return DatasetInput(dataset=dataset, tags=[InputTag(key, value) for key, value in tags.items()])

@@ -36,6 +36,7 @@ class DeviceGroup:
         stop: one past the last row.
         keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
         weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
+        scale: (n, 2) float32, width and height of the crops in image pixels.
         seeds: (n,) int64, a random word per crop; see :class:`~posecore.schema.CropGroup`.
         taught_outputs: (n, P, …) as stored, or None; likewise.
         taught_features: (n, D, h, w) as stored, or None; likewise.
@@ -46,6 +47,7 @@ class DeviceGroup:
     stop: int
     keypoints_crop: Tensor
     weights: Tensor
+    scale: Tensor
     seeds: Tensor
     taught_outputs: Tensor | None = None
     taught_features: Tensor | None = None
@@ -85,6 +87,7 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
             stop=group.stop,
             keypoints_crop=torch.from_numpy(group.keypoints_crop).to(device, non_blocking=True),
             weights=point_weights(torch.from_numpy(group.state)).to(device, non_blocking=True),
+            scale=torch.from_numpy(group.scale).to(device, non_blocking=True),
             seeds=torch.from_numpy(group.seeds).to(device, non_blocking=True),
             taught_outputs=moved(group.taught_outputs),
             taught_features=moved(group.taught_features),

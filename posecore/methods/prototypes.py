@@ -262,6 +262,7 @@ class PrototypeLearning(SupervisedHeads):
             assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
             num_samples = self._num_samples(group, len(batch))
             terms[f"loss/{name}"] = factor * self._heatmap_loss(own_heatmaps, targets, weights, num_samples)
+            terms |= self._prior_term(own_heatmaps, group, len(batch))
             terms[f"prototypes/{name}"] = factor * self._prototype_loss(assigned)
             from_prototypes = prototype_heatmaps(own_embeddings, prototypes)
             error = heatmap_loss(from_prototypes, targets, weights, max(1, len(targets)))

@@ -86,3 +86,14 @@ MethodConfig: TypeAlias = Annotated[
     HeadsConfig | ExpertsConfig | PrototypesConfig, Field(discriminator="kind"), BeforeValidator(_resolve_name)
 ]
 """Every method of supervised training there is: its name, or ``{kind: name, field: other value}``."""
+
+
+def pinned(method: MethodConfig) -> MethodConfig:
+    """The method with the digests of the files it reads, so that a changed file is a changed run.
+
+    Raises:
+        ConfigError: the prior's file is missing.
+    """
+    if method.prior is None:
+        return method
+    return method.model_copy(update={"prior": method.prior.pinned()})

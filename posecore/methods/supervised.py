@@ -11,6 +11,7 @@ from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.pose_prior import PosePrior, PosePriorConfig
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
 
@@ -37,6 +38,7 @@ class SupervisedConfig(Config):
         group_weights: what the points of a group of the skeleton (``body``, ``foot``, ``face``, ``left_hand``,
             ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
             that 68 face points do not drown the rest; DWPose with none.
+        prior: what a population's labels say about its bodies, as a further term; None for none.
     """
 
     denominator: Literal["batch", "group"] = "batch"
@@ -46,6 +48,7 @@ class SupervisedConfig(Config):
     loss_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     hardest_points: int | None = Field(default=None, gt=0)
     group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    prior: PosePriorConfig | None = None
 
     def factor(self, dataset: str) -> float:
         """What every term of a dataset is multiplied by."""
@@ -80,8 +83,8 @@ class SupervisedHeads(nn.Module):
 
     Raises:
         ConfigError: a dataset has fewer points than the hardest that count, or no heatmaps to measure them by; no
-            dataset has points of a group that is to be weighed; or a loss weight is given to a dataset that the model
-            does not have.
+            dataset has points of a group that is to be weighed; a loss weight is given to a dataset that the model
+            does not have; or the prior says too little about a skeleton.
     """
 
     def __init__(self, model: PoseModel, config: SupervisedConfig | None = None) -> None:
@@ -92,6 +95,8 @@ class SupervisedHeads(nn.Module):
         self.config.check_loss_weights(model.skeletons)
         self._check_hardest_points()
         self._point_factors = self._factors() if self.config.group_weights else {}
+        wanted = self.config.prior
+        self.prior = None if wanted is None else PosePrior(wanted, model.skeletons)
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -100,13 +105,18 @@ class SupervisedHeads(nn.Module):
     def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """One scalar per dataset, named ``loss/<dataset>``; a dataset without samples contributes an exact zero.
 
+        With a prior also ``prior/<dataset>`` for every head it draws.
+
         Args:
             batch: the micro-batch.
         """
         outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
-        return {
+        terms = {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
         }
+        for group in batch.groups:
+            terms |= self._prior_term(outputs[group.dataset], group, len(batch))
+        return terms
 
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
@@ -117,6 +127,14 @@ class SupervisedHeads(nn.Module):
             num_samples = samples if self.config.simcc_reduction == "mean" else 1
             return self.config.factor(group.dataset) * simcc_loss(codec, outputs, targets, weights, num_samples)
         return self.config.factor(group.dataset) * self._heatmap_loss(outputs, targets, weights, samples)
+
+    def _prior_term(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> dict[str, Tensor]:
+        name = group.dataset
+        if self.prior is None or name not in self.prior.energies:
+            return {}
+        samples = self._num_samples(group, batch_size)
+        term = self.prior.term(name, self.codecs[name], outputs, group.scale, samples)
+        return {f"prior/{name}": self.config.factor(name) * term}
 
     def _heatmap_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
         hardest = self.config.hardest_points

@@ -10,6 +10,7 @@
 Files appear under their names only when all is written.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,6 +21,7 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from posecore.labels.plausibility import BodyScorer
 from posecore.prediction.instances import NO_TRACK, ImagePrediction
 from posecore.prediction.sources import Frame
 from posecore.schema import Json
@@ -43,10 +45,12 @@ TABLE = pa.schema(
         ("box_score", pa.float64()),
         *((side, pa.float64()) for side in ("x", "y", "w", "h")),
         *((column, pa.list_(pa.float64())) for column in ("keypoint_x", "keypoint_y", "keypoint_score")),
+        ("plausibility", pa.float64()),
     ]
 )
 """Columns of the table. ``frame_index`` and ``time_s`` are null for photos, ``track_id`` without tracking; the lists
-hold one value per point, in the order of the head's points in ``images.json``."""
+hold one value per point, in the order of the head's points in ``images.json``. ``plausibility`` is null unless the
+statistics of a population were given, and for a body of which too few points are sure."""
 
 _ROWS_PER_GROUP = 2000
 
@@ -94,22 +98,33 @@ class CocoResults:
 class PredictionTable:
     """Writes all predictions as one Parquet table with the columns :data:`TABLE`."""
 
-    def __init__(self, writer: pq.ParquetWriter) -> None:
+    def __init__(self, writer: pq.ParquetWriter, scorers: Mapping[str, BodyScorer], min_score: float) -> None:
         self._writer = writer
+        self._scorers = scorers
+        self._min_score = min_score
         self._rows: list[dict[str, Json]] = []
 
     @classmethod
     @contextmanager
-    def open(cls, out: Path) -> Iterator["PredictionTable"]:
-        """File ``predictions.parquet``, whole when the block ends."""
+    def open(
+        cls, out: Path, scorers: Mapping[str, BodyScorer] | None = None, min_score: float = 0.3
+    ) -> Iterator["PredictionTable"]:
+        """File ``predictions.parquet``, whole when the block ends.
+
+        Args:
+            out: folder, made if missing.
+            scorers: by head, who says how plausible a body is; a head without one gets null.
+            min_score: points with a lower score have no say in that.
+        """
         with written_aside(out / "predictions.parquet") as aside, pq.ParquetWriter(aside, TABLE) as writer:
-            table = cls(writer)
+            table = cls(writer, scorers or {}, min_score)
             yield table
             table._flush()
 
     def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
         """Takes the predictions of one image."""
         for head, prediction in found.items():
+            plausibility = self._plausibility(head, prediction)
             for row in range(len(prediction)):
                 track_id = int(prediction.track_ids[row])
                 x, y = prediction.keypoints[row].T.tolist()
@@ -127,10 +142,18 @@ class PredictionTable:
                         "keypoint_x": x,
                         "keypoint_y": y,
                         "keypoint_score": prediction.keypoint_scores[row].tolist(),
+                        "plausibility": plausibility[row],
                     }
                 )
         if len(self._rows) >= _ROWS_PER_GROUP:
             self._flush()
+
+    def _plausibility(self, head: str, prediction: ImagePrediction) -> list[float | None]:
+        if head not in self._scorers:
+            return [None] * len(prediction)
+        sure = prediction.keypoint_scores >= self._min_score
+        values = self._scorers[head].plausibility(prediction.keypoints, sure)
+        return [None if math.isnan(value) else value for value in values.tolist()]
 
     def _flush(self) -> None:
         if self._rows:

@@ -7,7 +7,7 @@ there for that.
 import hashlib
 import io
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -19,6 +19,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.errors import IntegrityError
 from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
+from posecore.shards.corrections import Corrections
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, read_manifest
 from posecore.shards.masks import UnifiedMasks, decode_masks
 from posecore.shards.open_files import OpenFiles
@@ -43,17 +44,23 @@ class Sample:
     masks: UnifiedMasks
 
 
-def open_store(location: str | os.PathLike[str] | AnyPath, cache: CacheConfig | None = None) -> "ShardStore":
+def open_store(
+    location: str | os.PathLike[str] | AnyPath,
+    cache: CacheConfig | None = None,
+    corrections: Corrections | None = None,
+) -> "ShardStore":
     """Opens an ingested split.
 
     Args:
         location: the split's folder, local or any fsspec URL.
         cache: where the shards of a remote split are kept while they are read.
+        corrections: labels to read as unlabelled.
 
     Raises:
         IntegrityError: no finished split is there, or its tables are not those its manifest names.
+        DatasetError: the corrections are of another split.
     """
-    return ShardStore(as_path(location), cache or CacheConfig())
+    return ShardStore(as_path(location), cache or CacheConfig(), corrections)
 
 
 class ShardStore:
@@ -64,20 +71,25 @@ class ShardStore:
         manifest: what it was made of, and its digest.
         images: a row per image (:data:`~posecore.shards.index.IMAGE_SCHEMA`).
         instances: a row per instance (:data:`~posecore.shards.index.INSTANCE_SCHEMA`).
+        corrections: labels that are read as unlabelled, or None.
     """
 
-    def __init__(self, location: AnyPath, cache: CacheConfig) -> None:
+    def __init__(self, location: AnyPath, cache: CacheConfig, corrections: Corrections | None = None) -> None:
         self.location = location
         self.manifest: Manifest = read_manifest(location)
         self.images: pa.Table = self._read_table(IMAGES_NAME)
         self.instances: pa.Table = self._read_table(INSTANCES_NAME)
+        self.corrections = corrections
+        if corrections is not None:
+            corrections.check(self.manifest)
+            self.instances = _with_fewer_labels(self.instances, corrections)
         self._cache_config = cache
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
         self._files = OpenFiles(self._local_path)
         self._columns = {name: self.images[name].to_numpy() for name in _PLACE_COLUMNS}
 
     def __reduce__(self) -> tuple[object, ...]:
-        return open_store, (self.location, self._cache_config)
+        return open_store, (self.location, self._cache_config, self.corrections)
 
     def __len__(self) -> int:
         """Number of instances."""
@@ -99,12 +111,15 @@ class ShardStore:
         """
         start, size = self._place(image_row, "sample")
         data = self._read(image_row, start, size)
-        record = record_from_json(self._member(image_row, "json", data, start))
+        record, masks = self._corrected(
+            record_from_json(self._member(image_row, "json", data, start)),
+            decode_masks(self._member(image_row, "masks", data, start)),
+        )
         return Sample(
             key=self.images["key"][image_row].as_py(),
             image_bytes=self._member(image_row, "image", data, start),
             record=record,
-            masks=decode_masks(self._member(image_row, "masks", data, start)),
+            masks=masks,
         )
 
     def read_image_bytes(self, image_row: int) -> bytes:
@@ -123,7 +138,10 @@ class ShardStore:
             IntegrityError: as :meth:`read_sample`.
         """
         start, size = self._place(image_row, "json")
-        return record_from_json(self._member(image_row, "json", self._read(image_row, start, size), start))
+        record = record_from_json(self._member(image_row, "json", self._read(image_row, start, size), start))
+        if self.corrections is not None:
+            self.corrections.applied(record, self.manifest)
+        return record
 
     def read_masks(self, image_row: int) -> UnifiedMasks:
         """The unified masks of one image.
@@ -131,6 +149,8 @@ class ShardStore:
         Raises:
             IntegrityError: as :meth:`read_sample`.
         """
+        if self.corrections is not None:  # which are written down by the ids of the record
+            return self.read_sample(image_row).masks
         start, size = self._place(image_row, "masks")
         return decode_masks(self._member(image_row, "masks", self._read(image_row, start, size), start))
 
@@ -152,6 +172,12 @@ class ShardStore:
             for row in np.flatnonzero(self._columns["shard"] == number).tolist():
                 self.read_sample(row)
             raise IntegrityError(f"{path}: the shard's bytes are not those that were written; ingest the split again.")
+
+    def _corrected(self, record: Record, masks: UnifiedMasks) -> tuple[Record, UnifiedMasks]:
+        if self.corrections is None:
+            return record, masks
+        changed = self.corrections.applied(record, self.manifest)
+        return record, replace(masks, state=self.corrections.corrected_state(masks.state, changed, self.manifest))
 
     def _place(self, image_row: int, member: str) -> tuple[int, int]:
         return int(self._columns[f"{member}_offset"][image_row]), int(self._columns[f"{member}_size"][image_row])
@@ -193,6 +219,13 @@ class ShardStore:
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
             raise IntegrityError(f"{path}: not the table that its manifest names; ingest the split again.")
         return pq.read_table(io.BytesIO(data))
+
+
+def _with_fewer_labels(instances: pa.Table, corrections: Corrections) -> pa.Table:
+    ids = (instances[name].to_pylist() for name in ("source_id", "instance_id"))
+    left = instances["num_labelled"].to_numpy() - corrections.num_dropped(*ids)
+    column = instances.schema.get_field_index("num_labelled")
+    return instances.set_column(column, instances.schema.field(column), pa.array(left, pa.int32()))
 
 
 _PLACE_COLUMNS = (

@@ -38,6 +38,7 @@ def _group(name: str, start: int, keypoints_crop: Tensor) -> DeviceGroup:
         stop=start + count,
         keypoints_crop=keypoints_crop,
         weights=torch.ones(keypoints_crop.shape[:2]),
+        scale=torch.ones(count, 2),
         seeds=torch.arange(count),
     )
 

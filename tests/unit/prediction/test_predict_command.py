@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from posecore.cli import main
+from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import SimpleHeadConfig
@@ -20,6 +21,7 @@ from posecore.prediction.outputs import TABLE
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.skeletons.library import load_skeleton
 from tests.support.clips import write_clip
+from tests.support.synthetic_bodies import synthetic_bodies
 
 
 @pytest.fixture(scope="module")
@@ -232,3 +234,21 @@ def test_prototypes_answer_when_asked_and_only_where_there_are_any(
     np.testing.assert_allclose(np.reshape(body["keypoints"], (17, 3))[:, 2], expected.keypoint_scores[0])
     assert main([*command, str(tmp_path / "none"), "--model", model]) == 1
     assert "error: the model has no prototypes, which path prototypes needs" in capsys.readouterr().err
+
+
+def test_the_table_says_how_plausible_bodies_are_for_a_population(model: str, tmp_path: Path) -> None:
+    skeleton = load_skeleton("coco17")
+    statistics = learn_from_labels(*(array[:60] for array in synthetic_bodies("infant", 100)), skeleton)
+    source = statistics.save(tmp_path / "infants.json")
+    path, out = photo(tmp_path / "photo.png"), tmp_path / "out"
+    command = ["predict", str(path), "--model", model, "--out", str(out), "--format", "parquet", "--dataset", "all"]
+    assert main([*command, "--plausibility", str(source), "--min-score", "-10"]) == 0
+    table = pl.read_parquet(out / "predictions.parquet")
+    scorer = BodyScorer(statistics, skeleton)
+    points = np.stack([table["keypoint_x"][0].to_numpy(), table["keypoint_y"][0].to_numpy()], axis=-1)
+    expected = scorer.plausibility(points[None], np.ones((1, 17), bool))[0]
+    assert table["plausibility"][0] == pytest.approx(expected)
+    assert 0 <= table["plausibility"][1] <= 1, "MPII's limbs are known by the same names"
+    assert main([*command, "--plausibility", str(source), "--min-score", "1e9"]) == 0
+    assert pl.read_parquet(out / "predictions.parquet")["plausibility"].to_list() == [None, None]
+    assert main([*command, "--plausibility", str(tmp_path / "none.json")]) == 1

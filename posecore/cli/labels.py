@@ -1,0 +1,151 @@
+"""``posecore labels``: what a population's bodies look like, and which of its labels look wrong."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from posecore.cli.commands import Commands, positive
+from posecore.errors import DatasetError
+from posecore.labels.bodies import LabelledBodies
+from posecore.labels.check import implausible_labels
+from posecore.labels.plausibility import BodyScorer, learn_from_labels
+from posecore.labels.proportions import BodyStatistics
+from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
+from posecore.schema import Json
+from posecore.shards.corrections import read_corrections, write_corrections
+from posecore.shards.store import ShardStore, open_store
+from posecore.viz.suspects import write_suspect_gallery
+
+_LEAST_ENERGY = 1.5
+
+
+def add(commands: Commands) -> None:
+    """Adds ``labels learn | check | losses | prior``."""
+    group = commands.add_parser("labels", help="proportions of a population, and labels that look wrong")
+    actions = group.add_subparsers(dest="action", required=True)
+    learn = actions.add_parser("learn", help="learn bone lengths and joint angles from labels")
+    _add_split(learn)
+    learn.add_argument("--out", required=True, type=Path, help="JSON file to write")
+    learn.set_defaults(run=_learn)
+
+    check = actions.add_parser("check", help="list labels that contradict the proportions of their population")
+    _add_split(check)
+    _add_results(check)
+    check.add_argument("--against", help="statistics of `labels learn`; default: those of the split itself")
+    check.add_argument(
+        "--energy",
+        type=float,
+        default=_LEAST_ENERGY,
+        help=f"least energy of a suspicious label, in nats (default: {_LEAST_ENERGY})",
+    )
+    check.set_defaults(run=_check)
+
+    losses = actions.add_parser("losses", help="list labels that a training with label_check hardly learned")
+    _add_split(losses)
+    losses.add_argument("recording", help="folder label_losses/<entry> of the training")
+    _add_results(losses)
+    losses.set_defaults(run=_losses)
+
+    prior = actions.add_parser("prior", help="learn a distance to plausible poses from labels")
+    _add_split(prior)
+    prior.add_argument("--out", required=True, type=Path, help=".safetensors file to write")
+    prior.add_argument("--steps", type=positive, default=1000, help="of training (default: 1000)")
+    prior.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
+    prior.set_defaults(run=_prior)
+
+
+def _add_split(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("split", help="folder of an ingested split, local or an fsspec URL")
+    parser.add_argument("--corrections", help="corrections file with labels to leave out")
+
+
+def _add_results(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", required=True, type=Path, help="folder of the table and the pictures")
+    parser.add_argument("--num", type=positive, default=48, help="bodies to show at most (default: 48)")
+    parser.add_argument(
+        "--drop-noisy", action="store_true", help=f"write {CORRECTIONS_NAME}, which sets these labels to unlabelled"
+    )
+
+
+def _open(options: argparse.Namespace) -> ShardStore:
+    corrections = read_corrections(options.corrections) if options.corrections else None
+    return open_store(options.split, corrections=corrections)
+
+
+def _learn_from(store: ShardStore, bodies: LabelledBodies) -> BodyStatistics:
+    manifest = store.manifest
+    name = f"{manifest.dataset} {manifest.split}"
+    skeleton = manifest.definition.skeleton
+    return learn_from_labels(bodies.keypoints, bodies.labelled, skeleton, dataset=name, digest=manifest.digest)
+
+
+def _learn(options: argparse.Namespace) -> int:
+    store = _open(options)
+    statistics = _learn_from(store, LabelledBodies.from_store(store))
+    print(
+        f"{statistics.save(options.out)}: {len(statistics.bones)} bones and {len(statistics.angles)} angles of "
+        f"{statistics.num_bodies} bodies of {statistics.dataset}"
+    )
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    store = _open(options)
+    bodies = LabelledBodies.from_store(store)
+    statistics = BodyStatistics.load(options.against) if options.against else _learn_from(store, bodies)
+    scorer = BodyScorer(statistics, store.manifest.definition.skeleton)
+    suspects = implausible_labels(scorer, bodies, options.energy)
+    made_by: dict[str, Json] = {
+        "check": "proportions",
+        "energy": options.energy,
+        "statistics_of": statistics.dataset,
+        "statistics_digest": statistics.digest,
+    }
+    _write(options, store, suspects, made_by, f"{int(bodies.labelled.sum())} labels of {len(bodies)} bodies")
+    return 0
+
+
+def _losses(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which no other command should wait for.
+    from posecore.evaluation.label_losses import read_label_losses
+    from posecore.labels.dynamics import find_noisy_labels, noisy_labels
+
+    store = _open(options)
+    losses = read_label_losses(options.recording, store)
+    check = find_noisy_labels(losses)
+    if options.drop_noisy and not check.is_clear:
+        raise DatasetError(
+            f"{options.recording}: {check}; nothing is dropped. Look at the list without --drop-noisy, or train longer."
+        )
+    made_by: dict[str, Json] = {"check": "loss dynamics", "separation": round(check.separation, 3)}
+    _write(options, store, noisy_labels(check, losses), made_by, str(check))
+    return 0
+
+
+def _prior(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which no other command should wait for.
+    from posecore.methods.pose_manifold import ManifoldTraining, learn_manifold, save_manifold
+
+    store = _open(options)
+    bodies = LabelledBodies.from_store(store)
+    skeleton = store.manifest.definition.skeleton
+    training = ManifoldTraining(steps=options.steps, seed=options.seed)
+    manifold = learn_manifold(bodies.keypoints, bodies.labelled, skeleton, training)
+    name = f"{store.manifest.dataset} {store.manifest.split}"
+    path = save_manifold(options.out, manifold, dataset=name, digest=store.manifest.digest, num_bodies=len(bodies))
+    print(f"{path}: a distance to the poses of {len(bodies)} bodies of {name}")
+    return 0
+
+
+def _write(
+    options: argparse.Namespace, store: ShardStore, suspects: Sequence[Suspect], made_by: dict[str, Json], told: str
+) -> None:
+    table = write_suspects(options.out, store, suspects)
+    title = f"Suspicious labels: {store.manifest.dataset} {store.manifest.split}"
+    page = write_suspect_gallery(options.out, store, suspects, title, options.num)
+    print(f"{len(suspects)} suspicious labels ({told})\n{table}\n{page}")
+    if options.drop_noisy:
+        corrections = corrections_of(store, suspects, made_by)
+        path = options.out / CORRECTIONS_NAME
+        write_corrections(path, corrections)
+        print(f"{path}: {corrections.num_points} labels to drop, digest {corrections.digest[:12]}")

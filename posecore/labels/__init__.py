@@ -1,0 +1,1 @@
+"""What labels say about bodies and about themselves: proportions, plausibility, suspicious labels."""
