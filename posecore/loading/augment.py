@@ -1,19 +1,24 @@
 """Random changes of the region to crop: mirror, half body, scale, rotation, and the box centre's jitter.
 
+The settings are here, those of blankets and cameras included, which change the pixels of the crop once it is cut
+(:mod:`posecore.loading.blanket`, :mod:`posecore.loading.camera`).
+
 Defaults are the published ones (ViTPose @ c050ed2, ``top_down_transform.py`` and the COCO configs). The order of the
 draws is fixed, and every draw is made whether it is used or not, so that changing one probability leaves the other
 changes of the same instance as they were.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.geometry import fix_aspect_ratio
+from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.skeletons.skeleton import Skeleton
 
 _MOST_SIGMAS = 2.0
@@ -21,6 +26,9 @@ _MOST_SIGMAS = 2.0
 
 class AugmentConfig(Config):
     """Augmentation of one dataset.
+
+    May also be given as a preset's name (:mod:`posecore.loading.augment_presets`), or as ``{preset: name, field: other
+    value}``.
 
     Attributes:
         flip_probability: of the mirrored image.
@@ -30,12 +38,16 @@ class AugmentConfig(Config):
         scale_factor: spread of the size; the region is scaled by 1 + scale_factor·N(0, 1), cut at 1 ± scale_factor.
         rotation_probability: of turning at all.
         rotation_degrees: ``normal`` draws N(0, 1) times this, cut at twice this; ``uniform`` draws from ± this.
-        rotation_distribution: see ``rotation_degrees``; infants lie in all directions, so they want ``uniform`` with
-            180 degrees and probability 1.
+        rotation_distribution: see ``rotation_degrees``.
         center_jitter: ``per_run`` moves a share of the box centres once, the same way in every epoch, as the published
             loader does while it reads the annotations; ``per_sample`` draws anew every time; ``off``.
         center_jitter_probability: share of the instances, or of the samples, that are moved.
         center_jitter_extent: the centre moves by at most half this, in units of the box's width and height.
+        blanket_probability: of a blanket over the lower part of the body.
+        blanket_least_cover: smallest share of the body, measured along it from its lower end, that a blanket covers.
+        blanket_most_cover: largest share.
+        infrared_probability: of the picture of a near-infrared camera with its own lamp.
+        grey_probability: of taking the colour away; an infrared picture has none already.
     """
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)
@@ -48,6 +60,31 @@ class AugmentConfig(Config):
     center_jitter: Literal["per_run", "per_sample", "off"] = "per_run"
     center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
     center_jitter_extent: float = Field(default=0.4, ge=0)
+    blanket_probability: float = Field(default=0.0, ge=0, le=1)
+    blanket_least_cover: float = Field(default=0.2, ge=0, le=1)
+    blanket_most_cover: float = Field(default=0.7, ge=0, le=1)
+    infrared_probability: float = Field(default=0.0, ge=0, le=1)
+    grey_probability: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_preset(cls, values: Any) -> Any:
+        changes = {"preset": values} if isinstance(values, str) else values
+        if not isinstance(changes, Mapping) or "preset" not in changes:
+            return changes
+        name = changes["preset"]
+        if name not in AUGMENT_PRESETS:
+            raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENT_PRESETS)}.")
+        return AUGMENT_PRESETS[name] | {key: value for key, value in changes.items() if key != "preset"}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.blanket_least_cover > self.blanket_most_cover:
+            raise ValueError(
+                f"blanket_least_cover {self.blanket_least_cover} is more than blanket_most_cover "
+                f"{self.blanket_most_cover}."
+            )
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,8 +175,7 @@ def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: b
     A half needs more than two points to be taken by choice. As published, ``prefers_upper`` is a standard normal draw
     below 0.5, which is true in 69 % of the cases.
     """
-    is_upper = np.zeros(len(labelled), bool)
-    is_upper[list(skeleton.upper_body_ids)] = True
+    is_upper = skeleton.upper_body_mask
     upper, lower = np.flatnonzero(labelled & is_upper), np.flatnonzero(labelled & ~is_upper)
     take_upper = (prefers_upper and len(upper) > 2) or len(lower) <= 2
     chosen = upper if take_upper else lower

@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     AUGMENTATION = 2
     CENTER_JITTER = 3
     METHOD = 4
+    BLANKET = 5
+    CAMERA = 6
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:

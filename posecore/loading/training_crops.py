@@ -1,11 +1,16 @@
 """How one instance of one dataset becomes a training crop."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.datasets.definition import Conventions
+from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
+from posecore.loading.blanket import draw_blanket
+from posecore.loading.camera import change_camera
 from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
@@ -23,6 +28,9 @@ class TrainingCrops:
         seed: of the run.
         conventions: of the model to be trained; None for the dataset's own.
         unlabelled: crop bodies without a labelled point as well.
+
+    Raises:
+        ConfigError: blankets are wanted on a skeleton that does not say which points are the body's upper ones.
     """
 
     def __init__(
@@ -42,6 +50,12 @@ class TrainingCrops:
         self._augment = augment
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
+        skeleton = self.definition.skeleton
+        if augment.blanket_probability and not (skeleton.body_mask & skeleton.upper_body_mask).any():
+            raise ConfigError(
+                f"mixture entry {name}: a blanket lies below the upper body, and skeleton {skeleton.name} says of no "
+                "point that it is (part: upper); say so there, or set augment.blanket_probability to 0."
+            )
         boxes, padding = self.instances.bbox_xywh, self._conventions.padding
         self._center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
         self._jitters = self._conventions.center_jitter and augment.center_jitter != "off"
@@ -88,8 +102,23 @@ class TrainingCrops:
             self._augment,
             redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
         )
-        crop = self._conventions.codec
-        return crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, crop, out)
+        codec = self._conventions.codec
+        crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, codec, out)
+        return self._over_painted(crop, row, number_of_pass, redrawn, out)
+
+    def _over_painted(
+        self, crop: Crop, row: int, number_of_pass: int, redrawn: Redrawn, out: NDArray[np.uint8]
+    ) -> Crop:
+        """Changes the pixels: what lies on the body first, then the camera that sees both."""
+        augment = self._augment
+        if augment.blanket_probability:
+            random = redrawn.generator(Purpose.BLANKET, self._seed, self.name, number_of_pass, row)
+            state = draw_blanket(out, crop.keypoints_crop, crop.state, self.definition.skeleton, augment, random)
+            crop = replace(crop, state=state)
+        if augment.infrared_probability or augment.grey_probability:
+            random = redrawn.generator(Purpose.CAMERA, self._seed, self.name, number_of_pass, row)
+            change_camera(out, augment, random)
+        return crop
 
     def _region(
         self, instance: int, row: int, number_of_pass: int, sample: DecodedSample, index: int, redrawn: Redrawn
