@@ -11,7 +11,7 @@ from posecore.geometry import bbox_to_center_scale
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
-from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
+from posecore.loading.crop import Crop, crop_depth, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
 from posecore.shards.store import ShardStore
@@ -77,7 +77,13 @@ class TrainingCrops:
         return self.name, int(self.instances.image_rows[instance])
 
     def crop(
-        self, instance: int, number_of_pass: int, cache: SampleCache, redrawn: Redrawn, out: NDArray[np.uint8]
+        self,
+        instance: int,
+        number_of_pass: int,
+        cache: SampleCache,
+        redrawn: Redrawn,
+        out: NDArray[np.uint8],
+        depth_out: NDArray[np.float32] | None = None,
     ) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
 
@@ -87,6 +93,7 @@ class TrainingCrops:
             cache: of the calling thread.
             redrawn: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
+            depth_out: (h, w) receives the depth, which a blanket leaves as it is: a thin one follows the body.
         """
         sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
@@ -104,6 +111,8 @@ class TrainingCrops:
         )
         codec = self._conventions.codec
         crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, codec, out)
+        if depth_out is not None:
+            crop_depth(sample.depth, region, codec, depth_out)
         return self._over_painted(crop, row, number_of_pass, redrawn, out)
 
     def _over_painted(

@@ -9,6 +9,7 @@ from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.depth_task import DepthTask, DepthTaskConfig
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
 
@@ -30,6 +31,7 @@ class SupervisedConfig(Config):
             Sapiens2 was published with 10 and a clip norm of 2 or 4.
         hardest_points: so many points per crop count, those with the largest error (``KeypointOHKMMSELoss``); two of
             Sapiens' four 308-point models were published with 128. None counts all.
+        depth: depth of the crops as a second task; None for none.
     """
 
     denominator: Literal["batch", "group"] = "batch"
@@ -37,6 +39,7 @@ class SupervisedConfig(Config):
     simcc_reduction: Literal["mean", "sum"] = "mean"
     loss_weight: float = Field(default=1.0, gt=0)
     hardest_points: int | None = Field(default=None, gt=0)
+    depth: DepthTaskConfig | None = None
 
 
 class SupervisedHeads(nn.Module):
@@ -59,6 +62,7 @@ class SupervisedHeads(nn.Module):
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
         self._check_hardest_points()
+        self.depth_task = None if self.config.depth is None else DepthTask(model, self.config.depth)
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -67,13 +71,23 @@ class SupervisedHeads(nn.Module):
     def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """One scalar per dataset, named ``loss/<dataset>``; a dataset without samples contributes an exact zero.
 
+        With depth as a second task also ``depth``.
+
         Args:
             batch: the micro-batch.
         """
-        outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
-        return {
+        features = self._features(batch)
+        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
+        losses = {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
         }
+        return losses | self._depth_loss(features, batch)
+
+    def _features(self, batch: DeviceBatch) -> Tensor:
+        return self.model.features(batch.images, batch.rows, batch.depth if self.model.takes_depth else None)
+
+    def _depth_loss(self, features: Tensor, batch: DeviceBatch) -> dict[str, Tensor]:
+        return {} if self.depth_task is None else {"depth": self.depth_task(features, batch.depth)}
 
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]
