@@ -57,8 +57,8 @@ def write_minirgbd(
 
     Args:
         root: folder of the dataset, new or empty.
-        num_train: frames of the sequences 01 to 10.
-        num_val: frames of the sequences 11 and 12.
+        num_train: frames of the sequences 01 to 10, at least one each.
+        num_val: frames of the sequences 11 and 12, likewise.
         seed: names the set.
         progress: called after each frame.
 
@@ -66,11 +66,14 @@ def write_minirgbd(
         ``root`` as a path.
 
     Raises:
-        DatasetError: the folder holds something, or a number is negative.
+        DatasetError: the folder holds something, or a number is too small.
     """
     root = Path(root)
-    if min(num_train, num_val, seed) < 0:
-        raise DatasetError(f"num_train {num_train}, num_val {num_val} and seed {seed} must not be negative.")
+    if num_train < len(_TRAIN_SEQUENCES) or num_val < len(_TEST_SEQUENCES) or seed < 0:
+        raise DatasetError(
+            f"num_train {num_train}, num_val {num_val} and seed {seed}: each of ten training and two test sequences "
+            "needs a frame, and the seed must not be negative."
+        )
     if root.is_dir() and any(root.iterdir()):
         raise DatasetError(f"{root} is not empty; name a new folder.")
     written = 0
