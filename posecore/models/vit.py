@@ -138,9 +138,8 @@ class PatchEmbed(nn.Module):
         self.depth_proj: nn.Conv2d | None = None
         if config.depth_input:
             # Not initialised but set, so that no random number is drawn and all other weights are as without depth.
-            self.depth_proj = nn.utils.skip_init(
-                nn.Conv2d, NUM_DEPTH_CHANNELS, config.embed_dim, size, size, padding, bias=False
-            )
+            sizes, device = (NUM_DEPTH_CHANNELS, config.embed_dim, size, size, padding), torch.get_default_device()
+            self.depth_proj = nn.utils.skip_init(nn.Conv2d, *sizes, bias=False, device=device)
             nn.init.zeros_(self.depth_proj.weight)
 
     def forward(self, x_BCHW: Tensor, depth_BCHW: Tensor | None = None) -> Tensor:

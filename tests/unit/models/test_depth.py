@@ -7,6 +7,7 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.architecture import ModelConfig
+from posecore.models.cost import model_cost
 from posecore.models.depth import depth_channels
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
@@ -128,6 +129,19 @@ def test_a_model_of_pictures_becomes_one_with_depth_and_back() -> None:
     assert torch.equal(again.predict(images, "infants", depth=depth), deep.predict(images, "infants", depth=depth))
     warm_start(back, deep)
     assert torch.equal(back.predict(images, "infants"), deep.predict(images, "infants"))
+
+
+def test_it_is_counted_like_every_other_weight() -> None:
+    """The planner builds models without memory; a weight that has some would not go with the others."""
+    plain, deep = (
+        model_cost(ModelConfig(backbone=VitConfig(**VIT, depth_input=depth), input_size=SIZE), {"infants": 3})
+        for depth in (False, True)
+    )
+    assert deep.parameters - plain.parameters == 2 * 16 * 16 * 32
+    with torch.device("meta"):
+        backbone = VitConfig(**VIT, depth_input=True).build(SIZE)
+    assert {parameter.device.type for parameter in backbone.parameters()} == {"meta"}
+    assert backbone.train()(torch.empty(1, 3, *SIZE, device="meta")).shape == (1, 32, 4, 3)
 
 
 def test_depth_for_a_model_of_pictures_is_refused() -> None:
