@@ -94,11 +94,16 @@ def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] =
     """
     values = read_yaml(path)
     for override in overrides:
-        _apply_override(values, override)
+        apply_override(values, override)
     return parse_config(values, cls, origin=str(path))
 
 
-def _apply_override(values: dict[str, Any], override: str) -> None:
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Changes one of the nested plain values in place, as ``--set key.path=value`` asks.
+
+    Raises:
+        ConfigError: the override is no such text, or its path leads nowhere.
+    """
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"--set {override}: expected key.path=value, for example optimizer.lr=3e-4.")

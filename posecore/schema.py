@@ -5,7 +5,7 @@ Frames and units: every coordinate is in 0-based pixels of the source image unle
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Literal, TypeAlias
 
@@ -89,6 +89,23 @@ class Instance:
     extras: dict[str, Json] = field(default_factory=dict)
 
 
+@dataclass(slots=True, kw_only=True, frozen=True)
+class DepthImage:
+    """The depth picture that belongs to an image: the same camera, the same pixels.
+
+    Attributes:
+        image: path of a PNG of one channel of 16 bits, relative to the dataset's root; 0 means not known.
+        metres_per_unit: what a pixel value of 1 stands for.
+        size_bytes: of the file, set by ingestion; 0 before.
+        xxh3: 64-bit XXH3 of its bytes as 16 hexadecimal digits, set by ingestion; empty before.
+    """
+
+    image: str
+    metres_per_unit: float
+    size_bytes: int = 0
+    xxh3: str = ""
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Record:
     """One image and all its instances, before or after ingestion.
@@ -106,6 +123,7 @@ class Record:
         view_id: camera or view, or None.
         frame_index: position within the video, or None.
         sha256: hash of the image bytes, set by ingestion; empty before.
+        depth: the depth picture beside the image, or None.
         extras: further JSON values of the image (CrowdPose ``crowdIndex``, AP-10K ``background``, …).
     """
 
@@ -121,6 +139,7 @@ class Record:
     view_id: str | None = None
     frame_index: int | None = None
     sha256: str = ""
+    depth: DepthImage | None = None
     extras: dict[str, Json] = field(default_factory=dict)
 
 
@@ -222,6 +241,8 @@ def record_to_json(record: Record) -> bytes:
         "sha256": record.sha256,
         "instances": [_instance_to_json(instance) for instance in record.instances],
     }
+    if record.depth is not None:
+        value["depth"] = asdict(record.depth)
     if record.extras:
         value["extras"] = record.extras
     for name in _OPTIONAL_RECORD_FIELDS:
@@ -244,6 +265,7 @@ def record_from_json(text: bytes | memoryview) -> Record:
         height=value["height"],
         sha256=value["sha256"],
         instances=[_instance_from_json(item) for item in value["instances"]],
+        depth=DepthImage(**value["depth"]) if "depth" in value else None,
         extras=value.get("extras", {}),
         **{name: value[name] for name in _OPTIONAL_RECORD_FIELDS if name in value},
     )
@@ -298,9 +320,12 @@ class CropBatch:
         groups: one per dataset of the mixture, in mixture order, covering all rows.
         step: global optimiser step the batch belongs to, 0-based.
         epoch: epoch of the mixture, 0-based.
+        depth: (B, H, W) float32, distance from the camera in metres, 0 where it is not known: outside the image, where
+            the sensor saw nothing, and all over the crops of images without depth. None where depth is not wanted.
     """
 
     images: NDArray[np.uint8]
     groups: tuple[CropGroup, ...]
     step: int
     epoch: int
+    depth: FloatArray | None = None

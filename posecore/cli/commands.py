@@ -3,6 +3,8 @@
 import argparse
 from typing import TypeAlias
 
+from posecore.errors import ConfigError
+
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
@@ -12,3 +14,15 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{text} is not at least 1")
     return number
+
+
+def input_size(text: str) -> tuple[int, int]:
+    """Height and width of ``--input HxW``.
+
+    Raises:
+        ConfigError: it is no such text.
+    """
+    height, _, width = text.partition("x")
+    if not (height.isdigit() and width.isdigit()):
+        raise ConfigError(f"--input {text}: give height x width in pixels, for example 1024x768.")
+    return int(height), int(width)

@@ -1,15 +1,21 @@
 """``posecore datasets``: what datasets there are, and what a download looks like."""
 
 import argparse
+from typing import Any
 
-from posecore.cli.commands import Commands
+from posecore.cli.commands import Commands, input_size, positive
+from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.loading.augment import AugmentConfig
+from posecore.loading.augment_presets import AUGMENT_PRESETS
+from posecore.shards.store import open_store
+from posecore.viz.augmentation_sheet import write_augmentation_sheet
 from posecore.viz.dataset_gallery import write_dataset_gallery
 
 
 def add(commands: Commands) -> None:
-    """Adds ``datasets list | show | check``."""
+    """Adds ``datasets list | show | check | augmentations``."""
     group = commands.add_parser("datasets", help="what datasets there are, and what a download looks like")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
@@ -25,6 +31,22 @@ def add(commands: Commands) -> None:
     check.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")
     check.add_argument("--split", help="default: every split whose annotations are there")
     check.set_defaults(run=_check_dataset)
+    augmentations = actions.add_parser(
+        "augmentations", help="write an HTML gallery and a PNG contact sheet of crops as training will see them"
+    )
+    augmentations.add_argument("store", help="folder of an ingested split, local or an fsspec URL")
+    augmentations.add_argument(
+        "--augment", default="published", help=f"one of {', '.join(AUGMENT_PRESETS)} (default: published)"
+    )
+    augmentations.add_argument(
+        "--set", action="append", default=[], metavar="FIELD=VALUE", help="another value of one of its fields"
+    )
+    augmentations.add_argument("--input", default="256x256", metavar="HxW", help="crop size (default: 256x256)")
+    augmentations.add_argument("--out", required=True, help="folder to write into")
+    augmentations.add_argument("--num", type=positive, default=8, help="instances to show at most (default: 8)")
+    augmentations.add_argument("--passes", type=positive, default=7, help="augmented crops of each (default: 7)")
+    augmentations.add_argument("--seed", type=int, default=0, help="of the run (default: 0)")
+    augmentations.set_defaults(run=_show_augmentations)
 
 
 def _list_datasets(options: argparse.Namespace) -> int:
@@ -44,6 +66,23 @@ def _show_dataset(options: argparse.Namespace) -> int:
     definition = load_dataset(options.name)
     split = options.split or next(iter(definition.splits))
     print(write_dataset_gallery(definition, split, options.root, options.out, options.num))
+    return 0
+
+
+def _show_augmentations(options: argparse.Namespace) -> int:
+    values: dict[str, Any] = {"preset": options.augment}
+    for override in options.set:
+        apply_override(values, override)
+    page = write_augmentation_sheet(
+        open_store(options.store),
+        parse_config(values, AugmentConfig, origin="--augment"),
+        input_size(options.input),
+        options.out,
+        num_instances=options.num,
+        num_passes=options.passes,
+        seed=options.seed,
+    )
+    print(page)
     return 0
 
 

@@ -3,7 +3,7 @@
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from posecore.cli.commands import Commands, positive
+from posecore.cli.commands import Commands, input_size, positive
 from posecore.config import parse_config, read_yaml
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
@@ -77,7 +77,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     if not fields:
         raise ConfigError("give --backbone, for example --backbone sapiens-1b, or a run file with --config.")
     if options.input:
-        fields["input_size"] = _size(options.input)
+        fields["input_size"] = input_size(options.input)
     model = parse_config(fields, ModelConfig, origin="model")
     model = with_checkpointing(model) if options.checkpointing else model
     training = None
@@ -203,13 +203,6 @@ def _si(value: float, unit: str) -> str:
         if value >= factor:
             return f"{value / factor:,.2f} {prefix}{unit}"
     return f"{value / 1e6:,.2f} M{unit}"
-
-
-def _size(text: str) -> tuple[int, int]:
-    height, _, width = text.partition("x")
-    if not (height.isdigit() and width.isdigit()):
-        raise ConfigError(f"--input {text}: give height x width in pixels, for example 1024x768.")
-    return int(height), int(width)
 
 
 def _share(text: str) -> float:

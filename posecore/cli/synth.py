@@ -7,6 +7,7 @@ from tqdm import tqdm
 
 from posecore.cli.commands import Commands
 from posecore.storage import as_path, write_atomically
+from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import DatasetName, write_dataset
 from posecore.viz.gallery import encode_jpeg
 from posecore.viz.synthetic_sheet import synthetic_sheet
@@ -15,12 +16,17 @@ from posecore.viz.synthetic_sheet import synthetic_sheet
 def add(commands: Commands) -> None:
     """Adds ``synth`` and ``synth-sheet``."""
     synth = commands.add_parser("synth", help="render a synthetic dataset in the native format of a real one")
-    synth.add_argument("--dataset", required=True, choices=get_args(DatasetName), help="whose format")
+    synth.add_argument("--dataset", required=True, choices=(*get_args(DatasetName), "minirgbd"), help="whose format")
     synth.add_argument("--out", required=True, help="folder of the dataset, made if missing")
     synth.add_argument("--num-train", type=int, default=200, help="training pictures (default: 200)")
     synth.add_argument("--num-val", type=int, default=50, help="validation pictures (default: 50)")
     synth.add_argument("--seed", type=int, default=0, help="the same seed, the same pictures (default: 0)")
-    synth.add_argument("--size", type=int, default=256, help="side of the square pictures in pixels (default: 256)")
+    synth.add_argument(
+        "--size",
+        type=int,
+        default=256,
+        help="side of the square pictures in pixels (default: 256; minirgbd is always 640x480)",
+    )
     synth.set_defaults(run=_synthesise)
     sheet = commands.add_parser("synth-sheet", help="one JPEG that shows the synthetic bodies and their labels")
     sheet.add_argument("--out", required=True, help="JPEG file to write")
@@ -30,6 +36,12 @@ def add(commands: Commands) -> None:
 
 def _synthesise(options: argparse.Namespace) -> int:
     with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset) as bar:
+        if options.dataset == "minirgbd":
+            write_minirgbd(
+                options.out, options.num_train, options.num_val, options.seed, lambda done, total: bar.update()
+            )
+            print(options.out)
+            return 0
         root = write_dataset(
             options.dataset,
             options.out,

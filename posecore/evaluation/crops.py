@@ -31,6 +31,7 @@ def predict_crops(
     points: Int[np.ndarray, " k"] | None = None,
     path: HeatmapPath = "regression",
     device: torch.device | None = None,
+    depth: Float[np.ndarray, "n h w"] | None = None,
 ) -> tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]:
     """Keypoints of a batch of un-augmented crops, read by the conventions of the head.
 
@@ -45,11 +46,12 @@ def predict_crops(
         points: which of the head's points are wanted, in this order; None for all.
         path: the dataset's head, its prototypes, or both averaged.
         device: where; the model must be there already. None takes the model's.
+        depth: of the same crops in metres, 0 where not known, for a model that takes it.
 
     Returns:
         x, y in image pixels and the outputs' maxima as scores, both float64.
     """
-    outputs = _outputs(model, (head,), images, flip_test, precision, path, device)[head]
+    outputs = _outputs(model, (head,), images, flip_test, precision, path, device, depth)[head]
     if points is not None:
         outputs = outputs[:, torch.from_numpy(points).to(outputs.device)]
     return _decode(model, head, outputs, center, scale)
@@ -65,12 +67,13 @@ def predict_heads(
     flip_test: bool,
     precision: Precision = "float32",
     path: HeatmapPath = "regression",
+    depth: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]]:
     """As :func:`predict_crops` for several heads whose conventions cut the same crops.
 
     The backbone runs once for all of them, unless it has experts, whose features differ from head to head.
     """
-    outputs = _outputs(model, heads, images, flip_test, precision, path)
+    outputs = _outputs(model, heads, images, flip_test, precision, path, depth=depth)
     return {head: _decode(model, head, outputs[head], center, scale) for head in heads}
 
 
@@ -82,25 +85,30 @@ def _outputs(
     precision: Precision,
     path: HeatmapPath,
     device: torch.device | None = None,
+    depth: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, Tensor]:
     """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
     device = device or next(model.parameters()).device
     batch = normalise(torch.from_numpy(images).to(device))
+    beside = None if depth is None else torch.from_numpy(depth).to(device)
     with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        outputs = _forward(model, heads, batch, path)
+        outputs = _forward(model, heads, batch, path, beside)
         if flip_test:
-            for head, mirrored in _forward(model, heads, batch.flip(-1), path).items():
+            turned = None if beside is None else beside.flip(-1)
+            for head, mirrored in _forward(model, heads, batch.flip(-1), path, turned).items():
                 partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
                 shift = model.conventions[head].flip_shift
                 outputs[head] = (outputs[head] + model.codec(head).flip_back(mirrored, partners, shift)) * 0.5
     return outputs
 
 
-def _forward(model: PoseModel, heads: Sequence[str], batch: Tensor, path: HeatmapPath) -> dict[str, Tensor]:
+def _forward(
+    model: PoseModel, heads: Sequence[str], batch: Tensor, path: HeatmapPath, depth: Tensor | None
+) -> dict[str, Tensor]:
     if len(heads) == 1 or any(".experts." in name for name, _ in model.backbone.named_parameters()):
-        return {head: model.predict(batch, head, path).float() for head in heads}
+        return {head: model.predict(batch, head, path, depth).float() for head in heads}
     with torch.no_grad():
-        features = model.features(batch, [(heads[0], 0, len(batch))])
+        features = model.features(batch, [(heads[0], 0, len(batch))], depth)
         return {head: model.heatmaps(features, head, path).float() for head in heads}
 
 

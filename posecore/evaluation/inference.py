@@ -164,6 +164,7 @@ def predict_rows(
         detections=_on_store(task),
         conventions=_conventions(model, task),
         num_threads=settings.num_threads,
+        depth=model.takes_depth,
     )
     points, confidences, areas = [], [], []
     with _evaluation_mode(model):
@@ -180,6 +181,7 @@ def predict_rows(
                 points=columns,
                 path=settings.path,
                 device=device,
+                depth=batch.depth,
             )
             points.append(found)
             confidences.append(scores)

@@ -10,7 +10,7 @@ from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around, sequence
-from posecore.schema import FloatArray, Instance, Record, Reject
+from posecore.schema import DepthImage, FloatArray, Instance, Record, Reject
 
 IMAGE_HEIGHT, IMAGE_WIDTH = 480, 640
 BOX_MARGIN = 0.1
@@ -20,19 +20,22 @@ _JOINTS_2D = re.compile(r"^syn_joints_2Ddep_(\d{5})\.txt$")
 
 
 class MiniRgbdReader:
-    """Reads ``MINI-RGBD_web``: a folder per sequence with ``rgb/``, ``joints_2Ddep/`` and ``joints_3D/``.
+    """Reads ``MINI-RGBD_web``: a folder per sequence with ``rgb/``, ``depth/``, ``joints_2Ddep/`` and ``joints_3D/``.
 
     A sequence is one infant, so it is the subject and the video. Joints are known by the id in their line's last
     column, not by their order. The files do not say what is hidden: a joint inside the image counts as seen, one
-    outside as labelled but not visible. ``keypoints_3d`` is in metres, in the camera's frame.
+    outside as labelled but not visible. ``keypoints_3d`` is in metres, in the camera's frame. A frame
+    without its depth picture is read without depth.
 
     Options:
+        depth_metres_per_unit: what a pixel value of 1 in ``depth/`` stands for; default 0.001.
         sequences: folder names of the split, such as ``["11", "12"]``; all folders if not stated.
     """
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""
         top = source_file(source, source.annotations)
+        metres_per_unit = _metres_per_unit(source)
         listed = source.options.get("sequences")
         folders = sorted(path.name for path in top.iterdir() if path.is_dir())
         for name in map(str, folders if listed is None else sequence(listed, "reader option sequences")):
@@ -44,12 +47,21 @@ class MiniRgbdReader:
             for frame in frames:
                 where = f"{folder}/joints_2Ddep/syn_joints_2Ddep_{frame}.txt"
                 try:
-                    yield _record(source, folder, name, frame, where)
+                    yield _record(source, folder, name, frame, where, metres_per_unit)
                 except Refusal as refusal:
                     yield refusal.reject(source, where, f"{name}/{frame}")
 
 
-def _record(source: Source, folder: str, name: str, frame: str, where: str) -> Record:
+def _metres_per_unit(source: Source) -> float:
+    value = source.options.get("depth_metres_per_unit", 0.001)
+    if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+        raise DatasetError(
+            f"{source.dataset} {source.split}: reader option depth_metres_per_unit is {value!r}, not a positive number."
+        )
+    return float(value)
+
+
+def _record(source: Source, folder: str, name: str, frame: str, where: str, metres_per_unit: float) -> Record:
     num_keypoints = source.skeleton.num_keypoints
     places = _table(read_text(source, where), num_keypoints)
     keypoints = np.zeros((num_keypoints, 3), np.float32)
@@ -59,6 +71,7 @@ def _record(source: Source, folder: str, name: str, frame: str, where: str) -> R
     bbox = box_around(keypoints, BOX_MARGIN)
     three_d = relative_path(folder, "joints_3D", f"syn_joints_3D_{frame}.txt")
     has_three_d = (source.root / three_d).exists()
+    depth = relative_path(folder, "depth", f"syn_{frame}_depth.png")
     source_id = f"{name}/{frame}"
     instance = Instance(
         id=source_id,
@@ -81,6 +94,7 @@ def _record(source: Source, folder: str, name: str, frame: str, where: str) -> R
         license=source.license,
         video_id=name,
         frame_index=int(frame),
+        depth=DepthImage(image=depth, metres_per_unit=metres_per_unit) if (source.root / depth).exists() else None,
     )
 
 

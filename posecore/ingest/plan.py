@@ -145,7 +145,7 @@ def plan_shards(job: IngestJob, source: Iterable[Record | Reject]) -> Plan:
 
     Rejected here: a second image or instance of the same id (``duplicate-image-id``, ``duplicate-instance-id``; the
     first in source order stays), instances with another number of keypoints than the skeleton (``keypoint-count``),
-    and images outside the download's folder (``path-escape``).
+    and images or depth pictures outside the download's folder (``path-escape``).
 
     Raises:
         IngestError: the reader yields nothing at all.
@@ -197,6 +197,8 @@ def _checked(records: Sequence[Record], num_keypoints: int, tally: Tally) -> lis
             continue
         try:
             relative_path(record.image)
+            if record.depth is not None:
+                relative_path(record.depth.image)
         except Refusal as refusal:
             tally.reject_image(PLAN_STAGE, reject_image(record, refusal.reason, refusal.detail), record)
             continue

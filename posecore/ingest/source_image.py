@@ -21,6 +21,8 @@ EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
 """Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
 
 _JPEG_SCAN = b"\xff\xda"
+_PNG_PIXELS = slice(24, 26)  # bit depth and colour type, within the IHDR chunk
+_GREY_OF_16_BITS = b"\x10\x00"
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -94,6 +96,27 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         return Unusable("undecodable-image", f"{path} cannot be decoded.")
     sha256 = hashlib.sha256(data).hexdigest()
     return SourceImage(data, size.format, size.width, size.height, sha256, xxh3_64_intdigest(data))
+
+
+def read_depth_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:
+    """Reads and judges one depth picture.
+
+    Args:
+        path: the file.
+        width: pixels of the image it belongs to.
+        height: likewise.
+        settings: limits, and whether to decode.
+
+    Returns:
+        The picture, or the reason: those of :func:`read_source_image` with ``depth-`` before them, and
+        ``depth-not-16-bit``.
+    """
+    depth = read_source_image(path, width, height, settings)
+    if isinstance(depth, Unusable):
+        return Unusable(f"depth-{depth.reason}", depth.detail)
+    if depth.format != "png" or depth.data[_PNG_PIXELS] != _GREY_OF_16_BITS:
+        return Unusable("depth-not-16-bit", f"{path} is not a PNG of one channel of 16 bits.")
+    return depth
 
 
 def _read_at_most(path: AnyPath, num_bytes: int) -> bytes:

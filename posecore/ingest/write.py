@@ -17,6 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from io import FileIO
+from itertools import groupby
 from pathlib import Path
 
 import orjson
@@ -25,13 +26,20 @@ from xxhash import xxh3_64_intdigest
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.plan import IMAGE_STAGE, IngestJob, PlannedShard
-from posecore.ingest.source_image import EXTENSIONS, SourceImage, Unusable, read_source_image
+from posecore.ingest.source_image import (
+    EXTENSIONS,
+    SourceImage,
+    Unusable,
+    read_depth_image,
+    read_source_image,
+)
 from posecore.ingest.stages import load_stages, reject_image, run_stages
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, record_from_json, record_to_json
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_masks, unify
+from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
 from posecore.storage import AnyPath, file_content, write_atomically
 
@@ -116,19 +124,19 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
     records = _staged(job, shard, tally)
     with _whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
         num_images = num_instances = 0
-        for key, record, image in _with_images(job, records):
+        for key, record, pictures in _with_images(job, records):
             tally.enter(IMAGE_STAGE, record)
-            if isinstance(image, Unusable):
-                tally.reject_image(IMAGE_STAGE, reject_image(record, image.reason, image.detail), record)
+            if isinstance(pictures, Unusable):
+                tally.reject_image(IMAGE_STAGE, reject_image(record, pictures.reason, pictures.detail), record)
                 continue
-            record = replace(record, width=image.width, height=image.height, sha256=image.sha256)
+            record = pictures.described(record)
             try:
                 masks = encode_masks(unify(record, job.definition.skeleton, job.vocabulary))
             except (ValueError, TypeError, KeyError) as error:
                 problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be read ({error}).")
                 tally.reject_image(IMAGE_STAGE, problem, record)
                 continue
-            rows.add(key, record, _add_sample(tar, shard.number, key, image, record_to_json(record), masks))
+            rows.add(key, record, _add_sample(tar, shard.number, key, pictures, record_to_json(record), masks))
             num_images += 1
             num_instances += len(record.instances)
         digest = tar.finish()
@@ -140,6 +148,21 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
     return WrittenShard(shard.number, commit, rows.tables(), reused=False)
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Pictures:
+    """What is stored of one record's files."""
+
+    image: SourceImage
+    depth: SourceImage | None
+
+    def described(self, record: Record) -> Record:
+        """The record with what only the files say."""
+        image, depth = self.image, record.depth
+        if self.depth is not None and depth is not None:
+            depth = replace(depth, size_bytes=len(self.depth.data), xxh3=f"{self.depth.xxh3:016x}")
+        return replace(record, width=image.width, height=image.height, sha256=image.sha256, depth=depth)
+
+
 def _staged(job: IngestJob, shard: PlannedShard, tally: Tally) -> list[tuple[str, Record]]:
     stages = load_stages(job.definition.stages)
     staged = ((key, run_stages(record, stages, tally)) for key, record in zip(shard.keys, shard.records, strict=True))
@@ -148,41 +171,51 @@ def _staged(job: IngestJob, shard: PlannedShard, tally: Tally) -> list[tuple[str
 
 def _with_images(
     job: IngestJob, records: list[tuple[str, Record]]
-) -> Iterator[tuple[str, Record, SourceImage | Unusable]]:
-    """The records in order, each with its image, read ahead by threads."""
+) -> Iterator[tuple[str, Record, _Pictures | Unusable]]:
+    """The records in order, each with its files, read ahead by threads."""
     readers = LOCAL_READERS if isinstance(job.root, Path) else _REMOTE_READERS
     batches = [records[start : start + _READ_BATCH] for start in range(0, len(records), _READ_BATCH)]
-    waiting: deque[Future[list[SourceImage | Unusable]]] = deque()
+    waiting: deque[Future[list[_Pictures | Unusable]]] = deque()
     with ThreadPoolExecutor(readers, "ingest-read") as pool:
         for number, batch in enumerate(batches):
             while len(waiting) < 2 * readers and number + len(waiting) < len(batches):
                 waiting.append(pool.submit(_read_images, job, batches[number + len(waiting)]))
-            for (key, record), image in zip(batch, waiting.popleft().result(), strict=True):
-                yield key, record, image
+            for (key, record), pictures in zip(batch, waiting.popleft().result(), strict=True):
+                yield key, record, pictures
 
 
-def _read_images(job: IngestJob, records: list[tuple[str, Record]]) -> list[SourceImage | Unusable]:
-    return [
-        read_source_image(job.root / record.image, record.width, record.height, job.settings) for _, record in records
-    ]
+def _read_images(job: IngestJob, records: list[tuple[str, Record]]) -> list[_Pictures | Unusable]:
+    return [_read_pictures(job, record) for _, record in records]
 
 
-def _add_sample(tar: TarWriter, number: int, key: str, image: SourceImage, text: bytes, masks: bytes) -> SamplePlace:
-    return _place(
-        number,
+def _read_pictures(job: IngestJob, record: Record) -> _Pictures | Unusable:
+    image = read_source_image(job.root / record.image, record.width, record.height, job.settings)
+    if isinstance(image, Unusable) or record.depth is None:
+        return image if isinstance(image, Unusable) else _Pictures(image, None)
+    depth = read_depth_image(job.root / record.depth.image, image.width, image.height, job.settings)
+    return depth if isinstance(depth, Unusable) else _Pictures(image, depth)
+
+
+def _add_sample(tar: TarWriter, number: int, key: str, pictures: _Pictures, text: bytes, masks: bytes) -> SamplePlace:
+    image, depth = pictures.image, pictures.depth
+    members = [
         tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.sha256),
         tar.add(f"{key}.json", text, hashlib.sha256(text).hexdigest()),
         tar.add(f"{key}.masks.npz", masks, hashlib.sha256(masks).hexdigest()),
-        (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks)),
-    )
+    ]
+    if depth is not None:
+        members.append(tar.add(f"{key}.{DEPTH_EXTENSION}", depth.data, depth.sha256))
+    return _place(number, members, (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks)))
 
 
-def _place(number: int, image: Member, text: Member, masks: Member, checksums: tuple[int, int, int]) -> SamplePlace:
+def _place(number: int, members: list[Member], checksums: tuple[int, int, int]) -> SamplePlace:
+    """Where the members of one sample lie: image, record, masks, and the depth picture if there is one."""
+    image, text, masks, last = *members[:3], members[-1]
     start = image.offset - BLOCK_BYTES
     return SamplePlace(
         shard=number,
         sample_offset=start,
-        sample_size=masks.offset - BLOCK_BYTES + stored_size(masks.size) - start,
+        sample_size=last.offset - BLOCK_BYTES + stored_size(last.size) - start,
         image_offset=image.offset,
         image_size=image.size,
         image_xxh3=checksums[0],
@@ -251,31 +284,33 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
         with file_content(path) as data:
             if tar_digest(data, str(path)) != commit.shard.digest:
                 return None
-            rows = _rows(data, shard.number, str(path))
+            rows, sources = _rows(data, shard.number, str(path))
     except (FileNotFoundError, IntegrityError):
         return None
-    tables = rows.tables()
-    if isinstance(job.root, Path) and not _sources_unchanged(job.root, tables):
+    if isinstance(job.root, Path) and not _sources_unchanged(job.root, sources):
         return None
-    return WrittenShard(shard.number, commit, tables, reused=True)
+    return WrittenShard(shard.number, commit, rows.tables(), reused=True)
 
 
-def _sources_unchanged(root: Path, tables: IndexTables) -> bool:
+def _sources_unchanged(root: Path, sources: list[tuple[str, int]]) -> bool:
     """Whether every source still has the size that was stored: a look-up each, cheap on a mounted file system only."""
-    names, sizes = tables.images["image"].to_pylist(), tables.images["image_size"].to_pylist()
     try:
-        return all((root / name).stat().st_size == size for name, size in zip(names, sizes, strict=True))
+        return all((root / name).stat().st_size == size for name, size in sources)
     except OSError:
         return False
 
 
-def _rows(data: bytes | memoryview, number: int, origin: str) -> IndexRows:
-    """The index rows of an existing shard, read back from the tar alone."""
+def _rows(data: bytes | memoryview, number: int, origin: str) -> tuple[IndexRows, list[tuple[str, int]]]:
+    """The index rows of an existing shard and the sizes of its sources, read back from the tar alone."""
     rows = IndexRows()
-    found = list(members(data, origin))
-    for image, text, masks in zip(found[::3], found[1::3], found[2::3], strict=True):
-        in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in (image, text, masks))
+    sources: list[tuple[str, int]] = []
+    for key, of_sample in groupby(members(data, origin), key=lambda member: member.name.partition(".")[0]):
+        found = list(of_sample)
+        in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in found[:3])
         checksums = (xxh3_64_intdigest(in_image), xxh3_64_intdigest(in_text), xxh3_64_intdigest(in_masks))
-        key = text.name.removesuffix(".json")
-        rows.add(key, record_from_json(in_text), _place(number, image, text, masks, checksums))
-    return rows
+        record = record_from_json(in_text)
+        sources.append((record.image, found[0].size))
+        if record.depth is not None:
+            sources.append((record.depth.image, record.depth.size_bytes))
+        rows.add(key, record, _place(number, found, checksums))
+    return rows, sources

@@ -1,21 +1,26 @@
 """Random changes of the region to crop: mirror, half body, scale, rotation, and the box centre's jitter.
 
+The settings are here, those of blankets and cameras included, which change the pixels of the crop once it is cut
+(:mod:`posecore.loading.blanket`, :mod:`posecore.loading.camera`).
+
 Defaults are the published ones (ViTPose @ c050ed2, ``top_down_transform.py`` and the COCO configs). The order of the
 draws is fixed, and every draw is made whether it is used or not, so that changing one probability leaves the other
 changes of the same instance as they were.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.geometry import fix_aspect_ratio
 from posecore.loading.appearance import AppearanceConfig
+from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.skeletons.skeleton import Skeleton
 
 _MOST_SIGMAS = 2.0
@@ -25,6 +30,9 @@ _BELOW = _NORMAL.cdf(-1.0)
 
 class AugmentConfig(Config):
     """Augmentation of one dataset.
+
+    May also be given as a preset's name (:mod:`posecore.loading.augment_presets`), or as ``{preset: name, field: other
+    value}``.
 
     Attributes:
         flip_probability: of the mirrored image.
@@ -37,13 +45,17 @@ class AugmentConfig(Config):
         rotation_probability: of turning at all.
         rotation_degrees: ``normal`` draws N(0, 1) times this, cut at twice this; ``truncated`` draws N(0, 1) within ± 1
             times this, as RTMPose and Sapiens do with 80; ``uniform`` draws from ± this.
-        rotation_distribution: see ``rotation_degrees``; infants lie in all directions, so they want ``uniform`` with
-            180 degrees and probability 1.
+        rotation_distribution: see ``rotation_degrees``.
         center_jitter: ``per_run`` moves a share of the box centres once, the same way in every epoch, as the published
             loader does while it reads the annotations; ``per_sample`` draws anew every time; ``off``.
         center_jitter_probability: share of the instances, or of the samples, that are moved.
         center_jitter_extent: the centre moves by at most half this, in units of the box's width and height.
         appearance: what happens to the pixels; None for nothing.
+        blanket_probability: of a blanket over the lower part of the body.
+        blanket_least_cover: smallest share of the body, measured along it from its lower end, that a blanket covers.
+        blanket_most_cover: largest share.
+        infrared_probability: of the picture of a near-infrared camera with its own lamp.
+        grey_probability: of taking the colour away; an infrared picture has none already.
     """
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)
@@ -58,10 +70,35 @@ class AugmentConfig(Config):
     center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
     center_jitter_extent: float = Field(default=0.4, ge=0)
     appearance: AppearanceConfig | None = None
+    blanket_probability: float = Field(default=0.0, ge=0, le=1)
+    blanket_least_cover: float = Field(default=0.2, ge=0, le=1)
+    blanket_most_cover: float = Field(default=0.7, ge=0, le=1)
+    infrared_probability: float = Field(default=0.0, ge=0, le=1)
+    grey_probability: float = Field(default=0.0, ge=0, le=1)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resolve_preset(cls, values: Any) -> Any:
+        changes = {"preset": values} if isinstance(values, str) else values
+        if not isinstance(changes, Mapping) or "preset" not in changes:
+            return changes
+        name = changes["preset"]
+        if name not in AUGMENT_PRESETS:
+            raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENT_PRESETS)}.")
+        return AUGMENT_PRESETS[name] | {key: value for key, value in changes.items() if key != "preset"}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.blanket_least_cover > self.blanket_most_cover:
+            raise ValueError(
+                f"blanket_least_cover {self.blanket_least_cover} is more than blanket_most_cover "
+                f"{self.blanket_most_cover}."
+            )
+        return self
 
     @property
     def displacing(self) -> tuple[str, ...]:
-        """The settings by which a crop shows more than its box as it is, or that mirrored."""
+        """The settings by which a crop shows anything but its box as it is, or that mirrored."""
         jitters = self.center_jitter_probability > 0 and self.center_jitter_extent > 0
         active = {
             "half_body_probability": self.half_body_probability > 0,
@@ -69,6 +106,9 @@ class AugmentConfig(Config):
             "rotation_probability": self.rotation_probability > 0 and self.rotation_degrees > 0,
             "center_jitter": self.center_jitter != "off" and jitters,
             "appearance": self.appearance is not None,
+            "blanket_probability": self.blanket_probability > 0,
+            "infrared_probability": self.infrared_probability > 0,
+            "grey_probability": self.grey_probability > 0,
         }
         return tuple(name for name, is_active in active.items() if is_active)
 
@@ -195,8 +235,7 @@ def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: b
     A half needs more than two points to be taken by choice. As published, ``prefers_upper`` is a standard normal draw
     below 0.5, which is true in 69 % of the cases.
     """
-    is_upper = np.zeros(len(labelled), bool)
-    is_upper[list(skeleton.upper_body_ids)] = True
+    is_upper = skeleton.upper_body_mask
     upper, lower = np.flatnonzero(labelled & is_upper), np.flatnonzero(labelled & ~is_upper)
     take_upper = (prefers_upper and len(upper) > 2) or len(lower) <= 2
     chosen = upper if take_upper else lower

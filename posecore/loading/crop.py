@@ -65,6 +65,18 @@ def decode_image(data: bytes, max_pixels: int, where: str) -> NDArray[np.uint8]:
     return np.asarray(image, np.uint8)
 
 
+def decode_depth(data: bytes, where: str) -> NDArray[np.uint16]:
+    """Decodes a PNG of one channel of 16 bits to (H, W); its size was checked against its image's when it was ingested.
+
+    Raises:
+        IntegrityError: the bytes are not such a picture.
+    """
+    depth = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if depth is None or depth.dtype != np.uint16 or depth.ndim != 2:
+        raise IntegrityError(f"{where}: the depth picture is not a PNG of one channel of 16 bits; ingest it again.")
+    return np.asarray(depth, np.uint16)
+
+
 def instance_region(
     instance: Instance, image_size: tuple[int, int], aspect_ratio: float, conventions: Conventions
 ) -> Region:
@@ -121,6 +133,19 @@ def region_matrix(
 
 
 @dataclass(frozen=True, slots=True, eq=False)
+class DepthMap:
+    """A depth picture, decoded.
+
+    Attributes:
+        pixels: (H, W) uint16, 0 where not known.
+        metres_per_unit: what a pixel value of 1 stands for.
+    """
+
+    pixels: NDArray[np.uint16]
+    metres_per_unit: float
+
+
+@dataclass(frozen=True, slots=True, eq=False)
 class Crop:
     """Everything of a crop but its pixels.
 
@@ -166,6 +191,27 @@ def crop_instance(
     if region.flipped:
         points, state = points[skeleton.flip_indices], state[skeleton.flip_indices]
     return Crop(region, points.astype(np.float32), state)
+
+
+def crop_depth(depth: DepthMap | None, region: Region, codec: CropConvention, out: NDArray[np.float32]) -> None:
+    """Cuts the depth of the same region as :func:`crop_instance`.
+
+    Every pixel takes the nearest one of the picture: between a body and the bed behind it, or next to a hole, a mean
+    would be a surface that is not there.
+
+    Args:
+        depth: of the image; None leaves nothing known.
+        region: what to cut.
+        codec: convention of the dataset.
+        out: (h, w) receives the distances in metres, 0 where they are not known.
+    """
+    if depth is None:
+        out[:] = 0
+        return
+    height, width = out.shape
+    matrix = region_matrix(region, depth.pixels.shape[1], (height, width), codec)
+    nearest = cv2.warpAffine(depth.pixels, matrix, (width, height), flags=cv2.INTER_NEAREST)
+    np.multiply(nearest, np.float32(depth.metres_per_unit), out=out)
 
 
 def group_crops(

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.datasets.definition import Conventions
-from posecore.loading.crop import Crop, box_region, crop_instance, group_crops, instance_region
+from posecore.loading.crop import Crop, box_region, crop_depth, crop_instance, group_crops, instance_region
 from posecore.loading.samples import SampleCache, UsableInstances
 from posecore.schema import CropBatch, KeypointState
 from posecore.shards.store import ShardStore
@@ -48,6 +48,7 @@ class EvalCrops:
         conventions: other conventions than the dataset's own.
         num_threads: decoding threads.
         max_pixels: a larger image is refused.
+        depth: cut depth too, where images have it.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class EvalCrops:
         conventions: Conventions | None = None,
         num_threads: int = 2,
         max_pixels: int = 100_000_000,
+        depth: bool = False,
     ) -> None:
         cv2.setNumThreads(1)
         self._store = store
@@ -72,6 +74,7 @@ class EvalCrops:
         self._conventions = conventions or store.manifest.definition.conventions
         self._num_threads = num_threads
         self._max_pixels = max_pixels
+        self._depth = depth
         if rows is None:
             rows = UsableInstances.of(store).rows if detections is None else np.arange(len(detections.image_rows))
         self.rows = rows
@@ -88,7 +91,7 @@ class EvalCrops:
     def __iter__(self) -> Iterator[CropBatch]:
         # A thread takes whole batches: rows of one image are neighbours, so it decodes the image once.
         caches = [
-            SampleCache({self._name: self._store}, _BYTES_PER_THREAD, self._max_pixels)
+            SampleCache({self._name: self._store}, _BYTES_PER_THREAD, self._max_pixels, self._depth)
             for _ in range(self._num_threads)
         ]
         workers = [ThreadPoolExecutor(1, thread_name_prefix=f"eval-crops-{index}") for index in range(len(caches))]
@@ -108,12 +111,18 @@ class EvalCrops:
     def _batch(self, number: int, cache: SampleCache) -> CropBatch:
         rows = self.rows[number * self._batch_size : (number + 1) * self._batch_size]
         images = np.empty((len(rows), *self._input_size, 3), np.uint8)
-        crops = [self._crop(int(row), cache, out) for row, out in zip(rows, images, strict=True)]
+        depth = np.empty((len(rows), *self._input_size), np.float32) if self._depth else None
+        crops = [
+            self._crop(int(row), cache, images[place], None if depth is None else depth[place])
+            for place, row in enumerate(rows)
+        ]
         num_keypoints = self._store.manifest.definition.skeleton.num_keypoints
         group = group_crops(self._name, 0, crops, rows, num_keypoints)
-        return CropBatch(images=images, groups=(group,), step=number, epoch=0)
+        return CropBatch(images=images, groups=(group,), step=number, epoch=0, depth=depth)
 
-    def _crop(self, row: int, cache: SampleCache, out: NDArray[np.uint8]) -> Crop:
+    def _crop(
+        self, row: int, cache: SampleCache, out: NDArray[np.uint8], depth_out: NDArray[np.float32] | None
+    ) -> Crop:
         sample = cache.get((self._name, int(self._image_rows[row])))
         skeleton = self._store.manifest.definition.skeleton
         height, width = sample.image.shape[:2]
@@ -126,4 +135,6 @@ class EvalCrops:
             index = int(self._places[row])
             region = instance_region(sample.instances[index], (height, width), aspect_ratio, self._conventions)
             keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
+        if depth_out is not None:
+            crop_depth(sample.depth, region, self._conventions.codec, depth_out)
         return crop_instance(sample.image, keypoints, state, region, skeleton, self._conventions.codec, out)

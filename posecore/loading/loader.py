@@ -10,12 +10,12 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import Self, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
@@ -42,6 +42,7 @@ class LoadingConfig(Config):
         late: augmentation of the last passes, of every entry.
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
+        depth: cut depth too, where images have it.
         bodies: ``all`` crops bodies without a labelled point as well, ``images`` every whole image as if it were one
             body, for images of which nothing is known; only a teacher can say something about either.
         num_threads: decoding threads per rank; one per core the rank may use.
@@ -56,11 +57,18 @@ class LoadingConfig(Config):
     augment: AugmentConfig = AugmentConfig()
     late: LateAugmentConfig | None = None
     unlabelled: UnlabelledConfig | None = None
+    depth: bool = False
     bodies: Bodies = "labelled"
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
     max_pixels: int = Field(default=100_000_000, gt=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.depth and self.unlabelled is not None:
+            raise ValueError("depth is cut for crops of labelled bodies only; leave out depth, or unlabelled.")
+        return self
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -74,6 +82,7 @@ class _Layout:
         number_of_pass: (B,) pass of the entry.
         place_of_slot: (B,) row of the batch that each of the rank's slots fills.
         images: (B, H, W, 3) uint8, filled by the threads.
+        depth: (B, H, W) float32, likewise; None where it is not wanted.
     """
 
     step: int
@@ -82,6 +91,7 @@ class _Layout:
     number_of_pass: NDArray[np.int64]
     place_of_slot: NDArray[np.int64]
     images: NDArray[np.uint8]
+    depth: NDArray[np.float32] | None
 
 
 _Crops: TypeAlias = dict[tuple[int, int], Crop]
@@ -114,8 +124,8 @@ class Loader:
         answers: by mixture entry, a teacher's stored answers, to be delivered with the crops; None for none.
 
     Raises:
-        ConfigError: an entry has no store or nothing to train on, the batch cannot be divided evenly, or the answers
-            are to other crops.
+        ConfigError: an entry has no store or nothing to train on, the batch cannot be divided evenly, the answers are
+            to other crops, or depth is wanted and no store begins with an image that has it.
     """
 
     def __init__(
@@ -140,6 +150,8 @@ class Loader:
         missing = [entry.name for entry in config.mixture.entries if entry.name not in stores]
         if missing:
             raise ConfigError(f"mixture entry {', '.join(missing)}: no store of that name; ingest it or remove it.")
+        if config.depth:
+            _check_depth({entry.name: stores[entry.name] for entry in config.mixture.entries})
         cv2.setNumThreads(1)
         self.config = config
         self.input_size = input_size
@@ -153,10 +165,13 @@ class Loader:
         )
         per_rank = global_batch // world_size
         self._buffers = ImageBuffers((per_rank, *input_size, 3))
+        self._depth_shape = (per_rank, *input_size) if config.depth else None
         self._slots = np.arange(rank * per_rank, (rank + 1) * per_rank)
         num_threads = min(config.num_threads, per_rank)
         bytes_per_thread = config.cache_bytes // num_threads
-        self._caches = [SampleCache(stores, bytes_per_thread, config.max_pixels) for _ in range(num_threads)]
+        self._caches = [
+            SampleCache(stores, bytes_per_thread, config.max_pixels, config.depth) for _ in range(num_threads)
+        ]
         self._fits = sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
 
     def _crops(self, entry: MixtureEntry, store: ShardStore) -> TrainingCrops | UnlabelledCrops:
@@ -222,6 +237,7 @@ class Loader:
             number_of_pass=table.number_of_pass[row, slots],
             place_of_slot=np.argsort(order),
             images=self._buffers.take(),
+            depth=None if self._depth_shape is None else np.empty(self._depth_shape, np.float32),
         )
 
     def _images_after(self, steps: range) -> list[set[ImageKey]]:
@@ -249,7 +265,8 @@ class Loader:
             for layout, place in fills:
                 entry, instance = self._entries[layout.dataset[place]], int(layout.instance[place])
                 number_of_pass, out = int(layout.number_of_pass[place]), layout.images[place]
-                crops[layout.step, place] = entry.crop(instance, number_of_pass, cache, redrawn, out)
+                depth = None if layout.depth is None else layout.depth[place]
+                crops[layout.step, place] = entry.crop(instance, number_of_pass, cache, redrawn, out, depth)
             if not self._fits:
                 used = {
                     self._entries[layout.dataset[place]].image(int(layout.instance[place])) for layout, place in fills
@@ -269,7 +286,7 @@ class Loader:
                 for entry, start, stop in zip(self._entries, edges[:-1], edges[1:], strict=True)
             )
             epoch = self.sampler.epoch_of(layout.step)
-            yield CropBatch(images=layout.images, groups=groups, step=layout.step, epoch=epoch)
+            yield CropBatch(images=layout.images, groups=groups, step=layout.step, epoch=epoch, depth=layout.depth)
 
     def _group(
         self, entry: TrainingCrops | UnlabelledCrops, layout: _Layout, start: int, crops: list[Crop]
@@ -282,3 +299,11 @@ class Loader:
             taught = entry.answers.stack([crop.answer for crop in crops if crop.answer is not None])
             group.taught_outputs, group.taught_features = taught
         return group
+
+
+def _check_depth(stores: Mapping[str, ShardStore]) -> None:
+    if not any(store.num_images and store.read_record(0).depth is not None for store in stores.values()):
+        raise ConfigError(
+            f"depth is wanted, but the images of {', '.join(stores)} have none; ingest a dataset whose reader finds "
+            "depth pictures (minirgbd), or train without depth."
+        )

@@ -24,6 +24,8 @@ class Purpose(IntEnum):
     CENTER_JITTER = 3
     METHOD = 4
     APPEARANCE = 5
+    BLANKET = 6
+    CAMERA = 7
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.geometry import clip_bbox_xywh
-from posecore.loading.crop import decode_image
+from posecore.loading.crop import DepthMap, decode_depth, decode_image
 from posecore.schema import Instance
 from posecore.shards.store import ShardStore
 from posecore.skeletons.union import Vocabulary
@@ -26,11 +26,18 @@ class DecodedSample:
         image: (H, W, 3) uint8 RGB.
         instances: as recorded.
         state: (N, K) uint8 keypoint states in the dataset's own order.
+        depth: of the image; None where there is none, or none is wanted.
     """
 
     image: NDArray[np.uint8]
     instances: list[Instance]
     state: NDArray[np.uint8]
+    depth: DepthMap | None = None
+
+    @property
+    def nbytes(self) -> int:
+        """Of the decoded pixels."""
+        return self.image.nbytes + (0 if self.depth is None else self.depth.pixels.nbytes)
 
 
 class SampleCache:
@@ -43,12 +50,14 @@ class SampleCache:
         stores: by entry name.
         max_bytes: of decoded pixels; the latest image is kept even if it alone is larger.
         max_pixels: a larger image is refused.
+        depth: decode depth pictures too.
     """
 
-    def __init__(self, stores: Mapping[str, ShardStore], max_bytes: int, max_pixels: int) -> None:
+    def __init__(self, stores: Mapping[str, ShardStore], max_bytes: int, max_pixels: int, depth: bool = False) -> None:
         self._stores = stores
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
+        self._wants_depth = depth
         self._kept: OrderedDict[ImageKey, DecodedSample] = OrderedDict()
         self._bytes = 0
         self._columns = {
@@ -69,23 +78,28 @@ class SampleCache:
         name, image_row = key
         store = self._stores[name]
         stored = store.read_sample(image_row)
+        where = f"{store.location}: sample {stored.key}"
+        depth = None
+        if self._wants_depth and stored.depth_bytes is not None and stored.record.depth is not None:
+            depth = DepthMap(decode_depth(stored.depth_bytes, where), stored.record.depth.metres_per_unit)
         sample = DecodedSample(
-            image=decode_image(stored.image_bytes, self._max_pixels, f"{store.location}: sample {stored.key}"),
+            image=decode_image(stored.image_bytes, self._max_pixels, where),
             instances=stored.record.instances,
             state=stored.masks.state[:, self._columns[name]],
+            depth=depth,
         )
         self.num_decoded += 1
         self._kept[key] = sample
-        self._bytes += sample.image.nbytes
+        self._bytes += sample.nbytes
         while self._bytes > self._max_bytes and len(self._kept) > 1:
-            self._bytes -= self._kept.popitem(last=False)[1].image.nbytes
+            self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return sample
 
     def release(self, key: ImageKey) -> None:
         """Forgets an image, if it is kept."""
         sample = self._kept.pop(key, None)
         if sample is not None:
-            self._bytes -= sample.image.nbytes
+            self._bytes -= sample.nbytes
 
 
 @dataclass(frozen=True, slots=True, eq=False)

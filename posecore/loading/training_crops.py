@@ -10,7 +10,9 @@ from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import change_appearance
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, augment_region, center_jitter
-from posecore.loading.crop import Crop, crop_instance, instance_region, is_labelled
+from posecore.loading.blanket import draw_blanket
+from posecore.loading.camera import change_camera
+from posecore.loading.crop import Crop, crop_depth, crop_instance, instance_region, is_labelled
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
 from posecore.schema import KeypointState
@@ -48,7 +50,8 @@ class TrainingCrops:
         answers: a teacher's, to be delivered with the crops.
 
     Raises:
-        ConfigError: the answers are to other crops than these.
+        ConfigError: the answers are to other crops than these, or blankets are wanted on a skeleton that does not say
+            which points are the body's upper ones.
     """
 
     def __init__(
@@ -75,6 +78,13 @@ class TrainingCrops:
         self._conventions = conventions or self.definition.conventions
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
+        skeleton = self.definition.skeleton
+        covers = any(phase.blanket_probability for phase in _phases(augment, late))
+        if covers and not (skeleton.body_mask & skeleton.upper_body_mask).any():
+            raise ConfigError(
+                f"mixture entry {name}: a blanket lies below the upper body, and skeleton {skeleton.name} says of no "
+                "point that it is (part: upper); say so there, or set augment.blanket_probability to 0."
+            )
         boxes, padding = self.instances.bbox_xywh, self._conventions.padding
         center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
         self._early = self._phase(augment, center)
@@ -111,7 +121,13 @@ class TrainingCrops:
         return self.name, int(self.instances.image_rows[instance])
 
     def crop(
-        self, instance: int, number_of_pass: int, cache: SampleCache, redrawn: Redrawn, out: NDArray[np.uint8]
+        self,
+        instance: int,
+        number_of_pass: int,
+        cache: SampleCache,
+        redrawn: Redrawn,
+        out: NDArray[np.uint8],
+        depth_out: NDArray[np.float32] | None = None,
     ) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
 
@@ -121,6 +137,7 @@ class TrainingCrops:
             cache: of the calling thread.
             redrawn: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
+            depth_out: (h, w) receives the depth, which a blanket leaves as it is: a thin one follows the body.
         """
         sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
@@ -143,10 +160,29 @@ class TrainingCrops:
         )
         convention = self._conventions.codec
         crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
-        if phase.augment.appearance is not None:
-            random = redrawn.generator(Purpose.APPEARANCE, self._seed, self.name, number_of_pass, row)
-            change_appearance(out, phase.augment.appearance, random)
+        if depth_out is not None:
+            crop_depth(sample.depth, region, convention, depth_out)
+        crop = self._over_painted(crop, row, number_of_pass, redrawn, out)
         return crop if self.answers is None else replace(crop, answer=self.answers.read(row, region.flipped))
+
+    def _over_painted(
+        self, crop: Crop, row: int, number_of_pass: int, redrawn: Redrawn, out: NDArray[np.uint8]
+    ) -> Crop:
+        """Changes the pixels: what lies on the body first, then the camera that sees both, then what training adds."""
+        augment = self._phase_of(number_of_pass).augment
+
+        def random(purpose: Purpose) -> np.random.Generator:
+            return redrawn.generator(purpose, self._seed, self.name, number_of_pass, row)
+
+        if augment.blanket_probability:
+            skeleton = self.definition.skeleton
+            state = draw_blanket(out, crop.keypoints_crop, crop.state, skeleton, augment, random(Purpose.BLANKET))
+            crop = replace(crop, state=state)
+        if augment.infrared_probability or augment.grey_probability:
+            change_camera(out, augment, random(Purpose.CAMERA))
+        if augment.appearance is not None:
+            change_appearance(out, augment.appearance, random(Purpose.APPEARANCE))
+        return crop
 
     def _region(
         self,

@@ -67,7 +67,13 @@ class UnlabelledCrops:
         return self.name, int(self.instances.image_rows[instance])
 
     def crop(
-        self, instance: int, number_of_pass: int, cache: SampleCache, redrawn: Redrawn, out: NDArray[np.uint8]
+        self,
+        instance: int,
+        number_of_pass: int,
+        cache: SampleCache,
+        redrawn: Redrawn,
+        out: NDArray[np.uint8],
+        depth_out: NDArray[np.float32] | None = None,
     ) -> Crop:
         """Cuts one crop; a function of seed, entry, pass and instance, as :meth:`TrainingCrops.crop`.
 
@@ -79,6 +85,7 @@ class UnlabelledCrops:
             cache: of the calling thread.
             redrawn: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
+            depth_out: not written to: there is no depth in pre-training.
         """
         sample = cache.get(self.image(instance))
         row = int(self.instances.rows[instance])

@@ -60,10 +60,12 @@ class DeviceBatch:
     Attributes:
         images: (B, 3, H, W) float32 RGB, normalised with the ImageNet constants.
         groups: one per dataset, empty ones included, covering all rows in order.
+        depth: (B, H, W) float32 metres, 0 where not known; None without depth.
     """
 
     images: Tensor
     groups: tuple[DeviceGroup, ...]
+    depth: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -94,7 +96,11 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
         )
         for group in batch.groups
     )
-    return DeviceBatch(images=normalise(torch.from_numpy(batch.images).to(device, non_blocking=True)), groups=groups)
+    return DeviceBatch(
+        images=normalise(torch.from_numpy(batch.images).to(device, non_blocking=True)),
+        groups=groups,
+        depth=None if batch.depth is None else torch.from_numpy(batch.depth).to(device, non_blocking=True),
+    )
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -139,4 +145,5 @@ def _every(batch: CropBatch, rows: NDArray[np.int64]) -> CropBatch:
         chosen = rows[start:stop] - group.start
         arrays = {name: array[chosen] for name in _ROW_ARRAYS if (array := getattr(group, name)) is not None}
         groups.append(replace(group, start=start, stop=stop, **arrays))
-    return replace(batch, images=batch.images[rows], groups=tuple(groups))
+    depth = None if batch.depth is None else batch.depth[rows]
+    return replace(batch, images=batch.images[rows], groups=tuple(groups), depth=depth)

@@ -154,7 +154,7 @@ class Distillation(SupervisedHeads):
         config: what counts how much.
 
     Raises:
-        ConfigError: teacher and student do not go together, or a weight is missing.
+        ConfigError: teacher and student do not go together, a weight is missing, or the student takes depth.
     """
 
     parts: tuple[str, ...] = ()
@@ -162,6 +162,7 @@ class Distillation(SupervisedHeads):
     def __init__(self, model: PoseModel, teacher: PoseModel, config: DistillationConfig) -> None:
         simcc = any(isinstance(model.codec(dataset), SimccCodec) for dataset in model.skeletons)
         super().__init__(model, config.of_labels(simcc))
+        model.refuse_depth("distillation")
         self.distillation = config
         lessons = lessons_for(model, teacher, config.teacher_heads)
         self.output_weight = config.output_weight

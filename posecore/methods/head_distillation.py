@@ -44,7 +44,7 @@ class HeadDistillationConfig(Config):
 
         Raises:
             CheckpointError: the teacher cannot be read.
-            ConfigError: the teacher is of another architecture or has other heads.
+            ConfigError: the teacher is of another architecture or has other heads, or the model takes depth.
             IntegrityError: the teacher is not the stated one.
         """
         return HeadDistillation(model, self.teacher.read(), self)
@@ -65,6 +65,7 @@ class HeadDistillation(nn.Module):
     def __init__(self, model: PoseModel, teacher: PoseModel, config: HeadDistillationConfig) -> None:
         super().__init__()
         _check_same(model, teacher)
+        model.refuse_depth("distillation")
         self.model = model
         self.config = config
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}

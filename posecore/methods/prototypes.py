@@ -223,14 +223,14 @@ class PrototypeLearning(SupervisedHeads):
 
         Returns:
             ``loss/<dataset>`` of the head, ``prototypes/<dataset>`` (contrast and distance),
-            ``prototype_heatmap/<dataset>`` and ``self_supervision/<dataset>``.
+            ``prototype_heatmap/<dataset>`` and ``self_supervision/<dataset>``; with depth as a second task ``depth``.
         """
         with _gradients(self._stage.backbone_learns):
-            features = self.model.features(batch.images, batch.rows)
+            features = self._features(batch)
         embeddings = self.model.embedding_head(features)
         outputs = {group.dataset: self._run_head(features, batch, group) for group in batch.groups}
         with torch.autocast(batch.images.device.type, enabled=False):
-            return self._terms(batch, embeddings, outputs)
+            return self._terms(batch, embeddings, outputs) | self._depth_loss(features, batch)
 
     def _run_head(self, features: Tensor, batch: DeviceBatch, group: DeviceGroup) -> tuple[Tensor, Tensor]:
         """Heatmaps of the dataset's points on its own images, and on all others where they will be needed."""

@@ -11,6 +11,7 @@ from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.depth_task import DepthTask, DepthTaskConfig
 from posecore.methods.pose_prior import PosePrior, PosePriorConfig
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
@@ -39,6 +40,7 @@ class SupervisedConfig(Config):
             ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
             that 68 face points do not drown the rest; DWPose with none.
         prior: what a population's labels say about its bodies, as a further term; None for none.
+        depth: depth of the crops as a second task; None for none.
     """
 
     denominator: Literal["batch", "group"] = "batch"
@@ -49,6 +51,7 @@ class SupervisedConfig(Config):
     hardest_points: int | None = Field(default=None, gt=0)
     group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
     prior: PosePriorConfig | None = None
+    depth: DepthTaskConfig | None = None
 
     def factor(self, dataset: str) -> float:
         """What every term of a dataset is multiplied by."""
@@ -97,6 +100,7 @@ class SupervisedHeads(nn.Module):
         self._point_factors = self._factors() if self.config.group_weights else {}
         wanted = self.config.prior
         self.prior = None if wanted is None else PosePrior(wanted, model.skeletons)
+        self.depth_task = None if self.config.depth is None else DepthTask(model, self.config.depth)
 
     def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
@@ -105,18 +109,25 @@ class SupervisedHeads(nn.Module):
     def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
         """One scalar per dataset, named ``loss/<dataset>``; a dataset without samples contributes an exact zero.
 
-        With a prior also ``prior/<dataset>`` for every head it draws.
+        With a prior also ``prior/<dataset>`` for every head it draws; with depth as a second task also ``depth``.
 
         Args:
             batch: the micro-batch.
         """
-        outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
+        features = self._features(batch)
+        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
         terms = {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
         }
         for group in batch.groups:
             terms |= self._prior_term(outputs[group.dataset], group, len(batch))
-        return terms
+        return terms | self._depth_loss(features, batch)
+
+    def _features(self, batch: DeviceBatch) -> Tensor:
+        return self.model.features(batch.images, batch.rows, batch.depth if self.model.takes_depth else None)
+
+    def _depth_loss(self, features: Tensor, batch: DeviceBatch) -> dict[str, Tensor]:
+        return {} if self.depth_task is None else {"depth": self.depth_task(features, batch.depth)}
 
     def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         codec = self.codecs[group.dataset]

@@ -11,8 +11,10 @@ from posecore.codecs.codec import Codec
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.depth import depth_channels
 from posecore.models.groups import Group
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
+from posecore.models.vit import VitConfig
 from posecore.skeletons.skeleton import Skeleton
 
 HeadStatistics: TypeAlias = Literal["own", "mixed"]
@@ -118,15 +120,40 @@ class PoseModel(nn.Module):
                 "model.embedding. Use path regression, or a model trained with method: prototypes."
             )
 
-    def features(self, images: Tensor, groups: Sequence[Group]) -> Tensor:
-        """(B, 3, H, W) normalised RGB crops to (B, D, h, w) features, each row through its dataset's expert if any.
+    @property
+    def takes_depth(self) -> bool:
+        """Whether depth may be given besides the picture."""
+        return isinstance(self.config.backbone, VitConfig) and self.config.backbone.depth_input
+
+    def refuse_depth(self, method: str) -> None:
+        """For methods that train on pictures alone.
+
+        Raises:
+            ConfigError: the model takes depth, which it would never see.
+        """
+        if self.takes_depth:
+            raise ConfigError(
+                f"model.backbone.depth_input: {method} trains on pictures alone; leave it out, or train with method "
+                "heads, experts or prototypes."
+            )
+
+    def features(self, images: Tensor, groups: Sequence[Group], depth: Tensor | None = None) -> Tensor:
+        """Crops to (B, D, h, w) features, each row through its dataset's expert if any.
+
+        Args:
+            images: (B, 3, H, W) normalised RGB.
+            groups: which rows belong to which dataset.
+            depth: (B, H, W) metres, 0 where not known; for a model that takes depth, which answers without it as well.
 
         Raises:
             ConfigError: the model does not know a group's dataset.
         """
         for dataset, _, _ in groups:
             self._check_known(dataset)
-        return self.backbone(images, [(self.owner(dataset), start, stop) for dataset, start, stop in groups])
+        rows = [(self.owner(dataset), start, stop) for dataset, start, stop in groups]
+        if depth is None:
+            return self.backbone(images, rows)
+        return self.backbone(images, rows, depth_channels(depth))
 
     def forward(
         self, images: Tensor, groups: Sequence[Group], head_statistics: HeadStatistics = "own"
@@ -190,13 +217,15 @@ class PoseModel(nn.Module):
         return outputs if path == "regression" else (outputs + self.prototype_heatmaps(features, dataset)) / 2
 
     @torch.no_grad()
-    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
-        """(B, 3, H, W) normalised RGB crops to what one dataset's codec decodes.
+    def predict(
+        self, images: Tensor, dataset: str, path: HeatmapPath = "regression", depth: Tensor | None = None
+    ) -> Tensor:
+        """(B, 3, H, W) normalised RGB crops, and (B, H, W) depth if the model takes it, to what a codec decodes.
 
         Raises:
             ConfigError: prototypes are wanted of a model without an embedding.
         """
-        return self.heatmaps(self.features(images, [(dataset, 0, len(images))]), dataset, path)
+        return self.heatmaps(self.features(images, [(dataset, 0, len(images))], depth), dataset, path)
 
 
 def build_model(

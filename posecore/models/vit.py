@@ -28,7 +28,11 @@ from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
 from posecore.models.attention import attend
+from posecore.models.depth import NUM_DEPTH_CHANNELS
 from posecore.models.groups import Group, check_groups, run_by_group
+
+DEPTH_WEIGHT = "patch_embed.depth_proj.weight"
+"""The one parameter that a backbone with ``depth_input`` has besides those of a backbone without."""
 
 
 class VitConfig(Config):
@@ -53,6 +57,9 @@ class VitConfig(Config):
             :class:`~posecore.methods.knowledge_token.KnowledgeToken` and by nothing else.
         knowledge_width: their width, if the teacher's is not D: a linear layer of this model, trained with it, then
             brings them to D. None where it is D.
+        depth_input: take depth besides the picture, as two more channels of the patch convolution with weights of their
+            own (``patch_embed.depth_proj``). They start at zero, so that a trained model of pictures computes at first
+            what it did.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -69,6 +76,7 @@ class VitConfig(Config):
     expert_share: float = Field(default=0.0, ge=0, lt=1)
     knowledge_tokens: int = Field(default=0, ge=0)
     knowledge_width: int | None = Field(default=None, gt=0)
+    depth_input: bool = False
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -132,15 +140,42 @@ class DropPath(nn.Module):
 
 
 class PatchEmbed(nn.Module):
-    """Cuts an image into patches and projects each to D."""
+    """Cuts an image into patches and projects each to D; depth has a projection of its own, and the two are added.
+
+    That is one convolution over all channels, in two so that the published one keeps its name and shape.
+    """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.proj = nn.Conv2d(3, config.embed_dim, config.patch_size, config.patch_size, config.patch_padding)
+        size, padding = config.patch_size, config.patch_padding
+        self.proj = nn.Conv2d(3, config.embed_dim, size, size, padding)
+        self.depth_proj: nn.Conv2d | None = None
+        if config.depth_input:
+            # Not initialised but set, so that no random number is drawn and all other weights are as without depth.
+            sizes, device = (NUM_DEPTH_CHANNELS, config.embed_dim, size, size, padding), torch.get_default_device()
+            self.depth_proj = nn.utils.skip_init(nn.Conv2d, *sizes, bias=False, device=device)
+            nn.init.zeros_(self.depth_proj.weight)
 
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) image to (B, D, h, w) tokens."""
-        return self.proj(x_BCHW)
+    def forward(self, x_BCHW: Tensor, depth_BCHW: Tensor | None = None) -> Tensor:
+        """(B, C, H, W) image, and depth as :func:`~posecore.models.depth.depth_channels` gives it, to tokens.
+
+        Returns:
+            (B, D, h, w).
+
+        Raises:
+            ValueError: depth is given to a backbone that takes none.
+        """
+        x_BDhw = self.proj(x_BCHW)
+        if self.depth_proj is None:
+            if depth_BCHW is not None:
+                raise ValueError("the backbone takes no depth; set depth_input, or give it the picture alone.")
+            return x_BDhw
+        if depth_BCHW is None:
+            if not self.training:
+                return x_BDhw
+            # Under ZeRO-3 every rank must call every layer in every step, depth or not; of nothing it makes zeros.
+            depth_BCHW = x_BCHW.new_zeros(len(x_BCHW), NUM_DEPTH_CHANNELS, *x_BCHW.shape[2:])
+        return x_BDhw + self.depth_proj(depth_BCHW)
 
 
 class Attention(nn.Module):
@@ -247,19 +282,20 @@ class Vit(nn.Module):
         """Channels of the output."""
         return self.config.embed_dim
 
-    def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = ()) -> Tensor:
+    def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = (), depth_BCHW: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) normalised RGB to (B, D, h, w) features.
 
         Args:
             x_BCHW: crops.
             groups: whose expert each row goes through; a dense model does not look at it.
+            depth_BCHW: (B, 2, H, W) depth of the crops, for a model with ``depth_input``; None without.
 
         Raises:
-            ValueError: the model has experts and a row has no group, or a group no expert.
+            ValueError: the model has experts and a row has no group, or a group no expert; or it takes no depth.
         """
         if self.config.expert_dim:
             check_groups(groups, self.tasks, len(x_BCHW))
-        x_BDhw = self.patch_embed(x_BCHW)
+        x_BDhw = self.patch_embed(x_BCHW, depth_BCHW)
         x_BTD = self.add_position(x_BDhw.flatten(2).transpose(1, 2))
         if self.config.knowledge_tokens:
             x_BTD = self._encode_with_knowledge(x_BTD, groups)

@@ -18,11 +18,12 @@ from posecore.models.backbones import BackboneConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.position import resize_position_embedding
 from posecore.models.presets import PRESETS
-from posecore.models.vit import VitConfig
+from posecore.models.vit import DEPTH_WEIGHT, VitConfig
 from posecore.schema import Json
 
 _MAY_DIFFER = {
     "activation_checkpointing",
+    "depth_input",
     "drop_path",
     "expert_share",
     "layer_norm_eps",
@@ -186,6 +187,11 @@ def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
         resized = "" if grid == source_grid else ", resampled from {}×{}".format(*source_grid)
         tokens = grid[0] * grid[1]
         rows.append(Copied("positions", f"backbone{resized}", tokens, tokens, "tokens"))
+    if DEPTH_WEIGHT in shared and DEPTH_WEIGHT not in theirs:
+        fresh = shared.pop(
+            DEPTH_WEIGHT
+        ).numel()  # zeros: with depth or without, the model computes what its parent does
+        rows.append(Copied("depth input", "", 0, fresh, "numbers"))
     for name, tensor in shared.items():
         tensor.copy_(theirs[name][: len(tensor)] if tensor.ndim else theirs[name])
     count = sum(tensor.numel() for tensor in shared.values())

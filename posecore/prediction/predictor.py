@@ -137,6 +137,7 @@ class Predictor:
         images: Sequence[Picture],
         boxes_xywh: Sequence[Boxes | NDArray[np.floating] | Sequence[Sequence[float]] | None] | None = None,
         dataset: str | None = None,
+        depths: Sequence[NDArray[np.floating] | None] | None = None,
     ) -> list[ImagePrediction]:
         """The bodies in each image, by one head.
 
@@ -145,21 +146,25 @@ class Predictor:
             boxes_xywh: per image (N, 4) boxes, or :class:`Boxes` to say how sure a detector was of each, or None for
                 the whole image; left out altogether, every image is taken whole.
             dataset: whose points to find, by the name of a dataset or skeleton; None means the model's first.
+            depths: per image (H, W) distances in metres, 0 where not known, or None; for a model that takes depth,
+                which answers for images without it as well.
 
         Returns:
             One per image, in order.
 
         Raises:
-            PredictionError: an image cannot be used, a box cannot be cropped, or the model has no such head.
+            PredictionError: an image or its depth cannot be used, a box cannot be cropped, or the model has no such
+                head.
         """
         head = self.head(dataset)
-        return [found[head] for found in self.predict_heads(images, boxes_xywh, [head])]
+        return [found[head] for found in self.predict_heads(images, boxes_xywh, [head], depths)]
 
     def predict_heads(
         self,
         images: Sequence[Picture],
         boxes_xywh: Sequence[Boxes | NDArray[np.floating] | Sequence[Sequence[float]] | None] | None = None,
         datasets: Sequence[str] = (),
+        depths: Sequence[NDArray[np.floating] | None] | None = None,
     ) -> list[dict[str, ImagePrediction]]:
         """As :meth:`predict` by several heads at once; none named means all of the model.
 
@@ -170,11 +175,18 @@ class Predictor:
             raise PredictionError(
                 f"{len(boxes)} lists of boxes were given for {len(images)} images; give one for each."
             )
-        pairs = (
-            (f"image {number}", read_picture(image, f"image {number}"), _as_boxes(of_image))
-            for number, (image, of_image) in enumerate(zip(images, boxes, strict=True))
+        beside = [None] * len(images) if depths is None else depths
+        if len(beside) != len(images):
+            raise PredictionError(
+                f"{len(beside)} depths were given for {len(images)} images; give one (or None) for each."
+            )
+        if any(depth is not None for depth in beside) and not self.model.takes_depth:
+            raise PredictionError("depth was given, but the model takes pictures alone; leave the depth out.")
+        items = (
+            (f"image {number}", read_picture(image, f"image {number}"), _as_boxes(of_image), depth)
+            for number, (image, of_image, depth) in enumerate(zip(images, boxes, beside, strict=True))
         )
-        return [found for _, found in self.stream(pairs, datasets)]
+        return [found for _, found in self._stream(items, datasets)]
 
     def stream(
         self, images: Iterable[tuple[KeyT, UInt8[np.ndarray, "H W 3"], Boxes | None]], datasets: Sequence[str] = ()
@@ -187,16 +199,25 @@ class Predictor:
             images: key (named in errors and handed back), RGB image, and boxes, None for the whole image.
             datasets: names of heads or skeletons; none means all.
         """
+        yield from self._stream(((key, image, boxes, None) for key, image, boxes in images), datasets)
+
+    def _stream(
+        self,
+        images: Iterable[tuple[KeyT, UInt8[np.ndarray, "H W 3"], Boxes | None, NDArray[np.floating] | None]],
+        datasets: Sequence[str],
+    ) -> Iterator[tuple[KeyT, dict[str, ImagePrediction]]]:
         heads = [self.head(name) for name in datasets] or list(self.model.skeletons)
         queues: list[_Queue[KeyT]] = [_Queue(group) for group in self._heads_by_crop(heads)]
         waiting: deque[_Waiting[KeyT]] = deque()
-        for key, image, given in images:
+        for key, image, given, depth in images:
+            if depth is not None and depth.shape != image.shape[:2]:
+                raise PredictionError(f"{key}: its depth is {depth.shape}, not {image.shape[:2]} as the picture.")
             boxes = Boxes.whole(image.shape[:2]) if given is None else given
             boxes.check(image.shape[:2], str(key))
             entry = _Waiting(key, boxes, image.size // 3, heads, left=len(boxes) * len(queues))
             waiting.append(entry)
             for queue in queues:
-                queue.crops += [self._crop(image, entry, row, queue.heads[0]) for row in range(len(boxes))]
+                queue.crops += [self._crop(image, depth, entry, row, queue.heads[0]) for row in range(len(boxes))]
                 while len(queue.crops) >= self.settings.batch_size:
                     self._answer(queue)
             if sum(other.num_pixels for other in waiting) > _PIXELS_IN_FLIGHT:
@@ -215,12 +236,24 @@ class Predictor:
 
         return [list(group) for _, group in groupby(sorted(heads, key=crop), key=crop)]
 
-    def _crop(self, image: NDArray[np.uint8], entry: "_Waiting[KeyT]", row: int, head: str) -> "_Crop[KeyT]":
+    def _crop(
+        self,
+        image: NDArray[np.uint8],
+        depth: NDArray[np.floating] | None,
+        entry: "_Waiting[KeyT]",
+        row: int,
+        head: str,
+    ) -> "_Crop[KeyT]":
         height, width = self.model.input_size
         region = box_region(entry.boxes.bbox_xywh[row], width / height, self.model.conventions[head].padding)
         matrix = crop_matrix(region.center, region.scale, np.zeros(()), (height, width), self.model.codec(head).crop)
         pixels = cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR)
-        return _Crop(entry, row, pixels, region.center, region.scale)
+        beside = None
+        if self.model.takes_depth:
+            beside = np.zeros((height, width), np.float32)
+            if depth is not None:
+                cv2.warpAffine(depth.astype(np.float32), matrix, (width, height), dst=beside, flags=cv2.INTER_NEAREST)
+        return _Crop(entry, row, pixels, region.center, region.scale, beside)
 
     def _drain(self, queues: "list[_Queue[KeyT]]") -> None:
         for queue in queues:
@@ -241,6 +274,9 @@ class Predictor:
             flip_test=self.settings.flip_test,
             precision=self.settings.precision,
             path=self.settings.path,
+            depth=np.stack([crop.depth for crop in padded if crop.depth is not None])
+            if self.model.takes_depth
+            else None,
         )
         for head, (keypoints, scores) in answers.items():
             for place, crop in enumerate(batch):
@@ -316,6 +352,7 @@ class _Crop(Generic[KeyT]):
     pixels: UInt8[np.ndarray, "h w 3"]
     center: Float[np.ndarray, " 2"]
     scale: Float[np.ndarray, " 2"]
+    depth: Float[np.ndarray, "h w"] | None
 
 
 class _Queue(Generic[KeyT]):

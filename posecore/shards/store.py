@@ -23,8 +23,11 @@ from posecore.shards.corrections import Corrections
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, read_manifest
 from posecore.shards.masks import UnifiedMasks, decode_masks
 from posecore.shards.open_files import OpenFiles
-from posecore.shards.tar import tar_digest
+from posecore.shards.tar import stored_size, tar_digest
 from posecore.storage import AnyPath, as_path, file_content
+
+DEPTH_EXTENSION = "depth.png"
+"""Of the member, after the masks, that holds the depth picture of an image that has one."""
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -36,12 +39,14 @@ class Sample:
         image_bytes: the source file, untouched.
         record: its annotations.
         masks: its unified masks, over the names of ``store.manifest.vocabulary``.
+        depth_bytes: the PNG of ``record.depth``, untouched; None where the record has none.
     """
 
     key: str
     image_bytes: bytes
     record: Record
     masks: UnifiedMasks
+    depth_bytes: bytes | None = None
 
 
 def open_store(
@@ -120,6 +125,7 @@ class ShardStore:
             image_bytes=self._member(image_row, "image", data, start),
             record=record,
             masks=masks,
+            depth_bytes=self._depth(image_row, record, data, start),
         )
 
     def read_image_bytes(self, image_row: int) -> bytes:
@@ -188,6 +194,18 @@ class ShardStore:
         if xxh3_64_intdigest(content) != self._columns[f"{member}_xxh3"][image_row]:
             key = self.images["key"][image_row]
             self._damaged(image_row, f"the {member} of sample {key} at byte {offset} is not what was written")
+        return content
+
+    def _depth(self, image_row: int, record: Record, data: bytes, data_offset: int) -> bytes | None:
+        """The depth picture, which follows the masks; the record says how large it is and what its checksum is."""
+        if record.depth is None:
+            return None
+        masks_offset, masks_size = self._place(image_row, "masks")
+        start = masks_offset + stored_size(masks_size)
+        content = data[start - data_offset : start - data_offset + record.depth.size_bytes]
+        if f"{xxh3_64_intdigest(content):016x}" != record.depth.xxh3:
+            key = self.images["key"][image_row]
+            self._damaged(image_row, f"the depth of sample {key} at byte {start} is not what was written")
         return content
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:

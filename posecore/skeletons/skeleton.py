@@ -110,6 +110,16 @@ class Skeleton(Config):
         """Indices of the upper-body points, for half-body augmentation."""
         return tuple(i for i, point in enumerate(self.keypoints) if point.part == "upper")
 
+    @cached_property
+    def upper_body_mask(self) -> NDArray[np.bool_]:
+        """(K,) which points are of the upper body."""
+        return np.array([point.part == "upper" for point in self.keypoints], np.bool_)
+
+    @cached_property
+    def body_mask(self) -> NDArray[np.bool_]:
+        """(K,) which points are of the group ``body``: not of face, hands or feet."""
+        return np.array([point.group == "body" for point in self.keypoints], np.bool_)
+
     def indices_of_group(self, groups: str | Sequence[str]) -> tuple[int, ...]:
         """Indices of the points of one or several groups."""
         wanted = {groups} if isinstance(groups, str) else set(groups)

@@ -18,6 +18,7 @@ _BACKBONE = re.compile(r"(?:^|\.)backbone\.(.+)$")
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
 _EMBEDDINGS = ("pos_embed", "cls_token", "storage_tokens", "mask_token", "patch_embed.", "tokenizer.")
+_STARTS_AT_ZERO = "patch_embed.depth_proj."
 
 
 class OptimizerConfig(Config):
@@ -49,7 +50,7 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
     """Groups of trainable parameters that share a learning rate and a weight decay, the lowest layer first.
 
     With ``n`` blocks, embeddings get ``rate^(n+1)``, block ``i`` gets ``rate^(n-i)``, everything else (last norm,
-    heads) gets 1. What is not decayed is a matter of ``config.undecayed``.
+    heads, the projection of depth) gets 1. What is not decayed is a matter of ``config.undecayed``.
 
     Args:
         method: its backbone's parameters are named ``…backbone.*``.
@@ -92,8 +93,14 @@ def _block_index(name: str) -> int:
 
 
 def _layer(name: str, depth: int) -> int:
-    """0 for embeddings, i + 1 for block i, depth + 1 for everything above."""
+    """0 for embeddings, i + 1 for block i, depth + 1 for everything above, and for weights that start from nothing.
+
+    Layer decay spares what a trained model knows; the projection of depth knows nothing yet, and at the pace of the
+    embeddings (0.02 of the peak rate in a base model) it would not learn either.
+    """
     inside = _BACKBONE.search(name)
+    if inside and inside.group(1).startswith(_STARTS_AT_ZERO):
+        return depth + 1
     if inside and inside.group(1).startswith(_EMBEDDINGS):
         return 0
     block = _block_index(name)

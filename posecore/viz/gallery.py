@@ -48,13 +48,16 @@ figcaption {{ padding: 0.4rem 0.6rem; white-space: pre-line; overflow-wrap: anyw
 """
 
 
-def write_gallery(items: Iterable[tuple[Picture, str]], out_dir: str | Path, title: str) -> Path:
+def write_gallery(
+    items: Iterable[tuple[Picture, str]], out_dir: str | Path, title: str, columns: int | None = None
+) -> Path:
     """Writes ``index.html`` with all pictures embedded and ``contact_sheet.png`` with the first 64 of them.
 
     Args:
         items: pictures with their captions, shown in this order; captions are plain text.
         out_dir: folder, made if missing.
         title: heading, plain text.
+        columns: of the contact sheet; left out, it is about square.
 
     Returns:
         Path of ``index.html``.
@@ -75,7 +78,7 @@ def write_gallery(items: Iterable[tuple[Picture, str]], out_dir: str | Path, tit
     count = "1 picture" if len(figures) == 1 else f"{len(figures)} pictures"
     page = _PAGE.format(title=html.escape(title), count=count, figures="\n".join(figures))
     if thumbnails:
-        write_atomically(folder / "contact_sheet.png", encode_png(contact_sheet(thumbnails)))
+        write_atomically(folder / "contact_sheet.png", encode_png(contact_sheet(thumbnails, columns)))
     write_atomically(folder / "index.html", page.encode())
     return folder / "index.html"
 

@@ -32,6 +32,9 @@ def _zero(stage: int, **settings: object) -> dict[str, Any]:
     return {"kind": "deepspeed", "zero_stage": stage, "precision": "fp32", **settings}
 
 
+DEPTH_ENGINES = {"torch": TORCH, "zero3": _zero(3), "bf16": _zero(3, precision="bf16")}
+
+
 def _launch(runs: list[dict[str, Any]], world_size: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -73,6 +76,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("bf16-resumed", _zero(2, precision="bf16"), copy_of="bf16-stopped"),
         run("zero3-stopped", _zero(3), stop_before=4),
         run("zero3-resumed", _zero(3), copy_of="zero3-stopped"),
+        *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
         run("prototypes-torch", TORCH, method="prototypes"),
         *(run(f"prototypes-zero{stage}", _zero(stage), method="prototypes") for stage in (0, 2, 3)),
         run("prototypes-zero3-stopped", _zero(3), stop_before=4, method="prototypes"),
@@ -128,6 +132,17 @@ def test_a_stopped_group_ends_bit_for_bit_like_one_left_alone(runs: Path, name: 
 
 def test_a_stage_3_state_of_two_ranks_continues_on_one_whoever_reads_it(runs: Path) -> None:
     _assert_close(runs / "torch-on-one", runs / "zero1-on-one", tolerance=2e-5)
+
+
+def test_depth_that_one_rank_has_and_the_other_has_not(runs: Path) -> None:
+    """Every rank calls the projection and the second task's head in every step, or this would have hung."""
+    _assert_close(runs / "depth-zero3", runs / "depth-torch", tolerance=2e-5)
+    assert _state(runs / "depth-zero3").weights["model.backbone.patch_embed.depth_proj.weight"].abs().max() > 0
+
+
+def test_depth_in_half_precision(runs: Path) -> None:
+    weights = _state(runs / "depth-bf16").weights
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
 @pytest.mark.parametrize("name", ["torch", "zero0", "zero2", "zero3", "zero3-resumed"])

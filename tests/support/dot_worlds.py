@@ -93,7 +93,9 @@ class BlobModel(PoseModel):
         self.calls = 0
 
     @torch.no_grad()
-    def predict(self, images: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+    def predict(
+        self, images: Tensor, dataset: str, path: HeatmapPath = "regression", depth: Tensor | None = None
+    ) -> Tensor:
         assert not self.training
         self.calls += 1
         brightness = (images - images.amin()).mean(dim=1, keepdim=True)

@@ -12,16 +12,19 @@ from posecore.ingest.run import ingest
 from posecore.schema import Instance, Record
 from posecore.shards.store import ShardStore, open_store
 from posecore.skeletons.library import load_skeleton
+from posecore.skeletons.skeleton import Skeleton
 
 
-def definition(name: str, skeleton: str = "coco17", conventions: Conventions | None = None) -> DatasetDefinition:
+def definition(
+    name: str, skeleton: str | Skeleton = "coco17", conventions: Conventions | None = None
+) -> DatasetDefinition:
     """A definition with one split, ``train``, that loses nothing it should not."""
     return DatasetDefinition.model_validate(
         {
             "name": name,
             "title": name,
             "reader": "posecore.formats.coco:CocoReader",
-            "skeleton": load_skeleton(skeleton),
+            "skeleton": load_skeleton(skeleton) if isinstance(skeleton, str) else skeleton,
             "license": {"id": "CC0-1.0"},
             "splits": {"train": {"annotations": "none.json"}},
             "conventions": conventions or Conventions(),
@@ -44,7 +47,7 @@ def write_store(
     name: str,
     instances_per_image: Sequence[int],
     *,
-    skeleton: str = "coco17",
+    skeleton: str | Skeleton = "coco17",
     conventions: Conventions | None = None,
     records: Sequence[Record] | None = None,
 ) -> ShardStore:

@@ -5,6 +5,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +14,10 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
+from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
-from posecore.methods.supervised import SupervisedHeads
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -33,8 +35,9 @@ INPUT_SIZE = (64, 48)
 POINTS = {"people": 5, "dogs": 7}
 
 
-def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0) -> PoseModel:
-    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path, expert_share=expert_share)
+def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0, depth_input: bool = False) -> PoseModel:
+    vit = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path": drop_path, "expert_share": expert_share}
+    backbone = VitConfig.model_validate(vit | {"depth_input": depth_input})
     config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=INPUT_SIZE)
     return build_model(config, {name: _skeleton(name, count) for name, count in POINTS.items()})
 
@@ -51,6 +54,21 @@ def tiny_prototypes(drop_path: float = 0.2, **changes: object) -> PrototypeLearn
     config = PrototypesConfig.model_validate(settings | changes)
     card = tiny_model(drop_path).card
     return config.build(build_model(config.architecture(card.architecture), card.skeletons))
+
+
+def tiny_depth() -> SupervisedHeads:
+    """Heads on a backbone with depth as input, and depth as a second task."""
+    config = SupervisedConfig(depth=DepthTaskConfig(weight=0.1, channels=8))
+    return SupervisedHeads(tiny_model(drop_path=0.0, depth_input=True), config)
+
+
+def with_depth(batch: CropBatch, rank: int) -> CropBatch:
+    """In every other step no rank has depth; in the others rank 0 alone, and not for its first crop."""
+    if batch.step % 2 or rank:
+        return batch
+    depth = np.random.default_rng(batch.step).uniform(0.5, 1.5, (len(batch.images), *INPUT_SIZE)).astype(np.float32)
+    depth[0] = 0
+    return replace(batch, depth=depth)
 
 
 def _skeleton(name: str, count: int) -> Skeleton:
@@ -139,7 +157,7 @@ def tiny_training(
         for batch in tiny_batches(start, context.rank, context.world_size, record=record):
             if before_step is not None:
                 before_step(batch.step)
-            yield batch
+            yield with_depth(batch, context.rank) if method.model.takes_depth else batch
 
     return train(method, batches, config, context)
 
@@ -170,11 +188,12 @@ def main() -> None:
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
         torch.manual_seed(1)
         learns_prototypes = run.get("method") == "prototypes"
-        method = (
-            tiny_prototypes(drop_path=0.0)
-            if learns_prototypes
-            else SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
-        )
+        if learns_prototypes:
+            method = tiny_prototypes(drop_path=0.0)
+        elif run.get("method") == "depth":
+            method = tiny_depth()
+        else:
+            method = SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
         with contextlib.suppress(Stopped):
             tiny_training(context, engine, steps=6, before_step=stop_at(run.get("stop_before")), method=method)
         if learns_prototypes:

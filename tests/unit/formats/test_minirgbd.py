@@ -6,7 +6,7 @@ import pytest
 from posecore.errors import DatasetError
 from posecore.formats.minirgbd import MiniRgbdReader
 from posecore.formats.reader import Source
-from posecore.schema import Record, Reject
+from posecore.schema import DepthImage, Record, Reject
 
 Make = Callable[..., Source]
 Read = Callable[..., tuple[list[Record], list[Reject]]]
@@ -56,6 +56,21 @@ def test_joints_outside_the_image_are_not_seen(tmp_path: Path, make_source: Make
     flags = record.instances[0].keypoints[:, 2].tolist()
     assert [i for i, flag in enumerate(flags) if flag == 1] == [2, 5]
     assert flags.count(2) == 23
+
+
+def test_depth_is_taken_where_it_is_there(tmp_path: Path, make_source: Make, read: Read) -> None:
+    write_frame(tmp_path, "01", 0)
+    write_frame(tmp_path, "01", 1)
+    (tmp_path / "01" / "depth").mkdir()
+    (tmp_path / "01" / "depth" / "syn_00001_depth.png").touch()
+    records, _ = read(MiniRgbdReader(), make_source("", images="", keypoints=25))
+    expected = DepthImage(image="01/depth/syn_00001_depth.png", metres_per_unit=0.001)
+    assert [record.depth for record in records] == [None, expected]
+    source = make_source("", images="", keypoints=25, depth_metres_per_unit=0.0005)
+    assert [record.depth.metres_per_unit for record in read(MiniRgbdReader(), source)[0] if record.depth] == [0.0005]
+    for wrong in (0, -1, "1", float("nan")):
+        with pytest.raises(DatasetError, match=r"depth_metres_per_unit is .*, not a positive number"):
+            read(MiniRgbdReader(), make_source("", images="", keypoints=25, depth_metres_per_unit=wrong))
 
 
 GOOD = [f"{100 + j} {200 + j} 900 {j}" for j in range(25)]

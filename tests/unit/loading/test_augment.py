@@ -4,12 +4,23 @@ import numpy as np
 import pytest
 from scipy.stats import kstest, truncnorm
 
+from posecore.config import parse_config
+from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig, Region, augment_region, center_jitter
 from posecore.skeletons.library import load_skeleton
 
 COCO = load_skeleton("coco17")
 REGION = Region(np.array([50.0, 60.0]), np.array([75.0, 100.0]))
 OFF = {"flip_probability": 0, "half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0}
+RECORDED = np.array(
+    [
+        [56.68718201463873, 37.855002625422046, 147.86996403190153, 197.1599520425354, 52.16000180520549, 0],
+        [50.0, 60.0, 91.73904646365042, 122.31872861820057, -21.478129414411406, 0],
+        [63.2050773302714, 62.87619082132975, 193.97552132606506, 258.6340284347534, 0, 1],
+        [56.68718201463873, 37.855002625422046, 111.72939355703917, 148.97252474271892, 0, 1],
+    ]
+)
+"""Center, scale, rotation and flip under seeds 0 to 3."""
 POINTS = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
 
 
@@ -113,3 +124,40 @@ def test_changing_one_probability_leaves_the_other_changes_alone():
         plain, mirrored = augmented({}, seed), augmented({"flip_probability": 1}, seed)
         assert mirrored.flipped
         assert (plain.rotation, plain.scale.tolist()) == (mirrored.rotation, mirrored.scale.tolist())
+
+
+def test_the_draws_are_those_of_earlier_runs():
+    """Regions as they were drawn before blankets and cameras existed: a recorded run must stay what it was."""
+    regions = [augmented({}, seed) for seed in range(4)]
+    found = [(*region.center, *region.scale, region.rotation, region.flipped) for region in regions]
+    np.testing.assert_allclose(np.array(found, float), RECORDED, rtol=1e-12)
+
+
+def test_infants_lie_as_the_data_say():
+    """Of upright bodies at least 54 % must end up more than 45° from upright and 20 % more than 90°, as in SyRIP."""
+    angles = np.abs([augmented({"preset": "infant"}, seed).rotation for seed in range(4000)])
+    assert (angles > 45).mean() == pytest.approx(0.5625, abs=0.02)
+    assert (angles > 90).mean() == pytest.approx(0.375, abs=0.02)
+
+
+def test_a_preset_is_named_alone_or_with_changes():
+    infant = AugmentConfig.model_validate("infant")
+    assert infant == AugmentConfig.model_validate({"preset": "infant"})
+    assert (infant.rotation_degrees, infant.rotation_distribution, infant.blanket_probability) == (180, "uniform", 0.5)
+    changed = AugmentConfig.model_validate({"preset": "infant", "flip_probability": 0})
+    assert changed == infant.model_copy(update={"flip_probability": 0})
+    assert AugmentConfig.model_validate("published") == AugmentConfig()
+    assert AugmentConfig.model_validate(infant.model_dump()) == infant
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "infants"}, "augment: .*no augmentation is called 'infants'; there are published, infant"),
+        ({"preset": "infant", "blanket": 1}, "augment: blanket: Extra inputs"),
+        ({"blanket_least_cover": 0.8}, "augment: .*blanket_least_cover 0.8 is more than blanket_most_cover 0.7"),
+    ],
+)
+def test_wrong_augmentations_are_refused_by_name(values, message):
+    with pytest.raises(ConfigError, match=message):
+        parse_config(values, AugmentConfig, "augment")

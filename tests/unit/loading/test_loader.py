@@ -3,15 +3,21 @@
 import threading
 from itertools import islice
 
+import cv2
 import numpy as np
 import pytest
 
 from posecore.config import parse_config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError, IntegrityError
+from posecore.geometry import bbox_to_center_scale
+from posecore.loading.augment import AugmentConfig, Region, augment_region
+from posecore.loading.crop import crop_instance, decode_image
 from posecore.loading.loader import Loader, LoadingConfig
+from posecore.loading.randomness import Purpose, generator
 from posecore.loading.samples import UsableInstances
 from posecore.schema import KeypointState
+from posecore.skeletons.skeleton import Keypoint, Skeleton
 from tests.support.tiny_store import instance, record, write_store
 
 SIZE = (64, 48)
@@ -172,6 +178,121 @@ def test_an_entry_may_have_its_own_augmentation(stores):
         people, animals = batch.groups
         assert not people.rotation.any()
         assert animals.rotation.all()
+
+
+def test_an_entry_may_name_a_preset(stores):
+    config = loading(mixture={"entries": [{"name": "people", "augment": "infant"}, {"name": "animals"}]})
+    people, animals = config.mixture.entries
+    assert people.augment.rotation_distribution == "uniform"
+    assert animals.augment is None
+    assert config.augment.blanket_probability == 0
+
+
+POINTS_AND_REGIONS = ("keypoints_crop", "center", "scale", "rotation", "flipped", "rows", "seeds")
+
+
+def test_blankets_and_cameras_change_pixels_and_states_alone(stores):
+    """Each leaves the geometry of every crop, and what the other does, as it was."""
+    painted = {"blanket_probability": 1.0, "infrared_probability": 0.5, "grey_probability": 0.5}
+    plain, blanket, camera, both = (
+        batches(stores, 3, loading(augment={name: painted[name] for name in names}))
+        for names in ([], list(painted)[:1], list(painted)[1:], list(painted))
+    )
+    hidden = 0
+    for one, two, three, four in zip(plain, blanket, camera, both, strict=True):
+        for groups in zip(one.groups, two.groups, three.groups, four.groups, strict=True):
+            for name in POINTS_AND_REGIONS:
+                assert len({getattr(group, name).tobytes() for group in groups}) == 1
+            assert groups[0].state.tobytes() == groups[2].state.tobytes()
+            assert groups[1].state.tobytes() == groups[3].state.tobytes()
+            fewer = groups[0].state != groups[1].state
+            assert (groups[0].state[fewer] == KeypointState.VISIBLE).all()
+            assert (groups[1].state[fewer] == KeypointState.OCCLUDED).all()
+            hidden += int(fewer.sum())
+        grey = [(images == images[..., :1]).all(axis=(1, 2, 3)) for images in (one.images, three.images, four.images)]
+        assert not grey[0].any()
+        np.testing.assert_array_equal(grey[1], grey[2])
+        assert (two.images != one.images).any()
+    assert hidden > 20
+
+
+def test_off_is_a_plain_crop_byte_for_byte(stores):
+    """With nothing to paint, pixels and points are those of the region drawn by the published augmentation alone."""
+    augment = AugmentConfig(center_jitter="off")
+    config = loading(augment=augment.model_dump())
+    table = Loader(stores, config, input_size=SIZE, seed=3, global_batch=8).sampler.table(0)
+    for step, batch in enumerate(batches(stores, 3, config)):
+        passes = table.number_of_pass[step][np.argsort(table.dataset[step], kind="stable")].tolist()
+        for group in batch.groups:
+            store = stores[group.dataset]
+            usable, skeleton = UsableInstances.of(store), store.manifest.definition.skeleton
+            centers, scales = bbox_to_center_scale(usable.bbox_xywh, SIZE[1] / SIZE[0], 1.25)
+            for place, row in enumerate(group.rows.tolist()):
+                index = usable.rows.tolist().index(row)
+                sample = store.read_sample(int(usable.image_rows[index]))
+                body = sample.record.instances[int(usable.instance_indices[index])]
+                state = np.where(body.keypoints[:, 2] == 2, 3, 2).astype(np.uint8)
+                region = augment_region(
+                    Region(centers[index], scales[index]),
+                    body.keypoints[:, :2],
+                    np.ones(len(state), bool),
+                    skeleton,
+                    8,
+                    SIZE[1] / SIZE[0],
+                    augment,
+                    generator(Purpose.AUGMENTATION, 3, group.dataset, passes[group.start + place], row),
+                )
+                pixels = np.empty((*SIZE, 3), np.uint8)
+                image = decode_image(sample.image_bytes, 1 << 20, "test")
+                crop = crop_instance(image, body.keypoints[:, :2], state, region, skeleton, "udp", pixels)
+                assert batch.images[group.start + place].tobytes() == pixels.tobytes()
+                assert group.keypoints_crop[place].tobytes() == crop.keypoints_crop.tobytes()
+                assert group.state[place].tobytes() == crop.state.tobytes()
+
+
+def test_a_skeleton_without_an_upper_body_gets_no_blanket(tmp_path):
+    points = tuple(Keypoint(name=f"p{i}", union=f"p{i}") for i in range(4))
+    store = write_store(tmp_path, "mouse", [1], skeleton=Skeleton(name="mouse4", keypoints=points))
+    config = loading(mixture={"entries": [{"name": "mouse", "augment": "infant"}]})
+    with pytest.raises(
+        ConfigError, match=r"mixture entry mouse: a blanket .* mouse4 .* set augment.blanket_probability"
+    ):
+        Loader({"mouse": store}, config, input_size=SIZE, seed=1, global_batch=1)
+
+
+def test_points_of_landscape_crops_follow_any_turn(tmp_path):
+    """Full-circle turns of wide crops: a point sits on the mark that was drawn at its place in the image."""
+    places = np.array([[40, 50], [100, 40], [70, 80], [110, 90]], np.float32)
+    keypoints = np.zeros((17, 3), np.float32)
+    keypoints[:4, :2], keypoints[:4, 2] = places, 2
+    image = np.zeros((120, 160, 3), np.uint8)
+    for channel, (x, y) in enumerate(places[:3].astype(int)):
+        cv2.circle(image, (int(x), int(y)), 4, tuple(255 * int(i == channel) for i in range(3)), -1)
+    path = tmp_path / "raw" / "people" / "0.png"
+    path.parent.mkdir(parents=True)
+    path.write_bytes(cv2.imencode(".png", image[..., ::-1])[1].tobytes())
+    body = instance("0", 17, (30.0, 30.0, 95.0, 70.0), keypoints=keypoints)
+    store = write_store(tmp_path, "people", [], records=[record("people", 0, [body])])
+    fields = {"preset": "infant", "half_body_probability": 0, "scale_factor": 0, "center_jitter": "off"}
+    fields |= {"blanket_probability": 0, "infrared_probability": 0, "grey_probability": 0, "rotation_probability": 1}
+    config = loading(mixture={"entries": [{"name": "people"}]}, augment=fields)
+    turns = []
+    for batch in batches({"people": store}, 40, config, global_batch=1, input_size=(96, 160)):
+        (group,) = batch.groups
+        assert batch.images.shape == (1, 96, 160, 3)
+        at = group.keypoints_crop[0]
+        # coco17's eyes are mirror partners: where mirrored, point 1 carries what point 2 was.
+        order = [0, 2, 1] if group.flipped[0] else [0, 1, 2]
+        for channel, point in enumerate(order):
+            x, y = at[point]
+            if 6 < x < 153 and 6 < y < 89:
+                weights = batch.images[0, ..., channel].astype(float)
+                row, column = np.indices(weights.shape)
+                mean = np.array([(weights * column).sum(), (weights * row).sum()]) / weights.sum()
+                assert np.abs(mean - (x, y)).max() < 0.6
+        turns.append(float(group.rotation[0]))
+    assert max(turns) > 135
+    assert min(turns) < -135
 
 
 def test_crops_follow_the_conventions_of_the_model(stores):

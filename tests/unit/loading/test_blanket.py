@@ -1,0 +1,119 @@
+"""Blankets: where they lie, what they do to states and pixels, and that they move nothing."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from posecore.loading.augment import AugmentConfig
+from posecore.loading.blanket import draw_blanket
+from posecore.schema import KeypointState
+from posecore.skeletons.library import load_skeleton
+
+COCO = load_skeleton("coco17")
+UNKNOWN, UNLABELLED, OCCLUDED, VISIBLE, ABSENT = (np.uint8(state) for state in KeypointState)
+# Standing in a 128x128 crop, head up: face, shoulders, elbows, wrists, hips, knees, ankles.
+HEIGHTS = np.array([15, 12, 12, 14, 14, 30, 30, 45, 45, 58, 58, 62, 62, 85, 85, 110, 110])
+SIDES = np.array([0, 2, -2, 4, -4, 12, -12, 18, -18, 20, -20, 8, -8, 9, -9, 10, -10])
+STANDING = np.stack([64.0 + SIDES, HEIGHTS], axis=1).astype(np.float32)
+
+
+def covered(points=STANDING, state=None, seed=0, skeleton=COCO, size=(128, 128), **fields):
+    """The painted crop (first all 7) and the states after."""
+    crop = np.full((*size, 3), 7, np.uint8)  # no cloth is that dark
+    state = np.full(len(points), VISIBLE) if state is None else state
+    config = AugmentConfig(**{"blanket_probability": 1, **fields})
+    return crop, draw_blanket(crop, points, state, skeleton, config, np.random.default_rng(seed))
+
+
+def turned(points, degrees):
+    angle = np.deg2rad(degrees)
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    return ((points - 64) @ turn.T + 64).astype(np.float32)
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270, 33])
+def test_it_lies_over_the_legs_and_not_over_the_head_however_the_body_lies(degrees):
+    for seed in range(30):
+        crop, state = covered(turned(STANDING, degrees), seed=seed, blanket_least_cover=0.5, blanket_most_cover=0.5)
+        assert (state[13:] == OCCLUDED).all()  # knees and ankles
+        assert (state[:7] == VISIBLE).all()  # face and shoulders
+        assert (crop != 7).any(axis=2).mean() > 0.1
+
+
+def test_a_point_is_hidden_exactly_where_the_crop_is_painted():
+    for seed in range(50):
+        crop, state = covered(seed=seed)
+        column, row = np.rint(STANDING).astype(int).T
+        painted = (crop[row, column] != 7).any(axis=1)
+        np.testing.assert_array_equal(state == OCCLUDED, painted)
+
+
+def test_only_seen_points_change_and_the_given_states_do_not():
+    before = np.full(17, VISIBLE)
+    before[[11, 13, 14, 15]] = [OCCLUDED, UNKNOWN, ABSENT, UNLABELLED]
+    given_states = before.copy()
+    _, after = covered(state=before, blanket_least_cover=0.7)
+    np.testing.assert_array_equal(before, given_states)
+    np.testing.assert_array_equal(after[[11, 13, 14, 15]], [OCCLUDED, UNKNOWN, ABSENT, UNLABELLED])
+    assert after[16] == OCCLUDED
+
+
+def test_more_cover_hides_more():
+    hidden = [
+        np.mean([(covered(seed=seed, blanket_least_cover=c, blanket_most_cover=c)[1] == 2).sum() for seed in range(40)])
+        for c in (0.1, 0.3, 0.5, 0.7)
+    ]
+    assert hidden == sorted(hidden)
+    assert hidden[0] < 3
+    assert hidden[-1] > 8
+
+
+def test_the_probability_is_the_share_of_blankets():
+    config = AugmentConfig(blanket_probability=0.3)
+    random = np.random.default_rng(1)
+    state = np.full(17, VISIBLE)
+    crop = np.zeros((128, 128, 3), np.uint8)
+    share = np.mean([draw_blanket(crop, STANDING, state, COCO, config, random) is not state for _ in range(1500)])
+    assert share == pytest.approx(0.3, abs=0.04)
+
+
+@pytest.mark.parametrize("half", ["upper", "lower"])
+def test_no_blanket_where_a_half_has_no_labelled_point(half):
+    state = np.where((np.arange(17) < 11) == (half == "upper"), UNLABELLED, VISIBLE)
+    crop, after = covered(state=state)
+    assert (crop == 7).all()
+    np.testing.assert_array_equal(after, state)
+
+
+def test_no_blanket_on_a_body_that_is_a_dot():
+    crop, after = covered(np.full((17, 2), 60, np.float32))
+    assert (crop == 7).all()
+    assert (after == VISIBLE).all()
+
+
+def test_face_and_hands_do_not_turn_the_body():
+    """WholeBody's 133 points count as lower but for eleven; only those of the body say where it lies."""
+    skeleton = load_skeleton("coco_wholebody133")
+    points = np.tile(STANDING[:1], (133, 1))  # feet, face and hands all at the nose
+    points[:17] = STANDING
+    _, state = covered(points, skeleton=skeleton, blanket_least_cover=0.5, blanket_most_cover=0.5)
+    assert (state[13:17] == OCCLUDED).all()
+    assert (state[23:] == VISIBLE).all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    points=st.lists(
+        st.tuples(*[st.floats(-1e7, 1e7, width=32)] * 2) | st.tuples(*[st.floats(-50, 200, width=32)] * 2),
+        min_size=17,
+        max_size=17,
+    ),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_wild_points_break_nothing(points, seed):
+    points = np.array(points, np.float32)
+    before = points.copy()
+    _, state = covered(points, seed=seed, size=(40, 70))
+    np.testing.assert_array_equal(points, before)
+    assert set(state.tolist()) <= {OCCLUDED, VISIBLE}
