@@ -70,7 +70,15 @@ class SupervisedHeads(nn.Module):
         Args:
             batch: the micro-batch.
         """
-        outputs = self.model(batch.images, batch.rows, self.config.head_statistics)
+        return self.terms(batch, self.features(batch))
+
+    def features(self, batch: DeviceBatch) -> Tensor:
+        """(B, D, h, w) features of all crops, each through its own dataset's expert if any."""
+        return self.model.features(batch.images, batch.rows)
+
+    def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
+        """The second half of :meth:`losses`, for methods that want the features for more than this."""
+        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
         return {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
         }

@@ -2,10 +2,11 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.codecs.codec import Codec
 from posecore.datasets.definition import Conventions
@@ -59,6 +60,13 @@ class PoseModel(nn.Module):
             feature_size=architecture.feature_size,
             input_size=architecture.input_size,
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As in every module, but what is frozen stays in evaluation mode; see :func:`rest_frozen`."""
+        super().train(mode)
+        if mode:
+            rest_frozen(self)
+        return self
 
     @property
     def config(self) -> ModelConfig:
@@ -195,6 +203,21 @@ def _check_shared(dataset: str, owner: str, skeletons: Mapping[str, Skeleton], s
         raise ConfigError(f"model.shared_heads.{dataset}: {owner!r} has no head of its own to share.")
     if skeletons[dataset].union_names != skeletons[owner].union_names:
         raise ConfigError(f"model.shared_heads.{dataset}: its points are not those of {owner!r}; give it its own head.")
+
+
+def rest_frozen(module: nn.Module) -> None:
+    """Puts what does not learn into evaluation mode: no statistic of it moves, and no path through it is dropped.
+
+    A module without parameters of its own or below it, such as drop path, goes with the one it is part of. BatchNorm
+    keeps its statistics unless all its parameters learn: where only the bias does, the rest of it is frozen.
+    """
+    parameters = list(module.parameters())
+    learning = [parameter.requires_grad for parameter in parameters]
+    if parameters and not (all(learning) if isinstance(module, _BatchNorm) else any(learning)):
+        module.eval()
+        return
+    for child in module.children():
+        rest_frozen(child)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from posecore.models.vit import VitConfig
 from posecore.schema import Json
 
 _MAY_DIFFER = {
+    "adapter_dim",
     "activation_checkpointing",
     "drop_path",
     "expert_share",
@@ -149,6 +150,11 @@ def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
             f"the parent's experts are {parents_share:g} of every feed-forward output, the model's {share:g}; "
             f"set expert_share to {parents_share:g}, or merge one expert of the parent first."
         )
+    width, parents_width = (getattr(backbone, "adapter_dim", 0) for backbone in (ours, theirs))
+    if parents_width not in (0, width):
+        raise ConfigError(
+            f"the parent's adapters are {parents_width} wide, the model's {width}; set adapter_dim to {parents_width}."
+        )
 
 
 def _weight_fields(backbone: BackboneConfig) -> dict[str, Any]:
@@ -162,7 +168,8 @@ def _listed(fields: Mapping[str, Any], names: list[str]) -> str:
 def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
     """All but experts; of a dense layer, the rows that are shared in a model with experts."""
     ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
-    shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name}
+    new = {name for name in ours if ".adapter." in name} - theirs.keys()  # which add nothing before they have learned
+    shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name and name not in new}
     rows = []
     if "pos_embed" in shared:
         grid, source_grid = model.config.feature_size, parent.config.feature_size
