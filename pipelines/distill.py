@@ -25,17 +25,16 @@ from rich.table import Table
 
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
-from pipelines.evaluate import evaluate_stores
+from pipelines.fetched_model import fetch_model
+from pipelines.judge_step import judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
@@ -47,14 +46,12 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.schedule import MultiStepSchedule
-
-_REGISTRY = "models:/"
 
 
 def _named(field: str) -> BeforeValidator:
@@ -164,10 +161,17 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = [
-            evaluate_step(workflow, config, "student", student.values["folder"], split, {}) for split in evaluation
+            judge_step(workflow, "student", student.values["folder"], split, config.inference) for split in evaluation
         ]
         reference = [
-            evaluate_step(workflow, config, "teacher", teacher.source.source, split, teacher.heads)
+            judge_step(
+                workflow,
+                "teacher",
+                teacher.source.source,
+                split,
+                config.inference,
+                teacher.heads[split.entry.answering_head],
+            )
             for split in evaluation
             if split.entry.answering_head in teacher.comparable
         ]
@@ -193,21 +197,8 @@ def fetch_teacher(
         IntegrityError: it is not the stated one.
         LineageError: there is no such registered version.
     """
-    parent = None
-    source = config.teacher
-    if source.source.startswith(_REGISTRY):
-        parent = registered_version(source.source, tracking)
-        with registered_model(parent.uri, tracking) as folder:
-            source = pin(SourceConfig(source=str(folder)))
-            model, record = _read(source)
-        record |= {"source": parent.uri}
-    else:
-        source = pin(source)
-        model, record = _read(source)
-    copy = config.folder / "teacher" / str(source.sha256)[:12]
-    if not (copy / CARD_FILE).exists():  # which is written last
-        save_model(model, copy)
-    own = pin(SourceConfig(source=str(copy)))
+    fetched = fetch_model(config.teacher, config.folder / "teacher", tracking)
+    model, own = fetched.model, fetched.source
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
     with torch.device("meta"):  # no memory, whatever the size
@@ -218,12 +209,7 @@ def fetch_teacher(
         if model.skeletons[lesson.head].union_names == learned[dataset].skeleton.union_names
     )
     heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
-    return TeacherFiles(own, record, model.card.licenses, parent, heads, comparable)
-
-
-def _read(source: SourceConfig) -> tuple[PoseModel, dict[str, Json]]:
-    model = source.read()
-    return model, source.provenance(model)
+    return TeacherFiles(own, fetched.record, model.card.licenses, fetched.version, heads, comparable)
 
 
 def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]) -> PoseModel:
@@ -281,35 +267,6 @@ def train(
         return card.model_copy(update={"lineage": {**stage.lineage, **card.lineage}, "licenses": licenses})
 
     return train_step(workflow, stage.name, config, config.cluster, worker, training, taught)
-
-
-def evaluate_step(
-    workflow: Workflow, config: DistillationJob, who: str, folder: str, split: Split, heads: Mapping[str, str]
-) -> StepResult:
-    """Teacher or student on one split, by that dataset's protocol.
-
-    Args:
-        workflow: the run.
-        config: the job.
-        who: ``teacher`` or ``student``.
-        folder: of the model.
-        split: what it is judged on.
-        heads: the model's head by dataset, where it is not the dataset's own.
-    """
-    name = split.entry.name
-    head = heads.get(split.entry.answering_head, split.entry.answering_head)
-    out = Path(folder).parent / "evaluation" / who / name
-
-    def execute(log: RunLog) -> Outputs:
-        log_dataset_inputs(log, [split.use])
-        result = evaluate_stores(folder, {name: split.location}, config.inference, heads={name: head}, out=out)
-        log.log_metrics(result.metrics[name])
-        return Outputs({"metrics": result.metrics[name], "set": name}, vouched(result.report))
-
-    inputs = {"model": pin(SourceConfig(source=folder)), "data": split.digest, "head": head, "out": str(out)}
-    return workflow.step(
-        f"evaluate:{who}:{name}", execute, inputs=inputs | {"settings": config.inference}, code=["pipelines.evaluate"]
-    )
 
 
 def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, student: StepResult) -> StepResult:

@@ -33,7 +33,7 @@ from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
-from posecore.evaluation.keypoint_errors import keypoint_errors
+from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
@@ -64,10 +64,12 @@ class EvaluationResult:
 
     Attributes:
         metrics: name of the split → metric → value.
+        errors: name of the split → the error of each keypoint.
         report: the HTML file.
     """
 
     metrics: dict[str, dict[str, float]]
+    errors: dict[str, list[KeypointError]]
     report: AnyPath
 
 
@@ -138,7 +140,8 @@ def evaluate_stores(
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
-    return EvaluationResult(metrics=metrics, report=report)
+    errors = {section.name: list(section.errors) for section in sections}
+    return EvaluationResult(metrics=metrics, errors=errors, report=report)
 
 
 def _judge(name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int) -> EvaluationSection:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -9,6 +10,7 @@ from torch import nn
 
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.loading.loader import Loader, LoadingConfig
+from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
@@ -60,7 +62,7 @@ class MultiDatasetWorker:
         training: the run.
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
-        method: how the model shares what it knows across skeletons, or who teaches it.
+        method: how the model shares what it knows across skeletons, who teaches it, or how it is adapted.
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
     """
@@ -69,7 +71,9 @@ class MultiDatasetWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: MethodConfig | DistillationConfig | HeadDistillationConfig = field(default_factory=HeadsConfig)
+    method: MethodConfig | DistillationConfig | HeadDistillationConfig | AdaptationConfig = field(
+        default_factory=HeadsConfig
+    )
     weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
 
@@ -115,6 +119,10 @@ class MultiDatasetWorker:
         method = self.method.build(model)
         load_trained(checkpoint, method)
         return method.model.eval()
+
+    def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
+        """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
+        return ()
 
     def _initial(self, stores: Mapping[str, ShardStore]) -> tuple[PoseModel, WarmStart | None]:
         torch.manual_seed(self.training.seed)

@@ -36,7 +36,7 @@ def train_step(
         complete: adds to the trained model's card what the worker cannot know.
 
     Returns:
-        ``folder`` of the model, and ``run_dir``, which later steps write beside it.
+        ``folder`` of the model, ``run_dir``, which later steps write beside it, and files ``beside`` the model.
     """
     data = {split.entry.name: split.digest for split in training}
     inputs: dict[str, Any] = {
@@ -60,8 +60,10 @@ def train_step(
         lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data}
         model.card = card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
-        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
-        return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)
+        beside = worker.write_beside(trained.checkpoint, run_dir)
+        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
+        values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
+        return Outputs(values, files)
 
     return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
 
