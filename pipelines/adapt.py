@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal, Self
 
 import torch
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
@@ -301,20 +302,31 @@ def check_labels(split: Split) -> None:
         DatasetError: too few labelled bodies, or a point that is labelled nowhere.
     """
     truth = GroundTruth.from_store(open_store(split.location))
-    visibility = truth.visibility[~truth.is_crowd]
-    count, name = int((visibility > 0).any(axis=1).sum()), split.entry.name
+    refuse_unlearnable(split.entry.name, split.definition.skeleton.names, truth.visibility[~truth.is_crowd])
+
+
+def refuse_unlearnable(name: str, points: Sequence[str], visibility: NDArray[Any]) -> None:
+    """The judgement of :func:`check_labels`.
+
+    Args:
+        name: of the target.
+        points: K names.
+        visibility: (N, K) COCO flags of every body.
+
+    Raises:
+        DatasetError: too few labelled bodies, or a point that is labelled nowhere.
+    """
+    count = int((visibility > 0).any(axis=1).sum())
     if count < FEWEST_INSTANCES:
         raise DatasetError(
-            f"target {name}: its train split has {count} labelled bodies, fewer than the {FEWEST_INSTANCES} that a head "
-            "can learn from; label more, or see in quarantine.parquet what its ingestion rejected."
+            f"target {name}: its train split has {count} labelled bodies, fewer than the {FEWEST_INSTANCES} that a "
+            "head can learn from; label more, or see in quarantine.parquet what its ingestion rejected."
         )
-    never = [
-        p for p, column in zip(split.definition.skeleton.names, visibility.T, strict=True) if not (column > 0).any()
-    ]
+    never = [point for point, flags in zip(points, visibility.T, strict=True) if not (flags > 0).any()]
     if never:
         raise DatasetError(
             f"target {name}: {_shortened(never)} {'is' if len(never) == 1 else 'are'} labelled on no body of its train "
-            "split, so its head could not learn where; label some, or use a skeleton without."
+            "split, so no head could learn where; label some, or use a skeleton without."
         )
 
 
@@ -429,15 +441,14 @@ def outcome(
     tables = {}
     titles: dict[str, Group] = {"target": "target", "forgetting": "kept", "generalisation": "independent"}
     for title, group in titles.items():
-        rows = [number for number, split in enumerate(evaluation) if config.group_of(split.entry) == group]
-        if rows:
-            tables[title] = forgetting_table(
-                *(
-                    {evaluation[i].entry.name: results[i].values["metrics"] for i in rows}
-                    for results in (before, after)
-                ),
-                {evaluation[i].entry.name: evaluation[i].definition.evaluation.protocol for i in rows},
+        splits = {split.entry.name: split for split in evaluation if config.group_of(split.entry) == group}
+        if splits:
+            parent, child = (
+                {result.values["set"]: result.values["metrics"] for result in results if result.values["set"] in splits}
+                for results in (before, after)
             )
+            protocols = {name: split.definition.evaluation.protocol for name, split in splits.items()}
+            tables[title] = forgetting_table(parent, child, protocols)
     return tables
 
 
