@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.methods.supervised import heatmap_loss
@@ -57,6 +58,19 @@ class AdaptedParts:
     target: str
     replayed: tuple[str, ...] = ()
     parent_has_embedding: bool = False
+
+
+def parse_strategy(word: str) -> StrategyConfig:
+    """The strategy of that name, as it comes.
+
+    Raises:
+        ConfigError: there is none.
+    """
+
+    class Named(Config):
+        strategy: StrategyConfig
+
+    return parse_config({"strategy": word}, Named, origin="strategy").strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -122,6 +136,7 @@ class StepTrace:
         largest_group: parameters of the largest optimiser group.
         parameters: of all that was built, what a strategy adds included.
         trained: those of them that learn.
+        backbone_learns: whether any of them are the backbone's.
     """
 
     backbone: int
@@ -131,6 +146,7 @@ class StepTrace:
     largest_group: int
     parameters: int
     trained: int
+    backbone_learns: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -202,7 +218,7 @@ class Plan:
     def recomputed_flops(self) -> float:
         """FLOPs of one GPU and step that checkpointing adds: the blocks' forward pass once more."""
         crops = self.run.micro_batch * self.run.accumulation
-        return self.cost.backbone.flops * crops if self.run.checkpointing else 0.0
+        return self.cost.backbone.flops * crops if self.run.checkpointing and self.trace.backbone_learns else 0.0
 
     @property
     def step_s(self) -> float:
@@ -337,6 +353,7 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
         largest_group=largest,
         parameters=count_parameters(method),
         trained=sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad),
+        backbone_learns=any(parameter.requires_grad for parameter in backbone.parameters()),
     )
 
 
