@@ -30,7 +30,7 @@ from pipelines.adaptation_worker import AdaptationWorker
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetEntry, DatasetsJob
 from pipelines.fetched_model import FetchedModel, fetch_model
-from pipelines.judge_step import judge_step
+from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.ray_training import RayTrainingConfig
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
@@ -46,7 +46,7 @@ from posecore.lineage.promotion import Check, Gate, PromotionConfig, check_gates
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.versions import RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.models.architecture import ModelCard
@@ -238,13 +238,13 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         check_labels(next(split for split in training if split.entry.name == config.target))
         leaks = audit_step(workflow, config, training, evaluation)
         child = train(workflow, config, method, parent, start, training, evaluation)
-        before = [judge_step(workflow, "parent", start.folder, split, config.inference) for split in evaluation]
-        after = [judge_step(workflow, "child", child.values["folder"], split, config.inference) for split in evaluation]
+        before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
+        after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
         tables = outcome(config, evaluation, before, after)
         registered = register_step(workflow, config, parent, child, splits, after, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         checks = verdict(config, evaluation, before, tracking, version)
-        report = report_step(workflow, config, start, child, evaluation, before, after, tables, checks, version)
+        report = report_step(workflow, config, start, child, before, after, tables, checks, version)
         workflow.run.set_tags({"posecore.registered": version.uri, "posecore.verdict": _verdict_word(checks)})
 
     for title, rows in tables.items():
@@ -435,7 +435,7 @@ def train(
 
 
 def outcome(
-    config: AdaptationJob, evaluation: Sequence[Split], before: Sequence[StepResult], after: Sequence[StepResult]
+    config: AdaptationJob, evaluation: Sequence[Split], before: StepResult, after: StepResult
 ) -> dict[str, list[Change]]:
     """What was gained on the target, forgotten of kept sets and gained on independent ones; no empty tables."""
     tables = {}
@@ -443,10 +443,7 @@ def outcome(
     for title, group in titles.items():
         splits = {split.entry.name: split for split in evaluation if config.group_of(split.entry) == group}
         if splits:
-            parent, child = (
-                {result.values["set"]: result.values["metrics"] for result in results if result.values["set"] in splits}
-                for results in (before, after)
-            )
+            parent, child = ({name: result.values["metrics"][name] for name in splits} for result in (before, after))
             protocols = {name: split.definition.evaluation.protocol for name, split in splits.items()}
             tables[title] = forgetting_table(parent, child, protocols)
     return tables
@@ -455,18 +452,18 @@ def outcome(
 def verdict(
     config: AdaptationJob,
     evaluation: Sequence[Split],
-    before: Sequence[StepResult],
+    before: StepResult,
     tracking: Tracking,
     child: RegisteredVersion,
 ) -> list[Check]:
     """Every gate, those of the run file and those that follow from the parent's own figures."""
     gates = list(config.gates.gates)
-    for split, result in zip(evaluation, before, strict=True):
+    for split in evaluation:
         group, protocol = config.group_of(split.entry), PROTOCOLS[split.definition.evaluation.protocol]
         allowed = {"target": 0.0 if config.gates.must_gain else None, "kept": config.gates.max_forgetting}.get(group)
         if allowed is None:
             continue
-        value = result.values["metrics"][protocol.primary]
+        value = before.values["metrics"][split.entry.name][protocol.primary]
         sign = 1 if protocol.higher_is_better else -1
         gates.append(
             Gate(
@@ -484,7 +481,7 @@ def register_step(
     parent: FetchedModel,
     child: StepResult,
     splits: Sequence[Split],
-    judged: Sequence[StepResult],
+    judged: StepResult,
     leaks: StepResult,
 ) -> StepResult:
     """The child as a new version in the registry, its parent named, low-rank updates as further artifacts."""
@@ -498,10 +495,7 @@ def register_step(
             config.name,
             Path(child.values["folder"]),
             [split.use for split in splits],
-            [
-                EvaluationResult(name=split.entry.name, digest=split.digest, metrics=result.values["metrics"])
-                for split, result in zip(evaluation, judged, strict=True)
-            ],
+            as_registered(evaluation, judged),
             parent=parent.version,
             tags={
                 "training_run_id": child.run_id,
@@ -517,7 +511,7 @@ def register_step(
         "name": config.name,
         "model": child,
         "parent": parent.version.uri if parent.version else None,
-        "judged": list(judged),
+        "judged": judged,
         "audit": leaks,
     }
     return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
@@ -528,20 +522,18 @@ def report_step(
     config: AdaptationJob,
     start: Start,
     child: StepResult,
-    evaluation: Sequence[Split],
-    before: Sequence[StepResult],
-    after: Sequence[StepResult],
+    before: StepResult,
+    after: StepResult,
     tables: Mapping[str, Sequence[Change]],
     checks: Sequence[Check],
     version: RegisteredVersion,
 ) -> StepResult:
-    """One HTML file with everything; the worst cases of each set are in the reports it names."""
+    """One HTML file with everything; the worst cases are in the two reports it names."""
     path = Path(child.values["run_dir"]) / "adaptation.html"
+    earlier, later = before.values["errors"], after.values["errors"]
     errors = {
-        split.entry.name: {
-            point: (earlier.values["errors"][point], error) for point, error in later.values["errors"].items()
-        }
-        for split, earlier, later in zip(evaluation, before, after, strict=True)
+        name: {point: (earlier[name][point], error) for point, error in points.items()}
+        for name, points in later.items()
     }
 
     def execute(log: RunLog) -> Outputs:
@@ -568,15 +560,15 @@ def report_step(
                 ],
             ),
             differences=start.differences,
-            reports={result.values["set"]: result.values["report"] for result in after},
+            details={"parent": before.values["report"], "child": after.values["report"]},
         )
         write_adaptation_report(path, report)
         log.log_file(path)
         return Outputs({"report": str(path)}, vouched(path))
 
     inputs = {
-        "before": list(before),
-        "after": list(after),
+        "before": before,
+        "after": after,
         "checks": [check.model_dump() for check in checks],
         "start": start.report.as_dict(),
         "differences": list(start.differences),

@@ -26,7 +26,7 @@ from rich.table import Table
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
 from pipelines.fetched_model import fetch_model
-from pipelines.judge_step import judge_step
+from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
@@ -38,7 +38,7 @@ from posecore.evaluation.protocols import PROTOCOLS
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.versions import RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
 from posecore.methods.head_distillation import HeadDistillationConfig
@@ -160,21 +160,12 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         student = train(workflow, config, first_stage(config, teacher), teacher, training, evaluation)
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
-        judged = [
-            judge_step(workflow, "student", student.values["folder"], split, config.inference) for split in evaluation
-        ]
-        reference = [
-            judge_step(
-                workflow,
-                "teacher",
-                teacher.source.source,
-                split,
-                config.inference,
-                teacher.heads[split.entry.answering_head],
-            )
-            for split in evaluation
-            if split.entry.answering_head in teacher.comparable
-        ]
+        judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+        known = [split for split in evaluation if split.entry.answering_head in teacher.comparable]
+        heads = {split.entry.name: teacher.heads[split.entry.answering_head] for split in known}
+        reference = None
+        if known:
+            reference = judge_step(workflow, "teacher", teacher.source.source, known, config.inference, heads)
         measured = measure_step(workflow, config, teacher, student)
         registered = register_step(workflow, config, teacher, student, splits, judged, measured, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
@@ -299,7 +290,7 @@ def register_step(
     teacher: TeacherFiles,
     student: StepResult,
     splits: Sequence[Split],
-    judged: Sequence[StepResult],
+    judged: StepResult,
     measured: StepResult,
     leaks: StepResult,
 ) -> StepResult:
@@ -313,10 +304,7 @@ def register_step(
             config.name,
             Path(student.values["folder"]),
             [split.use for split in splits],
-            [
-                EvaluationResult(name=split.entry.name, digest=split.digest, metrics=result.values["metrics"])
-                for split, result in zip(evaluation, judged, strict=True)
-            ],
+            as_registered(evaluation, judged),
             parent=teacher.parent,
             tags={"training_run_id": student.run_id, "leaked_pairs": str(leaks.values["shared"]), **figures},
             summary=f"Distilled from {teacher.record['source']}.",
@@ -327,24 +315,24 @@ def register_step(
         "name": config.name,
         "model": student,
         "parent": teacher.parent.uri if teacher.parent else None,
-        "judged": list(judged),
+        "judged": judged,
         "measured": measured,
         "audit": leaks,
     }
     return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
 
 
-def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult], reference: Sequence[StepResult]) -> Table:
+def results_table(evaluation: Sequence[Split], judged: StepResult, reference: StepResult | None) -> Table:
     """One row per judged set: student beside teacher, where the teacher knows the same points."""
     table = Table(title="results")
     for column in ("dataset", "metric", "student", "teacher"):
         table.add_column(column, overflow="fold")
-    of_teacher = {result.values["set"]: result.values["metrics"] for result in reference}
-    for split, result in zip(evaluation, judged, strict=True):
+    of_teacher = reference.values["metrics"] if reference is not None else {}
+    for split in evaluation:
         name = split.entry.name
         primary = PROTOCOLS[split.definition.evaluation.protocol].primary
         theirs = f"{of_teacher[name][primary]:.3f}" if name in of_teacher else "other points"
-        table.add_row(name, primary, f"{result.values['metrics'][primary]:.3f}", theirs)
+        table.add_row(name, primary, f"{judged.values['metrics'][name][primary]:.3f}", theirs)
     return table
 
 

@@ -65,7 +65,7 @@ def train_step(
         values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
         return Outputs(values, files)
 
-    return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+    return workflow.step(name, execute, inputs=inputs, code=[type(worker).__module__])
 
 
 def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:

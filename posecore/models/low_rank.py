@@ -60,6 +60,8 @@ def is_low_rank(name: str) -> bool:
 @torch.no_grad()
 def merge_low_rank(model: nn.Module) -> None:
     """Adds every update into its weight and takes it out, in place; nothing happens to a model without any."""
+    if not any(is_low_rank(name) for name, _ in model.named_parameters()):
+        return  # without importing peft
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for name, layer in [item for item in model.named_modules() if isinstance(item[1], BaseTunerLayer)]:

@@ -37,7 +37,7 @@ class AdaptationReport:
             nowhere.
         warm_start: what the child took from its parent.
         differences: points that look like the parent's and are not, a sentence each.
-        reports: set to the file with its worst cases.
+        details: who was judged to the file with all metrics and the worst cases.
     """
 
     title: str
@@ -48,7 +48,7 @@ class AdaptationReport:
     errors: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
     warm_start: ReportTable
     differences: Sequence[str] = ()
-    reports: Mapping[str, str] = field(default_factory=dict)
+    details: Mapping[str, str] = field(default_factory=dict)
 
 
 def write_adaptation_report(path: AnyPath, report: AdaptationReport) -> AnyPath:

@@ -6,19 +6,24 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import TypeAdapter
+from torch import nn
 
-from posecore.errors import ConfigError
+from posecore.errors import CheckpointError, ConfigError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig
-from posecore.methods.strategies import own_modules
+from posecore.methods.strategies import Roles, StrategyConfig, own_modules
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.low_rank import merge_low_rank, save_adapter
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
 from posecore.models.warm_start import warm_start
+from posecore.models.weights.write import write_weights
 from posecore.training.context import LocalContext
+from posecore.training.ema import WeightAverage
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import (
@@ -293,3 +298,41 @@ def test_a_convolutional_backbone_keeps_its_statistics_while_biases_learn() -> N
     method.train()
     method.model.features(torch.randn(2, 3, 64, 64), [("dogs", 0, 2)])
     assert all(torch.equal(buffer, before[name]) for name, buffer in method.model.backbone.named_buffers())
+
+
+@pytest.mark.parametrize("strategy", ["lora", "dora"])
+def test_sapiens2_has_layers_for_low_rank_updates(strategy: str) -> None:
+    backbone = Sapiens2Config(embed_dim=8, depth=2, num_heads=2, tokenizer_depth=1).build((64, 64), ())
+    model = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict({"dogs": nn.Conv2d(8, 3, 1)})}).eval()
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(5))
+    before = backbone(images, [])
+    TypeAdapter(StrategyConfig).validate_python(strategy).apply(model, Roles("dogs"))
+    torch.testing.assert_close(backbone(images, []), before)
+    updated = {name.split(".lora_A")[0] for name, _ in model.named_parameters() if ".lora_A" in name}
+    assert updated == {
+        f"backbone.blocks.{block}.{layer}"
+        for block in range(2)
+        for layer in ("attn.wq", "attn.wk", "attn.wv", "attn.proj", "ffn.w12", "ffn.w3")
+    }
+    merge_low_rank(model)
+    torch.testing.assert_close(backbone(images, []), before)
+
+
+def test_a_moving_average_leaves_what_is_frozen_alone() -> None:
+    method = _adaptation("lora")
+    average = WeightAverage(method, 0.9)
+    first = average.tensors()
+    with torch.no_grad():
+        for parameter in method.parameters():
+            if parameter.requires_grad:
+                parameter.add_(1.0)
+    average.update(method)
+    for name, parameter in method.named_parameters():
+        moved = average.tensors()[name] - first[name]
+        torch.testing.assert_close(moved, torch.full_like(moved, 0.1) if parameter.requires_grad else moved * 0)
+
+
+def test_what_has_no_place_in_a_published_file_is_not_written_into_one(tmp_path: Path) -> None:
+    model = _adaptation("adapter").model
+    with pytest.raises(CheckpointError, match="no place for adapters"):
+        write_weights(model, "vitpose", tmp_path / "x.pth")
