@@ -16,11 +16,11 @@ from posecore.storage import AnyPath
 
 @dataclass(frozen=True, kw_only=True)
 class AdaptationWorker(MultiDatasetWorker):
-    """A child with all of its parent's heads and one for the target.
+    """Training of a child on its target and on what is replayed; heads without data go along untouched.
 
     Attributes:
-        parent: card of the parent.
-        target: card of the child before it learns; see :func:`child_card`.
+        parent: how files of low-rank updates name what they belong to.
+        card: of the child before the strategy adds to it: the parent's heads and one for the target.
     """
 
     method: AdaptationConfig

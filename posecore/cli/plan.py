@@ -66,11 +66,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _planned_run(options: argparse.Namespace) -> "PlannedRun":
+    from posecore.methods.strategies import parse_strategy
     from posecore.models.architecture import ModelConfig
     from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
     from posecore.training.gpus import find_gpu
     from posecore.training.loop import TrainingConfig
-    from posecore.training.planner import AdaptedParts, PlannedRun, parse_strategy, with_checkpointing
+    from posecore.training.planner import AdaptedParts, PlannedRun, with_checkpointing
 
     gpu = find_gpu(options.gpu)
     job = read_yaml(options.config) if options.config else {}

@@ -17,7 +17,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 from pydantic import BeforeValidator, Field
 from torch import nn
 
-from posecore.config import Config
+from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import ExpertsConfig
@@ -340,6 +340,19 @@ StrategyConfig: TypeAlias = Annotated[
     BeforeValidator(_resolve_name),
 ]
 """Every strategy there is: its name, or ``{kind: name, field: other value}``."""
+
+
+class _Named(Config):
+    strategy: StrategyConfig
+
+
+def parse_strategy(word: str) -> StrategyConfig:
+    """The strategy of that name, as it comes.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    return parse_config({"strategy": word}, _Named, origin="strategy").strategy
 
 
 def own_modules(model: nn.Module, target: str) -> list[str]:

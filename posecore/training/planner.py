@@ -22,7 +22,6 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.methods.supervised import heatmap_loss
@@ -58,19 +57,6 @@ class AdaptedParts:
     target: str
     replayed: tuple[str, ...] = ()
     parent_has_embedding: bool = False
-
-
-def parse_strategy(word: str) -> StrategyConfig:
-    """The strategy of that name, as it comes.
-
-    Raises:
-        ConfigError: there is none.
-    """
-
-    class Named(Config):
-        strategy: StrategyConfig
-
-    return parse_config({"strategy": word}, Named, origin="strategy").strategy
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -38,7 +38,7 @@ def launch(runs: list[dict[str, Any]], world_size: int) -> None:
         for rank in range(world_size)
     ]
     for process in processes:
-        output, _ = process.communicate(timeout=400)
+        output, _ = process.communicate(timeout=800)
         assert process.returncode == 0, output.decode()[-3000:]
 
 
