@@ -153,12 +153,7 @@ class DatasetsJob(Config):
 
     @model_validator(mode="after")
     def _check_datasets(self) -> Self:
-        names = [entry.name for entry in self.datasets]
-        doubled = sorted({name for name in names if names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
-        if "://" in self.run_folder:
-            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
+        self._check_names()
         heads = {entry.name for entry in self.datasets if entry.train is not None}
         if not heads:
             raise ValueError("datasets: none has a train split.")
@@ -166,6 +161,14 @@ class DatasetsJob(Config):
             if entry.head is not None and entry.head not in heads:
                 raise ValueError(f"datasets.{entry.name}.head: {entry.head!r} is no entry with a train split.")
         return self
+
+    def _check_names(self) -> None:
+        names = [entry.name for entry in self.datasets]
+        doubled = sorted({name for name in names if names.count(name) > 1})
+        if doubled:
+            raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
+        if "://" in self.run_folder:
+            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
 
     @property
     def folder(self) -> Path:

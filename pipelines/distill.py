@@ -27,23 +27,22 @@ from rich.table import Table
 from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
 from pipelines.distill_flags import FLAGS
-from pipelines.evaluate import evaluate_stores
+from pipelines.fetched_model import REGISTRY, fetch_model
+from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.teacher_cache import TeacherCache, cache_step, check_cache
 from pipelines.train_step import judge_while_training, train_step
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
-from posecore.lineage.versions import COST, EvaluationResult, RegisteredVersion
+from posecore.lineage.versions import COST, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.training_crops import crop_terms
 from posecore.methods.distillation import Distillation, DistillationConfig, DistillationTerms
@@ -53,7 +52,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
 from posecore.shards.answers import AnswerTerms, Bodies, LessonTerms
@@ -61,8 +60,6 @@ from posecore.shards.store import open_store
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.schedule import MultiStepSchedule
-
-_REGISTRY = "models:/"
 
 
 def _named(field: str) -> BeforeValidator:
@@ -198,7 +195,7 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
     # A store made new for this run has no teacher.
-    tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(_REGISTRY))
+    tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(REGISTRY))
     teacher = fetch_teacher(config, definitions, tracking)
     if config.token is not None:
         student_config = with_tokens(config.student, teacher.architecture, config.token.number)
@@ -217,14 +214,12 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         student = train(workflow, config, first_stage(config, teacher, token, answers), teacher, training, evaluation)
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
-        judged = [
-            evaluate_step(workflow, config, "student", student.values["folder"], split, {}) for split in evaluation
-        ]
-        reference = [
-            evaluate_step(workflow, config, "teacher", teacher.source.source, split, teacher.heads)
-            for split in evaluation
-            if split.entry.answering_head in teacher.comparable
-        ]
+        judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+        known = [split for split in evaluation if split.entry.answering_head in teacher.comparable]
+        heads = {split.entry.name: teacher.heads[split.entry.answering_head] for split in known}
+        reference = None
+        if known:
+            reference = judge_step(workflow, "teacher", teacher.source.source, known, config.inference, heads)
         measured = measure_step(workflow, config, teacher, student)
         registered = register_step(workflow, config, teacher, student, splits, judged, measured, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
@@ -247,21 +242,8 @@ def fetch_teacher(
         IntegrityError: it is not the stated one.
         LineageError: there is no such registered version.
     """
-    parent = None
-    source = config.teacher
-    if source.source.startswith(_REGISTRY):
-        parent = registered_version(source.source, tracking)
-        with registered_model(parent.uri, tracking) as folder:
-            source = pin(SourceConfig(source=str(folder)))
-            model, record = _read(source)
-        record |= {"source": parent.uri}
-    else:
-        source = pin(source)
-        model, record = _read(source)
-    copy = config.folder / "teacher" / str(source.sha256)[:12]
-    if not (copy / CARD_FILE).exists():  # which is written last
-        save_model(model, copy)
-    own = pin(SourceConfig(source=str(copy)))
+    fetched = fetch_model(config.teacher, config.folder / "teacher", tracking)
+    model, own = fetched.model, fetched.source
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
     with torch.device("meta"):  # no memory, whatever the size
@@ -274,12 +256,8 @@ def fetch_teacher(
     )
     heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
     stored = {} if config.cache is None else method.lesson_terms()
-    return TeacherFiles(own, model.config, record, model.card.licenses, parent, heads, comparable, stored)
-
-
-def _read(source: SourceConfig) -> tuple[PoseModel, dict[str, Json]]:
-    model = source.read()
-    return model, source.provenance(model)
+    version, licenses = fetched.version, model.card.licenses
+    return TeacherFiles(own, model.config, fetched.record, licenses, version, heads, comparable, stored)
 
 
 def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]) -> PoseModel:
@@ -383,35 +361,6 @@ def train(
     return train_step(workflow, stage.name, config, config.cluster, worker, training, taught)
 
 
-def evaluate_step(
-    workflow: Workflow, config: DistillationJob, who: str, folder: str, split: Split, heads: Mapping[str, str]
-) -> StepResult:
-    """Teacher or student on one split, by that dataset's protocol.
-
-    Args:
-        workflow: the run.
-        config: the job.
-        who: ``teacher`` or ``student``.
-        folder: of the model.
-        split: what it is judged on.
-        heads: the model's head by dataset, where it is not the dataset's own.
-    """
-    name = split.entry.name
-    head = heads.get(split.entry.answering_head, split.entry.answering_head)
-    out = Path(folder).parent / "evaluation" / who / name
-
-    def execute(log: RunLog) -> Outputs:
-        log_dataset_inputs(log, [split.use])
-        result = evaluate_stores(folder, {name: split.location}, config.inference, heads={name: head}, out=out)
-        log.log_metrics(result.metrics[name])
-        return Outputs({"metrics": result.metrics[name], "set": name}, vouched(result.report))
-
-    inputs = {"model": pin(SourceConfig(source=folder)), "data": split.digest, "head": head, "out": str(out)}
-    return workflow.step(
-        f"evaluate:{who}:{name}", execute, inputs=inputs | {"settings": config.inference}, code=["pipelines.evaluate"]
-    )
-
-
 def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, student: StepResult) -> StepResult:
     """Size, arithmetic and latency of student and teacher on the driver's machine, one crop and one head at a time."""
     folders = {"student": student.values["folder"], "teacher": teacher.source.source}
@@ -442,7 +391,7 @@ def register_step(
     teacher: TeacherFiles,
     student: StepResult,
     splits: Sequence[Split],
-    judged: Sequence[StepResult],
+    judged: StepResult,
     measured: StepResult,
     leaks: StepResult,
 ) -> StepResult:
@@ -456,10 +405,7 @@ def register_step(
             config.name,
             Path(student.values["folder"]),
             [split.use for split in splits],
-            [
-                EvaluationResult(name=split.entry.name, digest=split.digest, metrics=result.values["metrics"])
-                for split, result in zip(evaluation, judged, strict=True)
-            ],
+            as_registered(evaluation, judged),
             parent=teacher.parent,
             tags={"training_run_id": student.run_id, "leaked_pairs": str(leaks.values["shared"]), **figures},
             summary=f"Distilled from {teacher.record['source']}.",
@@ -470,24 +416,24 @@ def register_step(
         "name": config.name,
         "model": student,
         "parent": teacher.parent.uri if teacher.parent else None,
-        "judged": list(judged),
+        "judged": judged,
         "measured": measured,
         "audit": leaks,
     }
     return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
 
 
-def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult], reference: Sequence[StepResult]) -> Table:
+def results_table(evaluation: Sequence[Split], judged: StepResult, reference: StepResult | None) -> Table:
     """One row per judged set: student beside teacher, where the teacher knows the same points."""
     table = Table(title="results")
     for column in ("dataset", "metric", "student", "teacher"):
         table.add_column(column, overflow="fold")
-    of_teacher = {result.values["set"]: result.values["metrics"] for result in reference}
-    for split, result in zip(evaluation, judged, strict=True):
+    of_teacher = reference.values["metrics"] if reference is not None else {}
+    for split in evaluation:
         name = split.entry.name
         primary = PROTOCOLS[split.definition.evaluation.protocol].primary
         theirs = f"{of_teacher[name][primary]:.3f}" if name in of_teacher else "other points"
-        table.add_row(name, primary, f"{result.values['metrics'][primary]:.3f}", theirs)
+        table.add_row(name, primary, f"{judged.values['metrics'][name][primary]:.3f}", theirs)
     return table
 
 

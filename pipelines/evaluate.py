@@ -38,7 +38,7 @@ from posecore.errors import EvaluationError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
-from posecore.evaluation.keypoint_errors import keypoint_errors
+from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
@@ -70,11 +70,13 @@ class EvaluationResult:
 
     Attributes:
         metrics: name of the split → metric → value.
+        errors: name of the split → the error of each keypoint.
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
     """
 
     metrics: dict[str, dict[str, float]]
+    errors: dict[str, list[KeypointError]]
     report: AnyPath
     clinical: dict[str, ClinicalResult]
 
@@ -156,6 +158,7 @@ def evaluate_stores(
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
     return EvaluationResult(
         metrics=metrics,
+        errors={section.name: list(section.errors) for section in sections},
         report=report,
         clinical={section.name: section.clinical for section in sections if section.clinical is not None},
     )

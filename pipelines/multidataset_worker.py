@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import torch
 from rich.console import Console
@@ -10,6 +11,7 @@ from torch import nn
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.loading.loader import Loader, LoadingConfig
+from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig
@@ -64,7 +66,8 @@ class MultiDatasetWorker:
         training: the run.
         loading: mixture and augmentation.
         stores: mixture entry to the location of its ingested split.
-        method: how the model shares what it knows across skeletons, who teaches it, or what its teacher learns first.
+        method: how the model shares what it knows across skeletons, who teaches it, what its teacher learns first, or
+            how it is adapted.
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
         corrections: by mixture entry, labels that are read as unlabelled.
@@ -77,8 +80,8 @@ class MultiDatasetWorker:
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: MethodConfig | KnowledgeTokenConfig | DistillationConfig | HeadDistillationConfig = field(
-        default_factory=HeadsConfig
+    method: MethodConfig | KnowledgeTokenConfig | DistillationConfig | HeadDistillationConfig | AdaptationConfig = (
+        field(default_factory=HeadsConfig)
     )
     weights: WeightsConfig | None = None
     evaluate: Evaluate | None = None
@@ -129,6 +132,10 @@ class MultiDatasetWorker:
         method = self.method.build(model)
         load_trained(checkpoint, method)
         return method.model.eval()
+
+    def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
+        """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
+        return ()
 
     def _answers(self) -> Mapping[str, str]:
         return self.method.answers if isinstance(self.method, DistillationConfig) else {}

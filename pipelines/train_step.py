@@ -42,7 +42,7 @@ def train_step(
         record_labels: record the loss of every label whenever evaluation is due.
 
     Returns:
-        ``folder`` of the model, and ``run_dir``, which later steps write beside it.
+        ``folder`` of the model, ``run_dir``, which later steps write beside it, and files ``beside`` the model.
     """
     data = {split.entry.name: split.digest for split in training}
     inputs: dict[str, Any] = {
@@ -88,10 +88,12 @@ def train_step(
             lineage["corrections"] = inputs["corrections"]
         model.card = card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
-        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE)
-        return Outputs({"folder": str(folder), "run_dir": str(run_dir)}, files)
+        beside = worker.write_beside(trained.checkpoint, run_dir)
+        files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
+        values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
+        return Outputs(values, files)
 
-    return workflow.step(name, execute, inputs=inputs, code=["pipelines.multidataset_worker"])
+    return workflow.step(name, execute, inputs=inputs, code=[type(worker).__module__])
 
 
 def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:

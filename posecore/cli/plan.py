@@ -35,6 +35,9 @@ def add(commands: Commands) -> None:
     parser.add_argument("--offload", action="store_true", help="optimiser state in host memory")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--trainable", type=positive, help="number of trained parameters (default: all)")
+    parser.add_argument(
+        "--strategy", help="of adapting to the last head: full, frozen-backbone, lora …; see pipelines/adapt.py"
+    )
     parser.add_argument("--mfu", type=_share, default=0.4, help="share of the GPU's peak it computes at (default: 0.4)")
     parser.set_defaults(run=_plan)
 
@@ -63,11 +66,12 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _planned_run(options: argparse.Namespace) -> "PlannedRun":
+    from posecore.methods.strategies import parse_strategy
     from posecore.models.architecture import ModelConfig
     from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
     from posecore.training.gpus import find_gpu
     from posecore.training.loop import TrainingConfig
-    from posecore.training.planner import PlannedRun, with_checkpointing
+    from posecore.training.planner import AdaptedParts, PlannedRun, with_checkpointing
 
     gpu = find_gpu(options.gpu)
     job = read_yaml(options.config) if options.config else {}
@@ -80,6 +84,14 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
         fields["input_size"] = input_size(options.input)
     model = parse_config(fields, ModelConfig, origin="model")
     model = with_checkpointing(model) if options.checkpointing else model
+    keypoints = _keypoints(options, job)
+    adapted = None
+    if options.strategy:
+        if options.trainable:
+            raise ConfigError("--strategy says itself what learns; leave out --trainable.")
+        strategy = parse_strategy(options.strategy)
+        model = strategy.architecture(model)
+        adapted = AdaptedParts(strategy, target=list(keypoints)[-1])
     training = None
     if "training" in job:
         training = parse_config(job["training"], TrainingConfig, origin=f"{options.config}: training")
@@ -106,7 +118,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
             raise ConfigError("--offload needs a ZeRO stage of at least 1; add --zero 1.")
     return PlannedRun(
         model=model,
-        keypoints=_keypoints(options, job),
+        keypoints=keypoints,
         engine=engine,
         gpu=gpu,
         num_gpus=num_gpus,
@@ -114,6 +126,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
         accumulation=accumulation,
         keeps_average=bool(training and training.average_decay is not None),
         trainable=options.trainable,
+        adapted=adapted,
         mfu=options.mfu,
     )
 
@@ -149,7 +162,16 @@ def _table(plan: "Plan") -> "Table":
     stage = run.zero_stage
     sharded = f"1/{run.num_gpus} of " if run.num_gpus > 1 else ""
     rows: list[tuple[str, str, str]] = [
-        ("parameters", f"{cost.parameters / 1e6:,.1f} M", f"whole model; {heads / 1e6:,.1f} M of them in the heads"),
+        (
+            "parameters",
+            f"{plan.total_parameters / 1e6:,.1f} M",
+            f"whole model; {heads / 1e6:,.1f} M of them in the heads",
+        ),
+        (
+            "trained parameters",
+            f"{plan.trained_parameters / 1e6:,.2f} M",
+            f"{plan.trained_parameters / plan.total_parameters:.2%}; they alone have gradients and optimiser state",
+        ),
         ("weights", _gib(plan.weights), f"float32, {sharded if stage == 3 else ''}4 bytes per parameter"),
         ("gradients", _gib(plan.gradients), f"float32, {sharded if stage >= 2 else ''}4 bytes per trained parameter"),
         ("optimiser state", _gib(plan.moments), f"AdamW's two moments, {sharded if stage else ''}8 bytes"),
@@ -190,7 +212,7 @@ def _table(plan: "Plan") -> "Table":
 
 
 def _recomputed(plan: "Plan") -> str:
-    passes = "forward, and backward at twice that"
+    passes = "forward, and backward at twice that" if plan.run.adapted is None else "forward and backward, as counted"
     return f"{passes}; {_si(plan.recomputed_flops, 'FLOPs')} recomputed" if plan.recomputed_flops else passes
 
 

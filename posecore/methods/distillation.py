@@ -219,16 +219,16 @@ class Distillation(SupervisedHeads):
         self._strength = self.distillation.strength(step, total_steps)
         return frozenset()
 
-    def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
+    def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
         """Scalars; a dataset without samples contributes an exact zero.
 
         Args:
             batch: the micro-batch.
+            features: of all its crops.
 
         Returns:
             ``features``, and per dataset ``outputs/<dataset>`` and, with labels, ``loss/<dataset>``.
         """
-        features = self.model.features(batch.images, batch.rows)
         outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
         asked = self.feature_weight or self.output_weight  # labels and a knowledge token do without
         answer = self.teacher.answer(batch) if asked else None

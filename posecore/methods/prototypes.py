@@ -215,18 +215,22 @@ class PrototypeLearning(SupervisedHeads):
     def _learning(self) -> tuple[tuple[str, bool], ...]:
         return (_HEADS, self._stage.heads_learn), (_BACKBONE, self._stage.backbone_learns)
 
-    def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
+    def features(self, batch: DeviceBatch) -> Tensor:
+        """As of heads alone, without gradients where the backbone is frozen."""
+        with _gradients(self._stage.backbone_learns):
+            return super().features(batch)
+
+    def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
         """Scalars per dataset; what is switched off or has no samples contributes an exact zero.
 
         Args:
             batch: the micro-batch.
+            features: of all its crops.
 
         Returns:
             ``loss/<dataset>`` of the head, ``prototypes/<dataset>`` (contrast and distance),
             ``prototype_heatmap/<dataset>`` and ``self_supervision/<dataset>``; with depth as a second task ``depth``.
         """
-        with _gradients(self._stage.backbone_learns):
-            features = self._features(batch)
         embeddings = self.model.embedding_head(features)
         outputs = {group.dataset: self._run_head(features, batch, group) for group in batch.groups}
         with torch.autocast(batch.images.device.type, enabled=False):

@@ -1,4 +1,4 @@
-"""Methods in which not everything learns in every step."""
+"""Methods of which the optimiser must know more than their parameters: stages, and weights that are held in place."""
 
 from typing import Protocol, runtime_checkable
 
@@ -18,4 +18,13 @@ class StagedMethod(Protocol):
 
     def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
         """Prepares for the 0-based ``step`` of ``total_steps`` and returns the parts that are frozen in it."""
+        ...
+
+
+@runtime_checkable
+class InheritingMethod(Protocol):
+    """Some of its weights are a trained model's, and may be held to the values they start from."""
+
+    def inherited(self, name: str) -> bool:
+        """Whether a parameter of that name is one of them."""
         ...

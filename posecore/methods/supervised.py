@@ -114,7 +114,14 @@ class SupervisedHeads(nn.Module):
         Args:
             batch: the micro-batch.
         """
-        features = self._features(batch)
+        return self.terms(batch, self.features(batch))
+
+    def features(self, batch: DeviceBatch) -> Tensor:
+        """(B, D, h, w) features of all crops, each through its own dataset's expert if any."""
+        return self.model.features(batch.images, batch.rows, batch.depth)
+
+    def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
+        """The second half of :meth:`losses`, for methods that want the features for more than this."""
         outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
         terms = {
             f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
@@ -122,9 +129,6 @@ class SupervisedHeads(nn.Module):
         for group in batch.groups:
             terms |= self._prior_term(outputs[group.dataset], group, len(batch))
         return terms | self._depth_loss(features, batch)
-
-    def _features(self, batch: DeviceBatch) -> Tensor:
-        return self.model.features(batch.images, batch.rows, batch.depth if self.model.takes_depth else None)
 
     def _depth_loss(self, features: Tensor, batch: DeviceBatch) -> dict[str, Tensor]:
         return {} if self.depth_task is None else {"depth": self.depth_task(features, batch.depth)}

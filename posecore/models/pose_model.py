@@ -2,10 +2,11 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.codecs.codec import Codec
 from posecore.datasets.definition import Conventions
@@ -63,6 +64,13 @@ class PoseModel(nn.Module):
             feature_size=architecture.feature_size,
             input_size=architecture.input_size,
         )
+
+    def train(self, mode: bool = True) -> Self:
+        """As in every module, but what is frozen stays in evaluation mode; see :func:`rest_frozen`."""
+        super().train(mode)
+        if mode:
+            rest_frozen(self)
+        return self
 
     @property
     def config(self) -> ModelConfig:
@@ -143,7 +151,8 @@ class PoseModel(nn.Module):
         Args:
             images: (B, 3, H, W) normalised RGB.
             groups: which rows belong to which dataset.
-            depth: (B, H, W) metres, 0 where not known; for a model that takes depth, which answers without it as well.
+            depth: (B, H, W) metres, 0 where not known. A model that takes depth answers without it as well, and one that
+                takes none does not look at it.
 
         Raises:
             ConfigError: the model does not know a group's dataset.
@@ -151,7 +160,7 @@ class PoseModel(nn.Module):
         for dataset, _, _ in groups:
             self._check_known(dataset)
         rows = [(self.owner(dataset), start, stop) for dataset, start, stop in groups]
-        if depth is None:
+        if depth is None or not self.takes_depth:
             return self.backbone(images, rows)
         return self.backbone(images, rows, depth_channels(depth))
 
@@ -282,6 +291,21 @@ def _check_shared(dataset: str, owner: str, skeletons: Mapping[str, Skeleton], s
         raise ConfigError(f"model.shared_heads.{dataset}: {owner!r} has no head of its own to share.")
     if skeletons[dataset].union_names != skeletons[owner].union_names:
         raise ConfigError(f"model.shared_heads.{dataset}: its points are not those of {owner!r}; give it its own head.")
+
+
+def rest_frozen(module: nn.Module) -> None:
+    """Puts what does not learn into evaluation mode: no statistic of it moves, and no path through it is dropped.
+
+    A module without parameters of its own or below it, such as drop path, goes with the one it is part of. BatchNorm
+    keeps its statistics unless all its parameters learn: where only the bias does, the rest of it is frozen.
+    """
+    parameters = list(module.parameters())
+    learning = [parameter.requires_grad for parameter in parameters]
+    if parameters and not (all(learning) if isinstance(module, _BatchNorm) else any(learning)):
+        module.eval()
+        return
+    for child in module.children():
+        rest_frozen(child)
 
 
 @contextmanager

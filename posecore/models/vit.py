@@ -17,6 +17,7 @@ D embedding width, F hidden width of the feed-forward part, P channels of an exp
 S = 3 (query, key, value), M knowledge tokens.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Literal, Self
 
@@ -60,6 +61,8 @@ class VitConfig(Config):
         depth_input: take depth besides the picture, as two more channels of the patch convolution with weights of their
             own (``patch_embed.depth_proj``). They start at zero, so that a trained model of pictures computes at first
             what it did.
+        adapter_dim: width of a bottleneck beside every block's feed-forward part (:class:`Adapter`); 0 for none. It is
+            how a trained model is adapted with its own weights untouched.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
     """
 
@@ -77,6 +80,7 @@ class VitConfig(Config):
     knowledge_tokens: int = Field(default=0, ge=0)
     knowledge_width: int | None = Field(default=None, gt=0)
     depth_input: bool = False
+    adapter_dim: int = Field(default=0, ge=0)
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")
@@ -214,8 +218,34 @@ class Mlp(nn.Module):
         return torch.cat([shared, run_by_group(self.experts, hidden_BTF, groups)], dim=-1)
 
 
+class Adapter(nn.Module):
+    """Down to a bottleneck, ReLU, and up again, a tenth of which is added; nothing at all before it has learned.
+
+    Source: AdaptFormer (arXiv 2205.13535) and ShoufaChen/AdaptFormer @ 83eb926, ``models/adapter.py`` with options
+    ``parallel``, ``lora``, ``none`` and scale 0.1, without dropout: it reads what the feed-forward part reads, before
+    the norm, and the last layer starts from zeros.
+    """
+
+    SCALE = 0.1
+
+    def __init__(self, dim: int, width: int) -> None:
+        super().__init__()
+        self.down_proj = nn.Linear(dim, width)
+        self.up_proj = nn.Linear(width, dim)
+
+    def initialise(self) -> None:
+        """Draws the first layer and clears everything else."""
+        nn.init.kaiming_uniform_(self.down_proj.weight, a=math.sqrt(5))
+        for zeros in (self.down_proj.bias, self.up_proj.weight, self.up_proj.bias):
+            nn.init.zeros_(zeros)
+
+    def forward(self, x_BTD: Tensor) -> Tensor:
+        """Each token on its own."""
+        return self.SCALE * self.up_proj(F.relu(self.down_proj(x_BTD)))
+
+
 class Block(nn.Module):
-    """Pre-norm residual block; both branches share one stochastic-depth rate."""
+    """Pre-norm residual block; both branches share one stochastic-depth rate, and an adapter is never dropped."""
 
     def __init__(self, config: VitConfig, drop_path: float, tasks: Sequence[str] = ()) -> None:
         super().__init__()
@@ -224,12 +254,14 @@ class Block(nn.Module):
         self.attn = Attention(dim, config.num_heads)
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(config, tasks)
+        self.adapter = Adapter(dim, config.adapter_dim) if config.adapter_dim else None
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
         """Attention, then feed-forward, each added to its input."""
         x_BTD = x_BTD + self.drop_path(self.attn(self.norm1(x_BTD)))
-        return x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD), groups))
+        y_BTD = x_BTD + self.drop_path(self.mlp(self.norm2(x_BTD), groups))
+        return y_BTD if self.adapter is None else y_BTD + self.adapter(x_BTD)
 
 
 class Vit(nn.Module):
@@ -276,6 +308,9 @@ class Vit(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 nn.init.zeros_(module.bias)
+        for module in self.modules():
+            if isinstance(module, Adapter):
+                module.initialise()
 
     @property
     def num_features(self) -> int:

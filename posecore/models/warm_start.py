@@ -22,6 +22,7 @@ from posecore.models.vit import DEPTH_WEIGHT, VitConfig
 from posecore.schema import Json
 
 _MAY_DIFFER = {
+    "adapter_dim",
     "activation_checkpointing",
     "depth_input",
     "drop_path",
@@ -159,6 +160,11 @@ def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
             f"the parent's experts are {parents_share:g} of every feed-forward output, the model's {share:g}; "
             f"set expert_share to {parents_share:g}, or merge one expert of the parent first."
         )
+    width, parents_width = (getattr(backbone, "adapter_dim", 0) for backbone in (ours, theirs))
+    if parents_width not in (0, width):
+        raise ConfigError(
+            f"the parent's adapters are {parents_width} wide, the model's {width}; set adapter_dim to {parents_width}."
+        )
 
 
 def _weight_fields(backbone: BackboneConfig, ignored: Set[str]) -> dict[str, Any]:
@@ -175,7 +181,8 @@ def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
     Knowledge tokens come with a parent that has them; without, the model's own keep their initial values.
     """
     ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
-    shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name}
+    new = {name for name in ours if ".adapter." in name} - theirs.keys()  # which add nothing before they have learned
+    shared = {name: tensor for name, tensor in ours.items() if ".experts." not in name and name not in new}
     rows = []
     if "knowledge_tokens" in shared.keys() - theirs.keys():
         number = len(shared["knowledge_tokens"])

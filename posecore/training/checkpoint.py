@@ -1,7 +1,7 @@
 """Checkpoints that fit any world size, sharding stage and engine, and are whole or absent.
 
-A checkpoint is a folder: ``state.safetensors`` (float32 weights, both AdamW moments, buffers, moving average, all
-under their full names), ``state.json`` (step, seed, world size, configuration) and ``manifest.json``, written last,
+A checkpoint is a folder: ``state.safetensors`` (float32 weights, both AdamW moments, buffers, moving average, anchors,
+all under their full names), ``state.json`` (step, seed, world size, configuration) and ``manifest.json``, written last,
 with the size and SHA-256 of the other two. A reader trusts nothing that the manifest does not name: Ray Train may merge
 the folders of two attempts that used one name, and a killed process may leave a folder half written.
 """
@@ -27,7 +27,7 @@ FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 _TENSORS_FILE = "state.safetensors"
 _PROGRESS_FILE = "state.json"
-_SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average")
+_SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
 _NAME = re.compile(r"step_(\d{8})_ws(\d+)_\w+")
 
 

@@ -20,7 +20,7 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 from posecore.methods.batch import DeviceBatch
 from posecore.models.saving import load_weights
 from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, EngineState
-from posecore.training.optimizer import OptimizerConfig, parameter_groups
+from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
 from posecore.training.torch_engine import restore_moments, set_learning_rates, to_cpu, whole_state
 
 BUCKET_ELEMENTS = 100_000_000
@@ -44,7 +44,11 @@ class DeepSpeedEngine:
         self._stage = config.zero_stage
         self._frozen = {name: to_cpu(p) for name, p in method.named_parameters() if not p.requires_grad}
         adam = settings.optimizer
-        optimizer = torch.optim.AdamW(parameter_groups(method, adam), betas=adam.betas, eps=adam.eps)
+        optimizer = make_optimizer(method, adam)
+        names = {parameter: name for name, parameter in method.named_parameters()}
+        self._anchored = {
+            names[p] for group in optimizer.param_groups if group["anchor_decay"] for p in group["params"]
+        }
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=method.to(settings.device).train(),
             optimizer=optimizer,
@@ -101,6 +105,11 @@ class DeepSpeedEngine:
                 sections = (state.weights, state.exp_avg, state.exp_avg_sq)
                 for section, tensor in zip(sections, gathered, strict=True):
                     section[name] = to_cpu(tensor)
+        for name, parameter in self._trainable():
+            if name in self._anchored:
+                anchor = safe_get_full_optimizer_state(parameter, "anchor")
+                if first:
+                    state.anchor[name] = to_cpu(anchor)
         state.buffers = {name: to_cpu(buffer) for name, buffer in self.method.named_buffers()}
         state.optimizer_steps = self._steps
         state.updates = {part: int(moments["step"].item()) for moments, part in self._moments() if part}
@@ -111,31 +120,27 @@ class DeepSpeedEngine:
 
     def _lay_out_moments(self, updates: Mapping[str, int]) -> None:
         zero = self._optimizer
-        for flat, part in self._flats():
-            zero.optimizer.state[flat] = {
-                "step": torch.tensor(float(updates.get(part, self._steps))),
-                "exp_avg": torch.zeros_like(flat),
-                "exp_avg_sq": torch.zeros_like(flat),
-            }
+        for flat, group in self._flats():
+            steps = updates.get(group["part"], self._steps)
+            zero.optimizer.state[flat] = fresh_moments(flat, group["anchor_decay"] > 0, steps)
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
 
-    def _flats(self) -> Iterator[tuple[Tensor, str]]:
-        """This rank's piece of every flattened group, with the part of a staged method it belongs to."""
+    def _flats(self) -> Iterator[tuple[Tensor, Mapping[str, Any]]]:
+        """This rank's piece of every flattened group, with the group."""
         zero = self._optimizer
         groups = zero.optimizer.param_groups
         if self._stage == 3:
             for index, flat in enumerate(zero.fp32_partitioned_groups_flat):
-                yield flat, groups[zero.sub_group_to_group_id[index]]["part"]
+                yield flat, groups[zero.sub_group_to_group_id[index]]
         else:
-            for flat, group in zip(zero.single_partition_of_fp32_groups, groups, strict=True):
-                yield flat, group["part"]
+            yield from zip(zero.single_partition_of_fp32_groups, groups, strict=True)
 
     def _moments(self) -> Iterator[tuple[dict[str, Tensor], str]]:
         """What AdamW keeps of every flattened group, or of every parameter where nothing is flattened."""
         if self._stage > 0:
-            for flat, part in self._flats():
-                yield self._optimizer.optimizer.state[flat], part
+            for flat, group in self._flats():
+                yield self._optimizer.optimizer.state[flat], group["part"]
         else:
             for group in self._optimizer.param_groups:
                 for parameter in group["params"]:
@@ -150,7 +155,11 @@ class DeepSpeedEngine:
         )
 
         for name, parameter in self._trainable():
-            for key, moments in (("exp_avg", state.exp_avg), ("exp_avg_sq", state.exp_avg_sq)):
+            for key, moments in (
+                ("exp_avg", state.exp_avg),
+                ("exp_avg_sq", state.exp_avg_sq),
+                ("anchor", state.anchor),
+            ):
                 if name not in moments:
                     continue
                 whole = moments[name].to(self._settings.device)
@@ -175,6 +184,7 @@ def deepspeed_settings(
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": optimizer.clip_norm or 0.0,
         "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,  # AdamW with one step more is no type it knows
         "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would be compiled at run time
         "steps_per_print": 1_000_000_000,
     }

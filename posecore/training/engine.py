@@ -33,6 +33,7 @@ class EngineState:
         optimizer_steps: updates AdamW has made.
         updates: part of a staged method to the updates AdamW has made of it, where it was frozen in some.
         average: parameter name to moving average, empty where none is kept.
+        anchor: parameter name to the weights the run started from, of those that decay to them.
     """
 
     weights: dict[str, Tensor]
@@ -42,6 +43,7 @@ class EngineState:
     optimizer_steps: int
     updates: dict[str, int] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
+    anchor: dict[str, Tensor] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)

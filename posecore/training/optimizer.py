@@ -4,21 +4,18 @@ Source: ViTAE-Transformer/ViTPose @ c050ed2, ``mmcv_custom/layer_decay_optimizer
 ``custom_keys`` of its configuration files, and so does this.
 """
 
-import re
 from typing import Any, Literal
 
+import torch
 from pydantic import Field
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.config import Config
-from posecore.methods.staged import StagedMethod
+from posecore.methods.staged import InheritingMethod, StagedMethod
+from posecore.models.layers import block_index, layer_index
 
-_BACKBONE = re.compile(r"(?:^|\.)backbone\.(.+)$")
-_BLOCK = re.compile(r"blocks\.(\d+)\.")
 _NORMS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm)
-_EMBEDDINGS = ("pos_embed", "cls_token", "storage_tokens", "mask_token", "patch_embed.", "tokenizer.")
-_STARTS_AT_ZERO = "patch_embed.depth_proj."
 
 
 class OptimizerConfig(Config):
@@ -27,6 +24,9 @@ class OptimizerConfig(Config):
     Attributes:
         lr: peak learning rate of the heads; published: 5e-4 at a global batch of 512, 1e-3 at 1024.
         weight_decay: of what ``undecayed`` leaves.
+        anchor_decay: for an :class:`~posecore.methods.staged.InheritingMethod`: its inherited weights, vectors too,
+            decay to the values the run started from and not to zero (L2-SP, arXiv 1802.01483, decoupled from the
+            gradient as AdamW's own decay is). Costs one more float32 copy of them. 0 for none.
         undecayed: ``vectors`` spares every vector, every bias and the positional embedding, as ViTPose does.
             ``norms_and_biases`` spares normalisation layers and biases only, as RTMPose does: the scales and offsets of
             its attention, which are parameters of no such layer, are decayed.
@@ -39,11 +39,51 @@ class OptimizerConfig(Config):
 
     lr: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
+    anchor_decay: float = Field(default=0.0, ge=0)
     undecayed: Literal["vectors", "norms_and_biases"] = "vectors"
     betas: tuple[float, float] = (0.9, 0.999)
     eps: float = Field(default=1e-8, gt=0)
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
+
+
+class AnchoredAdamW(torch.optim.AdamW):
+    """AdamW whose groups may decay to where they started, by ``lr · anchor_decay`` of the way in every step.
+
+    The start is kept as ``anchor`` in the state of each parameter, and so sharded, saved and restored like a moment.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        """One update: first the decay, then AdamW's, as AdamW does with its own."""
+        for group in self.param_groups:
+            if not group["anchor_decay"]:
+                continue
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:  # AdamW makes its own moments only where there is no state at all
+                    state |= fresh_moments(parameter, anchored=True)
+                parameter.lerp_(state["anchor"], group["lr"] * group["anchor_decay"])
+        return super().step(closure)
+
+
+def fresh_moments(parameter: Tensor, anchored: bool, steps: int = 0) -> dict[str, Tensor]:
+    """What AdamW keeps of a parameter, before its first update or, with moments to be filled in, after some."""
+    state = {
+        "step": torch.tensor(float(steps)),
+        "exp_avg": torch.zeros_like(parameter),
+        "exp_avg_sq": torch.zeros_like(parameter),
+    }
+    return state | {"anchor": parameter.detach().clone()} if anchored else state
+
+
+def make_optimizer(method: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
+    """AdamW on a method's :func:`parameter_groups`."""
+    groups = parameter_groups(method, config)
+    kind = AnchoredAdamW if any(group["anchor_decay"] for group in groups) else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
 
 
 def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
@@ -58,50 +98,33 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
 
     Returns:
         Groups for :class:`torch.optim.AdamW`; ``lr_scale`` is what a schedule multiplies the peak rate by, ``part`` the
-        part of a :class:`~posecore.methods.staged.StagedMethod` that the group belongs to, or "".
+        part of a :class:`~posecore.methods.staged.StagedMethod` that the group belongs to, or "", and ``anchor_decay``
+        0 for weights that are not held to their first values.
     """
     trainable = [(name, parameter) for name, parameter in method.named_parameters() if parameter.requires_grad]
-    depth = 1 + max((_block_index(name) for name, _ in trainable), default=-1)
+    depth = 1 + max((block_index(name) for name, _ in method.named_parameters()), default=-1)
     parts = method.parts if isinstance(method, StagedMethod) else ()
     of_norms = {id(p) for m in method.modules() if isinstance(m, _NORMS) for p in m.parameters(recurse=False)}
-    groups: dict[tuple[int, str, bool], dict[str, Any]] = {}
+    groups: dict[tuple[int, str, bool, bool], dict[str, Any]] = {}
     for name, parameter in trainable:
-        layer = _layer(name, depth)
+        layer = layer_index(name, depth)
         if config.undecayed == "vectors":
             shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 the local shape is (0,)
             decayed = len(shape) > 1 and not name.endswith(".bias") and "pos_embed" not in name
         else:
             decayed = id(parameter) not in of_norms and not name.endswith(".bias")
         part = next((prefix for prefix in parts if name.startswith(prefix)), "")
-        if (layer, part, decayed) not in groups:
+        anchored = config.anchor_decay > 0 and isinstance(method, InheritingMethod) and method.inherited(name)
+        key = (layer, part, decayed and not anchored, anchored)
+        if key not in groups:
             scale = config.layer_decay ** (depth + 1 - layer)
-            groups[layer, part, decayed] = {
+            groups[key] = {
                 "params": [],
                 "lr": config.lr * scale,
                 "lr_scale": scale,
                 "part": part,
-                "weight_decay": config.weight_decay if decayed else 0.0,
+                "weight_decay": config.weight_decay if decayed and not anchored else 0.0,
+                "anchor_decay": config.anchor_decay if anchored else 0.0,
             }
-        groups[layer, part, decayed]["params"].append(parameter)
+        groups[key]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]
-
-
-def _block_index(name: str) -> int:
-    inside = _BACKBONE.search(name)
-    block = _BLOCK.match(inside.group(1)) if inside else None
-    return int(block.group(1)) if block else -1
-
-
-def _layer(name: str, depth: int) -> int:
-    """0 for embeddings, i + 1 for block i, depth + 1 for everything above, and for weights that start from nothing.
-
-    Layer decay spares what a trained model knows; the projection of depth knows nothing yet, and at the pace of the
-    embeddings (0.02 of the peak rate in a base model) it would not learn either.
-    """
-    inside = _BACKBONE.search(name)
-    if inside and inside.group(1).startswith(_STARTS_AT_ZERO):
-        return depth + 1
-    if inside and inside.group(1).startswith(_EMBEDDINGS):
-        return 0
-    block = _block_index(name)
-    return block + 1 if block >= 0 else depth + 1

@@ -20,12 +20,15 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from posecore.errors import ConfigError
+from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
-from posecore.models.cost import ModelCost, build_parts, model_cost
+from posecore.models.cost import ModelCost, build_parts, count_parameters, model_cost
 from posecore.models.groups import Group
+from posecore.models.pose_model import rest_frozen
 from posecore.training.deepspeed_engine import BUCKET_ELEMENTS
 from posecore.training.engine import DeepSpeedEngineConfig, EngineConfig
 from posecore.training.gpus import GIB, Gpu
@@ -37,6 +40,23 @@ OUTSIDE_BYTES = 3 * GIB // 2
 FRAGMENTATION = 0.05
 """Assumed share of the allocator's memory that is lost between tensors."""
 _GATHERED_ELEMENTS = 550_000_000  # stage 3: half the reuse distance of 1e9, and 5e7 fetched ahead
+
+
+@dataclass(frozen=True)
+class AdaptedParts:
+    """What learns where not everything does.
+
+    Attributes:
+        strategy: decides it.
+        target: head adapted to.
+        replayed: other heads with data in the run.
+        parent_has_embedding: whether an embedding head is the parent's.
+    """
+
+    strategy: StrategyConfig
+    target: str
+    replayed: tuple[str, ...] = ()
+    parent_has_embedding: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +72,8 @@ class PlannedRun:
         micro_batch: crops per GPU and forward pass.
         accumulation: forward passes per step.
         keeps_average: whether a moving average of the weights is kept.
-        trainable: parameters that are trained, None for all.
+        trainable: parameters that are trained, None for all; not with ``adapted``, which says so itself.
+        adapted: what learns in an adaptation; only that has gradients and optimiser state.
         mfu: share of the GPU's peak at which it computes, recomputation included.
     """
 
@@ -65,6 +86,7 @@ class PlannedRun:
     accumulation: int = 1
     keeps_average: bool = False
     trainable: int | None = None
+    adapted: AdaptedParts | None = None
     mfu: float = 0.4
 
     @property
@@ -98,6 +120,9 @@ class StepTrace:
         weight_copies: likewise autocast's copies of weights.
         moments: bytes alive after every operator of the forward and backward pass.
         largest_group: parameters of the largest optimiser group.
+        parameters: of all that was built, what a strategy adds included.
+        trained: those of them that learn.
+        backbone_learns: whether any of them are the backbone's.
     """
 
     backbone: int
@@ -105,6 +130,9 @@ class StepTrace:
     weight_copies: int
     moments: tuple[Moment, ...]
     largest_group: int
+    parameters: int
+    trained: int
+    backbone_learns: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,6 +153,7 @@ class Plan:
         resident: what is alive between two steps.
         peak_tensors: the most that is alive at once.
         host: bytes of the host's memory per GPU, for offloading.
+        crop_flops: of forward and backward pass of one crop, recomputation left out.
     """
 
     run: PlannedRun
@@ -140,6 +169,17 @@ class Plan:
     resident: int
     peak_tensors: int
     host: int
+    crop_flops: float
+
+    @property
+    def total_parameters(self) -> int:
+        """Of the model as it is trained."""
+        return self.trace.parameters if self.run.adapted is not None else self.cost.parameters
+
+    @property
+    def trained_parameters(self) -> int:
+        """Those that learn."""
+        return _trained(self.run, self.cost, self.trace)
 
     @property
     def peak(self) -> int:
@@ -153,14 +193,18 @@ class Plan:
 
     @property
     def model_flops(self) -> float:
-        """FLOPs of one GPU and step that the model asks for: the backward pass is twice the forward pass."""
-        return 3 * self.cost.flops * self.run.micro_batch * self.run.accumulation
+        """FLOPs of one GPU and step that the model asks for.
+
+        The backward pass is twice the forward pass where all of it learns; what is frozen needs no gradients of its
+        weights, and what lies below everything that learns no backward pass at all.
+        """
+        return self.crop_flops * self.run.micro_batch * self.run.accumulation
 
     @property
     def recomputed_flops(self) -> float:
         """FLOPs of one GPU and step that checkpointing adds: the blocks' forward pass once more."""
         crops = self.run.micro_batch * self.run.accumulation
-        return self.cost.backbone.flops * crops if self.run.checkpointing else 0.0
+        return self.cost.backbone.flops * crops if self.run.checkpointing and self.trace.backbone_learns else 0.0
 
     @property
     def step_s(self) -> float:
@@ -187,8 +231,8 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     run.gpu.peak_flops(run.engine.precision)  # refuses before anything is traced
     trace = trace or trace_step(run)
     cost = model_cost(run.model, run.keypoints)
-    total = cost.parameters
-    trained = total if run.trainable is None else run.trainable
+    total = trace.parameters if run.adapted is not None else cost.parameters
+    trained = _trained(run, cost, trace)
     stage, ranks = run.zero_stage, run.num_gpus
     part = trained / ranks if stage else trained
     weights = 4 * total / (ranks if stage == 3 else 1)
@@ -229,7 +273,14 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
         resident=int(resident),
         peak_tensors=int(peak),
         host=int(host),
+        crop_flops=3 * cost.flops if run.adapted is None else _counted_flops(run),
     )
+
+
+def _trained(run: PlannedRun, cost: ModelCost, trace: StepTrace) -> int:
+    if run.adapted is not None:
+        return trace.trained
+    return cost.parameters if run.trainable is None else run.trainable
 
 
 def _alive(run: PlannedRun, moment: Moment, gradients: float, buckets: float) -> float:
@@ -263,18 +314,19 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
         dtype: of autocast. Float16 has bfloat16's size, and makes attention take the way it takes on a GPU even here;
             with bfloat16 it takes the CPU's.
     """
-    with torch.device("meta"):
-        backbone, heads = build_parts(run.model, run.keypoints)
-        method = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict(heads)})
-    groups = _even_groups(tuple(heads), run.micro_batch)
+    method = _built(run)
+    backbone, heads = method["backbone"], dict(method["heads"].named_children())
+    groups = _even_groups(_fed_heads(run, tuple(heads)), run.micro_batch)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        method.to_empty(device="cpu").train()
+        rest_frozen(method.to_empty(device="cpu").train())
         images = torch.empty(run.micro_batch, 3, *run.model.input_size)
         with MemoryTrace(tuple(method.parameters())) as trace:
             with torch.autocast("cpu", dtype=dtype, enabled=run.engine.precision == "bf16"):
                 features = backbone(images, groups)
                 after_backbone = trace.now
                 loss = _loss(features, heads, groups)
+                if "embedding_head" in method:
+                    loss = loss + method["embedding_head"](features).square().mean()
                 after_heads = trace.now
             del features
             loss.backward()
@@ -285,7 +337,52 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
         weight_copies=after_heads.weight_copies,
         moments=tuple(trace.moments),
         largest_group=largest,
+        parameters=count_parameters(method),
+        trained=sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad),
+        backbone_learns=any(parameter.requires_grad for parameter in backbone.parameters()),
     )
+
+
+def _built(run: PlannedRun) -> nn.ModuleDict:
+    """Everything that takes part, without memory, marked as learning or frozen."""
+    with torch.device("meta"):
+        backbone, heads = build_parts(run.model, run.keypoints)
+        method = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict(heads)})
+        if run.adapted is not None:
+            if run.model.embedding is not None:
+                method["embedding_head"] = run.model.embedding.build(int(backbone.num_features))  # type: ignore[arg-type]
+            owners = [run.model.shared_heads.get(name, name) for name in (run.adapted.target, *run.adapted.replayed)]
+            roles = Roles(owners[0], tuple(owners[1:]), run.adapted.parent_has_embedding)
+            run.adapted.strategy.apply(method, roles)
+    return method
+
+
+def _fed_heads(run: PlannedRun, heads: tuple[str, ...]) -> tuple[str, ...]:
+    """Heads that get crops."""
+    if run.adapted is None:
+        return heads
+    wanted = (run.adapted.target, *run.adapted.replayed)
+    return tuple(dict.fromkeys(run.model.shared_heads.get(name, name) for name in wanted))
+
+
+def _counted_flops(run: PlannedRun) -> float:
+    """FLOPs of forward and backward pass of one crop of the target, as autograd runs them."""
+    assert run.adapted is not None
+    method = _built(replace(run, model=_without_checkpointing(run.model)))
+    name = _fed_heads(run, ())[0]
+    with torch.device("meta"):
+        images = torch.empty(1, 3, *run.model.input_size)
+    with FlopCounterMode(display=False) as counter:
+        features = method["backbone"](images, [(name, 0, 1)])
+        outputs = method.get_submodule(f"heads.{name}")(features)
+        outputs.square().sum().backward()
+    return counter.get_total_flops()
+
+
+def _without_checkpointing(model: ModelConfig) -> ModelConfig:
+    if not getattr(model.backbone, "activation_checkpointing", False):
+        return model
+    return model.model_copy(update={"backbone": model.backbone.model_copy(update={"activation_checkpointing": False})})
 
 
 def _even_groups(names: tuple[str, ...], num_rows: int) -> list[Group]:

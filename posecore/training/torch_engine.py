@@ -10,7 +10,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 from posecore.methods.batch import DeviceBatch
 from posecore.models.saving import load_weights
 from posecore.training.engine import EngineSettings, EngineState, TorchEngineConfig
-from posecore.training.optimizer import parameter_groups
+from posecore.training.optimizer import make_optimizer
 
 
 class TorchEngine:
@@ -26,8 +26,7 @@ class TorchEngine:
             _broadcast(tensor)
         self._settings = settings
         self._bf16 = config.precision == "bf16"
-        adam = settings.optimizer
-        self._optimizer = torch.optim.AdamW(parameter_groups(method, adam), betas=adam.betas, eps=adam.eps)
+        self._optimizer = make_optimizer(method, settings.optimizer)
         if state is not None:
             restore_moments(self._optimizer, method, state)
 
@@ -82,6 +81,7 @@ def whole_state(optimizer: torch.optim.Optimizer, method: nn.Module) -> EngineSt
         buffers={name: to_cpu(buffer) for name, buffer in method.named_buffers()},
         optimizer_steps=steps,
         updates=updates,
+        anchor={name: to_cpu(moment["anchor"]) for name, moment in moments.items() if "anchor" in moment},
     )
 
 
@@ -98,6 +98,8 @@ def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, state: 
                     "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
                     "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
                 }
+                if name in state.anchor:
+                    optimizer.state[parameter]["anchor"] = state.anchor[name].to(parameter.device, copy=True)
 
 
 def to_cpu(tensor: Tensor) -> Tensor:

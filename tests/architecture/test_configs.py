@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.adapt import AdaptationJob
 from pipelines.distill import DistillationJob
 from pipelines.multidataset_train import JobConfig, main
 from pipelines.pretrain import PretrainingConfig
@@ -14,18 +15,20 @@ from posecore.training.preflight import crops_per_rank
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
 
 
-def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig] | type[DistillationJob]:
+def job_of(path: Path) -> type[JobConfig] | type[PretrainingConfig] | type[DistillationJob] | type[AdaptationJob]:
     match path.stem.partition("_")[0]:
         case "pretrain":
             return PretrainingConfig
         case "distill" | "dwpose":
             return DistillationJob
+        case "adapt":
+            return AdaptationJob
         case _:
             return JobConfig
 
 
 def test_there_are_run_files() -> None:
-    assert {"demo", "distill_demo", "overfit_samples", "pretrain_demo"} <= {path.stem for path in CONFIGS}
+    assert {"adapt_demo", "demo", "distill_demo", "overfit_samples", "pretrain_demo"} <= {path.stem for path in CONFIGS}
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

@@ -4,12 +4,7 @@ All runs are made by two groups of processes of :mod:`tests.support.tiny_trainin
 would; the tests compare what the runs left behind.
 """
 
-import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,42 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posecore.training.checkpoint import load_checkpoint
-from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState
-from tests.support import tiny_training
+from tests.support.launched_runs import TORCH, last_state, launch, zero
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
 SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers")
-TORCH = {"kind": "torch"}
-
-
-def _zero(stage: int, **settings: object) -> dict[str, Any]:
-    return {"kind": "deepspeed", "zero_stage": stage, "precision": "fp32", **settings}
-
-
-DEPTH_ENGINES = {"torch": TORCH, "zero3": _zero(3), "bf16": _zero(3, precision="bf16")}
-
-
-def _launch(runs: list[dict[str, Any]], world_size: int) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    shared |= {"OMP_NUM_THREADS": "1", "PATH": ""}  # with no compiler within reach, nothing can be built at run time
-    processes = [
-        subprocess.Popen(
-            [sys.executable, tiny_training.__file__, json.dumps(runs)],
-            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-        )
-        for rank in range(world_size)
-    ]
-    for process in processes:
-        output, _ = process.communicate(timeout=400)
-        assert process.returncode == 0, output.decode()[-3000:]
+DEPTH_ENGINES = {"torch": TORCH, "zero3": zero(3), "bf16": zero(3, precision="bf16")}
 
 
 @pytest.fixture(scope="module")
@@ -68,32 +33,32 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("torch", TORCH),
         run("torch-stopped", TORCH, stop_before=4),
         run("torch-resumed", TORCH, copy_of="torch-stopped"),
-        *(run(f"zero{stage}", _zero(stage)) for stage in STAGES),
-        *(run(f"zero{stage}-from-torch", _zero(stage), copy_of="torch-stopped") for stage in STAGES),
-        run("offload", _zero(1, offload_optimizer=True)),
-        run("bf16", _zero(2, precision="bf16")),
-        run("bf16-stopped", _zero(2, precision="bf16"), stop_before=4),
-        run("bf16-resumed", _zero(2, precision="bf16"), copy_of="bf16-stopped"),
-        run("zero3-stopped", _zero(3), stop_before=4),
-        run("zero3-resumed", _zero(3), copy_of="zero3-stopped"),
+        *(run(f"zero{stage}", zero(stage)) for stage in STAGES),
+        *(run(f"zero{stage}-from-torch", zero(stage), copy_of="torch-stopped") for stage in STAGES),
+        run("offload", zero(1, offload_optimizer=True)),
+        run("bf16", zero(2, precision="bf16")),
+        run("bf16-stopped", zero(2, precision="bf16"), stop_before=4),
+        run("bf16-resumed", zero(2, precision="bf16"), copy_of="bf16-stopped"),
+        run("zero3-stopped", zero(3), stop_before=4),
+        run("zero3-resumed", zero(3), copy_of="zero3-stopped"),
         *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
         run("prototypes-torch", TORCH, method="prototypes"),
-        *(run(f"prototypes-zero{stage}", _zero(stage), method="prototypes") for stage in (0, 2, 3)),
-        run("prototypes-zero3-stopped", _zero(3), stop_before=4, method="prototypes"),
-        run("prototypes-zero3-resumed", _zero(3), copy_of="prototypes-zero3-stopped", method="prototypes"),
+        *(run(f"prototypes-zero{stage}", zero(stage), method="prototypes") for stage in (0, 2, 3)),
+        run("prototypes-zero3-stopped", zero(3), stop_before=4, method="prototypes"),
+        run("prototypes-zero3-resumed", zero(3), copy_of="prototypes-zero3-stopped", method="prototypes"),
         run("prototypes-torch-resumed", TORCH, copy_of="prototypes-zero3-stopped", method="prototypes"),
     ]
     on_one = [
         run("torch-on-one", TORCH, copy_of="zero3-stopped"),
-        run("zero1-on-one", _zero(1), copy_of="zero3-stopped"),
+        run("zero1-on-one", zero(1), copy_of="zero3-stopped"),
     ]
-    _launch(on_two, world_size=2)
-    _launch(on_one, world_size=1)
+    launch(on_two, world_size=2)
+    launch(on_one, world_size=1)
     return folder
 
 
 def _assert_close(first: Path, second: Path, tolerance: float, without: re.Pattern[str] = re.compile("$.")) -> None:
-    ours, theirs = _state(first), _state(second)
+    ours, theirs = last_state(first), last_state(second)
     assert ours.optimizer_steps == theirs.optimizer_steps == 6
     for section in SECTIONS:
         tensors, others = getattr(ours, section), getattr(theirs, section)
@@ -103,12 +68,6 @@ def _assert_close(first: Path, second: Path, tolerance: float, without: re.Patte
                 torch.testing.assert_close(
                     tensor, others[name], rtol=tolerance, atol=tolerance, msg=f"{section}/{name}"
                 )
-
-
-def _state(run_dir: Path) -> EngineState:
-    with LocalContext(run_dir).latest_checkpoint() as folder:
-        assert folder is not None
-        return load_checkpoint(folder)[0]
 
 
 @pytest.mark.parametrize("stage", STAGES)
@@ -137,11 +96,11 @@ def test_a_stage_3_state_of_two_ranks_continues_on_one_whoever_reads_it(runs: Pa
 def test_depth_that_one_rank_has_and_the_other_has_not(runs: Path) -> None:
     """Every rank calls the projection and the second task's head in every step, or this would have hung."""
     _assert_close(runs / "depth-zero3", runs / "depth-torch", tolerance=2e-5)
-    assert _state(runs / "depth-zero3").weights["model.backbone.patch_embed.depth_proj.weight"].abs().max() > 0
+    assert last_state(runs / "depth-zero3").weights["model.backbone.patch_embed.depth_proj.weight"].abs().max() > 0
 
 
 def test_depth_in_half_precision(runs: Path) -> None:
-    weights = _state(runs / "depth-bf16").weights
+    weights = last_state(runs / "depth-bf16").weights
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
 
 
@@ -149,7 +108,7 @@ def test_depth_in_half_precision(runs: Path) -> None:
 def test_prototypes_are_the_same_on_all_ranks_and_in_the_checkpoint(runs: Path, name: str) -> None:
     run = runs / f"prototypes-{name}"
     first, second = (load_file(run / f"prototypes_rank{rank}") for rank in range(2))
-    kept = _state(run).buffers
+    kept = last_state(run).buffers
     for dataset, prototypes in first.items():
         assert torch.equal(prototypes, second[dataset])
         assert torch.equal(prototypes, kept[f"model.prototypes.{dataset}"])
@@ -163,7 +122,7 @@ def test_stages_and_prototypes_do_not_depend_on_the_engine(runs: Path, name: str
     """
     biases = re.compile(r"embedding_head\.(neck\.(conv\d\.bias|bn\d\.running_mean)|head\.(0\.bias|1\.running_mean))")
     _assert_close(runs / f"prototypes-{name}", runs / "prototypes-torch", tolerance=2e-5, without=biases)
-    assert _state(runs / f"prototypes-{name}").updates == {"model.heads.": 3, "model.backbone.": 1}
+    assert last_state(runs / f"prototypes-{name}").updates == {"model.heads.": 3, "model.backbone.": 1}
 
 
 def test_prototypes_resumed_in_the_middle_of_a_stage_end_bit_for_bit_alike(runs: Path) -> None:

@@ -111,7 +111,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     said = capfd.readouterr().out
     ingested = ["ingest:people:train", "ingest:people:val", "audit"]
-    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student:people", "measure", "register"]
+    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student", "measure", "register"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
     assert "other points" in said  # the teacher's 133 cannot be judged on a set of 17
 

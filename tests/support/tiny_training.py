@@ -4,9 +4,10 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
+from posecore.methods.adaptation import Adaptation, AdaptationConfig
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
@@ -23,9 +25,12 @@ from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
+from posecore.models.warm_start import warm_start
 from posecore.schema import CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton
+from posecore.training import deepspeed_engine
 from posecore.training.context import LocalContext, TrainContext
+from posecore.training.deepspeed_engine import deepspeed_settings
 from posecore.training.engine import EngineConfig
 from posecore.training.loop import TrainingConfig, TrainResult, train
 from posecore.training.optimizer import OptimizerConfig
@@ -71,26 +76,68 @@ def with_depth(batch: CropBatch, rank: int) -> CropBatch:
     return replace(batch, depth=depth)
 
 
+def tiny_adaptation(
+    strategy: object,
+    expert_share: float = 0.0,
+    drop_path: float = 0.0,
+    embedding: EmbeddingConfig | None = None,
+    **fields: Any,
+) -> Adaptation:
+    """A model that knows people and horses, adapted to dogs; people are replayed unless ``replayed`` says otherwise."""
+    values = {"strategy": strategy, "parent": {"source": "nowhere"}, "target": "dogs", "replayed": ("people",)}
+    config = AdaptationConfig.model_validate(values | fields | {"parent_has_embedding": embedding is not None})
+    parent = tiny_parent(expert_share, drop_path, embedding)
+    torch.manual_seed(2)
+    skeletons = {**parent.skeletons, "dogs": _skeleton("dogs", POINTS["dogs"])}
+    child = build_model(config.architecture(parent.config), skeletons)
+    warm_start(child, parent)
+    return Adaptation(child, config, parent if config.distillation else None)
+
+
+def tiny_parent(
+    expert_share: float = 0.0, drop_path: float = 0.0, embedding: EmbeddingConfig | None = None
+) -> PoseModel:
+    """The parent of :func:`tiny_adaptation`, whose heads say something and whose statistics are no fresh model's."""
+    torch.manual_seed(1)
+    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path, expert_share=expert_share)
+    head = ClassicHeadConfig(channels=8)
+    config = ModelConfig(backbone=backbone, head=head, input_size=INPUT_SIZE, embedding=embedding)
+    model = build_model(config, {name: _skeleton(name, count) for name, count in (("people", 5), ("horses", 6))})
+    with torch.no_grad():
+        for name, tensor in model.state_dict().items():
+            if name.endswith("running_mean"):
+                tensor.normal_(std=0.1)
+            elif name.startswith("heads.") and name.endswith("weight") and tensor.ndim > 1:
+                tensor.mul_(100)
+    return model
+
+
 def _skeleton(name: str, count: int) -> Skeleton:
     points = tuple(Keypoint(name=f"{name}{i}", union=f"{name}{i}") for i in range(count))
     return Skeleton(name=name, keypoints=points)
 
 
 def tiny_batches(
-    start: int, rank: int, world_size: int, global_batch: int = 8, record: Path | None = None
+    start: int,
+    rank: int,
+    world_size: int,
+    global_batch: int = 8,
+    record: Path | None = None,
+    datasets: Sequence[str] = tuple(POINTS),
 ) -> Iterator[CropBatch]:
     """Endless; of four steps one has no dog and one a single dog, which one of two ranks does not see.
 
-    A crop is a function of the step and its place in the global batch.
+    A crop is a function of the step and its place in the global batch. With one dataset alone, all crops are of it.
     """
     step = start
     while True:
         num_dogs = (0, 2, 1, 2)[step % 4]
         names = ["people"] * (global_batch - num_dogs) + ["dogs"] * num_dogs
+        names = names if len(datasets) > 1 else [*datasets] * global_batch
         mine = range(rank, global_batch, world_size)
         images = np.stack([_generator(step, place).integers(0, 256, (*INPUT_SIZE, 3), np.uint8) for place in mine])
         groups, first = [], 0
-        for name in POINTS:
+        for name in datasets:
             places = [place for place in mine if names[place] == name]
             groups.append(_group(name, first, step, places))
             first += len(places)
@@ -134,8 +181,13 @@ def tiny_training(
     record: Path | None = None,
     drop_path: float = 0.2,
     method: nn.Module | None = None,
+    datasets: Sequence[str] = tuple(POINTS),
+    **changes: Any,
 ) -> TrainResult:
-    """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run."""
+    """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run.
+
+    Further keywords are settings of the optimiser.
+    """
     torch.set_num_threads(1)
     if method is None:
         torch.manual_seed(1)
@@ -145,7 +197,7 @@ def tiny_training(
         global_batch=8,
         accumulation=accumulation,
         seed=3,
-        optimizer=OptimizerConfig(lr=1e-3),
+        optimizer=OptimizerConfig(**{"lr": 1e-3, **changes}),
         schedule=CosineSchedule(warmup_steps=2),
         engine=engine,
         checkpoint_every=checkpoint_every,
@@ -154,12 +206,19 @@ def tiny_training(
     )
 
     def batches(start: int) -> Iterator[CropBatch]:
-        for batch in tiny_batches(start, context.rank, context.world_size, record=record):
+        for batch in tiny_batches(start, context.rank, context.world_size, record=record, datasets=datasets):
             if before_step is not None:
                 before_step(batch.step)
             yield with_depth(batch, context.rank) if method.model.takes_depth else batch
 
     return train(method, batches, config, context)
+
+
+def _sharding_all(*arguments: Any) -> dict[str, Any]:
+    """Stage 3 leaves small tensors whole on every rank, which are all of a tiny model's: here it shards them, too."""
+    settings = deepspeed_settings(*arguments)
+    settings["zero_optimization"]["stage3_param_persistence_threshold"] = 0
+    return settings
 
 
 class Stopped(Exception):
@@ -179,6 +238,7 @@ def stop_at(step: int | None) -> Callable[[int], None]:
 def main() -> None:
     """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
     for run in json.loads(sys.argv[1]):
+        deepspeed_engine.deepspeed_settings = _sharding_all if run.get("shard_all") else deepspeed_settings
         run_dir = Path(run["run_dir"])
         context = LocalContext(run_dir)
         if "copy_of" in run and context.rank == 0:
@@ -188,14 +248,18 @@ def main() -> None:
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
         torch.manual_seed(1)
         learns_prototypes = run.get("method") == "prototypes"
-        if learns_prototypes:
+        method: nn.Module
+        if "adaptation" in run:
+            method = tiny_adaptation(**run["adaptation"])
+        elif learns_prototypes:
             method = tiny_prototypes(drop_path=0.0)
         elif run.get("method") == "depth":
             method = tiny_depth()
         else:
             method = SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
+        stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
         with contextlib.suppress(Stopped):
-            tiny_training(context, engine, steps=6, before_step=stop_at(run.get("stop_before")), method=method)
+            tiny_training(context, engine, steps=6, before_step=stop, method=method, **settings)
         if learns_prototypes:
             save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
 

@@ -36,6 +36,18 @@ def test_a_run_that_does_not_fit_says_what_to_change(capsys: pytest.CaptureFixtu
     assert printed.index("checkpoint activations") < printed.index("That fits.")
 
 
+def test_a_strategy_is_planned(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--datasets", "coco,syrip", "--strategy", "frozen-backbone", "--engine", "torch"]) == 0
+    printed = capsys.readouterr().out
+    assert "they alone have gradients" in printed
+    assert "forward and backward, as counted" in printed
+
+
+def test_a_strategy_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*TINY, "--strategy", "magic"]) == 1
+    assert "magic" in capsys.readouterr().err
+
+
 def test_a_run_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     job = {
         "model": {"backbone": "vit-nano", "input_size": [64, 64]},

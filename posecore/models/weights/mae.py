@@ -69,6 +69,8 @@ def _write(model: PoseModel) -> Written:
     if not isinstance(backbone, VitConfig) or backbone.position != "with_slot" or backbone.expert_dim:
         raise CheckpointError("layout mae holds dense vision transformers with a class slot; this model is another.")
     refuse_knowledge_tokens("mae", backbone)
+    if backbone.adapter_dim:
+        raise CheckpointError("layout mae has no place for adapters, which this model's backbone has.")
     tensors = {"cls_token": torch.zeros(1, 1, backbone.embed_dim)}
     dropped = {}
     for name, tensor in model.state_dict().items():

@@ -156,6 +156,8 @@ def _write(model: PoseModel) -> Written:
             "layout sapiens holds plain vision transformers without experts, whose positional embedding has no slot "
             f"for a class token; this model's {backbone.kind} is not one."
         )
+    if backbone.adapter_dim:
+        raise CheckpointError("layout sapiens has no place for adapters, which this model's backbone has.")
     refuse_other_padding("sapiens", model, backbone)
     refuse_knowledge_tokens("sapiens", backbone)
     written = write_one_head("sapiens", model, _PREFIX, _HEAD)

@@ -112,6 +112,8 @@ def _write(model: PoseModel) -> Written:
             "layout vitpose holds plain vision transformers with classic or simple heads, not "
             f"{backbone.kind} with {head}."
         )
+    if backbone.adapter_dim:
+        raise CheckpointError("layout vitpose has no place for adapters, which this model's backbone has.")
     if backbone.position != "with_slot":
         raise CheckpointError("layout vitpose holds positional embeddings with a class slot; this model's has none.")
     refuse_other_padding("vitpose", model, backbone)

@@ -1,18 +1,22 @@
 """Predicted memory against what autograd, the engine and the optimiser really hold."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from pydantic import TypeAdapter
+from torch import Tensor, nn
 
 from posecore.errors import ConfigError
+from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import build_parts
+from posecore.models.heads import ClassicHeadConfig
 from posecore.models.vit import VitConfig
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.gpus import find_gpu
-from posecore.training.planner import PlannedRun, plan, remedies, trace_step, with_checkpointing
+from posecore.training.planner import AdaptedParts, PlannedRun, plan, remedies, trace_step, with_checkpointing
 
 TINY = ModelConfig(backbone=VitConfig(embed_dim=64, depth=3, num_heads=2, drop_path=0.1), input_size=(64, 64))
 TOLD = ModelConfig(
@@ -146,3 +150,55 @@ def test_hardware_without_bfloat16_is_refused() -> None:
 def test_a_backbone_without_the_switch_cannot_checkpoint() -> None:
     with pytest.raises(ConfigError, match="cannot checkpoint"):
         with_checkpointing(ModelConfig(backbone="rtmpose-t"))
+
+
+LEAN = ModelConfig(backbone=TINY.backbone, head=ClassicHeadConfig(channels=8), input_size=(64, 64))
+TWO_HEADS = replace(RUN, keypoints={"old": 5, "new": 7})
+STRATEGIES = [
+    "full",
+    "frozen-backbone",
+    {"kind": "last-n", "blocks": 1},
+    "bitfit",
+    "lora",
+    "adapter",
+    "expert",
+    "two-stage",
+]
+
+
+def _adapted(strategy: Any, **changes: Any) -> PlannedRun:
+    chosen = TypeAdapter(StrategyConfig).validate_python(strategy)
+    fields = {"model": chosen.architecture(LEAN), "adapted": AdaptedParts(chosen, target="new"), **changes}
+    return replace(TWO_HEADS, **fields)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES, ids=str)
+def test_an_adaptations_counts_are_those_of_the_real_model(strategy: Any) -> None:
+    """Against a model with memory, on which the strategy is applied for real."""
+    answer = plan(_adapted(strategy))
+    backbone, heads = build_parts(answer.run.model, answer.run.keypoints)
+    model = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict(heads)})
+    answer.run.adapted.strategy.apply(model, Roles("new"))
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    assert (answer.trained_parameters, answer.total_parameters) == (trained, sum(p.numel() for p in model.parameters()))
+    assert (answer.gradients, answer.moments) == (4 * trained, 8 * trained)
+    assert answer.weights == 4 * answer.total_parameters
+
+
+def test_a_frozen_backbone_keeps_no_activations_and_goes_forward_only() -> None:
+    frozen, full = (plan(_adapted(strategy, micro_batch=16)) for strategy in ("frozen-backbone", "full"))
+    images, features = 4 * 16 * 3 * 64 * 64, 4 * 16 * 64 * 4 * 4
+    assert frozen.trace.backbone == images + features
+    assert full.trace.backbone > images + 20 * features
+    head = frozen.cost.heads["new"]
+    # The head's first layer needs no gradient of its input.
+    assert frozen.cost.backbone.flops + 2 * head.flops < frozen.crop_flops < frozen.cost.backbone.flops + 3 * head.flops
+    assert frozen.peak_tensors < 0.7 * full.peak_tensors
+    assert plan(_adapted("frozen-backbone", micro_batch=2, model=with_checkpointing(LEAN))).recomputed_flops == 0
+
+
+def test_low_rank_updates_save_the_gradients_of_weights() -> None:
+    lora, full = plan(_adapted("lora")), plan(_adapted("full"))
+    assert 1.9 < lora.crop_flops / lora.cost.flops < 2.6
+    patches = 2 * 16 * 64 * 3 * 16 * 16  # whose input wants no gradient
+    assert full.crop_flops == 3 * (full.cost.backbone.flops + full.cost.heads["new"].flops) - patches

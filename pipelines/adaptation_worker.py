@@ -1,0 +1,49 @@
+"""What each training process of an adaptation does: build the child, give it what its parent knows, run the loop."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.multidataset_worker import MultiDatasetWorker
+from posecore.methods.adaptation import AdaptationConfig
+from posecore.methods.strategies import own_modules
+from posecore.models.architecture import ModelCard
+from posecore.models.low_rank import is_low_rank, merge_low_rank, save_adapter
+from posecore.models.pose_model import PoseModel, build_model
+from posecore.shards.store import ShardStore
+from posecore.storage import AnyPath
+
+
+@dataclass(frozen=True, kw_only=True)
+class AdaptationWorker(MultiDatasetWorker):
+    """Training of a child on its target and on what is replayed; heads without data go along untouched.
+
+    Attributes:
+        parent: how files of low-rank updates name what they belong to.
+        card: of the child before the strategy adds to it: the parent's heads and one for the target.
+    """
+
+    method: AdaptationConfig
+    parent: str
+    card: ModelCard
+
+    def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
+        """See :class:`~pipelines.multidataset_worker.MultiDatasetWorker`; the datasets are the card's."""
+        return build_model(
+            self.method.architecture(self.model), self.card.skeletons, self.card.conventions, self.card.licenses
+        )
+
+    def trained_model(self, checkpoint: AnyPath) -> PoseModel:
+        """The child with low-rank updates merged into its weights, so that it is an ordinary model."""
+        model = super().trained_model(checkpoint)
+        merge_low_rank(model)
+        return model.requires_grad_(True)
+
+    def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
+        """The low-rank updates in the files of ``peft``."""
+        model = super().trained_model(checkpoint)
+        if not any(is_low_rank(name) for name, _ in model.named_parameters()):
+            return ()
+        folder = run_dir / "adapter"
+        save_adapter(model, folder, own_modules(model, self.method.target), self.parent)
+        return tuple(sorted(folder.iterdir()))

@@ -1,0 +1,69 @@
+"""The step that judges one of several models of a job on ingested splits, each by its dataset's protocol."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipelines.evaluate import evaluate_stores
+from pipelines.steps import Split, vouched
+from posecore.evaluation.inference import InferenceSettings
+from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.tracking import RunLog
+from posecore.lineage.versions import EvaluationResult
+from posecore.models.weights.initial import SourceConfig, pin
+
+
+def judge_step(
+    workflow: Workflow,
+    who: str,
+    folder: str,
+    splits: Sequence[Split],
+    settings: InferenceSettings,
+    heads: Mapping[str, str] | None = None,
+) -> StepResult:
+    """Predicts and judges, with one report beside the model.
+
+    Args:
+        workflow: the step is recorded in.
+        who: the model's part in the job, such as ``teacher`` or ``child``.
+        folder: of the model.
+        splits: what it is judged on.
+        settings: how predictions are made.
+        heads: the model's head by name of the split, where it is not the split's own.
+
+    Returns:
+        By name of the split ``metrics`` and ``errors`` (of each keypoint, as a share of the box; None where it is
+        labelled nowhere), and the ``report``.
+    """
+    stores = {split.entry.name: split.location for split in splits}
+    answering = {split.entry.name: split.entry.answering_head for split in splits} | dict(heads or {})
+    out = Path(folder).parent / "evaluation" / who
+
+    def execute(log: RunLog) -> Outputs:
+        log_dataset_inputs(log, [split.use for split in splits])
+        result = evaluate_stores(folder, stores, settings, heads=answering, out=out)
+        for name, metrics in result.metrics.items():
+            log.log_metrics({f"{name}/{metric}": value for metric, value in metrics.items()})
+        errors = {
+            name: {error.name: error.relative if error.labelled else None for error in found}
+            for name, found in result.errors.items()
+        }
+        values = {"metrics": result.metrics, "errors": errors, "report": str(result.report)}
+        return Outputs(values, vouched(result.report))
+
+    inputs = {
+        "model": pin(SourceConfig(source=folder)),
+        "data": {split.entry.name: split.digest for split in splits},
+        "heads": answering,
+        "settings": settings,
+        "out": str(out),
+    }
+    return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["pipelines.evaluate"])
+
+
+def as_registered(splits: Sequence[Split], judged: StepResult) -> list[EvaluationResult]:
+    """What a :func:`judge_step` found, as the registry records it."""
+    return [
+        EvaluationResult(name=split.entry.name, digest=split.digest, metrics=judged.values["metrics"][split.entry.name])
+        for split in splits
+    ]

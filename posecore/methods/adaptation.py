@@ -1,0 +1,232 @@
+"""Adapting a trained model to a target dataset, with as much of the old kept as is wanted.
+
+Three things are chosen one by one: *what learns* (:mod:`posecore.methods.strategies`), *what is minimised* (the loss of
+heads, or of heads and prototypes) and *what keeps the old*:
+
+* replay: crops of the parent's own datasets in every batch; a matter of the mixture, not of this module;
+* learning without forgetting (Li & Hoiem, arXiv 1606.09282): the old heads shall say on the crops at hand what the
+  parent says, whether those crops are old or new;
+* L2-SP (Li et al., arXiv 1802.01483): weights decay to the parent's values instead of zero, see
+  :class:`~posecore.training.optimizer.OptimizerConfig`.
+"""
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Self
+
+import torch
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from posecore.methods.batch import DeviceBatch
+from posecore.methods.distillation import output_loss
+from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
+from posecore.methods.staged import StagedMethod
+from posecore.methods.strategies import (
+    Roles,
+    StrategyConfig,
+    TransferPrototypesConfig,
+    TwoStageConfig,
+)
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
+from posecore.models.architecture import ModelConfig
+from posecore.models.groups import Group
+from posecore.models.pose_model import PoseModel, frozen_statistics
+from posecore.models.vit import VitConfig
+from posecore.models.weights.initial import SourceConfig
+
+_METHOD = "method."
+_BACKBONE = "method.model.backbone."
+_FOREVER = 1.0  # a share of the run that no step reaches
+
+
+class AdaptationTerms(SupervisedConfig):
+    """What learns, and what keeps the old.
+
+    Attributes:
+        strategy: one word, or ``{kind: word, field: other value}``.
+        distillation: weight of learning without forgetting, relative to the loss of labels; 0 for none. Costs a forward
+            pass of the parent and of each old head, and with experts one of the backbone per old head.
+    """
+
+    strategy: StrategyConfig
+    distillation: float = Field(default=0.0, ge=0)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.distillation and not self.strategy.touches_shared:
+            raise ValueError(
+                f"distillation: {self.strategy.kind} leaves all the parent's heads read as it is, so there is nothing "
+                "to keep; set it to 0."
+            )
+        return self
+
+
+class AdaptationConfig(AdaptationTerms):
+    """An adaptation of one model to one dataset.
+
+    Attributes:
+        parent: the trained model.
+        target: the dataset adapted to.
+        replayed: datasets of the parent that are trained on as well.
+        old_heads: heads of the parent that distillation keeps.
+        parent_has_embedding: whether the parent has an embedding head.
+    """
+
+    parent: SourceConfig
+    target: str
+    replayed: tuple[str, ...] = ()
+    old_heads: tuple[str, ...] = ()
+    parent_has_embedding: bool = False
+
+    def architecture(self, model: ModelConfig) -> ModelConfig:
+        """The adapted model's architecture.
+
+        Raises:
+            ConfigError: the strategy does not go with the backbone.
+        """
+        return self.strategy.architecture(model)
+
+    def build(self, model: PoseModel) -> "Adaptation":
+        """The method that adapts a model; the model is changed in place.
+
+        Raises:
+            CheckpointError: distillation is wanted and the parent cannot be read.
+            ConfigError: the strategy does not go with the model.
+            IntegrityError: the parent is not the stated one.
+        """
+        return Adaptation(model, self, self.parent.read() if self.distillation else None)
+
+
+class Adaptation(nn.Module):
+    """A method whose model is adapted by a strategy; a :class:`~posecore.methods.staged.StagedMethod`.
+
+    Checkpoints hold the child alone: the parent is read again from where it came from, and every rank holds it whole.
+
+    Args:
+        model: holds the parent's weights, and a head for the target.
+        config: what learns, and what keeps the old.
+        parent: asked by distillation, and None without.
+
+    Raises:
+        ConfigError: the strategy does not go with the model.
+    """
+
+    def __init__(self, model: PoseModel, config: AdaptationConfig, parent: PoseModel | None) -> None:
+        super().__init__()
+        self.config = config
+        owners = tuple(dict.fromkeys(model.owner(name) for name in config.replayed))
+        self.roles = Roles(model.owner(config.target), owners, config.parent_has_embedding)
+        config.strategy.apply(model, self.roles)
+        self.method = _method(model, config)
+        # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.
+        self._parent = () if parent is None else (parent.eval().requires_grad_(False),)
+        self._backbone_learns = True
+        self.parts: tuple[str, ...] = ()
+        if isinstance(self.method, StagedMethod):
+            self.parts = tuple(f"{_METHOD}{part}" for part in self.method.parts)
+        elif isinstance(config.strategy, TwoStageConfig):
+            self.parts = (_BACKBONE,)
+
+    @property
+    def model(self) -> PoseModel:
+        """What is adapted."""
+        return self.method.model
+
+    def inherited(self, name: str) -> bool:
+        """Whether a parameter of this method has a value of the parent that L2-SP holds it to.
+
+        What belongs to the target decays to zero as ever, and so does what the strategy added.
+        """
+        own = f"{self.roles.target}."
+        new = (f".heads.{own}", f".experts.{own}", ".lora_", ".adapter.", ".embedding_head.")
+        return not any(part in name for part in new)
+
+    def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
+        """Enters the stage of a step; see :class:`~posecore.methods.staged.StagedMethod`."""
+        if isinstance(self.method, StagedMethod):
+            return frozenset(f"{_METHOD}{part}" for part in self.method.begin_step(step, total_steps))
+        strategy = self.config.strategy
+        if not isinstance(strategy, TwoStageConfig):
+            return frozenset()
+        self._backbone_learns = step >= strategy.backbone_from * total_steps
+        self.train(self.training)
+        return frozenset() if self._backbone_learns else frozenset({_BACKBONE})
+
+    def train(self, mode: bool = True) -> Self:
+        """As in every module, but a backbone that does not learn yet stays in evaluation mode."""
+        super().train(mode)
+        if not self._backbone_learns:
+            self.model.backbone.eval()
+        return self
+
+    def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """The loss terms; a method's forward is :meth:`losses`, so that sharding hooks see every call."""
+        return self.losses(batch)
+
+    def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """Scalars: the method's own, and ``kept/<old head>`` where the parent is asked.
+
+        Args:
+            batch: the micro-batch.
+        """
+        with nullcontext() if self._backbone_learns else torch.no_grad():
+            features = self.method.features(batch)
+        with torch.set_grad_enabled(features.requires_grad):  # a backbone that is at rest gets no gradients from here
+            old = {head: self._old_features(head, batch, features) for head in self._asked}
+        return self.method.terms(batch, features) | self._kept(batch, old)
+
+    @property
+    def _asked(self) -> tuple[str, ...]:
+        return self.config.old_heads if self._parent else ()
+
+    def _old_features(self, head: str, batch: DeviceBatch, features: Tensor) -> Tensor:
+        """What an old head sees of all crops: features by way of its own expert, if there are experts."""
+        if _has_experts(self.model):
+            return self.model.features(batch.images, [(head, 0, len(batch))], batch.depth)
+        return features
+
+    def _kept(self, batch: DeviceBatch, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if not self._parent:
+            return {}
+        parent = self._parent[0].to(batch.images.device)
+        terms = {}
+        with torch.no_grad():
+            said = _answers(parent, batch, self._asked)
+        for name in self._asked:
+            head = self.model.head(name)
+            with frozen_statistics(head):  # crops of other datasets must not move what is known of its own
+                outputs = head(features[name])
+            error = output_loss(self.method.codecs[name], outputs, said[name].float(), len(batch))
+            terms[f"kept/{name}"] = self.config.distillation * error
+        return terms
+
+
+def _answers(parent: PoseModel, batch: DeviceBatch, heads: tuple[str, ...]) -> dict[str, Tensor]:
+    """What each of a parent's heads says of all crops."""
+    rows: dict[str, list[Group]] = {head: [(head, 0, len(batch))] for head in heads}
+    if _has_experts(parent):
+        return {head: parent.run_head(head, parent.features(batch.images, rows[head], batch.depth)) for head in heads}
+    features = parent.features(batch.images, [], batch.depth)
+    return {head: parent.run_head(head, features) for head in heads}
+
+
+def _has_experts(model: PoseModel) -> bool:
+    backbone = model.config.backbone
+    return isinstance(backbone, VitConfig) and backbone.expert_dim > 0
+
+
+def _method(model: PoseModel, config: AdaptationConfig) -> SupervisedHeads:
+    common = {name: getattr(config, name) for name in SupervisedConfig.model_fields}
+    strategy = config.strategy
+    if not isinstance(strategy, TransferPrototypesConfig):
+        return SupervisedHeads(model, SupervisedConfig(**common))
+    # The published transfer: equal pixels above 0.2, prototypes at rest from the middle on, no self-supervision.
+    stages = StagesConfig(
+        heads_from=0.0,
+        backbone_from=0.5 if strategy.rest == "trained" else 0.0,
+        prototypes_until=0.5,
+        self_supervision_from=_FOREVER,
+    )
+    own = PrototypesConfig(**common, stages=stages, weights="balanced", pixel_threshold=0.2, pixel_weighting="equal")
+    return PrototypeLearning(model, own)

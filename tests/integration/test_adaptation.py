@@ -1,0 +1,213 @@
+"""From a registered model of adults to its registered child for infants, with what that cost."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+from pipelines.adapt import AdaptationJob, _flags, main, refuse_unlearnable
+from posecore.config import load_config
+from posecore.errors import DatasetError
+from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.registry import register_model
+from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
+from posecore.lineage.weights_use import weights_uses
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import load_model, save_model
+from posecore.models.vit import VitConfig
+from posecore.models.warm_start import warm_start
+from posecore.skeletons.library import load_skeleton
+from posecore.synth.writers import write_dataset
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Path:
+    """A run file beside its data, and a registered parent that knows people and animals."""
+    folder = tmp_path_factory.mktemp("adaptation")
+    for seed, (name, kind) in enumerate({"coco": "coco", "syrip": "syrip", "ward": "syrip"}.items()):
+        write_dataset(kind, folder / name, num_train=8, num_val=4, image_size=(128, 128), seed=seed)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=VitConfig(embed_dim=16, depth=2, num_heads=2), head=ClassicHeadConfig(channels=8), input_size=SIZE
+    )
+    heads = {"coco": load_skeleton("coco17"), "ap10k": load_skeleton("ap10k17")}
+    parent = build_model(config, heads, licenses={"coco": "CC-BY-4.0"})
+    tracking = TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment="adaptation")
+    use = DatasetUse(
+        name="coco", split="train", digest="a" * 64, role="training", location="/nowhere", license="CC-BY-4.0",
+        commercial_use=True,
+    )  # fmt: skip
+    run = connect(tracking, store_folder).start_run("parent", {})
+    register_model(run, "body", Path(str(save_model(parent, folder / "parent"))), [use], [])
+    values: dict[str, Any] = {
+        "name": "infants",
+        "run_folder": str(folder / "run"),
+        "data_folder": str(folder),
+        "tracking": tracking.model_dump(),
+        "parent": "models:/body/1",
+        "target": "syrip",
+        "method": {"strategy": "full"},
+        "datasets": [
+            {"name": "syrip", "root": "syrip", "train": "train", "evaluate": "val"},
+            {"name": "coco", "root": "coco", "train": "train", "evaluate": "val"},
+            {"name": "ward", "definition": "syrip", "root": "ward", "evaluate": "val", "head": "syrip"},
+        ],
+        "training": {
+            "steps": 4,
+            "global_batch": 8,
+            "schedule": {"kind": "cosine", "warmup_steps": 1},
+            "progress": False,
+        },
+        "inference": {"flip_test": False, "num_threads": 1},
+        "gates": {"max_forgetting": 0.5, "gates": ["syrip/AP>=0.9"]},
+    }
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    flags = ["--strategy", "lora", "--model", "models:/body/1", "--target", "datasets/syrip", "--keep", "coco"]
+    assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
+    said = capfd.readouterr().out
+    ingested = ["ingest:syrip:train", "ingest:syrip:val", "ingest:coco:train", "ingest:coco:val", "ingest:ward:val"]
+    steps = [*ingested, "audit", "train", "evaluate:parent", "evaluate:child", "register", "report"]
+    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
+
+    child = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
+    assert child.skeletons.keys() == {"coco", "ap10k", "syrip"}
+    assert child.card.lineage["weights"]["source"] == "models:/body/1"
+    assert child.card.lineage["strategy"]["kind"] == "lora"
+    parent = load_model(run_file.parent / "parent")
+    images = torch.randn(2, 3, *SIZE)
+    assert not torch.equal(child.predict(images, "coco"), parent.predict(images, "coco"))
+    heads = child.heads["coco"].state_dict()
+    assert all(torch.equal(tensor, heads[name]) for name, tensor in parent.heads["coco"].state_dict().items())
+
+    from peft import PeftModel
+
+    base = build_model(child.config, child.skeletons)
+    warm_start(base, parent)
+    adapter = Path(re.findall(r"adapter   (\S+)", said)[0]).parent
+    loaded = PeftModel.from_pretrained(base, str(adapter)).eval()
+    for head in ("syrip", "coco"):
+        with torch.no_grad():
+            answer = loaded.base_model.model.predict(images, head)
+        torch.testing.assert_close(answer, child.predict(images, head), rtol=1e-5, atol=1e-5)
+
+    tracking = connect(load_config(run_file, AdaptationJob).tracking, store_folder)
+    version = get_version(tracking, "infants", 1)
+    assert parent_of(version) == RegisteredVersion("body", 1)
+    assert [use.source for use in weights_uses(version)] == ["models:/body/1"]
+    assert version.tags["strategy"] == "lora"
+    assert {artifact.path for artifact in tracking.client.list_artifacts(version.run_id, "adapter")} == {
+        "adapter/adapter_config.json",
+        "adapter/adapter_model.safetensors",
+    }
+    assert "verdict   must not be promoted" in said  # nobody reaches an AP of 0.9 in four steps
+    page = Path(re.findall(r"report    (\S+)", said)[0]).read_text()
+    for title in ("target", "forgetting", "generalisation", "must not be promoted", "left_wrist", "syrip/AP is"):
+        assert title in page, title
+
+    assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
+    assert not re.findall(r"^(\S+) +ran ", capfd.readouterr().out, re.MULTILINE)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "sentence"),
+    [
+        (["parent=models:/body/9"], "models:/body/9: "),
+        (["target=nobody"], "target: 'nobody' must be an entry of datasets with train and evaluate splits"),
+        (["keep=[mpii]"], "keep: 'mpii' is no entry of datasets"),
+        (["method.strategy=expert", "replay=0.5"], "expert leaves everything the kept sets use as it is; set it to 0"),
+        (["method.strategy=lora", "l2_sp=0.1"], "with lora no inherited weight learns; set it to 0"),
+        (["method.strategy={kind: last-n, blocks: 5}"], "5 blocks cannot learn, for the backbone has 2 blocks"),
+        (["method.strategy=lorra"], "lorra"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_starts(
+    run_file: Path, capsys: pytest.CaptureFixture[str], overrides: list[str], sentence: str
+) -> None:
+    settings = [word for override in overrides for word in ("--set", override)]
+    assert main(["--config", str(run_file), *settings]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"name": "ap10k"}, "the parent has a head 'ap10k' with other points; give the entry another name"),
+        (
+            {
+                "name": "dots",
+                "changes": {"skeleton": {"name": "dots", "keypoints": [{"name": "dot", "union": "dot"}], "links": []}},
+            },
+            "target: dots has the points dot, none of which the parent knows",
+        ),
+    ],
+)
+def test_a_target_the_parent_cannot_take_is_refused(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], changes: dict[str, Any], sentence: str
+) -> None:
+    values = yaml.safe_load(run_file.read_text())
+    values["datasets"] = [values["datasets"][0] | {"definition": "syrip"} | changes]
+    values["target"] = changes["name"]
+    values["gates"] = {}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_a_set_to_keep_of_which_the_parent_has_no_head_is_refused(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(run_file.read_text())
+    values["datasets"][1]["name"], values["datasets"][1]["definition"] = "people", "coco"
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    assert "datasets.people: the parent has no head 'people' (it has coco, ap10k)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("bodies", [0, 3])
+def test_a_target_with_next_to_no_label_is_refused(bodies: int) -> None:
+    visibility = np.zeros((9, 2), np.int64)
+    visibility[:bodies] = 2
+    sentence = f"target infants: its train split has {bodies} labelled bodies, fewer than the 4 that a head can learn"
+    with pytest.raises(DatasetError, match=sentence):
+        refuse_unlearnable("infants", ["left_hand", "right_hand"], visibility)
+
+
+def test_a_point_that_is_labelled_nowhere_is_named() -> None:
+    refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[1, 0]] * 3 + [[0, 2]]))
+    with pytest.raises(DatasetError, match="target infants: right_hand is labelled on no body of its train split"):
+        refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[2, 0]] * 4))
+
+
+def test_replayed_sets_share_their_part_of_the_crops(run_file: Path) -> None:
+    job = load_config(run_file, AdaptationJob, ["replay=0.4"]).taking_part()
+    weights = {entry.name: entry.weight for entry in job.mixture().mixture.entries}
+    assert weights == {"syrip": 0.6, "coco": 0.4}
+    assert load_config(run_file, AdaptationJob).replay_share == 0.25
+    kept = load_config(run_file, AdaptationJob, ["method.strategy=expert"]).taking_part()
+    assert [entry.name for entry in kept.mixture().mixture.entries] == ["syrip"]
+    assert [(entry.name, entry.roles) for entry in kept.datasets][1] == ("coco", ["evaluation"])
+
+
+def test_flags_are_short_for_settings() -> None:
+    flags = ["--config", "a.yaml", "--model", "models:/b@c", "--target", "datasets/mine", "--keep", "coco,mpii"]
+    assert _flags([*flags, "--strategy", "lora"]) == [
+        "--config", "a.yaml", "--set", "parent=models:/b@c", "--set", "target=mine", "--set", "method.strategy=lora",
+        "--set", "keep=[coco,mpii]",
+    ]  # fmt: skip

@@ -1,0 +1,84 @@
+"""Every strategy under ZeRO-3 against plain PyTorch, with every tensor sharded, however small."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tests.support.launched_runs import TORCH, last_state, launch, zero
+
+pytestmark = pytest.mark.slow
+
+RUNS: dict[str, dict[str, Any]] = {
+    "full": {"strategy": "full", "distillation": 0.5, "old_heads": ["people", "horses"]},
+    "frozen-backbone": {"strategy": "frozen-backbone"},
+    "last-n": {"strategy": {"kind": "last-n", "blocks": 1}},
+    "bitfit": {"strategy": "bitfit"},
+    "lora": {"strategy": "lora", "distillation": 0.5, "old_heads": ["people"]},
+    "dora": {"strategy": "dora"},
+    "adapter": {"strategy": {"kind": "adapter", "width": 5}},
+    "expert": {"strategy": "expert", "expert_share": 0.25},
+    "prototypes": {"strategy": {"kind": "prototypes", "rest": "trained"}, "embedding": {"dim": 16, "channels": 8}},
+    "two-stage": {"strategy": {"kind": "two-stage", "backbone_from": 0.5}},
+    "anchored": {"strategy": "full"},
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with every run under both engines, on two ranks; one of them stopped at step 4 and went on."""
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name: str, engine: dict[str, Any], suffix: str, **fields: Any) -> dict[str, Any]:
+        optimizer = {"anchor_decay": 5.0} if name == "anchored" else {}
+        described = {"run_dir": str(folder / f"{name}-{suffix}"), "engine": engine, "shard_all": True}
+        return described | {"adaptation": RUNS[name], "optimizer": optimizer} | fields
+
+    stopped = run("anchored", zero(3), "stopped", stop_before=4)
+    launch(
+        [
+            *(run(name, engine, engine["kind"]) for name in RUNS for engine in (TORCH, zero(3))),
+            run("anchored", zero(1), "zero1"),
+            stopped,
+            run("anchored", zero(3), "resumed", copy_of=stopped["run_dir"]),
+        ],
+        world_size=2,
+    )
+    return folder
+
+
+def _assert_close(first: Path, second: Path, tolerance: float = 2e-5) -> None:
+    ours, theirs = last_state(first), last_state(second)
+    for section in ("weights", "exp_avg", "exp_avg_sq", "buffers", "anchor"):
+        tensors, others = getattr(ours, section), getattr(theirs, section)
+        assert set(tensors) == set(others), section
+        for name, tensor in tensors.items():
+            torch.testing.assert_close(tensor, others[name], rtol=tolerance, atol=tolerance, msg=f"{section}/{name}")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_stage_3_equals_plain_torch(runs: Path, name: str) -> None:
+    _assert_close(runs / f"{name}-deepspeed", runs / f"{name}-torch")
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_what_is_frozen_stays_so_under_stage_3(runs: Path, name: str) -> None:
+    """Horses have no data: neither gradients nor decay may reach what is theirs."""
+    from tests.support.tiny_training import tiny_adaptation
+
+    values = dict(RUNS[name])
+    first = tiny_adaptation(**values).state_dict()
+    state = last_state(runs / f"{name}-deepspeed")
+    after = state.weights | state.buffers
+    assert after.keys() == first.keys()
+    for tensor in (key for key in first if re.search(r"\.horses\b", key)):
+        assert torch.equal(after[tensor], first[tensor]), tensor
+    moved = [key for key in state.exp_avg if not torch.equal(after[key], first[key])]
+    assert len(moved) >= 0.9 * len(state.exp_avg)
+
+
+def test_anchors_are_sharded_saved_and_restored(runs: Path) -> None:
+    _assert_close(runs / "anchored-resumed", runs / "anchored-deepspeed", tolerance=0.0)
+    _assert_close(runs / "anchored-zero1", runs / "anchored-torch")

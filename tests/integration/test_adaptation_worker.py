@@ -1,0 +1,78 @@
+"""An adaptation's training process on real shards, without Ray: what it leaves is an ordinary model."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pydantic import TypeAdapter
+
+from pipelines.adaptation_worker import AdaptationWorker
+from posecore.datasets.definition import Conventions
+from posecore.loading.loader import LoadingConfig
+from posecore.loading.mixture import MixtureConfig, MixtureEntry
+from posecore.methods.adaptation import AdaptationConfig
+from posecore.methods.strategies import StrategyConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import load_model, save_model
+from posecore.models.vit import VitConfig
+from posecore.models.warm_start import warm_start
+from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
+from posecore.shards.store import ShardStore
+from posecore.skeletons.library import load_skeleton
+from posecore.training.context import LocalContext
+from posecore.training.loop import TrainingConfig
+from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+
+SIZE = (64, 48)
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ShardStore:
+    return hands_store(tmp_path_factory.mktemp("hands"), hands_definition(Conventions()))
+
+
+@pytest.mark.parametrize("strategy", ["expert", "dora", "prototypes", {"kind": "adapter", "width": 4}], ids=str)
+def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
+    strategy: Any, store: ShardStore, tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    backbone = VitConfig(embed_dim=16, depth=2, num_heads=2)
+    config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=SIZE)
+    parent = build_model(config, {"coco": load_skeleton("coco17")}).eval()
+    start = build_model(config, {"coco": load_skeleton("coco17"), "hands": HANDS})
+    warm_start(start, parent)
+    method = AdaptationConfig(
+        strategy=TypeAdapter(StrategyConfig).validate_python(strategy),
+        parent=pin(SourceConfig(source=str(save_model(parent, tmp_path / "parent")))),
+        target="hands",
+        old_heads=("coco",),
+    )
+    worker = AdaptationWorker(
+        model=start.config,
+        method=method,
+        weights=pin(WeightsConfig(source=str(save_model(start, tmp_path / "start")))),
+        training=TrainingConfig(steps=3, global_batch=4, progress=False),
+        loading=LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), num_threads=1),
+        stores={"hands": str(store.location)},
+        parent="models:/body/1",
+        card=start.card,
+    )
+    context = LocalContext(tmp_path / "run")
+    worker(context)
+    with context.latest_checkpoint() as checkpoint:
+        assert checkpoint is not None
+        child = worker.trained_model(checkpoint)
+        beside = worker.write_beside(checkpoint, tmp_path)
+    read = load_model(save_model(child, tmp_path / "child"))
+    images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(5))
+    for head, skeleton in (("coco", parent.skeletons["coco"]), ("hands", HANDS)):
+        assert read.predict(images, head).shape == (2, skeleton.num_keypoints, *config.heatmap_size)
+        assert torch.equal(read.predict(images, head), child.predict(images, head))
+    assert not torch.equal(read.predict(images, "hands"), start.eval().predict(images, "hands"))
+    if strategy in ("expert", "prototypes"):
+        torch.testing.assert_close(read.predict(images, "coco"), parent.predict(images, "coco"))
+    names = [path.name for path in beside]
+    assert names == (["adapter_config.json", "adapter_model.safetensors"] if strategy == "dora" else [])

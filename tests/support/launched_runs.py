@@ -1,0 +1,49 @@
+"""Runs of :mod:`tests.support.tiny_training` in groups of processes, connected over loopback as torchrun would."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+from posecore.training.checkpoint import load_checkpoint
+from posecore.training.context import LocalContext
+from posecore.training.engine import EngineState
+from tests.support import tiny_training
+
+TORCH = {"kind": "torch"}
+
+
+def zero(stage: int, **settings: object) -> dict[str, Any]:
+    """DeepSpeed in full precision."""
+    return {"kind": "deepspeed", "zero_stage": stage, "precision": "fp32", **settings}
+
+
+def launch(runs: list[dict[str, Any]], world_size: int) -> None:
+    """Makes the runs one after the other in a group of processes; every process must end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"OMP_NUM_THREADS": "1", "PATH": ""}  # with no compiler within reach, nothing can be built at run time
+    processes = [
+        subprocess.Popen(
+            [sys.executable, tiny_training.__file__, json.dumps(runs)],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        output, _ = process.communicate(timeout=800)
+        assert process.returncode == 0, output.decode()[-3000:]
+
+
+def last_state(run_dir: Path) -> EngineState:
+    """What the newest checkpoint of a run holds."""
+    with LocalContext(run_dir).latest_checkpoint() as folder:
+        assert folder is not None
+        return load_checkpoint(folder)[0]
