@@ -151,7 +151,7 @@ class PoseModel(nn.Module):
         Args:
             images: (B, 3, H, W) normalised RGB.
             groups: which rows belong to which dataset.
-            depth: (B, H, W) metres, 0 where not known. A model that takes depth answers without it as well, and one that
+            depth: (B, H, W) metres, 0 where not known. A model that takes depth answers without it as well; one that
                 takes none does not look at it.
 
         Raises:
