@@ -10,7 +10,7 @@ heads, or of heads and prototypes) and *what keeps the old*:
   :class:`~posecore.training.optimizer.OptimizerConfig`.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from typing import Self
 
@@ -183,7 +183,7 @@ class Adaptation(nn.Module):
     def _old_features(self, head: str, batch: DeviceBatch, features: Tensor) -> Tensor:
         """What an old head sees of all crops: features by way of its own expert, if there are experts."""
         if _has_experts(self.model):
-            return self.model.features(batch.images, [(head, 0, len(batch))], batch.depth)
+            return _features(self.model, batch, [(head, 0, len(batch))])
         return features
 
     def _kept(self, batch: DeviceBatch, features: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -206,9 +206,13 @@ def _answers(parent: PoseModel, batch: DeviceBatch, heads: tuple[str, ...]) -> d
     """What each of a parent's heads says of all crops."""
     rows: dict[str, list[Group]] = {head: [(head, 0, len(batch))] for head in heads}
     if _has_experts(parent):
-        return {head: parent.run_head(head, parent.features(batch.images, rows[head], batch.depth)) for head in heads}
-    features = parent.features(batch.images, [], batch.depth)
+        return {head: parent.run_head(head, _features(parent, batch, rows[head])) for head in heads}
+    features = _features(parent, batch, [])
     return {head: parent.run_head(head, features) for head in heads}
+
+
+def _features(model: PoseModel, batch: DeviceBatch, rows: Sequence[Group]) -> Tensor:
+    return model.features(batch.images, rows, batch.depth if model.takes_depth else None)
 
 
 def _has_experts(model: PoseModel) -> bool:

@@ -10,6 +10,7 @@ run never learns.
 """
 
 import re
+from abc import abstractmethod
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
@@ -64,6 +65,7 @@ class _Strategy(Config):
     def add(self, model: nn.Module) -> None:
         """Adds what is no part of an architecture."""
 
+    @abstractmethod
     def learns(self, name: str, depth: int, roles: Roles) -> bool:
         """Whether a parameter of backbone or heads learns.
 
@@ -72,7 +74,6 @@ class _Strategy(Config):
             depth: number of the backbone's blocks.
             roles: who takes part.
         """
-        raise NotImplementedError
 
     def apply(self, model: nn.Module, roles: Roles) -> None:
         """Adds, and marks every parameter; in place.

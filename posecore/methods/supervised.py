@@ -118,7 +118,7 @@ class SupervisedHeads(nn.Module):
 
     def features(self, batch: DeviceBatch) -> Tensor:
         """(B, D, h, w) features of all crops, each through its own dataset's expert if any."""
-        return self.model.features(batch.images, batch.rows, batch.depth)
+        return self.model.features(batch.images, batch.rows, batch.depth if self.model.takes_depth else None)
 
     def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
         """The second half of :meth:`losses`, for methods that want the features for more than this."""

@@ -151,8 +151,7 @@ class PoseModel(nn.Module):
         Args:
             images: (B, 3, H, W) normalised RGB.
             groups: which rows belong to which dataset.
-            depth: (B, H, W) metres, 0 where not known. A model that takes depth answers without it as well; one that
-                takes none does not look at it.
+            depth: (B, H, W) metres, 0 where not known; for a model that takes depth, which answers without it as well.
 
         Raises:
             ConfigError: the model does not know a group's dataset.
@@ -160,7 +159,7 @@ class PoseModel(nn.Module):
         for dataset, _, _ in groups:
             self._check_known(dataset)
         rows = [(self.owner(dataset), start, stop) for dataset, start, stop in groups]
-        if depth is None or not self.takes_depth:
+        if depth is None:
             return self.backbone(images, rows)
         return self.backbone(images, rows, depth_channels(depth))
 

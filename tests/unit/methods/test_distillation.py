@@ -211,6 +211,7 @@ def test_labels_and_outputs_weigh_what_they_weighed_on_64_crops_per_gpu_whatever
                 stop=2 * group.stop,
                 keypoints_crop=group.keypoints_crop.repeat_interleave(2, 0),
                 weights=group.weights.repeat_interleave(2, 0),
+                scale=group.scale.repeat_interleave(2, 0),
                 seeds=group.seeds.repeat_interleave(2, 0),
             )
             for group in twice.groups

@@ -40,7 +40,13 @@ def batch_of(images: torch.Tensor, depth: torch.Tensor | None) -> DeviceBatch:
     seeds = torch.zeros(len(images), dtype=torch.int64)
     weights = torch.ones(len(images), 3)
     group = DeviceGroup(
-        dataset="infants", start=0, stop=len(images), keypoints_crop=points, weights=weights, seeds=seeds
+        dataset="infants",
+        start=0,
+        stop=len(images),
+        keypoints_crop=points,
+        weights=weights,
+        scale=torch.ones(len(images), 2),
+        seeds=seeds,
     )
     return DeviceBatch(images=images, groups=(group,), depth=depth)
 
