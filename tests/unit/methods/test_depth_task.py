@@ -110,7 +110,7 @@ def test_the_features_learn_depth_and_the_points_do_not_notice() -> None:
     smooth = torch.linspace(0.5, 1.5, SIZE[1]).expand(3, *SIZE)
     history = []
     for _ in range(30):
-        loss = method.depth_task(method._features(batch), smooth)
+        loss = method.depth_task(method.features(batch), smooth)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
