@@ -89,7 +89,7 @@ PLAIN = {
     "center_jitter": "off",
 }
 FEATURES = {"feature_reduction": "mean", "feature_weight": 1e-3}
-"""Nothing is published for heatmaps; this makes both terms of the teacher about as large as the loss of labels."""
+"""Nothing is published for heatmaps; not tuned."""
 TERMS: dict[str, dict[str, Any]] = {
     "features": FEATURES | {"output_weight": 0},
     "outputs": {"feature_weight": 0},

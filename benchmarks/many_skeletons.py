@@ -9,6 +9,11 @@ Arms: ``single`` trains one model per set; ``heads``, ``experts`` and ``prototyp
 without cross-type self-supervision (``prototypes-alone``). ``<method>@large`` knows the three large sets only;
 ``<method>+new`` goes on from it with the three small ones added, their parts fresh, ``<method>+warm`` with their parts
 copied by union names. What both lose of the large sets against ``<method>@large`` is forgetting.
+
+Arms that look for reasons: ``heads-even`` draws equally often from every set; ``single-share`` trains a small set alone
+on as many crops as the mixture draws from it; ``heads>heads`` and ``heads>prototypes`` go on from ``heads`` for two
+fifths of the steps, the latter by the published stages. With prototypes, models are also judged by these alone and by
+the average of both paths.
 """
 
 import argparse
@@ -33,8 +38,10 @@ from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
+from posecore.loading.samples import UsableInstances
 from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import HeatmapPath
 from posecore.models.saving import save_model
 from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.initial import WeightsConfig
@@ -72,6 +79,8 @@ METHODS: dict[str, Any] = {
 ALONE = PROTOTYPES | {
     "stages": {"heads_from": 0, "backbone_from": 0, "prototypes_until": 1, "self_supervision_from": 1}
 }
+ON_TRAINED = PROTOTYPES | {"stages": "published"}
+ALL_PARTS = WarmStartConfig()
 FRESH_PARTS = WarmStartConfig(experts=False, points=False, prototypes=False)
 
 Run = Callable[[Path], dict[str, Any]]
@@ -95,19 +104,27 @@ def arms(
 ) -> Iterator[tuple[str, Run]]:
     """Name and function of every run of one seed, parents before their children."""
 
-    def run(names: Sequence[str], method: Any, steps: int = steps, **initial: Any) -> Run:
-        return lambda folder: train_and_judge(folder, stores, names, method, seed, steps, batch, **initial)
+    def run(names: Sequence[str], method: Any, steps: int = steps, **more: Any) -> Run:
+        return lambda folder: train_and_judge(folder, stores, names, method, seed, steps, batch, **more)
+
+    def going_on_from(arm: str, take: WarmStartConfig = ALL_PARTS) -> WeightsConfig:
+        return WeightsConfig(source=str(results.folder(arm, seed) / "model"), take=take)
 
     for method, config in METHODS.items():
         yield method, run(tuple(PICTURES), config)
     yield "prototypes-alone", run(tuple(PICTURES), ALONE)
     for name in PICTURES:
         yield f"single:{name}", run((name,), "heads")
+    yield "heads-even", run(tuple(PICTURES), "heads", even=True)
+    shares = {name: len(UsableInstances.of(open_store(store)).rows) for name, store in stores["train"].items()}
+    for name in SMALL:
+        yield f"single-share:{name}", run((name,), "heads", round(steps * shares[name] / sum(shares.values())))
+    yield "heads>heads", run(tuple(PICTURES), "heads", steps * 2 // 5, weights=going_on_from("heads"))
+    yield "heads>prototypes", run(tuple(PICTURES), ON_TRAINED, steps * 2 // 5, weights=going_on_from("heads"))
     for method, config in METHODS.items():
         yield f"{method}@large", run(LARGE, config)
-        parent = str(results.folder(f"{method}@large", seed) / "model")
-        for suffix, take in (("new", FRESH_PARTS), ("warm", WarmStartConfig())):
-            weights = WeightsConfig(source=parent, take=take)
+        for suffix, take in (("new", FRESH_PARTS), ("warm", ALL_PARTS)):
+            weights = going_on_from(f"{method}@large", take)
             yield f"{method}+{suffix}", run(tuple(PICTURES), config, steps * 2 // 5, weights=weights)
 
 
@@ -120,18 +137,21 @@ def train_and_judge(
     steps: int,
     batch: int,
     weights: WeightsConfig | None = None,
+    even: bool = False,
 ) -> dict[str, Any]:
     """Trains one model and judges it on every set it was trained on."""
-    loading = {
-        "mixture": {"entries": [{"name": name, "augment": LYING if name == "syrip" else AUGMENT} for name in names]},
-        "num_threads": 1,
-    }
+    entries: list[dict[str, Any]] = [
+        {"name": name, "augment": LYING if name == "syrip" else AUGMENT, "weight": 1.0 if even else None}
+        for name in names
+    ]
+    mixture = {"entries": entries, "sampling": "explicit" if even else "natural"}
+    loading = {"mixture": mixture, "num_threads": 1}
     training = {
         "steps": steps,
         "global_batch": batch,
         "seed": seed,
         "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
-        "schedule": {"kind": "cosine", "warmup_steps": 50},
+        "schedule": {"kind": "cosine", "warmup_steps": min(50, steps // 4)},
         "engine": {"kind": "torch", "precision": "bf16"},
         "checkpoint_every": steps,
     }
@@ -152,10 +172,18 @@ def train_and_judge(
         assert checkpoint is not None
         model = worker.trained_model(checkpoint)
     save_model(model, folder / "model")
-    settings = InferenceSettings(num_threads=1, flip_test=False)
-    judged = {name: evaluate_store(model, open_store(stores["val"][name]), settings, head=name) for name in names}
+    paths: tuple[HeatmapPath, ...] = ("regression",)
+    if model.config.embedding is not None:
+        paths = ("regression", "prototypes", "average")
+    judged = {}
+    for path in paths:
+        settings = InferenceSettings(num_threads=1, flip_test=False, path=path)
+        judged[path] = {
+            name: evaluate_store(model, open_store(stores["val"][name]), settings, head=name) for name in names
+        }
     return {
-        "metrics": judged,
+        "metrics": judged.pop("regression"),
+        "other_paths": judged,
         "step_s": seconds / steps,
         "memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
     }
@@ -170,10 +198,12 @@ def show(results: Results) -> None:
     step_s: dict[str, list[float]] = defaultdict(list)
     for row in results.rows():
         arm = row["arm"].partition(":")[0]
-        step_s[arm].append(row["step_s"])
-        for name, metrics in row["metrics"].items():
-            value = metrics[METRIC[name]]
-            by_arm[arm][row["seed"]][name] = value if METRIC[name] == "PCKh" else 100 * value
+        judged = {arm: row["metrics"]} | {f"{arm}, {path}": by for path, by in row.get("other_paths", {}).items()}
+        for label, by_name in judged.items():
+            step_s[label].append(row["step_s"])
+            for name, metrics in by_name.items():
+                value = metrics[METRIC[name]]
+                by_arm[label][row["seed"]][name] = value if METRIC[name] == "PCKh" else 100 * value
     for arm, by_seed in by_arm.items():
         cells = [spread([by_seed[seed][name] for seed in by_seed if name in by_seed[seed]]) for name in PICTURES]
         whole = [values for values in by_seed.values() if all(name in values for name in SMALL)]
