@@ -214,7 +214,9 @@ def run(config: DistillationJob, reuse: bool = True) -> None:
         student = train(workflow, config, first_stage(config, teacher, token, answers), teacher, training, evaluation)
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
-        judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+        judged = None
+        if evaluation:
+            judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
         known = [split for split in evaluation if split.entry.answering_head in teacher.comparable]
         heads = {split.entry.name: teacher.heads[split.entry.answering_head] for split in known}
         reference = None
@@ -391,7 +393,7 @@ def register_step(
     teacher: TeacherFiles,
     student: StepResult,
     splits: Sequence[Split],
-    judged: StepResult,
+    judged: StepResult | None,
     measured: StepResult,
     leaks: StepResult,
 ) -> StepResult:
@@ -405,7 +407,7 @@ def register_step(
             config.name,
             Path(student.values["folder"]),
             [split.use for split in splits],
-            as_registered(evaluation, judged),
+            [] if judged is None else as_registered(evaluation, judged),
             parent=teacher.parent,
             tags={"training_run_id": student.run_id, "leaked_pairs": str(leaks.values["shared"]), **figures},
             summary=f"Distilled from {teacher.record['source']}.",
@@ -423,17 +425,17 @@ def register_step(
     return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
 
 
-def results_table(evaluation: Sequence[Split], judged: StepResult, reference: StepResult | None) -> Table:
+def results_table(evaluation: Sequence[Split], judged: StepResult | None, reference: StepResult | None) -> Table:
     """One row per judged set: student beside teacher, where the teacher knows the same points."""
     table = Table(title="results")
     for column in ("dataset", "metric", "student", "teacher"):
         table.add_column(column, overflow="fold")
-    of_teacher = reference.values["metrics"] if reference is not None else {}
+    of_student, of_teacher = ({} if step is None else step.values["metrics"] for step in (judged, reference))
     for split in evaluation:
         name = split.entry.name
         primary = PROTOCOLS[split.definition.evaluation.protocol].primary
         theirs = f"{of_teacher[name][primary]:.3f}" if name in of_teacher else "other points"
-        table.add_row(name, primary, f"{judged.values['metrics'][name][primary]:.3f}", theirs)
+        table.add_row(name, primary, f"{of_student[name][primary]:.3f}", theirs)
     return table
 
 
