@@ -10,10 +10,11 @@ without cross-type self-supervision (``prototypes-alone``). ``<method>@large`` k
 ``<method>+new`` goes on from it with the three small ones added, their parts fresh, ``<method>+warm`` with their parts
 copied by union names. What both lose of the large sets against ``<method>@large`` is forgetting.
 
-Arms that look for reasons: ``heads-even`` draws equally often from every set; ``single-share`` trains a small set alone
-on as many crops as the mixture draws from it; ``heads>heads`` and ``heads>prototypes`` go on from ``heads`` for two
-fifths of the steps, the latter by the published stages. With prototypes, models are also judged by these alone and by
-the average of both paths.
+Arms that look for reasons: ``prototypes-light`` takes the weights called balanced, a hundredth for heatmaps and a tenth
+for contrast; ``heads-even`` draws equally often from every set; ``single-share`` trains a small set alone on as many
+crops as the mixture draws from it; ``heads>heads`` and ``heads>prototypes`` go on from ``heads`` for two fifths of the
+steps, the latter by the published stages. With prototypes, models are also judged by these alone and by the average of
+both paths.
 """
 
 import argparse
@@ -68,7 +69,7 @@ PROTOTYPES = {
     "kind": "prototypes",
     "embedding": {"channels": 32, "dim": 32},
     "stages": "joint",
-    "weights": "balanced",
+    "weights": {"contrast": 1e-3, "distance": 1e-4, "heatmap": 0.1, "self_supervision": 0.1},
     "momentum": 0.99,
 }
 METHODS: dict[str, Any] = {
@@ -79,6 +80,7 @@ METHODS: dict[str, Any] = {
 ALONE = PROTOTYPES | {
     "stages": {"heads_from": 0, "backbone_from": 0, "prototypes_until": 1, "self_supervision_from": 1}
 }
+LIGHT = PROTOTYPES | {"weights": "balanced"}
 ON_TRAINED = PROTOTYPES | {"stages": "published"}
 ALL_PARTS = WarmStartConfig()
 FRESH_PARTS = WarmStartConfig(experts=False, points=False, prototypes=False)
@@ -115,6 +117,7 @@ def arms(
     yield "prototypes-alone", run(tuple(PICTURES), ALONE)
     for name in PICTURES:
         yield f"single:{name}", run((name,), "heads")
+    yield "prototypes-light", run(tuple(PICTURES), LIGHT)
     yield "heads-even", run(tuple(PICTURES), "heads", even=True)
     shares = {name: len(UsableInstances.of(open_store(store)).rows) for name, store in stores["train"].items()}
     for name in SMALL:

@@ -115,12 +115,14 @@ class PrototypeWeights(Config):
 
 WEIGHTS = {
     "published": PrototypeWeights(contrast=1.25e-7, distance=1.25e-8, heatmap=3.33e-6, self_supervision=1e-3),
-    "balanced": PrototypeWeights(contrast=1e-3, distance=1e-4, heatmap=0.1, self_supervision=0.1),
+    "balanced": PrototypeWeights(contrast=1e-4, distance=1e-5, heatmap=1e-3, self_supervision=0.1),
 }
 """Named weights. With the ``published`` ones nearly all gradients of a fresh embedding head of published size are below
 AdamW's eps of 1e-8, the median by a factor of 45, so that it takes steps of a fiftieth of the learning rate.
-``balanced`` keeps contrast and distance in proportion and makes the terms large enough to learn from, yet small enough
-for the heads' own losses to lead."""
+``balanced`` keeps contrast and distance in proportion and makes the terms large enough to learn from, yet so small that
+they pull about as much at a fresh backbone as the labels do (six synthetic sets: 1.6 times, either term). Ten times the
+contrast and a hundred times the heatmaps pulled 160 times as much, and the heads of models that were trained from the
+start learned next to nothing: docs/benchmarks/many_skeletons_2cpu_2026-11-26.md."""
 
 
 def _named(known: dict[str, Any]) -> BeforeValidator:
