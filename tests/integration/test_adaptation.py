@@ -49,7 +49,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
     run = connect(tracking, store_folder).start_run("parent", {})
     register_model(run, "body", Path(str(save_model(parent, folder / "parent"))), [use], [])
     values: dict[str, Any] = {
-        "name": "infants",
+        "name": "little-infants",
         "run_folder": str(folder / "run"),
         "data_folder": str(folder),
         "tracking": tracking.model_dump(),
@@ -108,7 +108,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
         torch.testing.assert_close(answer, child.predict(images, head), rtol=1e-5, atol=1e-5)
 
     tracking = connect(load_config(run_file, AdaptationJob).tracking, store_folder)
-    version = get_version(tracking, "infants", 1)
+    version = get_version(tracking, "little-infants", 1)
     assert parent_of(version) == RegisteredVersion("body", 1)
     assert [use.source for use in weights_uses(version)] == ["models:/body/1"]
     assert version.tags["strategy"] == "lora"
