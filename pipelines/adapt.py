@@ -33,7 +33,7 @@ from pipelines.fetched_model import FetchedModel, fetch_model
 from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.ray_training import RayTrainingConfig
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job, vouched
 from pipelines.train_step import judge_while_training, train_step
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
@@ -598,27 +598,31 @@ def _shortened(names: Sequence[str], limit: int = 5) -> str:
     return ", ".join(names[:limit]) + (f" and {more} more" if more > 0 else "")
 
 
-def _flags(arguments: Sequence[str]) -> list[str]:
-    """The job's own flags as overrides of a run file."""
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for flag in ("--model", "--target", "--strategy", "--keep"):
-        parser.add_argument(flag)
-    known, rest = parser.parse_known_args(arguments)
-    overrides = []
-    if known.model:
-        overrides.append(f"parent={known.model}")
-    if known.target:
-        overrides.append(f"target={Path(known.target).name}")
-    if known.strategy:
-        overrides.append(f"method.strategy={known.strategy}")
-    if known.keep is not None:
-        overrides.append(f"keep=[{known.keep}]")
-    return [*rest, *(word for override in overrides for word in ("--set", override))]
+def declare(parser: argparse.ArgumentParser) -> None:
+    """Adds the job's own flags."""
+    parser.add_argument("--model", metavar="MODEL", help="the parent: models:/name@alias or /version, a file, a name")
+    parser.add_argument("--target", metavar="DATASET", help="the entry to adapt to, by its name or its folder")
+    parser.add_argument("--strategy", help="what learns, such as full, lora or two-stage")
+    parser.add_argument("--keep", metavar="SET,SET", help="entries whose accuracy is to be kept; default: all")
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """What the flags change in the run file, as ``key=value``."""
+    changes = {
+        "parent": options.model,
+        "target": options.target and Path(options.target).name,
+        "method.strategy": options.strategy,
+        "keep": None if options.keep is None else f"[{options.keep}]",
+    }
+    return [f"{key}={value}" for key, value in changes.items() if value]
+
+
+FLAGS = Flags(declare, overrides)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return run_job(__doc__, AdaptationJob, run, _flags(sys.argv[1:] if arguments is None else arguments))
+    return run_job(__doc__, AdaptationJob, run, arguments, FLAGS)
 
 
 if __name__ == "__main__":

@@ -81,4 +81,4 @@ def _usual_splits(name: str) -> list[str]:
     return training[:1] + evaluation[:1]
 
 
-FLAGS = Flags(RUN_FILE, declare, overrides)
+FLAGS = Flags(declare, overrides, RUN_FILE)

@@ -189,14 +189,14 @@ class Flags:
     """Settings that a job takes by flags of their own as well.
 
     Attributes:
-        run_file: what they change where no ``--config`` is given.
         declare: adds them to the parser.
         overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
+        run_file: what they change where no ``--config`` is given; None requires one.
     """
 
-    run_file: Path
     declare: Callable[[argparse.ArgumentParser], None]
     overrides: Callable[[argparse.Namespace], list[str]]
+    run_file: Path | None = None
 
 
 def run_job(
@@ -213,11 +213,12 @@ def run_job(
         config_class: what the run file must be.
         run: given the configuration and whether finished steps may be used again.
         arguments: None for the process's own.
-        flags: of this job alone; without any, ``--config`` is required.
+        flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
     """
     parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    default = "" if flags is None else f"; default {flags.run_file.name}, changed by the flags below"
-    parser.add_argument("--config", required=flags is None, help=f"run file (YAML){default}")
+    usual = None if flags is None else flags.run_file
+    default = "" if usual is None else f"; default {usual.name}, changed by the flags below"
+    parser.add_argument("--config", required=usual is None, default=None, help=f"run file (YAML){default}")
     if flags is not None:
         flags.declare(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
@@ -227,7 +228,7 @@ def run_job(
     try:
         run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
         if flags is not None:
-            run_file, overrides = run_file or flags.run_file, [*flags.overrides(options), *overrides]
+            run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
         run(load_config(run_file, config_class, overrides), not options.no_reuse)
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)

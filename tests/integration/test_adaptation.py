@@ -1,5 +1,6 @@
 """From a registered model of adults to its registered child for infants, with what that cost."""
 
+import argparse
 import re
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import AdaptationJob, _flags, main, refuse_unlearnable
+from pipelines.adapt import FLAGS, AdaptationJob, main, refuse_unlearnable
 from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
@@ -206,8 +207,10 @@ def test_replayed_sets_share_their_part_of_the_crops(run_file: Path) -> None:
 
 
 def test_flags_are_short_for_settings() -> None:
-    flags = ["--config", "a.yaml", "--model", "models:/b@c", "--target", "datasets/mine", "--keep", "coco,mpii"]
-    assert _flags([*flags, "--strategy", "lora"]) == [
-        "--config", "a.yaml", "--set", "parent=models:/b@c", "--set", "target=mine", "--set", "method.strategy=lora",
-        "--set", "keep=[coco,mpii]",
-    ]  # fmt: skip
+    parser = argparse.ArgumentParser()
+    FLAGS.declare(parser)
+    assert FLAGS.overrides(parser.parse_args([])) == []
+    flags = ["--model", "models:/b@c", "--target", "datasets/mine", "--strategy", "lora"]
+    settings = ["parent=models:/b@c", "target=mine", "method.strategy=lora"]
+    assert FLAGS.overrides(parser.parse_args([*flags, "--keep", "coco,mpii"])) == [*settings, "keep=[coco,mpii]"]
+    assert FLAGS.overrides(parser.parse_args([*flags, "--keep", ""])) == [*settings, "keep=[]"]
