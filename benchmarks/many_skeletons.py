@@ -3,7 +3,8 @@
     python -m benchmarks.many_skeletons --out results/many_skeletons --seeds 0 1 2
 
 Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; two processes may share
-the folder with different ``--seeds``. The tables are printed at the end, or alone with ``--steps 0``.
+the folder with different ``--seeds``. The tables are printed at the end, or alone with ``--steps 0``. ``--pull`` prints
+how hard each kind of loss term pulls at a fresh backbone.
 
 Arms: ``single`` trains one model per set; ``heads``, ``experts`` and ``prototypes`` one model on all six, the last also
 without cross-type self-supervision (``prototypes-alone``). ``<method>@large`` knows the three large sets only;
@@ -30,6 +31,7 @@ import torch
 from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.repeated import Results, spread
 from pipelines.multidataset_worker import MultiDatasetWorker
@@ -38,11 +40,12 @@ from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.loading.loader import LoadingConfig
+from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.samples import UsableInstances
+from posecore.methods.batch import to_device
 from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import HeatmapPath
+from posecore.models.pose_model import HeatmapPath, build_model
 from posecore.models.saving import save_model
 from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.initial import WeightsConfig
@@ -192,6 +195,52 @@ def train_and_judge(
     }
 
 
+def show_pull(stores: Mapping[str, str], batch: int) -> None:
+    """How hard each kind of loss term pulls at a fresh backbone in the first step: norms of gradients.
+
+    Args:
+        stores: name of each set to the location of its training shards.
+        batch: crops.
+    """
+    opened = {name: open_store(location) for name, location in stores.items()}
+    entries = [{"name": name, "augment": LYING if name == "syrip" else AUGMENT} for name in opened]
+    loading = parse_config({"mixture": {"entries": entries}, "num_threads": 1}, LoadingConfig, "loading")
+    definitions = {name: store.manifest.definition for name, store in opened.items()}
+    table = Table(
+        title="first step from fresh weights: value of each kind of term, norm of its gradient at the backbone"
+    )
+    for column in ("weights", "term", "value", "gradient"):
+        table.add_column(column)
+    for title, config in (
+        ("the arms'", PROTOTYPES),
+        ("balanced", LIGHT),
+        ("published", PROTOTYPES | {"weights": "published"}),
+    ):
+        torch.manual_seed(0)
+        method_config = TypeAdapter(MethodConfig).validate_python(config)
+        model = build_model(
+            method_config.architecture(parse_config(MODEL, ModelConfig, "model")),
+            {name: definition.skeleton for name, definition in definitions.items()},
+            {name: definition.conventions for name, definition in definitions.items()},
+        )
+        method = method_config.build(model).train()
+        loader = Loader(
+            opened, loading, input_size=model.input_size, seed=0, global_batch=batch, conventions=model.conventions
+        )
+        terms = method(to_device(next(iter(loader)), torch.device("cpu")))
+        kinds: dict[str, list[Tensor]] = defaultdict(list)
+        for name, term in terms.items():
+            kinds[name.partition("/")[0]].append(term)
+        for kind, of_kind in kinds.items():
+            total = torch.stack(of_kind).sum()
+            used = torch.autograd.grad(total, list(model.backbone.parameters()), retain_graph=True, allow_unused=True)
+            norm = torch.cat(
+                [gradient.flatten() for gradient in used if gradient is not None] or [torch.zeros(1)]
+            ).norm()
+            table.add_row(title, kind, f"{total.item():.1e}", f"{norm.item():.1e}")
+    Console(width=120).print(table)
+
+
 def show(results: Results) -> None:
     """Mean ± standard deviation over the seeds, one row per arm."""
     table = Table(title="six synthetic sets: primary metric in percent")
@@ -223,8 +272,12 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of every run; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--arms", nargs="*", help="default: all")
+    parser.add_argument("--pull", action="store_true", help="print how hard the loss terms pull at first, and end")
     options = parser.parse_args()
     results = Results(options.out)
+    if options.pull:
+        show_pull(prepare(options.out)["train"], options.batch)
+        return
     if options.steps:
         torch.set_num_threads(1)
         stores = prepare(options.out)
