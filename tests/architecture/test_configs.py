@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.adapt import AdaptationJob
+from pipelines.adaptation_job import AdaptationJob
 from pipelines.distill import DistillationJob
 from pipelines.multidataset_train import JobConfig, main
 from pipelines.pretrain import PretrainingConfig

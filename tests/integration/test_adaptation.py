@@ -10,7 +10,9 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import FLAGS, AdaptationJob, main, refuse_unlearnable
+from pipelines.adapt import FLAGS, main
+from pipelines.adaptation_checks import refuse_unlearnable
+from pipelines.adaptation_job import AdaptationJob
 from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse

@@ -1,0 +1,145 @@
+"""The run file of an adaptation: what a set of data is for, what learns, and what is asked of the child."""
+
+from collections.abc import Mapping
+from typing import Any, Literal, Self
+
+from pydantic import Field, model_validator
+
+from pipelines.datasets_job import DatasetEntry, DatasetsJob
+from pipelines.multidataset_train import LoaderSettings
+from pipelines.ray_training import RayTrainingConfig
+from posecore.evaluation.inference import InferenceSettings
+from posecore.lineage.promotion import PromotionConfig
+from posecore.loading.loader import LoadingConfig
+from posecore.methods.adaptation import AdaptationTerms
+from posecore.models.weights.initial import SourceConfig
+from posecore.training.loop import TrainingConfig
+
+Group = Literal["target", "kept", "independent"]
+
+
+class GateSettings(PromotionConfig):
+    """What the child must show to be worth promoting.
+
+    Attributes:
+        max_forgetting: by how much a kept set's metric may fall, in the metric's own unit; None does not ask.
+        must_gain: whether the target's metric must not be worse than the parent's.
+    """
+
+    max_forgetting: float | None = Field(default=None, ge=0)
+    must_gain: bool = True
+
+
+class AdaptationJob(DatasetsJob):
+    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+
+    Attributes:
+        parent: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
+        target: the entry adapted to. Entries that are only judged and whose head is the target's are independent sets
+            of its population; all others are kept sets, which go by a head of the parent.
+        keep: names of kept sets; entries left out are neither trained on nor judged. None keeps all.
+        method: what learns (``strategy``), what is minimised and what the parent says to it.
+        replay: share of the crops that come from kept sets. None is a quarter where the strategy touches shared weights
+            and a kept set has a train split, else 0.
+        l2_sp: pull of inherited weights to their first values;
+            see :class:`~posecore.training.optimizer.OptimizerConfig`.
+        loading: batches; the mixture follows from ``replay``.
+        training: the loop.
+        cluster: workers.
+        inference: how predictions are made for the evaluation.
+        gates: what is asked before the verdict.
+        plan_gpu: kind of GPU that memory and time are planned for.
+    """
+
+    parent: SourceConfig
+    target: str
+    keep: tuple[str, ...] | None = None
+    method: AdaptationTerms
+    replay: float | None = Field(default=None, ge=0, lt=1)
+    l2_sp: float = Field(default=0.0, ge=0)
+    loading: LoaderSettings = LoaderSettings()
+    training: TrainingConfig
+    cluster: RayTrainingConfig = RayTrainingConfig()
+    inference: InferenceSettings = InferenceSettings()
+    gates: GateSettings = GateSettings()
+    plan_gpu: str = "h100"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _name_parent(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and isinstance(values.get("parent"), str):
+            return {**values, "parent": {"source": values["parent"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _check_datasets(self) -> Self:
+        """Heads may be the parent's here, which is read later; see :func:`check_roles`."""
+        self._check_names()
+        found = [entry for entry in self.datasets if entry.name == self.target]
+        if not found or found[0].train is None or found[0].evaluate is None:
+            raise ValueError(f"target: {self.target!r} must be an entry of datasets with train and evaluate splits.")
+        if self.keep is not None and (stray := sorted(set(self.keep) - {entry.name for entry in self.datasets})):
+            raise ValueError(f"keep: {stray[0]!r} is no entry of datasets.")
+        touches = self.method.strategy.touches_shared
+        if self.replay and not touches:
+            raise ValueError(
+                f"replay: {self.method.strategy.kind} leaves everything the kept sets use as it is; set it to 0."
+            )
+        if self.l2_sp and (not touches or self.method.strategy.kind in ("lora", "dora", "adapter")):
+            raise ValueError(f"l2_sp: with {self.method.strategy.kind} no inherited weight learns; set it to 0.")
+        if self.replay and not self.replayed:
+            raise ValueError("replay: no kept set has a train split; give one, or set it to 0.")
+        return self
+
+    def group_of(self, entry: DatasetEntry) -> Group:
+        """What an entry is for."""
+        if entry.name == self.target:
+            return "target"
+        return "independent" if entry.head == self.target else "kept"
+
+    @property
+    def used(self) -> tuple[DatasetEntry, ...]:
+        """The entries that take part."""
+        wanted = {entry.name for entry in self.datasets} if self.keep is None else {*self.keep}
+        return tuple(entry for entry in self.datasets if self.group_of(entry) != "kept" or entry.name in wanted)
+
+    @property
+    def kept(self) -> tuple[DatasetEntry, ...]:
+        """The kept sets that take part."""
+        return tuple(entry for entry in self.used if self.group_of(entry) == "kept")
+
+    @property
+    def replay_share(self) -> float:
+        """:attr:`replay`, or what None means."""
+        if self.replay is not None:
+            return self.replay
+        has_data = any(entry.train is not None for entry in self.kept)
+        return 0.25 if self.method.strategy.touches_shared and has_data else 0.0
+
+    @property
+    def replayed(self) -> tuple[str, ...]:
+        """Kept sets that are trained on."""
+        return tuple(e.name for e in self.kept if e.train is not None) if self.replay_share else ()
+
+    def taking_part(self) -> "AdaptationJob":
+        """The job with nothing in it that does not take part; kept sets that are not replayed are only judged."""
+        entries = []
+        for entry in self.used:
+            if self.group_of(entry) == "kept" and entry.name not in self.replayed:
+                entry = entry.model_copy(update={"train": None, "head": entry.answering_head})
+            entries.append(entry)
+        judged = tuple(entry for entry in entries if entry.roles)
+        return self.model_copy(update={"datasets": judged, "keep": None, "replay": self.replay_share})
+
+    def mixture(self) -> LoadingConfig:
+        """The loader's configuration: ``replay`` of the crops from the replayed sets, in equal parts."""
+        each = self.replay_share / max(1, len(self.replayed))
+        weights = {self.target: 1 - self.replay_share, **dict.fromkeys(self.replayed, each)}
+        trained = [e.model_copy(update={"weight": weights[e.name]}) for e in self.datasets if e.name in weights]
+        loading = self.loading.model_copy(update={"sampling": "explicit", "temperature": 1.0})
+        return loading.config(trained)
+
+    def loop(self) -> TrainingConfig:
+        """The loop, with the pull to the first values."""
+        optimizer = self.training.optimizer.model_copy(update={"anchor_decay": self.l2_sp})
+        return self.training.model_copy(update={"optimizer": optimizer})

@@ -1,0 +1,98 @@
+"""The child before it has learned: what it takes over from its parent, and what its training will cost."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from rich.table import Table
+
+from pipelines.adaptation_job import AdaptationJob
+from pipelines.fetched_model import FetchedModel
+from posecore.config import digest_json
+from posecore.datasets.definition import DatasetDefinition
+from posecore.methods.adaptation import AdaptationConfig
+from posecore.models.architecture import ModelCard
+from posecore.models.pose_model import build_model
+from posecore.models.saving import CARD_FILE, save_model
+from posecore.models.warm_start import WarmStart, warm_start
+from posecore.skeletons.compare import compare_skeletons
+from posecore.training.gpus import find_gpu
+from posecore.training.planner import AdaptedParts, PlannedRun, plan
+from posecore.training.preflight import crops_per_rank
+
+
+@dataclass(frozen=True)
+class Start:
+    """The child before it has learned: what the parent knows, in the target's points.
+
+    Attributes:
+        folder: of the model; it stands for the parent wherever the target's points are judged.
+        card: what the child is before the strategy adds to it.
+        report: what came from where.
+        differences: points of the target that look like the parent's and are not; one sentence each.
+    """
+
+    folder: str
+    card: ModelCard
+    report: WarmStart
+    differences: tuple[str, ...]
+
+
+def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinition], parent: FetchedModel) -> Start:
+    """The parent with a head for the target, which takes over all points that the parent has by the same union name."""
+    definition, card = definitions[config.target], parent.model.card
+    torch.manual_seed(config.training.seed)
+    # A head of that name comes with the parent's own conventions, which it was trained under.
+    model = build_model(
+        card.architecture,
+        {**card.skeletons, config.target: card.skeletons.get(config.target, definition.skeleton)},
+        {config.target: definition.conventions, **card.conventions},
+        {config.target: definition.license.id, **card.licenses},
+    )
+    report = warm_start(model, parent.model)
+    origin = next(row.source for row in report.rows if row.what == f"head {model.owner(config.target)}")
+    known = parent.model.skeletons.get(origin.removeprefix("head "), definition.skeleton)
+    differences = tuple(
+        f"{config.target}: {each}." for each in compare_skeletons(definition.skeleton, known).lookalikes
+    )
+    decided = {"parent": parent.source.sha256, "card": model.card.model_dump(mode="json"), "seed": config.training.seed}
+    folder = config.folder / "start" / digest_json(decided)[:12] / "model"
+    model.card = model.card.model_copy(update={"lineage": {"parent": dict(parent.record)}})
+    if not (folder / CARD_FILE).exists():  # which is written last
+        save_model(model, folder)
+    return Start(str(folder), model.card, report, differences)
+
+
+def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:
+    """Trainable parameters, memory and time, before anything starts."""
+    table = Table(title=f"plan for {config.cluster.num_workers} GPUs of kind {config.plan_gpu}")
+    for column in ("strategy", "trained parameters", "of", "share", "peak per GPU", "step"):
+        table.add_column(column)
+    keypoints = {name: start.card.skeletons[name].num_keypoints for name in start.card.skeletons}
+    model = method.architecture(start.card.architecture)
+    answer = plan(
+        PlannedRun(
+            model=model,
+            keypoints=keypoints,
+            engine=config.training.engine,
+            gpu=find_gpu(config.plan_gpu),
+            num_gpus=config.cluster.num_workers,
+            micro_batch=crops_per_rank(
+                config.training.global_batch, config.cluster.num_workers, config.training.accumulation
+            )
+            // config.training.accumulation,
+            accumulation=config.training.accumulation,
+            keeps_average=config.training.average_decay is not None,
+            adapted=AdaptedParts(config.method.strategy, config.target, config.replayed, method.parent_has_embedding),
+        )
+    )
+    total, trained = answer.total_parameters, answer.trained_parameters
+    table.add_row(
+        config.method.strategy.kind,
+        f"{trained:,}",
+        f"{total:,}",
+        f"{trained / total:.2%}",
+        f"{answer.peak / 2**30:.2f} GiB",
+        f"{1e3 * answer.step_s:.3g} ms",
+    )
+    return table
