@@ -95,6 +95,7 @@ def adaptation(config: AdaptationJob, parent: FetchedModel) -> AdaptationConfig:
         replayed=config.replayed,
         old_heads=tuple(dict.fromkeys(entry.answering_head for entry in config.kept)),
         parent_has_embedding=parent.model.config.embedding is not None,
+        new_depth=config.depth_input and not parent.model.takes_depth,
     )
 
 
@@ -113,7 +114,7 @@ def train(
         method=method,
         weights=pin(WeightsConfig(source=start.folder)),
         training=config.loop(),
-        loading=config.mixture(),
+        loading=config.mixture(start.card.architecture.takes_depth),
         stores={split.entry.name: split.location for split in training},
         evaluate=judge_while_training(evaluation, config.inference),
         parent=str(parent.record["source"]),

@@ -38,6 +38,8 @@ class AdaptationJob(DatasetsJob):
         target: the entry adapted to. Entries that are only judged and whose head is the target's are independent sets
             of its population; all others are kept sets, which go by a head of the parent.
         keep: names of kept sets; entries left out are neither trained on nor judged. None keeps all.
+        depth_input: the child takes depth besides the picture, whether its parent does or not; at first it computes
+            what the parent does. Only with strategies that change shared weights.
         method: what learns (``strategy``), what is minimised and what the parent says to it.
         replay: share of the crops that come from kept sets. None is a quarter where the strategy touches shared weights
             and a kept set has a train split, else 0.
@@ -54,6 +56,7 @@ class AdaptationJob(DatasetsJob):
     parent: SourceConfig
     target: str
     keep: tuple[str, ...] | None = None
+    depth_input: bool = False
     method: AdaptationTerms
     replay: float | None = Field(default=None, ge=0, lt=1)
     l2_sp: float = Field(default=0.0, ge=0)
@@ -87,6 +90,11 @@ class AdaptationJob(DatasetsJob):
             )
         if self.l2_sp and (not touches or self.method.strategy.kind in ("lora", "dora", "adapter")):
             raise ValueError(f"l2_sp: with {self.method.strategy.kind} no inherited weight learns; set it to 0.")
+        if self.depth_input and not touches:
+            raise ValueError(
+                f"depth_input: what reads depth is shared by all sets, and {self.method.strategy.kind} changes nothing "
+                "they share; take full, two-stage, last-n, lora, dora, adapter or bitfit."
+            )
         if self.replay and not self.replayed:
             raise ValueError("replay: no kept set has a train split; give one, or set it to 0.")
         return self
@@ -131,13 +139,18 @@ class AdaptationJob(DatasetsJob):
         judged = tuple(entry for entry in entries if entry.roles)
         return self.model_copy(update={"datasets": judged, "keep": None, "replay": self.replay_share})
 
-    def mixture(self) -> LoadingConfig:
-        """The loader's configuration: ``replay`` of the crops from the replayed sets, in equal parts."""
+    def mixture(self, takes_depth: bool) -> LoadingConfig:
+        """The loader's configuration: ``replay`` of the crops from the replayed sets, in equal parts.
+
+        Args:
+            takes_depth: whether the child does.
+        """
         each = self.replay_share / max(1, len(self.replayed))
         weights = {self.target: 1 - self.replay_share, **dict.fromkeys(self.replayed, each)}
         trained = [e.model_copy(update={"weight": weights[e.name]}) for e in self.datasets if e.name in weights]
         loading = self.loading.model_copy(update={"sampling": "explicit", "temperature": 1.0})
-        return loading.config(trained)
+        depth = takes_depth or self.method.depth is not None
+        return loading.config(trained).model_copy(update={"depth": depth})
 
     def loop(self) -> TrainingConfig:
         """The loop, with the pull to the first values."""

@@ -44,7 +44,7 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     torch.manual_seed(config.training.seed)
     # A head of that name comes with the parent's own conventions, which it was trained under.
     model = build_model(
-        card.architecture,
+        card.architecture.with_depth() if config.depth_input else card.architecture,
         {**card.skeletons, config.target: card.skeletons.get(config.target, definition.skeleton)},
         {config.target: definition.conventions, **card.conventions},
         {config.target: definition.license.id, **card.licenses},
@@ -83,7 +83,9 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
             // config.training.accumulation,
             accumulation=config.training.accumulation,
             keeps_average=config.training.average_decay is not None,
-            adapted=AdaptedParts(config.method.strategy, config.target, config.replayed, method.parent_has_embedding),
+            adapted=AdaptedParts(
+                config.method.strategy, config.target, config.replayed, method.parent_has_embedding, method.new_depth
+            ),
         )
     )
     total, trained = answer.total_parameters, answer.trained_parameters

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.methods.adaptation import AdaptationConfig
-from posecore.methods.strategies import own_modules
+from posecore.methods.strategies import Roles, own_modules
 from posecore.models.architecture import ModelCard
 from posecore.models.low_rank import is_low_rank, merge_low_rank, save_adapter
 from posecore.models.pose_model import PoseModel, build_model
@@ -45,5 +45,6 @@ class AdaptationWorker(MultiDatasetWorker):
         if not any(is_low_rank(name) for name, _ in model.named_parameters()):
             return ()
         folder = run_dir / "adapter"
-        save_adapter(model, folder, own_modules(model, self.method.target), self.parent)
+        roles = Roles(model.owner(self.method.target), new_depth=self.method.new_depth)
+        save_adapter(model, folder, own_modules(model, roles), self.parent)
         return tuple(sorted(folder.iterdir()))

@@ -44,7 +44,6 @@ from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import check_heads
-from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
@@ -118,8 +117,7 @@ class JobConfig(DatasetsJob):
     def mixture(self) -> LoadingConfig:
         """The loader's configuration; depth is cut where the model takes it or the method asks for it."""
         config = self.loading.config(self.datasets)
-        takes_depth = isinstance(self.model.backbone, VitConfig) and self.model.backbone.depth_input
-        return config.model_copy(update={"depth": takes_depth or self.method.depth is not None})
+        return config.model_copy(update={"depth": self.model.takes_depth or self.method.depth is not None})
 
 
 def run(config: JobConfig, reuse: bool = True) -> None:

@@ -71,6 +71,7 @@ class AdaptationConfig(AdaptationTerms):
         replayed: datasets of the parent that are trained on as well.
         old_heads: heads of the parent that distillation keeps.
         parent_has_embedding: whether the parent has an embedding head.
+        new_depth: whether the model takes depth and the parent does not.
     """
 
     parent: SourceConfig
@@ -78,6 +79,7 @@ class AdaptationConfig(AdaptationTerms):
     replayed: tuple[str, ...] = ()
     old_heads: tuple[str, ...] = ()
     parent_has_embedding: bool = False
+    new_depth: bool = False
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The adapted model's architecture.
@@ -116,7 +118,7 @@ class Adaptation(nn.Module):
         super().__init__()
         self.config = config
         owners = tuple(dict.fromkeys(model.owner(name) for name in config.replayed))
-        self.roles = Roles(model.owner(config.target), owners, config.parent_has_embedding)
+        self.roles = Roles(model.owner(config.target), owners, config.parent_has_embedding, config.new_depth)
         config.strategy.apply(model, self.roles)
         self.method = _method(model, config)
         # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.

@@ -23,7 +23,7 @@ from posecore.errors import ConfigError
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import ExpertsConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.layers import block_index, in_backbone, layer_index
+from posecore.models.layers import block_index, in_backbone, layer_index, starts_at_zero
 from posecore.models.low_rank import add_low_rank, is_low_rank
 from posecore.models.vit import VitConfig
 
@@ -38,11 +38,13 @@ class Roles:
         target: the dataset adapted to.
         replayed: datasets of the parent that are trained on as well.
         parent_has_embedding: whether the parent has an embedding head, which then need not learn.
+        new_depth: whether the model takes depth and the parent does not: what reads it must learn, whatever else does.
     """
 
     target: str
     replayed: tuple[str, ...] = ()
     parent_has_embedding: bool = False
+    new_depth: bool = False
 
     @property
     def trained_on(self) -> Collection[str]:
@@ -88,7 +90,8 @@ class _Strategy(Config):
         depth = 1 + max((block_index(name) for name, _ in model.named_parameters()), default=-1)
         self.add(model)
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self.learns(name, depth, roles))
+            reads_depth = roles.new_depth and starts_at_zero(name)
+            parameter.requires_grad_(reads_depth or self.learns(name, depth, roles))
         if not any(parameter.requires_grad for parameter in model.parameters()):
             raise ConfigError(f"strategy: nothing of the model learns; is {roles.target!r} one of its heads?")
 
@@ -356,12 +359,13 @@ def parse_strategy(word: str) -> StrategyConfig:
     return parse_config({"strategy": word}, _Named, origin="strategy").strategy
 
 
-def own_modules(model: nn.Module, target: str) -> list[str]:
-    """Names of the modules that belong to one dataset: its head, and its expert in every block."""
+def own_modules(model: nn.Module, roles: Roles) -> list[str]:
+    """Names of the modules that a child has and its parent has not: head, expert in every block, what reads depth."""
+    own = re.compile(rf"(?:^|\.)(?:heads|experts)\.{re.escape(roles.target)}$")
     return [
         name
         for name, _ in model.named_modules()
-        if re.search(rf"(?:^|\.)(?:heads|experts)\.{re.escape(target)}$", name)
+        if own.search(name) or (roles.new_depth and starts_at_zero(f"{name}."))
     ]
 
 

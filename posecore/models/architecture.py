@@ -10,11 +10,13 @@ from posecore.codecs.heatmap import HeatmapCodec
 from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.datasets.definition import Conventions
+from posecore.errors import ConfigError
 from posecore.models.backbones import BackboneConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS
 from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.vit import VitConfig
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -87,6 +89,24 @@ class ModelConfig(Config):
         """(height, width) of the heatmaps in pixels."""
         height, width = (side * self.head.upsampling for side in self.feature_size)
         return height, width
+
+    @property
+    def takes_depth(self) -> bool:
+        """Whether depth may be given besides the picture."""
+        return isinstance(self.backbone, VitConfig) and self.backbone.depth_input
+
+    def with_depth(self) -> "ModelConfig":
+        """The same, taking depth besides the picture.
+
+        Raises:
+            ConfigError: the backbone has no form that does.
+        """
+        if not isinstance(self.backbone, VitConfig):
+            raise ConfigError(
+                f"depth_input: only plain vision transformers take depth, not {self.backbone.kind}; leave it out, or "
+                "take another parent."
+            )
+        return self.model_copy(update={"backbone": self.backbone.model_copy(update={"depth_input": True})})
 
     def conventions(self, dataset: Conventions) -> Conventions:
         """A dataset's conventions as this architecture can keep them.

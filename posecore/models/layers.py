@@ -20,6 +20,11 @@ def block_index(name: str) -> int:
     return int(block.group(1)) if block else -1
 
 
+def starts_at_zero(name: str) -> bool:
+    """Whether a parameter of the backbone begins as zero in a model that was trained without it."""
+    return in_backbone(name).startswith(_STARTS_AT_ZERO)
+
+
 def layer_index(name: str, depth: int) -> int:
     """0 for embeddings, i + 1 for block i, depth + 1 for everything above, and for weights that start from nothing.
 
@@ -30,7 +35,7 @@ def layer_index(name: str, depth: int) -> int:
         name: of a parameter, ``…backbone.*`` or of a head.
         depth: number of blocks.
     """
-    if in_backbone(name).startswith(_STARTS_AT_ZERO):
+    if starts_at_zero(name):
         return depth + 1
     if in_backbone(name).startswith(_EMBEDDINGS):
         return 0

@@ -15,7 +15,6 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.depth import depth_channels
 from posecore.models.groups import Group
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
-from posecore.models.vit import VitConfig
 from posecore.skeletons.skeleton import Skeleton
 
 HeadStatistics: TypeAlias = Literal["own", "mixed"]
@@ -131,7 +130,7 @@ class PoseModel(nn.Module):
     @property
     def takes_depth(self) -> bool:
         """Whether depth may be given besides the picture."""
-        return isinstance(self.config.backbone, VitConfig) and self.config.backbone.depth_input
+        return self.config.takes_depth
 
     def refuse_depth(self, method: str) -> None:
         """For methods that train on pictures alone.

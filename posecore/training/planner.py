@@ -51,12 +51,14 @@ class AdaptedParts:
         target: head adapted to.
         replayed: other heads with data in the run.
         parent_has_embedding: whether an embedding head is the parent's.
+        new_depth: whether depth is an input that the parent does not have.
     """
 
     strategy: StrategyConfig
     target: str
     replayed: tuple[str, ...] = ()
     parent_has_embedding: bool = False
+    new_depth: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -352,7 +354,7 @@ def _built(run: PlannedRun) -> nn.ModuleDict:
             if run.model.embedding is not None:
                 method["embedding_head"] = run.model.embedding.build(int(backbone.num_features))  # type: ignore[arg-type]
             owners = [run.model.shared_heads.get(name, name) for name in (run.adapted.target, *run.adapted.replayed)]
-            roles = Roles(owners[0], tuple(owners[1:]), run.adapted.parent_has_embedding)
+            roles = Roles(owners[0], tuple(owners[1:]), run.adapted.parent_has_embedding, run.adapted.new_depth)
             run.adapted.strategy.apply(method, roles)
     return method
 

@@ -27,6 +27,7 @@ from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.skeletons.library import load_skeleton
+from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
 
 SIZE = (64, 48)
@@ -128,9 +129,33 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert not re.findall(r"^(\S+) +ran ", capfd.readouterr().out, re.MULTILINE)
 
 
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_a_parent_of_pictures_gets_a_child_that_takes_depth(
+    run_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write_minirgbd(tmp_path / "minirgbd", 10, 2)
+    values = yaml.safe_load(run_file.read_text())
+    values |= {
+        "target": "minirgbd",
+        "datasets": [{"name": "minirgbd", "root": str(tmp_path / "minirgbd"), "train": "train", "evaluate": "test"}],
+        "method": {"strategy": "lora"},
+        "depth_input": True,
+        "name": "infants-in-depth",
+    }
+    values["gates"] = {}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 0
+    child = load_model(re.findall(r"\(folder (\S+)\)", capfd.readouterr().out)[0])
+    assert child.takes_depth
+    assert child.backbone.patch_embed.depth_proj.weight.any()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
+        (["method.strategy=expert", "depth_input=true"], "what reads depth is shared by all sets, and expert changes"),
         (["parent=models:/body/9"], "models:/body/9: "),
         (["target=nobody"], "target: 'nobody' must be an entry of datasets with train and evaluate splits"),
         (["keep=[mpii]"], "keep: 'mpii' is no entry of datasets"),
@@ -200,11 +225,13 @@ def test_a_point_that_is_labelled_nowhere_is_named() -> None:
 
 def test_replayed_sets_share_their_part_of_the_crops(run_file: Path) -> None:
     job = load_config(run_file, AdaptationJob, ["replay=0.4"]).taking_part()
-    weights = {entry.name: entry.weight for entry in job.mixture().mixture.entries}
+    weights = {entry.name: entry.weight for entry in job.mixture(False).mixture.entries}
     assert weights == {"syrip": 0.6, "coco": 0.4}
+    assert job.mixture(True).depth
+    assert not job.mixture(False).depth
     assert load_config(run_file, AdaptationJob).replay_share == 0.25
     kept = load_config(run_file, AdaptationJob, ["method.strategy=expert"]).taking_part()
-    assert [entry.name for entry in kept.mixture().mixture.entries] == ["syrip"]
+    assert [entry.name for entry in kept.mixture(False).mixture.entries] == ["syrip"]
     assert [(entry.name, entry.roles) for entry in kept.datasets][1] == ("coco", ["evaluation"])
 
 

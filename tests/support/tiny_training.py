@@ -89,7 +89,8 @@ def tiny_adaptation(
     parent = tiny_parent(expert_share, drop_path, embedding)
     torch.manual_seed(2)
     skeletons = {**parent.skeletons, "dogs": _skeleton("dogs", POINTS["dogs"])}
-    child = build_model(config.architecture(parent.config), skeletons)
+    architecture = config.architecture(parent.config)
+    child = build_model(architecture.with_depth() if config.new_depth else architecture, skeletons)
     warm_start(child, parent)
     return Adaptation(child, config, parent if config.distillation else None)
 

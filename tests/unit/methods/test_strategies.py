@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import load_file
 from torch import nn
 
 from posecore.errors import CheckpointError, ConfigError
@@ -217,7 +218,7 @@ def test_merged_is_unmerged_and_the_files_are_pefts_own(kind: str, parent: dict[
         expected = {head: model.predict(images, head) for head in model.heads}
     elder = tiny_parent(**parent).eval().predict(images, "people")
     assert (expected["people"] - elder).abs().max() > 0.01
-    save_adapter(model, tmp_path / "adapter", own_modules(model, "dogs"), "models:/body/1")
+    save_adapter(model, tmp_path / "adapter", own_modules(model, Roles("dogs")), "models:/body/1")
     merge_low_rank(model)
     for head, answer in expected.items():
         torch.testing.assert_close(model.predict(images, head), answer, rtol=1e-5, atol=1e-5)
@@ -232,6 +233,32 @@ def test_merged_is_unmerged_and_the_files_are_pefts_own(kind: str, parent: dict[
     for head, answer in expected.items():
         with torch.no_grad():
             torch.testing.assert_close(loaded.base_model.model.predict(images, head), answer, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("strategy", ["full", {"kind": "last-n", "blocks": 1}, "bitfit", "lora", "adapter"], ids=str)
+def test_a_child_learns_to_read_depth_that_its_parent_never_had(strategy: Any, tmp_path: Path) -> None:
+    method = _adaptation(strategy, new_depth=True)
+    model = method.model.eval()
+    reads_depth = model.backbone.patch_embed.depth_proj.weight
+    random = torch.Generator().manual_seed(5)
+    images = torch.randn(3, 3, *INPUT_SIZE, generator=random)
+    depth = 1 + 0.1 * torch.rand(3, *INPUT_SIZE, generator=random)
+    elder = tiny_parent().eval().predict(images, "people")
+    for given in (None, depth):
+        assert torch.equal(model.predict(images, "people", depth=given), elder)
+    assert reads_depth.requires_grad
+    assert not reads_depth.any()
+
+    _train(method, tmp_path, strategy, steps=4)
+    model = method.model.eval()
+    assert reads_depth.any()
+    with torch.no_grad():
+        assert not torch.equal(model.predict(images, "dogs", depth=depth), model.predict(images, "dogs"))
+    if strategy == "lora":
+        save_adapter(model, tmp_path / "adapter", own_modules(model, Roles("dogs", new_depth=True)), "models:/body/1")
+        assert "base_model.model.backbone.patch_embed.depth_proj.weight" in load_file(
+            tmp_path / "adapter" / "adapter_model.safetensors"
+        )
 
 
 def test_an_adapter_is_the_published_formula() -> None:
