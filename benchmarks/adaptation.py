@@ -9,9 +9,9 @@ proportions: by every strategy, with 10, 50, 200 and 1000 labelled pictures (``<
 A seed draws other infants and another order. ``fresh@…`` are models of infants alone that know no parent,
 ``<strategy>+<what>@…`` keep the old by replay, distillation (LwF) or L2-SP, or take a prior or a mean teacher.
 
-With ``--real`` the infants are photographs: a folder in SyRIP's layout. Of its 500 official evaluation pictures those
-are judged whose video is named and is none of the training pictures'. ``rendered`` has learned 1000 rendered infants
-and no photograph; ``rendered+<strategy>@…`` goes on from there.
+With ``--real`` the infants are photographs: a folder in SyRIP's layout. Judged are those official evaluation pictures
+whose film is known and is none of the training pictures' (``val_other_films``). ``rendered`` has learned 1000 rendered
+infants and no photograph; ``rendered+<strategy>@…`` goes on from there.
 
 Learning rates are those that did best for every strategy with 50 pictures, on infants that are in no table
 (``--rates`` tries them again). Every run is one line of ``results.jsonl`` and is not repeated when the command is given
@@ -21,7 +21,7 @@ again. Tables are printed at the end, or alone with ``--steps 0``.
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -145,16 +145,14 @@ class World:
         """Location of the target's training shards: other pictures for every seed."""
         if self.real is None:
             return self.split(TARGET, "train", count, seed)
-        return self.photographs("train", lambda record: True, f"{count}_{seed}", count, seed)
+        return self.photographs("train", f"{count}_{seed}", count, seed)
 
-    def photographs(
-        self, split: str, wanted: Callable[[Record], bool], name: str, count: int | None = None, seed: int = 0
-    ) -> str:
-        """Location of shards of so many wanted photographs, drawn by the seed; all of them if no count is given."""
+    def photographs(self, split: str, name: str, count: int | None = None, seed: int = 0) -> str:
+        """Location of shards of so many photographs, drawn by the seed; all of them if no count is given."""
         assert self.real is not None
         definition = load_dataset(TARGET)
         root = shrunk(self.real, self.out / "data" / "photographs")
-        records = [r for r in read_split(definition, split, root) if isinstance(r, Record) and wanted(r)]
+        records = [r for r in read_split(definition, split, root) if isinstance(r, Record)]
         if count is not None:
             order = np.random.default_rng([seed, count]).permutation(len(records))
             records = [records[place] for place in sorted(order[:count])]
@@ -183,17 +181,7 @@ class World:
         known = {name: self.split(name, "val", NUM_VAL) for name in KNOWN}
         if self.real is None:
             return {**known, TARGET: self.split(TARGET, "val", NUM_VAL)}
-        trained = {
-            record.extras.get("image_source")
-            for record in read_split(load_dataset(TARGET), "train", shrunk(self.real, self.out / "data/photographs"))
-            if isinstance(record, Record)
-        }
-
-        def is_other(record: Record) -> bool:
-            video = record.extras.get("image_source")
-            return bool(video) and video not in trained
-
-        return {**known, TARGET: self.photographs("val", is_other, "other_videos")}
+        return {**known, TARGET: self.photographs("val_other_films", "other_films")}
 
     @cached_property
     def parent(self) -> Path:

@@ -38,7 +38,8 @@ def test_a_run_file_validates_and_names_splits_that_exist(path: Path) -> None:
         definition = entry.load()
         assert {entry.split(role) for role in entry.roles} <= definition.splits.keys()
     assert crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation) > 0
-    assert [entry.name for entry in config.mixture().mixture.entries]
+    loading = config.mixture(takes_depth=False) if isinstance(config, AdaptationJob) else config.mixture()
+    assert [entry.name for entry in loading.mixture.entries]
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)

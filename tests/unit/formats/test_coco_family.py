@@ -207,6 +207,26 @@ def test_syrip_area_is_recomputed_because_the_file_holds_one_constant(read_as):
     assert record.extras["posture"] == "Supine"
 
 
+def test_syrip_names_its_films_and_can_leave_out_those_of_training(read_as):
+    def images(*origins: str) -> dict[str, Any]:
+        content = document(*[annotation(17, id=n, image_id=n) for n in range(len(origins))])
+        (image,) = content["images"]
+        content["images"] = [
+            image | {"id": n, "image_source": origin, "is_synthetic": origin == "posecore synth"}
+            for n, origin in enumerate(origins)
+        ]
+        return content
+
+    film, still = "https://www.youtube.com/watch?v=a", "http://example.org/b.jpg"
+    (first, second), _ = read_as("syrip", "train", images(film, "posecore synth"))
+    assert (first.video_id, second.video_id) == ("youtube.com/watch?v=a", None)
+    content = images(still, "youtube.com/watch?v=a", "")
+    everything, _ = read_as("syrip", "val", content)
+    assert [record.video_id for record in everything] == ["example.org/b.jpg", "youtube.com/watch?v=a", None]
+    (other,), rejects = read_as("syrip", "val_other_films", content)
+    assert (other.source_id, rejects) == ("0", [])
+
+
 # --- Human-Art ----------------------------------------------------------------------------------------------------
 
 
