@@ -54,6 +54,8 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
     console.print(start.report.table())
     for sentence in start.differences:
         console.print(f"note      {sentence}")
+    if start.fresh_head:
+        console.print(f"note      {config.target}: its head begins at chance, so the parent is not compared on it.")
     planned = plan_table(config, method, start)
     console.print(planned)
     connect_to_ray()
@@ -67,10 +69,10 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         child = train(workflow, config, method, parent, start, training, evaluation)
         before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
         after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
-        tables = outcome(config, evaluation, before, after)
+        tables = outcome(config, start, evaluation, before, after)
         registered = register_step(workflow, config, parent, child, splits, after, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
-        checks = verdict(config, evaluation, before, tracking, version)
+        checks = verdict(config, start, evaluation, before, tracking, version)
         report = report_step(workflow, config, start, child, before, after, tables, checks, version)
         workflow.run.set_tags({"posecore.registered": version.uri, "posecore.verdict": verdict_word(checks)})
 

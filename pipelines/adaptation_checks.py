@@ -21,8 +21,8 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
     """Refuses sets that the parent knows nothing of.
 
     Raises:
-        ConfigError: the target shares no point with the parent or clashes with one of its heads, a kept set has no head
-            of the parent's, or two sets' points differ that one head must answer.
+        ConfigError: the target shares no point with the parent (unless a fresh head is allowed) or clashes with one of
+            its heads, a kept set has no head of the parent's, or two sets' points differ that one head must answer.
     """
     model, target = parent.model, definitions[config.target].skeleton
     if not model.skeletons:
@@ -32,11 +32,11 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
             f"target: the parent has a head {config.target!r} with other points; give the entry another name."
         )
     known = {name for skeleton in model.skeletons.values() for name in skeleton.union_names}
-    if not known.intersection(target.union_names):
+    if not (config.allow_fresh_head or known.intersection(target.union_names)):
         raise ConfigError(
             f"target: {config.target} has the points {_shortened(target.union_names)}, none of which the parent knows "
-            f"(its heads: {', '.join(model.skeletons)}); take a parent with a common point, or train with "
-            "multidataset_train.py."
+            f"(its heads: {', '.join(model.skeletons)}); take a parent with a common point, or set "
+            "allow_fresh_head: true to keep what its backbone has learned under a head that begins at chance."
         )
     for entry in config.datasets:
         group, points = config.group_of(entry), definitions[entry.name].skeleton.union_names

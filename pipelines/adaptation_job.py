@@ -23,7 +23,7 @@ class GateSettings(PromotionConfig):
 
     Attributes:
         max_forgetting: by how much a kept set's metric may fall, in the metric's own unit; None does not ask.
-        must_gain: whether the target's metric must not be worse than the parent's.
+        must_gain: whether the target's metric must not be worse than the parent's; asks nothing of a fresh head.
     """
 
     max_forgetting: float | None = Field(default=None, ge=0)
@@ -37,6 +37,7 @@ class AdaptationJob(DatasetsJob):
         parent: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
         target: the entry adapted to. Entries that are only judged and whose head is the target's are independent sets
             of its population; all others are kept sets, which go by a head of the parent.
+        allow_fresh_head: go on although the parent knows no point of the target, whose head then begins at chance.
         keep: names of kept sets; entries left out are neither trained on nor judged. None keeps all.
         depth_input: the child takes depth besides the picture, whether its parent does or not; at first it computes
             what the parent does. Only with strategies that change shared weights.
@@ -55,6 +56,7 @@ class AdaptationJob(DatasetsJob):
 
     parent: SourceConfig
     target: str
+    allow_fresh_head: bool = False
     keep: tuple[str, ...] | None = None
     depth_input: bool = False
     method: AdaptationTerms

@@ -21,7 +21,7 @@ from posecore.viz.adaptation_report import AdaptationReport, ReportTable, write_
 
 
 def outcome(
-    config: AdaptationJob, evaluation: Sequence[Split], before: StepResult, after: StepResult
+    config: AdaptationJob, start: Start, evaluation: Sequence[Split], before: StepResult, after: StepResult
 ) -> dict[str, list[Change]]:
     """What was gained on the target, forgotten of kept sets and gained on independent ones; no empty tables."""
     tables = {}
@@ -30,6 +30,7 @@ def outcome(
         splits = {split.entry.name: split for split in evaluation if config.group_of(split.entry) == group}
         if splits:
             parent, child = ({name: result.values["metrics"][name] for name in splits} for result in (before, after))
+            parent = parent if start.stands_for_parent(group) else {}
             protocols = {name: split.definition.evaluation.protocol for name, split in splits.items()}
             tables[title] = forgetting_table(parent, child, protocols)
     return tables
@@ -37,6 +38,7 @@ def outcome(
 
 def verdict(
     config: AdaptationJob,
+    start: Start,
     evaluation: Sequence[Split],
     before: StepResult,
     tracking: Tracking,
@@ -47,7 +49,7 @@ def verdict(
     for split in evaluation:
         group, protocol = config.group_of(split.entry), PROTOCOLS[split.definition.evaluation.protocol]
         allowed = {"target": 0.0 if config.gates.must_gain else None, "kept": config.gates.max_forgetting}.get(group)
-        if allowed is None:
+        if allowed is None or not start.stands_for_parent(group):
             continue
         value = before.values["metrics"][split.entry.name][protocol.primary]
         sign = 1 if protocol.higher_is_better else -1
@@ -63,6 +65,8 @@ def verdict(
 
 def verdict_word(checks: Sequence[Check]) -> str:
     """The verdict in words."""
+    if not checks:
+        return "may not be judged, for no gate was asked"
     return "may be promoted" if all(check.passed for check in checks) else "must not be promoted"
 
 
@@ -122,8 +126,9 @@ def report_step(
     """One HTML file with everything; the worst cases are in the two reports it names."""
     path = Path(child.values["run_dir"]) / "adaptation.html"
     earlier, later = before.values["errors"], after.values["errors"]
+    compared = {entry.name for entry in config.datasets if start.stands_for_parent(config.group_of(entry))}
     errors = {
-        name: {point: (earlier[name][point], error) for point, error in points.items()}
+        name: {point: (earlier[name][point] if name in compared else None, error) for point, error in points.items()}
         for name, points in later.items()
     }
 

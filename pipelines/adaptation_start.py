@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from pipelines.adaptation_job import AdaptationJob
+from pipelines.adaptation_job import AdaptationJob, Group
 from pipelines.fetched_model import FetchedModel
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
@@ -30,12 +30,18 @@ class Start:
         card: what the child is before the strategy adds to it.
         report: what came from where.
         differences: points of the target that look like the parent's and are not; one sentence each.
+        fresh_head: whether the target's head took nothing from the parent.
     """
 
     folder: str
     card: ModelCard
     report: WarmStart
     differences: tuple[str, ...]
+    fresh_head: bool
+
+    def stands_for_parent(self, group: Group) -> bool:
+        """Whether its figures on such a set say anything of the parent: a fresh head's are chance."""
+        return group == "kept" or not self.fresh_head
 
 
 def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinition], parent: FetchedModel) -> Start:
@@ -50,8 +56,8 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
         {config.target: definition.license.id, **card.licenses},
     )
     report = warm_start(model, parent.model)
-    origin = next(row.source for row in report.rows if row.what == f"head {model.owner(config.target)}")
-    known = parent.model.skeletons.get(origin.removeprefix("head "), definition.skeleton)
+    head = next(row for row in report.rows if row.what == f"head {model.owner(config.target)}")
+    known = parent.model.skeletons.get(head.source.removeprefix("head "), definition.skeleton)
     differences = tuple(
         f"{config.target}: {each}." for each in compare_skeletons(definition.skeleton, known).lookalikes
     )
@@ -60,7 +66,7 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     model.card = model.card.model_copy(update={"lineage": {"parent": dict(parent.record)}})
     if not (folder / CARD_FILE).exists():  # which is written last
         save_model(model, folder)
-    return Start(str(folder), model.card, report, differences)
+    return Start(str(folder), model.card, report, differences, fresh_head=not head.copied)
 
 
 def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:

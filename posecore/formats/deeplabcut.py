@@ -19,11 +19,12 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
-from posecore.errors import DatasetError
-from posecore.formats.files import read_text, relative_path, source_file
+from posecore.errors import DatasetError, ImageHeaderError
+from posecore.formats.files import read_bytes, read_text, relative_path, source_file
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
-from posecore.schema import FloatArray, Instance, Record, Reject
+from posecore.image_header import image_size
+from posecore.schema import BoxXywh, FloatArray, Instance, Record, Reject
 
 BOX_MARGIN = 0.25
 """The box is the points' extent plus this share of its longer side all around, unless the definition says otherwise."""
@@ -43,6 +44,8 @@ class DeepLabCutReader:
         table: ``csv`` (default), or ``h5`` to take the numbers from the ``.h5`` beside each CSV (names and order still
             come from the CSV: in the ``.h5`` they are a pickle, which is never opened).
         skip_bodyparts: bodyparts of the project that the skeleton leaves out.
+        box: ``points`` (default), the extent of the points and a margin; or ``picture``, the whole frame, for a fixed
+            camera and one animal: where no label says where to look, nothing else is known.
         box_margin: see :data:`BOX_MARGIN`.
         min_box_side: see :data:`MIN_BOX_SIDE`.
         category: name of the animal, ``animal`` unless stated.
@@ -211,7 +214,7 @@ def _record(source: Source, header: _Header, image: str, values: NDArray[np.floa
     for individual, points in header.columns.items():
         keypoints = _keypoints(source, points, values)
         if keypoints[:, 2].any():
-            record.instances.append(_instance(source, record.source_id, individual, keypoints))
+            record.instances.append(_instance(source, record, individual, keypoints))
     return record
 
 
@@ -225,12 +228,10 @@ def _keypoints(source: Source, points: Mapping[str, tuple[int, int]], values: ND
     return keypoints_from_rows(rows)
 
 
-def _instance(source: Source, frame: str, individual: str, keypoints: FloatArray) -> Instance:
-    margin = number(source.options.get("box_margin", BOX_MARGIN), "reader option box_margin")
-    min_side = number(source.options.get("min_box_side", MIN_BOX_SIDE), "reader option min_box_side")
-    bbox = box_around(keypoints, margin, min_side)
+def _instance(source: Source, record: Record, individual: str, keypoints: FloatArray) -> Instance:
+    bbox = _box(source, record.image, individual, keypoints)
     return Instance(
-        id=f"{frame}/{individual}" if individual else frame,
+        id=f"{record.source_id}/{individual}" if individual else record.source_id,
         bbox_xywh=bbox,
         keypoints=keypoints,
         area=area_of_box(source.area_rule, bbox[2], bbox[3]),
@@ -238,3 +239,28 @@ def _instance(source: Source, frame: str, individual: str, keypoints: FloatArray
         category=str(source.options.get("category", "animal")),
         track_id=individual or None,
     )
+
+
+def _box(source: Source, image: str, individual: str, keypoints: FloatArray) -> BoxXywh:
+    match source.options.get("box", "points"):
+        case "points":
+            margin = number(source.options.get("box_margin", BOX_MARGIN), "reader option box_margin")
+            min_side = number(source.options.get("min_box_side", MIN_BOX_SIDE), "reader option min_box_side")
+            return box_around(keypoints, margin, min_side)
+        case "picture" if individual:
+            raise DatasetError(
+                f"{source.dataset}: reader option box: picture cannot tell {individual} from other animals of the "
+                "frame; take box: points."
+            )
+        case "picture":
+            return _whole_picture(source, image)
+        case kind:
+            raise DatasetError(f"{source.dataset}: reader option box is {kind!r}, which is neither points nor picture.")
+
+
+def _whole_picture(source: Source, image: str) -> BoxXywh:
+    try:
+        size = image_size(read_bytes(source, image))
+    except ImageHeaderError as error:
+        raise Refusal("unreadable-file", f"the frame {image} has no size that can be read: {error}") from None
+    return 0.0, 0.0, float(size.width), float(size.height)

@@ -3,6 +3,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 
@@ -54,6 +55,25 @@ def test_boxes_follow_the_options(tmp_path: Path, make_source: Make, read: Read)
     assert record.instances[0].category == "mouse"
 
 
+def test_the_box_may_be_the_whole_picture(tmp_path: Path, make_source: Make, read: Read) -> None:
+    project(tmp_path, SINGLE)
+    frames = tmp_path / "labeled-data" / "vid"
+    cv2.imwrite(str(frames / "img03.png"), np.zeros((30, 40, 3), np.uint8))
+    source = make_dlc(make_source, box="picture")
+    record = read(DeepLabCutReader(), source)[0][0]
+    assert record.instances[0].bbox_xywh == (0, 0, 40, 30)
+    assert record.instances[0].area == 1200
+    (frames / "img03.png").write_bytes(b"no picture")
+    (reject,) = read(DeepLabCutReader(), source)[1]
+    assert (reject.reason, reject.source) == ("unreadable-file", "labeled-data/vid/CollectedData_Me.csv line 4")
+
+
+def test_a_box_of_another_kind_is_refused(tmp_path: Path, make_source: Make, read: Read) -> None:
+    project(tmp_path, SINGLE)
+    with pytest.raises(DatasetError, match="box is 'frame', which is neither points nor picture"):
+        read(DeepLabCutReader(), make_dlc(make_source, box="frame"))
+
+
 @pytest.mark.parametrize(
     "frame",
     [
@@ -96,6 +116,8 @@ def test_several_animals(tmp_path: Path, make_source: Make, read: Read) -> None:
         [("m2", "vid/img2.png/m2")],
     ]
     assert records[0].instances[1].keypoints.tolist() == [[0, 0, 0], [7, 8, 2]]
+    with pytest.raises(DatasetError, match="box: picture cannot tell m1 from other animals of the frame"):
+        read(DeepLabCutReader(), make_dlc(make_source, skip_bodyparts=["corner"], box="picture"))
 
 
 @pytest.mark.parametrize(
