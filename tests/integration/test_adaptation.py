@@ -182,7 +182,9 @@ def test_what_cannot_work_is_refused_before_anything_starts(
                 "name": "dots",
                 "changes": {"skeleton": {"name": "dots", "keypoints": [{"name": "dot", "union": "dot"}], "links": []}},
             },
-            "target: dots has the points dot, none of which the parent knows",
+            "target: dots has the points dot, none of which the parent knows (its heads: coco, ap10k); take a parent "
+            "with a common point, or set allow_fresh_head: true to keep what its backbone has learned under a head "
+            "that begins at chance.",
         ),
     ],
 )

@@ -37,7 +37,7 @@ def run_file(tmp_path: Path, samples: Path, store_folder: Path) -> Path:
         "tracking": {"uri": f"sqlite:///{store_folder}/mlflow.db", "experiment": "mouse"},
         "parent": str(parent),
     }
-    values["training"] |= {"steps": 200, "checkpoint_every": 200, "progress": False}
+    values["training"] |= {"steps": 80, "checkpoint_every": 80, "progress": False}
     values["training"]["schedule"]["warmup_steps"] = 10
     values["training"]["optimizer"]["lr"] = 3e-3
     path = tmp_path / "mouse.yaml"
