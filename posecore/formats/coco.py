@@ -37,6 +37,8 @@ class CocoReader:
     Options:
         image_extras: further fields of an image entry to keep, such as ``[posture]``; none unless stated.
         instance_extras: further fields of an annotation to keep.
+        boxes_alone: true for a file of boxes, such as a detector's, whose annotations have no ``keypoints``: every
+            point is then not labelled. Otherwise such an annotation is rejected.
 
     Attributes:
         image_extras: fields of an image entry kept in :attr:`~posecore.schema.Record.extras`.
@@ -124,8 +126,8 @@ class CocoReader:
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
     def keypoints(self, annotation: JsonObject, record: Record, source: Source) -> FloatArray:
-        """(K, 3) float32 of an annotation, COCO flags."""
-        if "keypoints" not in annotation and annotation.get("iscrowd"):
+        """(K, 3) float32 of an annotation, COCO flags; not labelled where it is allowed to have no points."""
+        if "keypoints" not in annotation and (annotation.get("iscrowd") or source.options.get("boxes_alone")):
             return np.zeros((source.skeleton.num_keypoints, 3), np.float32)
         return coco_flags(flat_keypoints(annotation, "keypoints", source.skeleton.num_keypoints))
 

@@ -180,8 +180,12 @@ class Loader:
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
         answers = self._answers.get(entry.name)
-        late, bodies = self.config.late, self.config.bodies
-        return TrainingCrops(entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers)
+        late, bodies, labels = self.config.late, self.config.bodies, entry.unlabelled is None
+        if entry.unlabelled is not None:
+            bodies = "images" if entry.unlabelled == "images" else "all"
+        return TrainingCrops(
+            entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers, labels
+        )
 
     def state(self) -> dict[str, int]:
         """Everything needed to continue: the seed, and the step that comes next."""

@@ -15,7 +15,7 @@ instances of one dataset have been drawn differ by at most one.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Self
+from typing import Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.randomness import Purpose, generator
 
+Unlabelled: TypeAlias = Literal["boxes", "images"]
+"""What is cropped of pictures whose labels, if any, must not be seen: every box, or every image as one body."""
+
 
 class MixtureEntry(Config):
     """One dataset of the mixture.
@@ -34,11 +37,14 @@ class MixtureEntry(Config):
         name: names its store and its head.
         weight: share of the samples relative to the other entries, for ``sampling: explicit``.
         augment: other augmentation than the mixture's, for example full-circle rotation for infants.
+        unlabelled: crop every box, or every whole image, and hide what labels there may be: all points come as not
+            labelled. None delivers labels.
     """
 
     name: str
     weight: float | None = Field(default=None, gt=0, allow_inf_nan=False)
     augment: AugmentConfig | None = None
+    unlabelled: Unlabelled | None = None
 
 
 class MixtureConfig(Config):

@@ -48,6 +48,7 @@ class TrainingCrops:
         bodies: what is cropped.
         late: the augmentation of later passes.
         answers: a teacher's, to be delivered with the crops.
+        labels: whether labels are delivered, or may decide anything about a crop. Whole images have none.
 
     Raises:
         ConfigError: the answers are to other crops than these, or blankets are wanted on a skeleton that does not say
@@ -65,6 +66,7 @@ class TrainingCrops:
         bodies: Bodies = "labelled",
         late: LateAugmentConfig | None = None,
         answers: AnswerStore | None = None,
+        labels: bool = True,
     ) -> None:
         self.name = name
         choose = {
@@ -74,6 +76,7 @@ class TrainingCrops:
         }
         self.instances = choose[bodies](store)
         self._whole_images = bodies == "images"
+        self._labels = labels and not self._whole_images
         self.definition = store.manifest.definition
         self._conventions = conventions or self.definition.conventions
         self._aspect_ratio = input_size[1] / input_size[0]
@@ -141,7 +144,7 @@ class TrainingCrops:
         """
         sample = cache.get(self.image(instance))
         index = int(self.instances.instance_indices[instance])
-        if self._whole_images:
+        if not self._labels:
             keypoints = np.zeros((self.num_keypoints, 2), np.float32)
             state = np.full(self.num_keypoints, KeypointState.UNLABELLED, np.uint8)
         else:

@@ -8,6 +8,8 @@ heads, or of heads and prototypes) and *what keeps the old*:
   parent says, whether those crops are old or new;
 * L2-SP (Li et al., arXiv 1802.01483): weights decay to the parent's values instead of zero, see
   :class:`~posecore.training.optimizer.OptimizerConfig`.
+
+Pictures of the target's population that nobody has labelled may teach as well (:mod:`posecore.methods.mean_teacher`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,6 +22,7 @@ from torch import Tensor, nn
 
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.distillation import output_loss
+from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig, Taught
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.staged import StagedMethod
 from posecore.methods.strategies import (
@@ -47,10 +50,13 @@ class AdaptationTerms(SupervisedConfig):
         strategy: one word, or ``{kind: word, field: other value}``.
         distillation: weight of learning without forgetting, relative to the loss of labels; 0 for none. Costs a forward
             pass of the parent and of each old head, and with experts one of the backbone per old head.
+        unlabelled: what the labels of a mean teacher count on unlabelled pictures of the target's population, and how
+            they are made. Costs a forward pass without gradients on these.
     """
 
     strategy: StrategyConfig
     distillation: float = Field(default=0.0, ge=0)
+    unlabelled: MeanTeacherConfig | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -70,6 +76,7 @@ class AdaptationConfig(AdaptationTerms):
         target: the dataset adapted to.
         replayed: datasets of the parent that are trained on as well.
         old_heads: heads of the parent that distillation keeps.
+        unlabelled_sets: datasets of unlabelled pictures of the target's population; none without ``unlabelled``.
         parent_has_embedding: whether the parent has an embedding head.
         new_depth: whether the model takes depth and the parent does not.
     """
@@ -78,6 +85,7 @@ class AdaptationConfig(AdaptationTerms):
     target: str
     replayed: tuple[str, ...] = ()
     old_heads: tuple[str, ...] = ()
+    unlabelled_sets: tuple[str, ...] = ()
     parent_has_embedding: bool = False
     new_depth: bool = False
 
@@ -103,7 +111,8 @@ class AdaptationConfig(AdaptationTerms):
 class Adaptation(nn.Module):
     """A method whose model is adapted by a strategy; a :class:`~posecore.methods.staged.StagedMethod`.
 
-    Checkpoints hold the child alone: the parent is read again from where it came from, and every rank holds it whole.
+    Checkpoints hold the child, and its mean teacher if it has one; the parent is read again from where it came from.
+    Every rank holds parent and teacher whole.
 
     Args:
         model: holds the parent's weights, and a head for the target.
@@ -121,6 +130,9 @@ class Adaptation(nn.Module):
         self.roles = Roles(model.owner(config.target), owners, config.parent_has_embedding, config.new_depth)
         config.strategy.apply(model, self.roles)
         self.method = _method(model, config)
+        self.mean_teacher = None
+        if config.unlabelled is not None:
+            self.mean_teacher = MeanTeacher(model, config.unlabelled, config.target, config.unlabelled_sets)
         # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.
         self._parent = () if parent is None else (parent.eval().requires_grad_(False),)
         self._backbone_learns = True
@@ -146,6 +158,8 @@ class Adaptation(nn.Module):
 
     def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
         """Enters the stage of a step; see :class:`~posecore.methods.staged.StagedMethod`."""
+        if self.mean_teacher is not None:
+            self.mean_teacher.begin_step(self.model, step, total_steps)
         if isinstance(self.method, StagedMethod):
             return frozenset(f"{_METHOD}{part}" for part in self.method.begin_step(step, total_steps))
         strategy = self.config.strategy
@@ -167,16 +181,35 @@ class Adaptation(nn.Module):
         return self.losses(batch)
 
     def losses(self, batch: DeviceBatch) -> dict[str, Tensor]:
-        """Scalars: the method's own, and ``kept/<old head>`` where the parent is asked.
+        """Scalars: the method's own, ``kept/<old head>`` where the parent is asked, and ``unlabelled/<dataset>``.
 
         Args:
             batch: the micro-batch.
         """
+        labelled, taught = batch, None
+        if self.mean_teacher is not None:
+            taught = self.mean_teacher(batch)
+            batch, labelled = taught.batch, taught.labelled
         with nullcontext() if self._backbone_learns else torch.no_grad():
             features = self.method.features(batch)
         with torch.set_grad_enabled(features.requires_grad):  # a backbone that is at rest gets no gradients from here
             old = {head: self._old_features(head, batch, features) for head in self._asked}
-        return self.method.terms(batch, features) | self._kept(batch, old)
+        terms = self.method.terms(labelled, features) | self._kept(batch, old)
+        return terms if taught is None else terms | self._learned(taught, features)
+
+    def observations(self) -> dict[str, Tensor]:
+        """See :class:`~posecore.methods.staged.ObservingMethod`."""
+        return {} if self.mean_teacher is None else self.mean_teacher.observations()
+
+    def _learned(self, taught: Taught, features: Tensor) -> dict[str, Tensor]:
+        """The loss of the teacher's labels: that of labels."""
+        assert self.mean_teacher is not None
+        terms = {}
+        for name, group in taught.groups.items():
+            outputs = self.model.run_head(self.config.target, features[group.start : group.stop])
+            loss = self.method.label_loss(outputs, group, len(taught.batch))
+            terms[f"unlabelled/{name}"] = self.mean_teacher.weigh(loss)
+        return terms
 
     @property
     def _asked(self) -> tuple[str, ...]:

@@ -105,16 +105,29 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
 
 def normalise(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet mean 0 and standard deviation 1 per channel."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return (images.permute(0, 3, 1, 2).float().div(255) - mean) / std
+    return from_light(images.permute(0, 3, 1, 2).float().div(255))
 
 
 def denormalise(images: Tensor) -> Tensor:
     """The inverse of :func:`normalise`, rounded and cut to what a pixel can be."""
-    mean = torch.tensor(IMAGENET_MEAN, device=images.device).view(3, 1, 1)
-    std = torch.tensor(IMAGENET_STD, device=images.device).view(3, 1, 1)
-    return ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return (to_light(images) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def from_light(images: Tensor) -> Tensor:
+    """(B, 3, H, W) float RGB in 0 … 1, black to white, to what models see."""
+    mean, std = _constants(images.device)
+    return (images - mean) / std
+
+
+def to_light(images: Tensor) -> Tensor:
+    """The inverse of :func:`from_light`."""
+    mean, std = _constants(images.device)
+    return images * std + mean
+
+
+def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
+    mean, std = (torch.tensor(values, device=device).view(3, 1, 1) for values in (IMAGENET_MEAN, IMAGENET_STD))
+    return mean, std
 
 
 def point_weights(state: Tensor) -> Tensor:

@@ -106,8 +106,8 @@ def _xy(x: Tensor, y: Tensor) -> tuple[tuple[int, Tensor], tuple[int, Tensor]]:
     return (1, x), (0, y)
 
 
-def _pixels_per_unit(codec: Codec, axis: int) -> float:
-    """Crop pixels per heatmap pixel or bin."""
+def pixels_per_unit(codec: Codec, axis: int) -> float:
+    """Crop pixels per heatmap pixel or bin, along axis 0 (y) or 1 (x)."""
     shorten = 1 if codec.crop == "udp" else 0
     return (codec.input_size[axis] - shorten) / (codec.frame_size[axis] - shorten)
 
@@ -118,7 +118,7 @@ def _units_per_unit(teacher: Codec, student: Codec, axis: int) -> float:
     A teacher with a larger input is shown the crop enlarged such that corner pixels stay corner pixels.
     """
     enlarged = (teacher.input_size[axis] - 1) / (student.input_size[axis] - 1)
-    return _pixels_per_unit(student, axis) * enlarged / _pixels_per_unit(teacher, axis)
+    return pixels_per_unit(student, axis) * enlarged / pixels_per_unit(teacher, axis)
 
 
 def _narrowing(teacher: HeatmapCodec, student: SimccCodec, axis: int) -> float:

@@ -26,6 +26,11 @@ def random_words(seeds: Tensor, count: int) -> Tensor:
     return words ^ _shifted(words, 31)
 
 
+def random_shares(seeds: Tensor, count: int) -> Tensor:
+    """(n,) int64 seeds to (n, count) float32, uniform in [0, 1)."""
+    return _shifted(random_words(seeds, count), 40).float() / 2**24
+
+
 def random_orders(seeds: Tensor, count: int) -> Tensor:
     """(n,) int64 seeds to (n, count) int64, a random permutation of ``count`` things for every seed."""
     return random_words(seeds, count).argsort(dim=1, stable=True)

@@ -240,7 +240,7 @@ class Distillation(SupervisedHeads):
         for group in batch.groups:
             name = group.dataset
             if self.distillation.labels:
-                terms[f"loss/{name}"] = self._loss(outputs[name], group, len(batch))
+                terms[f"loss/{name}"] = self.label_loss(outputs[name], group, len(batch))
             if answer is not None and self.output_weight:
                 divergence = self._divergence(outputs[name], answer.outputs[name], group, len(batch))
                 terms[f"outputs/{name}"] = self._strength * self.output_weight * divergence

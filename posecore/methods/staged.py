@@ -1,6 +1,8 @@
-"""Methods of which the optimiser must know more than their parameters: stages, and weights that are held in place."""
+"""Methods of which the loop must know more than parameters and losses: stages, weights held in place, observations."""
 
 from typing import Protocol, runtime_checkable
+
+from torch import Tensor
 
 
 @runtime_checkable
@@ -27,4 +29,16 @@ class InheritingMethod(Protocol):
 
     def inherited(self, name: str) -> bool:
         """Whether a parameter of that name is one of them."""
+        ...
+
+
+@runtime_checkable
+class ObservingMethod(Protocol):
+    """Has more to say of a step than what is minimised; the log shows it beside the loss terms."""
+
+    def observations(self) -> dict[str, Tensor]:
+        """By name, (2,) sum and number of values since the last call, of which the mean is shown.
+
+        The same names on every rank in every step. A number of 0 is allowed.
+        """
         ...

@@ -124,7 +124,8 @@ class SupervisedHeads(nn.Module):
         """The second half of :meth:`losses`, for methods that want the features for more than this."""
         outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
         terms = {
-            f"loss/{group.dataset}": self._loss(outputs[group.dataset], group, len(batch)) for group in batch.groups
+            f"loss/{group.dataset}": self.label_loss(outputs[group.dataset], group, len(batch))
+            for group in batch.groups
         }
         for group in batch.groups:
             terms |= self._prior_term(outputs[group.dataset], group, len(batch))
@@ -133,7 +134,14 @@ class SupervisedHeads(nn.Module):
     def _depth_loss(self, features: Tensor, batch: DeviceBatch) -> dict[str, Tensor]:
         return {} if self.depth_task is None else {"depth": self.depth_task(features, batch.depth)}
 
-    def _loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
+    def label_loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
+        """What is minimised of one dataset's labels.
+
+        Args:
+            outputs: (n, K, …) of the group's head.
+            group: with the labels.
+            batch_size: crops of the whole micro-batch.
+        """
         codec = self.codecs[group.dataset]
         targets, weights = codec.encode(group.keypoints_crop, group.weights)
         weights = self._weighed(group.dataset, weights)

@@ -6,6 +6,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from posecore.models.moving_average import follow
+
 
 class WeightAverage:
     """Follows a method's parameters: ``average = decay · average + (1 − decay) · weights`` after every step.
@@ -25,11 +27,9 @@ class WeightAverage:
             for name, parameter in method.named_parameters()
         }
 
-    @torch.no_grad()
     def update(self, method: nn.Module) -> None:
         """Takes in the weights after a step."""
-        for name, parameter in method.named_parameters():
-            self._average[name].lerp_(parameter, 1 - self._decay)
+        follow(self._average, method.named_parameters(), self._decay)
 
     def tensors(self) -> dict[str, Tensor]:
         """Copies on the CPU, by parameter name."""

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from posecore.config import Config
 from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
-from posecore.methods.staged import StagedMethod
+from posecore.methods.staged import ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
 from posecore.training.batchnorm import synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
@@ -118,7 +118,8 @@ def train(
 
     Args:
         method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
-            is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it.
+            is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it, an
+            :class:`~posecore.methods.staged.ObservingMethod` is asked after it.
         make_loader: makes this rank's batches; called once.
         config: the run.
         context: where it runs.
@@ -160,7 +161,7 @@ def train(
             if average is not None:
                 average.update(engine.method)
             step = batch.step + 1
-            meter.add(losses, waited_s)
+            meter.add(losses, method.observations() if isinstance(method, ObservingMethod) else {}, waited_s)
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 meter.record(step)
@@ -283,13 +284,15 @@ class _Meter:
     peak_flops: float
     latest: dict[str, float] = field(default_factory=dict)
     _losses: dict[str, Tensor] = field(default_factory=dict)
+    _observed: dict[str, Tensor] = field(default_factory=dict)
     _waited_s: float = 0.0
     _steps: int = 0
     _began: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: Mapping[str, Tensor], waited_s: float) -> None:
-        for name, loss in losses.items():
-            self._losses[name] = self._losses.get(name, torch.zeros_like(loss)) + loss
+    def add(self, losses: Mapping[str, Tensor], observed: Mapping[str, Tensor], waited_s: float) -> None:
+        for totals, values in ((self._losses, losses), (self._observed, observed)):
+            for name, value in values.items():
+                totals[name] = totals.get(name, torch.zeros_like(value)) + value
         self._waited_s += waited_s
         self._steps += 1
 
@@ -303,14 +306,27 @@ class _Meter:
         values = dict(zip(self._losses, means.tolist(), strict=True))
         values["loss"] = sum(values.values())
         values["lr"] = self.config.optimizer.lr * self.config.schedule.factor(step - 1, self.config.steps)
+        values |= self._observed_means()
         values["samples_per_s"] = self.config.global_batch * self._steps / elapsed_s
         if self.flops_per_crop is not None:
             rate = self.flops_per_crop * values["samples_per_s"] / self.context.world_size
             values["mfu"] = rate / self.peak_flops
         values["data_wait_share"] = self._waited_s / elapsed_s
         values["memory_bytes"] = _memory_bytes(self.context.device)
-        self._losses, self._waited_s, self._steps, self._began = {}, 0.0, 0, time.perf_counter()
+        self._losses, self._observed = {}, {}
+        self._waited_s, self._steps, self._began = 0.0, 0, time.perf_counter()
         self._publish(values, step)
+
+    def _observed_means(self) -> dict[str, float]:
+        """Over all values that any rank has seen; nothing of what none has."""
+        if not self._observed:
+            return {}
+        pairs = torch.stack(list(self._observed.values()))
+        if self.context.world_size > 1:
+            dist.all_reduce(pairs)
+        return {
+            name: total / number for name, (total, number) in zip(self._observed, pairs.tolist(), strict=True) if number
+        }
 
     def record_evaluation(self, metrics: Mapping[str, float], step: int) -> None:
         self._publish(dict(metrics), step)
