@@ -34,6 +34,7 @@ from posecore.lineage.steps import StepResult, Workflow
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
+from posecore.methods.mean_teacher import MeanTeacherConfig
 from posecore.models.architecture import ModelCard
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.preflight import crops_per_rank
@@ -91,7 +92,9 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
 def adaptation(config: AdaptationJob, parent: FetchedModel) -> AdaptationConfig:
     """What every worker does to the child."""
     return AdaptationConfig(
-        **{name: getattr(config.method, name) for name in AdaptationTerms.model_fields},
+        **{name: getattr(config.method, name) for name in AdaptationTerms.model_fields if name != "unlabelled"},
+        unlabelled=(config.method.unlabelled or MeanTeacherConfig()) if config.unlabelled else None,
+        unlabelled_sets=config.unlabelled,
         parent=parent.source,
         target=config.target,
         replayed=config.replayed,

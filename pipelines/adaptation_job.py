@@ -13,9 +13,10 @@ from posecore.lineage.promotion import PromotionConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationTerms
 from posecore.models.weights.initial import SourceConfig
+from posecore.training.engine import DeepSpeedEngineConfig
 from posecore.training.loop import TrainingConfig
 
-Group = Literal["target", "kept", "independent"]
+Group = Literal["target", "kept", "independent", "unlabelled"]
 
 
 class GateSettings(PromotionConfig):
@@ -36,7 +37,8 @@ class AdaptationJob(DatasetsJob):
     Attributes:
         parent: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
         target: the entry adapted to. Entries that are only judged and whose head is the target's are independent sets
-            of its population; all others are kept sets, which go by a head of the parent.
+            of its population, ``unlabelled`` ones are pictures of it that nobody has labelled; all others are kept
+            sets, which go by a head of the parent.
         allow_fresh_head: go on although the parent knows no point of the target, whose head then begins at chance.
         keep: names of kept sets; entries left out are neither trained on nor judged. None keeps all.
         depth_input: the child takes depth besides the picture, whether its parent does or not; at first it computes
@@ -44,6 +46,7 @@ class AdaptationJob(DatasetsJob):
         method: what learns (``strategy``), what is minimised and what the parent says to it.
         replay: share of the crops that come from kept sets. None is a quarter where the strategy touches shared weights
             and a kept set has a train split, else 0.
+        unlabelled_share: share of the crops that come from unlabelled sets, if there are any.
         l2_sp: pull of inherited weights to their first values;
             see :class:`~posecore.training.optimizer.OptimizerConfig`.
         loading: batches; the mixture follows from ``replay``.
@@ -61,6 +64,7 @@ class AdaptationJob(DatasetsJob):
     depth_input: bool = False
     method: AdaptationTerms
     replay: float | None = Field(default=None, ge=0, lt=1)
+    unlabelled_share: float = Field(default=0.5, gt=0, lt=1)
     l2_sp: float = Field(default=0.0, ge=0)
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
@@ -101,10 +105,36 @@ class AdaptationJob(DatasetsJob):
             raise ValueError("replay: no kept set has a train split; give one, or set it to 0.")
         return self
 
+    @model_validator(mode="after")
+    def _check_unlabelled(self) -> Self:
+        for entry in self.datasets:
+            if entry.unlabelled is not None and entry.head != self.target:
+                raise ValueError(
+                    f"datasets.{entry.name}.head: unlabelled pictures teach the target's; set {self.target}."
+                )
+        if not self.unlabelled:
+            if self.method.unlabelled is not None:
+                raise ValueError("method.unlabelled: no entry of datasets is unlabelled; mark one, or take it out.")
+            return self
+        if self.replay_share + self.unlabelled_share >= 1:
+            raise ValueError(
+                f"unlabelled_share: with replay {self.replay_share:g}, {self.unlabelled_share:g} leaves no crop for "
+                "the target's labels; lower one of them."
+            )
+        engine = self.training.engine
+        if isinstance(engine, DeepSpeedEngineConfig) and engine.zero_stage == 3:
+            raise ValueError(
+                "training.engine.zero_stage: the mean teacher of unlabelled pictures needs whole weights on every "
+                "rank; use 0, 1 or 2."
+            )
+        return self
+
     def group_of(self, entry: DatasetEntry) -> Group:
         """What an entry is for."""
         if entry.name == self.target:
             return "target"
+        if entry.unlabelled is not None:
+            return "unlabelled"
         return "independent" if entry.head == self.target else "kept"
 
     @property
@@ -131,6 +161,11 @@ class AdaptationJob(DatasetsJob):
         """Kept sets that are trained on."""
         return tuple(e.name for e in self.kept if e.train is not None) if self.replay_share else ()
 
+    @property
+    def unlabelled(self) -> tuple[str, ...]:
+        """Sets of unlabelled pictures of the target's population."""
+        return tuple(entry.name for entry in self.datasets if entry.unlabelled is not None)
+
     def taking_part(self) -> "AdaptationJob":
         """The job with nothing in it that does not take part; kept sets that are not replayed are only judged."""
         entries = []
@@ -142,13 +177,14 @@ class AdaptationJob(DatasetsJob):
         return self.model_copy(update={"datasets": judged, "keep": None, "replay": self.replay_share})
 
     def mixture(self, takes_depth: bool) -> LoadingConfig:
-        """The loader's configuration: ``replay`` of the crops from the replayed sets, in equal parts.
+        """The loader's configuration: their shares of the crops to replayed and unlabelled sets, in equal parts.
 
         Args:
             takes_depth: whether the child does.
         """
-        each = self.replay_share / max(1, len(self.replayed))
-        weights = {self.target: 1 - self.replay_share, **dict.fromkeys(self.replayed, each)}
+        shares = {self.replayed: self.replay_share, self.unlabelled: self.unlabelled_share}
+        weights = {name: share / len(names) for names, share in shares.items() for name in names}
+        weights[self.target] = 1 - sum(weights.values())
         trained = [e.model_copy(update={"weight": weights[e.name]}) for e in self.datasets if e.name in weights]
         loading = self.loading.model_copy(update={"sampling": "explicit", "temperature": 1.0})
         depth = takes_depth or self.method.depth is not None

@@ -140,6 +140,7 @@ def report_step(
                 "strategy": config.method.strategy.model_dump_json(),
                 "kept": ", ".join(entry.name for entry in config.kept) or "nothing",
                 "replay": f"{config.replay_share:g} of the crops",
+                "unlabelled": _taught(config),
                 "distillation from the parent": f"{config.method.distillation:g}",
                 "L2-SP": f"{config.l2_sp:g}",
                 "model": child.values["folder"],
@@ -172,6 +173,11 @@ def report_step(
         "out": str(path),
     }
     return workflow.step("report", execute, inputs=inputs, code=["posecore.viz.adaptation_report"])
+
+
+def _taught(config: AdaptationJob) -> str:
+    names = ", ".join(config.unlabelled)
+    return f"{names}: {config.unlabelled_share:g} of the crops" if names else "nothing"
 
 
 def changes_table(title: str, rows: Sequence[Change]) -> Table:

@@ -88,7 +88,7 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
             )
             // config.training.accumulation,
             accumulation=config.training.accumulation,
-            keeps_average=config.training.average_decay is not None,
+            num_averages=(config.training.average_decay is not None) + bool(config.unlabelled),
             adapted=AdaptedParts(
                 config.method.strategy, config.target, config.replayed, method.parent_has_embedding, method.new_depth
             ),

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.multidataset_worker import MultiDatasetWorker
+from posecore.datasets.definition import Conventions
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles, own_modules
 from posecore.models.architecture import ModelCard
@@ -32,6 +33,13 @@ class AdaptationWorker(MultiDatasetWorker):
         return build_model(
             self.method.architecture(self.model), self.card.skeletons, self.card.conventions, self.card.licenses
         )
+
+    def _conventions(self, name: str, store: ShardStore) -> Conventions:
+        """The dataset's own; but unlabelled pictures are read by the target's head, so cut as it reads them."""
+        conventions = super()._conventions(name, store)
+        if name not in self.method.unlabelled_sets:
+            return conventions
+        return conventions.model_copy(update={"codec": self.card.conventions[self.method.target].codec})
 
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
         """The child with low-rank updates merged into its weights, so that it is an ordinary model."""

@@ -16,6 +16,7 @@ from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
+from posecore.loading.mixture import Unlabelled
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
 from posecore.storage import as_path
@@ -30,11 +31,13 @@ class DatasetEntry(Config):
         root: folder of the download, relative to ``data_folder`` unless absolute; local or any fsspec URL.
         train: split to train on; None for a set that is only judged.
         evaluate: split to judge on; None for a set that is only trained on.
-        head: for a set that is only judged, the entry whose head answers.
+        head: for a set that is only judged, the entry whose head answers; for unlabelled pictures, the one that learns.
         weight: share of the samples, for ``sampling: explicit``.
         augment: other augmentation than the run's.
         changes: fields of the definition that differ for this run, nested as in ``dataset.yaml``.
         corrections: file with labels that training reads as unlabelled; evaluation reads them all.
+        unlabelled: for pictures that a mean teacher labels in an adaptation: crop ``boxes`` or whole ``images``. Labels
+            of such a set, if it has any, are never read.
     """
 
     name: str = Field(pattern=r"^[\w-]+$")
@@ -47,12 +50,20 @@ class DatasetEntry(Config):
     augment: AugmentConfig | None = None
     changes: dict[str, Json] = {}
     corrections: str | None = None
+    unlabelled: Unlabelled | None = None
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.train is None and self.evaluate is None:
             raise ValueError(f"{self.name}: give train, evaluate or both.")
-        if (self.train is None) == (self.head is None):
+        if self.unlabelled is not None and (
+            self.train is None or self.head is None or self.evaluate is not None or self.corrections is not None
+        ):
+            raise ValueError(
+                f"{self.name}: unlabelled pictures have a train split and a head that learns from them, and nothing "
+                "that reads labels; give train and head, and take out evaluate and corrections."
+            )
+        if self.unlabelled is None and (self.train is None) == (self.head is None):
             raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
         if self.weight is not None and self.train is None:
             raise ValueError(f"{self.name}: weight is the share of a set that is trained on; give train or drop it.")
@@ -119,7 +130,12 @@ class MixtureSettings(Config):
         """
         drawing = {"sampling", "temperature", "shuffle_window"}
         entries = tuple(
-            {"name": entry.name, "weight": entry.weight, "augment": entry.augment}
+            {
+                "name": entry.name,
+                "weight": entry.weight,
+                "augment": entry.augment,
+                "unlabelled": entry.unlabelled,
+            }
             for entry in datasets
             if entry.train is not None
         )
@@ -154,6 +170,12 @@ class DatasetsJob(Config):
     @model_validator(mode="after")
     def _check_datasets(self) -> Self:
         self._check_names()
+        for entry in self.datasets:
+            if entry.unlabelled is not None:
+                raise ValueError(
+                    f"datasets.{entry.name}.unlabelled: only an adaptation (pipelines/adapt.py) has a mean teacher "
+                    "that could label these; take the entry out."
+                )
         heads = {entry.name for entry in self.datasets if entry.train is not None}
         if not heads:
             raise ValueError("datasets: none has a train split.")

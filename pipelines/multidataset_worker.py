@@ -8,6 +8,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from posecore.datasets.definition import Conventions
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.loading.loader import Loader, LoadingConfig
@@ -113,9 +114,7 @@ class MultiDatasetWorker:
             rank=context.rank,
             world_size=context.world_size,
             start_step=start,
-            conventions={
-                name: self.model.conventions(store.manifest.definition.conventions) for name, store in stores.items()
-            },
+            conventions={name: self._conventions(name, store) for name, store in stores.items()},
             answers={name: AnswerStore(folder) for name, folder in self._answers().items()},
         )
 
@@ -136,6 +135,10 @@ class MultiDatasetWorker:
     def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
         """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
         return ()
+
+    def _conventions(self, name: str, store: ShardStore) -> Conventions:
+        """How crops of a dataset are cut."""
+        return self.model.conventions(store.manifest.definition.conventions)
 
     def _answers(self) -> Mapping[str, str]:
         return self.method.answers if isinstance(self.method, DistillationConfig) else {}

@@ -203,12 +203,12 @@ def _pixels_per_place(codec: Codec, like: Tensor) -> Tensor:
 
 
 def _as_buffers(model: PoseModel) -> PoseModel:
-    """The same model, in place, without parameters: each has become a float32 buffer of its name."""
+    """The same model, in place, in float32 and without parameters: each has become a buffer of its name."""
     for module in model.modules():
         for name, parameter in list(module.named_parameters(recurse=False)):
             delattr(module, name)
-            module.register_buffer(name, parameter.detach().float().clone())
-    return model
+            module.register_buffer(name, parameter.detach())
+    return model.float()
 
 
 def _over_ranks(buffers: dict[str, Tensor]) -> dict[str, Tensor]:

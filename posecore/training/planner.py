@@ -73,7 +73,7 @@ class PlannedRun:
         num_gpus: ranks.
         micro_batch: crops per GPU and forward pass.
         accumulation: forward passes per step.
-        keeps_average: whether a moving average of the weights is kept.
+        num_averages: moving averages of the weights that are kept.
         trainable: parameters that are trained, None for all; not with ``adapted``, which says so itself.
         adapted: what learns in an adaptation; only that has gradients and optimiser state.
         mfu: share of the GPU's peak at which it computes, recomputation included.
@@ -86,7 +86,7 @@ class PlannedRun:
     num_gpus: int = 1
     micro_batch: int = 1
     accumulation: int = 1
-    keeps_average: bool = False
+    num_averages: int = 0
     trainable: int | None = None
     adapted: AdaptedParts | None = None
     mfu: float = 0.4
@@ -148,7 +148,7 @@ class Plan:
         gradients: float32 gradients, or this rank's part.
         moments: both of AdamW's moments.
         master: the second copy of the weights that this rank updates.
-        average: the moving average.
+        average: the moving averages.
         trace: activations.
         gathered: weights that stage 3 has gathered.
         buffers: communication buckets, and what the optimiser needs in passing.
@@ -240,7 +240,7 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     weights = 4 * total / (ranks if stage == 3 else 1)
     gradients = 4 * (part if stage >= 2 else trained)
     master, moments = (4 * part if stage else 0), 8 * part
-    average = 4 * total if run.keeps_average else 0
+    average = 4 * total * run.num_averages
     gathered = 4 * min(total, _GATHERED_ELEMENTS) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     host = 0.0
@@ -428,7 +428,7 @@ def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         engine = DeepSpeedEngineConfig.model_validate(
             {**run.engine.model_dump(), "kind": "deepspeed", "zero_stage": stage}
         )
-        if stage == 3 and run.keeps_average:
+        if stage == 3 and run.num_averages:
             break  # a moving average needs whole weights
         run = replace(run, engine=engine)
         yield f"ZeRO stage {stage}", run

@@ -13,6 +13,7 @@ import yaml
 from pipelines.adapt import FLAGS, main
 from pipelines.adaptation_checks import refuse_unlearnable
 from pipelines.adaptation_job import AdaptationJob
+from pipelines.datasets_job import DatasetsJob
 from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
@@ -31,13 +32,17 @@ from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
 
 SIZE = (64, 48)
+FILM = {
+    "name": "film", "definition": "syrip", "root": "film", "train": "train", "head": "syrip", "unlabelled": "boxes"
+}  # fmt: skip
+ZERO3 = {"kind": "deepspeed", "zero_stage": 3}
 
 
 @pytest.fixture(scope="module")
 def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Path:
     """A run file beside its data, and a registered parent that knows people and animals."""
     folder = tmp_path_factory.mktemp("adaptation")
-    for seed, (name, kind) in enumerate({"coco": "coco", "syrip": "syrip", "ward": "syrip"}.items()):
+    for seed, (name, kind) in enumerate({"coco": "coco", "syrip": "syrip", "ward": "syrip", "film": "syrip"}.items()):
         write_dataset(kind, folder / name, num_train=8, num_val=4, image_size=(128, 128), seed=seed)  # type: ignore[arg-type]
     torch.manual_seed(0)
     config = ModelConfig(
@@ -64,6 +69,7 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
             {"name": "syrip", "root": "syrip", "train": "train", "evaluate": "val"},
             {"name": "coco", "root": "coco", "train": "train", "evaluate": "val"},
             {"name": "ward", "definition": "syrip", "root": "ward", "evaluate": "val", "head": "syrip"},
+            FILM,
         ],
         "training": {
             "steps": 4,
@@ -87,6 +93,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
     said = capfd.readouterr().out
     ingested = ["ingest:syrip:train", "ingest:syrip:val", "ingest:coco:train", "ingest:coco:val", "ingest:ward:val"]
+    ingested.append("ingest:film:train")
     steps = [*ingested, "audit", "train", "evaluate:parent", "evaluate:child", "register", "report"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
 
@@ -122,6 +129,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     }
     assert "verdict   must not be promoted" in said  # nobody reaches an AP of 0.9 in four steps
     page = Path(re.findall(r"report    (\S+)", said)[0]).read_text()
+    assert "film: 0.5 of the crops" in page
     for title in ("target", "forgetting", "generalisation", "must not be promoted", "left_wrist", "syrip/AP is"):
         assert title in page, title
 
@@ -150,6 +158,56 @@ def test_a_parent_of_pictures_gets_a_child_that_takes_depth(
     child = load_model(re.findall(r"\(folder (\S+)\)", capfd.readouterr().out)[0])
     assert child.takes_depth
     assert child.backbone.patch_embed.depth_proj.weight.any()  # type: ignore[union-attr]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_unlabelled_pictures_of_those_who_are_judged_are_refused(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = yaml.safe_load(run_file.read_text())
+    values["datasets"] = [values["datasets"][0], FILM | {"root": "syrip", "train": "val"}]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    assert "training and evaluation data overlap. syrip/val and syrip/val share 4 exact" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("changes", "job", "sentence"),
+    [
+        ({"head": "coco"}, {}, "datasets.film.head: unlabelled pictures teach the target's; set syrip"),
+        ({"evaluate": "val"}, {}, "film: unlabelled pictures have a train split and a head that learns from them"),
+        ({"unlabelled": None, "train": None, "evaluate": "val"}, {}, "no entry of datasets is unlabelled; mark one"),
+        ({}, {"replay": 0.5}, "with replay 0.5, 0.5 leaves no crop for the target's labels"),
+        (
+            {},
+            {"training": {"steps": 4, "global_batch": 8, "engine": ZERO3}},
+            "whole weights on every rank; use 0, 1 or 2",
+        ),
+        ({"definition": "ap10k"}, {}, "datasets.film: its points are not those of the head 'syrip'"),
+    ],
+)
+def test_unlabelled_pictures_that_could_teach_nothing_are_refused(
+    run_file: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict[str, Any],
+    job: dict[str, Any],
+    sentence: str,
+) -> None:
+    values = yaml.safe_load(run_file.read_text()) | job
+    values["datasets"][-1] = FILM | changes
+    values["method"] = {"strategy": "full", "unlabelled": {"weight": 2.0}}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    assert sentence in capsys.readouterr().err
+
+
+def test_other_jobs_have_nobody_who_could_label_them() -> None:
+    entries = [{"name": "syrip", "root": ".", "train": "train", "evaluate": "val"}, FILM]
+    with pytest.raises(ValueError, match=r"datasets.film.unlabelled: only an adaptation \(pipelines/adapt.py\)"):
+        DatasetsJob.model_validate({"name": "a", "run_folder": "run", "datasets": entries})
 
 
 @pytest.mark.parametrize(
@@ -234,6 +292,18 @@ def test_replayed_sets_share_their_part_of_the_crops(run_file: Path) -> None:
     assert load_config(run_file, AdaptationJob).replay_share == 0.25
     kept = load_config(run_file, AdaptationJob, ["method.strategy=expert"]).taking_part()
     assert [entry.name for entry in kept.mixture(False).mixture.entries] == ["syrip"]
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+    job = load_config(run_file, AdaptationJob, ["replay=0.4", "unlabelled_share=0.5"]).taking_part()
+    weights = {entry.name: entry.weight for entry in job.mixture(takes_depth=False).mixture.entries}
+    assert weights == pytest.approx({"syrip": 0.1, "coco": 0.4, "film": 0.5})
+    assert [entry.unlabelled for entry in job.mixture(takes_depth=False).mixture.entries] == [None, None, "boxes"]
+    assert load_config(run_file, AdaptationJob).replay_share == 0.25
+    kept = load_config(run_file, AdaptationJob, ["method.strategy=expert"]).taking_part()
+    assert [entry.name for entry in kept.mixture(takes_depth=False).mixture.entries] == ["syrip", "film"]
     assert [(entry.name, entry.roles) for entry in kept.datasets][1] == ("coco", ["evaluation"])
 
 

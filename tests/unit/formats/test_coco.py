@@ -111,6 +111,15 @@ def test_subjects_videos_and_absent_points_of_own_files(read_document):
     assert (instance.subject_id, instance.track_id, instance.absent) == ("infant-3", "1", (1,))
 
 
+def test_a_file_of_boxes_alone_is_read_on_demand(read_document):
+    value = document()
+    del value["annotations"][0]["keypoints"]
+    records, rejects = read_document(value, boxes_alone=True)
+    assert not rejects
+    assert records[1].instances[0].bbox_xywh == (1.5, 2, 30, 40)
+    np.testing.assert_array_equal(records[1].instances[0].keypoints, np.zeros((2, 3)))
+
+
 def change(path: str, value: Any) -> dict[str, Any]:
     """The document with one field changed; ``...`` deletes it."""
     result = document()

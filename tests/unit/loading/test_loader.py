@@ -323,6 +323,36 @@ def test_bodies_without_a_label_come_only_if_asked_for(tmp_path):
     assert seen == {"labelled": {0: True}, "all": {0: True, 1: False}}
 
 
+def test_labels_of_an_unlabelled_entry_decide_nothing(tmp_path):
+    """Not what is cropped, not where (half body), not what is delivered: as if the file had none."""
+    box = (10.0, 10.0, 40.0, 60.0)
+    bare = np.zeros((17, 3), np.float32)
+    seen = {}
+    for name, points in (("with", None), ("without", bare)):
+        fields = {} if points is None else {"keypoints": points}
+        bodies = [instance("a", 17, box, absent=(3,) if points is None else (), **fields)]
+        bodies.append(instance("b", 17, box, keypoints=bare))
+        store = {"people": write_store(tmp_path / name, "people", [], records=[record("people", 0, bodies)])}
+        augment = {"half_body_probability": 1.0, "rotation_probability": 1.0}
+        config = loading(mixture={"entries": [{"name": "people", "unlabelled": "boxes"}]}, augment=augment)
+        (batch,) = batches(store, 1, config, global_batch=4)
+        (group,) = batch.groups
+        assert set(group.rows.tolist()) == {0, 1}
+        assert (group.state == KeypointState.UNLABELLED).all()
+        assert not group.keypoints_crop.any()
+        seen[name] = batch.images.tobytes(), group.scale.tobytes(), group.seeds.tobytes()
+    assert seen["with"] == seen["without"]
+
+
+def test_unlabelled_images_stand_beside_labelled_bodies(stores):
+    entries = [{"name": "people"}, {"name": "animals", "unlabelled": "images"}]
+    (batch,) = batches(stores, 1, loading(mixture={"entries": entries}), global_batch=22)
+    people, animals = batch.groups
+    assert (people.state > KeypointState.UNLABELLED).any()
+    assert sorted(animals.rows.tolist()) == [0, 1]
+    assert (animals.state == KeypointState.UNLABELLED).all()
+
+
 def test_whole_images_are_bodies_of_which_nothing_is_known(tmp_path):
     """One crop per image, with boxes or without; un-augmented it is the image, padded to the crop's shape."""
     bodies = [instance(name, 17, (10.0, 10.0, 40.0, 60.0)) for name in "ab"]
