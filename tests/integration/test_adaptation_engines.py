@@ -24,6 +24,13 @@ RUNS: dict[str, dict[str, Any]] = {
     "two-stage": {"strategy": {"kind": "two-stage", "backbone_from": 0.5}},
     "anchored": {"strategy": "full"},
 }
+TAUGHT: dict[str, Any] = {
+    "strategy": "full",
+    "replayed": [],
+    "unlabelled": {"confidence": -1.0, "mask_share": 0.25, "ramp_up": 0.5},
+    "unlabelled_sets": ["people"],
+}
+"""People stand for unlabelled pictures of dogs; one that needs whole weights, so not under stage 3."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +41,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def run(name: str, engine: dict[str, Any], suffix: str, **fields: Any) -> dict[str, Any]:
         optimizer = {"anchor_decay": 5.0} if name == "anchored" else {}
         described = {"run_dir": str(folder / f"{name}-{suffix}"), "engine": engine, "shard_all": True}
-        return described | {"adaptation": RUNS[name], "optimizer": optimizer} | fields
+        return described | {"adaptation": RUNS.get(name, TAUGHT), "optimizer": optimizer} | fields
 
+    taught = run("taught", zero(2), "stopped", stop_before=5)
     stopped = run("anchored", zero(3), "stopped", stop_before=4)
     launch(
         [
@@ -43,6 +51,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             run("anchored", zero(1), "zero1"),
             stopped,
             run("anchored", zero(3), "resumed", copy_of=stopped["run_dir"]),
+            *(
+                run("taught", engine, suffix)
+                for suffix, engine in (("torch", TORCH), ("zero0", zero(0)), ("zero1", zero(1)))
+            ),
+            run("taught", zero(2), "zero2"),
+            taught,
+            run("taught", zero(2), "resumed", copy_of=taught["run_dir"]),
         ],
         world_size=2,
     )
@@ -82,3 +97,15 @@ def test_what_is_frozen_stays_so_under_stage_3(runs: Path, name: str) -> None:
 def test_anchors_are_sharded_saved_and_restored(runs: Path) -> None:
     _assert_close(runs / "anchored-resumed", runs / "anchored-deepspeed", tolerance=0.0)
     _assert_close(runs / "anchored-zero1", runs / "anchored-torch")
+
+
+@pytest.mark.parametrize("engine", ["zero0", "zero1", "zero2"])
+def test_a_mean_teacher_is_the_same_under_every_engine(runs: Path, engine: str) -> None:
+    _assert_close(runs / f"taught-{engine}", runs / "taught-torch")
+    state = last_state(runs / f"taught-{engine}")
+    head = "model.heads.dogs.final_layer.weight"
+    assert not torch.equal(state.buffers[f"mean_teacher.{head}"], state.weights[f"method.{head}"])
+
+
+def test_a_mean_teacher_resumes_exactly_on_two_ranks(runs: Path) -> None:
+    _assert_close(runs / "taught-resumed", runs / "taught-zero2", tolerance=0.0)
