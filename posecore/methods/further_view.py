@@ -115,14 +115,26 @@ class Views:
             points: (n, K, 2) float32 x, y in pixels of the view.
             weights: (n, K); a point that may be hidden has one above 0.
         """
-        height, width = self.size
-        rows, columns = (torch.arange(length, dtype=torch.float32, device=images.device) for length in self.size)
-        place = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
-        place = place + self._borrowed(place, points, weights)
-        sampled = (place - self.matrix[:, None, None, :, 2]) @ _inverse(self.matrix[:, :, :2]).mT[:, None]
-        grid = 2 * sampled / sampled.new_tensor([width - 1, height - 1]) - 1
+        place = self._places()
+        grid = self._grid(place + self._borrowed(place, points, weights))
         light = F.grid_sample(to_light(images), grid, mode="bilinear", padding_mode="zeros", align_corners=True)
         return from_light(self._recoloured(light))
+
+    def carry_depth(self, depth: Tensor) -> Tensor:
+        """(n, H, W) metres of the crops to those of the views: nearest pixels, 0 (not known) beyond the border."""
+        grid = self._grid(self._places()[None])
+        return F.grid_sample(depth[:, None], grid, mode="nearest", padding_mode="zeros", align_corners=True)[:, 0]
+
+    def _places(self) -> Tensor:
+        """(H, W, 2) x, y of every pixel."""
+        rows, columns = (torch.arange(length, device=self.matrix.device).float() for length in self.size)
+        return torch.stack(torch.meshgrid(columns, rows, indexing="xy"), dim=-1)
+
+    def _grid(self, places: Tensor) -> Tensor:
+        """(n or 1, H, W, 2) pixels of the views to where in the crops they are, from -1 to 1."""
+        height, width = self.size
+        sampled = (places - self.matrix[:, None, None, :, 2]) @ _inverse(self.matrix[:, :, :2]).mT[:, None]
+        return 2 * sampled / sampled.new_tensor([width - 1, height - 1]) - 1
 
     def _borrowed(self, place: Tensor, points: Tensor, weights: Tensor) -> Tensor:
         """(n, H, W, 2) how far away the pixel is whose colour a pixel of the view shows: 0 outside hidden squares."""

@@ -27,6 +27,7 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.belief import pixels_per_unit
 from posecore.methods.further_view import ViewConfig, Views
+from posecore.models.groups import Group
 from posecore.models.moving_average import follow
 from posecore.models.pose_model import PoseModel
 
@@ -90,14 +91,10 @@ class MeanTeacher(nn.Module):
         config: what labels count.
         head: of the student that is taught.
         datasets: of unlabelled pictures.
-
-    Raises:
-        ConfigError: the student takes depth.
     """
 
     def __init__(self, student: PoseModel, config: MeanTeacherConfig, head: str, datasets: Collection[str]) -> None:
         super().__init__()
-        student.refuse_depth("a mean teacher")
         self.config = config
         self.model = _as_buffers(copy.deepcopy(student))
         self._head = head
@@ -142,16 +139,16 @@ class MeanTeacher(nn.Module):
         Args:
             batch: the micro-batch. Labels of unlabelled groups, if there are any, are not looked at.
         """
-        images, taught = batch.images.clone(), {}
+        images, depth = batch.images.clone(), None if batch.depth is None else batch.depth.clone()
+        taught = {}
         for group in batch.groups:
             if group.dataset in self._datasets:
                 rows = slice(group.start, group.stop)
-                images[rows], taught[group.dataset] = self._label(group, images[rows])
+                taught[group.dataset] = self._label(group, images[rows], None if depth is None else depth[rows])
         groups = tuple(taught.get(group.dataset, group) for group in batch.groups)
         labelled = tuple(group for group in batch.groups if group.dataset not in taught)
-        return Taught(
-            replace(batch, images=images, groups=groups), replace(batch, images=images, groups=labelled), taught
-        )
+        seen = replace(batch, images=images, depth=depth, groups=groups)
+        return Taught(seen, replace(seen, groups=labelled), taught)
 
     def weigh(self, loss: Tensor) -> Tensor:
         """A loss of the teacher's labels as it counts in this step."""
@@ -165,11 +162,14 @@ class MeanTeacher(nn.Module):
         observed, self._observed = self._observed, {}
         return observed
 
-    def _label(self, group: DeviceGroup, crops: Tensor) -> tuple[Tensor, DeviceGroup]:
+    def _label(self, group: DeviceGroup, crops: Tensor, depth: Tensor | None) -> DeviceGroup:
+        """The teacher's labels of a group, whose crops and their depth become the views of them, in place."""
         if not len(crops):
             self._observe(group.weights, group.weights)
-            return crops, replace(group, dataset=self._head)
-        outputs = self.model.run_head(self._head, self.model.features(crops, [(self._head, 0, len(crops))]))
+            return replace(group, dataset=self._head)
+        rows: list[Group] = [(self._head, 0, len(crops))]
+        features = self.model.features(crops, rows, depth if self.model.takes_depth else None)
+        outputs = self.model.run_head(self._head, features)
         with torch.autocast(crops.device.type, enabled=False):  # in bfloat16 a place would be off by a pixel
             places, confidence = self._codec.decode(outputs.float())
             counts = self._sure(confidence).float()
@@ -177,9 +177,11 @@ class MeanTeacher(nn.Module):
             points, weights = views.carry(
                 places * _pixels_per_place(self._codec, places), counts, self._flip_indices.to(crops.device)
             )
-            pictures = views.paint(crops, points, weights)
+            crops.copy_(views.paint(crops, points, weights))
+            if depth is not None:
+                depth.copy_(views.carry_depth(depth))
         self._observe(counts, confidence)
-        return pictures, replace(group, dataset=self._head, keypoints_crop=points, weights=weights)
+        return replace(group, dataset=self._head, keypoints_crop=points, weights=weights)
 
     def _sure(self, confidence: Tensor) -> Tensor:
         """(n, K) confidence to which points count."""

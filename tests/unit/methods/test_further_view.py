@@ -86,6 +86,16 @@ def test_pictures_are_warped_as_opencv_warps_them() -> None:
         assert away.mean() < 1.5
 
 
+def test_depth_takes_the_nearest_pixel_and_is_not_known_outside() -> None:
+    views = _views(8, rotation_degrees=60, scale=(0.6, 1.3), mirror_probability=0.5)
+    depth = torch.rand(8, *SIZE, generator=torch.Generator().manual_seed(2)) + 1
+    carried = views.carry_depth(depth)
+    for source, view, matrix in zip(depth.numpy(), carried.numpy(), views.matrix.double().numpy(), strict=True):
+        nearest = cv2.warpAffine(source, matrix, (SIZE[1], SIZE[0]), flags=cv2.INTER_NEAREST)
+        assert (nearest == view).mean() > 0.95  # OpenCV rounds places to 1/32 pixel before it takes the nearest
+    assert (carried == 0).any()
+
+
 def test_nothing_drawn_is_nothing_changed() -> None:
     pictures = _smooth(3)
     painted = _views(3).paint(normalise(pictures), torch.zeros(3, 1, 2), torch.zeros(3, 1))

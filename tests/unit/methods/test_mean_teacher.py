@@ -15,6 +15,7 @@ from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.methods.adaptation import Adaptation
 from posecore.methods.batch import DeviceBatch, DeviceGroup, normalise, to_device
+from posecore.methods.further_view import Views
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -23,7 +24,15 @@ from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
-from tests.support.tiny_training import Stopped, stop_at, tiny_adaptation, tiny_batches, tiny_model, tiny_training
+from tests.support.tiny_training import (
+    Stopped,
+    stop_at,
+    tiny_adaptation,
+    tiny_batches,
+    tiny_model,
+    tiny_training,
+    with_depth,
+)
 
 CPU = torch.device("cpu")
 POINTS = Skeleton(
@@ -347,14 +356,30 @@ def test_simcc_heads_are_taught_as_well() -> None:
     assert (weights <= 1).all()
 
 
-def test_sharded_weights_and_depth_are_refused() -> None:
+def test_depth_goes_along_into_the_view_and_to_the_teacher() -> None:
+    torch.manual_seed(1)
+    student = tiny_model(depth_input=True).eval()
+    with torch.no_grad():
+        student.backbone.patch_embed.depth_proj.weight.normal_(std=0.1)
+    config = MeanTeacherConfig.model_validate(EVERYTHING | {"view": {"occlusion_probability": 0.0}})
+    teacher = MeanTeacher(student, config, "dogs", ["people"])
+    batch = to_device(with_depth(next(tiny_batches(2, 0, 1)), rank=0), CPU)
+    people = batch.groups[0]
+    taught, blind = teacher(batch), teacher(replace(batch, depth=None))
+    views = Views.drawn(people.seeds, tuple(batch.images.shape[2:]), config.view)
+    expected = views.carry_depth(batch.depth[: people.stop])
+    assert torch.equal(taught.batch.depth[: people.stop], expected)
+    assert torch.equal(taught.batch.depth[people.stop :], batch.depth[people.stop :])
+    assert blind.batch.depth is None
+    assert not torch.equal(taught.groups["people"].keypoints_crop, blind.groups["people"].keypoints_crop)
+
+
+def test_sharded_weights_are_refused() -> None:
     student = tiny_model()
     teacher = MeanTeacher(student, MeanTeacherConfig(), "dogs", ["frames"])
     next(student.parameters()).ds_id = 0  # as ZeRO-3 marks them
     with pytest.raises(ConfigError, match="needs whole weights on every rank; use engine"):
         teacher.begin_step(student, 0, 10)
-    with pytest.raises(ConfigError, match="a mean teacher trains on pictures alone"):
-        MeanTeacher(tiny_model(depth_input=True), MeanTeacherConfig(), "dogs", ["frames"])
 
 
 def test_copying_leaves_the_student_as_it_is() -> None:
