@@ -7,7 +7,9 @@
 One parent learns adults and four-legged animals. Its children learn infants, who lie in any direction and have other
 proportions: by every strategy, with 10, 50, 200 and 1000 labelled pictures (``<strategy>@<pictures>``), in equal steps.
 A seed draws other infants and another order. ``fresh@…`` are models of infants alone that know no parent,
-``<strategy>+<what>@…`` keep the old by replay, distillation (LwF) or L2-SP, or take a prior or a mean teacher.
+``<strategy>+<what>@…`` keep the old by replay, distillation (LwF) or L2-SP, or take half of their crops from 950
+further pictures without labels, which a mean teacher labels (``teacher``); ``own`` shows it the labelled pictures
+once more, to tell what more pictures are worth from what a teacher is.
 
 With ``--real`` the infants are photographs: a folder in SyRIP's layout. Judged are those official evaluation pictures
 whose film is known and is none of the training pictures' (``val_other_films``). ``rendered`` has learned 1000 rendered
@@ -26,7 +28,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -77,12 +79,18 @@ MODEL: dict[str, Any] = {
 }
 STANDING = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.6, "rotation_degrees": 40}
 LYING = STANDING | {"rotation_probability": 1.0, "rotation_distribution": "uniform", "rotation_degrees": 180}
+STILL = {"half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
+"""Of pictures that a teacher labels, who sees them as they are; what its student sees of them is turned and resized."""
 RATES = (3e-4, 1e-3, 3e-3, 1e-2)
 REAL_COUNTS = (10, 50, 200)
 REAL_STRATEGIES = ("full", "lora", "expert", "frozen-backbone")
 LONGEST_SIDE_PX = 256
 """Of photographs, which are shrunk first: a crop has 64 pixels, and a large picture takes long to decode."""
 TRIED_SEED = 100
+NUM_UNLABELLED = 950
+UNLABELLED_SEEDS = 1000
+"""Added to a seed, these name infants that nobody has labelled."""
+FILM = "film"
 
 
 @dataclass(frozen=True)
@@ -95,6 +103,8 @@ class Arm:
         replay: share of the crops that come from what the parent knows.
         l2_sp: pull to the parent's weights.
         rendered: whether the parent has learned rendered infants before.
+        film: pictures from which half of the crops come, to be labelled by a mean teacher: ``further`` ones, or the
+            labelled ones as ``own``.
         terms: further fields of the method.
     """
 
@@ -103,6 +113,7 @@ class Arm:
     replay: float = 0.0
     l2_sp: float = 0.0
     rendered: bool = False
+    film: Literal["further", "own"] | None = None
     terms: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -125,6 +136,12 @@ KEPT: Mapping[str, Mapping[str, Any]] = {
     "l2sp": {"l2_sp": 1.0},
 }
 KEPT_COUNTS = (50, 1000)
+TAUGHT: Mapping[str, Mapping[str, Any]] = {
+    "teacher": {"film": "further", "terms": {"unlabelled": {}}},
+    "own": {"film": "own", "terms": {"unlabelled": {}}},
+}
+TAUGHT_COUNTS = (10, 50)
+FILM_SHARE = 0.5
 
 
 @dataclass(frozen=True)
@@ -226,7 +243,12 @@ class World:
     def loading(self, augment: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float] | None = None) -> Any:
         """Entries by name with their augmentation and weights."""
         entries = [
-            {"name": name, "augment": how, "weight": weights[name] if weights else None}
+            {
+                "name": name,
+                "augment": how,
+                "weight": weights[name] if weights else None,
+                "unlabelled": "boxes" if name == FILM else None,
+            }
             for name, how in augment.items()
         ]
         mixture = {"entries": entries, "sampling": "explicit" if weights else "natural"}
@@ -249,23 +271,29 @@ class World:
         """Trains a child on a store of infants."""
         terms = TypeAdapter(AdaptationTerms).validate_python({"strategy": arm.strategy, **arm.terms})
         replayed = tuple(KNOWN) if arm.replay else ()
+        films = {} if arm.film is None else {FILM: store}
+        if arm.film == "further":
+            films = {FILM: self.split(TARGET, "train", NUM_UNLABELLED, seed + UNLABELLED_SEEDS)}
         method = AdaptationConfig(
             **{name: getattr(terms, name) for name in AdaptationTerms.model_fields},
             parent=pin(SourceConfig(source=str(self.parent))),
             target=TARGET,
             replayed=replayed,
             old_heads=tuple(KNOWN),
+            unlabelled_sets=tuple(films),
         )
         folder = self.rendered if arm.rendered else self.start
         card = load_outline(folder).card
-        weights = {TARGET: 1 - arm.replay, **{name: arm.replay / len(replayed) for name in replayed}}
+        weights = {name: arm.replay / len(replayed) for name in replayed} | dict.fromkeys(films, FILM_SHARE)
+        weights[TARGET] = 1 - sum(weights.values())
+        augment = {TARGET: LYING, **dict.fromkeys(replayed, STANDING), **dict.fromkeys(films, STILL)}
         return AdaptationWorker(
             model=card.architecture,
             method=method,
             weights=pin(WeightsConfig(source=str(folder))),
             training=self.training(steps, arm.rate, seed, arm.l2_sp),
-            loading=self.loading({TARGET: LYING, **dict.fromkeys(replayed, STANDING)}, weights),
-            stores={TARGET: store, **{name: self.known[name] for name in replayed}},
+            loading=self.loading(augment, weights),
+            stores={TARGET: store, **{name: self.known[name] for name in replayed}, **films},
             parent=str(self.parent),
             card=card,
         )
@@ -356,6 +384,10 @@ def arms() -> Iterator[tuple[str, Arm, int]]:
         for strategy in ("full", "lora"):
             for what, changes in KEPT.items():
                 yield f"{strategy}+{what}@{count}", replace(STRATEGIES[strategy], **changes), count
+    for count in TAUGHT_COUNTS:
+        for strategy in ("full", "lora"):
+            for what, changes in TAUGHT.items():
+                yield f"{strategy}+{what}@{count}", replace(STRATEGIES[strategy], **changes), count
 
 
 def real_arms() -> Iterator[tuple[str, Arm, int]]:
@@ -422,7 +454,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=300, help="of every child; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=32)
-    parser.add_argument("--arms", nargs="*", help="the parts of names before @; default: all")
+    parser.add_argument("--arms", nargs="*", help="names, or their parts before @; default: all")
     parser.add_argument("--real", type=Path, help="adapt to photographs instead: a folder in SyRIP's layout")
     parser.add_argument("--rates", action="store_true", help="try learning rates, and end")
     options = parser.parse_args()
@@ -453,7 +485,7 @@ def train_all(world: World, results: Results, seeds: Sequence[int], steps: int, 
         )
     for seed in seeds:
         for name, arm, count in arms() if world.real is None else real_arms():
-            if wanted is None or name.partition("@")[0] in wanted:
+            if wanted is None or {name, name.partition("@")[0]} & {*wanted}:
                 results.once(
                     name,
                     seed,
