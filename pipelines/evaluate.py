@@ -49,6 +49,9 @@ from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 
+CLINICAL_FILE = "clinical.json"
+"""What a clinic wants to know of a split, beside its results."""
+
 
 class ActorSettings(Config):
     """How prediction is spread over a Ray cluster.
@@ -69,16 +72,19 @@ class EvaluationResult:
     """What :func:`evaluate_stores` found and wrote.
 
     Attributes:
-        metrics: name of the split → metric → value.
+        metrics: name of the split → metric → value: those of its protocol and, where it was judged for clinics, the
+            headline of that.
         errors: name of the split → the error of each keypoint.
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
+        clinical_files: name of the split → the file with it.
     """
 
     metrics: dict[str, dict[str, float]]
     errors: dict[str, list[KeypointError]]
     report: AnyPath
     clinical: dict[str, ClinicalResult]
+    clinical_files: dict[str, AnyPath]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +158,10 @@ def evaluate_stores(
         wanted.check(task.store)
     parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
     sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
+    clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
     metrics = {section.name: dict(section.metrics) for section in sections}
+    for name, result in clinical_results.items():
+        metrics[name] |= result.headline()
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
@@ -160,7 +169,8 @@ def evaluate_stores(
         metrics=metrics,
         errors={section.name: list(section.errors) for section in sections},
         report=report,
-        clinical={section.name: section.clinical for section in sections if section.clinical is not None},
+        clinical=clinical_results,
+        clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
     )
 
 
@@ -201,7 +211,7 @@ def _judge(
     write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
     clinical = clinic.judge(task.store, truth, predictions)
     if clinical is not None:
-        write_atomically(out / name / "clinical.json", clinical.to_json())
+        write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
     return EvaluationSection(
         name=name,
         protocol=definition.evaluation.protocol,

@@ -33,7 +33,8 @@ def judge_step(
 
     Returns:
         By name of the split ``metrics`` and ``errors`` (of each keypoint, as a share of the box; None where it is
-        labelled nowhere), and the ``report``.
+        labelled nowhere), the ``report``, and ``clinical``, the file with what a clinic wants to know, for splits
+        that were judged so.
     """
     stores = {split.entry.name: split.location for split in splits}
     answering = {split.entry.name: split.entry.answering_head for split in splits} | dict(heads or {})
@@ -48,8 +49,11 @@ def judge_step(
             name: {error.name: error.relative if error.labelled else None for error in found}
             for name, found in result.errors.items()
         }
-        values = {"metrics": result.metrics, "errors": errors, "report": str(result.report)}
-        return Outputs(values, vouched(result.report))
+        for name, path in result.clinical_files.items():
+            log.log_file(Path(path), name)
+        clinical = {name: str(path) for name, path in result.clinical_files.items()}
+        values = {"metrics": result.metrics, "errors": errors, "report": str(result.report), "clinical": clinical}
+        return Outputs(values, vouched(result.report, *result.clinical_files.values()))
 
     inputs = {
         "model": pin(SourceConfig(source=folder)),

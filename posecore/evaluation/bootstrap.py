@@ -8,12 +8,12 @@ counts times those: nothing is computed from frames again.
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import BeforeValidator, Field
 from scipy.special import ndtr, ndtri, stdtrit
 
 from posecore.config import Config
@@ -23,6 +23,9 @@ FEW_SUBJECTS = 10
 
 _CHUNK = 1 << 22  # subjects × resamples drawn at a time
 _ALIKE = 1e-12  # of the estimate's size: a resample that differs by less differs by rounding only
+
+Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else value)]
+"""A number that need not exist: NaN, which JSON writes as null."""
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 """(B, C) sums to (B, M) values; NaN, as 0 / 0 is, where a value does not exist, such as a mean of nothing."""
@@ -56,9 +59,9 @@ class Estimate:
         high: upper end, likewise.
     """
 
-    value: float
-    low: float = np.nan
-    high: float = np.nan
+    value: Number
+    low: Number = np.nan
+    high: Number = np.nan
 
 
 def bootstrap_by_subject(

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from posecore.evaluation.bootstrap import Number
+
 NUM_BINS = 10
 
 
@@ -29,8 +31,8 @@ class ReliabilityBin:
     low: float
     high: float
     points: int
-    confidence: float
-    right: float
+    confidence: Number
+    right: Number
 
 
 def bin_sums(

@@ -13,13 +13,13 @@ import numpy as np
 import orjson
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, TypeAdapter, ValidationError
 
 from posecore.config import Config
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
-from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, bootstrap_by_subject
+from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, Number, bootstrap_by_subject
 from posecore.evaluation.calibration import ReliabilityBin, bin_sums, calibration_errors, reliability_bins
 from posecore.evaluation.oks import pairs_within
 from posecore.evaluation.pairing import paired_distances
@@ -62,6 +62,7 @@ class GroupResult:
         error: mean error in torso lengths, over points of bodies that were found.
         pck: share of the torso → share of labelled points within it; points of missed bodies count as not within.
         missed: share of bodies without an answer; None where boxes were given, so that none could be missed.
+        sums: unit → what adds up over units, as :func:`group_values` takes it; intervals come from these alone.
     """
 
     name: str
@@ -71,6 +72,7 @@ class GroupResult:
     error: Estimate
     pck: Mapping[float, Estimate]
     missed: Estimate | None
+    sums: Mapping[str, Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +117,7 @@ class ClinicalResult:
     units: Mapping[Unit, int]
     without_torso: int
     redundant: int | None
-    median_error: float
+    median_error: Number
     mean_over_subjects: Estimate
     calibration: Calibration
 
@@ -123,6 +125,49 @@ class ClinicalResult:
         """Everything as JSON text; a value that does not exist is null."""
         options = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
         return orjson.dumps(self, default=lambda settings: settings.model_dump(), option=options)
+
+    @classmethod
+    def from_json(cls, text: bytes, origin: str) -> "ClinicalResult":
+        """Reads what :meth:`to_json` wrote.
+
+        Args:
+            text: the file's content.
+            origin: the file, for error messages.
+
+        Raises:
+            EvaluationError: it is no such text.
+        """
+        try:
+            return TypeAdapter(cls).validate_json(text)
+        except ValidationError as error:
+            found = error.errors()[0]
+            raise EvaluationError(
+                f"{origin}: {'.'.join(map(str, found['loc']))}: {found['msg']}; evaluate the model again."
+            ) from None
+
+    def headline(self) -> dict[str, float]:
+        """Metric name → value for the whole set, for records and gates; what does not exist is not there.
+
+        ``torso/error``, the mean error in torso lengths, with its interval, ``torso/error_low`` and
+        ``torso/error_high``; ``torso/error_over_subjects``, where all subjects weigh alike; ``torso/error_median``;
+        ``torso/PCK_<limit>``; ``torso/ECE``, the expected calibration error, and ``torso/overconfidence``, the mean
+        confidence minus the share right; where boxes were detected, ``torso/missed``, a share, and ``torso/redundant``,
+        a number.
+        """
+        whole, calibration = self.whole, self.calibration
+        values = {
+            "error": whole.error.value,
+            "error_low": whole.error.low,
+            "error_high": whole.error.high,
+            "error_over_subjects": self.mean_over_subjects.value,
+            "error_median": self.median_error,
+            **{f"PCK_{limit:g}": pck.value for limit, pck in whole.pck.items()},
+            "ECE": calibration.expected_error.value,
+            "overconfidence": calibration.surplus.value,
+        }
+        if whole.missed is not None and self.redundant is not None:
+            values |= {"missed": whole.missed.value, "redundant": float(self.redundant)}
+        return {f"torso/{name}": value for name, value in values.items() if np.isfinite(value)}
 
 
 def torso_points(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[Sequence[str], Sequence[str]] | None:
@@ -194,7 +239,7 @@ def evaluate_clinic(
     all_units = traits.units()
     units = [all_units[row] for row in answers.truth_row]
     unit_of = {unit: number for number, unit in enumerate(sorted(set(units)))}
-    table = _Table(answers, np.array([unit_of[unit] for unit in units]), len(unit_of), settings)
+    table = _Table(answers, np.array([unit_of[unit] for unit in units]), list(unit_of), settings)
     everything = np.ones(answers.error.shape, np.bool_)
     by = {"keypoint": [table.group(name, _column(everything, k)) for k, name in enumerate(skeleton.names)]}
     columns: Mapping[str, Sequence[str | None]] = {
@@ -335,10 +380,17 @@ def _matched(
 class _Table:
     """Sums over units (subjects, or what stands for them) of any part of the judged points, and estimates from them."""
 
-    def __init__(self, answers: _Answers, unit: NDArray[np.int64], num_units: int, settings: ClinicalSettings) -> None:
+    def __init__(
+        self,
+        answers: _Answers,
+        unit: NDArray[np.int64],
+        units: Sequence[tuple[Unit, str]],
+        settings: ClinicalSettings,
+    ) -> None:
         self._answers = answers
         self._unit = unit
-        self._num_units = num_units
+        self._names = [f"{kind} {name}" for kind, name in units]
+        self._num_units = len(units)
         self._settings = settings
 
     def group(self, name: str, chosen: NDArray[np.bool_]) -> GroupResult:
@@ -357,8 +409,9 @@ class _Table:
             *hits,
         ]
         sums = self._by_unit(columns)
-        sums = sums[sums[:, 0] > 0]
-        missed, error, *pck = bootstrap_by_subject(sums, _ratios, settings.bootstrap)
+        present = np.flatnonzero(sums[:, 0] > 0)
+        sums = sums[present]
+        missed, error, *pck = bootstrap_by_subject(sums, group_values, settings.bootstrap)
         return GroupResult(
             name=name,
             units=len(sums),
@@ -367,6 +420,7 @@ class _Table:
             error=error,
             pck=dict(zip(settings.thresholds, pck, strict=True)),
             missed=None if answers.boxes_given else missed,
+            sums={self._names[unit]: row for unit, row in zip(present, sums.tolist(), strict=True)},
         )
 
     def mean_over_units(self) -> Estimate:
@@ -398,8 +452,13 @@ class _Table:
         return np.stack([np.bincount(self._unit, column, self._num_units) for column in columns], axis=1)
 
 
-def _ratios(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share missed, mean error and PCK at each threshold from the sums that :meth:`_Table.group` makes."""
+def group_values(sums: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B M"]:
+    """Share of bodies missed, mean error, and PCK at each threshold.
+
+    Args:
+        sums: bodies, bodies missed, labelled points, answered points, their errors in torso lengths, and for each
+            threshold the points within it. A value of nothing is 0 / 0.
+    """
     instances, missed, labelled, answered, error, *hits = sums.T
     return np.stack([missed / instances, error / answered, *(hit / labelled for hit in hits)], axis=1)
 

@@ -78,6 +78,9 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     written = json.loads((tmp_path / "babies" / "clinical.json").read_text())
     clinical = result.clinical["babies"]
     assert written["whole"]["error"]["value"] == clinical.whole.error.value
+    assert result.metrics["babies"]["torso/error"] == clinical.whole.error.value
+    assert json.loads((tmp_path / "metrics.json").read_text()) == result.metrics
+    assert result.clinical_files == {"babies": tmp_path / "babies" / "clinical.json"}
     assert written["units"] == {"subject": 3}
     assert written["not_recorded"] == ["view"]
     assert [group["name"] for group in written["by"]["posture"]] == ["Prone"]

@@ -7,9 +7,10 @@ from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings, bootstrap_by_subject
-from posecore.evaluation.clinical import ClinicalSettings, evaluate_clinic, torso_points
+from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, evaluate_clinic, torso_points
 from posecore.evaluation.torso import evaluate_torso
 from posecore.evaluation.traits import NOT_STATED, Traits
+from posecore.lineage.tracking import metric_name
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case
 
@@ -240,3 +241,28 @@ def test_what_cannot_be_judged_is_refused_in_one_sentence(case):
         evaluate_clinic(hidden, predictions, traits, COCO, DEFINITION)
     with pytest.raises(EvaluationError, match=r"traits for \d+ instances"):
         evaluate_clinic(truth, predictions, replace(traits, image=traits.image[1:]), COCO, DEFINITION)
+
+
+def test_a_result_comes_back_from_its_file(result):
+    text = result.to_json()
+    read = ClinicalResult.from_json(text, "clinical.json")
+    assert read.to_json() == text
+    assert read.whole == result.whole
+    with pytest.raises(EvaluationError, match=r"^here: whole: Field required; evaluate the model again\.$"):
+        ClinicalResult.from_json(b'{"settings": {}}', "here")
+
+
+def test_the_headline_has_what_exists_under_names_a_gate_can_take(case, result):
+    headline = result.headline()
+    assert headline["torso/error"] == result.whole.error.value
+    assert headline["torso/error_high"] == result.whole.error.high
+    assert headline["torso/PCK_0.2"] == result.whole.pck[0.2].value
+    assert headline["torso/ECE"] == result.calibration.expected_error.value
+    assert "torso/missed" not in headline, "boxes were given"
+    assert all(metric_name(name) == name for name in headline)
+    truth, predictions, traits = case
+    detected = replace(predictions, instance_row=np.full(len(predictions), -1), scores=np.zeros(len(predictions)))
+    nobody = evaluate_clinic(truth, detected, traits, COCO, DEFINITION, QUICK).headline()
+    assert nobody["torso/missed"] == 1
+    assert nobody["torso/redundant"] == 0
+    assert "torso/error" not in nobody, "a mean of nothing is no number"
