@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.adaptation_checks import check_labels, check_roles
+from pipelines.adaptation_checks import check_learnable, check_roles
 from pipelines.adaptation_job import AdaptationJob
 from pipelines.adaptation_results import changes_table, outcome, register_step, report_step, verdict, verdict_word
 from pipelines.adaptation_start import Start, make_start, plan_table
@@ -28,6 +28,7 @@ from pipelines.adaptation_worker import AdaptationWorker
 from pipelines.cluster import connect_to_ray
 from pipelines.fetched_model import FetchedModel, fetch_model
 from pipelines.judge_step import judge_step
+from pipelines.label_check import LabelCheckConfig, check_labels, check_proportions
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
 from posecore.lineage.steps import StepResult, Workflow
@@ -65,19 +66,24 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
-        check_labels(next(split for split in training if split.entry.name == config.target))
+        target = next(split for split in training if split.entry.name == config.target)
+        check_learnable(target)
         leaks = audit_step(workflow, config, training, evaluation)
+        looks = config.label_check or LabelCheckConfig()
+        labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}
         child = train(workflow, config, method, parent, start, training, evaluation)
         before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
         after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
-        tables = outcome(config, start, evaluation, before, after)
+        if config.label_check is not None:
+            (labels["losses in training"],) = check_labels(workflow, config.label_check, [target], child)
+        judged = outcome(config, start, evaluation, before, after)
         registered = register_step(workflow, config, parent, child, splits, after, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
-        checks = verdict(config, start, evaluation, before, tracking, version)
-        report = report_step(workflow, config, start, child, before, after, tables, checks, version)
+        checks = verdict(config, start, evaluation, judged, tracking, version)
+        report = report_step(workflow, config, start, child, judged, labels, target, checks, version)
         workflow.run.set_tags({"posecore.registered": version.uri, "posecore.verdict": verdict_word(checks)})
 
-    for title, rows in tables.items():
+    for title, rows in judged.tables.items():
         console.print(changes_table(title, rows))
     for check in checks:
         console.print(f"{'holds ' if check.passed else 'FAILS '}    {check.statement}")
@@ -85,6 +91,8 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
     console.print(f"model     {version.uri}   (folder {child.values['folder']})")
     for path in child.values["beside"]:
         console.print(f"adapter   {path}")
+    for result in labels.values():
+        console.print(f"labels    {result.values['told']}   {result.values['page']}")
     console.print(f"report    {report.values['report']}")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
 
@@ -124,6 +132,7 @@ def train(
         evaluate=judge_while_training(evaluation, config.inference),
         parent=str(parent.record["source"]),
         card=start.card,
+        recording=config.inference,
     )
 
     def adapted(card: ModelCard) -> ModelCard:
@@ -133,7 +142,8 @@ def train(
         lineage = {**card.lineage, "weights": weights, "parent": dict(parent.record), "strategy": strategy}
         return card.model_copy(update={"lineage": lineage})
 
-    return train_step(workflow, "train", config, config.cluster, worker, training, adapted)
+    record = config.label_check is not None
+    return train_step(workflow, "train", config, config.cluster, worker, training, adapted, record_labels=record)
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

@@ -53,7 +53,7 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
             )
 
 
-def check_labels(split: Split) -> None:
+def check_learnable(split: Split) -> None:
     """Refuses a target from which nothing, or nothing of some joint, can be learned.
 
     Raises:
@@ -64,7 +64,7 @@ def check_labels(split: Split) -> None:
 
 
 def refuse_unlearnable(name: str, points: Sequence[str], visibility: NDArray[Any]) -> None:
-    """The judgement of :func:`check_labels`.
+    """The judgement of :func:`check_learnable`.
 
     Args:
         name: of the target.

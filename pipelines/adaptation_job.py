@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, model_validator
 
 from pipelines.datasets_job import DatasetEntry, DatasetsJob
+from pipelines.label_check import LabelCheckConfig, check_passes
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.ray_training import RayTrainingConfig
 from posecore.evaluation.inference import InferenceSettings
@@ -53,6 +54,8 @@ class AdaptationJob(DatasetsJob):
         training: the loop.
         cluster: workers.
         inference: how predictions are made for the evaluation.
+        label_check: look for wrong labels of the target by how their losses moved as well; None does not. Its bodies'
+            proportions are always looked at.
         gates: what is asked before the verdict.
         plan_gpu: kind of GPU that memory and time are planned for.
     """
@@ -70,6 +73,7 @@ class AdaptationJob(DatasetsJob):
     training: TrainingConfig
     cluster: RayTrainingConfig = RayTrainingConfig()
     inference: InferenceSettings = InferenceSettings()
+    label_check: LabelCheckConfig | None = None
     gates: GateSettings = GateSettings()
     plan_gpu: str = "h100"
 
@@ -79,6 +83,12 @@ class AdaptationJob(DatasetsJob):
         if isinstance(values, Mapping) and isinstance(values.get("parent"), str):
             return {**values, "parent": {"source": values["parent"]}}
         return values
+
+    @model_validator(mode="after")
+    def _check_passes(self) -> Self:
+        if self.label_check is not None:
+            check_passes(self.training)
+        return self
 
     @model_validator(mode="after")
     def _check_datasets(self) -> Self:

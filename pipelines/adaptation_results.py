@@ -1,48 +1,125 @@
 """What an adaptation ends in: tables of parent and child, the verdict, the registered version and the report."""
 
+import csv
+import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 from rich.table import Table
 
 from pipelines.adaptation_job import AdaptationJob, Group
 from pipelines.adaptation_start import Start
 from pipelines.fetched_model import FetchedModel
 from pipelines.judge_step import as_registered
+from pipelines.label_check import suspects
 from pipelines.steps import Split, vouched
+from posecore.evaluation.bootstrap import Estimate
+from posecore.evaluation.clinical import ClinicalResult
+from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.evaluation.tables import Change, forgetting_table
+from posecore.labels.suspects import TABLE_NAME
 from posecore.lineage.promotion import Check, Gate, check_gates
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
-from posecore.viz.adaptation_report import AdaptationReport, ReportTable, write_adaptation_report
+from posecore.shards.store import open_store
+from posecore.viz.adaptation_report import AdaptationReport, LabelFindings, ReportTable, write_adaptation_report
+from posecore.viz.suspects import suspect_pictures
+
+_CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
+"""Metrics that stand for a set judged for clinics, and the sign of a gain."""
+_TITLES: Mapping[str, Group] = {"target": "target", "forgetting": "kept", "generalisation": "independent"}
+_WORST_LABELS = 20
+_PICTURES = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Parent and child on every set.
+
+    Attributes:
+        parent: the step that judged the parent.
+        child: the step that judged the child.
+        tables: ``target``, ``forgetting`` and ``generalisation``, of which there are sets, to what was gained on them.
+        clinical: name of the set to both models in torso lengths, or to the child alone where nothing stands for the
+            parent, for sets that were judged so.
+    """
+
+    parent: StepResult
+    child: StepResult
+    tables: Mapping[str, Sequence[Change]]
+    clinical: Mapping[str, ClinicalComparison | ClinicalResult]
 
 
 def outcome(
     config: AdaptationJob, start: Start, evaluation: Sequence[Split], before: StepResult, after: StepResult
-) -> dict[str, list[Change]]:
-    """What was gained on the target, forgotten of kept sets and gained on independent ones; no empty tables."""
+) -> Outcome:
+    """What was gained on the target, forgotten of kept sets and gained on independent ones.
+
+    Args:
+        config: says which set is what.
+        start: says where it stands for the parent.
+        evaluation: the judged splits.
+        before: the step that judged the parent.
+        after: the step that judged the child.
+    """
     tables = {}
-    titles: dict[str, Group] = {"target": "target", "forgetting": "kept", "generalisation": "independent"}
-    for title, group in titles.items():
+    for title, group in _TITLES.items():
         splits = {split.entry.name: split for split in evaluation if config.group_of(split.entry) == group}
-        if splits:
-            parent, child = ({name: result.values["metrics"][name] for name in splits} for result in (before, after))
-            parent = parent if start.stands_for_parent(group) else {}
-            protocols = {name: split.definition.evaluation.protocol for name, split in splits.items()}
-            tables[title] = forgetting_table(parent, child, protocols)
-    return tables
+        child = {name: after.values["metrics"][name] for name in splits}
+        parent = {name: before.values["metrics"][name] for name in splits if start.stands_for_parent(group)}
+        protocols = {name: split.definition.evaluation.protocol for name, split in splits.items()}
+        rows = forgetting_table(parent, child, protocols)
+        tables[title] = [
+            each
+            for row in rows
+            for each in (row, *_clinical_rows(row, parent.get(row.eval_set, {}), child[row.eval_set]))
+        ]
+    compared = _compared(config, start)
+    clinical: dict[str, ClinicalComparison | ClinicalResult] = {}
+    for name, path in after.values["clinical"].items():
+        own = _read_clinical(path)
+        parents = before.values["clinical"][name]
+        clinical[name] = compare_clinic(_read_clinical(parents), own) if name in compared else own
+    return Outcome(
+        parent=before,
+        child=after,
+        tables={title: rows for title, rows in tables.items() if rows},
+        clinical=clinical,
+    )
+
+
+def _compared(config: AdaptationJob, start: Start) -> set[str]:
+    """Sets on which the child's start stands for the parent."""
+    return {entry.name for entry in config.datasets if start.stands_for_parent(config.group_of(entry))}
+
+
+def _clinical_rows(row: Change, parent: Mapping[str, float], child: Mapping[str, float]) -> list[Change]:
+    rows = []
+    for metric, sign in _CLINICAL_ROWS.items():
+        if metric in child:
+            before, after = parent.get(metric), child[metric]
+            gain = None if before is None else sign * (after - before)
+            rows.append(replace(row, metric=metric, parent=before, child=after, gain=gain))
+    return rows
+
+
+def _read_clinical(path: str) -> ClinicalResult:
+    return ClinicalResult.from_json(Path(path).read_bytes(), path)
 
 
 def verdict(
     config: AdaptationJob,
     start: Start,
     evaluation: Sequence[Split],
-    before: StepResult,
+    judged: Outcome,
     tracking: Tracking,
-    child: RegisteredVersion,
+    version: RegisteredVersion,
 ) -> list[Check]:
     """Every gate, those of the run file and those that follow from the parent's own figures."""
     gates = list(config.gates.gates)
@@ -51,7 +128,7 @@ def verdict(
         allowed = {"target": 0.0 if config.gates.must_gain else None, "kept": config.gates.max_forgetting}.get(group)
         if allowed is None or not start.stands_for_parent(group):
             continue
-        value = before.values["metrics"][split.entry.name][protocol.primary]
+        value = judged.parent.values["metrics"][split.entry.name][protocol.primary]
         sign = 1 if protocol.higher_is_better else -1
         gates.append(
             Gate(
@@ -60,7 +137,7 @@ def verdict(
                 bound=value - sign * allowed,
             )
         )
-    return check_gates(tracking, child, None, config.gates.model_copy(update={"gates": tuple(gates)}))
+    return check_gates(tracking, version, None, config.gates.model_copy(update={"gates": tuple(gates)}))
 
 
 def verdict_word(checks: Sequence[Check]) -> str:
@@ -117,20 +194,34 @@ def report_step(
     config: AdaptationJob,
     start: Start,
     child: StepResult,
-    before: StepResult,
-    after: StepResult,
-    tables: Mapping[str, Sequence[Change]],
+    judged: Outcome,
+    labels: Mapping[str, StepResult],
+    target: Split,
     checks: Sequence[Check],
     version: RegisteredVersion,
 ) -> StepResult:
-    """One HTML file with everything; the worst cases are in the two reports it names."""
+    """One HTML file with everything; the worst cases are in the two reports it names.
+
+    Args:
+        workflow: the step is recorded in.
+        config: the run file.
+        start: what the child took from its parent.
+        child: the step that trained it.
+        judged: parent and child on every set.
+        labels: title of each check of the target's labels to its step.
+        target: what they looked at.
+        checks: the gates.
+        version: the child in the registry.
+    """
     path = Path(child.values["run_dir"]) / "adaptation.html"
-    earlier, later = before.values["errors"], after.values["errors"]
-    compared = {entry.name for entry in config.datasets if start.stands_for_parent(config.group_of(entry))}
+    earlier, later = judged.parent.values["errors"], judged.child.values["errors"]
+    compared = _compared(config, start)
     errors = {
         name: {point: (earlier[name][point] if name in compared else None, error) for point, error in points.items()}
         for name, points in later.items()
     }
+    groups = {entry.name: config.group_of(entry) for entry in config.datasets}
+    order = sorted(judged.clinical, key=lambda name: ("target", "independent", "kept").index(groups[name]))
 
     def execute(log: RunLog) -> Outputs:
         report = AdaptationReport(
@@ -147,7 +238,7 @@ def report_step(
             },
             verdict=verdict_word(checks),
             checks=[(check.passed, check.statement) for check in checks],
-            changes={title: list(rows) for title, rows in tables.items()},
+            changes={title: list(rows) for title, rows in judged.tables.items()},
             errors=errors,
             warm_start=ReportTable(
                 ("part", "from", "copied", "freshly initialised"),
@@ -156,23 +247,52 @@ def report_step(
                     for r in start.report.rows
                 ],
             ),
+            clinical={f"{name} ({groups[name]})": judged.clinical[name] for name in order},
+            labels=[_label_findings(title, target, result, path.parent) for title, result in labels.items()],
             differences=start.differences,
-            details={"parent": before.values["report"], "child": after.values["report"]},
+            details={"parent": judged.parent.values["report"], "child": judged.child.values["report"]},
         )
         write_adaptation_report(path, report)
         log.log_file(path)
+        for name, found in judged.clinical.items():
+            if isinstance(found, ClinicalComparison):
+                log.log_metrics(_error_change(name, found.whole.error))
         return Outputs({"report": str(path)}, vouched(path))
 
     inputs = {
-        "before": before,
-        "after": after,
+        "before": judged.parent,
+        "after": judged.child,
+        "labels": labels,
         "checks": [check.model_dump() for check in checks],
         "start": start.report.as_dict(),
         "differences": list(start.differences),
         "version": version.uri,
         "out": str(path),
     }
-    return workflow.step("report", execute, inputs=inputs, code=["posecore.viz.adaptation_report"])
+    return workflow.step("report", execute, inputs=inputs, code=["pipelines.adaptation_results"])
+
+
+def _label_findings(title: str, target: Split, checked: StepResult, beside: Path) -> LabelFindings:
+    """What one check found; ``beside`` is the report's folder."""
+    page, found = checked.values["page"], suspects(checked)
+    if not page:
+        return LabelFindings(title=title, told=f"{checked.values['told']}.")
+    with (Path(page).parent / TABLE_NAME).open(newline="") as file:
+        columns, *rows = islice(csv.reader(file), 1 + _WORST_LABELS)
+    store = open_store(target.location, corrections=target.corrections)
+    return LabelFindings(
+        title=title,
+        told=f"{checked.values['told']}.",
+        worst=ReportTable(columns, rows),
+        pictures=list(suspect_pictures(store, found, _PICTURES)),
+        page=os.path.relpath(page, beside),
+    )
+
+
+def _error_change(name: str, change: Estimate) -> dict[str, float]:
+    """Of child - parent, what exists."""
+    ends = {"": change.value, "_low": change.low, "_high": change.high}
+    return {f"{name}/torso/error_change{end}": value for end, value in ends.items() if np.isfinite(value)}
 
 
 def _taught(config: AdaptationJob) -> str:

@@ -41,6 +41,10 @@ class AdaptationWorker(MultiDatasetWorker):
             return conventions
         return conventions.model_copy(update={"codec": self.card.conventions[self.method.target].codec})
 
+    def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
+        """The target's: kept sets are not under suspicion here, and unlabelled ones have no labels."""
+        return {self.method.target: stores[self.method.target]}
+
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
         """The child with low-rank updates merged into its weights, so that it is an ordinary model."""
         model = super().trained_model(checkpoint)

@@ -1,22 +1,30 @@
-"""The step that looks for wrong labels in the losses a training recorded."""
+"""The steps that look for wrong labels: in the losses a training recorded, and in the proportions of bodies."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from pydantic import Field
 
 from pipelines.steps import Split, vouched
 from pipelines.train_step import LABEL_LOSSES
 from posecore.config import Config
+from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
+from posecore.labels.bodies import LabelledBodies
+from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
 from posecore.labels.dynamics import LEAST_PASSES, find_noisy_labels, noisy_labels
-from posecore.labels.suspects import CORRECTIONS_NAME, corrections_of, write_suspects
+from posecore.labels.plausibility import BodyScorer
+from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.shards.corrections import write_corrections
-from posecore.shards.store import open_store
+from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
+
+_MOST_NAMED = 40
+"""Suspicious labels a step's result names itself; its table has all of them."""
 
 
 class LabelCheckConfig(Config):
@@ -47,14 +55,59 @@ def check_passes(training: TrainingConfig) -> None:
 def check_labels(
     workflow: Workflow, config: LabelCheckConfig, training: Sequence[Split], model: StepResult
 ) -> list[StepResult]:
-    """One step per training split: a table, pictures and, if the labels fall into two groups, corrections.
+    """One step per training split, by the losses recorded in a training: a table, pictures, and perhaps corrections.
 
-    Nothing is dropped by this run. A run file that names the corrections under its dataset drops them.
+    There are corrections if the labels fall into two groups. Nothing is dropped by this run; a run file that names the
+    corrections under its dataset drops them.
+
+    Returns:
+        Of each step what it ``told``, as a sentence, the ``page`` with pictures, "" where the check could not look, and
+        the first of its :func:`suspects`.
     """
-    return [_check_split(workflow, config, split, model) for split in training]
+    return [_check_losses(workflow, config, split, model) for split in training]
 
 
-def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, model: StepResult) -> StepResult:
+def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split, folder: Path) -> StepResult:
+    """A step that compares every body of a split with the proportions of all: seconds, and before any training.
+
+    Args:
+        workflow: the step is recorded in.
+        config: how suspicious labels are shown.
+        split: to be checked.
+        folder: of the run; table and pictures lie under ``labels``.
+
+    Returns:
+        As :func:`check_labels`.
+    """
+    out = folder / "labels" / split.entry.name
+
+    def execute(log: RunLog) -> Outputs:
+        store = open_store(split.location, corrections=split.corrections)
+        bodies = LabelledBodies.from_store(store)
+        try:
+            scorer = BodyScorer(proportions_of(store, bodies), store.manifest.definition.skeleton)
+        except (ConfigError, DatasetError) as error:
+            return _not_looked(f"Labels were not compared with the proportions of their bodies: {error}")
+        found = implausible_labels(scorer, bodies)
+        told = (
+            f"{len(found)} of {int(bodies.labelled.sum())} labels contradict the proportions of {len(bodies)} bodies "
+            f"by {LEAST_ENERGY:g} nats or more, as some correct ones do"
+        )
+        return _outputs(log, out, store, found, config, told)
+
+    inputs = {**_labels_of(split), "settings": config, "out": str(out)}
+    code = ["pipelines.label_check", "posecore.labels.check"]
+    return workflow.step(f"proportions:{split.entry.name}", execute, inputs=inputs, code=code)
+
+
+def suspects(checked: StepResult) -> list[Suspect]:
+    """The worst of the labels that a step found."""
+    return [
+        Suspect(row, point, float(score), reason) for row, point, score, reason in checked.values.get("suspects", [])
+    ]
+
+
+def _check_losses(workflow: Workflow, config: LabelCheckConfig, split: Split, model: StepResult) -> StepResult:
     name = split.entry.name
     run_dir = Path(model.values["run_dir"])
     out = run_dir / "labels" / name
@@ -62,31 +115,49 @@ def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, mod
     def execute(log: RunLog) -> Outputs:
         store = open_store(split.location, corrections=split.corrections)
         losses = read_label_losses(recording_folder(run_dir / LABEL_LOSSES, name), store)
-        check = find_noisy_labels(losses)
-        suspects = noisy_labels(check, losses)
-        table = write_suspects(out, store, suspects)
-        page = write_suspect_gallery(out, store, suspects, f"Suspicious labels: {name}", config.pictures)
-        files = [table, page]
-        told = f"{name}: {len(suspects)} suspicious ({check}): {page}"
-        if check.is_clear and suspects:
-            made_by = {"check": "loss dynamics", "separation": round(check.separation, 3), "run": model.run_id}
-            corrections = corrections_of(store, suspects, made_by)
-            write_corrections(out / CORRECTIONS_NAME, corrections)
-            files.append(out / CORRECTIONS_NAME)
-            told += f"; to drop them, name {out / CORRECTIONS_NAME} under `corrections` of the dataset"
-        log.log_metrics({"suspicious": float(len(suspects)), "share": check.share, "separation": check.separation})
-        log.log_file(table)
-        return Outputs({"told": told, "folder": str(out)}, vouched(*files))
+        try:
+            check = find_noisy_labels(losses)
+        except DatasetError as error:
+            return _not_looked(f"Losses of labels were not compared: {error}")
+        found = noisy_labels(check, losses)
+        told = f"{len(found)} labels were hardly learned ({check})"
+        log.log_metrics({"share": check.share, "separation": check.separation})
+        made_by = {"check": "loss dynamics", "separation": round(check.separation, 3), "run": model.run_id}
+        return _outputs(log, out, store, found, config, told, made_by if check.is_clear else None)
 
-    return workflow.step(
-        f"labels:{name}",
-        execute,
-        inputs={
-            "model": model,
-            "data": split.digest,
-            "corrections": None if split.corrections is None else split.corrections.digest,
-            "settings": config,
-            "out": str(out),
-        },
-        code=["pipelines.label_check", "posecore.labels.dynamics"],
-    )
+    inputs = {"model": model, **_labels_of(split), "settings": config, "out": str(out)}
+    code = ["pipelines.label_check", "posecore.labels.dynamics"]
+    return workflow.step(f"labels:{name}", execute, inputs=inputs, code=code)
+
+
+def _labels_of(split: Split) -> dict[str, Any]:
+    return {"data": split.digest, "corrections": None if split.corrections is None else split.corrections.digest}
+
+
+def _not_looked(told: str) -> Outputs:
+    return Outputs({"told": told.removesuffix("."), "page": ""})
+
+
+def _outputs(
+    log: RunLog,
+    out: Path,
+    store: ShardStore,
+    found: Sequence[Suspect],
+    config: LabelCheckConfig,
+    told: str,
+    made_by: dict[str, Any] | None = None,
+) -> Outputs:
+    """Writes table, pictures and, if it is said what they are ``made_by``, corrections."""
+    manifest = store.manifest
+    table = write_suspects(out, store, found)
+    page = write_suspect_gallery(out, store, found, f"Suspicious labels: {manifest.dataset}", config.pictures)
+    files = [table, page]
+    if made_by is not None and found:
+        write_corrections(out / CORRECTIONS_NAME, corrections_of(store, found, made_by))
+        files.append(out / CORRECTIONS_NAME)
+        told += f"; to drop them, name {out / CORRECTIONS_NAME} under `corrections` of the dataset"
+    log.log_metrics({"suspicious": float(len(found))})
+    log.log_file(table)
+    # A score may be infinite, which JSON does not have.
+    named = [[each.row, each.point, str(each.score), each.reason] for each in found[:_MOST_NAMED]]
+    return Outputs({"told": told, "page": str(page), "suspects": named}, vouched(*files))

@@ -146,8 +146,8 @@ def run(config: JobConfig, reuse: bool = True) -> None:
 
     console.print(results_table(evaluation, judged))
     console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
-    for result in checked:
-        console.print(f"labels    {result.values['told']}")
+    for split, result in zip(training, checked, strict=False):  # none was checked if it was not asked for
+        console.print(f"labels    {split.entry.name}: {result.values['told']}   {result.values['page']}")
     for split, result in zip(evaluation, judged, strict=True):
         console.print(f"report    {split.entry.name}: {result.values['report']}")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
@@ -198,8 +198,10 @@ def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: St
         )
         metrics = result.metrics[name]
         log.log_metrics(metrics)
-        log.log_file(Path(result.report))
-        return Outputs({"metrics": metrics, "report": str(result.report)}, vouched(result.report))
+        files = [result.report, *result.clinical_files.values()]
+        for path in files:
+            log.log_file(Path(path))
+        return Outputs({"metrics": metrics, "report": str(result.report)}, vouched(*files))
 
     return workflow.step(
         f"evaluate:{name}",

@@ -140,6 +140,10 @@ class MultiDatasetWorker:
         """How crops of a dataset are cut."""
         return self.model.conventions(store.manifest.definition.conventions)
 
+    def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
+        """Sets whose labels' losses are recorded."""
+        return stores
+
     def _answers(self) -> Mapping[str, str]:
         return self.method.answers if isinstance(self.method, DistillationConfig) else {}
 
@@ -151,7 +155,7 @@ class MultiDatasetWorker:
     def _evaluate(self, stores: Mapping[str, ShardStore]) -> Evaluate | None:
         if self.label_losses is None:
             return self.evaluate
-        record = LabelLossRecorder(stores=stores, folder=self.label_losses, settings=self.recording)
+        record = LabelLossRecorder(stores=self._recorded(stores), folder=self.label_losses, settings=self.recording)
         judge = self.evaluate
 
         def record_and_judge(method: nn.Module, step: int) -> Mapping[str, float]:

@@ -7,16 +7,14 @@ from pathlib import Path
 from posecore.cli.commands import Commands, positive
 from posecore.errors import DatasetError
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.check import implausible_labels
-from posecore.labels.plausibility import BodyScorer, learn_from_labels
+from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
+from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
 from posecore.schema import Json
 from posecore.shards.corrections import read_corrections, write_corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.viz.suspects import write_suspect_gallery
-
-_LEAST_ENERGY = 1.5
 
 
 def add(commands: Commands) -> None:
@@ -35,8 +33,8 @@ def add(commands: Commands) -> None:
     check.add_argument(
         "--energy",
         type=float,
-        default=_LEAST_ENERGY,
-        help=f"least energy of a suspicious label, in nats (default: {_LEAST_ENERGY})",
+        default=LEAST_ENERGY,
+        help=f"least energy of a suspicious label, in nats (default: {LEAST_ENERGY})",
     )
     check.set_defaults(run=_check)
 
@@ -72,16 +70,9 @@ def _open(options: argparse.Namespace) -> ShardStore:
     return open_store(options.split, corrections=corrections)
 
 
-def _learn_from(store: ShardStore, bodies: LabelledBodies) -> BodyStatistics:
-    manifest = store.manifest
-    name = f"{manifest.dataset} {manifest.split}"
-    skeleton = manifest.definition.skeleton
-    return learn_from_labels(bodies.keypoints, bodies.labelled, skeleton, dataset=name, digest=manifest.digest)
-
-
 def _learn(options: argparse.Namespace) -> int:
     store = _open(options)
-    statistics = _learn_from(store, LabelledBodies.from_store(store))
+    statistics = proportions_of(store, LabelledBodies.from_store(store))
     print(
         f"{statistics.save(options.out)}: {len(statistics.bones)} bones and {len(statistics.angles)} angles of "
         f"{statistics.num_bodies} bodies of {statistics.dataset}"
@@ -92,7 +83,7 @@ def _learn(options: argparse.Namespace) -> int:
 def _check(options: argparse.Namespace) -> int:
     store = _open(options)
     bodies = LabelledBodies.from_store(store)
-    statistics = BodyStatistics.load(options.against) if options.against else _learn_from(store, bodies)
+    statistics = BodyStatistics.load(options.against) if options.against else proportions_of(store, bodies)
     scorer = BodyScorer(statistics, store.manifest.definition.skeleton)
     suspects = implausible_labels(scorer, bodies, options.energy)
     made_by: dict[str, Json] = {

@@ -54,10 +54,12 @@ def label_losses(model: PoseModel, store: ShardStore, head: str, settings: Infer
         batch_size=settings.batch_size,
         conventions=model.conventions[head],
         num_threads=settings.num_threads,
+        depth=model.takes_depth,
     )
     for batch in crops:
         (group,) = batch.groups
-        outputs = model.predict(normalise(torch.from_numpy(batch.images).to(device)), head).float()
+        depth = None if batch.depth is None else torch.from_numpy(batch.depth).to(device)
+        outputs = model.predict(normalise(torch.from_numpy(batch.images).to(device)), head, depth=depth).float()
         points = torch.from_numpy(group.keypoints_crop).to(device)
         targets, weights = codec.encode(points, point_weights(torch.from_numpy(group.state)).to(device))
         if isinstance(codec, SimccCodec):

@@ -3,11 +3,33 @@
 import numpy as np
 
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.plausibility import BodyScorer, Penalties
+from posecore.labels.plausibility import BodyScorer, Penalties, learn_from_labels
+from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import Suspect
+from posecore.shards.store import ShardStore
+
+LEAST_ENERGY = 1.5
+"""Of a suspicious label, in nats; some 3 % of correct infant labels have as much (docs/label_check.md)."""
 
 
-def implausible_labels(scorer: BodyScorer, bodies: LabelledBodies, least_energy: float) -> list[Suspect]:
+def proportions_of(store: ShardStore, bodies: LabelledBodies) -> BodyStatistics:
+    """What the labels of a split say of its own population.
+
+    Args:
+        store: the split.
+        bodies: its labelled bodies.
+
+    Raises:
+        DatasetError: the skeleton has no links, or too few bodies show enough of them.
+        ConfigError: too few of its bones were ever seen.
+    """
+    manifest = store.manifest
+    name = f"{manifest.dataset} {manifest.split}"
+    skeleton = manifest.definition.skeleton
+    return learn_from_labels(bodies.keypoints, bodies.labelled, skeleton, dataset=name, digest=manifest.digest)
+
+
+def implausible_labels(scorer: BodyScorer, bodies: LabelledBodies, least_energy: float = LEAST_ENERGY) -> list[Suspect]:
     """Labels to look at, the worst first; of points in one place, both.
 
     Args:

@@ -4,10 +4,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 
+from posecore.evaluation.clinical import ClinicalResult
+from posecore.evaluation.clinical_comparison import ClinicalComparison
 from posecore.evaluation.tables import Change
 from posecore.storage import AnyPath, write_atomically
+from posecore.viz.clinical_section import ClinicalSection
+from posecore.viz.comparison_section import ComparisonSection
+from posecore.viz.gallery import data_url
 
 
 @dataclass(frozen=True)
@@ -23,6 +30,25 @@ class ReportTable:
     rows: Sequence[Sequence[str]] = ()
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class LabelFindings:
+    """What one check says of the target's labels.
+
+    Attributes:
+        title: of the check.
+        told: how many labels it found, or why it could not look, as a sentence.
+        worst: the most suspicious labels.
+        pictures: (H, W, 3) uint8 RGB of their bodies, each with its caption.
+        page: where all of them are, relative to the report; "" if there is none.
+    """
+
+    title: str
+    told: str
+    worst: ReportTable = ReportTable(())
+    pictures: Sequence[tuple[NDArray[np.uint8], str]] = ()
+    page: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class AdaptationReport:
     """Everything the report says, as plain text and numbers.
@@ -32,7 +58,10 @@ class AdaptationReport:
         facts: lines of the head.
         verdict: in words.
         checks: whether each gate holds, and the sentence about it.
-        changes: title such as ``forgetting`` to one row per set.
+        changes: title such as ``forgetting`` to its rows.
+        clinical: title of a set to both models on it, or to the child alone where there is nothing to compare it with,
+            for sets that were judged for clinics.
+        labels: what each check says of the target's labels.
         errors: set to keypoint to the mean error of parent and child, as shares of the box; None where it is labelled
             nowhere.
         warm_start: what the child took from its parent.
@@ -47,6 +76,8 @@ class AdaptationReport:
     changes: Mapping[str, Sequence[Change]]
     errors: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
     warm_start: ReportTable
+    clinical: Mapping[str, ClinicalComparison | ClinicalResult] = field(default_factory=dict)
+    labels: Sequence[LabelFindings] = ()
     differences: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)
 
@@ -60,5 +91,13 @@ def write_adaptation_report(path: AnyPath, report: AdaptationReport) -> AnyPath:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    write_atomically(path, environment.get_template("adaptation_report.html.j2").render(report=report).encode())
+    environment.filters["data_url"] = data_url
+    clinical = {
+        title: ("comparison.html.j2", ComparisonSection(found))
+        if isinstance(found, ClinicalComparison)
+        else ("clinical.html.j2", ClinicalSection(found))
+        for title, found in report.clinical.items()
+    }
+    page = environment.get_template("adaptation_report.html.j2").render(report=report, clinical=clinical)
+    write_atomically(path, page.encode())
     return path

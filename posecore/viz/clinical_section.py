@@ -1,22 +1,25 @@
 """What the part "for clinics" of the report shows: sentences, numbers as text, and where marks go."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
 
 import numpy as np
 
 from posecore.evaluation.bootstrap import FEW_SUBJECTS, Estimate
 from posecore.evaluation.clinical import ClinicalResult, GroupResult
-
-_Writer: TypeAlias = Callable[[float], str]
+from posecore.viz.estimate_text import Writer, interval, number, percent, plural, signed
 
 _METHODS = {
     "expanded": "expanded percentile",
     "percentile": "percentile",
     "bca": "bias-corrected and accelerated",
 }
-_MOST_ROWS = 30
+KINDS = ("view", "posture", "subject", "keypoint")
+"""Ways of dividing a set, as they are shown: few groups first, the many joints last."""
+UNORDERED = ("subject", "keypoint")
+"""Those whose groups have no natural order, and are shown worst first."""
+MOST_ROWS = 30
+"""Of a table of groups."""
 _FEW_POINTS = 20
 """A bin of fewer points is drawn pale."""
 _PLOT_PX = 240
@@ -130,7 +133,7 @@ class ClinicalSection:
         """How the intervals were made."""
         settings = self.result.settings.bootstrap
         method = _METHODS[settings.method]
-        counted = " and ".join(f"{number} {_plural(kind, number)}" for kind, number in self.result.units.items())
+        counted = " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.result.units.items())
         return (
             f"In brackets, {100 * settings.level:g} % intervals: {method} bootstrap, {settings.resamples} resamples of "
             f"{counted}, seed {settings.seed}. No interval: the sample cannot tell. In italics: of fewer than "
@@ -141,9 +144,9 @@ class ClinicalSection:
     def cautions(self) -> list[str]:
         """What a reader must know before believing a number."""
         result, said = self.result, []
-        unnamed = {kind: number for kind, number in result.units.items() if kind != "subject"}
+        unnamed = {kind: count for kind, count in result.units.items() if kind != "subject"}
         if unnamed:
-            stand_ins = " and ".join(f"{number} {_plural(kind, number)}" for kind, number in unnamed.items())
+            stand_ins = " and ".join(f"{count} {plural(kind, count)}" for kind, count in unnamed.items())
             said.append(
                 f"Subjects are not named everywhere: {stand_ins} stand for theirs. If one body is in several of them, "
                 "the intervals are too narrow."
@@ -165,34 +168,33 @@ class ClinicalSection:
         """The whole set."""
         result, whole = self.result, self.result.whole
         lines = [
-            _line("mean error", whole.error, _number, "torso lengths, over points"),
-            _line("mean over subjects", result.mean_over_subjects, _number, "each subject weighs alike"),
-            Line(name="median error", value=_number(result.median_error), note="torso lengths, over points"),
+            _line("mean error", whole.error, number, "torso lengths, over points"),
+            _line("mean over subjects", result.mean_over_subjects, number, "each subject weighs alike"),
+            Line(name="median error", value=number(result.median_error), note="torso lengths, over points"),
             *(
-                _line(f"PCK at {limit:g}", pck, _percent, f"of points within {limit:g} torso lengths")
+                _line(f"PCK at {limit:g}", pck, percent, f"of points within {limit:g} torso lengths")
                 for limit, pck in whole.pck.items()
             ),
         ]
         if whole.missed is None:
             lines.append(Line(name="missed bodies", value="–", note="boxes were given"))
         else:
-            lines.append(_line("missed bodies", whole.missed, _percent, f"of {whole.instances} bodies"))
+            lines.append(_line("missed bodies", whole.missed, percent, f"of {whole.instances} bodies"))
             lines.append(
                 Line(name="redundant answers", value=str(result.redundant), note="answer no body of a labelled image")
             )
         calibration = result.calibration
         surplus = calibration.surplus.value
-        lines.append(_line("calibration error (ECE)", calibration.expected_error, _number, "0 is honest"))
+        lines.append(_line("calibration error (ECE)", calibration.expected_error, number, "0 is honest"))
         verdict = "too sure" if surplus > 0 else "not sure enough"
-        lines.append(_line("confidence - share right", calibration.surplus, _signed, verdict if surplus else ""))
+        lines.append(_line("confidence - share right", calibration.surplus, signed, verdict if surplus else ""))
         return lines
 
     @property
     def tables(self) -> list[GroupTable]:
-        """The breakdowns: few groups first, the many joints last."""
+        """The breakdowns."""
         by = self.result.by
-        order = [kind for kind in ("view", "posture", "subject", "keypoint") if kind in by]
-        return [self._table(kind, by[kind]) for kind in order]
+        return [self._table(kind, by[kind]) for kind in KINDS if kind in by]
 
     @property
     def thresholds(self) -> Sequence[float]:
@@ -215,8 +217,8 @@ class ClinicalSection:
                 said_y=_PLOT_PX * (1 - one.confidence),
                 count_height=_COUNT_PX * one.points / most,
                 few=one.points < _FEW_POINTS,
-                text=f"confidence {one.low:g} to {one.high:g}: {one.points} points, said {_percent(one.confidence)}, "
-                f"right {_percent(one.right)}",
+                text=f"confidence {one.low:g} to {one.high:g}: {one.points} points, said {percent(one.confidence)}, "
+                f"right {percent(one.right)}",
             )
             for one in bins
             if one.points
@@ -224,56 +226,47 @@ class ClinicalSection:
 
     def _table(self, kind: str, groups: Sequence[GroupResult]) -> GroupTable:
         groups = [group for group in groups if group.points]
-        if kind in ("subject", "keypoint"):
+        if kind in UNORDERED:
             groups = sorted(groups, key=lambda group: -np.nan_to_num(group.error.value, nan=np.inf))
-        shown = [*groups[:_MOST_ROWS], self.result.whole]
-        ends = [end for group in shown for end in (group.error.value, group.error.high) if np.isfinite(end)]
-        # One body that is far off must not press all others against the axis.
-        end = max(min(max(ends, default=1.0), 4 * float(np.median(ends)) if ends else 1.0), 1e-9)
+        shown = [*groups[:MOST_ROWS], self.result.whole]
+        end = end_of_axis(shown)
         rows = [self._row(group, end) for group in shown]
         return GroupTable(
             kind=kind,
             rows=rows,
-            left_out=max(0, len(groups) - _MOST_ROWS),
+            left_out=max(0, len(groups) - MOST_ROWS),
             reference=rows[-1].dot,
             axis_end=end,
         )
 
     def _row(self, group: GroupResult, axis_end: float) -> Row:
-        estimates = [(group.error, _number), *((pck, _percent) for pck in group.pck.values())]
+        estimates = [(group.error, number), *((pck, percent) for pck in group.pck.values())]
         if group.missed is not None:
-            estimates.append((group.missed, _percent))
-        error = group.error
-        place = [100 * min(value / axis_end, 1.0) for value in (error.value, error.low, error.high)]
+            estimates.append((group.missed, percent))
+        dot, span = places(group, axis_end)
         return Row(
             group=group,
-            cells=[(write(estimate.value), _interval(estimate, write)) for estimate, write in estimates],
-            dot=place[0] if np.isfinite(error.value) else None,
-            span=(place[1], place[2] - place[1]) if np.isfinite(error.low) else None,
+            cells=[(write(estimate.value), interval(estimate, write)) for estimate, write in estimates],
+            dot=dot,
+            span=span,
             few=group.units < FEW_SUBJECTS,
         )
 
 
-def _line(name: str, estimate: Estimate, write: _Writer, note: str = "") -> Line:
-    return Line(name=name, value=write(estimate.value), interval=_interval(estimate, write), note=note)
+def _line(name: str, estimate: Estimate, write: Writer, note: str = "") -> Line:
+    return Line(name=name, value=write(estimate.value), interval=interval(estimate, write), note=note)
 
 
-def _interval(estimate: Estimate, write: _Writer) -> str:
-    ends = [write(end).removesuffix(" %") for end in (estimate.low, estimate.high)]
-    return f"[{ends[0]}, {ends[1]}]" if np.isfinite(estimate.low) else ""
+def end_of_axis(groups: Sequence[GroupResult]) -> float:
+    """Torso lengths at the end of an axis for their mean errors."""
+    ends = [end for group in groups for end in (group.error.value, group.error.high) if np.isfinite(end)]
+    # One body that is far off must not press all others against the axis.
+    return max(min(max(ends), 4 * float(np.median(ends))), 1e-9) if ends else 1.0
 
 
-def _number(value: float) -> str:
-    return f"{value:.3f}" if np.isfinite(value) else "–"
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}" if np.isfinite(value) else "–"
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f} %" if np.isfinite(value) else "–"
-
-
-def _plural(kind: str, number: int) -> str:
-    return kind if number == 1 else f"{kind}s"
+def places(group: GroupResult, axis_end: float) -> tuple[float | None, tuple[float, float] | None]:
+    """Place of the mean error, and start and width of its interval, in percent of the axis; None for what is not."""
+    error = group.error
+    place = [100 * min(value / axis_end, 1.0) for value in (error.value, error.low, error.high)]
+    dot = place[0] if np.isfinite(error.value) else None
+    return dot, (place[1], place[2] - place[1]) if np.isfinite(error.low) else None

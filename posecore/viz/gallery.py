@@ -120,6 +120,11 @@ def encode_jpeg(image_rgb: NDArray[np.uint8]) -> bytes:
     return data.tobytes()
 
 
+def data_url(image_rgb: NDArray[np.uint8]) -> str:
+    """An (H, W, 3) uint8 RGB image as the address of itself, for a page that fetches nothing."""
+    return f"data:image/jpeg;base64,{base64.b64encode(encode_jpeg(image_rgb)).decode('ascii')}"
+
+
 def _decode(data: bytes, caption: str) -> NDArray[np.uint8]:
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB)
     if image is None:

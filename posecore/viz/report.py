@@ -1,6 +1,5 @@
 """The report of an evaluation: one HTML file, complete in itself, with metrics, keypoint errors and worst cases."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +19,7 @@ from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath, write_atomically
 from posecore.viz.clinical_section import ClinicalSection
+from posecore.viz.gallery import data_url
 from posecore.viz.overlay import draw_instances
 
 _PANEL_PX = 288
@@ -116,7 +116,7 @@ def write_report(
         lstrip_blocks=True,
     )
     environment.filters["number"] = _number
-    environment.filters["data_url"] = _data_url
+    environment.filters["data_url"] = data_url
     page = environment.get_template("report.html.j2").render(
         title=title,
         facts=facts or {},
@@ -234,9 +234,3 @@ def _number(value: float) -> str:
     if float(value).is_integer() and abs(value) > 1:
         return f"{value:,.0f}"
     return f"{value:.4f}" if abs(value) < 1.5 else f"{value:.2f}"
-
-
-def _data_url(picture_rgb: NDArray[np.uint8]) -> str:
-    settings = [cv2.IMWRITE_JPEG_QUALITY, 88]
-    _, data = cv2.imencode(".jpg", cv2.cvtColor(picture_rgb, cv2.COLOR_RGB2BGR), settings)
-    return "data:image/jpeg;base64," + base64.b64encode(data.tobytes()).decode("ascii")

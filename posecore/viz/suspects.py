@@ -1,6 +1,7 @@
 """Suspicious labels as pictures: each body that has one, its label ringed."""
 
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import cv2
@@ -34,24 +35,31 @@ def write_suspect_gallery(
     Returns:
         Path of ``index.html``.
     """
+    return write_gallery(suspect_pictures(store, suspects, num_bodies), folder, title)
+
+
+def suspect_pictures(
+    store: ShardStore, suspects: Sequence[Suspect], num_bodies: int
+) -> Iterator[tuple[NDArray[np.uint8], str]]:
+    """A picture, (H, W, 3) uint8 RGB, and a caption for each of the bodies with the worst labels.
+
+    Args:
+        store: the split that was checked.
+        suspects: worst first; those of one body share a picture.
+        num_bodies: how many bodies at most.
+    """
     by_body: dict[int, list[Suspect]] = {}
     for suspect in suspects:
         by_body.setdefault(suspect.row, []).append(suspect)
-    shown = list(by_body.values())[:num_bodies]
-    return write_gallery(_pictures(store, shown), folder, title)
-
-
-def _pictures(store: ShardStore, bodies: Sequence[Sequence[Suspect]]) -> Iterator[tuple[NDArray[np.uint8], str]]:
     skeleton = store.manifest.definition.skeleton
-    for suspects in bodies:
-        row = suspects[0].row
+    for row, found in islice(by_body.items(), num_bodies):
         sample = store.read_sample(int(store.instances["image_row"][row].as_py()))
         instance = sample.record.instances[int(store.instances["instance_index"][row].as_py())]
         image = decode_image(sample.image_bytes, _MAX_PIXELS, f"{store.location}: sample {sample.key}")
         canvas = draw_instances(image, [instance], skeleton)
-        points = instance.keypoints[[suspect.point for suspect in suspects], :2]
+        points = instance.keypoints[[suspect.point for suspect in found], :2]
         caption = [f"{sample.record.image} · instance {instance.id}"]
-        caption += [f"{skeleton.names[s.point]}: {s.reason} ({s.score:.3g})" for s in suspects]
+        caption += [f"{skeleton.names[s.point]}: {s.reason} ({s.score:.3g})" for s in found]
         yield _closeup(canvas, instance.keypoints, points), "\n".join(caption)
 
 

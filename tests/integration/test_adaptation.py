@@ -19,7 +19,7 @@ from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
+from posecore.lineage.versions import RegisteredVersion, evaluations, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -75,10 +75,12 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
             "steps": 4,
             "global_batch": 8,
             "schedule": {"kind": "cosine", "warmup_steps": 1},
+            "evaluate_every": 1,
             "progress": False,
         },
         "inference": {"flip_test": False, "num_threads": 1},
-        "gates": {"max_forgetting": 0.5, "gates": ["syrip/AP>=0.9"]},
+        "label_check": {"pictures": 4},
+        "gates": {"max_forgetting": 0.5, "gates": ["syrip/AP>=0.9", "syrip/torso/error_high<=0.01"]},
     }
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump(values))
@@ -94,7 +96,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     said = capfd.readouterr().out
     ingested = ["ingest:syrip:train", "ingest:syrip:val", "ingest:coco:train", "ingest:coco:val", "ingest:ward:val"]
     ingested.append("ingest:film:train")
-    steps = [*ingested, "audit", "train", "evaluate:parent", "evaluate:child", "register", "report"]
+    judged = ["evaluate:parent", "evaluate:child", "labels:syrip"]
+    steps = [*ingested, "audit", "proportions:syrip", "train", *judged, "register", "report"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
 
     child = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
@@ -132,6 +135,27 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert "film: 0.5 of the crops" in page
     for title in ("target", "forgetting", "generalisation", "must not be promoted", "left_wrist", "syrip/AP is"):
         assert title in page, title
+    for title in (
+        "syrip (target)",
+        "ward (independent)",
+        "coco (kept)",
+        "by posture",
+        "by subject",
+        "syrip/torso/error",
+    ):
+        assert title in page, title
+    assert page.count("<svg") == 6, "a reliability diagram of each model on each set"
+    (measured,) = (result.metrics for result in evaluations(version) if result.name == "syrip")
+    assert f"syrip/torso/error_high is {measured['torso/error_high']:.6g}, required" in page
+    runs = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.step` = 'evaluate:child'")
+    assert runs[0].data.metrics["syrip/torso/PCK_0.2"] == measured["torso/PCK_0.2"]
+    artifacts = tracking.client.list_artifacts(runs[0].info.run_id, "syrip")
+    assert [artifact.path for artifact in artifacts] == ["syrip/clinical.json"]
+    assert "Labels were not compared with the proportions of their bodies: syrip train: 8 of 8" in page
+    assert re.search(r"\d+ labels were hardly learned", page)
+    link = re.search(r'href="(labels/syrip/index.html)"', page)
+    assert link is not None
+    assert (Path(re.findall(r"report    (\S+)", said)[0]).parent / link[1]).exists()
 
     assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
     assert not re.findall(r"^(\S+) +ran ", capfd.readouterr().out, re.MULTILINE)

@@ -1,20 +1,16 @@
 import re
-import shutil
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from posecore.datasets.definition import Conventions, EvaluationDefinition
+from posecore.datasets.definition import Conventions
 from posecore.evaluation.arrays import GroundTruth
-from posecore.evaluation.bootstrap import BootstrapSettings
-from posecore.evaluation.clinical import ClinicalSettings, evaluate_clinic
 from posecore.evaluation.inference import predict_store
 from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
 from posecore.evaluation.protocols import evaluate
-from posecore.evaluation.traits import Traits
-from posecore.skeletons.library import load_skeleton
 from posecore.viz.report import EvaluationSection, Failure, worst_cases, write_report
+from tests.support.browser import opened
+from tests.support.clinical_cases import clinical_result
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
 from tests.support.random_poses import paired_case
 
@@ -40,30 +36,15 @@ def sections(tmp_path_factory):
     return [judged, clinical_section(), nothing_section()]
 
 
+def clinical_section(**changes):
+    """What :func:`clinical_result` gives, as a section of the report."""
+    return EvaluationSection(
+        name="babies", protocol="torso", metrics={"torso_error": 0.1}, clinical=clinical_result(**changes)
+    )
+
+
 def nothing_section():
     return EvaluationSection(name="empty", protocol="pckh", metrics={"PCKh": -1.0, "PCKh/hip": 50.0})
-
-
-def clinical_section(seed=6, subject="s{}", **answers):
-    """Random poses of nine subjects in known and unknown postures."""
-    truth, predictions = paired_case(seed, num_instances=80, num_keypoints=17)
-    skeleton, count = load_skeleton("coco17"), len(truth)
-    nothing = (None,) * count
-    traits = Traits(
-        subject=tuple(subject.format(number % 9) for number in range(count)),
-        video=nothing,
-        view=nothing,
-        posture=tuple((None, "Prone", "Supine")[number % 3] for number in range(count)),
-        image=tuple(truth.image_ids[row] for row in truth.image_row),
-    )
-    settings = ClinicalSettings(bootstrap=BootstrapSettings(resamples=200))
-    answered = replace(predictions, **answers)
-    return EvaluationSection(
-        name="babies",
-        protocol="torso",
-        metrics={"torso_error": 0.1},
-        clinical=evaluate_clinic(truth, answered, traits, skeleton, EvaluationDefinition(), settings),
-    )
 
 
 def test_the_worst_instance_comes_first_with_annotation_and_prediction_side_by_side(sections):
@@ -141,32 +122,10 @@ def test_text_from_data_cannot_become_markup(tmp_path):
 
 @pytest.mark.browser
 def test_a_browser_shows_the_whole_report(sections, tmp_path):
-    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
-    if chromium is None or chromedriver is None:
-        pytest.skip("no chromium with chromedriver on this machine: the report was not opened in a browser")
-    from selenium import webdriver
     from selenium.webdriver.common.by import By
 
     path = write_report(tmp_path / "report.html", "Evaluation of a model", sections, {"model": "m"})
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for flag in (
-        "--headless",
-        "--no-sandbox",
-        "--disable-gpu",
-        "--disable-quic",
-        "--no-first-run",
-        "--disable-background-networking",
-        "--disable-component-update",
-        "--disable-sync",
-        "--window-size=1280,900",
-        f"--user-data-dir={tmp_path / 'profile'}",
-    ):
-        options.add_argument(flag)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
-    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
-    try:
-        driver.get(path.as_uri())
+    with opened(path, tmp_path / "profile") as driver:
         assert driver.title == "Evaluation of a model"
         rows = driver.find_elements(By.CSS_SELECTOR, "table.summary tbody tr")
         assert [row.text.split()[0] for row in rows] == ["hands/val", "babies", "empty"]
@@ -189,5 +148,3 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
         assert overflow <= 0
         assert driver.get_log("browser") == []
-    finally:
-        driver.quit()

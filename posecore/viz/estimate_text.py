@@ -1,0 +1,41 @@
+"""Estimates as a report writes them: a value that does not exist is a dash, an interval that does not is nothing."""
+
+from collections.abc import Callable
+from typing import TypeAlias
+
+import numpy as np
+
+from posecore.evaluation.bootstrap import Estimate
+
+Writer: TypeAlias = Callable[[float], str]
+
+
+def number(value: float) -> str:
+    """Three places."""
+    return f"{value:.3f}" if np.isfinite(value) else "–"
+
+
+def signed(value: float) -> str:
+    """Three places and a sign."""
+    return f"{value:+.3f}" if np.isfinite(value) else "–"
+
+
+def percent(value: float) -> str:
+    """A share in percent."""
+    return f"{100 * value:.1f} %" if np.isfinite(value) else "–"
+
+
+def signed_points(value: float) -> str:
+    """A difference of shares in percentage points."""
+    return f"{100 * value:+.1f}" if np.isfinite(value) else "–"
+
+
+def interval(estimate: Estimate, write: Writer) -> str:
+    """Both ends in brackets."""
+    ends = [write(end).removesuffix(" %") for end in (estimate.low, estimate.high)]
+    return f"[{ends[0]}, {ends[1]}]" if np.isfinite(estimate.low) else ""
+
+
+def plural(kind: str, count: int) -> str:
+    """Of a word that takes an s."""
+    return kind if count == 1 else f"{kind}s"

@@ -1,0 +1,46 @@
+"""A page as a person sees it: in a headless Chromium, where this machine has one."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+@contextmanager
+def opened(page: Path, profile: Path) -> Iterator[Any]:
+    """A selenium driver that shows a page 1280 px wide; the test is skipped without chromium and chromedriver.
+
+    Args:
+        page: an HTML file.
+        profile: folder for the browser's own files.
+    """
+    chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
+    if chromium is None or chromedriver is None:
+        pytest.skip("no chromium with chromedriver on this machine: the page was not opened in a browser")
+    from selenium import webdriver
+
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for flag in (
+        "--headless",
+        "--no-sandbox",
+        "--disable-gpu",
+        "--disable-quic",
+        "--no-first-run",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--disable-sync",
+        "--window-size=1280,900",
+        f"--user-data-dir={profile}",
+    ):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
+    try:
+        driver.get(page.as_uri())
+        yield driver
+    finally:
+        driver.quit()
