@@ -20,7 +20,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.adaptation_checks import check_learnable, check_roles
+from pipelines.adaptation_checks import check_labels, check_roles
 from pipelines.adaptation_job import AdaptationJob
 from pipelines.adaptation_results import changes_table, outcome, register_step, report_step, verdict, verdict_word
 from pipelines.adaptation_start import Start, make_start, plan_table
@@ -28,7 +28,7 @@ from pipelines.adaptation_worker import AdaptationWorker
 from pipelines.cluster import connect_to_ray
 from pipelines.fetched_model import FetchedModel, fetch_model
 from pipelines.judge_step import judge_step
-from pipelines.label_check import LabelCheckConfig, check_labels, check_proportions
+from pipelines.label_check import LabelCheckConfig, check_losses, check_proportions
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
 from posecore.lineage.steps import StepResult, Workflow
@@ -67,7 +67,7 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         target = next(split for split in training if split.entry.name == config.target)
-        check_learnable(target)
+        check_labels(target, evaluation)
         leaks = audit_step(workflow, config, training, evaluation)
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}
@@ -75,7 +75,7 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
         after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
         if config.label_check is not None:
-            (labels["losses in training"],) = check_labels(workflow, config.label_check, [target], child)
+            (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
         judged = outcome(config, start, evaluation, before, after)
         registered = register_step(workflow, config, parent, child, splits, after, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])

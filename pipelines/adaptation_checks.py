@@ -1,16 +1,16 @@
 """What an adaptation refuses: sets the parent knows nothing of, and labels nothing can be learned from."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
-from numpy.typing import NDArray
+import numpy as np
+from jaxtyping import Bool
 
 from pipelines.adaptation_job import AdaptationJob
 from pipelines.fetched_model import FetchedModel
 from pipelines.steps import Split
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError, DatasetError
-from posecore.evaluation.arrays import GroundTruth
+from posecore.labels.bodies import LabelledBodies
 from posecore.shards.store import open_store
 
 FEWEST_INSTANCES = 4
@@ -53,34 +53,46 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
             )
 
 
-def check_learnable(split: Split) -> None:
-    """Refuses a target from which nothing, or nothing of some joint, can be learned.
+def check_labels(target: Split, evaluation: Sequence[Split]) -> None:
+    """Refuses labels from which nothing, or nothing of some joint, can be learned, or by which nothing can be judged.
+
+    Args:
+        target: its train split; labels that corrections drop do not count.
+        evaluation: every split to judge on.
 
     Raises:
         DatasetError: too few labelled bodies, or a point that is labelled nowhere.
     """
-    truth = GroundTruth.from_store(open_store(split.location))
-    refuse_unlearnable(split.entry.name, split.definition.skeleton.names, truth.visibility[~truth.is_crowd])
+    bodies = LabelledBodies.from_store(open_store(target.location, corrections=target.corrections))
+    refuse_unlearnable(target.entry.name, target.definition.skeleton.names, bodies.labelled)
+    for split in evaluation:
+        instances = open_store(split.location).instances
+        labelled = (instances["num_labelled"].to_numpy() > 0) & ~instances["is_crowd"].to_numpy()
+        if not labelled.any():
+            raise DatasetError(
+                f"datasets.{split.entry.name}: no body of its evaluation split ({split.entry.split('evaluation')}) has "
+                "a labelled point, so nothing can be judged by it; label some, or leave the set out."
+            )
 
 
-def refuse_unlearnable(name: str, points: Sequence[str], visibility: NDArray[Any]) -> None:
-    """The judgement of :func:`check_learnable`.
+def refuse_unlearnable(name: str, points: Sequence[str], labelled: Bool[np.ndarray, "N K"]) -> None:
+    """Refuses a target from which nothing, or nothing of some joint, can be learned.
 
     Args:
         name: of the target.
         points: K names.
-        visibility: (N, K) COCO flags of every body.
+        labelled: whether a point of a body has a place.
 
     Raises:
         DatasetError: too few labelled bodies, or a point that is labelled nowhere.
     """
-    count = int((visibility > 0).any(axis=1).sum())
+    count = int(labelled.any(axis=1).sum())
     if count < FEWEST_INSTANCES:
         raise DatasetError(
             f"target {name}: its train split has {count} labelled bodies, fewer than the {FEWEST_INSTANCES} that a "
             "head can learn from; label more, or see in quarantine.parquet what its ingestion rejected."
         )
-    never = [point for point, flags in zip(points, visibility.T, strict=True) if not (flags > 0).any()]
+    never = [point for point, of_point in zip(points, labelled.T, strict=True) if not of_point.any()]
     if never:
         raise DatasetError(
             f"target {name}: {_shortened(never)} {'is' if len(never) == 1 else 'are'} labelled on no body of its train "

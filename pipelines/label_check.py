@@ -52,7 +52,7 @@ def check_passes(training: TrainingConfig) -> None:
         )
 
 
-def check_labels(
+def check_losses(
     workflow: Workflow, config: LabelCheckConfig, training: Sequence[Split], model: StepResult
 ) -> list[StepResult]:
     """One step per training split, by the losses recorded in a training: a table, pictures, and perhaps corrections.
@@ -64,7 +64,7 @@ def check_labels(
         Of each step what it ``told``, as a sentence, the ``page`` with pictures, "" where the check could not look, and
         the first of its :func:`suspects`.
     """
-    return [_check_losses(workflow, config, split, model) for split in training]
+    return [_check_split(workflow, config, split, model) for split in training]
 
 
 def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split, folder: Path) -> StepResult:
@@ -77,7 +77,7 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         folder: of the run; table and pictures lie under ``labels``.
 
     Returns:
-        As :func:`check_labels`.
+        As :func:`check_losses`.
     """
     out = folder / "labels" / split.entry.name
 
@@ -107,7 +107,7 @@ def suspects(checked: StepResult) -> list[Suspect]:
     ]
 
 
-def _check_losses(workflow: Workflow, config: LabelCheckConfig, split: Split, model: StepResult) -> StepResult:
+def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, model: StepResult) -> StepResult:
     name = split.entry.name
     run_dir = Path(model.values["run_dir"])
     out = run_dir / "labels" / name

@@ -25,7 +25,7 @@ from rich.table import Table
 
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
-from pipelines.label_check import LabelCheckConfig, check_labels, check_passes
+from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
@@ -139,7 +139,7 @@ def run(config: JobConfig, reuse: bool = True) -> None:
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, training, evaluation)
-        checked = [] if config.label_check is None else check_labels(workflow, config.label_check, training, model)
+        checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)
         judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})

@@ -13,6 +13,7 @@ from typing import Literal, TypeAlias
 import numpy as np
 from tqdm import tqdm
 
+from posecore.datasets.areas import impossible_areas
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.errors import DatasetError, ImageHeaderError
@@ -154,6 +155,7 @@ class _Tally:
     Attributes:
         num_keypoints: K of the skeleton.
         root: of the download.
+        areas: px², annotated and of the box, of every body of which the annotation states one.
     """
 
     num_keypoints: int
@@ -166,6 +168,7 @@ class _Tally:
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
     seen: dict[str, set[str]] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
+    areas: list[tuple[float, float]] = field(default_factory=list)
 
     def look_at(self, item: Record | Reject) -> None:
         if isinstance(item, Reject):
@@ -198,6 +201,9 @@ class _Tally:
                     examples=tuple(f"{reject.source}: {reject.detail}" for reject in rejects[:MAX_EXAMPLES]),
                 )
             )
+        problem = impossible_areas(*np.array(self.areas, np.float64).reshape(-1, 2).T)
+        if problem is not None:
+            found.append(Finding(severity="error", code="impossible-areas", message=problem))
         return found
 
     def _add(self, code: str, example: str) -> None:
@@ -238,6 +244,8 @@ class _Tally:
             self._add("box-outside-image", f"{where}: x={x:g}, y={y:g}, w={w:g}, h={h:g} in {width}x{height}")
         if not (math.isfinite(instance.area) and instance.area > 0):
             self._add("bad-area", f"{where}: {instance.area:g}")
+        elif instance.area_rule == "annotated" and w * h > 0 and not instance.is_crowd:
+            self.areas.append((instance.area, w * h))
         points = instance.keypoints
         if points.shape != (self.num_keypoints, 3):
             self._add("wrong-keypoint-count", f"{where}: shape {points.shape}, not ({self.num_keypoints}, 3)")

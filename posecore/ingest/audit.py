@@ -150,8 +150,10 @@ def refuse_leakage(reports: Iterable[AuditReport], allow: bool = False) -> None:
         named = "; ".join(str(pair) for pair in report.pairs[:_PAIRS_IN_MESSAGE])
         more = len(report.pairs) - _PAIRS_IN_MESSAGE
         sentences.append(f"{report.a} and {report.b} share {counts}: {named}{f'; and {more} more' if more > 0 else ''}")
+    divide = any(pair.reason in ("subject", "video") for report in leaking for pair in report.pairs)
+    advice = "divide the pool by a `partition` in dataset.yaml, " if divide else ""
     raise LeakageError(
-        f"training and evaluation data overlap. {'. '.join(sentences)}. Take one of the sets out, or allow it "
+        f"training and evaluation data overlap: {'; '.join(sentences)}; {advice}take one of the sets out, or allow it "
         "explicitly (--allow-leakage), which is recorded."
     )
 

@@ -3,7 +3,11 @@
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 
+import numpy as np
+import pyarrow as pa
+
 from posecore import __version__
+from posecore.datasets.areas import impossible_areas
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.plan import IngestJob, Plan, PlannedShard, plan_shards
 from posecore.ingest.stages import load_stages
@@ -44,7 +48,7 @@ def ingest(job: IngestJob, source: Iterable[Record | Reject], execute: Executor 
 
     Raises:
         IngestError: the split is empty, a stage lost more than the definition allows (the rejects are in
-            ``quarantine.parquet`` then, and there is no manifest), or the disk is full.
+            ``quarantine.parquet`` then, and there is no manifest), annotated areas are none, or the disk is full.
     """
     plan = plan_shards(job, source)
     _withdraw_if_stale(plan)
@@ -68,6 +72,7 @@ def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:
                 f"{job.definition.name} {job.split}: no image is left ({_worst(counts)}); see "
                 f"{job.folder / QUARANTINE_NAME}."
             )
+        _refuse_areas(job, tables.instances)
     except IngestError:
         (job.folder / MANIFEST_NAME).unlink(missing_ok=True)
         raise
@@ -128,6 +133,16 @@ def _refuse_loss(job: IngestJob, counts: tuple[StageCounts, ...]) -> None:
                 f"{instances:.1%} of the instances, more than max_loss {job.definition.max_loss:.1%} "
                 f"({_worst((count,))}); see {job.folder / QUARANTINE_NAME}, correct the data or raise max_loss."
             )
+
+
+def _refuse_areas(job: IngestJob, instances: pa.Table) -> None:
+    if job.definition.area_rule != "annotated":
+        return
+    area, width, height, is_crowd = (instances[name].to_numpy() for name in ("area", "bbox_w", "bbox_h", "is_crowd"))
+    bodies = ~np.asarray(is_crowd, np.bool_)
+    problem = impossible_areas(area[bodies], (width * height)[bodies])
+    if problem is not None:
+        raise IngestError(f"{job.definition.name} {job.split}: {problem}.")
 
 
 def _worst(counts: tuple[StageCounts, ...]) -> str:

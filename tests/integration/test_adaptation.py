@@ -1,7 +1,9 @@
 """From a registered model of adults to its registered child for infants, with what that cost."""
 
 import argparse
+import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -292,19 +294,91 @@ def test_a_set_to_keep_of_which_the_parent_has_no_head_is_refused(
     assert "datasets.people: the parent has no head 'people' (it has coco, ap10k)" in capsys.readouterr().err
 
 
+def unlabelled(annotations: list[dict[str, Any]], keep: int = 0) -> None:
+    """Takes every point's flag from all bodies but the first."""
+    for annotation in annotations[keep:]:
+        annotation["keypoints"] = [0] * len(annotation["keypoints"])
+        annotation["num_keypoints"] = 0
+
+
+def unlabelled_for_judging(annotations: list[dict[str, Any]]) -> None:
+    unlabelled(annotations)
+
+
+def without_left_wrist(annotations: list[dict[str, Any]]) -> None:
+    for annotation in annotations:
+        annotation["keypoints"][27:30] = [0, 0, 0]
+
+
+def of_one_infant(annotations: list[dict[str, Any]]) -> None:
+    for annotation in annotations:
+        annotation["subject_id"] = "emil"
+
+
+def with_one_area(annotations: list[dict[str, Any]]) -> None:
+    for annotation in annotations:
+        annotation["area"] = 14232.77
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+@pytest.mark.parametrize(
+    ("damage", "changes", "sentence"),
+    [
+        (unlabelled, {}, "target syrip: its train split has 0 labelled bodies, fewer than the 4 that a head can learn"),
+        (
+            lambda bodies: unlabelled(bodies, keep=3),
+            {},
+            "target syrip: its train split has 3 labelled bodies, fewer than the 4 that a head can learn",
+        ),
+        (
+            without_left_wrist,
+            {},
+            "target syrip: left_wrist is labelled on no body of its train split, so no head could",
+        ),
+        (of_one_infant, {}, "syrip/train and syrip/val share 1 subject"),
+        (
+            with_one_area,
+            {"area_rule": "annotated"},
+            "syrip train: the annotations state one area, 14232.8 px², for all 8 bodies",
+        ),
+        (unlabelled_for_judging, {}, "datasets.syrip: no body of its evaluation split (val) has a labelled point"),
+    ],
+    ids=["no labels", "three labels", "no left wrist", "one infant in both", "one area for all", "none to judge by"],
+)
+def test_labels_that_will_not_do_are_one_sentence(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: Any, changes: dict[str, Any],
+    sentence: str,
+) -> None:  # fmt: skip
+    shutil.copytree(run_file.parent / "syrip", tmp_path / "syrip")
+    for path in sorted((tmp_path / "syrip" / "annotations").glob("*.json")):
+        document = json.loads(path.read_text())
+        if damage is of_one_infant or ("train" in path.name) != (damage is unlabelled_for_judging):
+            damage(document["annotations"])
+        path.write_text(json.dumps(document))
+    values = yaml.safe_load(run_file.read_text())
+    values |= {"data_folder": str(tmp_path), "run_folder": str(tmp_path / "run"), "gates": {}}
+    values["datasets"] = [values["datasets"][0] | {"changes": changes}]
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert sentence in line
+
+
 @pytest.mark.parametrize("bodies", [0, 3])
 def test_a_target_with_next_to_no_label_is_refused(bodies: int) -> None:
-    visibility = np.zeros((9, 2), np.int64)
-    visibility[:bodies] = 2
+    labelled = np.zeros((9, 2), np.bool_)
+    labelled[:bodies] = True
     sentence = f"target infants: its train split has {bodies} labelled bodies, fewer than the 4 that a head can learn"
     with pytest.raises(DatasetError, match=sentence):
-        refuse_unlearnable("infants", ["left_hand", "right_hand"], visibility)
+        refuse_unlearnable("infants", ["left_hand", "right_hand"], labelled)
 
 
 def test_a_point_that_is_labelled_nowhere_is_named() -> None:
-    refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[1, 0]] * 3 + [[0, 2]]))
+    refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[True, False]] * 3 + [[False, True]]))
     with pytest.raises(DatasetError, match="target infants: right_hand is labelled on no body of its train split"):
-        refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[2, 0]] * 4))
+        refuse_unlearnable("infants", ["left_hand", "right_hand"], np.array([[True, False]] * 4))
 
 
 def test_sets_share_the_crops(run_file: Path) -> None:

@@ -156,6 +156,18 @@ def test_counts_and_flags_are_compared_with_the_definition(download: Download) -
     assert not report.has_errors
 
 
+def test_one_area_for_all_is_no_area(download: Download) -> None:
+    download.yaml.write_text(DEFINITION.replace("area_rule: box", "area_rule: annotated"))
+    body = download.document["annotations"][0]
+    download.document["annotations"] = [
+        body | {"id": number, "area": 14232.77, "bbox": [1, 1, 10 + number, 20]} for number in range(10)
+    ]
+    findings = {finding.code: finding for finding in download.check().findings}
+    assert findings["impossible-areas"].severity == "error"
+    assert "for all 10 bodies" in str(findings["impossible-areas"])
+    assert "set area_rule: box in dataset.yaml" in str(findings["impossible-areas"])
+
+
 def test_empty_splits(download: Download) -> None:
     download.document["annotations"] = []
     assert "no-instances" in {f.code for f in download.check().findings}
