@@ -236,7 +236,7 @@ def learn_statistics(
         DatasetError: the skeleton has no links, or too few bodies show enough of them.
     """
     bones = bones_of(skeleton)
-    pairs, triples = np.array(bones), np.array(angles_of(bones)).reshape(-1, 3)
+    pairs, triples = np.array(bones), np.array(angles_of(bones), np.int64).reshape(-1, 3)
     lengths, one_place = bone_lengths(keypoints, labelled, pairs)
     # A bone that is mostly one place was filled in and not looked at; so were its few other lengths.
     filled = one_place.sum(axis=0) > (~np.isnan(lengths)).sum(axis=0)

@@ -77,11 +77,9 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
             "steps": 4,
             "global_batch": 8,
             "schedule": {"kind": "cosine", "warmup_steps": 1},
-            "evaluate_every": 1,
             "progress": False,
         },
         "inference": {"flip_test": False, "num_threads": 1},
-        "label_check": {"pictures": 4},
         "gates": {"max_forgetting": 0.5, "gates": ["syrip/AP>=0.9", "syrip/torso/error_high<=0.01"]},
     }
     path = folder / "tiny.yaml"
@@ -94,7 +92,9 @@ def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Pa
 @pytest.mark.usefixtures("local_ray")
 def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
     flags = ["--strategy", "lora", "--model", "models:/body/1", "--target", "datasets/syrip", "--keep", "coco"]
-    assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
+    for setting in ("method.distillation=0.5", "training.evaluate_every=1", "label_check={pictures: 4}"):
+        flags += ["--set", setting]
+    assert main(["--config", str(run_file), *flags]) == 0
     said = capfd.readouterr().out
     ingested = ["ingest:syrip:train", "ingest:syrip:val", "ingest:coco:train", "ingest:coco:val", "ingest:ward:val"]
     ingested.append("ingest:film:train")
@@ -159,7 +159,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert link is not None
     assert (Path(re.findall(r"report    (\S+)", said)[0]).parent / link[1]).exists()
 
-    assert main(["--config", str(run_file), *flags, "--set", "method.distillation=0.5"]) == 0
+    assert main(["--config", str(run_file), *flags]) == 0
     assert not re.findall(r"^(\S+) +ran ", capfd.readouterr().out, re.MULTILINE)
 
 
@@ -196,7 +196,7 @@ def test_unlabelled_pictures_of_those_who_are_judged_are_refused(
     values["datasets"] = [values["datasets"][0], FILM | {"root": "syrip", "train": "val"}]
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     assert main(["--config", str(tmp_path / "run.yaml")]) == 1
-    assert "training and evaluation data overlap. syrip/val and syrip/val share 4 exact" in capsys.readouterr().err
+    assert "training and evaluation data overlap: syrip/val and syrip/val share 4 exact" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

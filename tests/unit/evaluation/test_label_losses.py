@@ -15,6 +15,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
 from posecore.shards.corrections import CorrectedInstance, Corrections
 from posecore.shards.store import open_store
+from tests.support.depth_store import depth_store
 from tests.support.tiny_store import write_store
 
 SETTINGS = InferenceSettings(batch_size=8, num_threads=1)
@@ -46,6 +47,16 @@ def test_losses_of_labels_add_up_to_the_loss_of_a_batch(people):
     targets, weights = model.codec("people").encode(batch.groups[0].keypoints_crop, batch.groups[0].weights)
     whole = heatmap_loss(model.predict(batch.images, "people"), targets, weights, 6)
     assert np.nansum(losses) / (6 * 17) == pytest.approx(whole.item(), rel=1e-5)
+
+
+def test_a_model_that_takes_depth_is_given_it(tmp_path):
+    store = depth_store(tmp_path, 3, "people")
+    model = model_for(store, {"backbone": TINY_VIT | {"depth_input": True}, "head": {"kind": "classic", "channels": 8}})
+    torch.nn.init.normal_(model.backbone.patch_embed.depth_proj.weight)
+    seeing = label_losses(model, store, "people", SETTINGS)
+    torch.nn.init.zeros_(model.backbone.patch_embed.depth_proj.weight)
+    blind = label_losses(model, store, "people", SETTINGS)
+    assert (seeing != blind)[[0, 2]].any(axis=1).all()
 
 
 def test_simcc_losses_of_labels_add_up_as_well(people):

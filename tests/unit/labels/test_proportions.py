@@ -256,6 +256,25 @@ def test_too_few_labels_are_refused_in_one_sentence(count):
         learn_from_labels(keypoints, labelled, COCO, dataset="infants train")
 
 
+def test_links_that_never_meet_have_lengths_and_no_angles():
+    names = "abcdefgh"
+    apart = Skeleton(
+        name="apart",
+        keypoints=tuple(Keypoint(name=name, union=name) for name in names),
+        links=tuple(zip(names[::2], names[1::2], strict=True)),
+    )
+    rng = np.random.default_rng(0)
+    keypoints = np.arange(8)[:, None] * 10.0 + rng.normal(0, 0.1, (40, 8, 2))
+    keypoints[7, 1] += 80
+    labelled = np.ones((40, 8), bool)
+    statistics = learn_from_labels(keypoints, labelled, apart)
+    assert len(statistics.bones) == 4
+    assert statistics.angles == ()
+    bodies = LabelledBodies(rows=np.arange(40), keypoints=keypoints, labelled=labelled)
+    found = implausible_labels(BodyScorer(statistics, apart), bodies)
+    assert {(suspect.row, suspect.point) for suspect in found} == {(7, 0), (7, 1)}
+
+
 def test_a_skeleton_without_links_is_refused():
     loose = Skeleton(name="loose", keypoints=STAR.keypoints)
     with pytest.raises(DatasetError, match="skeleton loose links no points"):
