@@ -77,7 +77,7 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
         judged = outcome(config, start, evaluation, before, after)
-        registered = register_step(workflow, config, parent, child, splits, after, leaks)
+        registered = register_step(workflow, config, parent, child, splits, judged, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         checks = verdict(config, start, evaluation, judged, tracking, version)
         report = report_step(workflow, config, start, child, judged, labels, target, checks, version)

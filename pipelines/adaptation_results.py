@@ -16,7 +16,6 @@ from pipelines.fetched_model import FetchedModel
 from pipelines.judge_step import as_registered
 from pipelines.label_check import suspects
 from pipelines.steps import Split, vouched
-from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
 from posecore.evaluation.protocols import PROTOCOLS
@@ -54,6 +53,15 @@ class Outcome:
     child: StepResult
     tables: Mapping[str, Sequence[Change]]
     clinical: Mapping[str, ClinicalComparison | ClinicalResult]
+
+    def changes(self, name: str) -> dict[str, float]:
+        """``torso/error_change``, child - parent on a set, and its interval, ``_low`` and ``_high``; what exists."""
+        found = self.clinical.get(name)
+        if not isinstance(found, ClinicalComparison):
+            return {}
+        change = found.whole.error
+        ends = {"": change.value, "_low": change.low, "_high": change.high}
+        return {f"torso/error_change{end}": value for end, value in ends.items() if np.isfinite(value)}
 
 
 def outcome(
@@ -153,11 +161,15 @@ def register_step(
     parent: FetchedModel,
     child: StepResult,
     splits: Sequence[Split],
-    judged: StepResult,
+    judged: Outcome,
     leaks: StepResult,
 ) -> StepResult:
     """The child as a new version in the registry, its parent named, low-rank updates as further artifacts."""
     evaluation = [split for split in splits if split.role == "evaluation"]
+    measured = [
+        result.model_copy(update={"metrics": result.metrics | judged.changes(result.name)})
+        for result in as_registered(evaluation, judged.child)
+    ]
 
     def execute(log: RunLog) -> Outputs:
         for path in child.values["beside"]:
@@ -167,7 +179,7 @@ def register_step(
             config.name,
             Path(child.values["folder"]),
             [split.use for split in splits],
-            as_registered(evaluation, judged),
+            measured,
             parent=parent.version,
             tags={
                 "training_run_id": child.run_id,
@@ -183,7 +195,7 @@ def register_step(
         "name": config.name,
         "model": child,
         "parent": parent.version.uri if parent.version else None,
-        "judged": judged,
+        "judged": [result.model_dump(mode="json") for result in measured],
         "audit": leaks,
     }
     return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
@@ -254,9 +266,8 @@ def report_step(
         )
         write_adaptation_report(path, report)
         log.log_file(path)
-        for name, found in judged.clinical.items():
-            if isinstance(found, ClinicalComparison):
-                log.log_metrics(_error_change(name, found.whole.error))
+        for name in judged.clinical:
+            log.log_metrics({f"{name}/{metric}": value for metric, value in judged.changes(name).items()})
         return Outputs({"report": str(path)}, vouched(path))
 
     inputs = {
@@ -287,12 +298,6 @@ def _label_findings(title: str, target: Split, checked: StepResult, beside: Path
         pictures=list(suspect_pictures(store, found, _PICTURES)),
         page=os.path.relpath(page, beside),
     )
-
-
-def _error_change(name: str, change: Estimate) -> dict[str, float]:
-    """Of child - parent, what exists."""
-    ends = {"": change.value, "_low": change.low, "_high": change.high}
-    return {f"{name}/torso/error_change{end}": value for end, value in ends.items() if np.isfinite(value)}
 
 
 def _taught(config: AdaptationJob) -> str:

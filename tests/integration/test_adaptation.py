@@ -148,6 +148,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
         assert title in page, title
     assert page.count("<svg") == 6, "a reliability diagram of each model on each set"
     (measured,) = (result.metrics for result in evaluations(version) if result.name == "syrip")
+    assert {"torso/error_change", "torso/error_change_high"} <= measured.keys()
     assert f"syrip/torso/error_high is {measured['torso/error_high']:.6g}, required" in page
     runs = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.step` = 'evaluate:child'")
     assert runs[0].data.metrics["syrip/torso/PCK_0.2"] == measured["torso/PCK_0.2"]
