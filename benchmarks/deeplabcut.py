@@ -21,6 +21,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any, Literal
 
 import numpy as np
@@ -331,7 +332,10 @@ def _answers(asked: GroundTruth, keypoints: NDArray[np.float64]) -> Predictions:
 
 
 def show(results: Results, projects: Mapping[Boxes, Project], seeds: Sequence[int]) -> None:
-    """Mean ± standard deviation over the seeds, one row per arm, those without a model first."""
+    """Mean ± standard deviation over the seeds, one row per arm, those without a model first.
+
+    ``always seen`` is the mean over the points that are labelled in every held-out frame.
+    """
     by_arm: dict[str, list[dict[str, float]]] = defaultdict(list)
     seconds: dict[str, list[float]] = defaultdict(list)
     for boxes, its in projects.items():
@@ -346,13 +350,17 @@ def show(results: Results, projects: Mapping[Boxes, Project], seeds: Sequence[in
         elif row["seed"] in seeds:
             by_arm[row["arm"]].append(row["metrics"])
             seconds[row["arm"]].append(row["seconds"])
-    points = projects["picture"].test.manifest.definition.skeleton.names
+    test = projects["picture"].test
+    points = test.manifest.definition.skeleton.names
+    everywhere = (GroundTruth.from_store(test).visibility > 0).all(axis=0)
+    always = [point for point, labelled in zip(points, everywhere, strict=True) if labelled]
     table = Table(title="error on the held-out frames, pixels of the picture")
-    for column in ("arm", "seeds", "mean", "median", f"% within {NEAR_PX:g} px", *points, "processor s"):
+    for column in ("arm", "seeds", "mean", "median", f"% within {NEAR_PX:g} px", "always seen", *points, "processor s"):
         table.add_column(column)
     for arm, found in by_arm.items():
         values = [spread([metrics[name] for metrics in found]) for name in ("mean_error_px", "median_error_px")]
         values += [spread([100 * metrics["within"] for metrics in found], 0)]
+        values += [spread([mean(metrics[point] for point in always) for metrics in found])]
         values += [spread([metrics[point] for metrics in found], 0) for point in points]
         table.add_row(arm, str(len(found)), *values, spread(seconds[arm], 0))
     Console(width=200).print(table)
