@@ -68,6 +68,8 @@ FURTHER = ("lora", "frozen-backbone", "two-stage")
 ANIMALS_AND_PEOPLE = {"coco": 1600, "ap10k": 1200}
 """Pictures that the parent is trained on."""
 NEAR_PX = 10.0
+RATE, SLOWER = 1e-3, 3e-4
+"""Learning rates; the lower one is tried in case the usual one destroys what the parent knows."""
 MODEL: dict[str, Any] = {
     "backbone": {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0},
     "head": {"kind": "classic", "channels": 32},
@@ -200,13 +202,15 @@ class Experiment:
         for arm in FURTHER:
             for frames in (FRAMES[0], FRAMES[-1]):
                 self._arm(arm, frames, seed, "picture")
+        for frames in (FRAMES[0], FRAMES[-1]):
+            self._arm("full", frames, seed, "picture", SLOWER)
 
-    def _arm(self, arm: str, frames: int, seed: int, boxes: Boxes) -> None:
+    def _arm(self, arm: str, frames: int, seed: int, boxes: Boxes, rate: float = RATE) -> None:
         its = self.projects[boxes]
 
         def run(folder: Path) -> dict[str, Any]:
             common: dict[str, Any] = {
-                "training": _training(self.steps, self.batch, seed, 1e-3),
+                "training": _training(self.steps, self.batch, seed, rate),
                 "loading": _loading({TARGET: FIXED_CAMERA}),
                 "stores": {TARGET: str(its.train.location)},
                 "corrections": {TARGET: its.without_others(its.draw(frames, seed))},
@@ -218,7 +222,7 @@ class Experiment:
             model, seconds = _trained(worker, folder)
             return {"metrics": _judge(its.test, predict_store(model, its.test, INFERENCE)), "seconds": seconds}
 
-        self.results.once(_name(arm, frames, boxes), seed, run)
+        self.results.once(_name(arm if rate == RATE else f"{arm}, slower", frames, boxes), seed, run)
 
     def _adaptation(
         self, strategy: str, definition: DatasetDefinition, seed: int, folder: Path, common: Mapping[str, Any]
