@@ -170,7 +170,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--parent", type=Path, help="folder of a saved model of pictures")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
-    parser.add_argument("--steps", type=int, default=300, help="of every run; 0 prints what is there")
+    parser.add_argument("--steps", type=int, default=200, help="of every run; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=32)
     options = parser.parse_args()
     results = Results(options.out)
