@@ -34,7 +34,6 @@ import cv2
 import numpy as np
 import orjson
 import torch
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -49,6 +48,8 @@ from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.protocols import evaluate
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
+from posecore.labels.bodies import LabelledBodies
+from posecore.labels.check import proportions_of
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.sharing import HeadsConfig
@@ -105,6 +106,7 @@ class Arm:
         rendered: whether the parent has learned rendered infants before.
         film: pictures from which half of the crops come, to be labelled by a mean teacher: ``further`` ones, or the
             labelled ones as ``own``.
+        prior: whose proportions are a term of the loss: the target's own ``infants``, or the parent's ``adults``.
         terms: further fields of the method.
     """
 
@@ -114,6 +116,7 @@ class Arm:
     l2_sp: float = 0.0
     rendered: bool = False
     film: Literal["further", "own"] | None = None
+    prior: Literal["infants", "adults"] | None = None
     terms: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -143,6 +146,9 @@ TAUGHT: Mapping[str, Mapping[str, Any]] = {
 }
 TAUGHT_COUNTS = (10, 50)
 FILM_SHARE = 0.5
+PRIORS: Mapping[str, Mapping[str, Any]] = {"prior": {"prior": "infants"}, "adults": {"prior": "adults"}}
+PRIOR_COUNTS = (50, 200)
+"""Fewer than 20 bodies have no proportions."""
 
 
 @dataclass(frozen=True)
@@ -270,7 +276,7 @@ class World:
 
     def worker(self, arm: Arm, store: str, seed: int, steps: int) -> AdaptationWorker:
         """Trains a child on a store of infants."""
-        terms = TypeAdapter(AdaptationTerms).validate_python({"strategy": arm.strategy, **arm.terms})
+        terms = parse_config({"strategy": arm.strategy, **arm.terms, **self.prior(arm, store)}, AdaptationTerms, "arm")
         replayed = tuple(KNOWN) if arm.replay else ()
         films = {} if arm.film is None else {FILM: store}
         if arm.film == "further":
@@ -298,6 +304,16 @@ class World:
             parent=str(self.parent),
             card=card,
         )
+
+    def prior(self, arm: Arm, store: str) -> dict[str, Any]:
+        """The field of a method whose loss looks at proportions."""
+        if arm.prior is None:
+            return {}
+        learned = open_store(store if arm.prior == "infants" else self.known["coco"])
+        path = self.out / "proportions" / f"{learned.manifest.digest}.json"
+        if not path.exists():
+            proportions_of(learned, LabelledBodies.from_store(learned)).save(path)
+        return {"prior": {"source": str(path), "datasets": [TARGET]}}
 
     def adapt(self, folder: Path, arm: Arm, store: str, seed: int, steps: int, judged: Sequence[str]) -> dict[str, Any]:
         """Trains a child on a store of infants and judges it."""
@@ -387,6 +403,9 @@ def arms() -> Iterator[tuple[str, Arm, int]]:
             yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
     for count in TAUGHT_COUNTS:
         for what, changes in TAUGHT.items():
+            yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
+    for count in PRIOR_COUNTS:
+        for what, changes in PRIORS.items():
             yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
 
 

@@ -31,11 +31,14 @@ from pipelines.judge_step import judge_step
 from pipelines.label_check import LabelCheckConfig, check_losses, check_proportions
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
+from posecore.errors import DatasetError
 from posecore.lineage.steps import StepResult, Workflow
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.mean_teacher import MeanTeacherConfig
+from posecore.methods.pose_prior import PosePriorConfig
+from posecore.methods.sharing import pinned
 from posecore.models.architecture import ModelCard
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.preflight import crops_per_rank
@@ -45,6 +48,7 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     config = config.taking_part()
+    config = config.model_copy(update={"method": pinned(config.method)})
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
@@ -71,6 +75,7 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         leaks = audit_step(workflow, config, training, evaluation)
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}
+        method = with_own_proportions(method, config, labels["proportions of bodies"])
         child = train(workflow, config, method, parent, start, training, evaluation)
         before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
         after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
@@ -110,6 +115,20 @@ def adaptation(config: AdaptationJob, parent: FetchedModel) -> AdaptationConfig:
         parent_has_embedding=parent.model.config.embedding is not None,
         new_depth=config.depth_input and not parent.model.takes_depth,
     )
+
+
+def with_own_proportions(method: AdaptationConfig, config: AdaptationJob, checked: StepResult) -> AdaptationConfig:
+    """The method whose loss looks at the proportions that the target's own labels have, if that is wanted.
+
+    Raises:
+        DatasetError: the labels are too few to have any.
+    """
+    if not config.own_proportions:
+        return method
+    if not (learned := checked.values.get("proportions")):
+        raise DatasetError(f"own_proportions cannot be learned, set it to 0. {checked.values['told']}.")
+    prior = PosePriorConfig(source=learned, weight=config.own_proportions, datasets=(config.target,))
+    return method.model_copy(update={"prior": prior.pinned()})
 
 
 def train(

@@ -50,6 +50,8 @@ class AdaptationJob(DatasetsJob):
         unlabelled_share: share of the crops that come from unlabelled sets, if there are any.
         l2_sp: pull of inherited weights to their first values;
             see :class:`~posecore.training.optimizer.OptimizerConfig`.
+        own_proportions: weight of the proportions of the target's own labels as a term of the loss, see
+            :mod:`posecore.methods.pose_prior`; 0 for none. Other files of proportions go under ``method.prior``.
         loading: batches; the mixture follows from ``replay``.
         training: the loop.
         cluster: workers.
@@ -69,6 +71,7 @@ class AdaptationJob(DatasetsJob):
     replay: float | None = Field(default=None, ge=0, lt=1)
     unlabelled_share: float = Field(default=0.5, gt=0, lt=1)
     l2_sp: float = Field(default=0.0, ge=0)
+    own_proportions: float = Field(default=0.0, ge=0)
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
     cluster: RayTrainingConfig = RayTrainingConfig()
@@ -106,6 +109,8 @@ class AdaptationJob(DatasetsJob):
             )
         if self.l2_sp and (not touches or self.method.strategy.kind in ("lora", "dora", "adapter")):
             raise ValueError(f"l2_sp: with {self.method.strategy.kind} no inherited weight learns; set it to 0.")
+        if self.own_proportions and self.method.prior is not None:
+            raise ValueError("own_proportions: method.prior names a file already; leave out one of them.")
         if self.depth_input and not touches:
             raise ValueError(
                 f"depth_input: what reads depth is shared by all sets, and {self.method.strategy.kind} changes nothing "

@@ -77,7 +77,7 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         folder: of the run; table and pictures lie under ``labels``.
 
     Returns:
-        As :func:`check_losses`.
+        As :func:`check_losses`, and the file of ``proportions``, "" where there are too few bodies to learn any.
     """
     out = folder / "labels" / split.entry.name
 
@@ -85,7 +85,8 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         store = open_store(split.location, corrections=split.corrections)
         bodies = LabelledBodies.from_store(store)
         try:
-            scorer = BodyScorer(proportions_of(store, bodies), store.manifest.definition.skeleton)
+            proportions = proportions_of(store, bodies)
+            scorer = BodyScorer(proportions, store.manifest.definition.skeleton)
         except (ConfigError, DatasetError) as error:
             return _not_looked(f"Labels were not compared with the proportions of their bodies: {error}")
         found = implausible_labels(scorer, bodies)
@@ -93,7 +94,9 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
             f"{len(found)} of {int(bodies.labelled.sum())} labels contradict the proportions of {len(bodies)} bodies "
             f"by {LEAST_ENERGY:g} nats or more, as some correct ones do"
         )
-        return _outputs(log, out, store, found, config, told)
+        checked = _outputs(log, out, store, found, config, told)
+        learned = proportions.save(out / "proportions.json")
+        return Outputs(checked.values | {"proportions": str(learned)}, (*checked.files, *vouched(learned)))
 
     inputs = {**_labels_of(split), "settings": config, "out": str(out)}
     code = ["pipelines.label_check", "posecore.labels.check"]

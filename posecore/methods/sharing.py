@@ -5,7 +5,7 @@ Each configuration says what it needs of the architecture and builds the method 
 """
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, TypeVar
 
 from pydantic import BeforeValidator, Field
 
@@ -67,6 +67,9 @@ class ExpertsConfig(SupervisedConfig):
         return SupervisedHeads(model, self)
 
 
+_Supervised = TypeVar("_Supervised", bound=SupervisedConfig)
+
+
 def _resolve_name(value: Any) -> Any:
     if isinstance(value, Config):
         return value
@@ -88,7 +91,7 @@ MethodConfig: TypeAlias = Annotated[
 """Every method of supervised training there is: its name, or ``{kind: name, field: other value}``."""
 
 
-def pinned(method: MethodConfig) -> MethodConfig:
+def pinned(method: _Supervised) -> _Supervised:
     """The method with the digests of the files it reads, so that a changed file is a changed run.
 
     Raises:

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import FLAGS, main
+from pipelines.adapt import FLAGS, main, with_own_proportions
 from pipelines.adaptation_checks import refuse_unlearnable
 from pipelines.adaptation_job import AdaptationJob
 from pipelines.datasets_job import DatasetsJob
@@ -20,9 +20,11 @@ from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.registry import register_model
+from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, evaluations, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
+from posecore.methods.adaptation import AdaptationConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
@@ -167,16 +169,17 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
 @pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.usefixtures("local_ray")
-def test_a_parent_of_pictures_gets_a_child_that_takes_depth(
-    run_file: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+def test_a_parent_of_pictures_gets_a_child_that_takes_depth_and_holds_to_its_own_proportions(
+    run_file: Path, store_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    write_minirgbd(tmp_path / "minirgbd", 10, 2)
+    write_minirgbd(tmp_path / "minirgbd", 24, 2)
     values = yaml.safe_load(run_file.read_text())
     values |= {
         "target": "minirgbd",
         "datasets": [{"name": "minirgbd", "root": str(tmp_path / "minirgbd"), "train": "train", "evaluate": "test"}],
         "method": {"strategy": "lora"},
         "depth_input": True,
+        "own_proportions": 0.02,
         "name": "infants-in-depth",
     }
     values["gates"] = {}
@@ -185,6 +188,17 @@ def test_a_parent_of_pictures_gets_a_child_that_takes_depth(
     child = load_model(re.findall(r"\(folder (\S+)\)", capfd.readouterr().out)[0])
     assert child.takes_depth
     assert child.backbone.patch_embed.depth_proj.weight.any()  # type: ignore[union-attr]
+    tracking = connect(load_config(run_file, AdaptationJob).tracking, store_folder)
+    metrics = tracking.client.get_run(str(child.card.lineage["run_id"])).data.metrics
+    assert metrics["prior/minirgbd"] >= 0  # points that a head is not sure of do not count, and a fresh one is of none
+
+
+def test_too_few_bodies_have_no_proportions_of_their_own(run_file: Path) -> None:
+    config = load_config(run_file, AdaptationJob, ["own_proportions=0.02"])
+    method = AdaptationConfig(**config.method.model_dump(), parent=config.parent, target="syrip")
+    checked = StepResult("proportions:syrip", "run", False, Outputs({"told": "8 bodies are too few", "page": ""}))
+    with pytest.raises(DatasetError, match=r"own_proportions cannot be learned, set it to 0\. 8 bodies are too few"):
+        with_own_proportions(method, config, checked)
 
 
 @pytest.mark.ray
