@@ -103,6 +103,7 @@ class Arm:
         rate: learning rate.
         replay: share of the crops that come from what the parent knows.
         l2_sp: pull to the parent's weights.
+        length: steps, relative to those of other arms.
         rendered: whether the parent has learned rendered infants before.
         film: pictures from which half of the crops come, to be labelled by a mean teacher: ``further`` ones, or the
             labelled ones as ``own``.
@@ -114,6 +115,7 @@ class Arm:
     rate: float
     replay: float = 0.0
     l2_sp: float = 0.0
+    length: int = 1
     rendered: bool = False
     film: Literal["further", "own"] | None = None
     prior: Literal["infants", "adults"] | None = None
@@ -137,8 +139,12 @@ KEPT: Mapping[str, Mapping[str, Any]] = {
     "replay": {"replay": 0.25},
     "lwf": {"terms": {"distillation": 1.0}},
     "replay+lwf": {"replay": 0.25, "terms": {"distillation": 1.0}},
-    "l2sp": {"l2_sp": 1.0},
+    "weak-l2sp": {"l2_sp": 1.0},
+    "l2sp": {"l2_sp": 10.0},
+    "half": {"replay": 0.5, "length": 2},
+    "half+lwf": {"replay": 0.5, "length": 2, "terms": {"distillation": 1.0}},
 }
+"""The last two see as many infants as ``full`` alone, and as many crops of what the parent knows."""
 KEPT_COUNTS = (50, 1000)
 TAUGHT: Mapping[str, Mapping[str, Any]] = {
     "teacher": {"film": "further", "terms": {"unlabelled": {}}},
@@ -317,6 +323,7 @@ class World:
 
     def adapt(self, folder: Path, arm: Arm, store: str, seed: int, steps: int, judged: Sequence[str]) -> dict[str, Any]:
         """Trains a child on a store of infants and judges it."""
+        steps *= arm.length
         worker = self.worker(arm, store, seed, steps)
         model, seconds = run(worker, folder)
         card = worker.card
