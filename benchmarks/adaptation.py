@@ -63,7 +63,9 @@ from posecore.shards.store import open_store
 from posecore.storage import write_atomically
 from posecore.synth.writers import DatasetName, write_dataset
 from posecore.training.context import LocalContext
+from posecore.training.gpus import find_gpu
 from posecore.training.loop import TrainingConfig
+from posecore.training.planner import AdaptedParts, PlannedRun, plan
 
 KNOWN: Mapping[DatasetName, int] = {"coco": 4000, "ap10k": 1500}
 """Training pictures of what the parent knows."""
@@ -473,6 +475,28 @@ def show(results: Results) -> None:
     Console(width=160).print(table)
 
 
+def show_memory(world: World) -> None:
+    """What the planner says of a step's memory, by strategy."""
+    table = Table(title=f"planned peak of tensors, {world.batch} crops, bfloat16")
+    for column in ("strategy", "MiB"):
+        table.add_column(column)
+    points = {name: load_dataset(name).skeleton.num_keypoints for name in (*KNOWN, TARGET)}
+    for name, arm in STRATEGIES.items():
+        strategy = parse_config({"strategy": arm.strategy}, AdaptationTerms, "arm").strategy
+        planned = plan(
+            PlannedRun(
+                model=strategy.architecture(parse_config(MODEL, ModelConfig, "model")),
+                keypoints=points,
+                engine=world.training(1, arm.rate, 0).engine,
+                gpu=find_gpu("h100"),
+                micro_batch=world.batch,
+                adapted=AdaptedParts(strategy, TARGET),
+            )
+        )
+        table.add_row(name, f"{planned.peak_tensors / 2**20:.0f}")
+    Console(width=160).print(table)
+
+
 def main() -> None:
     """Trains what is missing and prints the tables."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
@@ -493,6 +517,8 @@ def main() -> None:
     if options.steps:
         train_all(world, results, options.seeds, options.steps, options.arms)
     show(results)
+    if options.real is None:
+        show_memory(world)
 
 
 def train_all(world: World, results: Results, seeds: Sequence[int], steps: int, wanted: Sequence[str] | None) -> None:
