@@ -3,11 +3,11 @@
 
     python -m benchmarks.depth_under_blankets --out results/depth --parent results/adaptation/parent/model
 
-Four models start from one parent and learn the same infants under the ``infant`` augmentation, which covers half of
-them: from pictures alone, with depth as a second task (``task``), with depth as input (``input``), and both. Each is
-judged on infants of two other sequences as they are, under a blanket that hides 20 to 70 % of the body in the picture,
-and under a thick one, through which the camera sees a flat heap instead of legs. A model with depth as input is also
-asked without any.
+Five models start from one parent and learn the same infants under the ``infant`` augmentation, which covers half of
+them: from pictures alone, with depth as a second task (``task``), with depth as input (``input``), with both, and with
+an input that three crops in ten lack. Each is judged on infants of two other sequences as they are, under a blanket that
+hides 20 to 70 % of the body in the picture, and under a thick one, through which the camera sees a smoothed heap. A
+model with depth as input is also asked without any.
 
 A thin blanket leaves depth as it is, so that ``input`` can read what no picture shows: this is the best case. Every run
 is one line of ``results.jsonl``; tables are printed at the end, or alone with ``--steps 0``.
@@ -51,13 +51,14 @@ NUM_TRAIN, NUM_TEST = 800, 160
 COVERED = AugmentConfig(blanket_probability=1.0, blanket_least_cover=0.2, blanket_most_cover=0.7)
 HEAP_MM, HEAP_PX = 40, 61
 """A thick blanket lies so much above the bed or the body, and smooths over so many pixels."""
-ARMS: Mapping[str, tuple[bool, bool]] = {
-    "picture": (False, False),
-    "task": (False, True),
-    "input": (True, False),
-    "input+task": (True, True),
+ARMS: Mapping[str, tuple[bool, bool, float]] = {
+    "picture": (False, False, 0.0),
+    "task": (False, True, 0.0),
+    "input": (True, False, 0.0),
+    "input+task": (True, True, 0.0),
+    "input at times": (True, False, 0.3),
 }
-"""Whether depth is an input, and a second task."""
+"""Whether depth is an input, whether it is a second task, and the share of crops that are shown without theirs."""
 
 
 def prepare(out: Path) -> dict[str, str]:
@@ -109,12 +110,13 @@ def train_and_judge(
     folder: Path, stores: Mapping[str, str], parent: Path, arm: str, seed: int, steps: int, batch: int
 ) -> dict[str, Any]:
     """Trains one model and judges it on every test set."""
-    as_input, as_task = ARMS[arm]
+    as_input, as_task, dropout = ARMS[arm]
     architecture = load_outline(parent).config
     model = architecture.model_copy(
         update={"backbone": architecture.backbone.model_copy(update={"depth_input": as_input})}
     )
-    mixture = {"entries": [{"name": "minirgbd", "augment": {"preset": "infant", "half_body_probability": 0}}]}
+    augment = {"preset": "infant", "half_body_probability": 0, "depth_dropout": dropout}
+    mixture = {"entries": [{"name": "minirgbd", "augment": augment}]}
     training = {
         "steps": steps,
         "global_batch": batch,

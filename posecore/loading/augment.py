@@ -56,6 +56,8 @@ class AugmentConfig(Config):
         blanket_most_cover: largest share.
         infrared_probability: of the picture of a near-infrared camera with its own lamp.
         grey_probability: of taking the colour away; an infrared picture has none already.
+        depth_dropout: share of the crops that are shown without the depth they have, so that a model that takes depth
+            also learns to do without.
     """
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)
@@ -75,6 +77,7 @@ class AugmentConfig(Config):
     blanket_most_cover: float = Field(default=0.7, ge=0, le=1)
     infrared_probability: float = Field(default=0.0, ge=0, le=1)
     grey_probability: float = Field(default=0.0, ge=0, le=1)
+    depth_dropout: float = Field(default=0.0, ge=0, le=1)
 
     @model_validator(mode="before")
     @classmethod

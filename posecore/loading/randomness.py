@@ -26,6 +26,7 @@ class Purpose(IntEnum):
     APPEARANCE = 5
     BLANKET = 6
     CAMERA = 7
+    DEPTH = 8
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:

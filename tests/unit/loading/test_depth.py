@@ -77,6 +77,20 @@ def test_depth_follows_the_crop_through_turns_and_mirrors(stores: dict[str, Shar
     assert mirrored > 3
 
 
+def test_some_crops_are_shown_without_the_depth_they_have(stores: dict[str, ShardStore]) -> None:
+    everything, some = (batches(stores, ["infants"], 12, augment={"depth_dropout": share}) for share in (0.0, 0.4))
+    shown = []
+    for one, other in zip(everything, some, strict=True):
+        assert one.depth is not None
+        assert other.depth is not None
+        np.testing.assert_array_equal(one.images, other.images)
+        for depth, perhaps in zip(one.depth, other.depth, strict=True):
+            shown.append(bool(perhaps.any()))
+            assert not perhaps.any() or np.array_equal(depth, perhaps)
+    assert 0.4 < np.mean(shown) / np.mean([depth.any() for batch in everything for depth in batch.depth]) < 0.8
+    assert not any(batch.depth.any() for batch in batches(stores, ["infants"], 3, augment={"depth_dropout": 1.0}))
+
+
 def test_images_without_depth_are_zero_and_nothing_else_changes(stores: dict[str, ShardStore]) -> None:
     with_depth = batches(stores, ["infants", "people"], 3)
     without = batches(stores, ["infants", "people"], 3, depth=False)
