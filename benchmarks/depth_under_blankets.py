@@ -5,9 +5,9 @@
 
 Five models start from one parent and learn the same infants under the ``infant`` augmentation, which covers half of
 them: from pictures alone, with depth as a second task (``task``), with depth as input (``input``), with both, and with
-an input that three crops in ten lack. Each is judged on infants of two other sequences as they are, under a blanket that
-hides 20 to 70 % of the body in the picture, and under a thick one, through which the camera sees a smoothed heap. A
-model with depth as input is also asked without any.
+an input that three crops in ten lack. Each is judged on infants of two other sequences as they are, under a blanket
+that hides 20 to 70 % of the body in the picture, and under a thick one, through which the camera sees a smoothed heap.
+A model with depth as input is also asked without any.
 
 A thin blanket leaves depth as it is, so that ``input`` can read what no picture shows: this is the best case. Every run
 is one line of ``results.jsonl``; tables are printed at the end, or alone with ``--steps 0``.
