@@ -1,8 +1,8 @@
 """What "the same code" means: hashes of source files, by import closure, and the git commit where there is one.
 
 A step names the modules it runs; everything of ours that they import, directly or not, counts as its code, and so do
-the YAML and JSON files of those packages. So an edit of the evaluation does not re-run ingestion, and nobody keeps a
-list by hand. A module loaded by name only (a dataset's reader) is not seen by the closure and must be named.
+the YAML, JSON and template files of those packages. So an edit of the evaluation does not re-run ingestion, and nobody
+keeps a list by hand. A module loaded by name only (a dataset's reader) is not seen by the closure and must be named.
 """
 
 import ast
@@ -18,7 +18,7 @@ from posecore.errors import LineageError
 
 _OURS = ("posecore", "pipelines")
 _ROOT = Path(__file__).resolve().parents[2]
-_DATA_SUFFIXES = (".yaml", ".json")
+_DATA_SUFFIXES = (".yaml", ".json", ".j2")
 
 
 def code_digest(modules: Iterable[str]) -> str:
