@@ -12,6 +12,9 @@ from posecore.storage import AnyPath, as_path
 def stamp_source(definition: DatasetDefinition, split: str, root: str | AnyPath) -> str:
     """SHA-256 over name, size and time of every file a split is read from, as 64 hexadecimal digits.
 
+    That is what its definition names: annotations, images, detections, and files that are options of the reader, such
+    as another split's annotations.
+
     Costs a listing, about a second per hundred thousand local files. A file that is missing changes the stamp and is
     otherwise the reader's business.
 
@@ -23,7 +26,9 @@ def stamp_source(definition: DatasetDefinition, split: str, root: str | AnyPath)
     base = as_path(root)
     part = definition.splits[split]
     digest = hashlib.sha256()
-    for relative in sorted({part.annotations, part.images, part.detections or part.annotations}):
+    options = {**definition.reader_options, **part.options}.values()
+    named = {option for option in options if isinstance(option, str) and (base / option).is_file()}
+    for relative in sorted({part.annotations, part.images, part.detections or part.annotations} | named):
         for line in sorted(_listing(base / relative)):
             digest.update(f"{relative}\0{line}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()

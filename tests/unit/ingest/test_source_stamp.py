@@ -32,6 +32,18 @@ def test_a_changed_or_added_file_of_the_split_changes_it(root: Path, change: str
     assert stamp_source(definition, "val", root) != before
 
 
+def test_a_file_that_is_an_option_of_the_reader_changes_it(tmp_path: Path) -> None:
+    """SyRIP's pictures of other films depend on the films of the training pictures."""
+    definition = load_dataset("syrip")
+    other = tmp_path / str(definition.splits["val_other_films"].options["other_films_than"])
+    other.parent.mkdir()
+    other.write_text("{}")
+    before = {split: stamp_source(definition, split, tmp_path) for split in ("val", "val_other_films")}
+    other.write_text('{"images": []}')
+    after = {split: stamp_source(definition, split, tmp_path) for split in before}
+    assert [split for split in before if after[split] != before[split]] == ["val_other_films"]
+
+
 def test_same_size_other_time_changes_it(root: Path) -> None:
     definition = load_dataset("coco")
     before = stamp_source(definition, "val", root)
