@@ -35,11 +35,9 @@ class AdaptationWorker(MultiDatasetWorker):
         )
 
     def _conventions(self, name: str, store: ShardStore) -> Conventions:
-        """The dataset's own; but unlabelled pictures are read by the target's head, so cut as it reads them."""
-        conventions = super()._conventions(name, store)
-        if name not in self.method.unlabelled_sets:
-            return conventions
-        return conventions.model_copy(update={"codec": self.card.conventions[self.method.target].codec})
+        """The dataset's own, but for the codec: crops are cut as the head that learns from them reads them."""
+        head = self.method.target if name in self.method.unlabelled_sets else name
+        return super()._conventions(name, store).model_copy(update={"codec": self.card.conventions[head].codec})
 
     def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
         """The target's: kept sets are not under suspicion here, and unlabelled ones have no labels."""

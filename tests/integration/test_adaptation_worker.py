@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
@@ -76,3 +77,29 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
         torch.testing.assert_close(read.predict(images, "coco"), parent.predict(images, "coco"))
     names = [path.name for path in beside]
     assert names == (["adapter_config.json", "adapter_model.safetensors"] if strategy == "dora" else [])
+
+
+def test_crops_are_cut_as_the_head_that_learns_from_them_reads_them(tmp_path: Path) -> None:
+    """A parent keeps what its heads were trained under, also where the dataset's definition has changed since."""
+    config = ModelConfig(backbone=VitConfig(embed_dim=16, depth=2, num_heads=2), input_size=SIZE)
+    stores = {
+        codec: hands_store(tmp_path / codec, hands_definition(Conventions(codec=codec))) for codec in ("udp", "msra")
+    }
+    cut = {}
+    for learned_as in ("udp", "msra"):
+        for ingested_as, store in stores.items():
+            card = build_model(config, {"hands": HANDS}, {"hands": Conventions(codec=learned_as)}).card
+            worker = AdaptationWorker(
+                model=config,
+                method=AdaptationConfig(strategy="full", parent=SourceConfig(source="nowhere"), target="hands"),
+                training=TrainingConfig(steps=1, global_batch=4, progress=False),
+                loading=LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), num_threads=1),
+                stores={},
+                parent="models:/body/1",
+                card=card,
+            )
+            batch = next(iter(worker.batches({"hands": store}, LocalContext(tmp_path / "run"), 0)))
+            cut[learned_as, ingested_as] = batch.groups[0].keypoints_crop
+    for learned_as in ("udp", "msra"):
+        assert np.array_equal(cut[learned_as, "udp"], cut[learned_as, "msra"])
+    assert np.abs(cut["udp", "udp"] - cut["msra", "msra"]).max() > 0.1
