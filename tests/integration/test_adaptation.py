@@ -309,6 +309,19 @@ def test_a_set_to_keep_of_which_the_parent_has_no_head_is_refused(
     assert "datasets.people: the parent has no head 'people' (it has coco, ap10k)" in capsys.readouterr().err
 
 
+def test_an_independent_set_with_the_points_in_another_order_is_refused(
+    run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Heads answer by number, so a nose would be judged as an ankle."""
+    values = yaml.safe_load(run_file.read_text())
+    skeleton = load_skeleton("coco17").model_dump(mode="json")
+    skeleton["keypoints"].reverse()
+    values["datasets"][2]["changes"] = {"skeleton": skeleton}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
+    assert main(["--config", str(tmp_path / "run.yaml")]) == 1
+    assert "datasets.ward: its points are not those of the head 'syrip'" in capsys.readouterr().err
+
+
 def unlabelled(annotations: list[dict[str, Any]], keep: int = 0) -> None:
     """Takes every point's flag from all bodies but the first."""
     for annotation in annotations[keep:]:

@@ -31,4 +31,5 @@ def test_areas_larger_than_the_box_are_none_but_a_few_may_be() -> None:
 def test_a_handful_of_bodies_is_believed() -> None:
     few = FEWEST_BODIES - 1
     assert impossible_areas(np.full(few, 1e6), BOX[:few]) is None
+    assert impossible_areas(np.full(few + 1, 1e6), BOX[: few + 1]) is not None
     assert impossible_areas(np.zeros(0), np.zeros(0)) is None

@@ -104,3 +104,20 @@ def test_other_bodies_or_settings_are_refused(world):
     strict = judge(predictions, SETTINGS.model_copy(update={"right_within": 0.1}))
     with pytest.raises(EvaluationError, match="with different settings"):
         compare_clinic(judge(predictions), strict)
+
+
+def test_subjects_are_paired_by_name(world):
+    """Not by their order, which nothing promises."""
+    truth, predictions, _, judge = world
+    before, after = judge(predictions), judge(nearer(truth, predictions, 0.2))
+    backwards = replace(before, whole=replace(before.whole, sums=dict(reversed(before.whole.sums.items()))))
+    assert compare_clinic(backwards, after).whole.error == compare_clinic(before, after).whole.error
+
+
+def test_a_result_without_postures_is_refused_beside_one_with(world):
+    truth, predictions, traits, judge = world
+    unknown = replace(traits, posture=(None,) * len(truth))
+    other = evaluate_clinic(truth, predictions, unknown, COCO, EvaluationDefinition(), SETTINGS)
+    for pair in ((judge(predictions), other), (other, judge(predictions))):
+        with pytest.raises(EvaluationError, match="divide their bodies otherwise"):
+            compare_clinic(*pair)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from posecore.geometry import apply_affine, crop_matrix
-from posecore.methods.batch import denormalise, normalise
+from posecore.methods.batch import denormalise, normalise, to_light
 from posecore.methods.crop_draws import random_shares
 from posecore.methods.further_view import ViewConfig, Views
 
@@ -120,6 +120,39 @@ def test_one_point_that_counts_is_hidden_and_nothing_else() -> None:
         assert sum(fits) == 1
         hidden[fits.index(True)] += 1
     assert min(hidden) > 8
+
+
+def test_what_hides_a_point_is_another_place_of_the_view() -> None:
+    """A picture that says where each of its pixels is: red grows along x, green along y."""
+    views = _views(occlusion_probability=1, occlusion_extent=0.2)
+    ramp = np.zeros((*SIZE, 3), np.uint8)
+    ramp[..., 0], ramp[..., 1] = 5 * np.arange(SIZE[1]), 4 * np.arange(SIZE[0])[:, None]
+    pictures = normalise(torch.from_numpy(ramp).repeat(40, 1, 1, 1))
+    painted = to_light(views.paint(pictures, torch.tensor([[[20.0, 30.0]]]).repeat(40, 1, 1), torch.ones(40, 1))) * 255
+    source = random_shares(SEEDS, 12)[:, 10:] * torch.tensor([48.0, 64.0])
+    inside = (source <= torch.tensor([47.0, 63.0])).all(dim=1)
+    assert inside.sum() > 30
+    expected = source * torch.tensor([5.0, 4.0])
+    torch.testing.assert_close(painted[inside, :2, 30, 20], expected[inside], atol=0.05, rtol=0)
+
+
+def test_a_point_on_the_last_pixel_is_in_the_view() -> None:
+    corners = torch.tensor([[0.0, 0.0], [47.0, 63.0], [47.1, 63.0], [0.0, -0.1]]).repeat(2, 1, 1)
+    _, counted = _views(2).carry(corners, torch.ones(2, 4), torch.arange(4))
+    assert counted.tolist() == [[1, 1, 0, 0]] * 2
+
+
+def test_colours_are_multiplied_as_written() -> None:
+    """Brightness; contrast about the middle grey; saturation about the pixel's luma (ITU-R BT.601); cut at 0 and 1."""
+    views = _views(12, colour=0.4)
+    pictures = torch.randint(0, 256, (12, *SIZE, 3), generator=torch.Generator().manual_seed(4)).to(torch.uint8)
+    painted = to_light(views.paint(normalise(pictures), torch.zeros(12, 1, 2), torch.zeros(12, 1))).double().numpy()
+    shares = random_shares(SEEDS[:12], 12)[:, 5:8].double().numpy()
+    for picture, view, factors in zip(pictures.numpy() / 255, painted, 1 + 0.4 * (2 * shares - 1), strict=True):
+        light = (picture * factors[0] - 0.5) * factors[1] + 0.5
+        luma = (light @ [0.299, 0.587, 0.114])[..., None]
+        expected = np.clip(luma + (light - luma) * factors[2], 0, 1)
+        np.testing.assert_allclose(view, expected.transpose(2, 0, 1), atol=1e-4)
 
 
 def test_colours_change_and_black_stays_black() -> None:

@@ -44,6 +44,9 @@ POINTS = Skeleton(
     ),
 )
 EVERYTHING = {"confidence": -1.0, "mask_share": 0.0}
+STILL: dict[str, Any] = {
+    "rotation_degrees": 0, "scale": (1, 1), "shift": 0, "mirror_probability": 0, "occlusion_probability": 0
+}  # fmt: skip
 
 
 class ColourModel(PoseModel):
@@ -108,6 +111,24 @@ def test_a_label_is_where_the_thing_is_in_the_view(codec: str) -> None:
     assert 4 < swapped.sum() < 20
     assert (group.weights == 1).all()
     assert not torch.equal(seen, normalise(images))
+
+
+def test_in_a_view_that_is_the_crop_a_label_is_the_decoded_place_in_crop_pixels() -> None:
+    """Steps along x and y differ where corner pixels stay corner pixels."""
+    images, _ = _dots(8)
+    model = ColourModel("udp")
+    teacher = MeanTeacher(model, MeanTeacherConfig.model_validate(EVERYTHING | {"view": STILL}), "dots", ["frames"])
+    places, _ = model.codec("dots").decode(model.run_head("dots", model.features(normalise(images), [])))
+    labels = teacher(_batch(images)).groups["frames"].keypoints_crop
+    torch.testing.assert_close(labels, places * torch.tensor([95 / 23, 127 / 31]), rtol=0, atol=1e-3)
+
+
+def test_a_map_without_a_positive_value_is_no_label() -> None:
+    """Its decoded place, (-1, -1), would lie inside a view that is smaller than the crop."""
+    view = {"scale": (0.6, 0.6), "occlusion_probability": 0.0}
+    config = MeanTeacherConfig.model_validate(EVERYTHING | {"view": view})
+    teacher = MeanTeacher(ColourModel(), config, "dots", ["frames"])
+    assert not teacher(_batch(torch.zeros(24, 128, 96, 3, dtype=torch.uint8))).groups["frames"].weights.any()
 
 
 def test_the_target_is_the_codecs_own_around_the_carried_point() -> None:
@@ -240,10 +261,9 @@ def test_unsure_points_do_not_count() -> None:
     batch = _batch(images)
     model = ColourModel()
     maxima = model.run_head("dots", model.features(batch.images, [])).amax(dim=(2, 3))
-    still = {"rotation_degrees": 0, "scale": (1, 1), "shift": 0, "mirror_probability": 0, "occlusion_probability": 0}
 
     def counted(**fields: float) -> Tensor:
-        config = MeanTeacherConfig.model_validate({**EVERYTHING, **fields, "view": still})
+        config = MeanTeacherConfig.model_validate({**EVERYTHING, **fields, "view": STILL})
         teacher = MeanTeacher(model, config, "dots", ["frames"])
         weights = teacher(batch).groups["frames"].weights
         share, confidence = (total / number for total, number in teacher.observations().values())

@@ -33,6 +33,7 @@ from tests.support.tiny_training import (
     Stopped,
     stop_at,
     tiny_adaptation,
+    tiny_model,
     tiny_parent,
     tiny_training,
 )
@@ -233,6 +234,16 @@ def test_merged_is_unmerged_and_the_files_are_pefts_own(kind: str, parent: dict[
     for head, answer in expected.items():
         with torch.no_grad():
             torch.testing.assert_close(loaded.base_model.model.predict(images, head), answer, rtol=1e-5, atol=1e-5)
+
+
+def test_depth_that_the_parent_reads_already_is_as_frozen_as_the_rest() -> None:
+    """It is the parent's, unlike in a child that is the first to read depth."""
+    for new_depth in (False, True):
+        model = tiny_model(depth_input=True)
+        TypeAdapter(StrategyConfig).validate_python("lora").apply(model, Roles("dogs", new_depth=new_depth))
+        assert model.backbone.patch_embed.depth_proj.weight.requires_grad is new_depth
+        own = own_modules(model, Roles("dogs", new_depth=new_depth))
+        assert ("backbone.patch_embed.depth_proj" in own) is new_depth
 
 
 @pytest.mark.parametrize("strategy", ["full", {"kind": "last-n", "blocks": 1}, "bitfit", "lora", "adapter"], ids=str)
