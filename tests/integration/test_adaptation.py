@@ -309,17 +309,17 @@ def test_a_set_to_keep_of_which_the_parent_has_no_head_is_refused(
     assert "datasets.people: the parent has no head 'people' (it has coco, ap10k)" in capsys.readouterr().err
 
 
-def test_an_independent_set_with_the_points_in_another_order_is_refused(
+def test_a_set_to_replay_with_the_points_in_another_order_is_refused(
     run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Heads answer by number, so a nose would be judged as an ankle."""
+    """Heads learn by number, so the nose's map would be taught ankles."""
     values = yaml.safe_load(run_file.read_text())
     skeleton = load_skeleton("coco17").model_dump(mode="json")
     skeleton["keypoints"].reverse()
-    values["datasets"][2]["changes"] = {"skeleton": skeleton}
+    values["datasets"][1]["changes"] = {"skeleton": skeleton}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     assert main(["--config", str(tmp_path / "run.yaml")]) == 1
-    assert "datasets.ward: its points are not those of the head 'syrip'" in capsys.readouterr().err
+    assert "datasets.coco: its points are not those of the head 'coco'" in capsys.readouterr().err
 
 
 def unlabelled(annotations: list[dict[str, Any]], keep: int = 0) -> None:
