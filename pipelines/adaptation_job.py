@@ -111,6 +111,11 @@ class AdaptationJob(DatasetsJob):
             raise ValueError(f"l2_sp: with {self.method.strategy.kind} no inherited weight learns; set it to 0.")
         if self.own_proportions and self.method.prior is not None:
             raise ValueError("own_proportions: method.prior names a file already; leave out one of them.")
+        if self.method.prior is not None and self.method.prior.datasets is None:
+            raise ValueError(
+                "method.prior.datasets: left out, the file's proportions would be asked of the parent's populations as "
+                f"well, which have others; name whose they are: [{self.target}]."
+            )
         if self.depth_input and not touches:
             raise ValueError(
                 f"depth_input: what reads depth is shared by all sets, and {self.method.strategy.kind} changes nothing "

@@ -262,6 +262,7 @@ def test_other_jobs_have_nobody_who_could_label_them() -> None:
         (["method.strategy=lora", "l2_sp=0.1"], "with lora no inherited weight learns; set it to 0"),
         (["method.strategy={kind: last-n, blocks: 5}"], "5 blocks cannot learn, for the backbone has 2 blocks"),
         (["method.strategy=lorra"], "lorra"),
+        (["method.prior={source: infants.json}"], "as well, which have others; name whose they are: [syrip]"),
     ],
 )
 def test_what_cannot_work_is_refused_before_anything_starts(
