@@ -76,8 +76,8 @@ def run(config: AdaptationJob, reuse: bool = True) -> None:
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}
         method = with_own_proportions(method, config, labels["proportions of bodies"])
-        child = train(workflow, config, method, parent, start, training, evaluation)
         before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
+        child = train(workflow, config, method, parent, start, training, evaluation)
         after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
@@ -126,7 +126,7 @@ def with_own_proportions(method: AdaptationConfig, config: AdaptationJob, checke
     if not config.own_proportions:
         return method
     if not (learned := checked.values.get("proportions")):
-        raise DatasetError(f"own_proportions cannot be learned, set it to 0. {checked.values['told']}.")
+        raise DatasetError(f"own_proportions must be 0 here: {checked.values['told']}.")
     prior = PosePriorConfig(source=learned, weight=config.own_proportions, datasets=(config.target,))
     return method.model_copy(update={"prior": prior.pinned()})
 

@@ -246,6 +246,8 @@ def report_step(
                 "unlabelled": _taught(config),
                 "distillation from the parent": f"{config.method.distillation:g}",
                 "L2-SP": f"{config.l2_sp:g}",
+                "proportions": _proportions(config),
+                "depth": "is an input of the child" if config.depth_input else "as the parent has it",
                 "model": child.values["folder"],
             },
             verdict=verdict_word(checks),
@@ -303,6 +305,13 @@ def _label_findings(title: str, target: Split, checked: StepResult, beside: Path
 def _taught(config: AdaptationJob) -> str:
     names = ", ".join(config.unlabelled)
     return f"{names}: {config.unlabelled_share:g} of the crops" if names else "nothing"
+
+
+def _proportions(config: AdaptationJob) -> str:
+    if config.own_proportions:
+        return f"of the target's own labels, weight {config.own_proportions:g}"
+    prior = config.method.prior
+    return "no term of the loss" if prior is None else f"of {prior.source}, weight {prior.weight:g}"
 
 
 def changes_table(title: str, rows: Sequence[Change]) -> Table:

@@ -72,6 +72,10 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
 def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:
     """Trainable parameters, memory and time, before anything starts."""
     table = Table(title=f"plan for {config.cluster.num_workers} GPUs of kind {config.plan_gpu}")
+    asked = ["the parent"] if config.method.distillation else []
+    asked += ["the teacher"] if config.unlabelled else []
+    if asked:
+        table.caption = f"{' and '.join(asked)}: the copy is counted, the forward pass is not"
     for column in ("strategy", "trained parameters", "of", "share", "peak per GPU", "step"):
         table.add_column(column)
     keypoints = {name: start.card.skeletons[name].num_keypoints for name in start.card.skeletons}
@@ -88,7 +92,7 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
             )
             // config.training.accumulation,
             accumulation=config.training.accumulation,
-            num_averages=(config.training.average_decay is not None) + bool(config.unlabelled),
+            num_copies=(config.training.average_decay is not None) + len(asked),
             adapted=AdaptedParts(
                 config.method.strategy, config.target, config.replayed, method.parent_has_embedding, method.new_depth
             ),

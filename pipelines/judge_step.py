@@ -62,7 +62,7 @@ def judge_step(
         "settings": settings,
         "out": str(out),
     }
-    return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["pipelines.evaluate"])
+    return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["pipelines.judge_step"])
 
 
 def as_registered(splits: Sequence[Split], judged: StepResult) -> list[EvaluationResult]:

@@ -73,7 +73,7 @@ class PlannedRun:
         num_gpus: ranks.
         micro_batch: crops per GPU and forward pass.
         accumulation: forward passes per step.
-        num_averages: moving averages of the weights that are kept.
+        num_copies: whole float32 copies of the weights on every rank: moving averages, a teacher, a parent.
         trainable: parameters that are trained, None for all; not with ``adapted``, which says so itself.
         adapted: what learns in an adaptation; only that has gradients and optimiser state.
         mfu: share of the GPU's peak at which it computes, recomputation included.
@@ -86,7 +86,7 @@ class PlannedRun:
     num_gpus: int = 1
     micro_batch: int = 1
     accumulation: int = 1
-    num_averages: int = 0
+    num_copies: int = 0
     trainable: int | None = None
     adapted: AdaptedParts | None = None
     mfu: float = 0.4
@@ -240,7 +240,7 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     weights = 4 * total / (ranks if stage == 3 else 1)
     gradients = 4 * (part if stage >= 2 else trained)
     master, moments = (4 * part if stage else 0), 8 * part
-    average = 4 * total * run.num_averages
+    average = 4 * total * run.num_copies
     gathered = 4 * min(total, _GATHERED_ELEMENTS) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     host = 0.0
@@ -428,7 +428,7 @@ def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         engine = DeepSpeedEngineConfig.model_validate(
             {**run.engine.model_dump(), "kind": "deepspeed", "zero_stage": stage}
         )
-        if stage == 3 and run.num_averages:
+        if stage == 3 and run.num_copies:
             break  # a moving average needs whole weights
         run = replace(run, engine=engine)
         yield f"ZeRO stage {stage}", run

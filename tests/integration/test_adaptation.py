@@ -100,8 +100,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     said = capfd.readouterr().out
     ingested = ["ingest:syrip:train", "ingest:syrip:val", "ingest:coco:train", "ingest:coco:val", "ingest:ward:val"]
     ingested.append("ingest:film:train")
-    judged = ["evaluate:parent", "evaluate:child", "labels:syrip"]
-    steps = [*ingested, "audit", "proportions:syrip", "train", *judged, "register", "report"]
+    judged = ["evaluate:parent", "train", "evaluate:child", "labels:syrip"]
+    steps = [*ingested, "audit", "proportions:syrip", *judged, "register", "report"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
 
     child = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
@@ -197,7 +197,7 @@ def test_too_few_bodies_have_no_proportions_of_their_own(run_file: Path) -> None
     config = load_config(run_file, AdaptationJob, ["own_proportions=0.02"])
     method = AdaptationConfig(**config.method.model_dump(), parent=config.parent, target="syrip")
     checked = StepResult("proportions:syrip", "run", False, Outputs({"told": "8 bodies are too few", "page": ""}))
-    with pytest.raises(DatasetError, match=r"own_proportions cannot be learned, set it to 0\. 8 bodies are too few"):
+    with pytest.raises(DatasetError, match="own_proportions must be 0 here: 8 bodies are too few"):
         with_own_proportions(method, config, checked)
 
 
