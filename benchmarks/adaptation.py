@@ -405,8 +405,7 @@ def arms() -> Iterator[tuple[str, Arm, int]]:
     """Name, arm and number of pictures of every run of one seed, for rendered infants."""
     for count in COUNTS:
         for name, arm in STRATEGIES.items():
-            if name != "prototypes" or count in KEPT_COUNTS:  # whose steps take five times as long
-                yield f"{name}@{count}", arm, count
+            yield f"{name}@{count}", arm, count
     for count in KEPT_COUNTS:
         for what, changes in KEPT.items():
             yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count

@@ -133,8 +133,8 @@ def evaluate_stores(
         boxes: name of the split → COCO detection list to judge on instead of annotated boxes.
         worst_cases: pictures per split in the report.
         actors: how the work is spread.
-        clinic: judge for clinics: always, never, or (None) where the protocol is ``torso`` or subjects are named, and
-            any body has a torso.
+        clinic: judge for clinics: always, never, or (None) where the protocol is ``torso`` or subjects or films are
+            named, and any body has a torso.
         clinical: thresholds and intervals of that.
 
     Raises:
@@ -190,7 +190,7 @@ class _Clinic:
     def judge(self, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
         definition = store.manifest.definition
         if self.wanted is None:
-            named = store.instances["subject_id"].null_count < len(store)
+            named = any(store.instances[who].null_count < len(store) for who in ("subject_id", "video_id"))
             sensible = definition.evaluation.protocol == "torso" or named
             wanted = sensible and can_judge(truth, definition.skeleton, definition.evaluation)
         else:
@@ -330,8 +330,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--clinic",
         action=argparse.BooleanOptionalAction,
-        help="torso-normalised errors by group with intervals, missed bodies, calibration; default: where subjects are "
-        "named or the protocol is torso",
+        help="torso-normalised errors by group with intervals, missed bodies, calibration; default: where subjects or "
+        "films are named or the protocol is torso",
     )
     options = parser.parse_args(arguments)
     try:

@@ -1,6 +1,7 @@
 """Evaluation by Ray actors gives the numbers of one process, and files a person and an official script can read."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -90,6 +91,15 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     answers = predict_store(load_model(model), store, SETTINGS)
     assert _Clinic(None, ClinicalSettings()).judge(store, truth, answers) is not None
     assert _Clinic(False, ClinicalSettings()).judge(store, truth, answers) is None
+
+    bodies = [record("babies", row, [instance(str(row), 17, box)]) for row in range(6)]
+    filmed = [replace(body, video_id=f"film{row % 2}") for row, body in enumerate(bodies)]
+    nameless = write_store(folder / "nameless", "babies", (), records=bodies)
+    assert _Clinic(None, ClinicalSettings()).judge(nameless, truth, answers) is None
+    films = write_store(folder / "filmed", "babies", (), records=filmed)
+    clinical = _Clinic(None, ClinicalSettings()).judge(films, truth, answers)
+    assert clinical is not None
+    assert clinical.units == {"video": 2}
 
 
 def test_what_clinics_cannot_have_is_refused_before_anything_is_predicted(world, tmp_path, capsys):
