@@ -21,7 +21,6 @@ again. Tables are printed at the end, or alone with ``--steps 0``.
 """
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -37,7 +36,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.repeated import Results, spread
+from benchmarks.repeated import Results, spread, trained
 from pipelines.adaptation_worker import AdaptationWorker
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
@@ -62,7 +61,6 @@ from posecore.schema import Record
 from posecore.shards.store import open_store
 from posecore.storage import write_atomically
 from posecore.synth.writers import DatasetName, write_dataset
-from posecore.training.context import LocalContext
 from posecore.training.gpus import find_gpu
 from posecore.training.loop import TrainingConfig
 from posecore.training.planner import AdaptedParts, PlannedRun, plan
@@ -227,7 +225,7 @@ class World:
                 stores=self.known,
                 method=HeadsConfig(),
             )
-            save_model(run(worker, folder.parent)[0], folder)
+            trained(worker, folder.parent)
         return folder
 
     @cached_property
@@ -252,7 +250,7 @@ class World:
         folder = self.out / "rendered" / "model"
         if not (folder / CARD_FILE).exists():
             worker = self.worker(STRATEGIES["full"], self.split(TARGET, "train", max(COUNTS)), 0, RENDERED_STEPS)
-            save_model(run(worker, folder.parent)[0], folder)
+            trained(worker, folder.parent)
         return folder
 
     def loading(self, augment: Mapping[str, Mapping[str, Any]], weights: Mapping[str, float] | None = None) -> Any:
@@ -327,13 +325,13 @@ class World:
         """Trains a child on a store of infants and judges it."""
         steps *= arm.length
         worker = self.worker(arm, store, seed, steps)
-        model, seconds = run(worker, folder)
+        model, seconds = trained(worker, folder)
         card = worker.card
         child = build_model(
             worker.method.architecture(card.architecture), card.skeletons, card.conventions, card.licenses
         )
-        trained = sum(p.numel() for p in worker.method.build(child).parameters() if p.requires_grad)
-        return {"metrics": self.judge(model, judged), "step_s": seconds / steps, "trained": trained}
+        learning = sum(p.numel() for p in worker.method.build(child).parameters() if p.requires_grad)
+        return {"metrics": self.judge(model, judged), "step_s": seconds / steps, "trained": learning}
 
     def fresh(self, folder: Path, store: str, seed: int, steps: int, judged: Sequence[str]) -> dict[str, Any]:
         """Trains a model of infants alone and judges it on them."""
@@ -344,9 +342,9 @@ class World:
             stores={TARGET: store},
             method=HeadsConfig(),
         )
-        model, seconds = run(worker, folder)
-        trained = sum(parameter.numel() for parameter in model.parameters())
-        return {"metrics": self.judge(model, judged), "step_s": seconds / steps, "trained": trained}
+        model, seconds = trained(worker, folder)
+        learning = sum(parameter.numel() for parameter in model.parameters())
+        return {"metrics": self.judge(model, judged), "step_s": seconds / steps, "trained": learning}
 
     def judge(self, model: PoseModel, judged: Sequence[str]) -> dict[str, dict[str, float]]:
         """By location: AP, and errors in torso lengths where bodies have a torso."""
@@ -362,17 +360,6 @@ class World:
                 metrics |= evaluate(torso, definition.skeleton, truth, predictions)
             found[name] = metrics
         return found
-
-
-def run(worker: MultiDatasetWorker, folder: Path) -> tuple[PoseModel, float]:
-    """The trained model, and the processor's seconds."""
-    context = LocalContext(folder, lambda metrics, step: None)
-    began = time.process_time()
-    worker(context)
-    seconds = time.process_time() - began
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
-        return worker.trained_model(checkpoint), seconds
 
 
 def shrunk(source: Path, folder: Path) -> Path:

@@ -16,7 +16,6 @@ the end, or alone with ``--steps 0``; ``predictions.jpg`` shows the held-out fra
 """
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,7 +30,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.repeated import Results, spread
+from benchmarks.repeated import Results, spread, trained
 from pipelines.adaptation_worker import AdaptationWorker
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
@@ -47,14 +46,13 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import StrategyConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.warm_start import warm_start
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.shards.corrections import CorrectedInstance, Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
-from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.viz.gallery import contact_sheet, encode_jpeg
 from posecore.viz.report import worst_cases
@@ -184,7 +182,7 @@ class Experiment:
                 loading=_loading({name: BODIES for name in ANIMALS_AND_PEOPLE}),
                 stores={name: str(stores[name, "train"].location) for name in ANIMALS_AND_PEOPLE},
             )
-            model, seconds = _trained(worker, folder)
+            model, seconds = trained(worker, folder)
             judged = {}
             for name in ANIMALS_AND_PEOPLE:
                 store = stores[name, "val"]
@@ -219,7 +217,7 @@ class Experiment:
                 worker = MultiDatasetWorker(model=parse_config(MODEL, ModelConfig, "model"), **common)
             else:
                 worker = self._adaptation(arm, its.train.manifest.definition, seed, folder, common)
-            model, seconds = _trained(worker, folder)
+            model, seconds = trained(worker, folder)
             return {"metrics": _judge(its.test, predict_store(model, its.test, INFERENCE)), "seconds": seconds}
 
         self.results.once(_name(arm if rate == RATE else f"{arm}, slower", frames, boxes), seed, run)
@@ -269,19 +267,6 @@ def _training(steps: int, batch: int, seed: int, rate: float) -> TrainingConfig:
 def _loading(augment: Mapping[str, Any]) -> LoadingConfig:
     entries = [{"name": name, "augment": values} for name, values in augment.items()]
     return parse_config({"mixture": {"entries": entries}, "num_threads": 1}, LoadingConfig, "loading")
-
-
-def _trained(worker: MultiDatasetWorker, folder: Path) -> tuple[PoseModel, float]:
-    """The model, also saved, and the processor time of its training."""
-    context = LocalContext(folder)
-    began = time.process_time()
-    worker(context)
-    seconds = time.process_time() - began
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
-        model = worker.trained_model(checkpoint)
-    save_model(model, folder / "model")
-    return model, seconds
 
 
 def _judge(store: ShardStore, predictions: Predictions) -> dict[str, float]:

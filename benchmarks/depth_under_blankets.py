@@ -27,7 +27,7 @@ from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.repeated import Results, spread
+from benchmarks.repeated import Results, spread, trained
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -44,7 +44,6 @@ from posecore.models.weights.initial import WeightsConfig
 from posecore.schema import KeypointState, Record
 from posecore.shards.store import open_store
 from posecore.synth.minirgbd_files import write_minirgbd
-from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 
 NUM_TRAIN, NUM_TEST = 800, 160
@@ -137,13 +136,9 @@ def train_and_judge(
         method=TypeAdapter(MethodConfig).validate_python(method),
         weights=WeightsConfig(source=str(parent)),
     )
-    context = LocalContext(folder, lambda metrics, step: None)
-    worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
-        trained = worker.trained_model(checkpoint)
+    model, _ = trained(worker, folder)
     settings = InferenceSettings(num_threads=1, flip_test=False)
-    judged = {name: evaluate_store(trained, open_store(stores[name]), settings) for name in stores if name != "train"}
+    judged = {name: evaluate_store(model, open_store(stores[name]), settings) for name in stores if name != "train"}
     return {"metrics": judged}
 
 

@@ -17,7 +17,6 @@ the folder with different ``--seeds``. The tables are printed at the end, or alo
 """
 
 import argparse
-import time
 from collections import defaultdict
 from collections.abc import Mapping
 from pathlib import Path
@@ -29,7 +28,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.repeated import Results, spread
+from benchmarks.repeated import Results, spread, trained
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -48,11 +47,10 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import load_model, save_model
+from posecore.models.saving import load_model
 from posecore.models.weights.initial import SourceConfig
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
-from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 
 NAME = "coco_wholebody"
@@ -164,16 +162,9 @@ class Experiment:
                 stores={NAME: self.stores["train"]},
                 method=method,
             )
-            context = LocalContext(folder)
-            began = time.process_time()
-            worker(context)
-            seconds = time.process_time() - began
-            with context.latest_checkpoint() as checkpoint:
-                assert checkpoint is not None
-                trained = worker.trained_model(checkpoint)
-            save_model(trained, folder / "model")
+            learned, seconds = trained(worker, folder)
             settings = InferenceSettings(num_threads=1)
-            return {"metrics": judge(trained, open_store(self.stores["val"]), settings), "seconds": seconds}
+            return {"metrics": judge(learned, open_store(self.stores["val"]), settings), "seconds": seconds}
 
         self.results.once(arm, seed, run)
 

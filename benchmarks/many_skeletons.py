@@ -20,7 +20,6 @@ both paths.
 
 import argparse
 import resource
-import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.repeated import Results, spread
+from benchmarks.repeated import Results, spread, trained
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -46,12 +45,10 @@ from posecore.methods.batch import to_device
 from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import HeatmapPath, build_model
-from posecore.models.saving import save_model
 from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.initial import WeightsConfig
 from posecore.shards.store import open_store
 from posecore.synth.writers import write_dataset
-from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 
 PICTURES = {"coco": 2400, "mpii": 2800, "coco_wholebody": 1200, "ap10k": 310, "syrip": 200, "crowdpose": 120}
@@ -161,7 +158,6 @@ def train_and_judge(
         "engine": {"kind": "torch", "precision": "bf16"},
         "checkpoint_every": steps,
     }
-    records: list[Mapping[str, float]] = []
     worker = MultiDatasetWorker(
         model=parse_config(MODEL, ModelConfig, "model"),
         training=parse_config(training, TrainingConfig, "training"),
@@ -170,14 +166,7 @@ def train_and_judge(
         method=TypeAdapter(MethodConfig).validate_python(method),
         weights=weights,
     )
-    context = LocalContext(folder, lambda metrics, step: records.append(metrics))
-    began = time.process_time()
-    worker(context)
-    seconds = time.process_time() - began
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
-        model = worker.trained_model(checkpoint)
-    save_model(model, folder / "model")
+    model, seconds = trained(worker, folder)
     paths: tuple[HeatmapPath, ...] = ("regression",)
     if model.config.embedding is not None:
         paths = ("regression", "prototypes", "average")

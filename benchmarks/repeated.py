@@ -1,11 +1,17 @@
 """Experiments of many training runs: each is done once and is one line of a file; tables show mean and spread."""
 
 import json
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
+
+from pipelines.multidataset_worker import MultiDatasetWorker
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import save_model
+from posecore.training.context import LocalContext
 
 
 @dataclass(frozen=True)
@@ -38,6 +44,19 @@ class Results:
     def _file(self) -> Path:
         self.out.mkdir(parents=True, exist_ok=True)
         return self.out / "results.jsonl"
+
+
+def trained(worker: MultiDatasetWorker, folder: Path) -> tuple[PoseModel, float]:
+    """Trains in this process: the model, also saved as ``folder/model``, and the processor's seconds it took."""
+    context = LocalContext(folder)
+    began = time.process_time()
+    worker(context)
+    seconds = time.process_time() - began
+    with context.latest_checkpoint() as checkpoint:
+        assert checkpoint is not None
+        model = worker.trained_model(checkpoint)
+    save_model(model, folder / "model")
+    return model, seconds
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
