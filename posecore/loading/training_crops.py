@@ -164,8 +164,10 @@ class TrainingCrops:
         convention = self._conventions.codec
         crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
         if depth_out is not None:
-            random = redrawn.generator(Purpose.DEPTH, self._seed, self.name, number_of_pass, row)
-            is_shown = random.random() >= phase.augment.depth_dropout
+            is_shown = True
+            if phase.augment.depth_dropout:
+                random = redrawn.generator(Purpose.DEPTH, self._seed, self.name, number_of_pass, row)
+                is_shown = random.random() >= phase.augment.depth_dropout
             crop_depth(sample.depth if is_shown else None, region, convention, depth_out)
         crop = self._over_painted(crop, row, number_of_pass, redrawn, out)
         return crop if self.answers is None else replace(crop, answer=self.answers.read(row, region.flipped))
