@@ -15,8 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posecore.errors import ConfigError
+from posecore.storage import read_at_most
+from posecore.strict_yaml import parse_yaml
 
 ConfigT = TypeVar("ConfigT", bound="Config")
+
+NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
+"""Of what becomes a folder: no separator, and no dot in front, so that no name leads out of its place."""
+MAX_YAML_BYTES = 4 << 20
+"""A file beyond this is no configuration."""
 
 
 class Config(BaseModel):
@@ -42,11 +49,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         path: a local file.
 
     Raises:
-        ConfigError: the file is missing or not readable, is not YAML, or its top level is not a mapping.
+        ConfigError: the file is missing, not a plain file or too large, is not YAML, names a setting twice, unfolds
+            beyond measure, or its top level is not a mapping.
     """
     path = Path(path)
     try:
-        value = yaml.safe_load(path.read_text(encoding="utf-8"))
+        value = parse_yaml(read_at_most(path, MAX_YAML_BYTES).decode())
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.") from None
     except OSError as error:
@@ -117,7 +125,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(node, (dict, list)):
             raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is not a mapping or a list entry.")
     try:
-        value = yaml.safe_load(text)
+        value = parse_yaml(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"--set {override}: the value is not YAML ({' '.join(str(error).split())}).") from None
     if isinstance(node, list):

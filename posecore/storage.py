@@ -4,9 +4,11 @@ Every path the library takes from a user is a local path or any fsspec URL (``s3
 :func:`as_path` turns both into an object with pathlib's interface.
 """
 
+import errno
 import hashlib
 import mmap
 import os
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -39,6 +41,40 @@ def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
         return UPath(text)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{text}: {error}; give a local path or a URL that fsspec can open.") from None
+
+
+class TooLarge(OSError):
+    """A file has more bytes than the reader allows."""
+
+
+def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
+    """The content of a regular file of a stated size at most; nothing else is waited for or read.
+
+    Args:
+        path: local or remote.
+        max_bytes: what is acceptable. A local file's size is looked at first, so that a sparse giant costs nothing.
+
+    Raises:
+        TooLarge: the file is larger.
+        OSError: there is none, it is no regular file (a folder, a pipe, a socket, a device), or it cannot be read.
+    """
+    if not isinstance(path, Path):
+        with path.open("rb") as file:
+            data: bytes = file.read(max_bytes + 1)
+        if len(data) > max_bytes:
+            raise _too_large(path, max_bytes)
+        return data
+    # Non-blocking: a pipe without a writer would be waited for. Not buffered: that would cost as much as a hash.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a file", str(path))
+        if status.st_size > max_bytes:
+            raise _too_large(path, max_bytes)
+        return os.read(descriptor, status.st_size)
+    finally:
+        os.close(descriptor)
 
 
 def write_atomically(path: AnyPath, data: bytes) -> None:
@@ -93,3 +129,12 @@ def sha256_of(path: AnyPath, chunk_bytes: int = 1 << 22) -> str:
         while chunk := file.read(chunk_bytes):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _too_large(path: AnyPath, max_bytes: int) -> TooLarge:
+    return TooLarge(errno.EFBIG, f"it has more than the {max_bytes} bytes allowed", str(path))
+
+
+def _kind(mode: int) -> str:
+    kinds = {stat.S_ISDIR: "a folder", stat.S_ISFIFO: "a pipe", stat.S_ISSOCK: "a socket"}
+    return next((name for is_kind, name in kinds.items() if is_kind(mode)), "a device")

@@ -1,14 +1,18 @@
 """What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, its conventions and how it is judged."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
-from posecore.config import Config, digest_json
+from posecore.config import NAME_PATTERN, Config, digest_json
 from posecore.datasets.partition import PartitionConfig, SubjectRule
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
+
+Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
+"""Of a dataset or a split: both become folders."""
+StageName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:\w+)?$")]
 
 
 class SplitDefinition(Config):
@@ -95,7 +99,7 @@ class DatasetDefinition(Config):
     """A ``dataset.yaml``, its skeleton resolved.
 
     Attributes:
-        name: equals the folder's name.
+        name: equals the folder's name; letters, digits, ``_``, ``.`` and ``-``, as those of the splits.
         title: as a person would call it.
         homepage: where to get it.
         reader: import path ``package.module:Class`` of the format's reader.
@@ -114,7 +118,7 @@ class DatasetDefinition(Config):
         folder: folder of the YAML; not part of the file.
     """
 
-    name: str
+    name: Name
     title: str
     homepage: str = ""
     reader: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
@@ -122,8 +126,8 @@ class DatasetDefinition(Config):
     subjects: SubjectRule | None = None
     license: LicenseDefinition
     area_rule: AreaRule = "box"
-    splits: dict[str, SplitDefinition]
-    stages: tuple[str, ...] = ("check_instances",)
+    splits: dict[Name, SplitDefinition]
+    stages: tuple[StageName, ...] = ("check_instances",)
     max_loss: float = 0.05
     reader_options: dict[str, Json] = {}
     conventions: Conventions = Conventions()

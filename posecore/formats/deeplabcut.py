@@ -25,6 +25,7 @@ from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
 from posecore.image_header import image_size
 from posecore.schema import BoxXywh, FloatArray, Instance, Record, Reject
+from posecore.strict_yaml import parse_yaml
 
 BOX_MARGIN = 0.25
 """The box is the points' extent plus this share of its longer side all around, unless the definition says otherwise."""
@@ -83,7 +84,7 @@ class _Header(NamedTuple):
 def _check_config(source: Source) -> None:
     """Refuses a project whose bodyparts are not the skeleton's."""
     try:
-        config = yaml.safe_load(read_text(source, source.annotations))
+        config = parse_yaml(read_text(source, source.annotations))
     except yaml.YAMLError as error:
         raise DatasetError(
             f"{source.dataset}: {source.annotations} is not readable as YAML ({' '.join(str(error).split())})."

@@ -1,9 +1,10 @@
+import os
 import pickle
 from pathlib import Path
 
 import pytest
 
-from posecore.config import Config, load_config, parse_config, read_yaml
+from posecore.config import MAX_YAML_BYTES, Config, load_config, parse_config, read_yaml
 from posecore.errors import ConfigError
 
 
@@ -62,6 +63,7 @@ def test_every_wrong_field_is_named_with_its_place() -> None:
         (b"- a\n- b\n", "the top level must be a mapping of settings, not list"),
         (b"", "not NoneType"),
         (b"name: !!python/object/apply:os.system ['false']", "not readable as YAML"),
+        (b"name: 2026-02-31", "not readable as YAML .day is out of range"),
     ],
 )
 def test_a_file_that_is_no_run_file_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
@@ -72,11 +74,28 @@ def test_a_file_that_is_no_run_file_is_refused(tmp_path: Path, content: bytes, m
     assert "\n" not in str(caught.value)
 
 
-def test_a_missing_file_and_a_folder_are_refused(tmp_path: Path) -> None:
+def test_what_is_not_a_plain_file_of_some_kilobytes_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_yaml(tmp_path / "none.yaml")
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match="it is a folder"):
         read_yaml(tmp_path)
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    with pytest.raises(ConfigError, match="it is a pipe, not a file"):
+        read_yaml(tmp_path / "pipe")
+    with (tmp_path / "giant").open("wb") as giant:
+        giant.truncate(MAX_YAML_BYTES + 1)
+    with pytest.raises(ConfigError, match=r"giant: cannot be read .it has more than the \d+ bytes"):
+        read_yaml(tmp_path / "giant")
+
+
+def test_a_section_that_is_there_twice_is_refused_and_not_half_forgotten(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("name: a\noptimizer: {lr: 1}\nparts: []\noptimizer: {}\n")
+    with pytest.raises(ConfigError, match=r"the key 'optimizer' is there twice, first in line 2.* line 4"):
+        load_config(path, Run)
+    path.write_text("name: a\n")
+    with pytest.raises(ConfigError, match=r"--set optimizer.*'lr' is there twice"):
+        load_config(path, Run, ["optimizer={lr: 1, lr: 2}"])
 
 
 def test_the_fingerprint_knows_values_and_not_how_they_were_given(file: Path) -> None:

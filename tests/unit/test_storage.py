@@ -1,11 +1,13 @@
 import hashlib
+import os
+import socket
 import uuid
 from pathlib import Path
 
 import pytest
 
 from posecore.errors import ConfigError
-from posecore.storage import AnyPath, as_path, file_content, sha256_of, write_atomically
+from posecore.storage import AnyPath, TooLarge, as_path, file_content, read_at_most, sha256_of, write_atomically
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -47,3 +49,35 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, mon
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_read_up_to_a_size_and_not_beyond(folder: AnyPath) -> None:
+    path = folder / "file"
+    write_atomically(path, b"12345")
+    assert read_at_most(path, 5) == b"12345"
+    with pytest.raises(TooLarge, match="more than the 4 bytes allowed"):
+        read_at_most(path, 4)
+    with pytest.raises(FileNotFoundError):
+        read_at_most(folder / "none", 5)
+
+
+@pytest.mark.parametrize("kind", ["a folder", "a pipe", "a socket", "a device"])
+def test_what_is_no_file_is_neither_read_nor_waited_for(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x"
+    if kind == "a folder":
+        path.mkdir()
+    elif kind == "a pipe":
+        os.mkfifo(path)
+    elif kind == "a device":
+        path.symlink_to("/dev/zero")
+    with socket.socket(socket.AF_UNIX) as listener:
+        if kind == "a socket":
+            listener.bind(str(path))
+        with pytest.raises(OSError, match="No such device" if kind == "a socket" else f"it is {kind}, not a file"):
+            read_at_most(path, 100)
+
+
+def test_a_dangling_link_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "x").symlink_to(tmp_path / "gone")
+    with pytest.raises(FileNotFoundError):
+        read_at_most(tmp_path / "x", 100)

@@ -77,6 +77,26 @@ def test_a_reader_of_its_own_is_imported_by_name_and_can_be_pickled(own_folder: 
     assert type(reader).__module__ == "posecore.datasets.own.reader"
 
 
+@pytest.mark.parametrize("name", ["../../etc", "a/b", "..", ".hidden", "a b", "a\nb", "a\n", "", "-x"])
+def test_names_that_would_lead_out_of_their_folder_are_refused(own_folder: Path, name: str):
+    part = {"annotations": "a.json"}
+    for wrong, field in (
+        ({"name": name}, "name"),
+        ({"splits": {name: part}}, "splits"),
+        ({"stages": [name]}, "stages"),
+    ):
+        (own_folder / "dataset.yaml").write_text(definition_yaml(**wrong))
+        with pytest.raises(ConfigError, match=rf"(?s)dataset.yaml: {field}.*should match pattern"):
+            load_dataset(own_folder / "dataset.yaml")
+
+
+def test_usual_names_are_taken(own_folder: Path):
+    splits = {name: {"annotations": "a.json"} for name in ("train", "val2017", "fold-0.1", "0", "val_other")}
+    stages = ["check_instances", "posecore.datasets.own.stages:drop_known", "own:keep"]
+    (own_folder / "dataset.yaml").write_text(definition_yaml(splits=splits, stages=stages))
+    assert load_dataset("own").splits.keys() == splits.keys()
+
+
 def test_inline_skeleton(own_folder: Path):
     skeleton = {"name": "two", "keypoints": [{"name": "a", "union": "a"}, {"name": "b", "union": "b"}]}
     (own_folder / "dataset.yaml").write_text(definition_yaml(skeleton=skeleton))
