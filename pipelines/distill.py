@@ -84,7 +84,7 @@ class TokenSettings(Config):
         optimizer = first_stage.optimizer.model_copy(update={"lr": self.lr, "weight_decay": 0.0})
         schedule = MultiStepSchedule(warmup_steps=self.steps // 10, milestones=())
         # A moving average would remember the random token for longer than this stage lasts.
-        changes = {"steps": self.steps, "optimizer": optimizer, "schedule": schedule, "average_decay": None}
+        changes = {"steps": self.steps, "optimizer": optimizer, "schedule": schedule, "average": None}
         return first_stage.model_copy(update=changes)
 
 

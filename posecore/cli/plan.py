@@ -124,7 +124,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
         num_gpus=num_gpus,
         micro_batch=batch,
         accumulation=accumulation,
-        num_copies=int(bool(training and training.average_decay is not None)),
+        num_copies=int(bool(training and training.average is not None)),
         trainable=options.trainable,
         adapted=adapted,
         mfu=options.mfu,

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 from torch import Tensor
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 
 @torch.no_grad()
@@ -17,8 +18,13 @@ def follow(average: Mapping[str, Tensor], present: Iterable[tuple[str, Tensor]],
         present: what is followed, of the same shapes; every name is one of the average's.
         decay: share of the old average.
     """
+    olds: list[Tensor] = []
+    news: list[Tensor] = []
     for name, tensor in present:
         if tensor.is_floating_point():
-            average[name].lerp_(tensor.to(average[name].dtype), 1 - decay)
+            olds.append(average[name])
+            news.append(tensor.detach().to(average[name].dtype))
         else:
             average[name].copy_(tensor)
+    if olds:
+        get_ema_multi_avg_fn(decay)(olds, news, 0)

@@ -77,6 +77,7 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
         "format": FORMAT,
         "optimizer_steps": state.optimizer_steps,
         "updates": state.updates,
+        "average_updates": state.average_updates,
         "step": progress.step,
         "seed": progress.seed,
         "world_size": progress.world_size,
@@ -105,8 +106,12 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
     for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
         section, _, name = key.partition("/")
         sections[section][name] = tensor
-    steps, updates = values["optimizer_steps"], values.get("updates", {})
-    state = EngineState(**sections, optimizer_steps=steps, updates=updates)  # type: ignore[arg-type]
+    state = EngineState(
+        **sections,  # type: ignore[arg-type]
+        optimizer_steps=values["optimizer_steps"],
+        updates=values.get("updates", {}),
+        average_updates=values.get("average_updates", values["step"]),
+    )
     progress = Progress(
         step=values["step"],
         seed=values["seed"],
@@ -120,6 +125,9 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
 def load_trained(folder: AnyPath, method: nn.Module) -> int:
     """Puts what a checkpoint learned into a method, to evaluate or save its model: the average if one was kept.
 
+    BatchNorm's statistics are then the average's, too, where the checkpoint has them: those of runs before it had a
+    warm-up do not.
+
     Returns:
         The optimiser steps done.
 
@@ -128,7 +136,7 @@ def load_trained(folder: AnyPath, method: nn.Module) -> int:
         IntegrityError: a file is missing, truncated or changed.
     """
     state, progress = load_checkpoint(folder)
-    load_weights(method, state.weights | state.average | state.buffers, origin=str(folder))
+    load_weights(method, state.weights | state.buffers | state.average, origin=str(folder))
     return progress.step
 
 

@@ -32,7 +32,8 @@ class EngineState:
         buffers: buffer name to value (BatchNorm statistics).
         optimizer_steps: updates AdamW has made.
         updates: part of a staged method to the updates AdamW has made of it, where it was frozen in some.
-        average: parameter name to moving average, empty where none is kept.
+        average: parameter name, or name of a BatchNorm statistic, to moving average; empty where none is kept.
+        average_updates: how many the average has had.
         anchor: parameter name to the weights the run started from, of those that decay to them.
     """
 
@@ -43,6 +44,7 @@ class EngineState:
     optimizer_steps: int
     updates: dict[str, int] = field(default_factory=dict)
     average: dict[str, Tensor] = field(default_factory=dict)
+    average_updates: int = 0
     anchor: dict[str, Tensor] = field(default_factory=dict)
 
 

@@ -29,7 +29,7 @@ from posecore.schema import CropBatch
 from posecore.training.batchnorm import synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from posecore.training.context import TrainContext
-from posecore.training.ema import WeightAverage
+from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import (
     DeepSpeedEngineConfig,
     Engine,
@@ -64,7 +64,8 @@ class TrainingConfig(Config):
         engine: plain PyTorch or DeepSpeed.
         log_every: steps between two records of metrics.
         checkpoint_every: steps between two checkpoints; the last step always writes one.
-        average_decay: decay of a moving average of the weights, which is then evaluated and kept; None for no average.
+        average: a moving average of the weights, which is then evaluated and kept; ``{}`` is the published one, None
+            none.
         evaluate_every: steps between two calls of the evaluation, 0 for none.
         compile: run the backbone through ``torch.compile``, which takes minutes at the start; not under ZeRO-3.
         progress: show a progress bar on rank 0.
@@ -80,15 +81,27 @@ class TrainingConfig(Config):
     log_every: int = Field(default=20, gt=0)
     checkpoint_every: int = Field(default=500, gt=0)
     evaluate_every: int = Field(default=0, ge=0)
-    average_decay: float | None = Field(default=None, gt=0, lt=1)
+    average: AverageConfig | None = None
     compile: bool = False
     progress: bool = True
+
+    @model_validator(mode="before")
+    @classmethod
+    def _refuse_constant_decay(cls, values: Any) -> Any:
+        if isinstance(values, Mapping) and "average_decay" in values:
+            raise ValueError(
+                "average_decay is no setting any more; give average: {} for the published moving average, or its "
+                "momentum (1 - average_decay) and warmup, and null or nothing for none."
+            )
+        return values
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         shards_weights = isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.zero_stage == 3
-        if shards_weights and self.average_decay is not None:
-            raise ValueError("average_decay needs whole weights on every rank; use engine.zero_stage 0, 1 or 2.")
+        if self.average is not None:
+            self.average.check_length(self.steps)
+        if shards_weights and self.average is not None:
+            raise ValueError("average needs whole weights on every rank; use engine.zero_stage 0, 1 or 2.")
         if shards_weights and self.compile:
             raise ValueError("compile would start anew for every weight that ZeRO-3 gathers; use engine.zero_stage 2.")
         return self
@@ -145,9 +158,7 @@ def train(
     if config.compile:
         compile_backbone(method)
     engine = build_engine(config.engine, method, settings, state)
-    average = None
-    if config.average_decay is not None:
-        average = WeightAverage(engine.method, config.average_decay, state.average if state is not None else None)
+    average = None if config.average is None else _average(engine.method, config.average, config.steps - start, state)
     del state
     meter = _Meter(config, context, flops_per_crop(method), peak_flops(context.device, config.engine.precision))
     with _progress_bar(config, context, start) as bar:
@@ -198,6 +209,13 @@ def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState 
     return state, progress
 
 
+def _average(method: nn.Module, config: AverageConfig, remaining: int, state: EngineState | None) -> WeightAverage:
+    if state is not None and state.average:
+        return WeightAverage(method, config, state.average, state.average_updates)
+    config.check_length(remaining)  # again: it may begin in the middle of a run
+    return WeightAverage(method, config)
+
+
 def _save(
     engine: Engine,
     average: WeightAverage | None,
@@ -207,12 +225,12 @@ def _save(
     datasets: tuple[str, ...],
     metrics: Mapping[str, float],
 ) -> None:
-    synchronise_batchnorm(engine.method)
+    _synchronise(engine.method, average)
     state = engine.snapshot()
     folder = None
     if state is not None:
         if average is not None:
-            state.average = average.tensors()
+            state.average, state.average_updates = average.tensors(), average.updates
         folder = context.scratch()
         progress = Progress(
             step=step,
@@ -227,12 +245,20 @@ def _save(
 
 
 def _evaluate(engine: Engine, average: WeightAverage | None, evaluate: Evaluate, step: int) -> Mapping[str, float]:
-    synchronise_batchnorm(engine.method)
+    _synchronise(engine.method, average)
     engine.method.eval()
     with torch.no_grad(), nullcontext() if average is None else average.applied(engine.method):
         metrics = evaluate(engine.method, step)
     engine.method.train()
     return metrics
+
+
+def _synchronise(method: nn.Module, average: WeightAverage | None) -> None:
+    """Gives every rank the same statistics, also those that belong to the average."""
+    if average is not None:
+        with average.applied(method):
+            synchronise_batchnorm(method)
+    synchronise_batchnorm(method)
 
 
 def _of_the_same_datasets(

@@ -31,6 +31,7 @@ from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
+from posecore.training.ema import AverageConfig
 from posecore.training.engine import EngineState
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
@@ -534,7 +535,7 @@ def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, che
         seed=3,
         optimizer=OptimizerConfig(lr=1e-3, layer_decay=1.0),
         checkpoint_every=checkpoint_every,
-        average_decay=0.9,
+        average=AverageConfig(momentum=0.7, warmup=0),
         progress=False,
     )
     torch.set_num_threads(1)

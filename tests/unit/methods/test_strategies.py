@@ -24,7 +24,7 @@ from posecore.models.saving import load_model, save_model
 from posecore.models.warm_start import warm_start
 from posecore.models.weights.write import write_weights
 from posecore.training.context import LocalContext
-from posecore.training.ema import WeightAverage
+from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.tiny_training import (
@@ -358,7 +358,8 @@ def test_sapiens2_has_layers_for_low_rank_updates(strategy: str) -> None:
 
 def test_a_moving_average_leaves_what_is_frozen_alone() -> None:
     method = _adaptation("lora")
-    average = WeightAverage(method, 0.9)
+    average = WeightAverage(method, AverageConfig(momentum=0.1, warmup=0))
+    average.update(method)
     first = average.tensors()
     with torch.no_grad():
         for parameter in method.parameters():

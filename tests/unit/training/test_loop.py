@@ -1,5 +1,8 @@
 """The loop in one process, without Ray and without DeepSpeed."""
 
+import hashlib
+import json
+import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -9,11 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posecore.errors import CheckpointError, IntegrityError, PreflightError
+from posecore.errors import CheckpointError, ConfigError, IntegrityError, PreflightError
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.supervised import SupervisedHeads
 from posecore.schema import CropBatch
-from posecore.training.checkpoint import load_checkpoint, load_trained
+from posecore.training.checkpoint import load_checkpoint, load_trained, save_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState, TorchEngineConfig
 from posecore.training.loop import TrainingConfig, seed_step, train
@@ -100,37 +103,100 @@ def _train(run_dir: Path, config: TrainingConfig, **arguments: object) -> list[t
     return logged
 
 
+WEIGHT = "model.backbone.blocks.0.attn.qkv.weight"
+STATISTIC = "model.heads.people.deconv_layers.4.running_var"
+
+
 def test_an_average_is_kept_evaluated_and_resumed(tmp_path: Path) -> None:
-    name = "model.backbone.blocks.0.attn.qkv.weight"
-    evaluated: list[torch.Tensor] = []
+    """Statistics as well as weights: what is evaluated are those of the average."""
+    evaluated: list[dict[str, torch.Tensor]] = []
 
     def evaluate(method: nn.Module, step: int) -> dict[str, float]:
-        evaluated.append(method.get_parameter(name).detach().clone())
+        evaluated.append({name: tensor.detach().clone() for name, tensor in method.state_dict().items()})
         return {}
 
-    every = {"checkpoint_every": 1, "evaluate_every": 1}
-    _train(tmp_path / "whole", _config(average_decay=0.5, **every), evaluate=evaluate)
-    weights = []
+    every = {"checkpoint_every": 1, "evaluate_every": 1, "average": {"momentum": 0.8, "warmup": 0}}
+    _train(tmp_path / "whole", _config(**every), evaluate=evaluate)
+    present = []
     for step in (2, 3, 4):
         (folder,) = (tmp_path / "whole" / "checkpoints").glob(f"step_{step:08d}_*")
         state = load_checkpoint(folder)[0]
-        weights.append(state.weights[name])
-        assert torch.equal(evaluated[step - 1], state.average[name])
-    torch.testing.assert_close(evaluated[2], 0.5 * evaluated[1] + 0.5 * weights[1])
-    torch.testing.assert_close(evaluated[3], 0.5 * evaluated[2] + 0.5 * weights[2])
+        present.append(state.weights | state.buffers)
+        assert state.average_updates == step
+        for name, tensor in state.average.items():
+            assert torch.equal(evaluated[step - 1][name], tensor), name
+    for name in (WEIGHT, STATISTIC):
+        assert not torch.equal(present[1][name], present[2][name])
+        torch.testing.assert_close(evaluated[2][name], 0.2 * evaluated[1][name] + 0.8 * present[1][name])
+        torch.testing.assert_close(evaluated[3][name], 0.2 * evaluated[2][name] + 0.8 * present[2][name])
+    assert evaluated[3]["model.heads.people.deconv_layers.4.num_batches_tracked"] == 4
 
     method = SupervisedHeads(tiny_model())
     load_trained(folder, method)
-    assert torch.equal(method.get_parameter(name), evaluated[3])
+    for name, tensor in method.state_dict().items():
+        assert torch.equal(tensor, evaluated[3][name]), name
     shutil.copytree(tmp_path / "whole", tmp_path / "resumed")
     shutil.rmtree(tmp_path / "resumed" / "checkpoints" / folder.name)
-    _train(tmp_path / "resumed", _config(average_decay=0.5, **every))
-    assert torch.equal(_last(tmp_path / "resumed").average[name], evaluated[3])
+    _train(tmp_path / "resumed", _config(**every))
+    resumed = _last(tmp_path / "resumed")
+    assert resumed.average_updates == 4
+    for name, tensor in resumed.average.items():
+        assert torch.equal(tensor, evaluated[3][name]), name
+
+
+def test_a_run_whose_average_had_a_constant_decay_and_no_statistics_goes_on(tmp_path: Path) -> None:
+    _train(tmp_path, _config(average={}))
+    folder = next((tmp_path / "checkpoints").glob("step_00000002_*"))
+    shutil.rmtree(next((tmp_path / "checkpoints").glob("step_00000004_*")))
+    state, progress = load_checkpoint(folder)
+    older = {name: tensor + 1 for name, tensor in state.average.items() if name in state.weights}
+    save_checkpoint(folder, replace(state, average=older), progress)
+    values = json.loads((folder / "state.json").read_text())
+    del values["average_updates"]  # unknown to that format, as the statistics were
+    values["config"] = values["config"] | {"average_decay": 0.999}
+    _rewrite(folder, values)
+
+    method = SupervisedHeads(tiny_model())
+    load_trained(folder, method)
+    assert torch.equal(method.state_dict()[WEIGHT], older[WEIGHT])
+    assert torch.equal(method.state_dict()[STATISTIC], state.buffers[STATISTIC])
+    _train(tmp_path, _config(average={"momentum": 0.7, "warmup": 4}, checkpoint_every=1))
+    third, ended = (load_checkpoint(next((tmp_path / "checkpoints").glob(f"step_{step:08d}_*")))[0] for step in (3, 4))
+    assert ended.average_updates == 4
+    for name, start in ((WEIGHT, older[WEIGHT]), (STATISTIC, state.buffers[STATISTIC])):
+        expected = start
+        for update, present in ((2, third), (3, ended)):
+            share = 0.7 + 0.3 * math.exp(-(1 + update) / 4)
+            expected = (1 - share) * expected + share * (present.weights | present.buffers)[name]
+        torch.testing.assert_close(ended.average[name], expected)
+
+
+def _rewrite(folder: Path, values: dict[str, object]) -> None:
+    data = json.dumps(values).encode()
+    (folder / "state.json").write_bytes(data)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest["files"]["state.json"] = {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
 def test_an_average_needs_whole_weights() -> None:
-    with pytest.raises(ValueError, match=r"average_decay needs whole weights on every rank; use engine\.zero_stage"):
-        _config(average_decay=0.9, engine={"kind": "deepspeed", "zero_stage": 3})
+    with pytest.raises(ValueError, match=r"average needs whole weights on every rank; use engine\.zero_stage"):
+        _config(average={}, engine={"kind": "deepspeed", "zero_stage": 3})
+
+
+def test_an_average_longer_than_the_run_is_refused(tmp_path: Path) -> None:
+    """Also one that begins in the middle of it."""
+    with pytest.raises(ValueError, match=r"94 % of what is kept after its 300 steps would be the weights it started"):
+        _config(average={"momentum": 2e-4, "warmup": 0}, steps=300)
+    _train(tmp_path, _config())
+    average = {"momentum": 0.7, "warmup": 0}
+    with pytest.raises(ConfigError, match=r"9 % of what is kept after its 3 steps would be"):
+        _train(tmp_path, _config(steps=7, average=average))
+
+
+def test_the_former_setting_names_the_new_one() -> None:
+    with pytest.raises(ValueError, match=r"average_decay is no setting any more; give average: {} for the published"):
+        _config(average_decay=0.9998)
 
 
 def test_a_compiled_backbone_trains_alike(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
