@@ -13,7 +13,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import build_model
-from posecore.models.saving import CARD_FILE, save_model
+from posecore.models.saving import holds_model, save_model
 from posecore.models.warm_start import WarmStart, warm_start
 from posecore.skeletons.compare import compare_skeletons
 from posecore.training.gpus import find_gpu
@@ -64,7 +64,7 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     decided = {"parent": parent.source.sha256, "card": model.card.model_dump(mode="json"), "seed": config.training.seed}
     folder = config.folder / "start" / digest_json(decided)[:12] / "model"
     model.card = model.card.model_copy(update={"lineage": {"parent": dict(parent.record)}})
-    if not (folder / CARD_FILE).exists():  # which is written last
+    if not holds_model(folder):
         save_model(model, folder)
     return Start(str(folder), model.card, report, differences, fresh_head=not head.copied)
 

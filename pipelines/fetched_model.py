@@ -8,7 +8,7 @@ from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import CARD_FILE, save_model
+from posecore.models.saving import holds_model, save_model
 from posecore.models.weights.initial import SourceConfig, pin
 from posecore.schema import Json
 
@@ -58,6 +58,6 @@ def fetch_model(wanted: SourceConfig, folder: Path, tracking: Tracking) -> Fetch
         model = source.read()
         record = source.provenance(model)
     copy = folder / str(source.sha256)[:12]
-    if not (copy / CARD_FILE).exists():  # which is written last
+    if not holds_model(copy):
         save_model(model, copy)
     return FetchedModel(model, pin(SourceConfig(source=str(copy))), record, version)

@@ -23,6 +23,7 @@ from posecore.lineage.model_card import model_card
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
+from posecore.models.saving import verify_model
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
@@ -55,9 +56,12 @@ def register_model(
 
     Raises:
         LineageError: the registry refused, or no training data is named.
+        CheckpointError: there is no whole model in the folder, or a weight of it is not finite.
+        IntegrityError: its weights are not those that were saved.
     """
     if not any(use.role == "training" for use in datasets) and parent is None:
         raise LineageError(f"model {name}: neither training data nor a parent is named; lineage would be empty.")
+    verify_model(model_folder)
     client = run.tracking.client
     weights = weights_of(model_folder)
     binding: list[DatasetUse | WeightsUse] = [*(use for use in datasets if use.role == "training"), *weights]

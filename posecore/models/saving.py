@@ -2,11 +2,18 @@
 
 ``model.json`` is written last and holds the hash of the weights, so a folder is a whole model or none. Neither file
 can run code when it is read.
+
+A model that is there already is replaced by two steps: both files are written beside it, the card last, and then they
+take the places of the old ones, the card last again. Until the new card lies beside the old model, that is the model;
+from then on the new one is, and whoever reads the folder next finishes what was interrupted.
 """
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
 
 import safetensors
 import torch
@@ -17,42 +24,75 @@ from torch import Tensor, nn
 from posecore.config import parse_config
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.architecture import ModelCard
+from posecore.models.finite import refuse_nonfinite
 from posecore.models.pose_model import PoseModel
-from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.storage import AnyPath, as_path, sha256_of, write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 FORMAT = 1
+_NEXT_WEIGHTS, _NEXT_CARD, _PART_CARD = f".next.{WEIGHTS_FILE}", f".next.{CARD_FILE}", f".part.{CARD_FILE}"
+_NONFINITE_ADVICE = "the training that wrote it went wrong; use another."
 
 
 def save_model(model: PoseModel, folder: str | AnyPath) -> AnyPath:
-    """Writes a model folder.
+    """Writes a model folder; killed at any time, it leaves the model that was there, or this one.
 
     Args:
         model: its :attr:`~PoseModel.card` says what is written beside the weights.
-        folder: is created; a model in it is replaced.
+        folder: is created; a model in it is replaced, for which there must be space beside it.
 
     Returns:
         The folder.
+
+    Raises:
+        CheckpointError: a weight is not finite, or the folder cannot be written; what was in it is still there.
     """
     folder = as_path(folder)
-    (folder / CARD_FILE).unlink(missing_ok=True)
-    weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in model.state_dict().items()})
-    write_atomically(folder / WEIGHTS_FILE, weights)
+    state = model.state_dict()
+    refuse_nonfinite(state, f"the model for {folder}", "it is not saved; train again from a finite checkpoint.")
+    weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in state.items()})
     value = {
         "format": FORMAT,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
         "card": model.card.model_dump(mode="json"),
     }
-    write_atomically(folder / CARD_FILE, json.dumps(value, indent=1).encode())
+    try:
+        _finish_saving(folder)
+        _write_beside(folder / _NEXT_WEIGHTS, weights)
+        _write_beside(folder / _PART_CARD, json.dumps(value, indent=1).encode())
+        _replace(folder, _PART_CARD, _NEXT_CARD)
+        _finish_saving(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"{folder}: the model cannot be written ({error.strerror or error}), and what was there is left as it was; "
+            "free some space or choose another folder."
+        ) from error
     return folder
+
+
+def holds_model(folder: str | AnyPath) -> bool:
+    """Whether a whole model was saved in a folder; finishes saving it if that was interrupted.
+
+    Raises:
+        IntegrityError: it was, and the folder cannot be written.
+    """
+    folder = as_path(folder)
+    try:
+        _finish_saving(folder)
+    except OSError as error:
+        raise IntegrityError(
+            f"{folder}: saving a model was interrupted and cannot be finished here ({error.strerror or error}); "
+            "read it once where the folder can be written."
+        ) from None
+    return (folder / CARD_FILE).exists()
 
 
 def load_model(folder: str | AnyPath) -> PoseModel:
     """Reads a model folder; the model comes in evaluation mode.
 
     Raises:
-        CheckpointError: there is no whole model in the folder, or its weights are of another architecture.
+        CheckpointError: there is no whole model in the folder, its weights are of another architecture, or not finite.
         IntegrityError: the weights are not those that were saved.
     """
     folder = as_path(folder)
@@ -61,8 +101,7 @@ def load_model(folder: str | AnyPath) -> PoseModel:
         weights = (folder / WEIGHTS_FILE).read_bytes()
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no whole model: {WEIGHTS_FILE} is missing.") from None
-    if hashlib.sha256(weights).hexdigest() != sha256:
-        raise IntegrityError(f"{folder / WEIGHTS_FILE} is not the file that was saved (hashes differ); copy it again.")
+    _check_hash(folder, hashlib.sha256(weights).hexdigest(), sha256)
     model = PoseModel(card)
     try:
         tensors = load_tensors(weights)
@@ -70,6 +109,26 @@ def load_model(folder: str | AnyPath) -> PoseModel:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}).") from None
     load_weights(model, tensors, origin=str(folder / WEIGHTS_FILE))
     return model.eval()
+
+
+def verify_model(folder: Path) -> None:
+    """Reads a saved model once, a tensor at a time, before it is handed on.
+
+    Raises:
+        CheckpointError: there is no whole model in the folder, or a weight is not finite.
+        IntegrityError: the weights are not those that were saved.
+    """
+    _, sha256 = _read_card(folder)
+    path = folder / WEIGHTS_FILE
+    try:
+        _check_hash(folder, sha256_of(path), sha256)
+        with safetensors.safe_open(path, framework="pt") as file:
+            tensors = ((name, file.get_tensor(name)) for name in file.keys())  # noqa: SIM118 (it is no mapping)
+            refuse_nonfinite(tensors, str(path), _NONFINITE_ADVICE)
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no whole model: {WEIGHTS_FILE} is missing.") from None
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(f"{path} is not a safetensors file ({error}).") from None
 
 
 def load_outline(folder: str | AnyPath) -> PoseModel:
@@ -86,6 +145,7 @@ def load_outline(folder: str | AnyPath) -> PoseModel:
 
 def _read_card(folder: AnyPath) -> tuple[ModelCard, str]:
     """The card, and the SHA-256 of the weights that belong to it."""
+    holds_model(folder)
     try:
         value = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -99,6 +159,43 @@ def _read_card(folder: AnyPath) -> tuple[ModelCard, str]:
     return parse_config(value["card"], ModelCard, origin=str(folder / CARD_FILE)), value["weights_sha256"]
 
 
+def _write_beside(path: AnyPath, data: bytes) -> None:
+    """Under one name, so that what a killed process leaves is overwritten by the next and not kept for ever."""
+    if not isinstance(path, Path):
+        write_atomically(path, data)
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def _finish_saving(folder: AnyPath) -> None:
+    """Puts a model that lies whole beside another, which its card says, in the other's place."""
+    if not (folder / _NEXT_CARD).exists():
+        return
+    for source, target in ((_NEXT_WEIGHTS, WEIGHTS_FILE), (_NEXT_CARD, CARD_FILE)):
+        with suppress(FileNotFoundError):  # done before the interruption, or by another process just now
+            _replace(folder, source, target)
+
+
+def _replace(folder: AnyPath, source: str, target: str) -> None:
+    if isinstance(folder, Path):
+        (folder / source).replace(folder / target)
+    else:  # an object store copies each object whole, or not at all
+        folder.fs.mv((folder / source).path, (folder / target).path)
+
+
+def _check_hash(folder: AnyPath, found: str, stated: str) -> None:
+    if found != stated:
+        raise IntegrityError(f"{folder / WEIGHTS_FILE} is not the file that was saved (hashes differ); copy it again.")
+
+
 def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) -> None:
     """Copies tensors into a module if, and only if, names and shapes are exactly the module's.
 
@@ -108,7 +205,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
         origin: where they come from, for the error message.
 
     Raises:
-        CheckpointError: one sentence naming what is missing, unexpected or of another shape.
+        CheckpointError: one sentence naming what is missing, unexpected, of another shape or not finite.
     """
     expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     problems = [
@@ -126,6 +223,7 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     found = [f"{kind}: {_shortened(names)}" for kind, names in problems if names]
     if found:
         raise CheckpointError(f"{origin} belongs to another architecture; {'; '.join(found)}.")
+    refuse_nonfinite(tensors, origin, _NONFINITE_ADVICE)
     module.load_state_dict(dict(tensors))
 
 

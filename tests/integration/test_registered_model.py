@@ -20,10 +20,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import ConfigError, LineageError, PredictionError
+from posecore.errors import CheckpointError, ConfigError, LineageError, PredictionError
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
@@ -35,7 +36,7 @@ from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_v
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
-from posecore.models.saving import load_model, save_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Record
@@ -176,6 +177,21 @@ def test_a_model_without_data_or_parent_is_not_registered(store: Tracking, model
     with pytest.raises(LineageError, match="lineage would be empty"):
         register_model(store.start_run("train", {}), "orphan", model_folder, [], [])
     assert store.client.search_registered_models("name = 'orphan'") == []
+
+
+def test_a_model_that_is_not_finite_is_not_registered(
+    store: Tracking, split: DatasetUse, model_folder: Path, tmp_path: Path
+) -> None:
+    name = "heads.mpii.final_layer.bias"
+    tensors = load_file(model_folder / WEIGHTS_FILE)
+    tensors[name][2] = float("nan")
+    save_file(tensors, tmp_path / WEIGHTS_FILE)
+    digest = hashlib.sha256((tmp_path / WEIGHTS_FILE).read_bytes()).hexdigest()
+    card = json.loads((model_folder / CARD_FILE).read_text()) | {"weights_sha256": digest}
+    (tmp_path / CARD_FILE).write_text(json.dumps(card))
+    with pytest.raises(CheckpointError, match=rf"NaN or infinity in {name}; "):
+        register_model(store.start_run("train", {}), "broken", tmp_path, [split], [])
+    assert store.client.search_registered_models("name = 'broken'") == []
 
 
 def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_folder: Path) -> None:

@@ -13,7 +13,7 @@ from posecore.models.architecture import ModelCard
 from posecore.models.catalog import CATALOG, PublishedModel, find
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, holds_model, load_model
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
@@ -148,7 +148,7 @@ def _locate_published(model: PublishedModel, revision: str | None) -> Located:
 
 
 def _weights_in(folder: Path) -> Path:
-    if (folder / CARD_FILE).is_file():
+    if holds_model(folder):
         return folder
     for pattern in (f"*{INDEX_SUFFIX}", "*.safetensors"):
         found = sorted(folder.glob(pattern))

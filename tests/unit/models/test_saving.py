@@ -1,13 +1,33 @@
+import hashlib
 import json
+import os
+import resource
+import subprocess
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import save as save_tensors
 
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.heads import SimpleHeadConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, load_weights, save_model
+from posecore.models.saving import (
+    CARD_FILE,
+    WEIGHTS_FILE,
+    holds_model,
+    load_model,
+    load_weights,
+    save_model,
+    verify_model,
+)
+from posecore.storage import AnyPath, as_path
+from tests.support import killed_saving
+from tests.support.killed_saving import filled
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 
 
@@ -75,3 +95,127 @@ def test_another_architecture_is_refused_in_one_sentence() -> None:
     extra = {**model.state_dict(), "cls_token": torch.zeros(1)}
     with pytest.raises(CheckpointError, match="unexpected: cls_token"):
         load_weights(model, extra, origin="x")
+
+
+def _value(folder: AnyPath) -> float:
+    return float(load_model(folder).backbone.pos_embed.detach().mean())
+
+
+def test_a_save_killed_at_any_file_operation_leaves_one_of_the_two_models(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, killed_saving.__file__, str(tmp_path / "model")],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        check=True,
+        timeout=120,
+    )
+    kills = json.loads(done.stdout)
+    assert len(kills) >= 5, kills
+    values = [kill["value"] for kill in kills]
+    assert set(values) == {1.0, 2.0}, "some kills came before the new model was whole, some after"
+    assert values == sorted(values), "once the new one is read, it is never the old one again"
+    for kill in kills:
+        assert {name for name in kill["left"] if not name.startswith(".")} == {CARD_FILE, WEIGHTS_FILE}
+        assert kill["then"] == [CARD_FILE, WEIGHTS_FILE], "the next save leaves nothing behind"
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+    """Makes room for so many bytes only in ``tmp_path / "disk"``: on a file system of its own, by root.
+
+    Elsewhere no file may grow beyond that. Either way the kernel refuses to write more, in the middle of a file.
+    """
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
+    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+
+    @contextmanager
+    def filled_but_for(room: int) -> Iterator[None]:
+        if mounted:
+            disk = os.statvfs(folder)
+            (folder / "ballast").write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
+            yield
+            (folder / "ballast").unlink()
+        else:
+            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+            yield
+            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+
+    yield filled_but_for
+    if mounted:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_disk_leaves_the_model_that_was_there(
+    tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+) -> None:
+    folder = tmp_path / "disk" / "model"
+    save_model(filled(1.0), folder)
+    full = pytest.raises(
+        CheckpointError,
+        match=r"model: the model cannot be written \((No space left on device|File too large)\), and what was there is",
+    )
+    with small_disk((folder / WEIGHTS_FILE).stat().st_size // 2), full:
+        save_model(filled(2.0), folder)
+    assert sorted(path.name for path in folder.iterdir()) == [CARD_FILE, WEIGHTS_FILE]
+    assert _value(folder) == 1.0
+    save_model(filled(2.0), folder)
+    assert _value(folder) == 2.0
+
+
+@pytest.mark.parametrize("weights_done", [False, True])
+def test_an_interrupted_save_is_finished_in_an_object_store_too(weights_done: bool) -> None:
+    folder = as_path(f"memory://{uuid.uuid4().hex}")
+    save_model(filled(1.0), folder)
+    save_model(filled(2.0), folder / "new")
+    for name in (CARD_FILE,) if weights_done else (WEIGHTS_FILE, CARD_FILE):
+        (folder / f".next.{name}").write_bytes((folder / "new" / name).read_bytes())
+    if weights_done:
+        (folder / WEIGHTS_FILE).write_bytes((folder / "new" / WEIGHTS_FILE).read_bytes())
+    assert _value(folder) == 2.0
+    assert sorted(path.name for path in folder.iterdir() if path.is_file()) == [CARD_FILE, WEIGHTS_FILE]
+
+
+def test_an_interrupted_first_save_is_a_model_once_its_card_is_written(tmp_path: Path) -> None:
+    save_model(filled(2.0), tmp_path)
+    (tmp_path / CARD_FILE).rename(tmp_path / f".next.{CARD_FILE}")
+    assert holds_model(tmp_path)
+    assert _value(tmp_path) == 2.0
+    (tmp_path / CARD_FILE).unlink()
+    assert not holds_model(tmp_path)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_what_is_not_finite_is_neither_saved_nor_loaded_nor_handed_on(tmp_path: Path, bad: float) -> None:
+    """One weight and one running mean are; both are named, and the model that was there stays."""
+    save_model(filled(1.0), tmp_path)
+    verify_model(tmp_path)
+    model = filled(2.0)
+    with torch.no_grad():
+        model.get_parameter("backbone.last_norm.bias")[3] = bad
+        model.get_buffer("heads.dogs.deconv_layers.4.running_var")[-1] = bad
+    named = r"NaN or infinity in backbone\.last_norm\.bias, heads\.dogs\.deconv_layers\.4\.running_var; "
+    with pytest.raises(CheckpointError, match=named + "it is not saved"):
+        save_model(model, tmp_path)
+    assert _value(tmp_path) == 1.0
+
+    weights = save_tensors({name: tensor.contiguous() for name, tensor in model.state_dict().items()})
+    (tmp_path / WEIGHTS_FILE).write_bytes(weights)
+    card = json.loads((tmp_path / CARD_FILE).read_text()) | {"weights_sha256": hashlib.sha256(weights).hexdigest()}
+    (tmp_path / CARD_FILE).write_text(json.dumps(card))
+    for read in (load_model, verify_model):
+        with pytest.raises(CheckpointError, match=r"model\.safetensors: " + named + "the training that wrote it went"):
+            read(tmp_path)
+
+
+def test_a_changed_file_is_not_handed_on(tmp_path: Path) -> None:
+    save_model(filled(1.0), tmp_path)
+    weights = (tmp_path / WEIGHTS_FILE).read_bytes()
+    (tmp_path / WEIGHTS_FILE).write_bytes(weights[:-1] + bytes([weights[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="hashes differ"):
+        verify_model(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    with pytest.raises(CheckpointError, match=r"model\.safetensors is missing"):
+        verify_model(tmp_path)
