@@ -24,7 +24,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import IngestError, PoseCoreError
 from posecore.ingest.plan import IngestJob, IngestSettings, PlannedShard, ingest_job
-from posecore.ingest.run import ingest
+from posecore.ingest.run import advice, ingest
 from posecore.ingest.write import WrittenShard, write_shard
 from posecore.shards.manifest import Manifest
 from posecore.storage import AnyPath
@@ -78,7 +78,11 @@ def ingest_split(
     def on_ray(job: IngestJob, shards: tuple[PlannedShard, ...]) -> Iterator[WrittenShard]:
         return _write_on_ray(job, shards, workers)
 
-    return ingest(job, read_split(definition, split, source), on_ray)
+    manifest = ingest(job, read_split(definition, split, source), on_ray)
+    told = advice(manifest)
+    if told is not None:
+        print(told)
+    return manifest
 
 
 def _write_on_ray(job: IngestJob, shards: tuple[PlannedShard, ...], workers: int | None) -> Iterator[WrittenShard]:

@@ -37,13 +37,16 @@ class IngestSettings(Config):
 
     Attributes:
         images_per_shard: samples in every shard but the last.
-        decode: ``header`` reads sizes and end marks; ``full`` also decodes every image, about eight times slower.
+        decode: ``header`` follows every file's structure to its end, checksums of PNGs included; ``full`` also decodes
+            every image, about four times slower.
+        decode_share: part of the images that ``header`` decodes all the same, chosen by the hash of their bytes.
         max_image_pixels: larger images are rejected by their header, before anything decodes them.
         max_image_bytes: larger files are rejected unread.
     """
 
     images_per_shard: int = Field(1000, ge=1)
     decode: Literal["header", "full"] = "header"
+    decode_share: float = Field(0.01, ge=0, le=1)
     max_image_pixels: int = Field(100_000_000, ge=1)
     max_image_bytes: int = Field(256 << 20, ge=1)
 

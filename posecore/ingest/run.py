@@ -9,7 +9,7 @@ import pyarrow as pa
 from posecore import __version__
 from posecore.datasets.areas import impossible_areas
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.plan import IngestJob, Plan, PlannedShard, plan_shards
+from posecore.ingest.plan import IngestJob, IngestSettings, Plan, PlannedShard, plan_shards
 from posecore.ingest.stages import load_stages
 from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, write_shard
 from posecore.schema import Record, Reject
@@ -59,6 +59,22 @@ def ingest(job: IngestJob, source: Iterable[Record | Reject], execute: Executor 
         plan.tally.add(shard.commit.stages, shard.commit.rejects)
     with no_space_is_an_ingest_error(job.folder):
         return _publish(plan, written)
+
+
+def advice(manifest: Manifest) -> str | None:
+    """What somebody should be told of an ingestion that went well, or None.
+
+    Images that pass every check but decoding are found only among those that were decoded.
+    """
+    settings = IngestSettings.model_validate(manifest.settings)
+    found = manifest.rejects.get("undecodable-image", 0)
+    if settings.decode == "full" or not found:
+        return None
+    return (
+        f"{manifest.dataset} {manifest.split}: {found} of the {settings.decode_share:.0%} of the images that were "
+        "decoded cannot be; there will be more among the others, which decoding all of them finds (--decode full, or "
+        "decode: full of the ingest settings)."
+    )
 
 
 def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:

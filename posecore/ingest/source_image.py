@@ -1,26 +1,26 @@
-"""Reading one source image: whole, bounded, and judged by its header and its end before anything decodes it."""
+"""Reading one source image: whole, bounded, and judged by its structure before anything decodes it."""
 
 import hashlib
-import os
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 import simplejpeg
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
 from posecore.errors import ImageHeaderError
-from posecore.image_header import ImageFormat, has_end_mark, image_size
+from posecore.image_header import ImageFormat, image_size
+from posecore.image_structure import find_damage
 from posecore.ingest.plan import IngestSettings
-from posecore.storage import AnyPath
+from posecore.storage import AnyPath, TooLarge, read_at_most
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
 """Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
 
-_JPEG_SCAN = b"\xff\xda"
+_CORRUPT = ("Corrupt JPEG data", "Premature end of JPEG file")
+"""What libjpeg says of a picture that it goes on to fill with whatever comes out."""
 _PNG_PIXELS = slice(24, 26)  # bit depth and colour type, within the IHDR chunk
 _GREY_OF_16_BITS = b"\x10\x00"
 
@@ -65,22 +65,23 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         path: the file.
         width: pixels the annotation states; 0 if it does not.
         height: likewise.
-        settings: limits, and whether to decode.
+        settings: limits, and what to decode.
 
     Returns:
         The image, or the reason: ``missing-image``, ``unreadable-image``, ``empty-image``, ``too-large``,
-        ``not-an-image``, ``too-many-pixels``, ``size-mismatch``, ``truncated-image``, ``undecodable-image``.
+        ``not-an-image``, ``too-many-pixels``, ``size-mismatch``, ``truncated-image``, ``damaged-image``,
+        ``undecodable-image``.
     """
     try:
-        data = _read_at_most(path, settings.max_image_bytes + 1)
+        data = read_at_most(path, settings.max_image_bytes)
     except (FileNotFoundError, NotADirectoryError):
         return Unusable("missing-image", f"{path} does not exist.")
+    except TooLarge as error:
+        return Unusable("too-large", f"{path}: {error.strerror}.")
     except OSError as error:
         return Unusable("unreadable-image", f"{path} cannot be read ({error.strerror or error}).")
     if not data:
         return Unusable("empty-image", f"{path} has 0 bytes.")
-    if len(data) > settings.max_image_bytes:
-        return Unusable("too-large", f"{path} has more than the {settings.max_image_bytes} bytes allowed.")
     try:
         size = image_size(data)
     except ImageHeaderError as error:
@@ -90,11 +91,14 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
     if (width and size.width != width) or (height and size.height != height):
         stored = f"{size.width}x{size.height}"
         return Unusable("size-mismatch", f"{path} is {stored} pixels, the annotation says {width}x{height}.")
-    if not _is_whole(data, size.format):
-        return Unusable("truncated-image", f"{path} ends before its {size.format.upper()} end mark.")
-    if settings.decode == "full" and not _decodes(data, size.width, size.height):
-        return Unusable("undecodable-image", f"{path} cannot be decoded.")
+    damage = find_damage(data, size.format)
+    if damage is not None:
+        return Unusable("truncated-image" if damage.is_cut else "damaged-image", f"{path} {damage.what}.")
     sha256 = hashlib.sha256(data).hexdigest()
+    if settings.decode == "full" or int(sha256[:8], 16) < settings.decode_share * (1 << 32):
+        problem = _decoding_problem(data, size.width, size.height)
+        if problem is not None:
+            return Unusable("undecodable-image", f"{path} cannot be decoded ({problem}).")
     return SourceImage(data, size.format, size.width, size.height, sha256, xxh3_64_intdigest(data))
 
 
@@ -119,31 +123,24 @@ def read_depth_image(path: AnyPath, width: int, height: int, settings: IngestSet
     return depth
 
 
-def _read_at_most(path: AnyPath, num_bytes: int) -> bytes:
-    if not isinstance(path, Path):
-        with path.open("rb") as file:
-            return file.read(num_bytes)
-    descriptor = os.open(path, os.O_RDONLY)  # a buffered file would cost as much as hashing the content
+def _decoding_problem(data: bytes, width: int, height: int) -> str | None:
     try:
-        return os.read(descriptor, min(os.fstat(descriptor).st_size, num_bytes))
-    finally:
-        os.close(descriptor)
-
-
-def _is_whole(data: bytes, image_format: ImageFormat) -> bool:
-    if image_format == "jpeg":
-        # Metadata may hold a preview with an end mark of its own, so only what follows the first scan counts.
-        return data.endswith(b"\xff\xd9") or has_end_mark(data[data.rfind(_JPEG_SCAN) :], image_format)
-    return has_end_mark(data[-(1 << 16) :], image_format)
-
-
-def _decodes(data: bytes, width: int, height: int) -> bool:
-    with suppress(ValueError):  # no JPEG, or anything odd in it; then OpenCV decides whether it is an image
         # Every coefficient is read, but the pixels of one channel are enough to know that it can be.
-        return bool(simplejpeg.decode_jpeg(data, "GRAY").shape[:2] == (height, width))
-    flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+        image = simplejpeg.decode_jpeg(data, "GRAY")
+    except ValueError as error:  # no JPEG, one of colours that have no grey, or one whose coefficients are damaged
+        said = str(error)
+        if said.startswith(_CORRUPT):
+            return said
+        image = _decoded_by_opencv(data)
+    if image is None:
+        return "no decoder reads it"
+    found = image.shape[:2]
+    return None if found == (height, width) else f"its pixels are {found[1]}x{found[0]}"
+
+
+def _decoded_by_opencv(data: bytes) -> NDArray[np.uint8] | None:
     try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     except cv2.error:
-        return False
-    return image is not None and image.shape[:2] == (height, width)
+        return None
+    return None if image is None else np.asarray(image)

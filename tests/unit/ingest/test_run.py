@@ -3,9 +3,11 @@
 import os
 import resource
 import shutil
+import struct
 import subprocess
 import tarfile
 import uuid
+import zlib
 from dataclasses import replace
 
 import cv2
@@ -17,7 +19,7 @@ from upath import UPath
 
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.plan import plan_shards, sample_key
-from posecore.ingest.run import ingest
+from posecore.ingest.run import advice, ingest
 from posecore.ingest.write import write_shard
 from posecore.schema import Reject
 from posecore.shards.store import open_store
@@ -32,6 +34,21 @@ def root(tmp_path):
 @pytest.fixture
 def out(tmp_path):
     return tmp_path / "out"
+
+
+def with_settings(job, **changes):
+    return replace(job, settings=job.settings.model_copy(update=changes))
+
+
+def png_of_nothing(number=0):
+    """A PNG whose every checksum holds, and whose pixels are too few; of other bytes for each number."""
+
+    def chunk(kind, body):
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 64, 48, 8, 2, 0, 0, 0))
+    pixels = chunk(b"IDAT", zlib.compress(bytes([number]) * 50))
+    return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
 def quarantine(out):
@@ -122,13 +139,61 @@ def test_cut_pngs_and_bytes_after_the_end_mark(root, out):
 
 def test_full_decoding_finds_what_headers_cannot(root, out):
     source = records(root, 3)
+    (root / "images" / "0.jpg").write_bytes(png_of_nothing())
+    jpeg = picture(1)
+    middle = jpeg.index(b"\xff\xda") + 200
+    (root / "images" / "1.jpg").write_bytes(jpeg[:middle] + bytes(100) + jpeg[middle + 100 :])
+    plain = job(root, out, max_loss=0.8)
+    assert ingest(with_settings(plain, decode_share=0.0), source).rejects == {}
+    manifest = ingest(with_settings(plain, decode="full"), source)
+    assert manifest.rejects == {"undecodable-image": 2}
+    details = [row["detail"] for row in quarantine(out)]
+    assert "no decoder reads it" in details[0]
+    assert "Corrupt JPEG data" in details[1]
+    assert advice(manifest) is None, "nothing is left to be found"
+
+
+def test_a_share_is_decoded_whatever_the_shards_and_the_reader_is_told_what_it_means(root, tmp_path):
+    source = records(root, 20)
+    for number in range(10):
+        (root / "images" / f"{number}.jpg").write_bytes(png_of_nothing(number))
+    found = [
+        ingest(with_settings(job(root, tmp_path / str(size), size, max_loss=0.9), decode_share=0.5), source)
+        for size in (3, 20)
+    ]
+    rejected = [
+        sorted(row["source_id"] for row in quarantine(tmp_path / str(size)) if row["reason"] == "undecodable-image")
+        for size in (3, 20)
+    ]
+    assert rejected[0] == rejected[1]
+    assert 1 < len(rejected[0]) < 10
+    assert f"tiny train: {len(rejected[0])} of the 50% of the images" in advice(found[0])
+    assert "--decode full" in advice(found[0])
+
+
+def test_flipped_bytes_are_found_by_default(root, out):
+    source = records(root, 2)
     png = cv2.imencode(".png", cv2.imdecode(np.frombuffer(picture(0), np.uint8), 1))[1].tobytes()
     middle = len(png) // 2
     (root / "images" / "0.jpg").write_bytes(png[:middle] + bytes(64) + png[middle + 64 :])
-    plain = job(root, out, max_loss=0.5)
-    assert ingest(plain, source).rejects == {}
-    thorough = replace(plain, settings=plain.settings.model_copy(update={"decode": "full"}))
-    assert ingest(thorough, source).rejects == {"undecodable-image": 1}
+    assert ingest(job(root, out, max_loss=0.5), source).rejects == {"damaged-image": 1}
+
+
+@pytest.mark.parametrize("kind", ["pipe", "link to nothing", "giant"])
+def test_what_is_no_picture_file_is_neither_waited_for_nor_read(root, out, kind):
+    source = records(root, 2)
+    path = root / "images" / "0.jpg"
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "link to nothing":
+        path.symlink_to(root / "gone")
+    else:
+        with path.open("wb") as file:
+            file.truncate(100_001)
+    plain = with_settings(job(root, out, max_loss=0.5), max_image_bytes=100_000)
+    reasons = {"pipe": "unreadable-image", "link to nothing": "missing-image", "giant": "too-large"}
+    assert ingest(plain, source).rejects == {reasons[kind]: 1}
 
 
 def test_ingestion_does_not_change_the_records_it_is_given(root, out):
