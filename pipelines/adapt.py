@@ -32,7 +32,7 @@ from pipelines.label_check import LabelCheckConfig, check_losses, check_proporti
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
 from posecore.errors import DatasetError
-from posecore.lineage.steps import StepResult, Workflow
+from posecore.lineage.steps import Reuse, StepResult, Workflow
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
@@ -44,7 +44,7 @@ from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.training.preflight import crops_per_rank
 
 
-def run(config: AdaptationJob, reuse: bool = True) -> None:
+def run(config: AdaptationJob, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     config = config.taking_part()

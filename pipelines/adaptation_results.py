@@ -189,7 +189,7 @@ def register_step(
             },
             summary=f"Adapted to {config.target} from {parent.record['source']} by {config.method.strategy.kind}.",
         )
-        return Outputs({"uri": version.uri, "version": version.version})
+        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     inputs = {
         "name": config.name,

@@ -40,7 +40,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, connect
 from posecore.lineage.versions import COST, RegisteredVersion
 from posecore.loading.loader import LoadingConfig
@@ -189,7 +189,7 @@ class Stage:
     lineage: Mapping[str, Json]
 
 
-def run(config: DistillationJob, reuse: bool = True) -> None:
+def run(config: DistillationJob, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
@@ -412,7 +412,7 @@ def register_step(
             tags={"training_run_id": student.run_id, "leaked_pairs": str(leaks.values["shared"]), **figures},
             summary=f"Distilled from {teacher.record['source']}.",
         )
-        return Outputs({"uri": version.uri, "version": version.version})
+        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     inputs = {
         "name": config.name,

@@ -35,7 +35,7 @@ from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
@@ -120,7 +120,7 @@ class JobConfig(DatasetsJob):
         return config.model_copy(update={"depth": self.model.takes_depth or self.method.depth is not None})
 
 
-def run(config: JobConfig, reuse: bool = True) -> None:
+def run(config: JobConfig, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     folder = config.folder
@@ -241,7 +241,7 @@ def register_step(
             ],
             tags={"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"])},
         )
-        return Outputs({"uri": version.uri, "version": version.version})
+        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     return workflow.step(
         "register",

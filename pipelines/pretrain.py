@@ -25,11 +25,13 @@ from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.steps import Split, audit_step, check_places, folder_for, ingest_splits, run_job, vouched
+from pipelines.run_folder import RunFolders
+from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from posecore.datasets.definition import DatasetDefinition
+from posecore.lineage.code_version import code_digest
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.loader import LoadingConfig
@@ -92,20 +94,18 @@ class Pretraining:
 
     Attributes:
         worker: what each training process does.
-        run_dir: where it writes.
         inputs: for the step's fingerprint.
         judge: fills in held-out crops, or training crops of sets that hold none out.
         judged: name of the set to the split the judge takes.
     """
 
     worker: PretrainingWorker
-    run_dir: Path
-    inputs: Mapping[str, Any]
+    inputs: dict[str, Any]
     judge: ReconstructionJudge
     judged: Mapping[str, Split]
 
 
-def run(config: PretrainingConfig, reuse: bool = True) -> None:
+def run(config: PretrainingConfig, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     definitions = {entry.name: entry.load() for entry in config.datasets}
     preflight(config, definitions)
@@ -168,34 +168,39 @@ def plan_training(config: PretrainingConfig, training: Sequence[Split], evaluati
         stores={split.entry.name: split.location for split in training},
         evaluate=judge,
     )
-    return Pretraining(worker, folder_for(config, inputs), inputs, judge, judged)
+    return Pretraining(worker, inputs, judge, judged)
 
 
 def train_step(
     workflow: Workflow, config: PretrainingConfig, plan: Pretraining, training: Sequence[Split]
 ) -> StepResult:
     """Shards to a folder with the encoder, and a checkpoint with the decoder as well."""
+    code = ["pipelines.pretraining_worker"]
+    folders = RunFolders.of(config.folder, plan.inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
-        log.log_params({"steps": config.training.steps, "run_dir": plan.run_dir})
+        run_dir = folders.open(clean=not workflow.reuse.finished)
+        log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
+        log.log_params({"steps": config.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
-        trained = train_with_ray(plan.worker, plan.run_dir, config.cluster, log.log_metrics)
+        trained = train_with_ray(plan.worker, run_dir, config.cluster, log.log_metrics)
         model = plan.worker.trained_method(trained.checkpoint).model
-        lineage = {"run_id": log.run_id, "step": config.training.steps, "data": plan.inputs["data"]}
+        lineage = {"run_id": log.run_id, "step": config.training.steps, "data": plan.inputs["data"]} | folders.inputs
         licenses = {split.entry.name: split.definition.license.id for split in training}
         model.card = model.card.model_copy(update={"lineage": lineage, "licenses": licenses})
-        folder = save_model(model, plan.run_dir / "model")
+        folder = save_model(model, run_dir / "model")
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, trained.checkpoint / MANIFEST_FILE)
-        return Outputs({"folder": str(folder), "checkpoint": str(trained.checkpoint)}, files)
+        values = {"folder": str(folder), "run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
+        return Outputs(values, files)
 
-    return workflow.step("train", execute, inputs=plan.inputs, code=["pipelines.pretraining_worker"])
+    return workflow.step("train", execute, inputs=plan.inputs | folders.inputs, code=code)
 
 
 def reconstruct_step(
     workflow: Workflow, config: PretrainingConfig, plan: Pretraining, name: str, model: StepResult
 ) -> StepResult:
     """How well one set's hidden patches are filled in, as a number and as a picture."""
-    picture = plan.run_dir / "reconstruction" / f"{name}.png"
+    picture = Path(model.values["run_dir"]) / "reconstruction" / f"{name}.png"
 
     def execute(log: RunLog) -> Outputs:
         log_dataset_inputs(log, [plan.judged[name].use])
@@ -239,7 +244,7 @@ def register_step(
             tags={"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"])},
             summary="A masked autoencoder's encoder, to start fine-tuning from; it has no head and predicts no points.",
         )
-        return Outputs({"uri": version.uri, "version": version.version})
+        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     return workflow.step(
         "register",

@@ -11,16 +11,15 @@ from typing import Any, TypeVar
 
 from pipelines.datasets_job import DatasetEntry, DatasetsJob
 from pipelines.ingest import ingest_split
-from posecore.config import Config, digest_json, load_config
+from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
 from posecore.errors import PoseCoreError, PreflightError
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.lineage.dataset_inputs import DatasetUse, Role
-from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow
+from posecore.lineage.steps import OutputFile, Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
-from posecore.schema import Json
 from posecore.shards.corrections import Corrections, read_corrections
 from posecore.shards.manifest import MANIFEST_NAME, read_manifest
 from posecore.shards.store import open_store
@@ -169,16 +168,6 @@ def audit_step(
     )
 
 
-def folder_for(config: DatasetsJob, inputs: Mapping[str, Any]) -> Path:
-    """A folder of its own for everything that decides a training's result.
-
-    An interrupted run continues in it, a changed one never meets foreign checkpoints. A run may go on with another
-    number of workers, on the same samples.
-    """
-    key = digest_json({name: _plain(value) for name, value in inputs.items()})[:12]
-    return config.folder / "training" / key
-
-
 def vouched(*paths: Any) -> tuple[OutputFile, ...]:
     """Files that must be as they are for a step's result to be used again."""
     return tuple(OutputFile.of(path) for path in paths)
@@ -202,7 +191,7 @@ class Flags:
 def run_job(
     description: str | None,
     config_class: type[_JobT],
-    run: Callable[[_JobT, bool], None],
+    run: Callable[[_JobT, Reuse], None],
     arguments: Sequence[str] | None,
     flags: Flags | None = None,
 ) -> int:
@@ -211,7 +200,7 @@ def run_job(
     Args:
         description: help text.
         config_class: what the run file must be.
-        run: given the configuration and whether finished steps may be used again.
+        run: given the configuration and what of earlier submissions may be used.
         arguments: None for the process's own.
         flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
     """
@@ -223,18 +212,23 @@ def run_job(
         flags.declare(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
-    parser.add_argument("--no-reuse", action="store_true", help="run every step again")
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
+    earlier.add_argument(
+        "--resume-from-code",
+        action="append",
+        default=[],
+        metavar="DIGEST",
+        help="go on from the checkpoints of this other version of the code; recorded in the run and the version",
+    )
     options = parser.parse_args(arguments)
     try:
         run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
         if flags is not None:
             run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
-        run(load_config(run_file, config_class, overrides), not options.no_reuse)
+        reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code))
+        run(load_config(run_file, config_class, overrides), reuse)
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
-
-
-def _plain(value: Any) -> Json:
-    return value.model_dump(mode="json") if isinstance(value, Config) else value

@@ -7,8 +7,10 @@ from typing import Any
 from pipelines.datasets_job import DatasetsJob
 from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.steps import Split, folder_for, vouched
+from pipelines.run_folder import RunFolders
+from pipelines.steps import Split, vouched
 from posecore.evaluation.inference import InferenceSettings
+from posecore.lineage.code_version import code_digest
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
@@ -58,20 +60,23 @@ def train_step(
         inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
     if record_labels:
         inputs["record_labels"] = True
-    run_dir = folder_for(config, inputs)
-    worker = replace(
-        worker,
-        corrections=corrections,
-        label_losses=str(run_dir / LABEL_LOSSES) if record_labels else None,
-    )
+    code = [type(worker).__module__]
+    folders = RunFolders.of(config.folder, inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
+        run_dir = folders.open(clean=not workflow.reuse.finished)
+        training_worker = replace(
+            worker,
+            corrections=corrections,
+            label_losses=str(run_dir / LABEL_LOSSES) if record_labels else None,
+        )
+        log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
         log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
         for entry, found in corrections.items():
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
-        trained = train_with_ray(worker, run_dir, cluster, log.log_metrics)
-        model = worker.trained_model(trained.checkpoint)
+        trained = train_with_ray(training_worker, run_dir, cluster, log.log_metrics)
+        model = training_worker.trained_model(trained.checkpoint)
         if worker.weights is not None:
             record = model.card.lineage["weights"]
             log.log_dict(record, "weights.json")
@@ -83,17 +88,17 @@ def train_step(
             }
             log.log_table(columns, "warm_start.json")
         card = complete(model.card)
-        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data}
+        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data} | folders.inputs
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         model.card = card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
-        beside = worker.write_beside(trained.checkpoint, run_dir)
+        beside = training_worker.write_beside(trained.checkpoint, run_dir)
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
         values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
         return Outputs(values, files)
 
-    return workflow.step(name, execute, inputs=inputs, code=[type(worker).__module__])
+    return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code)
 
 
 def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:

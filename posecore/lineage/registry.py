@@ -1,5 +1,6 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
+import json
 import os
 import shutil
 import tempfile
@@ -21,9 +22,9 @@ from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_card import model_card
 from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
+from posecore.lineage.versions import RESUMED_CODE, EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
-from posecore.models.saving import verify_model
+from posecore.models.saving import CARD_FILE, verify_model
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
@@ -74,6 +75,7 @@ def register_model(
         "run_id": run.run_id,
         "code": source_digest(),
         "git": git_sha(),
+        **_resumed_code(model_folder),
         **(tags or {}),
     }
     try:
@@ -92,6 +94,11 @@ def register_model(
     except MlflowException as error:
         raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
     return RegisteredVersion(name, int(created.version))
+
+
+def _resumed_code(model_folder: Path) -> dict[str, str]:
+    lineage = json.loads((model_folder / CARD_FILE).read_bytes())["card"]["lineage"]
+    return {RESUMED_CODE: lineage[RESUMED_CODE]} if RESUMED_CODE in lineage else {}
 
 
 def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:

@@ -11,7 +11,6 @@ two drivers of the same step wait for each other.
 """
 
 import fcntl
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -21,11 +20,13 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from mlflow.entities import Run
+from pydantic import TypeAdapter, ValidationError
 
 from posecore.config import Config, digest_json
 from posecore.errors import LineageError
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
 from posecore.storage import as_path, sha256_of
 
@@ -80,10 +81,32 @@ class Outputs:
         values: small results as JSON: digests, metrics, locations.
         files: files that must be unchanged for the step to be reused. For a folder name the file that vouches for the
             rest, such as a manifest with hashes.
+        versions: registered versions that must still be there, and be those of the run that made them.
     """
 
     values: dict[str, Json] = field(default_factory=dict)
     files: tuple[OutputFile, ...] = ()
+    versions: tuple[RegisteredVersion, ...] = ()
+
+
+_READ_OUTPUTS = TypeAdapter(Outputs)
+
+
+@dataclass(frozen=True, slots=True)
+class Reuse:
+    """What of earlier submissions a workflow may use.
+
+    Attributes:
+        finished: finished steps are not run again, and interrupted trainings go on; False starts everything clean.
+        codes: digests of other versions of the code whose interrupted trainings may go on under the present one.
+    """
+
+    finished: bool = True
+    codes: tuple[str, ...] = ()
+
+
+EVERYTHING = Reuse()
+"""What a job uses unless it is told otherwise: all that is whole, made by the same code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +144,12 @@ class Workflow:
         name: name of the job; shown as the parent run's name.
         folder: local folder for the locks; drivers that may meet must share it.
         config: the resolved configuration, recorded whole.
-        reuse: False runs every step again.
+        reuse: what of earlier submissions may be used.
         report: called with one line per step.
+
+    Attributes:
+        reuse: likewise.
+        goes_on_from_other_code: whether a step has found what :attr:`Reuse.codes` names.
     """
 
     def __init__(
@@ -132,17 +159,22 @@ class Workflow:
         folder: str | Path,
         config: Config,
         *,
-        reuse: bool = True,
+        reuse: Reuse = EVERYTHING,
         report: Callable[[str], None] = print,
     ) -> None:
         self.tracking = tracking
         self.name = name
         self._locks = Path(folder).resolve() / "locks"
         self._config = config
-        self._reuse = reuse
+        self.reuse = reuse
+        self.goes_on_from_other_code = False
         self._report = report
         self._lock_file: TextIO | None = None
         self._run: RunLog | None = None
+
+    def note(self, line: str) -> None:
+        """Says something beside the steps."""
+        self._report(line)
 
     @property
     def run(self) -> RunLog:
@@ -194,23 +226,25 @@ class Workflow:
         Raises:
             Exception: whatever the function raises; the step's run is then closed as failed.
         """
-        fingerprint = digest_json({"name": name, "code": code_digest(code), "inputs": _fingerprint_input(inputs)})
+        version = code_digest(code)
+        fingerprint = digest_json({"name": name, "code": version, "inputs": _fingerprint_input(inputs)})
         with self._lock(fingerprint, name) as lock_path:
-            if self._reuse and (found := self._find(fingerprint)) is not None:
+            if self.reuse.finished and (found := self._find(fingerprint)) is not None:
                 run, outputs = found
                 self.run.set_tags({f"posecore.reused.{name}": run.info.run_id})
                 seconds = (run.info.end_time - run.info.start_time) / 1000
                 self._report(f"{name:<32} reused  ({seconds:.1f} s when it ran, run {run.info.run_id})")
                 return StepResult(name, run.info.run_id, True, outputs)
-            return self._execute(name, function, fingerprint, lock_path)
+            return self._execute(name, function, fingerprint, version, lock_path)
 
     def _execute(
-        self, name: str, function: Callable[[RunLog], Outputs], fingerprint: str, lock_path: Path
+        self, name: str, function: Callable[[RunLog], Outputs], fingerprint: str, version: str, lock_path: Path
     ) -> StepResult:
         tags = {
             "posecore.kind": "step",
             "posecore.step": name,
             "posecore.fingerprint": fingerprint,
+            "posecore.code": version,
             "posecore.lock": str(lock_path),
         }
         run = self.tracking.start_run(name, tags, parent_run_id=self.run.run_id)
@@ -236,13 +270,21 @@ class Workflow:
         )
         for run in found:
             try:
-                value = json.loads(RunLog(self.tracking, run.info.run_id).read_file(_OUTPUTS))
-            except LineageError:
-                continue  # its artifacts were deleted; an older identical run may still have its own
-            outputs = Outputs(value["values"], tuple(OutputFile(**item) for item in value["files"]))
-            if all(file.is_alive() for file in outputs.files):
+                outputs = _READ_OUTPUTS.validate_json(RunLog(self.tracking, run.info.run_id).read_file(_OUTPUTS))
+            except (LineageError, ValidationError):
+                continue  # deleted or damaged; an older identical run may still have its own
+            if all(file.is_alive() for file in outputs.files) and all(
+                self._has(version, run) for version in outputs.versions
+            ):
                 return run, outputs
         return None
+
+    def _has(self, version: RegisteredVersion, run: Run) -> bool:
+        """Whether the registry still has a version that a run made: a model registered anew counts from 1 again."""
+        try:
+            return bool(get_version(self.tracking, version.name, version.version).run_id == run.info.run_id)
+        except LineageError:
+            return False
 
     @contextmanager
     def _lock(self, fingerprint: str, name: str) -> Iterator[Path]:

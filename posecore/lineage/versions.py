@@ -7,7 +7,8 @@ runs are deleted and can be read without the artifact store:
 - ``evaluation.<name>.<digest>``: metrics as JSON, per evaluation set and the digest they were measured on;
 - ``weights.<n>``: a :class:`~posecore.lineage.weights_use.WeightsUse` as JSON, published weights it started from;
 - ``cost.<figure>``: size, arithmetic and measured latency of a model that was made to be small;
-- ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``.
+- ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``;
+- ``resumed_code``: another version of the code whose checkpoints its training went on from.
 """
 
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from posecore.lineage.tracking import Tracking, metric_name
 
 COST = "cost."
 """What tags begin with that say what a version costs."""
+RESUMED_CODE = "resumed_code"
+"""Tag, and entry of a model card's lineage, that names another code whose checkpoints a training went on from."""
 
 
 class EvaluationResult(Config):

@@ -127,8 +127,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert student.card.lineage["step"] == 2
     assert student.card.lineage["teacher"]["source"] == "models:/large/1"
     assert student.card.licenses["teacher whole"] == "CC-BY-NC-4.0"
-    first = next(run_file.parent.glob("run/training/*/model/model.json")).parent
-    stages = [load_model(folder.parent) for folder in run_file.parent.glob("run/training/*/model/model.json")]
+    first = next(run_file.parent.glob("run/training/*/*/model/model.json")).parent
+    stages = [load_model(folder.parent) for folder in run_file.parent.glob("run/training/*/*/model/model.json")]
     assert len(stages) == 2, first
     backbones = [stage.backbone.state_dict() for stage in stages]
     assert all(torch.equal(tensor, backbones[1][name]) for name, tensor in backbones[0].items())
@@ -194,7 +194,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
     assert ran == ["audit", "token", "stage1", "stage2", "measure", "register"]
     first = student.backbone.knowledge_tokens
     assert (first.shape, student.backbone.knowledge_adapter.weight.shape) == ((1, 16), (24, 16))
-    cards = [load_model(path.parent) for path in (tmp_path / "run" / "training").glob("*/model/model.json")]
+    cards = [load_model(path.parent) for path in (tmp_path / "run" / "training").glob("*/*/model/model.json")]
     (teacher,) = (model for model in cards if "whole" in model.skeletons)
     assert torch.equal(first, teacher.backbone.knowledge_tokens)
     registered = load_model(next((tmp_path / "run" / "teacher").iterdir())).state_dict()

@@ -7,17 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.datasets_job import DatasetsJob
-from pipelines.ray_training import RayTrainingConfig, TrainedRun
-from pipelines.train_step import train_step
 from posecore.errors import IntegrityError
-from posecore.lineage.steps import Workflow
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.methods.sharing import ExpertsConfig
 from posecore.models.saving import save_model
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.shards.store import open_store
 from posecore.training.context import LocalContext
+from tests.support.in_process import submit, train_in_this_process
 from tests.support.watched_training import WatchedWorker, watched_worker, write_stores
 
 
@@ -77,18 +74,8 @@ def test_what_was_copied_is_a_table_of_the_training_run(tmp_path: Path, tracking
     weights = pin(WeightsConfig(source=str(save_model(parent, tmp_path / "parent_model"))))
     worker = replace(watched_worker(tmp_path / "child", stores), method=ExpertsConfig(), weights=weights)
 
-    def in_this_process(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
-        context = LocalContext(run_dir)
-        result = worker(context)
-        with context.latest_checkpoint() as checkpoint:
-            return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
-
-    monkeypatch.setattr("pipelines.train_step.train_with_ray", in_this_process)
-    monkeypatch.setattr("pipelines.train_step.log_dataset_inputs", lambda *_: None)
-    entries = [{"name": name, "root": name, "train": "train"} for name in stores]
-    job = DatasetsJob.model_validate({"name": "job", "run_folder": str(tmp_path / "run"), "datasets": entries})
-    with Workflow(tracking, "job", tmp_path, job, report=lambda line: None) as workflow:
-        step = train_step(workflow, "train", job, RayTrainingConfig(), worker, [])
+    train_in_this_process(monkeypatch)
+    step = submit(tracking, tmp_path / "run", worker)
     table = json.loads(RunLog(tracking, step.run_id).read_file("warm_start.json"))
     rows = {row[0]: row[1:] for row in table["data"]}
     assert table["columns"] == ["part", "copied", "freshly initialised"]

@@ -3,14 +3,17 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from posecore.config import Config
 from posecore.errors import LineageError
-from posecore.lineage.steps import OutputFile, Outputs, StepResult, Workflow, close_dead_runs
+from posecore.lineage.steps import EVERYTHING, OutputFile, Outputs, Reuse, StepResult, Workflow, close_dead_runs
 from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.versions import RegisteredVersion
 
 CODE = ("posecore.lineage.steps",)
 
@@ -19,7 +22,9 @@ class Settings(Config):
     value: int = 1
 
 
-def submit(tracking: Tracking, folder: Path, settings: Settings, calls: list[str], **options: bool) -> list[StepResult]:
+def submit(
+    tracking: Tracking, folder: Path, settings: Settings, calls: list[str], reuse: Reuse = EVERYTHING
+) -> list[StepResult]:
     """A two-step job: the second step reads the first one's result and not the settings."""
     target = folder / "first.txt"
 
@@ -33,7 +38,7 @@ def submit(tracking: Tracking, folder: Path, settings: Settings, calls: list[str
         calls.append("second")
         return Outputs({"text": target.read_text()})
 
-    with Workflow(tracking, "job", folder, settings, report=lambda line: None, **options) as workflow:
+    with Workflow(tracking, "job", folder, settings, reuse=reuse, report=lambda line: None) as workflow:
         one = workflow.step("first", first, inputs={"settings": settings}, code=CODE)
         two = workflow.step("second", second, inputs={"first": one}, code=CODE)
     return [one, two]
@@ -75,6 +80,50 @@ def test_a_finished_run_with_damaged_outputs_is_not_reused(tracking: Tracking, t
     assert target.read_text() == "content 1"
 
 
+@pytest.mark.parametrize(
+    "damage",
+    ["", '{"values": {"rows"', "[]", '{"values": {}, "files": [{"path": "x"}]}'],
+    ids=["empty", "cut", "list", "fields"],
+)
+def test_a_finished_run_whose_record_is_damaged_is_not_reused(
+    tracking: Tracking, store_folder: Path, tmp_path: Path, damage: str
+) -> None:
+    calls: list[str] = []
+    ran = submit(tracking, tmp_path, Settings(), calls)
+    (record,) = store_folder.rglob(f"{ran[0].run_id}/artifacts/outputs.json")
+    record.write_text(damage)
+    submit(tracking, tmp_path, Settings(), calls)
+    assert calls == ["first", "second", "first"]
+
+
+def test_a_step_whose_version_is_gone_is_not_reused(tracking: Tracking, tmp_path: Path) -> None:
+    client, name = tracking.client, tracking.experiment
+
+    def register(run: RunLog) -> Outputs:
+        with suppress(MlflowException):
+            client.create_registered_model(name)
+        made = client.create_model_version(name, str(tmp_path), run_id=run.run_id)
+        version = RegisteredVersion(name, int(made.version))
+        return Outputs({"uri": version.uri}, versions=(version,))
+
+    def submit_one() -> StepResult:
+        with Workflow(tracking, "job", tmp_path, Settings(), report=lambda line: None) as workflow:
+            return workflow.step("register", register, inputs={}, code=CODE)
+
+    first, again = submit_one(), submit_one()
+    assert again.reused
+    assert again.outputs == first.outputs
+    client.delete_model_version(name, "1")
+    second = submit_one()
+    assert not second.reused
+    assert second.values["uri"] == f"models:/{name}/2"
+    client.delete_registered_model(name)
+    client.create_registered_model(name)
+    client.create_model_version(name, str(tmp_path))
+    client.create_model_version(name, str(tmp_path))  # somebody else's version 2
+    assert not submit_one().reused
+
+
 def test_a_touched_but_unchanged_file_is_reused(tracking: Tracking, tmp_path: Path) -> None:
     calls: list[str] = []
     submit(tracking, tmp_path, Settings(), calls)
@@ -86,7 +135,7 @@ def test_a_touched_but_unchanged_file_is_reused(tracking: Tracking, tmp_path: Pa
 def test_reuse_can_be_switched_off(tracking: Tracking, tmp_path: Path) -> None:
     calls: list[str] = []
     submit(tracking, tmp_path, Settings(), calls)
-    submit(tracking, tmp_path, Settings(), calls, reuse=False)
+    submit(tracking, tmp_path, Settings(), calls, Reuse(finished=False))
     assert calls == ["first", "second"] * 2
 
 

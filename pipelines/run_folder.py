@@ -1,0 +1,137 @@
+"""Where a training writes, and which checkpoints it may go on from.
+
+``training/<inputs>/<code>`` of the run folder: a run continues the checkpoints of the same inputs *and* the same code,
+so that edited code never ends up with the weights of the code before it. A run that starts clean although there are
+such checkpoints takes ``<code>-2``, ``<code>-3`` and so on; what earlier runs wrote stays where their records say. One
+that goes on from another code's checkpoints, which has to be asked for by that code's name, works on a copy of them in
+``<code>-from-<other code>``.
+"""
+
+import re
+import shutil
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pipelines.ray_training import RUN_NAME
+from posecore.config import Config, digest_json
+from posecore.errors import CheckpointError
+from posecore.lineage.steps import Workflow
+from posecore.lineage.versions import RESUMED_CODE
+from posecore.schema import Json
+from posecore.training.checkpoint import MANIFEST_FILE
+
+_DIGITS = 12
+_NAME = re.compile(r"(?P<lineage>[0-9a-f]{12}(-from-[0-9a-f]{12})?)(-(?P<number>\d+))?")
+
+
+@dataclass(frozen=True)
+class RunFolders:
+    """The folders of all trainings with the same inputs, whatever code made them.
+
+    Attributes:
+        folder: holds them.
+        code: of the code that is to train now, the first digits of its digest.
+        other: of another code whose checkpoints are gone on from, what names its folders; "" for none.
+    """
+
+    folder: Path
+    code: str
+    other: str = ""
+
+    @classmethod
+    def of(cls, run_folder: Path, inputs: Mapping[str, Any], code: str, workflow: Workflow) -> "RunFolders":
+        """Those of the inputs of a training; it may go on with another number of workers, on the same samples.
+
+        Args:
+            run_folder: of the job.
+            inputs: everything but the code that decides the result.
+            code: digest of the code that is to train now.
+            workflow: knows which other codes may be gone on from, and is told if there are any.
+
+        Raises:
+            CheckpointError: no training of this workflow has checkpoints of a code that was named, or this one has some
+                of several.
+        """
+        key = digest_json({name: _plain(value) for name, value in inputs.items()})[:_DIGITS]
+        here = cls(run_folder / "training" / key, code[:_DIGITS])
+        others = here.others()
+        named = {word if word in others else word[:_DIGITS] for word in workflow.reuse.codes}
+        found = [name for name in others if name in named or name[:_DIGITS] in named]
+        if len(found) > 1:
+            raise CheckpointError(f"{here.folder} has checkpoints of {' and '.join(found)}; name one of them.")
+        if found:
+            workflow.goes_on_from_other_code = True
+            return replace(here, other=found[0])
+        listed = ", ".join(others) or "no other code"
+        if workflow.reuse.codes and not workflow.goes_on_from_other_code:
+            raise CheckpointError(
+                f"{here.folder} has checkpoints of {listed}, not of {', '.join(workflow.reuse.codes)}; name one that "
+                "is there, or leave the flag out to start anew. Other settings or data have folders of their own."
+            )
+        if others and not here._numbers(here.code):
+            workflow.note(
+                f"the code is {here.code}; {here.folder} has checkpoints of {listed}, which are left alone "
+                "(--resume-from-code would go on from them)"
+            )
+        return here
+
+    def others(self) -> list[str]:
+        """Other codes that left checkpoints for these inputs, by what names their folders."""
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("*") if _has_checkpoints(path))
+        names = {match["lineage"] for match in matches if match}
+        return sorted(name for name in names if not name.startswith(self.code))
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What the fingerprint of such a training says beside its inputs and its code."""
+        return {RESUMED_CODE: self.other} if self.other else {}
+
+    def open(self, *, clean: bool) -> Path:
+        """The folder to write to, made if there is none.
+
+        Args:
+            clean: take a new one, although there may be checkpoints to go on from.
+        """
+        name = self.code + (f"-from-{self.other[:_DIGITS]}" if self.other else "")
+        newest = max(self._numbers(name), default=0)
+        if clean:
+            newest += 1
+            while not _made(self.folder / _numbered(name, newest)):  # another driver was faster
+                newest += 1
+        folder = self.folder / _numbered(name, max(newest, 1))
+        if self.other and not folder.exists():
+            number = max(
+                n for n in self._numbers(self.other) if _has_checkpoints(self.folder / _numbered(self.other, n))
+            )
+            aside = self.folder / f".{uuid.uuid4().hex}.part"
+            shutil.copytree(self.folder / _numbered(self.other, number) / RUN_NAME, aside / RUN_NAME)
+            aside.rename(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def _numbers(self, name: str) -> list[int]:
+        matches = (_NAME.fullmatch(path.name) for path in self.folder.glob("*"))
+        return [int(match["number"] or 1) for match in matches if match and match["lineage"] == name]
+
+
+def _has_checkpoints(folder: Path) -> bool:
+    return any((folder / RUN_NAME).rglob(MANIFEST_FILE))
+
+
+def _numbered(name: str, number: int) -> str:
+    return name if number == 1 else f"{name}-{number}"
+
+
+def _made(folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def _plain(value: Any) -> Json:
+    return value.model_dump(mode="json") if isinstance(value, Config) else value
