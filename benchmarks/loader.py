@@ -169,12 +169,11 @@ def mmpose(python: str, store: ShardStore, root: Path, folder: Path) -> float:
                 "keypoints": instance.keypoints.tolist(),
             }
         )
-    upper = list(definition.skeleton.upper_body_ids)
     meta = {
         "items": items,
         "flip_indices": definition.skeleton.flip_indices.tolist(),
-        "upper": upper,
-        "lower": [i for i in range(definition.skeleton.num_keypoints) if i not in upper],
+        "upper": np.flatnonzero(definition.skeleton.upper_body_mask).tolist(),
+        "lower": np.flatnonzero(definition.skeleton.lower_body_mask).tolist(),
     }
     path = folder / "items.json"
     path.write_text(json.dumps(meta))

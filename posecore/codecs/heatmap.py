@@ -65,7 +65,7 @@ class HeatmapCodec(Config):
 
         Returns:
             Float32 targets, all zero where nothing is drawn, and the weights, zeroed where the whole window lies
-            outside the map.
+            outside the map, by more than a pixel on the left and the top.
         """
         device = keypoints_crop.device
         height, width = self.heatmap_size
@@ -73,7 +73,9 @@ class HeatmapCodec(Config):
         points = keypoints_crop.double() / self._stride(device)
         pixel = torch.trunc(points + 0.5)
         radius = int(3 * self.heatmap_sigma)
-        inside = ((pixel + radius >= 0) & (pixel - radius < size)).all(dim=-1)
+        # As published, one pixel further out on the left and the top: there the end of the window, which is exclusive,
+        # is asked not to be negative. Such a point counts and has an empty map.
+        inside = ((pixel + radius + 1 >= 0) & (pixel - radius < size)).all(dim=-1)
         weights = weights * inside
         peak = points if self.kind == "udp" else pixel
         column, row = (

@@ -3,15 +3,18 @@
 The settings are here, those of blankets and cameras included, which change the pixels of the crop once it is cut
 (:mod:`posecore.loading.blanket`, :mod:`posecore.loading.camera`).
 
-Defaults are the published ones (ViTPose @ c050ed2, ``top_down_transform.py`` and the COCO configs). The order of the
-draws is fixed, and every draw is made whether it is used or not, so that changing one probability leaves the other
-changes of the same instance as they were.
+Defaults are ViTPose's (ViTAE-Transformer/ViTPose @ c050ed2, ``top_down_transform.py`` and the COCO configs). What is
+called ``truncated``, and the half bodies called ``mmpose``, are mmpose 1's (open-mmlab/mmpose @ 759b39c,
+``RandomHalfBody`` and ``RandomBBoxTransform``), by which RTMPose, DWPose and Sapiens were trained.
+
+The order of the draws is fixed, and every draw is made whether it is used or not, so that changing one probability
+leaves the other changes of the same instance as they were.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +31,30 @@ _NORMAL = NormalDist()
 _BELOW = _NORMAL.cdf(-1.0)
 
 
+_LEAST_LOWER = 3
+_LEAST_CHOSEN = 2
+
+
+class _HalfBodyRule(NamedTuple):
+    """Which half of a body is cropped.
+
+    Attributes:
+        least_upper: labelled points without which the upper half is taken only for want of a lower one.
+        prefers_upper: where either may be, the upper half is taken if a standard normal draw is below this.
+        rest_is_lower: whether points of no half count as lower.
+    """
+
+    least_upper: int
+    prefers_upper: float
+    rest_is_lower: bool
+
+
+_HALF_BODY_RULES = {
+    "vitpose": _HalfBodyRule(3, 0.5, rest_is_lower=True),
+    "mmpose": _HalfBodyRule(2, _NORMAL.inv_cdf(0.7), rest_is_lower=False),
+}
+
+
 class AugmentConfig(Config):
     """Augmentation of one dataset.
 
@@ -38,6 +65,9 @@ class AugmentConfig(Config):
         flip_probability: of the mirrored image.
         half_body_probability: of cropping only the upper or the lower points, where enough are labelled
             (``half_body_min_keypoints`` of the dataset's conventions).
+        half_body_rule: ``vitpose`` counts every point as lower that is not upper, also those of face and hands, takes
+            the upper half in 69 % of the cases, and neither half by choice with fewer than three points. ``mmpose``
+            leaves out points of no half, takes the upper half in 70 %, and needs two points of it.
         half_body_padding: the region is larger than the points' extent by this factor.
         scale_factor: spread of the size; the region is scaled by 1 + scale_factor·N(0, 1), cut at 1 ± scale_factor.
         scale_distribution: ``clipped`` sets a size beyond the ends to the end; ``truncated`` draws none beyond them,
@@ -49,7 +79,10 @@ class AugmentConfig(Config):
         center_jitter: ``per_run`` moves a share of the box centres once, the same way in every epoch, as the published
             loader does while it reads the annotations; ``per_sample`` draws anew every time; ``off``.
         center_jitter_probability: share of the instances, or of the samples, that are moved.
-        center_jitter_extent: the centre moves by at most half this, in units of the box's width and height.
+        center_jitter_distribution: ``uniform`` moves the centre of the box, by up to half the extent of its width and
+            height. ``truncated`` moves what is cropped, half a body too, by N(0, 1) within ± 1 times the extent of the
+            width and height with padding, before they are fitted to the crop's shape; only ``per_sample``.
+        center_jitter_extent: see there; ViTPose 0.4, mmpose 0.16.
         appearance: what happens to the pixels; None for nothing.
         blanket_probability: of a blanket over the lower part of the body.
         blanket_least_cover: smallest share of the body, measured along it from its lower end, that a blanket covers.
@@ -62,6 +95,7 @@ class AugmentConfig(Config):
 
     flip_probability: float = Field(default=0.5, ge=0, le=1)
     half_body_probability: float = Field(default=0.3, ge=0, le=1)
+    half_body_rule: Literal["vitpose", "mmpose"] = "vitpose"
     half_body_padding: float = Field(default=1.5, gt=0)
     scale_factor: float = Field(default=0.5, ge=0, lt=1)
     scale_distribution: Literal["clipped", "truncated"] = "clipped"
@@ -70,6 +104,7 @@ class AugmentConfig(Config):
     rotation_distribution: Literal["normal", "truncated", "uniform"] = "normal"
     center_jitter: Literal["per_run", "per_sample", "off"] = "per_run"
     center_jitter_probability: float = Field(default=0.3, ge=0, le=1)
+    center_jitter_distribution: Literal["uniform", "truncated"] = "uniform"
     center_jitter_extent: float = Field(default=0.4, ge=0)
     appearance: AppearanceConfig | None = None
     blanket_probability: float = Field(default=0.0, ge=0, le=1)
@@ -96,6 +131,11 @@ class AugmentConfig(Config):
             raise ValueError(
                 f"blanket_least_cover {self.blanket_least_cover} is more than blanket_most_cover "
                 f"{self.blanket_most_cover}."
+            )
+        if self.center_jitter == "per_run" and self.center_jitter_distribution == "truncated":
+            raise ValueError(
+                "center_jitter_distribution: truncated is drawn after the half body and so in every sample; set "
+                "center_jitter to per_sample."
             )
         return self
 
@@ -156,26 +196,28 @@ class Region:
     flipped: bool = False
 
 
-def center_jitter(
-    bbox_size: NDArray[np.float64], config: AugmentConfig, random: np.random.Generator
-) -> NDArray[np.float64]:
-    """How far box centres move: up to ±``center_jitter_extent`` / 2 of the box, for a share of the boxes.
+def center_jitter(count: int, config: AugmentConfig, random: np.random.Generator) -> NDArray[np.float64]:
+    """How far centres move, in units of the width and height that ``center_jitter_distribution`` speaks of.
 
     Args:
-        bbox_size: (n, 2) w, h in image pixels of the boxes before aspect and padding.
-        config: share and extent.
-        random: three draws per box, in the order of the boxes.
+        count: of the centres.
+        config: share, distribution and extent.
+        random: three draws per centre.
 
     Returns:
-        (n, 2) in image pixels, 0 for boxes that stay.
+        (count, 2) along x and y, 0 for centres that stay.
     """
-    draws = random.random((len(bbox_size), 3))
-    moves = config.center_jitter_extent * (draws[:, 1:] - 0.5) * bbox_size
-    return np.where(draws[:, :1] < config.center_jitter_probability, moves, 0.0)
+    draws = random.random((count, 3))
+    if config.center_jitter_distribution == "truncated":
+        spread = np.array([[_truncated_quantile(share) for share in pair] for pair in draws[:, 1:].tolist()])
+    else:
+        spread = draws[:, 1:] - 0.5
+    return np.where(draws[:, :1] < config.center_jitter_probability, config.center_jitter_extent * spread, 0.0)
 
 
 def augment_region(
     region: Region,
+    padded_size: NDArray[np.float64],
     keypoints: NDArray[np.float32],
     labelled: NDArray[np.bool_],
     skeleton: Skeleton,
@@ -183,6 +225,7 @@ def augment_region(
     aspect_ratio: float,
     config: AugmentConfig,
     random: np.random.Generator,
+    shift: NDArray[np.float64] | None = None,
 ) -> Region:
     """Draws one augmented region.
 
@@ -191,6 +234,7 @@ def augment_region(
 
     Args:
         region: un-augmented.
+        padded_size: (2,) w, h of its box in image pixels with padding, before it was fitted to the crop's shape.
         keypoints: (K, 2) x, y in image pixels.
         labelled: (K,) which of them count.
         skeleton: K points with their halves.
@@ -198,6 +242,7 @@ def augment_region(
         aspect_ratio: width over height of the crop.
         config: probabilities and extents.
         random: of this sample.
+        shift: (2,) :func:`center_jitter` in units of this, or of a half body's size with padding; None for none.
     """
     flip, half, turn, direction = random.random(4).tolist()
     side, size, angle = random.standard_normal(3).tolist()
@@ -205,13 +250,16 @@ def augment_region(
     center, scale = region.center, region.scale
     enough = half_body_min_keypoints is not None and np.count_nonzero(labelled) > half_body_min_keypoints
     if enough and half < config.half_body_probability:
-        chosen = _half_body(labelled, skeleton, prefers_upper=side < 0.5)
+        chosen = _half_body(labelled, skeleton, _HALF_BODY_RULES[config.half_body_rule], side)
         if chosen is not None:
             points = keypoints[chosen].astype(np.float64)
             extent = np.ptp(points, axis=0)
             if extent.any():
                 center = points.mean(axis=0)
                 scale = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
+                padded_size = extent * config.half_body_padding
+    if shift is not None:
+        center = center + shift * padded_size
     spread = _truncated(size) if config.scale_distribution == "truncated" else min(max(size, -1.0), 1.0)
     scale = scale * (1.0 + config.scale_factor * spread)
     rotation = 0.0
@@ -229,17 +277,29 @@ def augment_region(
 
 def _truncated(normal: float) -> float:
     """A standard normal draw as one that is truncated to [-1, 1]: the quantile stays what it was."""
-    return _NORMAL.inv_cdf(_BELOW + _NORMAL.cdf(normal) * (1 - 2 * _BELOW))
+    return _truncated_quantile(_NORMAL.cdf(normal))
 
 
-def _half_body(labelled: NDArray[np.bool_], skeleton: Skeleton, prefers_upper: bool) -> NDArray[np.int64] | None:
+def _truncated_quantile(share: float) -> float:
+    """Below this lies that share of a standard normal distribution that is truncated to [-1, 1]."""
+    return _NORMAL.inv_cdf(_BELOW + share * (1 - 2 * _BELOW))
+
+
+def _half_body(
+    labelled: NDArray[np.bool_], skeleton: Skeleton, rule: _HalfBodyRule, side: float
+) -> NDArray[np.int64] | None:
     """Labelled points of one half of the body, or None if it has fewer than two.
 
-    A half needs more than two points to be taken by choice. As published, ``prefers_upper`` is a standard normal draw
-    below 0.5, which is true in 69 % of the cases.
+    A lower half of fewer than three points is never taken.
+
+    Args:
+        labelled: (K,) which points count.
+        skeleton: K points with their halves.
+        rule: which half.
+        side: a standard normal draw.
     """
-    is_upper = skeleton.upper_body_mask
-    upper, lower = np.flatnonzero(labelled & is_upper), np.flatnonzero(labelled & ~is_upper)
-    take_upper = (prefers_upper and len(upper) > 2) or len(lower) <= 2
-    chosen = upper if take_upper else lower
-    return chosen if len(chosen) >= 2 else None
+    is_lower = ~skeleton.upper_body_mask if rule.rest_is_lower else skeleton.lower_body_mask
+    upper, lower = np.flatnonzero(labelled & skeleton.upper_body_mask), np.flatnonzero(labelled & is_lower)
+    by_choice = side < rule.prefers_upper and len(upper) >= rule.least_upper
+    chosen = upper if by_choice or len(lower) < _LEAST_LOWER else lower
+    return chosen if len(chosen) >= _LEAST_CHOSEN else None

@@ -3,6 +3,9 @@
 ``published`` is what :class:`~posecore.loading.augment.AugmentConfig` has by default: the augmentation of ViTPose, for
 people who mostly stand.
 
+``mmpose`` is how crops of RTMPose, DWPose and Sapiens are chosen, but for sizes, turns and appearance, in which these
+differ: mmpose 1's half bodies and truncated normal distributions.
+
 ``infant`` is for bodies that lie, in any direction, under covers, before any camera:
 
 =================== ===== =============================================================================================
@@ -23,6 +26,15 @@ from collections.abc import Mapping
 
 AUGMENT_PRESETS: Mapping[str, dict[str, float | str]] = {
     "published": {},
+    "mmpose": {
+        "half_body_rule": "mmpose",
+        "scale_distribution": "truncated",
+        "rotation_degrees": 80.0,
+        "rotation_distribution": "truncated",
+        "center_jitter": "per_sample",
+        "center_jitter_distribution": "truncated",
+        "center_jitter_extent": 0.16,
+    },
     "infant": {
         "scale_factor": 0.35,
         "rotation_probability": 0.75,

@@ -84,7 +84,7 @@ def _outline(
 ) -> NDArray[np.int32] | None:
     """(V, 2) corners x, y in crop pixels, or None where the body's direction is not known."""
     body = skeleton.body_mask & labelled
-    upper, lower = points[body & skeleton.upper_body_mask], points[body & ~skeleton.upper_body_mask]
+    upper, lower = points[body & skeleton.upper_body_mask], points[body & skeleton.lower_body_mask]
     if not len(upper) or not len(lower):
         return None
     down_x, down_y = (lower.mean(axis=0, dtype=np.float64) - upper.mean(axis=0, dtype=np.float64)).tolist()

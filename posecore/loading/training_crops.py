@@ -102,7 +102,8 @@ class TrainingCrops:
         how = augment.center_jitter if self._conventions.center_jitter else "off"
         if how == "per_run":
             random = generator(Purpose.CENTER_JITTER, self._seed, self.name)
-            center = center + center_jitter(self.instances.bbox_xywh[:, 2:], augment, random)
+            sizes = self.instances.bbox_xywh[:, 2:]
+            center = center + center_jitter(len(sizes), augment, random) * sizes
         return _Phase(augment, center, how == "per_sample")
 
     def _phase_of(self, number_of_pass: int) -> _Phase:
@@ -151,8 +152,12 @@ class TrainingCrops:
             keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
         row = int(self.instances.rows[instance])
         phase = self._phase_of(number_of_pass)
+        moves = self._moves(phase, row, number_of_pass, redrawn)
+        moves_last = phase.augment.center_jitter_distribution == "truncated"
+        region, size = self._region(phase, instance, sample, index, None if moves_last else moves)
         region = augment_region(
-            self._region(phase, instance, row, number_of_pass, sample, index, redrawn),
+            region,
+            size,
             keypoints,
             is_labelled(state),
             self.definition.skeleton,
@@ -160,6 +165,7 @@ class TrainingCrops:
             self._aspect_ratio,
             phase.augment,
             redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
+            moves if moves_last else None,
         )
         convention = self._conventions.codec
         crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
@@ -191,24 +197,33 @@ class TrainingCrops:
             change_appearance(out, augment.appearance, random(Purpose.APPEARANCE))
         return crop
 
+    def _moves(self, phase: _Phase, row: int, number_of_pass: int, redrawn: Redrawn) -> NDArray[np.float64] | None:
+        """(2,) how far this sample's centre moves, in the unit that the augmentation says; None for not at all."""
+        if not phase.jitters:
+            return None
+        random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
+        moves: NDArray[np.float64] = center_jitter(1, phase.augment, random)[0]
+        return moves
+
     def _region(
         self,
         phase: _Phase,
         instance: int,
-        row: int,
-        number_of_pass: int,
         sample: DecodedSample,
         index: int,
-        redrawn: Redrawn,
-    ) -> Region:
+        moves: NDArray[np.float64] | None,
+    ) -> tuple[Region, NDArray[np.float64]]:
+        """What is cropped before it is augmented, and its (2,) w, h with padding before it fits the crop's shape."""
+        padding = self._conventions.padding
         if self._conventions.box_source == "center_scale" and not self._whole_images:
-            size = (sample.image.shape[0], sample.image.shape[1])
-            return instance_region(sample.instances[index], size, self._aspect_ratio, self._conventions)
+            body, size = sample.instances[index], (sample.image.shape[0], sample.image.shape[1])
+            region = instance_region(body, size, self._aspect_ratio, self._conventions)
+            return region, np.array(body.scale, np.float64) * padding
+        bbox_size = self.instances.bbox_xywh[instance, 2:]
         center = phase.center[instance]
-        if phase.jitters:
-            random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
-            center = center + center_jitter(self.instances.bbox_xywh[instance, None, 2:], phase.augment, random)[0]
-        return Region(center, self._scale[instance])
+        if moves is not None:
+            center = center + moves * bbox_size
+        return Region(center, self._scale[instance]), bbox_size * padding
 
 
 def crop_terms(

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +19,8 @@ class Keypoint(Config):
         union: name in the union vocabulary; points that mean the same share it across skeletons.
         oks_sigma: OKS per-keypoint constant, or None where none is published.
         flip: name of the mirror partner, or None for a point on the midline.
-        part: ``upper`` or ``lower`` for half-body augmentation.
+        part: ``upper`` or ``lower`` half of the body, or ``none`` of the two, such as a point of a hand, which may be
+            anywhere; for half-body augmentation and blankets.
         group: body part for part-wise metrics: ``body``, ``foot``, ``face``, ``left_hand``, ``right_hand``.
     """
 
@@ -27,7 +28,7 @@ class Keypoint(Config):
     union: str
     oks_sigma: float | None = None
     flip: str | None = None
-    part: str = "lower"
+    part: Literal["upper", "lower", "none"] = "lower"
     group: str = "body"
 
 
@@ -106,14 +107,14 @@ class Skeleton(Config):
         return None if any(s is None for s in sigmas) else np.array(sigmas, np.float64)
 
     @cached_property
-    def upper_body_ids(self) -> tuple[int, ...]:
-        """Indices of the upper-body points, for half-body augmentation."""
-        return tuple(i for i, point in enumerate(self.keypoints) if point.part == "upper")
-
-    @cached_property
     def upper_body_mask(self) -> NDArray[np.bool_]:
         """(K,) which points are of the upper body."""
         return np.array([point.part == "upper" for point in self.keypoints], np.bool_)
+
+    @cached_property
+    def lower_body_mask(self) -> NDArray[np.bool_]:
+        """(K,) which points are of the lower body; points of no half are in neither mask."""
+        return np.array([point.part == "lower" for point in self.keypoints], np.bool_)
 
     @cached_property
     def body_mask(self) -> NDArray[np.bool_]:

@@ -43,14 +43,29 @@ def test_a_udp_peak_is_one_only_on_a_pixel():
     assert codec.encode(between, torch.ones(1, 1))[0].max() == pytest.approx(math.exp(-0.16 / 8), abs=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["udp", "msra"])
 @pytest.mark.parametrize(
-    ("x", "y", "counts"),
-    [(-26.0, 50.0, True), (-30.0, 50.0, False), (213.9, 50.0, True), (214.0, 50.0, False), (50.0, 300.0, False)],
+    ("column", "row", "counts", "is_drawn"),
+    [
+        (-7, 10, True, True),  # rounds to -6, as rounding is towards zero: its window of 13 pixels ends in column 0
+        (-8, 10, True, False),  # one pixel further out, where the published test still lets it count
+        (-9, 10, False, False),
+        (10, -8, True, False),
+        (10, -9, False, False),
+        (-8, -9, False, False),
+        (53, 10, True, True),
+        (54, 10, False, False),
+        (10, 69, True, True),
+        (10, 70, False, False),
+    ],
 )
-def test_a_point_counts_as_long_as_its_window_touches_the_map(x, y, counts):
-    targets, weights = HeatmapCodec(kind="msra", **SIZE).encode(torch.tensor([[[x, y]]]), torch.ones(1, 1))
+def test_a_point_counts_as_long_as_its_window_touches_the_map_or_all_but(kind, column, row, counts, is_drawn):
+    """Published: it does not if left >= width, or right + 1 < 0."""
+    stride = (191 / 47, 255 / 63) if kind == "udp" else (4.0, 4.0)
+    point = torch.tensor([[[column * stride[0], row * stride[1]]]])
+    targets, weights = HeatmapCodec(kind=kind, **SIZE).encode(point, torch.ones(1, 1))
     assert weights.item() == float(counts)
-    assert bool(targets.any()) == counts
+    assert bool(targets.any()) == is_drawn
 
 
 def test_only_points_of_some_weight_are_drawn_and_nan_elsewhere_does_no_harm():

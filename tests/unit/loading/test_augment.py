@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import kstest, truncnorm
+from scipy.stats import kstest, truncnorm, uniform
 
 from posecore.config import parse_config
 from posecore.errors import ConfigError
@@ -10,6 +10,7 @@ from posecore.loading.augment import AugmentConfig, Region, augment_region, cent
 from posecore.skeletons.library import load_skeleton
 
 COCO = load_skeleton("coco17")
+PADDED = np.array([75.0, 40.0])
 REGION = Region(np.array([50.0, 60.0]), np.array([75.0, 100.0]))
 OFF = {"flip_probability": 0, "half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0}
 RECORDED = np.array(
@@ -24,10 +25,10 @@ RECORDED = np.array(
 POINTS = np.random.default_rng(0).uniform(0, 100, (17, 2)).astype(np.float32)
 
 
-def augmented(config, seed=0, labelled=None, minimum=8, points=POINTS):
-    labelled = np.ones(17, bool) if labelled is None else labelled
-    random = np.random.default_rng(seed)
-    return augment_region(REGION, points, labelled, COCO, minimum, 0.75, AugmentConfig(**config), random)
+def augmented(config, seed=0, labelled=None, minimum=8, points=POINTS, skeleton=COCO, shift=None):
+    labelled = np.ones(len(points), bool) if labelled is None else labelled
+    random, config = np.random.default_rng(seed), AugmentConfig(**config)
+    return augment_region(REGION, PADDED, points, labelled, skeleton, minimum, 0.75, config, random, shift)
 
 
 def test_everything_off_changes_nothing():
@@ -71,7 +72,7 @@ def test_infants_turn_in_every_direction():
 
 def test_half_body_takes_the_extent_of_one_half_with_its_own_padding():
     config = OFF | {"half_body_probability": 1}
-    upper = list(COCO.upper_body_ids)
+    upper = list(range(11))
     lower = [i for i in range(17) if i not in upper]
     expected = {}
     for name, half in (("upper", upper), ("lower", lower)):
@@ -99,7 +100,7 @@ def test_half_body_is_off_for_datasets_without_a_threshold():
 
 @pytest.mark.parametrize("seed", range(5))
 def test_half_body_takes_the_upper_half_when_the_lower_has_two_points(seed):
-    upper = list(COCO.upper_body_ids)
+    upper = list(range(11))
     labelled = np.isin(np.arange(17), [*upper, 13, 14])
     region = augmented(OFF | {"half_body_probability": 1}, seed, labelled=labelled)
     np.testing.assert_allclose(region.center, POINTS[upper].mean(axis=0, dtype=float))
@@ -110,13 +111,92 @@ def test_half_body_ignores_points_in_one_place():
     np.testing.assert_array_equal(region.scale, REGION.scale)
 
 
+WHOLEBODY = load_skeleton("coco_wholebody133")
+
+
+def mmpose_halves(labelled, upper, lower):
+    """mmpose 1's ``RandomHalfBody`` restated: the points of either half by choice, or of the only one."""
+    upper, lower = [i for i in upper if labelled[i]], [i for i in lower if labelled[i]]
+    if labelled.sum() < 9 or (len(upper) < 2 and len(lower) < 3):
+        return []
+    if len(lower) < 3:
+        return [upper]
+    return [lower] if len(upper) < 2 else [upper, lower]
+
+
+@pytest.mark.parametrize("name", ["coco17", "coco_wholebody133", "goliath308"])
+def test_half_bodies_of_mmpose_leave_out_what_is_of_no_half(name):
+    skeleton = load_skeleton(name)
+    legs = range(11, 23) if name != "goliath308" else range(9, 21)
+    lower = [i for i in legs if i < skeleton.num_keypoints]
+    upper = [*range(11)] if name != "goliath308" else [*range(9), *range(21, 63)]
+    random = np.random.default_rng(1)
+    points = random.uniform(0, 100, (skeleton.num_keypoints, 2)).astype(np.float32)
+    chosen = []
+    for seed in range(400):
+        labelled = random.random(skeleton.num_keypoints) < random.choice([0.15, 0.5, 1.0])
+        config = OFF | {"half_body_probability": 1, "half_body_rule": "mmpose"}
+        region = augmented(config, seed, labelled, points=points, skeleton=skeleton)
+        halves = mmpose_halves(labelled, upper, lower)
+        if not halves:
+            assert region.center is REGION.center
+            continue
+        centers = [points[half].mean(axis=0, dtype=np.float64) for half in halves]
+        (which,) = (i for i, center in enumerate(centers) if np.allclose(center, region.center))
+        extent = np.ptp(points[halves[which]].astype(np.float64), axis=0) * 1.5
+        np.testing.assert_allclose(region.scale[0], max(extent[0], 0.75 * extent[1]))
+        if len(halves) == 2:
+            chosen.append(which == 0)
+    assert len(chosen) > 150
+    assert np.mean(chosen) == pytest.approx(0.7, abs=0.08)
+
+
+def test_half_bodies_of_vitpose_count_face_and_hands_as_lower():
+    """So that a lower half may be as tall as the body; mmpose's is legs and feet."""
+    points = np.random.default_rng(2).uniform(0, 60, (133, 2)).astype(np.float32)
+    points[11:23] += 100  # legs and feet
+    halves = {"vitpose": [*range(11, 133)], "mmpose": [*range(11, 23)]}
+    for rule, lower in halves.items():
+        config = OFF | {"half_body_probability": 1, "half_body_rule": rule}
+        regions = [augmented(config, seed, points=points, skeleton=WHOLEBODY) for seed in range(40)]
+        centers = [points[half].mean(axis=0, dtype=np.float64) for half in (range(11), lower)]
+        for region in regions:
+            assert any(np.allclose(region.center, center) for center in centers)
+        assert any(np.allclose(region.center, centers[1]) for region in regions)
+
+
+@pytest.mark.parametrize(("rule", "moves"), [("vitpose", False), ("mmpose", True)])
+def test_two_upper_points_are_a_half_by_choice_for_mmpose_alone(rule, moves):
+    labelled = np.isin(np.arange(17), [0, 1, *range(11, 17)])
+    config = OFF | {"half_body_probability": 1, "half_body_rule": rule}
+    regions = [augmented(config, seed, labelled, minimum=7) for seed in range(60)]
+    upper = POINTS[:2].mean(axis=0, dtype=np.float64)
+    assert any(np.allclose(region.center, upper) for region in regions) == moves
+
+
 def test_center_jitter_moves_a_share_of_the_centres_within_a_fifth_of_the_box():
-    sizes = np.tile([40.0, 90.0], (3000, 1))
-    moves = center_jitter(sizes, AugmentConfig(), np.random.default_rng(0))
+    moves = center_jitter(3000, AugmentConfig(), np.random.default_rng(0))
     moved = moves.any(axis=1)
     assert moved.mean() == pytest.approx(0.3, abs=0.03)
-    assert np.abs(moves[:, 0]).max() == pytest.approx(8, abs=0.2)
-    assert np.abs(moves[:, 1]).max() == pytest.approx(18, abs=0.4)
+    assert np.abs(moves).max(axis=0) == pytest.approx(0.2, abs=0.005)
+    assert kstest(moves[moved].ravel(), uniform(-0.2, 0.4).cdf).pvalue > 0.01
+
+
+def test_mmpose_moves_what_is_cropped_by_a_truncated_normal_share_of_its_padded_size():
+    """``scipy.stats.truncnorm(-1, 1)`` times 0.16 of the width and of the height, in 30 % of the samples."""
+    config = AugmentConfig.model_validate("mmpose")
+    moves = center_jitter(4000, config, np.random.default_rng(0))
+    moved = moves.any(axis=1)
+    assert moved.mean() == pytest.approx(0.3, abs=0.03)
+    for axis in (0, 1):
+        assert kstest(moves[moved, axis] / 0.16, truncnorm(-1, 1).cdf).pvalue > 0.01
+    assert abs(np.corrcoef(moves[moved].T)[0, 1]) < 0.1
+
+    shift = np.array([0.1, -0.05])
+    np.testing.assert_allclose(augmented(OFF, shift=shift).center, REGION.center + np.array([7.5, -2.0]))
+    half = augmented(OFF | {"half_body_probability": 1}, shift=shift)
+    extent = np.ptp(POINTS[:11].astype(np.float64), axis=0) * 1.5
+    np.testing.assert_allclose(half.center, POINTS[:11].mean(axis=0, dtype=np.float64) + shift * extent)
 
 
 def test_changing_one_probability_leaves_the_other_changes_alone():
@@ -153,8 +233,12 @@ def test_a_preset_is_named_alone_or_with_changes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "infants"}, "augment: .*no augmentation is called 'infants'; there are published, infant"),
+        ({"preset": "infants"}, "augment: .*no augmentation is called 'infants'; there are published, mmpose, infant"),
         ({"preset": "infant", "blanket": 1}, "augment: blanket: Extra inputs"),
+        (
+            {"preset": "mmpose", "center_jitter": "per_run"},
+            "augment: .*truncated is drawn after the half body .* set center_jitter to per_sample",
+        ),
         ({"blanket_least_cover": 0.8}, "augment: .*blanket_least_cover 0.8 is more than blanket_most_cover 0.7"),
     ],
 )

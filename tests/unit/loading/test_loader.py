@@ -6,6 +6,7 @@ from itertools import islice
 import cv2
 import numpy as np
 import pytest
+from scipy.stats import truncnorm
 
 from posecore.config import parse_config
 from posecore.datasets.definition import Conventions
@@ -170,6 +171,27 @@ def test_center_jitter_is_fixed_for_the_run_or_drawn_anew(stores):
     assert differing(*centers("per_sample")) == 1
 
 
+def test_mmpose_moves_centres_by_a_share_of_the_padded_box(stores):
+    """Closed form of every shift: the quantiles of ``scipy.stats.truncnorm`` at the sample's own draws."""
+    only_shifts = {"preset": "mmpose", "flip_probability": 0, "half_body_probability": 0, "scale_factor": 0}
+    only_shifts |= {"rotation_probability": 0, "center_jitter_probability": 0.5}
+    config = loading(augment=only_shifts)
+    table = Loader(stores, config, input_size=SIZE, seed=3, global_batch=8).sampler.table(0)
+    moved = []
+    for step, batch in enumerate(batches(stores, 3, config)):
+        passes = table.number_of_pass[step][np.argsort(table.dataset[step], kind="stable")].tolist()
+        for group in batch.groups:
+            usable = UsableInstances.of(stores[group.dataset])
+            for place, (row, center) in enumerate(zip(group.rows.tolist(), group.center.tolist(), strict=True)):
+                x, y, w, h = usable.bbox_xywh[usable.rows.tolist().index(row)]
+                random = generator(Purpose.CENTER_JITTER, 3, group.dataset, passes[group.start + place], row)
+                draws = random.random(3)
+                shift = 0.16 * truncnorm(-1, 1).ppf(draws[1:]) if draws[0] < 0.5 else np.zeros(2)
+                np.testing.assert_allclose(center, [x + w / 2, y + h / 2] + shift * [1.25 * w, 1.25 * h], rtol=1e-5)
+                moved.append(bool(shift.any()))
+    assert 0 < sum(moved) < len(moved)
+
+
 def test_an_entry_may_have_its_own_augmentation(stores):
     off = {"flip_probability": 0, "half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0}
     turn = off | {"rotation_probability": 1, "rotation_distribution": "uniform", "rotation_degrees": 180}
@@ -234,6 +256,7 @@ def test_off_is_a_plain_crop_byte_for_byte(stores):
                 state = np.where(body.keypoints[:, 2] == 2, 3, 2).astype(np.uint8)
                 region = augment_region(
                     Region(centers[index], scales[index]),
+                    usable.bbox_xywh[index, 2:] * 1.25,
                     body.keypoints[:, :2],
                     np.ones(len(state), bool),
                     skeleton,

@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 from pycocotools.cocoeval import Params
 
@@ -81,12 +82,46 @@ def test_goliath_lists_fingers_from_the_tip():
                 assert goliath.union_names[first + 4 * finger + 4 - joint] == union, side
 
 
-def test_half_body_parts_follow_the_published_metadata():
-    assert load_skeleton("coco17").upper_body_ids == tuple(range(11))
-    assert load_skeleton("coco_wholebody133").upper_body_ids == tuple(range(11))
-    assert load_skeleton("mpii16").upper_body_ids == (7, 8, 9, 10, 11, 12, 13, 14, 15)
-    assert "right_front_paw" not in [load_skeleton("ap10k17").names[i] for i in load_skeleton("ap10k17").upper_body_ids]
-    assert len(load_skeleton("goliath308").upper_body_ids) == 51
+PARTS = {  # number of upper, lower and other points as mmpose's and Sapiens' own metadata have them
+    "aic14": (8, 6, 0),
+    "animalpose20": (13, 7, 0),
+    "ap10k17": (9, 8, 0),
+    "coco17": (11, 6, 0),
+    "coco_wholebody133": (11, 12, 110),
+    "crowdpose14": (8, 6, 0),
+    "goliath308": (51, 12, 245),
+    "halpe136": (13, 13, 110),
+    "halpe26": (13, 13, 0),
+    "humanart21": (11, 10, 0),
+    "mpii16": (9, 7, 0),
+    "mpii_trb40": (22, 18, 0),
+}
+
+
+@pytest.mark.parametrize(("name", "counts"), PARTS.items())
+def test_half_body_parts_follow_the_published_metadata(name, counts):
+    skeleton = load_skeleton(name)
+    upper, lower = skeleton.upper_body_mask, skeleton.lower_body_mask
+    assert (upper.sum(), lower.sum(), (~upper & ~lower).sum()) == counts
+    assert not (upper & lower).any()
+    if name != "ap10k17":  # whose right front paw counts as lower, as published
+        assert (upper == upper[skeleton.flip_indices]).all()
+        assert (lower == lower[skeleton.flip_indices]).all()
+
+
+def test_half_body_parts_by_name():
+    def lower(name):
+        return tuple(np.flatnonzero(load_skeleton(name).lower_body_mask).tolist())
+
+    def upper(name):
+        return tuple(np.flatnonzero(load_skeleton(name).upper_body_mask).tolist())
+
+    assert upper("coco17") == upper("coco_wholebody133") == tuple(range(11))
+    assert lower("coco_wholebody133") == tuple(range(11, 23))
+    assert upper("mpii16") == (7, 8, 9, 10, 11, 12, 13, 14, 15)
+    assert load_skeleton("ap10k17").names.index("right_front_paw") in lower("ap10k17")
+    assert upper("goliath308") == (*range(9), *range(21, 63))
+    assert lower("goliath308") == tuple(range(9, 21))
 
 
 def test_groups_of_wholebody_are_the_official_parts():
