@@ -171,7 +171,8 @@ def test_a_mirrored_crop_has_an_answer_of_its_own(world: World, tmp_path: Path) 
     store = AnswerStore(_stored(world, tmp_path)["people"])
     assert not np.allclose(store.read(0, False).outputs[..., ::-1], store.read(0, True).outputs)
     alone = AnswerStore(_stored(world, tmp_path / "alone", augment=mirrored_only(0))["people"])
-    np.testing.assert_array_equal(alone.read(0, False).outputs, store.read(0, False).outputs)
+    # To rounding: how many crops are asked about at once may decide how a convolution is computed.
+    np.testing.assert_allclose(alone.read(0, False).outputs, store.read(0, False).outputs, rtol=1e-5, atol=1e-8)
     with pytest.raises(IntegrityError, match="no answer for row 0, mirrored"):
         alone.read(0, True)
 
