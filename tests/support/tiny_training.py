@@ -4,7 +4,7 @@ import contextlib
 import json
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
@@ -38,6 +38,8 @@ from posecore.training.schedule import CosineSchedule
 
 INPUT_SIZE = (64, 48)
 POINTS = {"people": 5, "dogs": 7}
+LOG_FILE = "log.jsonl"
+"""What rank 0 of a launched run logged, in its folder."""
 
 
 def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0, depth_input: bool = False) -> PoseModel:
@@ -236,32 +238,48 @@ def stop_at(step: int | None) -> Callable[[int], None]:
     return check
 
 
+def described_method(name: str | None, adaptation: dict[str, Any] | None = None) -> nn.Module:
+    """The method of a launched run: an adaptation, or one by name; heads with BatchNorm and experts for None."""
+    torch.manual_seed(1)
+    if adaptation is not None:
+        return tiny_adaptation(**adaptation)
+    if name == "prototypes":
+        return tiny_prototypes(drop_path=0.0)
+    if name == "depth":
+        return tiny_depth()
+    if name == "plain":  # without BatchNorm, so that a crop does not depend on its neighbours
+        card = tiny_model(drop_path=0.0).card
+        architecture = card.architecture.model_copy(update={"head": SimpleHeadConfig()})
+        return SupervisedHeads(PoseModel(card.model_copy(update={"architecture": architecture})))
+    return SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
+
+
+def _logged_to(path: Path) -> Callable[[Mapping[str, float], int], None]:
+    def log(metrics: Mapping[str, float], step: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps({"step": step, **metrics}) + "\n")
+
+    return log
+
+
 def main() -> None:
     """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
     for run in json.loads(sys.argv[1]):
         deepspeed_engine.deepspeed_settings = _sharding_all if run.get("shard_all") else deepspeed_settings
         run_dir = Path(run["run_dir"])
-        context = LocalContext(run_dir)
+        context = LocalContext(run_dir, log=_logged_to(run_dir / LOG_FILE))
         if "copy_of" in run and context.rank == 0:
             shutil.copytree(run["copy_of"], run_dir)
         if context.world_size > 1:
             torch.distributed.barrier()
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
-        torch.manual_seed(1)
-        learns_prototypes = run.get("method") == "prototypes"
-        method: nn.Module
-        if "adaptation" in run:
-            method = tiny_adaptation(**run["adaptation"])
-        elif learns_prototypes:
-            method = tiny_prototypes(drop_path=0.0)
-        elif run.get("method") == "depth":
-            method = tiny_depth()
-        else:
-            method = SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
+        method = described_method(run.get("method"), run.get("adaptation"))
         stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
         with contextlib.suppress(Stopped):
-            tiny_training(context, engine, steps=6, before_step=stop, method=method, **settings)
-        if learns_prototypes:
+            steps, every = run.get("steps", 6), run.get("checkpoint_every", 3)
+            tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
+        if run.get("method") == "prototypes":
             save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
 
 

@@ -37,6 +37,19 @@ def test_a_file_is_written_with_its_folders_and_replaced_whole(folder: AnyPath) 
     assert [child.name for child in path.parent.iterdir()] == ["file"]
 
 
+def test_a_file_is_on_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, synced = tmp_path / "file", []
+    sync = os.fsync
+
+    def watched(descriptor: int) -> None:
+        sync(descriptor)
+        synced.append((os.fstat(descriptor).st_size, os.fstat(descriptor).st_ino, path.exists()))
+
+    monkeypatch.setattr("os.fsync", watched)
+    write_atomically(path, b"x" * 5000)
+    assert synced == [(5000, path.stat().st_ino, False)]
+
+
 def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     write_atomically(path, b"old")

@@ -1,11 +1,13 @@
 """One split from records to shards, in this process: what is kept, what is rejected, what is never half-written."""
 
+import errno
 import os
 import resource
 import shutil
 import struct
 import subprocess
 import tarfile
+import threading
 import uuid
 import zlib
 from dataclasses import replace
@@ -341,6 +343,75 @@ def test_an_interrupted_run_shows_no_split_and_continues(root, out):
     after = state_of(folder)
     assert {name: after[name] for name in before} == before
     assert open_store(folder).num_images == 10
+
+
+def test_a_manifest_of_another_plan_is_gone_before_the_first_shard_changes(root, out):
+    """Until the new one is there: half of the new shards under the old list would be read as a split."""
+    ingest(job(root, out), records(root, 10))
+
+    def interrupted(item, shards):
+        assert not (item.folder / "manifest.json").exists()
+        yield write_shard(item, shards[0])
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        ingest(job(root, out), records(root, 9), interrupted)
+    with pytest.raises(IntegrityError, match="no finished split"):
+        open_store(out / "tiny" / "train")
+
+
+def test_a_split_that_lost_too_much_since_has_no_manifest(root, out):
+    """The plan is the same, the pictures are not: nobody may take the former manifest for this run's."""
+    source = records(root, 10)
+    ingest(job(root, out), source)
+    spoil(root, "truncated-image")
+    with pytest.raises(IngestError, match="truncated-image"):
+        ingest(job(root, out), source)
+    with pytest.raises(IntegrityError, match="no finished split"):
+        open_store(out / "tiny" / "train")
+
+
+@pytest.fixture
+def syncs(monkeypatch):
+    """What reached the disk: thread, inode and size of every fsync; shards are flushed all the time."""
+    done, sync = [], os.fsync
+
+    def watched(descriptor):
+        sync(descriptor)
+        state = os.fstat(descriptor)
+        done.append((threading.current_thread().name, state.st_ino, state.st_size))
+
+    monkeypatch.setattr("os.fsync", watched)
+    monkeypatch.setattr("posecore.ingest.write._FLUSH_SECONDS", 0.0)
+    return done
+
+
+def test_a_shard_is_on_disk_before_it_has_its_name(root, out, syncs):
+    ingest(job(root, out), records(root, 6))
+    whole = {(inode, size) for name, inode, size in syncs if not name.startswith("ingest-flush")}
+    shards = sorted((out / "tiny" / "train").glob("shard-*.tar"))
+    assert len(shards) == 2
+    for path in shards:
+        assert (path.stat().st_ino, path.stat().st_size) in whole
+
+
+def test_a_failed_flush_of_a_growing_shard_is_an_error_though_the_last_one_succeeds(root, out, monkeypatch):
+    """The system tells of a lost page once, to the flush that met it."""
+    plan, sync, failed = plan_shards(job(root, out), records(root, 8)), os.fsync, threading.Event()
+
+    def fails_once(descriptor):
+        if threading.current_thread().name.startswith("ingest-flush"):
+            failed.set()
+            raise OSError(errno.EIO, "Input/output error")
+        failed.wait(10)
+        sync(descriptor)
+
+    monkeypatch.setattr("os.fsync", fails_once)
+    monkeypatch.setattr("posecore.ingest.write._FLUSH_SECONDS", 0.0)
+    with pytest.raises(OSError, match="Input/output error"):
+        write_shard(plan.job, plan.shards[0])
+    assert failed.is_set()
+    assert not list((out / "tiny" / "train").glob("*shard-*"))
 
 
 def test_every_shaping_input_changes_the_plan(root, out):

@@ -12,7 +12,10 @@ from posecore.config import parse_config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.geometry import bbox_to_center_scale
+from posecore.loading.appearance import AppearanceConfig, change_appearance
 from posecore.loading.augment import AugmentConfig, Region, augment_region
+from posecore.loading.blanket import draw_blanket
+from posecore.loading.camera import change_camera
 from posecore.loading.crop import crop_instance, decode_image
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.randomness import Purpose, generator
@@ -208,6 +211,30 @@ def test_an_entry_may_name_a_preset(stores):
     assert people.augment.rotation_distribution == "uniform"
     assert animals.augment is None
     assert config.augment.blanket_probability == 0
+
+
+def test_blanket_camera_and_appearance_have_streams_of_their_own_in_every_pass(stores):
+    """Painted here on the crops of a loader that paints nothing; 20 people are one pass of 5 batches of 4."""
+    painted = AugmentConfig(
+        blanket_probability=0.8, infrared_probability=0.4, grey_probability=0.4, appearance=AppearanceConfig()
+    )
+    people = {"mixture": {"entries": [{"name": "people"}]}}
+    store, skeleton = {"people": stores["people"]}, stores["people"].manifest.definition.skeleton
+    plain = batches(store, 10, loading(**people), global_batch=4)
+    ours = batches(store, 10, loading(**people, augment=painted.model_dump()), global_batch=4)
+    for index, (before, after) in enumerate(zip(plain, ours, strict=True)):
+        (group,), (changed,) = before.groups, after.groups
+        for place, row in enumerate(group.rows.tolist()):
+
+            def random(purpose, number_of_pass=index // 5, row=row):
+                return generator(purpose, 3, "people", number_of_pass, row)
+
+            crop, points, state = before.images[place], group.keypoints_crop[place], group.state[place]
+            state = draw_blanket(crop, points, state, skeleton, painted, random(Purpose.BLANKET))
+            change_camera(crop, painted, random(Purpose.CAMERA))
+            change_appearance(crop, painted.appearance, random(Purpose.APPEARANCE))
+            np.testing.assert_array_equal(after.images[place], crop)
+            np.testing.assert_array_equal(changed.state[place], state)
 
 
 POINTS_AND_REGIONS = ("keypoints_crop", "center", "scale", "rotation", "flipped", "rows", "seeds")

@@ -79,6 +79,15 @@ def test_the_order_is_a_function_of_seed_and_epoch():
 
 
 @pytest.mark.parametrize("window", [1, 8])
+def test_every_epoch_shuffles_anew_and_not_only_every_pass(window):
+    """Passes have orders of their own, which would hide an epoch whose places are always the same."""
+    config = mixture("a", "b", shuffle_window=window)
+    sampler = MixtureSampler(config, {"a": images_of(*[1] * 40), "b": images_of(*[1] * 40)}, 1, 8)
+    datasets = [sampler.table(epoch).dataset.tobytes() for epoch in range(4)]
+    assert len(set(datasets)) == 4
+
+
+@pytest.mark.parametrize("window", [1, 8])
 def test_instances_of_an_image_stay_in_one_slot_and_near_each_other(window):
     random = np.random.default_rng(0)
     images = images_of(*random.integers(1, 6, 2000))

@@ -6,7 +6,7 @@ import torch
 
 from posecore.methods.batch import denormalise, normalise, point_weights, split_batch, to_device
 from posecore.schema import CropBatch, KeypointState
-from tests.support.tiny_training import tiny_batches
+from tests.support.tiny_training import tiny_batches, with_depth
 
 
 def _batch(step: int = 1) -> CropBatch:
@@ -58,6 +58,14 @@ def test_parts_cover_every_row_array() -> None:
         value = getattr(group, field.name)
         if isinstance(value, np.ndarray):
             assert len(value) == group.stop - group.start, field.name
+
+
+def test_depth_stays_beside_its_image() -> None:
+    batch = with_depth(_batch(2), rank=0)
+    assert batch.depth is not None
+    for index, part in enumerate(split_batch(batch, 2)):
+        assert part.depth is not None
+        assert np.array_equal(part.depth, batch.depth[index::2])
 
 
 def test_uneven_parts_are_refused() -> None:

@@ -54,6 +54,17 @@ def _batch(rows: dict[str, int]) -> DeviceBatch:
     return DeviceBatch(images=torch.randn(start, 3, 96, 64, generator=generator), groups=tuple(groups))
 
 
+def test_weights_begin_with_the_published_spreads() -> None:
+    """mmpose's RTMCCHead: 0.001 for the convolution, 0.01 for every linear layer."""
+    head = _model(head={"kind": "rtmcc", "token_dim": 64, "attention_dim": 32}).heads["coco"]
+    assert head.final_layer.weight.std().item() == pytest.approx(0.001, rel=0.05)
+    assert not head.final_layer.bias.any()
+    linear = [module for module in head.modules() if isinstance(module, torch.nn.Linear)]
+    assert len(linear) == 5
+    for module in linear:
+        assert module.weight.std().item() == pytest.approx(0.01, rel=0.05)
+
+
 def test_outputs_are_the_bins_of_both_axes() -> None:
     outputs = _model().eval()(torch.zeros(3, 3, 96, 64), [("coco", 0, 1), ("mpii", 1, 3)])
     assert outputs["coco"].shape == (1, 17, 128 + 192)

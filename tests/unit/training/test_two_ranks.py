@@ -1,0 +1,91 @@
+"""Two processes see what one with the whole batch sees; what each alone knows of it is averaged before it is kept.
+
+A step on two ranks is compared with one step in this process, never with another engine, which may err alike.
+"""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from posecore.methods.batch import to_device
+from posecore.methods.supervised import SupervisedHeads
+from posecore.training.checkpoint import load_checkpoint
+from posecore.training.context import LocalContext
+from posecore.training.engine import EngineState, TorchEngineConfig
+from tests.support.launched_runs import TORCH, last_state, launch
+from tests.support.tiny_training import LOG_FILE, described_method, tiny_batches, tiny_training
+
+TAUGHT = {
+    "strategy": "full",
+    "replayed": [],
+    "unlabelled": {"confidence": -1.0, "mask_share": 0.25, "ramp_up": 0.5},
+    "unlabelled_sets": ["people"],
+}
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("runs")
+
+    def run(name: str, steps: int, **fields: object) -> dict[str, object]:
+        return {"run_dir": str(folder / name), "engine": TORCH, "steps": steps, "checkpoint_every": 1, **fields}
+
+    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT)], world_size=2)
+    return folder
+
+
+def _state(runs: Path, name: str, step: int) -> EngineState:
+    (folder,) = (runs / name / "checkpoints").glob(f"step_{step:08d}_*")
+    return load_checkpoint(folder)[0]
+
+
+def test_gradients_are_those_of_the_whole_batch(runs: Path, tmp_path: Path) -> None:
+    tiny_training(
+        LocalContext(tmp_path), TorchEngineConfig(), steps=1, checkpoint_every=1, method=described_method("plain")
+    )
+    expected = last_state(tmp_path).exp_avg
+    got = _state(runs, "plain", 1).exp_avg
+    assert got.keys() == expected.keys()
+    for name, moment in got.items():
+        torch.testing.assert_close(moment, expected[name], rtol=1e-4, atol=1e-7)
+
+
+def test_logged_losses_are_those_of_the_whole_batch(runs: Path, tmp_path: Path) -> None:
+    logged: list[dict[str, float]] = []
+    context = LocalContext(tmp_path, log=lambda metrics, step: logged.append(dict(metrics)))
+    tiny_training(context, TorchEngineConfig(), steps=2, method=described_method("plain"))
+    theirs = [json.loads(line) for line in (runs / "plain" / LOG_FILE).read_text().splitlines()]
+    assert len(theirs) == len(logged) == 1
+    for name in ("loss", "loss/people", "loss/dogs"):
+        assert theirs[0][name] == pytest.approx(logged[0][name], rel=1e-4)
+        assert theirs[0][name] > 0
+
+
+def test_saved_statistics_are_the_mean_of_what_each_rank_saw(runs: Path) -> None:
+    norms = []
+    for rank in range(2):
+        method = described_method(None)
+        assert isinstance(method, SupervisedHeads)
+        method.train()(to_device(next(tiny_batches(0, rank, 2)), torch.device("cpu")))
+        norms.append({name: buffer for name, buffer in method.named_buffers() if "people" in name})
+    saved = _state(runs, "norms", 1).buffers
+    compared = [name for name in norms[0] if name.endswith("running_mean")]
+    assert len(compared) == 2
+    for name in compared:
+        assert not torch.allclose(norms[0][name], norms[1][name], rtol=0.01, atol=0)
+        torch.testing.assert_close(saved[name], (norms[0][name] + norms[1][name]) / 2, rtol=1e-4, atol=1e-9)
+
+
+def test_a_mean_teacher_takes_in_the_mean_of_statistics(runs: Path) -> None:
+    """Before the second step: half of it what the student began with, half what the student is after the first."""
+    first = described_method(None, TAUGHT).state_dict()
+    student, taught = _state(runs, "taught", 1).buffers, _state(runs, "taught", 2).buffers
+    names = [name for name in taught if name.startswith("mean_teacher.") and name.endswith("running_var")]
+    names = [name for name in names if "dogs" in name]
+    assert names
+    for name in names:
+        own = name.replace("mean_teacher.", "method.")
+        assert not torch.allclose(student[own], first[own])
+        torch.testing.assert_close(taught[name], (first[own] + student[own]) / 2)
