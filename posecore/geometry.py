@@ -17,11 +17,38 @@ published conventions also rotate in opposite directions; this is kept, since th
 from typing import Literal, TypeAlias
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float, Int
 
 CropConvention: TypeAlias = Literal["udp", "msra"]
 
+MAX_REACH = 10.0
+"""A box or a point further than this many longer sides of its picture from the picture's corner is no body's."""
+MAX_COORDINATE_PX = 1e6
+"""The same where the picture is not known: ten times beyond the largest pictures."""
+
 _MIRROR = np.array([-1.0, 1.0])
+
+
+def beyond_reach(
+    points: Float[np.ndarray, "*batch 2"], image_size: tuple[int, int] | Int[np.ndarray, "*#batch 2"] | None
+) -> Bool[np.ndarray, "*batch"]:
+    """Which points are not finite, or so far from their picture that they mean something else than pixels of it.
+
+    Args:
+        points: x, y in image pixels.
+        image_size: (height, width) in pixels of the picture or of each point's; 0 where not known, None if none is.
+    """
+    longer = np.zeros(1) if image_size is None else np.asarray(image_size, np.float64).max(axis=-1)
+    limit = np.where(longer > 0, MAX_REACH * longer, MAX_COORDINATE_PX)
+    return np.asarray(~(np.abs(points) <= limit[..., None]).all(axis=-1))  # comparisons with NaN are false
+
+
+def boxes_beyond_reach(
+    bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int] | Int[np.ndarray, "*#batch 2"] | None
+) -> Bool[np.ndarray, "*batch"]:
+    """:func:`beyond_reach` for either end of boxes."""
+    first = bbox_xywh[..., :2]
+    return beyond_reach(first, image_size) | beyond_reach(first + bbox_xywh[..., 2:], image_size)
 
 
 def clip_bbox_xywh(

@@ -79,7 +79,14 @@ class PredictionTask:
                     f"{self.store.location}: none of the {len(self.boxes.image_ids)} detected boxes lies on an image "
                     "of this split; give the detections of the same split."
                 )
+            self._check_boxes(self.boxes)
         object.__setattr__(self, "rows", rows)
+
+    def _check_boxes(self, boxes: DetectedBoxes) -> None:
+        images = self.store.images
+        known = zip(self.image_ids, images["height"].to_pylist(), images["width"].to_pylist(), strict=True)
+        size_of = {image_id: (height, width) for image_id, height, width in known}
+        boxes.check(np.array([size_of.get(image_id, (0, 0)) for image_id in boxes.image_ids]), str(self.store.location))
 
     @property
     def image_ids(self) -> tuple[str, ...]:
@@ -113,7 +120,8 @@ def predict_store(
         boxes: detections to crop instead of the annotated boxes; those on other images are left out.
 
     Raises:
-        EvaluationError: the model has no such head, the head lacks points of this dataset, or no box fits.
+        EvaluationError: the model has no such head, the head lacks points of this dataset, no box fits, or one is
+            impossible on its image.
     """
     task = PredictionTask(
         store=store,

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.wholebody import PARTS
+from posecore.geometry import beyond_reach, boxes_beyond_reach
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath
 
+_OTHER_FORMS = (KeyError, TypeError, ValueError, OverflowError)
 _PART_KEYS = {
     "body": "keypoints",
     "foot": "foot_kpts",
@@ -42,6 +44,29 @@ class DetectedBoxes:
     bbox_xywh: Float[np.ndarray, "B 4"]
     scores: Float[np.ndarray, " B"]
     category_id: Int[np.ndarray, " B"]
+
+    def check(self, image_size: Int[np.ndarray, "B 2"], where: str) -> None:
+        """Returns if every box can be one on its image.
+
+        Args:
+            image_size: (height, width) of each box's image in pixels, 0 where not known.
+            where: what the message names first.
+
+        Raises:
+            EvaluationError: a box has a negative side, a number is not finite, or a box is too far from its image.
+        """
+        for bad, problem in (
+            (boxes_beyond_reach(self.bbox_xywh, image_size), "is not finite, or far beyond its image"),
+            ((self.bbox_xywh[:, 2:] < 0).any(axis=1), "has a negative side"),
+            (~np.isfinite(self.scores), "has a score that is not finite"),
+        ):
+            if bad.any():
+                row = int(bad.argmax())
+                shown = ", ".join(f"{value:g}" for value in self.bbox_xywh[row])
+                raise EvaluationError(
+                    f"{where}: box {row} ({shown}), on image {self.image_ids[row]!r:.80}, {problem}; boxes are x, y, "
+                    "width, height in pixels of their image."
+                )
 
 
 def coco_results(predictions: Predictions, parts_of: Skeleton | None = None) -> list[dict[str, Json]]:
@@ -69,16 +94,23 @@ def coco_results(predictions: Predictions, parts_of: Skeleton | None = None) -> 
     ]
 
 
-def read_results(path: AnyPath, image_ids: Sequence[str], num_keypoints: int) -> Predictions:
+def read_results(
+    path: AnyPath,
+    image_ids: Sequence[str],
+    num_keypoints: int,
+    image_size: Int[np.ndarray, "I 2"] | None = None,
+) -> Predictions:
     """Predictions from a COCO results list, COCO-WholeBody's part arrays included.
 
     Args:
         path: the JSON file.
         image_ids: ids of the evaluation set; results on other images are refused.
         num_keypoints: K of the skeleton.
+        image_size: (height, width) of every image in pixels, 0 where unknown; None if none is known.
 
     Raises:
-        EvaluationError: the file is not such a list, an entry lacks a field, or an image is not in the set.
+        EvaluationError: the file is not such a list, an entry lacks a field, an image is not in the set, or a number is
+            not finite or too far from the image to be pixels of it.
     """
     items = _read_list(path)
     row_of = {image_id: row for row, image_id in enumerate(image_ids)}
@@ -93,12 +125,28 @@ def read_results(path: AnyPath, image_ids: Sequence[str], num_keypoints: int) ->
             triplets[index] = np.asarray(flat, np.float64).reshape(num_keypoints, 3)
             scores[index] = item["score"]
             category_id[index] = item.get("category_id", 1)
-        except (KeyError, TypeError, ValueError) as error:
+        except _OTHER_FORMS as error:
             raise EvaluationError(
                 f"{path}: entry {index} does not fit ({type(error).__name__}: {error}); expected an image_id of the "
                 f"evaluated split, {num_keypoints} keypoints as x, y, confidence, and a score."
             ) from None
     parts = [part for part in PARTS if items and all(f"{part}_score" in item for item in items)]
+    try:
+        part_scores = {part: np.array([item[f"{part}_score"] for item in items], np.float64) for part in parts}
+    except _OTHER_FORMS as error:
+        raise EvaluationError(f"{path}: the score of a part is no number ({error}).") from None
+    sizes = np.zeros((len(items), 2), np.int64) if image_size is None else image_size[image_row]
+    for bad, problem in (
+        (~np.isfinite(np.stack([scores, *part_scores.values()], axis=1)), "has a score that is not finite"),
+        (~np.isfinite(triplets[:, :, 2]), "has a keypoint whose confidence is not finite"),
+        (
+            beyond_reach(triplets[:, :, :2], sizes[:, None]),
+            "has a keypoint that is not finite, or far beyond its image; keypoints are in pixels of their image",
+        ),
+    ):
+        if bad.any():
+            row = int(bad.any(axis=1).argmax())
+            raise EvaluationError(f"{path}: entry {row}, on image {image_ids[image_row[row]]!r:.80}, {problem}.")
     return Predictions(
         image_ids=tuple(image_ids),
         image_row=image_row,
@@ -108,7 +156,7 @@ def read_results(path: AnyPath, image_ids: Sequence[str], num_keypoints: int) ->
         scores=scores,
         category_id=category_id,
         crop_area=np.full(len(items), np.nan),
-        part_scores={part: np.array([item[f"{part}_score"] for item in items], np.float64) for part in parts},
+        part_scores=part_scores,
     )
 
 
@@ -120,22 +168,25 @@ def read_boxes(path: AnyPath, category_id: int | None = None) -> DetectedBoxes:
         category_id: keep this class only.
 
     Raises:
-        EvaluationError: the file is not such a list, or an entry lacks a field.
+        EvaluationError: the file is not such a list, an entry lacks a field, or :meth:`DetectedBoxes.check` finds that
+            a box is impossible on any image; it is asked again where the images are known.
     """
     items = _read_list(path)
     try:
         kept = [item for item in items if category_id is None or item["category_id"] == category_id]
-        return DetectedBoxes(
+        boxes = DetectedBoxes(
             image_ids=tuple(str(item["image_id"]) for item in kept),
             bbox_xywh=np.array([item["bbox"] for item in kept], np.float64).reshape(len(kept), 4),
             scores=np.array([item["score"] for item in kept], np.float64),
             category_id=np.array([item["category_id"] for item in kept], np.int64),
         )
-    except (KeyError, TypeError, ValueError) as error:
+    except _OTHER_FORMS as error:
         raise EvaluationError(
             f"{path}: an entry does not fit ({type(error).__name__}: {error}); expected image_id, category_id, bbox as "
             "x, y, w, h, and score."
         ) from None
+    boxes.check(np.zeros((len(boxes.scores), 2), np.int64), str(path))
+    return boxes
 
 
 def _read_list(path: AnyPath) -> list[Mapping[str, Json]]:

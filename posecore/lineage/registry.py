@@ -21,6 +21,7 @@ from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_card import model_card
+from posecore.lineage.serving_limits import ServingLimits
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import RESUMED_CODE, EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
@@ -120,6 +121,7 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
                     artifacts={"model": str(model_folder)},
                     signature=pyfunc_signature.signature(model_folder),
                     input_example=pyfunc_signature.input_example(),
+                    model_config=ServingLimits().model_dump(),  # MLflow lets only keys be set that are stored
                     pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
                     mlflow_model=described,
                 )

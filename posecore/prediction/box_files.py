@@ -1,7 +1,7 @@
 """Boxes from a file: COCO annotations or results as JSON, or a table of image names as CSV or Parquet."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -11,6 +11,7 @@ import numpy as np
 import polars as pl
 
 from posecore.errors import PredictionError
+from posecore.geometry import MAX_COORDINATE_PX, boxes_beyond_reach
 from posecore.prediction.instances import Boxes
 from posecore.schema import Json
 
@@ -19,6 +20,8 @@ _FORMS = (
     "expected COCO annotations (images and annotations with bbox), COCO results (a list of image_id, bbox and score), "
     f"or a table with the columns {', '.join(_COLUMNS)} and optionally score and frame"
 )
+
+_OTHER_FORMS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
 
 _Row = tuple[str, int | None, tuple[float, float, float, float], float | None]
 """Image, frame of a video, box, score."""
@@ -72,7 +75,7 @@ def read_box_file(path: Path) -> BoxFile:
     """Reads boxes by the suffix of their file: ``.json``, ``.csv`` or ``.parquet``.
 
     Raises:
-        PredictionError: the file cannot be read, has another form, or a box has a value that is no number.
+        PredictionError: the file cannot be read, has another form, or a box or a score is no plausible number.
     """
     try:
         if path.suffix == ".json":
@@ -82,9 +85,11 @@ def read_box_file(path: Path) -> BoxFile:
             return BoxFile(path, _grouped(_table_rows(table)), {})
         if path.suffix == ".parquet":
             return BoxFile(path, _grouped(_table_rows(pl.read_parquet(path))), {})
+    except _Implausible as error:
+        raise PredictionError(f"{path}: {error}") from None
     except OSError as error:
         raise PredictionError(f"{path} cannot be read ({error.strerror or error}).") from None
-    except (KeyError, TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+    except (*_OTHER_FORMS, pl.exceptions.PolarsError) as error:
         detail = " ".join(str(error).split())[:120]
         raise PredictionError(f"{path}: {type(error).__name__} ({detail}); {_FORMS}.") from None
     raise PredictionError(f"{path}: boxes come as .json, .csv or .parquet; {_FORMS}.")
@@ -120,8 +125,27 @@ def _box(values: Any) -> tuple[float, float, float, float]:
     return x, y, w, h
 
 
-def _grouped(rows: Iterable[_Row]) -> dict[tuple[str, int | None], Boxes]:
+class _Implausible(PredictionError):
+    """A number that no box and no score has, whatever the image."""
+
+
+def _check(rows: Sequence[_Row]) -> None:
+    boxes = np.array([box for _, _, box, _ in rows], np.float64).reshape(-1, 4)
+    scores = np.array([0.0 if score is None else score for *_, score in rows])
+    for bad, problem in (
+        (boxes_beyond_reach(boxes, None), f"is not in pixels, which are finite and below {MAX_COORDINATE_PX:g}"),
+        (~np.isfinite(scores), "has a score that is not finite"),
+    ):
+        if bad.any():
+            number = int(bad.argmax())
+            shown = ", ".join(f"{value:g}" for value in boxes[number])
+            raise _Implausible(f"box {number} ({shown}), on image {rows[number][0]!r:.80}, {problem}.")
+
+
+def _grouped(found: Iterable[_Row]) -> dict[tuple[str, int | None], Boxes]:
     """Boxes of one image together; they count as detected if every one of them has a score."""
+    rows = list(found)
+    _check(rows)
     of_image: dict[tuple[str, int | None], list[_Row]] = {}
     for row in rows:
         of_image.setdefault((row[0], row[1]), []).append(row)

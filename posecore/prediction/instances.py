@@ -7,6 +7,7 @@ from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from posecore.errors import PredictionError
+from posecore.geometry import MAX_REACH, boxes_beyond_reach
 
 NO_TRACK = -1
 """Track id of an instance that was not tracked."""
@@ -43,7 +44,8 @@ class Boxes:
             where: what the message calls the image.
 
         Raises:
-            PredictionError: a box has a value that is not finite, has no extent, or lies wholly outside the image.
+            PredictionError: a box has a value that is not finite, has no extent, lies wholly outside the image, or is
+                absurdly large beside it.
         """
         height, width = image_size
         x, y, w, h = np.moveaxis(self.bbox_xywh, -1, 0)
@@ -55,6 +57,10 @@ class Boxes:
             (~finite, "is not finite"),
             (~extended, "has no width or no height"),
             (~inside, f"lies outside the image of {width}x{height} pixels"),
+            (
+                boxes_beyond_reach(self.bbox_xywh, image_size),
+                f"reaches more than {MAX_REACH:g} times the image's longer side beyond {width}x{height} pixels",
+            ),
         ):
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])

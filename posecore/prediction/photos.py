@@ -16,17 +16,18 @@ Picture: TypeAlias = NDArray[np.uint8] | bytes | str | os.PathLike[str]
 """(H, W, 3) uint8 RGB pixels, the bytes of a JPEG or PNG file, or the path of one."""
 
 MAX_PIXELS = 100_000_000
-"""A larger image is refused by its header: a small file can declare an image that fills the memory."""
+"""Of a photo, unless somebody sets another limit."""
 
 _MAX_BYTES = 1 << 30
 
 
-def read_picture(picture: Picture, where: str) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(picture: Picture, where: str, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels as stored; EXIF orientation is ignored, as in training.
 
     Args:
         picture: pixels, an encoded image, or its path.
         where: what messages call the image, unless it has a path.
+        max_pixels: a larger file is refused by its header: a small one can declare an image that fills the memory.
 
     Raises:
         PredictionError: there is no such file, it is no whole JPEG or PNG, or it is too large; or the array is no
@@ -45,7 +46,7 @@ def read_picture(picture: Picture, where: str) -> UInt8[np.ndarray, "H W 3"]:
         size = image_size(picture)
         if not has_end_mark(picture, size.format):  # decoders fill what is missing with grey and say nothing
             raise PredictionError(f"{where}: the file ends before its {size.format.upper()} end mark; copy it again.")
-        return decode_image(picture, MAX_PIXELS, where)
+        return decode_image(picture, max_pixels, where)
     except ImageHeaderError as error:
         raise PredictionError(f"{where}: {error}") from None
     except IntegrityError as error:

@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from mlflow.exceptions import MlflowException
 from safetensors.torch import load_file, save_file
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import CheckpointError, ConfigError, LineageError, PredictionError
+from posecore.errors import CheckpointError, LineageError
 from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
@@ -220,25 +223,49 @@ def test_the_loaded_model_predicts_what_the_library_predicts(loaded: Any, model_
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9)
 
 
+BAD_ROWS: list[tuple[dict[str, Any], str]] = [
+    ({"image": b"no image"}, "row 1: neither a JPEG nor a PNG"),
+    ({"image": b""}, "row 1: image is empty"),
+    ({"image": png(1)[:200]}, "row 1: the file ends before its PNG end mark"),
+    ({"image": png(1), "x": 1.0, "y": 1.0, "h": 1.0}, "row 1: a box needs all of x, y, w, h"),
+    ({"image": png(1), "x": 1.0, "y": 1.0, "w": 0.0, "h": 1.0}, "row 1: box 0 (1, 1, 0, 1) has no width"),
+    ({"image": png(1), "x": -2e11, "y": 0.0, "w": 4e11, "h": 9.0}, "more than 10 times the image's longer side"),
+]
+
+
+@pytest.mark.parametrize(("row", "problem"), BAD_ROWS)
+def test_a_bad_picture_is_explained_beside_the_good_ones(loaded: Any, row: dict[str, Any], problem: str) -> None:
+    good = {"image": png(5), "x": np.nan, "y": np.nan, "w": np.nan, "h": np.nan}
+    answers = loaded.predict(pd.DataFrame([good, good | row, good]))
+    assert answers["error"][0] is None
+    assert problem in answers["error"][1]
+    assert (answers["keypoints"][1], answers["score"][1]) == ([], None)
+    assert answers["keypoints"][2] == answers["keypoints"][0]
+    assert len(answers["keypoints"][0]) == 17
+    assert answers["score"][2] == answers["score"][0]
+    assert answers["score"][0] is not None
+
+
+def test_the_name_of_a_file_is_never_opened(loaded: Any, tmp_path: Path) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(png(5))
+    for name in (str(photo), np.str_(photo), photo):
+        (answer,) = loaded.predict(pd.DataFrame({"image": [name]})).to_dict("records")
+        assert answer["keypoints"] == []
+        assert "it must be the bytes of a JPEG or PNG file" in answer["error"]
+
+
 @pytest.mark.parametrize(
-    ("rows", "params", "message"),
+    ("params", "message"),
     [
-        ({"image": [b"no image"]}, {}, "neither a JPEG nor a PNG"),
-        ({"image": [png(1)[:200]]}, {}, "row 0"),
-        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [np.nan], "h": [1.0]}, {}, "needs all of x, y, w, h"),
-        ({"image": [png(1)], "x": [1.0], "y": [1.0], "w": [0.0], "h": [1.0]}, {}, "has no width"),
-        ({"image": [png(1)]}, {"path": "prototypes"}, "the model has no prototypes, which path prototypes needs"),
-        (
-            {"image": [png(1)]},
-            {"path": "proto"},
-            "params: path: Input should be 'regression', 'prototypes' or 'average'",
-        ),
-        ({"image": [png(1)]}, {"dataset": "cats"}, "no head 'cats'; it has coco \\(coco17, 17 points\\), mpii"),
+        ({"path": "prototypes"}, "the model has no prototypes, which path prototypes needs"),
+        ({"path": "proto"}, "params: path: Input should be 'regression', 'prototypes' or 'average'"),
+        ({"dataset": "cats"}, "no head 'cats'; it has coco \\(coco17, 17 points\\), mpii"),
     ],
 )
-def test_bad_requests_are_explained(loaded: Any, rows: dict[str, Any], params: dict[str, Any], message: str) -> None:
-    with pytest.raises((ConfigError, PredictionError), match=message):
-        loaded.predict(pd.DataFrame(rows), params=params)
+def test_bad_parameters_are_explained(loaded: Any, params: dict[str, Any], message: str) -> None:
+    with pytest.raises(MlflowException, match=message):
+        loaded.predict(pd.DataFrame({"image": [png(1)]}), params=params)
 
 
 def test_lineage_is_asked_forwards_and_backwards(
@@ -349,13 +376,19 @@ def test_the_command_predicts_with_a_registered_model(
         assert problem in line
 
 
-@pytest.fixture
-def served(store: Tracking, parent: RegisteredVersion, tmp_path: Path) -> Iterator[str]:
-    """Address of ``mlflow models serve`` on loopback; its whole process group is ended afterwards."""
+LIMITS = {"max_bodies": 4, "max_bytes": 100_000, "max_pixels": 3000, "max_total_pixels": 4000}
+
+
+@pytest.fixture(scope="module")
+def served(
+    store: Tracking, parent: RegisteredVersion, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[str, Path]]:
+    """Address and log of ``mlflow models serve`` on loopback; its whole process group is ended afterwards."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    log = (tmp_path / "serve.log").open("w")
+    output = tmp_path_factory.mktemp("served") / "serve.log"
+    log = output.open("w")
     command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", parent.uri, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     scripts = str(Path(sys.executable).parent)
@@ -364,16 +397,17 @@ def served(store: Tracking, parent: RegisteredVersion, tmp_path: Path) -> Iterat
         "MLFLOW_TRACKING_URI": store.uri,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_MODELS_WORKERS": "1",
+        "MLFLOW_PYFUNC_INFERENCE_CONFIG": json.dumps(LIMITS),
     }
     server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
         while not _answers(f"{address}/ping"):
-            assert server.poll() is None, (tmp_path / "serve.log").read_text()
-            assert time.monotonic() < deadline, (tmp_path / "serve.log").read_text()
+            assert server.poll() is None, output.read_text()
+            assert time.monotonic() < deadline, output.read_text()
             time.sleep(0.2)
-        yield address
+        yield address, output
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         try:
@@ -392,19 +426,83 @@ def _answers(url: str) -> bool:
         return False
 
 
+def ask(served: tuple[str, Path], body: Any, content_type: str = "application/json") -> tuple[int, Any]:
+    """Status and answer to a body, which is sent as JSON unless it is bytes."""
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    request = urllib.request.Request(f"{served[0]}/invocations", data, {"Content-Type": content_type})
+    try:
+        with urllib.request.urlopen(request, timeout=60) as reply:
+            return reply.status, json.loads(reply.read())
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code, json.loads(error.read())
+
+
+def encoded(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
 @pytest.mark.slow
-@pytest.mark.samples
-def test_a_photo_sent_over_http_is_predicted(served: str, samples: Path, model_folder: Path) -> None:
-    photo = sorted((samples / "coco").rglob("*.jpg"))[0].read_bytes()
-    body = {
-        "dataframe_records": [{"image": base64.b64encode(photo).decode(), "x": 20, "y": 10.5, "w": 100, "h": 150}],
-        "params": {"dataset": "mpii"},
-    }
-    request = urllib.request.Request(
-        f"{served}/invocations", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as reply:
-        (prediction,) = json.loads(reply.read())["predictions"]
-    (expected,) = Predictor(load_model(model_folder)).predict([photo], [[(20, 10.5, 100, 150)]], "mpii")
-    found = [[point["x"], point["y"]] for point in prediction["keypoints"]]
-    np.testing.assert_allclose(found, expected.keypoints[0], rtol=0, atol=1e-3)
+def test_pictures_sent_over_http_are_predicted(served: tuple[str, Path], model_folder: Path) -> None:
+    rows = [{"image": encoded(png(5)), "x": 10, "y": 5.5, "w": 20, "h": 30}]
+    (expected,) = Predictor(load_model(model_folder)).predict([png(5)], [[(10, 5.5, 20, 30)]], "mpii")
+    split = {"columns": list(rows[0]), "data": [list(row.values()) for row in rows]}
+    for body in ({"dataframe_records": rows}, {"dataframe_split": split}):
+        status, answer = ask(served, body | {"params": {"dataset": "mpii"}})
+        assert status == 200
+        (prediction,) = answer["predictions"]
+        assert prediction["error"] is None
+        assert prediction["score"] == pytest.approx(expected.scores[0], abs=1e-5)
+        found = [[point["x"], point["y"]] for point in prediction["keypoints"]]
+        np.testing.assert_allclose(found, expected.keypoints[0], rtol=0, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_one_bad_picture_sent_over_http_does_not_fail_the_others(served: tuple[str, Path]) -> None:
+    large = bytes(cv2.imencode(".png", np.zeros((60, 51, 3), np.uint8))[1])
+    images = [encoded(png(5)), "A", encoded(large), None]
+    status, answer = ask(served, {"dataframe_records": [{"image": image} for image in images]})
+    assert status == 200
+    errors = [row["error"] for row in answer["predictions"]]
+    assert errors[0] is None
+    assert errors[1] == "row 1: image is empty, or was no base64."
+    assert errors[3] == "row 3: image is empty, or was no base64."
+    assert "51x60 pixels are more than the 3000 allowed" in errors[2]
+    status, answer = ask(served, {"dataframe_records": [{"image": encoded(png(5))}] * 3})
+    assert [row["error"] is None for row in answer["predictions"]] == [True, True, False]
+    assert "max_total_pixels = 4000" in answer["predictions"][2]["error"]
+
+
+@pytest.mark.slow
+def test_what_a_stranger_may_not_send_is_refused_without_a_word_of_the_server(
+    served: tuple[str, Path], tmp_path: Path
+) -> None:
+    photo = tmp_path / "photo.png"
+    photo.write_bytes(png(5))
+    row = {"image": encoded(png(5))}
+    table = BytesIO()
+    pd.DataFrame({"image": [str(photo)]}).to_parquet(table)
+    requests: list[tuple[Any, str, int, str]] = [
+        (f"image\n{photo}\n".encode(), "text/csv", 415, "pictures are sent as application/json"),
+        (table.getvalue(), "application/vnd.apache.parquet", 415, "pictures are sent as application/json"),
+        ({"dataframe_records": [row], "params": {"fliptest": True}}, "", 400, "there is no parameter 'fliptest'"),
+        ({"dataframe_records": [row | {"width": 3}]}, "", 400, "there is no column 'width'; there are image, x, y"),
+        ({"dataframe_records": [row], "parameters": {}}, "", 400, "there is no field 'parameters'"),
+        ({"dataframe_records": [row], "params": {"path": "proto"}}, "", 400, "params: path: Input should be"),
+        ({"dataframe_records": [row], "params": {"dataset": "cats"}}, "", 400, "the model has no head 'cats'"),
+        ({"dataframe_records": [row | {"x": "wide"}]}, "", 400, "x"),
+        ({"dataframe_split": {"columns": ["x"], "data": [[1.0]]}}, "", 400, "missing inputs ['image']"),
+        ({"dataframe_split": {"columns": ["image"], "data": [[]]}}, "", 400, "data, a list of rows as long"),
+        ({"dataframe_records": [row] * 5}, "", 413, "5 rows, more than max_bodies = 4"),
+        ({"dataframe_records": [{}] * 500}, "", 413, "more values than belong to max_bodies = 4"),
+        ({"dataframe_records": [{"image": "A" * 100_000}]}, "", 413, "more than max_bytes = 100000"),
+        ({"instances": [row]}, "", 400, "either dataframe_records or dataframe_split"),
+        (b"{", "", 400, "the body is not JSON"),
+    ]
+    for body, content_type, expected, problem in requests:
+        status, answer = ask(served, body, content_type or "application/json")
+        assert (status, answer.keys()) == (expected, {"error_code", "message"}), (problem, answer)
+        assert problem in answer["message"]
+        for secret in (str(photo), "Traceback", "site-packages", ".py", "/tmp", png(5)[:4].decode("latin-1")):
+            assert secret not in answer["message"]
+    assert "Traceback" not in served[1].read_text()

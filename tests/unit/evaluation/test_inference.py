@@ -149,6 +149,69 @@ def test_files_that_do_not_fit_say_what_was_expected(tmp_path):
         read_boxes(path)
 
 
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"keypoints": ["nan", 2, 0.5]}, "entry 1, on image '8', has a keypoint that is not finite"),
+        ({"keypoints": [30_000, 2, 0.5]}, "far beyond its image"),
+        ({"keypoints": [1, -1001, 0.5]}, "far beyond its image"),
+        ({"keypoints": [1, 2, "inf"]}, "entry 1, on image '8', has a keypoint whose confidence is not finite"),
+        ({"score": "nan"}, "entry 1, on image '8', has a score that is not finite"),
+        ({"category_id": 10**30}, "entry 1 does not fit"),
+        ({"body_score": "nan"}, "has a score that is not finite"),
+        ({"body_score": "high"}, "the score of a part is no number"),
+    ],
+)
+def test_results_that_cannot_be_are_refused_by_their_entry(change, problem, tmp_path):
+    path = tmp_path / "results.json"
+    good = {"image_id": 7, "keypoints": [1, 2, 0.5], "score": 1, "body_score": 1}
+    sizes = np.array([[60, 100], [100, 80]])
+    path.write_text(json.dumps([good, good | {"image_id": 8, "keypoints": [1000, -1000, 0.5]}]))
+    assert len(read_results(path, ["7", "8"], 1, sizes)) == 2
+    path.write_text(json.dumps([good, good | {"image_id": 8} | change]))
+    with pytest.raises(EvaluationError, match=problem):
+        read_results(path, ["7", "8"], 1, sizes)
+
+
+def test_results_without_sizes_of_images_have_an_absolute_bound(tmp_path):
+    path = tmp_path / "results.json"
+    entry = {"image_id": 7, "keypoints": [30_000, 2, 0.5], "score": 1}
+    path.write_text(json.dumps([entry]))
+    assert len(read_results(path, ["7"], 1)) == 1
+    path.write_text(json.dumps([entry | {"keypoints": [1e7, 2, 0.5]}]))
+    with pytest.raises(EvaluationError, match="far beyond its image"):
+        read_results(path, ["7"], 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"bbox": ["nan", 2, 3, 4]}, r"box 1 \(nan, 2, 3, 4\), on image '8', is not finite, or far beyond its image"),
+        ({"bbox": [-2e11, 2, 4e11, 4]}, "far beyond its image"),
+        ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
+        ({"score": "inf"}, "has a score that is not finite"),
+        ({"category_id": 10**30}, "expected image_id, category_id, bbox"),
+    ],
+)
+def test_detections_that_cannot_be_are_refused_by_their_row(change, problem, tmp_path):
+    path = tmp_path / "boxes.json"
+    good = {"image_id": 7, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}
+    path.write_text(json.dumps([good, good | {"image_id": 8} | change]))
+    with pytest.raises(EvaluationError, match=problem):
+        read_boxes(path)
+
+
+def test_detections_far_beyond_their_own_images_are_refused(world):
+    store, model = world
+    boxes = detected(store)
+    side = max(store.images["height"][0].as_py(), store.images["width"][0].as_py())
+    boxes.bbox_xywh[3] = 0, 0, 9 * side, 9 * side
+    assert len(predict_store(model, store, InferenceSettings(nms_threshold=None), boxes=boxes)) == 24
+    boxes.bbox_xywh[3] = 0, 0, 11 * side, 5
+    with pytest.raises(EvaluationError, match=r"box 3 .* far beyond its image"):
+        predict_store(model, store, boxes=boxes)
+
+
 def test_box_files_are_read_by_category(tmp_path):
     path = tmp_path / "boxes.json"
     entries = [{"image_id": i, "category_id": 1 + i % 2, "bbox": [1, 2, 3, i], "score": 0.5} for i in range(4)]

@@ -78,6 +78,8 @@ def test_coco_annotations_and_results_are_read(tmp_path: Path) -> None:
         ("boxes.csv", "image,x,y,w,h\na,1,2,3,four\n", "could not convert"),
         ("boxes.csv", "image,x,y,w,h\na,1,2,3,\n", "TypeError"),
         ("boxes.csv", "", "NoDataError"),
+        ("boxes.csv", "image,frame,x,y,w,h\na,inf,1,2,3,4\n", "OverflowError"),
+        ("boxes.json", "[" * 5000 + "]" * 5000, "RecursionError"),
         ("boxes.parquet", "no parquet", "ComputeError"),
     ],
 )
@@ -88,6 +90,34 @@ def test_another_form_is_explained_with_the_file(name: str, content: str, proble
         read_box_file(path)
     assert str(error.value).startswith(f"{path}: ")
     assert "image, x, y, w, h" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("values", "problem"),
+    [
+        ("nan,2,3,4", r"box 1 \(nan, 2, 3, 4\), on image 'b', is not in pixels, which are finite"),
+        ("1,2,inf,4", "box 1"),
+        ("1,2,4e11,4", "below 1e\\+06"),
+        ("-4e11,2,4e11,4", "box 1"),
+        ("1,2,3,4,nan", r"box 1 \(1, 2, 3, 4\), on image 'b', has a score that is not finite"),
+    ],
+)
+def test_numbers_that_are_no_boxes_are_refused_with_their_row(values: str, problem: str, tmp_path: Path) -> None:
+    table, annotations, results = (tmp_path / name for name in ("boxes.csv", "annotations.json", "results.json"))
+    *box, score = ([*values.split(","), "0.5"])[:5]
+    table.write_text(f"image,x,y,w,h,score\na,1,2,3,4,0.5\nb,{','.join(box)},{score}\n")
+    numbers = [float(value) for value in box]
+    rows = [
+        {"image_id": "a", "bbox": [1, 2, 3, 4], "score": 0.5},
+        {"image_id": "b", "bbox": numbers, "score": float(score)},
+    ]
+    results.write_text(json.dumps(rows))
+    images = [{"id": name, "file_name": name} for name in ("a", "b")]
+    annotations.write_text(json.dumps({"images": images, "annotations": rows}))
+    for path in (table, annotations, results):
+        with pytest.raises(PredictionError, match=problem) as error:
+            read_box_file(path)
+        assert str(error.value).startswith(f"{path}: ")
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
