@@ -4,7 +4,7 @@ import argparse
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +20,9 @@ from posecore.ingest.source_stamp import stamp_source
 from posecore.lineage.dataset_inputs import DatasetUse, Role
 from posecore.lineage.steps import OutputFile, Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
+from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
-from posecore.shards.manifest import MANIFEST_NAME, read_manifest
+from posecore.shards.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from posecore.shards.store import open_store
 
 _LEAST_FREE_BYTES = 1 << 30
@@ -118,7 +119,10 @@ def ingest_step(
     def execute(log: RunLog) -> Outputs:
         manifest = ingest_split(definition, split, root, out, config.ingest)
         log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
-        return Outputs({"location": str(location), "digest": manifest.digest}, vouched(location / MANIFEST_NAME))
+        return Outputs(
+            {"location": str(location), "digest": manifest.digest},
+            vouched_shards(location, manifest.shards, manifest.files),
+        )
 
     result = workflow.step(
         f"ingest:{entry.name}:{split}",
@@ -173,6 +177,21 @@ def vouched(*paths: Any) -> tuple[OutputFile, ...]:
     return tuple(OutputFile.of(path) for path in paths)
 
 
+def vouched_shards(
+    folder: Path, shards: Iterable[ShardEntry | AnswerShard], tables: Mapping[str, str]
+) -> tuple[OutputFile, ...]:
+    """Every file of a folder of shards that is ever read: manifest, tables and tars, none of which is read for it.
+
+    Args:
+        folder: local.
+        shards: its tars, as its manifest lists them.
+        tables: SHA-256 of the tables beside them, by file name.
+    """
+    tars = [OutputFile.of(folder / shard.name, shard.digest, is_tar=True) for shard in shards]
+    beside = [OutputFile.of(folder / name, sha256) for name, sha256 in tables.items()]
+    return (OutputFile.of(folder / MANIFEST_NAME), *beside, *tars)
+
+
 @dataclass(frozen=True)
 class Flags:
     """Settings that a job takes by flags of their own as well.
@@ -212,6 +231,9 @@ def run_job(
         flags.declare(parser)
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
     parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
+    parser.add_argument(
+        "--verify", action="store_true", help="read what finished steps wrote, and make anew what is not as it was"
+    )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
     earlier.add_argument(
@@ -226,7 +248,7 @@ def run_job(
         run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
         if flags is not None:
             run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
-        reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code))
+        reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
         run(load_config(run_file, config_class, overrides), reuse)
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)

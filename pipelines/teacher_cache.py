@@ -17,7 +17,7 @@ from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from pipelines.datasets_job import DatasetEntry
 from pipelines.evaluate import ActorSettings, actor_count
 from pipelines.multidataset_train import LoaderSettings
-from pipelines.steps import Split, vouched
+from pipelines.steps import Split, vouched_shards
 from posecore.config import Config
 from posecore.errors import ConfigError, PoseCoreError
 from posecore.lineage.code_version import code_digest
@@ -34,7 +34,7 @@ from posecore.shards.answers import (
     read_answer_manifest,
     refuse_other_terms,
 )
-from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.manifest import INSTANCES_NAME
 
 _CODE = ("posecore.methods.teacher_cache",)
 
@@ -139,7 +139,7 @@ def cache_step(
         manifest = store_answers(job, on_ray)
         log.log_metrics({"crops": manifest.num_crops, "bytes": manifest.size_bytes})
         values = {"folder": str(job.folder), "crops": manifest.num_crops, "bytes": manifest.size_bytes}
-        return Outputs(values, vouched(job.folder / MANIFEST_NAME))
+        return Outputs(values, vouched_shards(job.folder, manifest.shards, {INSTANCES_NAME: manifest.index}))
 
     inputs = {
         "terms": terms,

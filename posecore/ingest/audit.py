@@ -1,5 +1,7 @@
 """Whether two ingested sets share images, subjects or videos, so that no model is tested on what it was trained on."""
 
+import hashlib
+import io
 import logging
 import os
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,7 @@ from posecore.errors import LeakageError
 from posecore.ingest.perceptual import PerceptualHash, near_pairs, perceptual_hash, thumbnail_correlation
 from posecore.shards.index import write_table
 from posecore.shards.store import ShardStore
+from posecore.storage import AnyPath
 
 Reason: TypeAlias = Literal["exact", "perceptual", "subject", "video"]
 
@@ -28,6 +31,7 @@ _HASH_SCHEMA = pa.schema(
         pa.field("usable", pa.bool_(), nullable=False),
     ]
 )
+_BINDING = b"posecore.binding"
 _PAIRS_IN_MESSAGE = 5
 
 _log = logging.getLogger(__name__)
@@ -113,7 +117,7 @@ def compare(a: ShardStore, b: ShardStore, config: AuditConfig | None = None) -> 
     """Looks for images, subjects and videos that two splits share.
 
     Subject and video ids are compared only within one dataset: elsewhere equal ids are chance. The perceptual hashes
-    are kept beside each index, named by its digest, so that every image is hashed once.
+    are kept beside each index, named by its digest and bound to it, so that every image is hashed once.
 
     Args:
         a: one split.
@@ -161,10 +165,9 @@ def refuse_leakage(reports: Iterable[AuditReport], allow: bool = False) -> None:
 def perceptual_hashes(store: ShardStore) -> list[PerceptualHash]:
     """The hash of every image, in index order, from the cache beside the index or computed and put there."""
     path = store.location / f"hashes-{store.manifest.digest[:16]}.parquet"
-    if path.exists():
-        with path.open("rb") as file:
-            columns = pq.read_table(file).to_pydict()
-        return [PerceptualHash(*row) for row in zip(*(columns[name] for name in _HASH_SCHEMA.names), strict=True)]
+    kept = _kept_hashes(path, store)
+    if kept is not None:
+        return kept
     widths, heights = (store.images[name].to_pylist() for name in ("width", "height"))
 
     def hash_row(row: int) -> PerceptualHash:
@@ -173,11 +176,38 @@ def perceptual_hashes(store: ShardStore) -> list[PerceptualHash]:
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         hashes = list(pool.map(hash_row, range(store.num_images)))
     table = pa.Table.from_pylist([item._asdict() for item in hashes], _HASH_SCHEMA)
+    table = table.replace_schema_metadata({_BINDING: _binding(store, hashes)})
     try:
         write_table(path, table)
     except OSError as error:  # a read-only set is audited all the same, only not remembered
         _log.info("%s: perceptual hashes not kept (%s)", path, error)
     return hashes
+
+
+def _kept_hashes(path: AnyPath, store: ShardStore) -> list[PerceptualHash] | None:
+    """The cached hashes, unless they are not those of exactly these images: then they are computed again.
+
+    A row that is missing or altered would hide a leak.
+    """
+    if not path.exists():
+        return None
+    try:
+        table = pq.read_table(io.BytesIO(path.read_bytes()))
+    except (OSError, pa.ArrowException) as error:
+        _log.info("%s: not readable, computed again (%s)", path, error)
+        return None
+    if table.num_rows != store.num_images or not table.schema.equals(_HASH_SCHEMA, check_metadata=False):
+        return None
+    hashes = [PerceptualHash(**row) for row in table.to_pylist()]
+    return hashes if (table.schema.metadata or {}).get(_BINDING) == _binding(store, hashes) else None
+
+
+def _binding(store: ShardStore, hashes: Sequence[PerceptualHash]) -> bytes:
+    """What ties a cache to a split: SHA-256 over the dataset digest and every row, in order."""
+    digest = hashlib.sha256(store.manifest.digest.encode())
+    for item in hashes:
+        digest.update(b"%016x%d%08x" % (item.bits, item.usable, len(item.thumbnail)) + item.thumbnail)
+    return digest.hexdigest().encode()
 
 
 def _exact(a: ShardStore, b: ShardStore) -> Iterable[SharedPair]:

@@ -23,12 +23,13 @@ from mlflow.entities import Run
 from pydantic import TypeAdapter, ValidationError
 
 from posecore.config import Config, digest_json
-from posecore.errors import LineageError
+from posecore.errors import IntegrityError, LineageError
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
-from posecore.storage import as_path, sha256_of
+from posecore.shards.tar import tar_digest
+from posecore.storage import AnyPath, as_path, file_content, sha256_of
 
 _OUTPUTS = "outputs.json"
 
@@ -41,28 +42,35 @@ class OutputFile:
         path: local path or fsspec URL.
         size_bytes: its size.
         mtime: its modification time in seconds, 0 where the store has none.
-        sha256: hash of its content.
+        sha256: hash of its content; of a tar of ours its digest.
+        is_tar: whether :func:`~posecore.shards.tar.tar_digest` is that hash, which whoever wrote a tar knows already.
     """
 
     path: str
     size_bytes: int
     mtime: float
     sha256: str
+    is_tar: bool = False
 
     @classmethod
-    def of(cls, location: str | Path, sha256: str | None = None) -> Self:
+    def of(cls, location: str | Path, sha256: str | None = None, *, is_tar: bool = False) -> Self:
         """Describes a file that exists now.
 
         Args:
             location: local path or fsspec URL.
             sha256: the hash of its content if the writer knows it; else the file is read.
+            is_tar: the hash is the digest of a tar.
         """
         path = as_path(location)
         stat = path.stat()
-        return cls(str(path), stat.st_size, stat.st_mtime, sha256 or sha256_of(path))
+        return cls(str(path), stat.st_size, stat.st_mtime, sha256 or _hash_of(path, is_tar), is_tar)
 
-    def is_alive(self) -> bool:
-        """Whether the file is still what was written; read again only if its modification time differs."""
+    def is_alive(self, verify: bool = False) -> bool:
+        """Whether the file is still what was written.
+
+        Args:
+            verify: read it in any case, and not only if its modification time differs.
+        """
         path = as_path(self.path)
         try:
             stat = path.stat()
@@ -70,7 +78,7 @@ class OutputFile:
             return False
         if stat.st_size != self.size_bytes:
             return False
-        return stat.st_mtime == self.mtime or sha256_of(path) == self.sha256
+        return (not verify and stat.st_mtime == self.mtime) or _hash_of(path, self.is_tar) == self.sha256
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +87,7 @@ class Outputs:
 
     Attributes:
         values: small results as JSON: digests, metrics, locations.
-        files: files that must be unchanged for the step to be reused. For a folder name the file that vouches for the
-            rest, such as a manifest with hashes.
+        files: files that must be unchanged for the step to be reused: every one that a later step reads.
         versions: registered versions that must still be there, and be those of the run that made them.
     """
 
@@ -99,10 +106,13 @@ class Reuse:
     Attributes:
         finished: finished steps are not run again, and interrupted trainings go on; False starts everything clean.
         codes: digests of other versions of the code whose interrupted trainings may go on under the present one.
+        verify: the files of finished steps are read, and compared by their hashes. Otherwise a file of the same size
+            and time counts as what was written.
     """
 
     finished: bool = True
     codes: tuple[str, ...] = ()
+    verify: bool = False
 
 
 EVERYTHING = Reuse()
@@ -273,7 +283,7 @@ class Workflow:
                 outputs = _READ_OUTPUTS.validate_json(RunLog(self.tracking, run.info.run_id).read_file(_OUTPUTS))
             except (LineageError, ValidationError):
                 continue  # deleted or damaged; an older identical run may still have its own
-            if all(file.is_alive() for file in outputs.files) and all(
+            if all(file.is_alive(self.reuse.verify) for file in outputs.files) and all(
                 self._has(version, run) for version in outputs.versions
             ):
                 return run, outputs
@@ -321,6 +331,16 @@ def close_dead_runs(tracking: Tracking) -> int:
             log.end("KILLED")
             closed += 1
     return closed
+
+
+def _hash_of(path: AnyPath, is_tar: bool) -> str:
+    if not is_tar:
+        return sha256_of(path)
+    try:
+        with file_content(path) as data:
+            return tar_digest(data, str(path))
+    except IntegrityError:  # cut, or a header is damaged
+        return ""
 
 
 def _try_lock(path: Path) -> TextIO | None:

@@ -26,6 +26,9 @@ from posecore.shards.open_files import OpenFiles
 from posecore.shards.tar import stored_size, tar_digest
 from posecore.storage import AnyPath, as_path, file_content
 
+REPAIR = "ingest the split again, which writes anew what is damaged and nothing else (in a job: run it with --verify)"
+"""What to do about a file that is not what was written."""
+
 DEPTH_EXTENSION = "depth.png"
 """Of the member, after the masks, that holds the depth picture of an image that has one."""
 
@@ -161,23 +164,25 @@ class ShardStore:
         return decode_masks(self._member(image_row, "masks", self._read(image_row, start, size), start))
 
     def verify(self) -> None:
-        """Reads every shard and compares it with the manifest.
+        """Reads every file of the split and compares it with the manifest: tars, index, quarantine.
 
         Raises:
-            IntegrityError: a shard is missing, or has other bytes than were written; names it and, where the damage
+            IntegrityError: a file is missing, or has other bytes than were written; names it and, where the damage
                 lies within a sample, the byte offset of that sample.
         """
+        for name in self.manifest.files:
+            self._read_file(name)
         for number, entry in enumerate(self.manifest.shards):
             path = self.location / entry.name
             if not path.exists():
-                raise IntegrityError(f"{path}: the shard is missing; ingest the split again.")
+                raise IntegrityError(f"{path}: the shard is missing; {REPAIR}.")
             with file_content(path) as data:
                 intact = tar_digest(data, str(path)) == entry.digest
             if intact:
                 continue
             for row in np.flatnonzero(self._columns["shard"] == number).tolist():
                 self.read_sample(row)
-            raise IntegrityError(f"{path}: the shard's bytes are not those that were written; ingest the split again.")
+            raise IntegrityError(f"{path}: the shard's bytes are not those that were written; {REPAIR}.")
 
     def _corrected(self, record: Record, masks: UnifiedMasks) -> tuple[Record, UnifiedMasks]:
         if self.corrections is None:
@@ -214,14 +219,14 @@ class ShardStore:
             data = self._files.read(shard, offset, size)
         except FileNotFoundError:
             path = self.location / self.manifest.shards[shard].name
-            raise IntegrityError(f"{path}: the shard is missing; ingest the split again.") from None
+            raise IntegrityError(f"{path}: the shard is missing; {REPAIR}.") from None
         if len(data) != size:
             self._damaged(image_row, f"the shard ends at byte {offset + len(data)}, within a sample")
         return data
 
     def _damaged(self, image_row: int, what: str) -> NoReturn:
         entry = self.manifest.shards[int(self._columns["shard"][image_row])]
-        raise IntegrityError(f"{self.location / entry.name}: {what}; ingest the split again, which repairs it.")
+        raise IntegrityError(f"{self.location / entry.name}: {what}; {REPAIR}.")
 
     def _local_path(self, number: int) -> Path:
         entry = self.manifest.shards[number]
@@ -229,14 +234,17 @@ class ShardStore:
         return path if self._cache is None else self._cache.fetch(path, entry)
 
     def _read_table(self, name: str) -> pa.Table:
+        return pq.read_table(io.BytesIO(self._read_file(name)))
+
+    def _read_file(self, name: str) -> bytes:
         path = self.location / name
         try:
             data = path.read_bytes()
         except FileNotFoundError:
-            raise IntegrityError(f"{path}: the table is missing; ingest the split again.") from None
+            raise IntegrityError(f"{path}: the table is missing; {REPAIR}.") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
-            raise IntegrityError(f"{path}: not the table that its manifest names; ingest the split again.")
-        return pq.read_table(io.BytesIO(data))
+            raise IntegrityError(f"{path}: not the table that its manifest names; {REPAIR}.")
+        return data
 
 
 def _with_fewer_labels(instances: pa.Table, corrections: Corrections) -> pa.Table:

@@ -1,7 +1,10 @@
+import shutil
 from dataclasses import replace
 
 import cv2
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from posecore.cli import main
@@ -88,6 +91,39 @@ def test_hashes_are_kept_beside_the_index(stores, monkeypatch):
     assert stores[0].manifest.digest[:16] in kept.name
     monkeypatch.setattr("posecore.ingest.audit.perceptual_hash", None)
     assert perceptual_hashes(stores[0]) == first
+
+
+@pytest.mark.parametrize(
+    "damage", ["no rows", "a row less", "rows changed places", "one bit", "no image", "cut", "other"]
+)
+def test_a_cache_that_is_not_of_exactly_these_images_hides_no_leak(stores, damage):
+    expected = compare(*stores).pairs
+    hashes = [perceptual_hashes(store) for store in stores]
+    (kept,) = stores[0].location.glob("hashes-*.parquet")
+    table = pq.read_table(kept)
+    if damage == "no rows":
+        table = table.slice(0, 0)
+    elif damage == "a row less":
+        table = table.slice(0, 5)
+    elif damage == "rows changed places":
+        table = table.take([0, 1, 3, 2, 4, 5])
+    elif damage == "one bit":
+        bits = table["bits"].to_numpy() ^ np.array([0, 0, 0, 1 << 40, 0, 0], np.uint64)
+        table = table.set_column(0, table.schema.field(0), pa.array(bits))
+    elif damage == "no image":
+        table = table.set_column(2, table.schema.field(2), pa.array([False] * 6))
+    pq.write_table(table, kept)
+    if damage == "cut":
+        kept.write_bytes(kept.read_bytes()[:100])
+    elif damage == "other":  # another split of as many images
+        others = [replace(item, split="val") for item in records(kept.parents[3] / "d", 6)]
+        ingest(job(kept.parents[3] / "d", kept.parents[4] / "further", split="val"), others)
+        further = open_store(kept.parents[3] / "further" / "tiny" / "val")
+        perceptual_hashes(further)
+        shutil.copy(next(further.location.glob("hashes-*")), kept)
+    assert [perceptual_hashes(store) for store in stores] == hashes
+    assert compare(*stores).pairs == expected
+    assert pq.read_table(kept).num_rows == 6, "and the cache is whole again"
 
 
 def test_the_command_names_the_pairs(stores, capsys):

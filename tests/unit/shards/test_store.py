@@ -90,6 +90,17 @@ def test_verify_sees_a_flipped_byte_in_padding(folder):
         open_store(folder).verify()
 
 
+@pytest.mark.parametrize("name", ["quarantine.parquet", "index.parquet", "images.parquet"])
+def test_verify_reads_the_tables_too(folder, name):
+    store = open_store(folder)
+    flip(folder / name, 40)
+    with pytest.raises(IntegrityError, match=rf"{name}: not the table that its manifest names"):
+        store.verify()
+    (folder / name).unlink()
+    with pytest.raises(IntegrityError, match=rf"{name}: the table is missing"):
+        store.verify()
+
+
 def test_a_shortened_or_missing_shard_is_named(folder):
     store = open_store(folder)
     os.truncate(folder / "shard-000000.tar", 3000)
