@@ -29,6 +29,7 @@ from pipelines.cluster import connect_to_ray
 from pipelines.fetched_model import FetchedModel, fetch_model
 from pipelines.judge_step import judge_step
 from pipelines.label_check import LabelCheckConfig, check_losses, check_proportions
+from pipelines.recipe_choice import at_the_pace_of
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
 from posecore.errors import DatasetError
@@ -54,6 +55,7 @@ def run(config: AdaptationJob, reuse: Reuse) -> None:
     check_places(config, definitions)
     tracking = connect(config.tracking, config.folder)
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
+    config = at_the_pace_of(config, parent.model.config)
     check_roles(config, definitions, parent)
     start = make_start(config, definitions, parent)
     method = adaptation(config, parent)

@@ -32,6 +32,7 @@ from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
+from pipelines.recipe_choice import follow_teaching_recipe
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.teacher_cache import TeacherCache, cache_step, check_cache
 from pipelines.train_step import judge_while_training, train_step
@@ -59,6 +60,7 @@ from posecore.shards.answers import AnswerTerms, Bodies, LessonTerms
 from posecore.shards.store import open_store
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
+from posecore.training.recipe import RecipeChoice, RecipeConfig
 from posecore.training.schedule import MultiStepSchedule
 
 
@@ -95,6 +97,8 @@ class DistillationJob(DatasetsJob):
         teacher: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
         student: the small model; a preset's name is enough.
         weights: what the student starts from; None for fresh weights.
+        recipe: published distillation that gives whatever is left out; left out, the one published for the student's
+            backbone, if any. ``none`` for none.
         token: ViTPose's knowledge token, which the teacher learns and the student is shown; None for none.
         method: what counts how much in the first stage.
         loading: batches.
@@ -114,6 +118,7 @@ class DistillationJob(DatasetsJob):
     teacher: Annotated[SourceConfig, _named("source")]
     student: Annotated[ModelConfig, _named("backbone")]
     weights: WeightsConfig | None = None
+    recipe: RecipeChoice = RecipeConfig()
     token: TokenSettings | None = None
     method: DistillationTerms = DistillationTerms()
     loading: LoaderSettings = LoaderSettings()
@@ -191,7 +196,12 @@ class Stage:
 
 def run(config: DistillationJob, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
+    console = Console(soft_wrap=True)
     definitions = {entry.name: entry.load() for entry in config.datasets}
+    followed = follow_teaching_recipe(config, definitions)
+    config = followed.config
+    for line in followed.lines():
+        console.print(line)
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
     # A store made new for this run has no teacher.
@@ -210,8 +220,11 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
         answers = {split.entry.name: answers_of(workflow, config, teacher, split) for split in training if config.cache}
+        recipe = followed.record()
         token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
-        student = train(workflow, config, first_stage(config, teacher, token, answers), teacher, training, evaluation)
+        student = train(
+            workflow, config, first_stage(config, teacher, token, answers, recipe), teacher, training, evaluation
+        )
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
         judged = None
@@ -226,7 +239,6 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         registered = register_step(workflow, config, teacher, student, splits, judged, measured, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
-    console = Console(soft_wrap=True)
     console.print(results_table(evaluation, judged, reference))
     console.print(cost_table(measured))
     console.print(f"model     {registered.values['uri']}   (folder {student.values['folder']})")
@@ -300,7 +312,11 @@ def token_step(
 
 
 def first_stage(
-    config: DistillationJob, teacher: TeacherFiles, token: StepResult | None, answers: Mapping[str, str]
+    config: DistillationJob,
+    teacher: TeacherFiles,
+    token: StepResult | None,
+    answers: Mapping[str, str],
+    recipe: Mapping[str, Json],
 ) -> Stage:
     """Labels, features and outputs, with the teacher's token if there is one, to a student.
 
@@ -309,9 +325,10 @@ def first_stage(
         teacher: who is asked.
         token: the step that made the token.
         answers: by dataset, the folder of the teacher's stored answers; empty to ask in every step.
+        recipe: what is followed, and where it is not; for the student's card.
     """
     learned = None if token is None else pin(SourceConfig(source=token.values["folder"]))
-    lineage: dict[str, Json] = {"teacher": dict(teacher.record)}
+    lineage: dict[str, Json] = {"teacher": dict(teacher.record), "recipe": dict(recipe)}
     if token is not None:
         lineage["token"] = {"run_id": token.run_id}
     return Stage(

@@ -28,6 +28,7 @@ from pipelines.evaluate import evaluate_stores
 from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
+from pipelines.recipe_choice import follow_recipe
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from pipelines.train_step import judge_while_training, train_step
 from posecore.datasets.definition import DatasetDefinition
@@ -45,8 +46,10 @@ from posecore.methods.sharing import HeadsConfig, MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import check_heads
 from posecore.models.weights.initial import WeightsConfig, pin
+from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
+from posecore.training.recipe import RecipeChoice, RecipeConfig
 
 
 class LoaderSettings(MixtureSettings):
@@ -68,6 +71,8 @@ class JobConfig(DatasetsJob):
         model: the architecture.
         method: how the model shares what it knows across skeletons: ``heads``, ``experts`` or ``prototypes``.
         weights: published weights or an earlier model to start from; None starts from fresh ones.
+        recipe: published training that gives whatever ``method``, ``loading`` and ``training`` leave out; left out, the
+            one published for the backbone, if any. ``none`` for none.
         loading: batches.
         training: the loop.
         cluster: workers.
@@ -79,6 +84,7 @@ class JobConfig(DatasetsJob):
     model: ModelConfig
     method: MethodConfig = HeadsConfig()
     weights: WeightsConfig | None = None
+    recipe: RecipeChoice = RecipeConfig()
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
     cluster: RayTrainingConfig = RayTrainingConfig()
@@ -125,6 +131,10 @@ def run(config: JobConfig, reuse: Reuse) -> None:
     console = Console(soft_wrap=True)
     folder = config.folder
     definitions = {entry.name: entry.load() for entry in config.datasets}
+    followed = follow_recipe(config, definitions)
+    config = followed.config
+    for line in followed.lines():
+        console.print(line)
     preflight(config, definitions)
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
@@ -138,7 +148,7 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        model = train(workflow, config, training, evaluation)
+        model = train(workflow, config, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)
         judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
@@ -164,8 +174,17 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     check_places(config, definitions)
 
 
-def train(workflow: Workflow, config: JobConfig, training: Sequence[Split], evaluation: Sequence[Split]) -> StepResult:
-    """Shards to a model folder; judged now and then on the way if ``training.evaluate_every`` says so."""
+def train(
+    workflow: Workflow,
+    config: JobConfig,
+    training: Sequence[Split],
+    evaluation: Sequence[Split],
+    recipe: Mapping[str, Json],
+) -> StepResult:
+    """Shards to a model folder; judged now and then on the way if ``training.evaluate_every`` says so.
+
+    The model's card says which recipe was followed, and where it was not.
+    """
     worker = MultiDatasetWorker(
         model=config.model,
         method=config.method,
@@ -176,8 +195,16 @@ def train(workflow: Workflow, config: JobConfig, training: Sequence[Split], eval
         evaluate=judge_while_training(evaluation, config.inference),
         recording=config.inference,
     )
-    record = config.label_check is not None
-    return train_step(workflow, "train", config, config.cluster, worker, training, record_labels=record)
+    return train_step(
+        workflow,
+        "train",
+        config,
+        config.cluster,
+        worker,
+        training,
+        complete=lambda card: card.model_copy(update={"lineage": {**card.lineage, "recipe": dict(recipe)}}),
+        record_labels=config.label_check is not None,
+    )
 
 
 def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:

@@ -88,6 +88,8 @@ def train_step(
             }
             log.log_table(columns, "warm_start.json")
         card = complete(model.card)
+        if "recipe" in card.lineage:
+            log.log_dict(card.lineage["recipe"], "recipe.json")
         lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data} | folders.inputs
         if corrections:
             lineage["corrections"] = inputs["corrections"]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Adds ``models list | show | convert``."""
-    group = commands.add_parser("models", help="published models: which there are, what they are, other layouts")
+    """Adds ``models list | show | recipes | convert``."""
+    group = commands.add_parser("models", help="published models: what they are, how they were trained, other layouts")
     actions = group.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="every published model: size, cost, input, terms")
     listing.add_argument("text", nargs="?", default="", help="only names with this in them, for example sapiens")
@@ -24,6 +24,10 @@ def add(commands: Commands) -> None:
     show.add_argument("model", help="published name, preset, file, folder, or organisation/name[@revision][:file]")
     _add_reading(show)
     show.set_defaults(run=_show)
+    recipes = actions.add_parser("recipes", help="how every published model was trained, as run files get it")
+    recipes.add_argument("text", nargs="?", default="", help="only names with this in them, for example sapiens")
+    recipes.add_argument("--markdown", action="store_true", help="all of them as the page docs/recipes.md")
+    recipes.set_defaults(run=_recipes)
     convert = actions.add_parser("convert", help="write a model in another layout")
     convert.add_argument("source", help="file, folder, published name, or organisation/name[@revision][:file]")
     convert.add_argument("target", help="file (.safetensors, .pth) or folder to write, as the layout has it")
@@ -109,6 +113,24 @@ def _show(options: argparse.Namespace) -> int:
     console.print(_heads(card) if card.skeletons else "no heads: a backbone to start from")
     for line in (*_terms(card), *_origin(card)):
         console.print(line, soft_wrap=True)
+    return 0
+
+
+def _recipes(options: argparse.Namespace) -> int:
+    import yaml
+
+    from posecore.training.recipe_page import page
+    from posecore.training.recipes import RECIPES
+
+    if options.markdown:
+        print(page(), end="")
+        return 0
+    for recipe in RECIPES.values():
+        if options.text in recipe.name:
+            print(
+                f"# {recipe.name}, for {recipe.preset}: {recipe.batch} crops a step, {recipe.length}\n# {recipe.source}"
+            )
+            print(yaml.safe_dump(dict(recipe.fields), sort_keys=False, default_flow_style=None, width=120))
     return 0
 
 

@@ -113,7 +113,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
             changes["zero_stage"] = options.zero
         if options.offload:
             changes["offload_optimizer"] = True
-        engine = DeepSpeedEngineConfig.model_validate({**known, **changes})
+        engine = parse_config({**known, **changes}, DeepSpeedEngineConfig, origin="engine")
         if engine.offload_optimizer and engine.zero_stage == 0:
             raise ConfigError("--offload needs a ZeRO stage of at least 1; add --zero 1.")
     return PlannedRun(

@@ -110,3 +110,23 @@ PRESETS: Mapping[str, Preset] = {
         Sapiens2Config(embed_dim=1536, depth=40, num_heads=24, tokenizer_depth=4), (1536, 1024), (768, 512, 256)
     ),
 }
+
+_SIDE_FIELDS = {
+    "activation_checkpointing",
+    "adapter_dim",
+    "depth_input",
+    "drop_path",
+    "knowledge_tokens",
+    "knowledge_width",
+    "layer_norm_eps",
+    "patch_padding",
+    "rope_dtype",
+}
+"""Fields of a backbone that do not change which preset it is."""
+
+
+def preset_of(backbone: BackboneConfig) -> str | None:
+    """Name of the preset that a backbone is of, whatever is added to it or frozen in it; None for none."""
+    shape = backbone.model_dump(exclude=_SIDE_FIELDS)
+    names = (name for name, preset in PRESETS.items() if preset["backbone"].model_dump(exclude=_SIDE_FIELDS) == shape)
+    return next(names, None)

@@ -78,6 +78,7 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
         "optimizer_steps": state.optimizer_steps,
         "updates": state.updates,
         "average_updates": state.average_updates,
+        "loss_scale": state.loss_scale,
         "step": progress.step,
         "seed": progress.seed,
         "world_size": progress.world_size,
@@ -112,6 +113,9 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
         updates=values.get("updates", {}),
         average_updates=values.get("average_updates", values["step"]),
     )
+    if values.get("loss_scale") is not None:
+        scale, unchanged = values["loss_scale"]
+        state.loss_scale = (scale, unchanged)
     progress = Progress(
         step=values["step"],
         seed=values["seed"],

@@ -3,22 +3,30 @@
 Two engines exist. ``torch`` is plain PyTorch, on one process or with averaged gradients on several: nothing to install,
 nothing to compile, for laptops, notebooks and tests. ``deepspeed`` shards optimiser state (ZeRO-1), gradients (2) and
 weights (3). In both, ``bf16`` means autocast over float32 weights: matrix products run in bfloat16, statistics, losses,
-buffers and checkpoints stay float32. A state taken from one engine may be given to any other.
+buffers and checkpoints stay float32. ``fp16`` is the same in float16, whose small range is made up for by scaling the
+loss: the scale halves, and the update is left out, where a gradient overflows, and doubles after 2000 updates without;
+``torch`` alone has it. A state taken from one engine may be given to any other.
 """
 
-from collections.abc import Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
-from pydantic import Field
+from pydantic import Field, field_validator
 from torch import Tensor, nn
 
 from posecore.config import Config
 from posecore.methods.batch import DeviceBatch
 from posecore.training.optimizer import OptimizerConfig
 
-Precision: TypeAlias = Literal["fp32", "bf16"]
+Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+
+AUTOCAST: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+"""What matrix products run in; float32 where nothing is said."""
+FIRST_LOSS_SCALE = 2.0**14
+"""Of a fresh run in ``fp16``; uyoung-jeong/PoseBH @ 8f03438, ``vitb_posebh.py``. The rest is torch's: half where a
+gradient overflows, twice after 2000 updates without."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -35,6 +43,7 @@ class EngineState:
         average: parameter name, or name of a BatchNorm statistic, to moving average; empty where none is kept.
         average_updates: how many the average has had.
         anchor: parameter name to the weights the run started from, of those that decay to them.
+        loss_scale: the factor of the loss in ``fp16``, and the updates since it last changed; None elsewhere.
     """
 
     weights: dict[str, Tensor]
@@ -46,6 +55,7 @@ class EngineState:
     average: dict[str, Tensor] = field(default_factory=dict)
     average_updates: int = 0
     anchor: dict[str, Tensor] = field(default_factory=dict)
+    loss_scale: tuple[float, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,7 +105,7 @@ class TorchEngineConfig(Config):
 
     Attributes:
         kind: names this engine in the closed union.
-        precision: ``bf16`` is autocast over float32 weights.
+        precision: ``bf16`` is autocast over float32 weights, ``fp16`` likewise with a scaled loss.
     """
 
     kind: Literal["torch"] = "torch"
@@ -107,7 +117,7 @@ class DeepSpeedEngineConfig(Config):
 
     Attributes:
         kind: names this engine in the closed union.
-        precision: ``bf16`` is autocast over float32 weights.
+        precision: ``bf16`` is autocast over float32 weights; ``fp16`` is refused.
         zero_stage: 0 shards nothing, 1 the optimiser state, 2 also gradients, 3 also weights.
         offload_optimizer: keep the optimiser state in CPU memory; needs a stage of at least 1.
         offload_parameters: keep the weights in CPU memory between uses; needs stage 3.
@@ -118,6 +128,16 @@ class DeepSpeedEngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
+
+    @field_validator("precision")
+    @classmethod
+    def _refuse_fp16(cls, precision: Precision) -> Precision:
+        if precision == "fp16":
+            raise ValueError(
+                "fp16: DeepSpeed's autocast clips gradients before it has taken the loss scale out of them, so that "
+                "any of them is far beyond clip_norm; set precision to bf16, or engine.kind to torch."
+            )
+        return precision
 
 
 EngineConfig: TypeAlias = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="kind")]

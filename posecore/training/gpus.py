@@ -25,21 +25,25 @@ class Gpu:
         bf16_flops: dense peak in bfloat16, None where the hardware has no bfloat16.
         fp32_flops: peak in float32.
         device_name: words of ``torch.cuda.get_device_name``.
+        fp16_flops: dense peak in float16, None where it is that in bfloat16.
     """
 
     memory_bytes: int
     bf16_flops: float | None
     fp32_flops: float
     device_name: str
+    fp16_flops: float | None = None
 
     def peak_flops(self, precision: str) -> float:
-        """Dense peak in ``fp32`` or ``bf16``.
+        """Dense peak in ``fp32``, ``bf16`` or ``fp16``.
 
         Raises:
             ConfigError: the hardware has no bfloat16.
         """
         if precision == "fp32":
             return self.fp32_flops
+        if precision == "fp16" and self.fp16_flops is not None:
+            return self.fp16_flops
         if self.bf16_flops is None:
             raise ConfigError(f"{self.device_name} has no bfloat16; use precision fp32 or another GPU.")
         return self.bf16_flops
@@ -54,7 +58,7 @@ GPUS: Mapping[str, Gpu] = {
     "l40s": Gpu(44 * GIB, 362e12, 91.6e12, "L40S"),
     "l4": Gpu(22 * GIB, 121e12, 30.3e12, "L4"),
     "a10": Gpu(22 * GIB, 125e12, 31.2e12, "A10"),
-    "v100": Gpu(31 * GIB, None, 15.7e12, "V100-SXM2-32GB"),
+    "v100": Gpu(31 * GIB, None, 15.7e12, "V100-SXM2-32GB", 125e12),
     "rtx4090": Gpu(23 * GIB, 165e12, 82.6e12, "RTX 4090"),
     "rtx3090": Gpu(23 * GIB, 71e12, 35.6e12, "RTX 3090"),
 }

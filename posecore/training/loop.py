@@ -26,7 +26,7 @@ from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
 from posecore.methods.staged import ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
-from posecore.training.batchnorm import synchronise_batchnorm
+from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from posecore.training.context import TrainContext
 from posecore.training.ema import AverageConfig, WeightAverage
@@ -67,6 +67,8 @@ class TrainingConfig(Config):
         average: a moving average of the weights, which is then evaluated and kept; ``{}`` is the published one, None
             none.
         evaluate_every: steps between two calls of the evaluation, 0 for none.
+        synchronised_batchnorm: backbones normalise by the statistics of all ranks' crops, as those of RTMPose and
+            DWPose did in training, and not each rank by its own.
         compile: run the backbone through ``torch.compile``, which takes minutes at the start; not under ZeRO-3.
         progress: show a progress bar on rank 0.
     """
@@ -82,6 +84,7 @@ class TrainingConfig(Config):
     checkpoint_every: int = Field(default=500, gt=0)
     evaluate_every: int = Field(default=0, ge=0)
     average: AverageConfig | None = None
+    synchronised_batchnorm: bool = False
     compile: bool = False
     progress: bool = True
 
@@ -155,6 +158,8 @@ def train(
         accumulation=config.accumulation,
         device=context.device,
     )
+    if config.synchronised_batchnorm:
+        normalise_whole_batches(method)
     if config.compile:
         compile_backbone(method)
     engine = build_engine(config.engine, method, settings, state)

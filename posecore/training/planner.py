@@ -297,15 +297,15 @@ def _alive(run: PlannedRun, moment: Moment, gradients: float, buckets: float) ->
 
 def _bucket_bytes(run: PlannedRun, trained: int) -> float:
     """Flat buffers in which gradients are averaged over ranks."""
-    stage, bf16 = run.zero_stage, run.engine.precision == "bf16"
+    stage, half = run.zero_stage, run.engine.precision != "fp32"
     if stage == 0:
         if run.num_gpus == 1:
             return 0
         sharded = isinstance(run.engine, DeepSpeedEngineConfig)
         return 4 * (min(trained, BUCKET_ELEMENTS) if sharded else trained)
     if stage == 3:
-        return BUCKET_ELEMENTS * (4 + 2 if bf16 else 4)
-    return BUCKET_ELEMENTS * 4 * (2 if bf16 else 1)  # one for parameters sent in bfloat16, one for the others
+        return BUCKET_ELEMENTS * (4 + 2 if half else 4)
+    return BUCKET_ELEMENTS * 4 * (2 if half else 1)  # one for parameters sent in two bytes, one for the others
 
 
 def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace:
@@ -323,7 +323,7 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
         rest_frozen(method.to_empty(device="cpu").train())
         images = torch.empty(run.micro_batch, 3, *run.model.input_size)
         with MemoryTrace(tuple(method.parameters())) as trace:
-            with torch.autocast("cpu", dtype=dtype, enabled=run.engine.precision == "bf16"):
+            with torch.autocast("cpu", dtype=dtype, enabled=run.engine.precision != "fp32"):
                 features = backbone(images, groups)
                 after_backbone = trace.now
                 loss = _loss(features, heads, groups)

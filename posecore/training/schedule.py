@@ -57,7 +57,33 @@ class CosineSchedule(Config):
         return cosine * _warmup(step, self.warmup_steps, self.warmup_start)
 
 
-ScheduleConfig: TypeAlias = Annotated[MultiStepSchedule | CosineSchedule, Field(discriminator="kind")]
+class PolynomialSchedule(Config):
+    """Linear warm-up, then a power of the share of the run that is left, down to a floor.
+
+    Attributes:
+        kind: names this schedule in the closed union.
+        warmup_steps: length of the warm-up.
+        warmup_start: first factor of the warm-up.
+        power: of the share that is left of what follows the warm-up; Sapiens2: 1, a straight line.
+        floor: last factor.
+    """
+
+    kind: Literal["polynomial"] = "polynomial"
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_start: float = Field(default=0.001, ge=0, le=1)
+    power: float = Field(default=1.0, gt=0)
+    floor: float = Field(default=0.0, ge=0, le=1)
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
+        left = (total_steps - step) / max(1, total_steps - self.warmup_steps)
+        decayed = self.floor + (1 - self.floor) * min(1.0, max(0.0, left)) ** self.power
+        return decayed * _warmup(step, self.warmup_steps, self.warmup_start)
+
+
+ScheduleConfig: TypeAlias = Annotated[
+    MultiStepSchedule | CosineSchedule | PolynomialSchedule, Field(discriminator="kind")
+]
 """Every schedule there is."""
 
 

@@ -9,7 +9,7 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from posecore.methods.batch import DeviceBatch
 from posecore.models.saving import load_weights
-from posecore.training.engine import EngineSettings, EngineState, TorchEngineConfig
+from posecore.training.engine import AUTOCAST, FIRST_LOSS_SCALE, EngineSettings, EngineState, TorchEngineConfig
 from posecore.training.optimizer import make_optimizer
 
 
@@ -25,10 +25,16 @@ class TorchEngine:
         for tensor in method.state_dict().values():
             _broadcast(tensor)
         self._settings = settings
-        self._bf16 = config.precision == "bf16"
+        self._dtype = AUTOCAST.get(config.precision)
         self._optimizer = make_optimizer(method, settings.optimizer)
         if state is not None:
             restore_moments(self._optimizer, method, state)
+        self._scaler = torch.amp.GradScaler(
+            settings.device.type, init_scale=FIRST_LOSS_SCALE, enabled=config.precision == "fp16"
+        )
+        if state is not None and state.loss_scale is not None:
+            scale, updates = state.loss_scale
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
 
     def step(
         self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
@@ -36,17 +42,20 @@ class TorchEngine:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         for batch in batches:
-            with torch.autocast(self._settings.device.type, dtype=torch.bfloat16, enabled=self._bf16):
+            with torch.autocast(self._settings.device.type, dtype=self._dtype, enabled=self._dtype is not None):
                 losses = self.method(batch)
-            (sum(losses.values()) / len(batches)).backward()
+            self._scaler.scale(sum(losses.values()) / len(batches)).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
         trainable = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
         _average([parameter.grad for parameter in trainable if parameter.grad is not None])
+        # Every rank has the same gradients now, and so finds the same of them not to be finite.
+        self._scaler.unscale_(self._optimizer)
         if self._settings.optimizer.clip_norm is not None:
             nn.utils.clip_grad_norm_(trainable, self._settings.optimizer.clip_norm)
         set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
-        self._optimizer.step()
+        self._scaler.step(self._optimizer)
+        self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         return totals
 
@@ -54,7 +63,11 @@ class TorchEngine:
         """See :meth:`posecore.training.engine.Engine.snapshot`."""
         if dist.is_initialized() and dist.get_rank() > 0:
             return None
-        return whole_state(self._optimizer, self.method)
+        state = whole_state(self._optimizer, self.method)
+        if self._scaler.is_enabled():
+            scaler = self._scaler.state_dict()
+            state.loss_scale = (scaler["scale"], scaler["_growth_tracker"])
+        return state
 
 
 def set_learning_rates(

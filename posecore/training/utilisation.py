@@ -12,7 +12,7 @@ from torch import nn
 
 from posecore.models.cost import model_cost
 from posecore.models.pose_model import PoseModel
-from posecore.training.engine import Precision
+from posecore.training.engine import AUTOCAST, Precision
 from posecore.training.gpus import present_gpu
 
 _SIDE = {"cpu": 1024, "cuda": 8192}
@@ -37,7 +37,7 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     gpu = present_gpu(device) if device.type == "cuda" else None
     if gpu is not None:
         return gpu.peak_flops(precision)
-    return measured_flops(device, torch.bfloat16 if precision == "bf16" else torch.float32)
+    return measured_flops(device, AUTOCAST.get(precision, torch.float32))
 
 
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:

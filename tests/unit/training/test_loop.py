@@ -6,6 +6,7 @@ import math
 import shutil
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -32,6 +33,7 @@ def _last(run_dir: Path) -> EngineState:
 
 def _assert_equal(first: EngineState, second: EngineState) -> None:
     assert first.optimizer_steps == second.optimizer_steps
+    assert first.loss_scale == second.loss_scale
     for section in ("weights", "exp_avg", "exp_avg_sq", "buffers"):
         ours, theirs = getattr(first, section), getattr(second, section)
         assert set(ours) == set(theirs)
@@ -47,6 +49,53 @@ def test_a_stopped_run_ends_like_one_left_alone(tmp_path: Path, precision: str) 
         tiny_training(LocalContext(tmp_path / "b"), engine, before_step=stop_at(5))
     tiny_training(LocalContext(tmp_path / "b"), engine)
     _assert_equal(_last(tmp_path / "a"), _last(tmp_path / "b"))
+
+
+def test_an_overflow_in_fp16_costs_one_step_and_half_the_scale(tmp_path: Path) -> None:
+    """The published scale of 2^14 first; gradients of a huge loss overflow. A stopped run goes on with both."""
+    config = _config(engine={"kind": "torch", "precision": "fp16"}, steps=5, checkpoint_every=1)
+    whole = train(_Overflowing(), _batches, config, LocalContext(tmp_path / "a"))
+    state = _last(tmp_path / "a")
+    assert state.loss_scale == (2.0**13, 4)
+    assert state.optimizer_steps == 4
+    assert state.weights["linear.weight"].dtype == torch.float32
+    assert not torch.equal(state.weights["linear.weight"], _Overflowing().linear.weight)
+    with pytest.raises(Stopped):
+        train(_Overflowing(), _three_batches, config, LocalContext(tmp_path / "b"))
+    assert (
+        train(_Overflowing(), _batches, config, LocalContext(tmp_path / "b")).metrics["loss"] == whole.metrics["loss"]
+    )
+    _assert_equal(state, _last(tmp_path / "b"))
+
+
+class _Overflowing(nn.Module):
+    """A loss whose gradient in the very first step is too large for float16, times the scale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.linear = nn.Linear(3, 2)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        self.calls += 1
+        outputs = self.linear(batch.images.float().mean((2, 3)))
+        assert outputs.dtype == torch.float16
+        return {"loss/people": outputs.square().mean() * (1e5 if self.calls == 1 else 1.0)}
+
+
+def _batches(start: int) -> Iterator[CropBatch]:
+    return tiny_batches(start, 0, 1)
+
+
+def _three_batches(start: int) -> Iterator[CropBatch]:
+    yield from islice(_batches(start), 3)
+    raise Stopped
+
+
+def test_fp16_is_refused_where_clipping_would_see_scaled_gradients() -> None:
+    with pytest.raises(ValueError, match=r"set precision to bf16, or engine\.kind to torch"):
+        _config(engine={"kind": "deepspeed", "precision": "fp16"})
 
 
 def test_drop_path_is_really_random_between_steps(tmp_path: Path) -> None:

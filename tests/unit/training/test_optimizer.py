@@ -90,3 +90,18 @@ def test_rtmpose_decays_the_parameters_of_its_attention_but_no_norm_and_no_bias(
     scales = _scales(holder, OptimizerConfig(weight_decay=0.05, undecayed="norms_and_biases", layer_decay=1.0))
     assert {name for name, (_, decay) in scales.items() if decay == 0} == spared
     assert decayed < {name for name, (_, decay) in scales.items() if decay == 0.05}
+
+
+def test_no_norm_is_decayed_whatever_its_kind() -> None:
+    """Every normalisation layer that torch has with weights; RMSNorm is Sapiens2's."""
+    norms = {
+        "batch": torch.nn.BatchNorm2d(4),
+        "group": torch.nn.GroupNorm(2, 4),
+        "layer": torch.nn.LayerNorm(4),
+        "rms": torch.nn.RMSNorm(4),
+        "instance": torch.nn.InstanceNorm2d(4, affine=True),
+    }
+    scales = _scales(
+        torch.nn.ModuleDict(norms), OptimizerConfig(weight_decay=0.05, undecayed="norms_and_biases", layer_decay=1.0)
+    )
+    assert {name for name, (_, decay) in scales.items() if decay} == set()

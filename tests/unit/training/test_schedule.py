@@ -1,6 +1,6 @@
 import pytest
 
-from posecore.training.schedule import CosineSchedule, MultiStepSchedule
+from posecore.training.schedule import CosineSchedule, MultiStepSchedule, PolynomialSchedule
 
 
 def test_published_warm_up_and_drops() -> None:
@@ -31,3 +31,19 @@ def test_the_cosine_of_rtmpose_begins_half_way() -> None:
     assert schedule.factor(1000, total) == schedule.factor(total // 2, total) == 1.0
     assert schedule.factor(3 * total // 4, total) == pytest.approx(0.525)
     assert schedule.factor(total, total) == pytest.approx(0.05)
+
+
+def test_the_polynomial_of_sapiens2_is_a_line_from_the_end_of_the_warm_up_to_nothing() -> None:
+    """As mmengine's scheduler, which multiplies the last rate by (1 - 1/(steps that are left))^power in every step."""
+    schedule = PolynomialSchedule(warmup_steps=500, warmup_start=0.001)
+    total = 10_000
+    assert schedule.factor(0, total) == pytest.approx(0.001)
+    assert schedule.factor(500, total) == 1.0
+    assert schedule.factor(total, total) == 0.0
+    for power in (1.0, 0.9):
+        curved, rate = PolynomialSchedule(power=power), 1.0
+        for step in range(501, total):
+            rate *= (1 - 1 / (total - step + 1)) ** power
+            if step % 500 == 1:
+                assert curved.factor(step, total) == pytest.approx(rate, rel=1e-9)
+    assert PolynomialSchedule(floor=0.2).factor(total, total) == pytest.approx(0.2)
