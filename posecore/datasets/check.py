@@ -17,6 +17,7 @@ from posecore.datasets.areas import impossible_areas
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.errors import DatasetError, ImageHeaderError
+from posecore.geometry import beyond_reach, boxes_beyond_reach
 from posecore.image_header import HEADER_BYTES, ImageSize, has_end_mark, image_size
 from posecore.schema import Instance, Record, Reject
 from posecore.storage import AnyPath, as_path
@@ -39,11 +40,13 @@ _SENTENCES: dict[str, tuple[Severity, str]] = {
     "duplicate-image-file": ("warning", "image files are named by more than one record"),
     "duplicate-instance-id": ("error", "instance ids occur more than once"),
     "bad-box": ("error", "boxes are not finite or have no positive width and height"),
+    "far-box": ("error", "boxes lie so far from their image that they cannot be pixels of it"),
     "box-outside-image": ("error", "boxes lie entirely outside their image"),
     "bad-area": ("error", "OKS areas are not positive numbers"),
     "wrong-keypoint-count": ("error", "instances have another number of points than the skeleton"),
     "flag-out-of-range": ("error", "keypoint flags are not 0, 1 or 2"),
     "nan-keypoint": ("error", "labelled points have a coordinate that is not a finite number"),
+    "far-keypoints": ("error", "instances have labelled points that cannot be pixels of their image"),
     "point-outside-image": ("warning", "instances have labelled points outside their image"),
 }
 
@@ -240,6 +243,8 @@ class _Tally:
         x, y, w, h = instance.bbox_xywh
         if not all(map(math.isfinite, (x, y, w, h))) or w <= 0 or h <= 0:
             self._add("bad-box", f"{where}: x={x:g}, y={y:g}, w={w:g}, h={h:g}")
+        elif boxes_beyond_reach(np.array(instance.bbox_xywh), (height, width)):
+            self._add("far-box", f"{where}: x={x:g}, y={y:g}, w={w:g}, h={h:g} in {width}x{height}")
         elif width and height and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
             self._add("box-outside-image", f"{where}: x={x:g}, y={y:g}, w={w:g}, h={h:g} in {width}x{height}")
         if not (math.isfinite(instance.area) and instance.area > 0):
@@ -257,6 +262,9 @@ class _Tally:
         labelled = points[points[:, 2] > 0, :2]
         if not np.isfinite(labelled).all():
             self._add("nan-keypoint", where)
+        elif beyond_reach(labelled, (height, width)).any():
+            px, py = labelled[np.abs(labelled).max(axis=1).argmax()]
+            self._add("far-keypoints", f"{where}: ({px:g}, {py:g}) in {width}x{height}")
         elif width and height:
             limit = np.array([width, height], np.float32) - 1 + POINT_TOLERANCE_PX
             outside = labelled[((labelled < -POINT_TOLERANCE_PX) | (labelled > limit)).any(axis=1)]

@@ -4,6 +4,7 @@ from typing import ClassVar
 
 from posecore.formats.coco import CocoReader, JsonObject, any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.reader import Source
+from posecore.formats.values import number
 from posecore.schema import FloatArray, Record
 
 
@@ -16,6 +17,12 @@ class CrowdPoseReader(CocoReader):
     """
 
     image_extras: ClassVar[tuple[str, ...]] = ("crowdIndex",)
+
+    def locate(self, record: Record, image: JsonObject) -> None:
+        """Refuses an image whose ``crowdIndex``, by which the protocol divides the images, is no number."""
+        super().locate(record, image)
+        if "crowdIndex" in image:
+            number(image["crowdIndex"], "crowdIndex")
 
     def keypoint_names(self, category: JsonObject) -> tuple[str, ...]:
         """The file's names, its ``head`` under the usual name ``top_head``."""

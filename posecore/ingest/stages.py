@@ -50,8 +50,8 @@ class Stage:
 def check_instances(record: Record) -> StageResult:
     """Takes out instances that no loss or metric could use.
 
-    Reasons: ``nan-box``, ``negative-box``, ``empty-box``, ``box-outside-image``, ``nan-keypoints``,
-    ``flag-out-of-range`` (not 0, 1 or 2), ``absent-out-of-range``.
+    Reasons: ``nan-box``, ``negative-box``, ``empty-box``, ``box-outside-image``, ``bad-area`` (not positive and
+    finite), ``nan-keypoints``, ``flag-out-of-range`` (not 0, 1 or 2), ``absent-out-of-range``.
     """
     kept = []
     rejects = []
@@ -157,6 +157,8 @@ def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:
         return "empty-box", f"{box} has no area."
     if record.width and record.height and (x >= record.width or y >= record.height or x + w <= 0 or y + h <= 0):
         return "box-outside-image", f"{box} lies outside the image of {record.width}x{record.height} pixels."
+    if not 0 < instance.area < math.inf:
+        return "bad-area", f"the area is {instance.area:g} px²; it must be positive and finite."
     if not np.isfinite(instance.keypoints).all():
         return "nan-keypoints", "a keypoint coordinate or flag is not finite."
     flags = instance.keypoints[:, 2].tolist()

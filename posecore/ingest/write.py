@@ -26,6 +26,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.plan import IMAGE_STAGE, IngestJob, PlannedShard
+from posecore.ingest.reach import without_far_instances
 from posecore.ingest.source_image import (
     EXTENSIONS,
     SourceImage,
@@ -86,8 +87,8 @@ class WrittenShard:
 def write_shard(job: IngestJob, shard: PlannedShard) -> WrittenShard:
     """Writes one shard and its side-car, or keeps the one that is there if every byte of it is as it should be.
 
-    A kept shard has the plan's fingerprint, the hash its side-car states, and no reject for an image file: those files
-    may have been repaired since, so their shard is made again.
+    A kept shard has the plan's fingerprint, the hash its side-car states, and no image that was rejected for its file:
+    those files may have been repaired since, so their shard is made again.
 
     Raises:
         IngestError: the disk is full; nothing is left under the shard's name.
@@ -129,7 +130,9 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
             if isinstance(pictures, Unusable):
                 tally.reject_image(IMAGE_STAGE, reject_image(record, pictures.reason, pictures.detail), record)
                 continue
-            record = pictures.described(record)
+            record, far = without_far_instances(pictures.described(record))
+            for reject in far:
+                tally.reject_instance(IMAGE_STAGE, reject)
             try:
                 masks = encode_masks(unify(record, job.definition.skeleton, job.vocabulary))
             except (ValueError, TypeError, KeyError) as error:
@@ -278,7 +281,9 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
         commit = Commit.model_validate_json((job.folder / commit_name(shard.name)).read_bytes())
     except (FileNotFoundError, ValueError):
         return None
-    if commit.planned != shard.fingerprint or any(row["stage"] == IMAGE_STAGE for row in commit.rejects):
+    if commit.planned != shard.fingerprint or any(
+        row["stage"] == IMAGE_STAGE and not row["instance_id"] for row in commit.rejects
+    ):
         return None
     try:
         with file_content(path) as data:

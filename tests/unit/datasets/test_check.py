@@ -224,3 +224,13 @@ def test_real_projects_are_clean(samples: Path) -> None:
     assert not check_split(load_dataset("deeplabcut"), "all", project).findings
     codes = {f.code for f in check_split(load_dataset("coco"), "val", samples / "coco").findings}
     assert codes == {"missing-detections", "image-count", "instance-count"}
+
+
+def test_numbers_that_cannot_be_pixels_of_their_image_are_errors(download: Download) -> None:
+    one, two = download.document["annotations"]
+    one["bbox"] = [1, 1, 4e11, 20]
+    two["keypoints"] = [5, 5, 2, -9, 12_000, 2]
+    findings = {finding.code: finding for finding in download.check().findings}
+    assert findings.keys() == {"far-box", "far-keypoints"}
+    assert all(finding.severity == "error" for finding in findings.values())
+    assert "(-9, 12000) in 40x30" in str(findings["far-keypoints"])

@@ -164,6 +164,15 @@ def test_crowdpose_keeps_its_own_count_and_reads_flags_as_labelled(read_as):
     assert record.extras == {"crowdIndex": 3.02}
 
 
+@pytest.mark.parametrize("wrong", ["0.5", None, [0.5], True, float("inf"), 1e300])
+def test_a_crowd_index_that_is_no_number_refuses_its_image(read_as, wrong):
+    content = document(annotation(14, num_keypoints=0), image={"crowdIndex": wrong}, keypoints=CROWD_NAMES)
+    records, rejects = read_as("crowdpose", "val", content)
+    assert records == []
+    assert rejects[0].reason == "not-a-number"
+    assert "crowdIndex must be a finite number" in rejects[0].detail
+
+
 def test_crowdpose_refuses_a_file_in_cocos_order(read_as):
     with pytest.raises(DatasetError, match="not those of skeleton crowdpose14 in its order"):
         read_as("crowdpose", "val", document(annotation(14), keypoints=list(load_skeleton("coco17").names)))

@@ -1,6 +1,7 @@
 """One split from records to shards, in this process: what is kept, what is rejected, what is never half-written."""
 
 import errno
+import math
 import os
 import resource
 import shutil
@@ -179,6 +180,41 @@ def test_flipped_bytes_are_found_by_default(root, out):
     middle = len(png) // 2
     (root / "images" / "0.jpg").write_bytes(png[:middle] + bytes(64) + png[middle + 64 :])
     assert ingest(job(root, out, max_loss=0.5), source).rejects == {"damaged-image": 1}
+
+
+FAR = 10 * 64
+"""Ten of the longer sides of the pictures."""
+
+
+@pytest.mark.parametrize("stated", [True, False], ids=["size stated", "size from the file"])
+@pytest.mark.parametrize(
+    ("reason", "changes"),
+    [
+        ("far-box", {"bbox_xywh": (4.0, 5.0, 4e11, 30.0)}),
+        ("far-box", {"bbox_xywh": (-FAR - 1.0, 5.0, FAR + 20.0, 30.0)}),
+        ("far-box", {"head_bbox_xyxy": (1.0, 1.0, 9.0, FAR + 1.0)}),
+        ("far-box", {"center": (1.0, 1.0), "scale": (4.0, 2.0 * FAR + 4.0)}),
+        ("far-box", {"center": (math.nan, 1.0), "scale": (4.0, 4.0)}),
+        ("far-keypoints", {"keypoints": np.array([[300 * 64, 6, 2], [7, 8, 1], [0, 0, 0]], np.float32)}),
+        ("far-keypoints", {"keypoints": np.array([[5, 6, 2], [7, -FAR - 1, 1], [0, 0, 0]], np.float32)}),
+    ],
+)
+def test_numbers_that_cannot_be_pixels_of_their_picture_are_quarantined(root, out, reason, changes, stated):
+    source = records(root, 2)
+    if not stated:
+        source = [replace(item, width=0, height=0) for item in source]
+    source[0].instances.append(instance("far", **changes))
+    source[0].instances.append(
+        instance("near", bbox_xywh=(-FAR, 5.0, 2.0 * FAR, 30.0), center=(0, 0), scale=(FAR, FAR))
+    )
+    plain = job(root, out, max_loss=0.5)
+    manifest = ingest(plain, source)
+    assert manifest.rejects == {reason: 1}
+    (row,) = quarantine(out)
+    assert (row["stage"], row["instance_id"]) == ("image", "far")
+    kept = open_store(out / "tiny" / "train").read_record(0).instances
+    assert [item.id for item in kept] == ["0-a", "near"]
+    assert all(write_shard(plain, shard).reused for shard in plan_shards(plain, source).shards)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to nothing", "giant"])

@@ -1,0 +1,52 @@
+"""Instances whose numbers are finite and cannot be pixels of their picture: 4e11 px, or 300 pictures away.
+
+Judged when the picture's size is known from its file, whatever reader gave the instance. The bound is
+:data:`~posecore.geometry.MAX_REACH` longer sides of the picture from its corner. Healthy annotations leave their
+picture by little: over the samples of nine datasets no box ends beyond 1.12 and no labelled point beyond 1.00.
+"""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from posecore.geometry import MAX_REACH
+from posecore.ingest.stages import reject_instance
+from posecore.schema import Instance, Record, Reject
+
+
+def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
+    """The record without such instances, and a reject of each: ``far-box`` or ``far-keypoints``.
+
+    A box is the instance's own, its head's, or the one its centre and scale stand for.
+
+    Args:
+        record: with its picture's size.
+    """
+    limit = MAX_REACH * max(record.width, record.height)
+    kept, rejects = [], []
+    for instance in record.instances:
+        # A NaN is not at most anything.
+        if not all(abs(edge) <= limit for edge in _edges(instance)):
+            rejects.append(_far(record, instance, "far-box", "a box"))
+        elif not float(np.abs(instance.keypoints).max(initial=0)) <= limit:
+            rejects.append(_far(record, instance, "far-keypoints", "a keypoint"))
+        else:
+            kept.append(instance)
+    return (replace(record, instances=kept), rejects) if rejects else (record, rejects)
+
+
+def _edges(instance: Instance) -> Iterator[float]:
+    x, y, w, h = instance.bbox_xywh
+    yield from (x, y, x + w, y + h)
+    if instance.head_bbox_xyxy is not None:
+        yield from instance.head_bbox_xyxy
+    if instance.center is not None and instance.scale is not None:
+        for center, side in zip(instance.center, instance.scale, strict=True):
+            yield from (center - side / 2, center + side / 2)
+
+
+def _far(record: Record, instance: Instance, reason: str, what: str) -> Reject:
+    size = f"{record.width}x{record.height}"
+    detail = f"{what} lies more than {MAX_REACH:g} pictures away from its picture of {size} pixels, or is no number."
+    return reject_instance(record, instance, reason, detail)
