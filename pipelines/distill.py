@@ -146,7 +146,12 @@ class DistillationJob(DatasetsJob):
         steps = max(1, round(self.second_stage * self.training.steps))
         first = self.training.schedule
         warmup = min(first.warmup_steps, steps // 10)
-        schedule = MultiStepSchedule(warmup_steps=warmup, warmup_start=first.warmup_start, milestones=())
+        schedule = MultiStepSchedule(
+            warmup_steps=warmup,
+            warmup_start=first.warmup_start,
+            warmup_reaches=first.warmup_reaches,
+            milestones=(),
+        )
         return self.training.model_copy(update={"steps": steps, "schedule": schedule})
 
 

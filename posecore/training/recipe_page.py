@@ -96,7 +96,8 @@ def _model(recipe: Recipe) -> ModelConfig:
 
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
-    warmup = f"{schedule['warmup_steps']} steps from {schedule['warmup_start']:g}"
+    until = ", whole in the last" if schedule["warmup_reaches"] == "last" else ""
+    warmup = f"{schedule['warmup_steps']} steps from {schedule['warmup_start']:g}{until}"
     match schedule["kind"]:
         case "multistep":
             drops = ", ".join(f"{milestone:.4g}" for milestone in schedule["milestones"])
@@ -126,16 +127,24 @@ def _crops(augment: Mapping[str, Any]) -> str:
     degrees, turns = augment["rotation_degrees"], augment["rotation_distribution"]
     said = [
         f"flip {augment['flip_probability']:g}",
-        f"half body {augment['half_body_probability']:g}",
+        f"half body {augment['half_body_probability']:g} by {augment['half_body_rule']}",
         f"scale 1 ± {augment['scale_factor']:g} {augment['scale_distribution']}",
         f"turn {degrees:g}° {turns}, {augment['rotation_probability']:g}",
-        f"shift {augment['center_jitter'].replace('_', ' ')}",
+        _shift(augment),
     ]
     if augment["appearance"]:
         look = augment["appearance"]
         blurs = f"blurs {look['blur_probability']:g} and {look['median_blur_probability']:g}"
         said.append(f"colour, {blurs}, hole {look['hole_probability']:g}")
     return ", ".join(said)
+
+
+def _shift(augment: Mapping[str, Any]) -> str:
+    how = augment["center_jitter"]
+    if how == "off":
+        return "no shift"
+    extent = f"{augment['center_jitter_extent']:g} {augment['center_jitter_distribution']}"
+    return f"shift {extent}, {augment['center_jitter_probability']:g}, {how.replace('_', ' ')}"
 
 
 def _notes(recipes: list[Recipe]) -> Iterator[str]:

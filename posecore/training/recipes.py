@@ -35,11 +35,12 @@ def _adamw(lr: float, weight_decay: float, layer_decay: float, clip_norm: float 
     }
 
 
-def _multistep(*milestones: float) -> Json:
+def _multistep(*milestones: float, reaches: str = "after") -> Json:
     return {
         "kind": "multistep",
         "warmup_steps": 500,
         "warmup_start": 0.001,
+        "warmup_reaches": reaches,
         "milestones": list(milestones),
         "gamma": 0.1,
     }
@@ -48,6 +49,7 @@ def _multistep(*milestones: float) -> Json:
 _VITPOSE_CROPS: Mapping[str, Json] = {
     "flip_probability": 0.5,
     "half_body_probability": 0.3,
+    "half_body_rule": "vitpose",
     "half_body_padding": 1.5,
     "scale_factor": 0.5,
     "scale_distribution": "clipped",
@@ -56,6 +58,7 @@ _VITPOSE_CROPS: Mapping[str, Json] = {
     "rotation_distribution": "normal",
     "center_jitter": "per_run",
     "center_jitter_probability": 0.3,
+    "center_jitter_distribution": "uniform",
     "center_jitter_extent": 0.4,
     "appearance": None,
 }
@@ -67,6 +70,7 @@ def _mmpose_crops(scale: float, degrees: float, hole: float = 1.0, shifts: bool 
     return {
         "flip_probability": 0.5,
         "half_body_probability": 0.3,
+        "half_body_rule": "mmpose",
         "half_body_padding": 1.5,
         "scale_factor": scale,
         "scale_distribution": "truncated",
@@ -74,6 +78,9 @@ def _mmpose_crops(scale: float, degrees: float, hole: float = 1.0, shifts: bool 
         "rotation_degrees": degrees,
         "rotation_distribution": "truncated",
         "center_jitter": "per_sample" if shifts else "off",
+        "center_jitter_probability": 0.3,
+        "center_jitter_distribution": "truncated",
+        "center_jitter_extent": 0.16,
         "appearance": {
             "blur_probability": 0.1,
             "median_blur_probability": 0.1,
@@ -157,7 +164,14 @@ def _posebh() -> Iterator[Recipe]:
 def _simcc(weight_decay: float, clip_norm: float | None, average: bool) -> dict[str, Json]:
     return {
         "optimizer": _adamw(4e-3, weight_decay, 1.0, clip_norm, undecayed="norms_and_biases"),
-        "schedule": {"kind": "cosine", "warmup_steps": 1000, "warmup_start": 1e-5, "begin": 0.5, "floor": 0.05},
+        "schedule": {
+            "kind": "cosine",
+            "warmup_steps": 1000,
+            "warmup_start": 1e-5,
+            "warmup_reaches": "last",
+            "begin": 0.5,
+            "floor": 0.05,
+        },
         "average": {"momentum": 2e-4, "warmup": 2000} if average else None,
         "synchronised_batchnorm": True,
         "engine": {"precision": "fp32"},
@@ -249,7 +263,7 @@ def _sapiens() -> Iterator[Recipe]:
                     "method": {"kind": "heads", "hardest_points": hardest},
                     "training": {
                         "optimizer": _adamw(lr, 0.1, layer_decay, 1.0),
-                        "schedule": _multistep(170 / 210, 200 / 210),
+                        "schedule": _multistep(170 / 210, 200 / 210, reaches="last"),
                     },
                     "loading": {"augment": _mmpose_crops(0.5, 80.0)},
                 },
@@ -280,6 +294,7 @@ def _sapiens2() -> Iterator[Recipe]:
                         "kind": "polynomial",
                         "warmup_steps": 500,
                         "warmup_start": 0.001,
+                        "warmup_reaches": "after",
                         "power": 1.0,
                         "floor": 0.0,
                     },

@@ -8,44 +8,57 @@ from pydantic import Field
 from posecore.config import Config
 
 
-class MultiStepSchedule(Config):
+class _WarmUp(Config):
+    """A linear start.
+
+    Attributes:
+        warmup_steps: length of the warm-up.
+        warmup_start: first factor of the warm-up.
+        warmup_reaches: when the rate is whole: ``after`` the steps of the warm-up, as in mmcv 1 (ViTPose) and torch
+            (Sapiens2), or in the ``last`` of them, as in mmengine (RTMPose, DWPose, Sapiens).
+    """
+
+    warmup_steps: int = Field(default=500, ge=0)
+    warmup_start: float = Field(default=0.001, ge=0, le=1)
+    warmup_reaches: Literal["after", "last"] = "after"
+
+    def _warmth(self, step: int) -> float:
+        length = self.warmup_steps - (self.warmup_reaches == "last")
+        if step >= length:
+            return 1.0
+        return 1 - (1 - step / length) * (1 - self.warmup_start)
+
+
+class MultiStepSchedule(_WarmUp):
     """Linear warm-up, then a constant rate that drops at milestones.
 
     Attributes:
         kind: names this schedule in the closed union.
-        warmup_steps: length of the warm-up.
-        warmup_start: first factor of the warm-up.
         milestones: shares of the run after which the rate drops; published: epochs 170 and 200 of 210.
         gamma: factor of each drop.
     """
 
     kind: Literal["multistep"] = "multistep"
-    warmup_steps: int = Field(default=500, ge=0)
-    warmup_start: float = Field(default=0.001, ge=0, le=1)
     milestones: tuple[float, ...] = (170 / 210, 200 / 210)
     gamma: float = Field(default=0.1, gt=0, le=1)
 
     def factor(self, step: int, total_steps: int) -> float:
         """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
         drops = sum(step >= milestone * total_steps for milestone in self.milestones)
-        return self.gamma**drops * _warmup(step, self.warmup_steps, self.warmup_start)
+        return self.gamma**drops * self._warmth(step)
 
 
-class CosineSchedule(Config):
+class CosineSchedule(_WarmUp):
     """Linear warm-up, then half a cosine down to a floor.
 
     Attributes:
         kind: names this schedule in the closed union.
-        warmup_steps: length of the warm-up.
-        warmup_start: first factor of the warm-up.
         begin: share of the run with a constant rate before the cosine begins; RTMPose: 0.5, with a floor of 0.05, a
             warm-up of 1000 steps and its start at 1e-5.
         floor: last factor.
     """
 
     kind: Literal["cosine"] = "cosine"
-    warmup_steps: int = Field(default=500, ge=0)
-    warmup_start: float = Field(default=0.001, ge=0, le=1)
     begin: float = Field(default=0.0, ge=0, lt=1)
     floor: float = Field(default=0.0, ge=0, le=1)
 
@@ -54,23 +67,19 @@ class CosineSchedule(Config):
         begin = max(self.warmup_steps, self.begin * total_steps)
         progress = min(1.0, max(0.0, (step - begin) / max(1, total_steps - begin)))
         cosine = self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
-        return cosine * _warmup(step, self.warmup_steps, self.warmup_start)
+        return cosine * self._warmth(step)
 
 
-class PolynomialSchedule(Config):
+class PolynomialSchedule(_WarmUp):
     """Linear warm-up, then a power of the share of the run that is left, down to a floor.
 
     Attributes:
         kind: names this schedule in the closed union.
-        warmup_steps: length of the warm-up.
-        warmup_start: first factor of the warm-up.
         power: of the share that is left of what follows the warm-up; Sapiens2: 1, a straight line.
         floor: last factor.
     """
 
     kind: Literal["polynomial"] = "polynomial"
-    warmup_steps: int = Field(default=500, ge=0)
-    warmup_start: float = Field(default=0.001, ge=0, le=1)
     power: float = Field(default=1.0, gt=0)
     floor: float = Field(default=0.0, ge=0, le=1)
 
@@ -78,16 +87,10 @@ class PolynomialSchedule(Config):
         """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``."""
         left = (total_steps - step) / max(1, total_steps - self.warmup_steps)
         decayed = self.floor + (1 - self.floor) * min(1.0, max(0.0, left)) ** self.power
-        return decayed * _warmup(step, self.warmup_steps, self.warmup_start)
+        return decayed * self._warmth(step)
 
 
 ScheduleConfig: TypeAlias = Annotated[
     MultiStepSchedule | CosineSchedule | PolynomialSchedule, Field(discriminator="kind")
 ]
 """Every schedule there is."""
-
-
-def _warmup(step: int, steps: int, start: float) -> float:
-    if step >= steps:
-        return 1.0
-    return 1 - (1 - step / steps) * (1 - start)

@@ -94,11 +94,12 @@ def _drop_path(recipe: Recipe) -> float:
     return ModelConfig.model_validate({"backbone": recipe.preset}).backbone.drop_path
 
 
-def _multistep(first: float, second: float) -> dict[str, Any]:
+def _multistep(first: float, second: float, reaches: str = "after") -> dict[str, Any]:
     return {
         "kind": "multistep",
         "warmup_steps": 500,
         "warmup_start": 0.001,
+        "warmup_reaches": reaches,  # [MM] mmengine's LinearLR ends one step earlier than [VP] mmcv's and torch's
         "milestones": pytest.approx([first, second]),
         "gamma": 0.1,
     }
@@ -138,7 +139,8 @@ def test_vitpose_and_its_kin(
         assert (augment.scale_factor, augment.scale_distribution) == (0.5, "clipped")
         assert (augment.rotation_degrees, augment.rotation_probability) == (40.0, 0.6)
         assert (augment.center_jitter, augment.center_jitter_probability) == ("per_run", 0.3)
-        assert augment.center_jitter_extent / 2 == 0.2
+        assert (augment.center_jitter_extent / 2, augment.center_jitter_distribution) == (0.2, "uniform")
+        assert augment.half_body_rule == "vitpose"
         assert augment.appearance is None
         assert recipe.training["engine"]["precision"] == ("fp16" if family is POSEBH else "fp32")
 
@@ -155,7 +157,10 @@ def _check_mmpose_crops(augment: AugmentConfig, scale: float, degrees: float, ho
     assert (augment.scale_factor, augment.scale_distribution) == (scale, "truncated")
     assert (augment.rotation_degrees, augment.rotation_distribution) == (degrees, "truncated")
     assert augment.rotation_probability == 0.6
+    assert augment.half_body_rule == "mmpose"
     assert augment.center_jitter == ("per_sample" if shifts else "off")
+    assert (augment.center_jitter_distribution, augment.center_jitter_extent) == ("truncated", 0.16)
+    assert augment.center_jitter_probability == 0.3
     look = augment.appearance
     assert look is not None
     assert (look.blur_probability, look.median_blur_probability, look.hole_probability) == (0.1, 0.1, hole)
@@ -167,7 +172,8 @@ def _check_simcc(recipe: Recipe, weight_decay: float, clip_norm: float | None, a
         lr=4e-3, weight_decay=weight_decay, undecayed="norms_and_biases", layer_decay=1.0, clip_norm=clip_norm
     )
     assert recipe.training["schedule"] == {
-        "kind": "cosine", "warmup_steps": 1000, "warmup_start": 1e-5, "begin": 0.5, "floor": 0.05
+        "kind": "cosine", "warmup_steps": 1000, "warmup_start": 1e-5, "warmup_reaches": "last", "begin": 0.5,
+        "floor": 0.05
     }  # fmt: skip
     assert recipe.training["average"] == ({"momentum": 2e-4, "warmup": 2000} if averages else None)
     assert recipe.training["synchronised_batchnorm"]
@@ -209,7 +215,7 @@ def test_sapiens() -> None:
     for name, (rate, layer_decay, hardest) in SAPIENS.items():
         recipe = RECIPES[name]
         assert _optimizer(recipe) == OptimizerConfig(lr=rate, weight_decay=0.1, layer_decay=layer_decay, clip_norm=1.0)
-        assert recipe.training["schedule"] == _multistep(170 / 210, 200 / 210)
+        assert recipe.training["schedule"] == _multistep(170 / 210, 200 / 210, reaches="last")
         assert (recipe.batch, _drop_path(recipe), recipe.fields["method"]["hardest_points"]) == (512, 0.0, hardest)
         _check_mmpose_crops(_augment(recipe), 0.5, 80.0, hole=1.0, shifts=True)
         model = ModelConfig.model_validate({"backbone": recipe.preset})
@@ -223,7 +229,8 @@ def test_sapiens2() -> None:
             lr=rate, weight_decay=0.1, layer_decay=layer_decay, clip_norm=clip_norm
         )
         assert recipe.training["schedule"] == {
-            "kind": "polynomial", "warmup_steps": 500, "warmup_start": 0.001, "power": 1.0, "floor": 0.0
+            "kind": "polynomial", "warmup_steps": 500, "warmup_start": 0.001, "warmup_reaches": "after", "power": 1.0,
+            "floor": 0.0
         }  # fmt: skip
         assert (recipe.batch, recipe.fields["method"]["loss_weight"]) == (batch, 10.0)
         assert recipe.training["engine"]["precision"] == "bf16"

@@ -14,6 +14,20 @@ def test_published_warm_up_and_drops() -> None:
     assert schedule.factor(200 * 293, total) == pytest.approx(0.01)
 
 
+def test_mmengine_reaches_the_whole_rate_in_the_last_step_of_the_warm_up() -> None:
+    """By its own recursion: every rate is the last one times 1 + (1 - s) / (n s + (t - 1) (1 - s)), n one less."""
+    schedule, start, length = MultiStepSchedule(warmup_reaches="last"), 0.001, 499
+    rate = start
+    for step in range(1, 500):
+        rate *= 1 + (1 - start) / (length * start + (step - 1) * (1 - start))
+        assert schedule.factor(step, 10**6) == pytest.approx(rate, rel=1e-9)
+    assert schedule.factor(498, 10**6) < 1
+    assert schedule.factor(499, 10**6) == schedule.factor(500, 10**6) == 1.0
+    assert MultiStepSchedule().factor(499, 10**6) < 1
+    assert MultiStepSchedule(warmup_steps=1, warmup_reaches="last").factor(0, 10) == 1.0
+    assert MultiStepSchedule(warmup_steps=0, warmup_reaches="last").factor(0, 10) == 1.0
+
+
 def test_cosine_goes_from_one_to_the_floor() -> None:
     schedule = CosineSchedule(warmup_steps=10, floor=0.1)
     assert schedule.factor(0, 110) == pytest.approx(0.001)
