@@ -25,9 +25,10 @@ from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import IngestError, PoseCoreError
 from posecore.ingest.plan import IngestJob, IngestSettings, PlannedShard, ingest_job
 from posecore.ingest.run import advice, ingest
+from posecore.ingest.stage_code import foreign_code
 from posecore.ingest.write import WrittenShard, write_shard
 from posecore.shards.manifest import Manifest
-from posecore.storage import AnyPath
+from posecore.storage import AnyPath, as_path
 
 
 class IngestConfig(Config):
@@ -132,6 +133,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = {"images_per_shard": options.images_per_shard, "decode": options.decode}
         config = parse_config({**values, "settings": settings}, IngestConfig, origin="command line")
         definition = load_dataset(config.dataset)
+        if not (as_path(config.out) / definition.name / config.split).exists():  # a definition that is new here
+            for line in foreign_code(definition):
+                print(f"code      {definition.name} runs {line}", file=sys.stderr, flush=True)
         manifest = ingest_split(
             definition, config.split, config.root, config.out, config.settings, workers=config.workers
         )

@@ -17,6 +17,7 @@ from posecore.datasets.discovery import source_for
 from posecore.errors import PoseCoreError, PreflightError
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
+from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
 from posecore.lineage.dataset_inputs import DatasetUse, Role
 from posecore.lineage.steps import OutputFile, Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
@@ -98,12 +99,22 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
 
 
 def ingest_splits(workflow: Workflow, config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> list[Split]:
-    """All splits of all datasets to shards."""
+    """All splits of all datasets to shards; says first what code of definitions is about to run for the first time."""
+    for entry in config.datasets:
+        definition = definitions[entry.name]
+        if not any((shards_of(config, entry) / definition.name / entry.split(role)).exists() for role in entry.roles):
+            for line in foreign_code(definition):
+                workflow.note(f"code      {entry.name} runs {line}")
     return [
         ingest_step(workflow, config, entry, definitions[entry.name], role)
         for entry in config.datasets
         for role in entry.roles
     ]
+
+
+def shards_of(config: DatasetsJob, entry: DatasetEntry) -> Path:
+    """Folder of an entry's shards; entries may change a definition, so each has its own."""
+    return config.folder / "shards" / entry.name
 
 
 def ingest_step(
@@ -112,8 +123,7 @@ def ingest_step(
     """Raw files of one split to shards."""
     split = entry.split(role)
     root = config.root(entry)
-    # Entries may change a definition, so each has shards of its own.
-    out = config.folder / "shards" / entry.name
+    out = shards_of(config, entry)
     location = out / definition.name / split
 
     def execute(log: RunLog) -> Outputs:
@@ -132,9 +142,10 @@ def ingest_step(
             "split": split,
             "settings": config.ingest,
             "source": stamp_source(definition, split, root),
+            "code": {name: code.digest for name, code in codes_of(definition, split).items()},
             "out": str(out),
         },
-        code=["pipelines.ingest", definition.reader.partition(":")[0]],
+        code=["pipelines.ingest", *our_modules(definition)],
     )
     corrections = None
     if role == "training" and entry.corrections is not None:

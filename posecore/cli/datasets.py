@@ -1,12 +1,15 @@
 """``posecore datasets``: what datasets there are, and what a download looks like."""
 
 import argparse
+import sys
 from typing import Any
 
 from posecore.cli.commands import Commands, input_size, positive
 from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
+from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.ingest.stage_code import foreign_code
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.shards.store import open_store
@@ -62,8 +65,16 @@ def _list_datasets(options: argparse.Namespace) -> int:
     return 0
 
 
+def _load_and_say(name: str) -> DatasetDefinition:
+    """The definition; says what code of others it is about to run, because a definition that names code is code."""
+    definition = load_dataset(name)
+    for line in foreign_code(definition):
+        print(f"code: {definition.name} runs {line}", file=sys.stderr, flush=True)
+    return definition
+
+
 def _show_dataset(options: argparse.Namespace) -> int:
-    definition = load_dataset(options.name)
+    definition = _load_and_say(options.name)
     split = options.split or next(iter(definition.splits))
     print(write_dataset_gallery(definition, split, options.root, options.out, options.num))
     return 0
@@ -87,7 +98,7 @@ def _show_augmentations(options: argparse.Namespace) -> int:
 
 
 def _check_dataset(options: argparse.Namespace) -> int:
-    definition = load_dataset(options.name)
+    definition = _load_and_say(options.name)
     splits = [options.split] if options.split else present_splits(definition, options.root)
     reports = [check_split(definition, split, options.root) for split in splits or definition.splits]
     for report in reports:

@@ -5,7 +5,7 @@ Nothing here depends on how many workers there are or on the order in which they
 
 import hashlib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -17,14 +17,14 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IngestError
 from posecore.formats.files import relative_path
 from posecore.formats.values import Refusal
+from posecore.ingest.stage_code import READER_STAGE, codes_of
 from posecore.ingest.stages import load_stages, reject_image, reject_instance
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
-from posecore.shards.manifest import FORMAT_VERSION
+from posecore.shards.manifest import FORMAT_VERSION, StageCode
 from posecore.skeletons.union import Vocabulary, builtin_vocabulary
 from posecore.storage import AnyPath
 
-READER_STAGE = "reader"
 PLAN_STAGE = "plan"
 IMAGE_STAGE = "image"
 
@@ -76,8 +76,12 @@ class IngestJob:
         """Every stage of the pipeline, in order."""
         return (READER_STAGE, PLAN_STAGE, *self.definition.stages, IMAGE_STAGE)
 
-    def digest(self) -> str:
-        """SHA-256 of everything that shapes the shards, besides the records and the image bytes."""
+    def digest(self, code: Mapping[str, StageCode]) -> str:
+        """SHA-256 of everything that shapes the shards, besides the records and the image bytes.
+
+        Args:
+            code: of the stages, by name; the reader's has done its work in the records.
+        """
         return digest_json(
             {
                 "format_version": FORMAT_VERSION,
@@ -85,7 +89,7 @@ class IngestJob:
                 "split": self.split,
                 "settings": self.settings.model_dump(mode="json"),
                 "vocabulary": self.vocabulary.digest(),
-                "stages": [[stage.name, stage.source_digest] for stage in load_stages(self.definition.stages)],
+                "stages": [[name, code[name].digest] for name in self.definition.stages],
             }
         )
 
@@ -121,12 +125,14 @@ class Plan:
         shards: in order.
         tally: what reader and planning rejected.
         digest: hash of the job and of all records.
+        code: of the reader and of every stage the definition names.
     """
 
     job: IngestJob
     shards: tuple[PlannedShard, ...]
     tally: Tally
     digest: str
+    code: Mapping[str, StageCode]
 
 
 def ingest_job(
@@ -151,8 +157,10 @@ def plan_shards(job: IngestJob, source: Iterable[Record | Reject]) -> Plan:
     and images or depth pictures outside the download's folder (``path-escape``).
 
     Raises:
-        IngestError: the reader yields nothing at all.
+        IngestError: the reader yields nothing at all, or a stage cannot be had.
     """
+    load_stages(job.definition.stages)  # before anything is read
+    code = codes_of(job.definition, job.split)
     tally = Tally(job.stage_names)
     records: list[Record] = []
     for item in source:
@@ -169,10 +177,10 @@ def plan_shards(job: IngestJob, source: Iterable[Record | Reject]) -> Plan:
             f"{f' (rejected: {reasons})' if reasons else ''}; check the annotation file and the folder given as root."
         )
     size = job.settings.images_per_shard
-    job_digest = job.digest()
+    job_digest = job.digest(code)
     parts = [records[start : start + size] for start in range(0, len(records), size)]
     shards = tuple(_planned(number, part, job_digest) for number, part in enumerate(parts))
-    return Plan(job, shards, tally, digest_json([job_digest, [shard.fingerprint for shard in shards]]))
+    return Plan(job, shards, tally, digest_json([job_digest, [shard.fingerprint for shard in shards]]), code)
 
 
 def sample_key(source_id: str) -> str:

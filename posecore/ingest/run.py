@@ -106,6 +106,7 @@ def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:
         vocabulary=job.vocabulary.names,
         settings=job.settings.model_dump(mode="json"),
         stages=counts,
+        code=dict(plan.code),
         plan_digest=plan.digest,
         shards=tuple(shard.commit.shard for shard in written),
         num_images=tables.images.num_rows,

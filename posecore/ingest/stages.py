@@ -3,14 +3,13 @@
 A stage gets one :class:`~posecore.schema.Record` and returns a record to keep, a :class:`~posecore.schema.Reject` for
 the whole image, or a record together with the rejects of the instances it took out of it. It must be a pure function:
 shards are a function of the source and of nothing else. To add one, write it anywhere importable and name it
-``package.module:function``; the names below need no module.
+``package.module:function``; the names below need no module. What counts as its code: :mod:`posecore.ingest.stage_code`.
 
 A stage called ``drop_…`` takes out what it is told to, and its losses never stop an ingestion; they are counted all the
 same. Any other stage that loses more than the definition's ``max_loss`` does stop it.
 """
 
 import importlib
-import inspect
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -18,7 +17,7 @@ from typing import TypeAlias
 
 import numpy as np
 
-from posecore.config import digest_json
+from posecore.datasets import search_path
 from posecore.errors import IngestError
 from posecore.ingest.tally import Tally
 from posecore.schema import Instance, Record, Reject
@@ -34,12 +33,10 @@ class Stage:
     Attributes:
         name: as in ``dataset.yaml``.
         function: what it does.
-        source_digest: hash of the function's source text, so that an edit makes new shards.
     """
 
     name: str
     function: StageFunction
-    source_digest: str
 
     @property
     def may_lose(self) -> bool:
@@ -100,6 +97,7 @@ def load_stages(names: Sequence[str]) -> tuple[Stage, ...]:
     Raises:
         IngestError: a name is neither built in nor the import path of a function.
     """
+    search_path()
     return tuple(_load_stage(name) for name in names)
 
 
@@ -190,4 +188,4 @@ def _load_stage(name: str) -> Stage:
                 f"stage {name!r} is neither one of {', '.join(BUILT_IN)} nor an importable package.module:function; "
                 "correct `stages` in dataset.yaml."
             ) from None
-    return Stage(name, function, digest_json(inspect.getsource(function)))
+    return Stage(name, function)

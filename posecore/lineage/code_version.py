@@ -1,11 +1,12 @@
 """What "the same code" means: hashes of source files, by import closure, and the git commit where there is one.
 
+Of a Python file counts what it says to Python (:mod:`posecore.source_code`): an edit of a comment runs nothing again.
+
 A step names the modules it runs; everything of ours that they import, directly or not, counts as its code, and so do
 the YAML, JSON and template files of those packages. So an edit of the evaluation does not re-run ingestion, and nobody
 keeps a list by hand. A module loaded by name only (a dataset's reader) is not seen by the closure and must be named.
 """
 
-import ast
 import hashlib
 import os
 import subprocess
@@ -14,7 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 
 import posecore.datasets
+from posecore.config import digest_json
 from posecore.errors import LineageError
+from posecore.source_code import read_source
+from posecore.storage import sha256_of
 
 _OURS = ("posecore", "pipelines")
 _ROOT = Path(__file__).resolve().parents[2]
@@ -23,6 +27,22 @@ _DATA_SUFFIXES = (".yaml", ".json", ".j2")
 
 def code_digest(modules: Iterable[str]) -> str:
     """SHA-256 over the sources of the named modules and packages and of all our modules they import.
+
+    Args:
+        modules: dotted names; a package stands for all its modules.
+
+    Raises:
+        LineageError: a name cannot be found.
+    """
+    digest = hashlib.sha256()
+    for key, path in sorted(code_files(modules).items()):
+        of_file = read_source(path, _package(key)).digest if path.suffix == ".py" else sha256_of(path)
+        digest.update(f"{key}\0{of_file}\n".encode())
+    return digest.hexdigest()
+
+
+def code_files(modules: Iterable[str]) -> dict[str, Path]:
+    """Name to file of the named modules and packages and of all our modules they import; data files ``package/file``.
 
     Args:
         modules: dotted names; a package stands for all its modules.
@@ -45,17 +65,15 @@ def code_digest(modules: Iterable[str]) -> str:
         for key, path in _source_files(name, whole_package=name in expanded):
             files[key] = path
             if path.suffix == ".py":
-                queue.extend(_imports(path, path.stat().st_mtime_ns))
-    digest = hashlib.sha256()
-    for key in sorted(files):
-        digest.update(f"{key}\0{hashlib.sha256(files[key].read_bytes()).hexdigest()}\n".encode())
-    return digest.hexdigest()
+                queue.extend(_our_imports(path, _package(key)))
+    return files
 
 
 @lru_cache(maxsize=1)
 def source_digest() -> str:
-    """SHA-256 over every source file of this installation: the code version lineage records."""
-    return code_digest(_OURS)
+    """SHA-256 over every source file of this installation, comments included: the code version lineage records."""
+    files = (found for package in _OURS for found in _source_files(package, whole_package=True))
+    return digest_json({key: sha256_of(path) for key, path in files})
 
 
 @lru_cache(maxsize=1)
@@ -112,17 +130,13 @@ def _own_files(package: Path) -> Iterator[Path]:
             yield from (inner for inner in path.rglob("*") if inner.suffix in _DATA_SUFFIXES)
 
 
-@lru_cache(maxsize=4096)
-def _imports(path: Path, mtime_ns: int) -> tuple[str, ...]:
-    """Our modules a file imports, with the packages they lie in; ``mtime_ns`` only renews the cache."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names.update(alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and node.level == 0:
-            names.add(node.module)
-            # "from package import x": x may be a module; if it is an attribute, nothing is found under that name.
-            names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    ours = {name for name in names if name.partition(".")[0] in _OURS}
-    packages = {name.rsplit(".", depth)[0] for name in ours for depth in range(1, name.count(".") + 1)}
-    return tuple(sorted(ours | packages))
+def _package(key: str) -> str:
+    """The package a file lies in, by its stable key."""
+    name, slash, inside = key.partition("/")
+    return ".".join([name, *inside.split("/")[:-1]]) if slash else name.rpartition(".")[0]
+
+
+def _our_imports(path: Path, package: str) -> set[str]:
+    """Our modules a file imports, with the packages they lie in."""
+    ours = {name for name in read_source(path, package).imports if name.partition(".")[0] in _OURS}
+    return ours | {name.rsplit(".", depth)[0] for name in ours for depth in range(1, name.count(".") + 1)}

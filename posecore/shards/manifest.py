@@ -2,7 +2,9 @@
 
 import json
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from posecore.config import Config, digest_json
 from posecore.datasets.definition import DatasetDefinition
@@ -57,6 +59,22 @@ class StageCounts(Config):
     reasons: dict[str, int] = {}
 
 
+class StageCode(Config):
+    """What could change the result of a reader or a stage, beside what its definition says.
+
+    Attributes:
+        modules: whose source counts, its own and those of its folder or package that it imports.
+        files: ``module:file`` for those the modules declare.
+        distributions: ``name==version`` of what the modules import.
+        digest: SHA-256 over the name, the options and all of these, contents included.
+    """
+
+    modules: tuple[str, ...]
+    files: tuple[str, ...]
+    distributions: tuple[str, ...]
+    digest: str
+
+
 class Manifest(Config):
     """Everything that names an ingested split. No time, no machine, no path: equal inputs give equal manifests.
 
@@ -70,6 +88,7 @@ class Manifest(Config):
         vocabulary: the union names the keypoint states are spread over, in order.
         settings: what the ingestion was asked for.
         stages: the pipeline in order, with counts.
+        code: of the reader and of the stages that the definition names, by name; empty where it was not recorded.
         plan_digest: hash of everything the shards are a function of, image bytes excepted.
         shards: the tars in order.
         num_images: images kept.
@@ -86,11 +105,19 @@ class Manifest(Config):
     vocabulary: tuple[str, ...]
     settings: dict[str, Json]
     stages: tuple[StageCounts, ...]
+    code: dict[str, StageCode] = {}
     plan_digest: str
     shards: tuple[ShardEntry, ...]
     num_images: int
     num_instances: int
     files: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        if not self.code:
+            del values["code"]  # manifests written before there was such a field keep their digest
+        return values
 
     @cached_property
     def digest(self) -> str:

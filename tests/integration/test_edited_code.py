@@ -36,7 +36,7 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedW
 def edit_loss(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Multiplies the loss in the sources and in this process alike."""
     source = folder / "code" / "posecore" / "methods" / "supervised.py"
-    source.write_text(source.read_text() + "\n# the loss, 1000 times\n")
+    source.write_text(source.read_text() + "\nLOUDER = 1000\n")
     as_it_was = SupervisedHeads.forward
 
     def louder(self: SupervisedHeads, *arguments: object) -> dict[str, torch.Tensor]:
