@@ -2,6 +2,8 @@
 
 import logging
 import os
+import signal
+import threading
 from pathlib import Path
 
 import ray
@@ -13,8 +15,12 @@ from posecore.storage import AnyPath, as_path
 
 def connect_to_ray() -> None:
     """Joins the cluster RAY_ADDRESS names, or starts a local one; does nothing where a connection exists."""
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
+    if ray.is_initialized():
+        return
+    handler = signal.getsignal(signal.SIGTERM)
+    ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
+    if callable(handler) and threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the place of the job's (pipelines/endings.py)
 
 
 def quiet_ray_data() -> None:

@@ -32,6 +32,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
+from pipelines.endings import exit_status
 from posecore import __version__
 from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
@@ -334,7 +335,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "films are named or the protocol is torso",
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def job() -> None:
         settings = parse_config(
             {
                 "batch_size": options.batch_size,
@@ -372,10 +374,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             }
             print(as_markdown(forgetting_table(parent.metrics, result.metrics, protocols)))
         print(f"report {result.report}")
-    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(job)
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ import ray
 from tqdm import tqdm
 
 from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
+from pipelines.endings import exit_status
 from posecore.config import Config, parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, read_split
@@ -128,7 +129,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--images-per-shard", type=int, default=IngestSettings().images_per_shard)
     parser.add_argument("--decode", choices=("header", "full"), default=IngestSettings().decode)
     options = parser.parse_args(arguments)
-    try:
+
+    def job() -> None:
         values = {name: value for name, value in vars(options).items() if name not in ("images_per_shard", "decode")}
         settings = {"images_per_shard": options.images_per_shard, "decode": options.decode}
         config = parse_config({**values, "settings": settings}, IngestConfig, origin="command line")
@@ -139,15 +141,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         manifest = ingest_split(
             definition, config.split, config.root, config.out, config.settings, workers=config.workers
         )
-    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"
-    print(
-        f"{manifest.dataset} {manifest.split}: {manifest.num_images} images, {manifest.num_instances} instances in "
-        f"{len(manifest.shards)} shards; rejected: {rejects}\ndigest {manifest.digest}"
-    )
-    return 0
+        rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"
+        print(
+            f"{manifest.dataset} {manifest.split}: {manifest.num_images} images, {manifest.num_instances} instances in "
+            f"{len(manifest.shards)} shards; rejected: {rejects}\ndigest {manifest.digest}"
+        )
+
+    return exit_status(job)
 
 
 if __name__ == "__main__":

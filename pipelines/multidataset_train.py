@@ -12,17 +12,16 @@ of these is a step of a recorded workflow: a resubmitted job continues where it 
 everything.
 """
 
-import os
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import ray
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
+from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
 from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
@@ -140,8 +139,7 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         config = config.model_copy(update={"weights": pin(config.weights)})
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
-    if not ray.is_initialized():
-        ray.init(address=os.environ.get("RAY_ADDRESS") or "local", logging_level="WARNING")
+    connect_to_ray()
 
     with Workflow(tracking, config.name, folder, config, reuse=reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)

@@ -29,6 +29,7 @@ from pipelines.run_folder import RunFolders
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
+from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
@@ -183,7 +184,7 @@ def train_step(
         log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
         log.log_params({"steps": config.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
-        trained = train_with_ray(plan.worker, run_dir, config.cluster, log.log_metrics)
+        trained = train_with_ray(plan.worker, run_dir, config.cluster, CurveLog(log, str(config.folder)))
         model = plan.worker.trained_method(trained.checkpoint).model
         lineage = {"run_id": log.run_id, "step": config.training.steps, "data": plan.inputs["data"]} | folders.inputs
         licenses = {split.entry.name: split.definition.license.id for split in training}
@@ -193,7 +194,7 @@ def train_step(
         values = {"folder": str(folder), "run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
         return Outputs(values, files)
 
-    return workflow.step("train", execute, inputs=plan.inputs | folders.inputs, code=code)
+    return workflow.step("train", execute, inputs=plan.inputs | folders.inputs, code=code, continues=True)
 
 
 def reconstruct_step(

@@ -12,8 +12,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from pipelines.endings import exit_status
 from posecore.config import load_config
-from posecore.errors import PoseCoreError
 from posecore.lineage.promotion import Gate, PromotionConfig, history, promote, rollback
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion
@@ -22,7 +22,8 @@ from posecore.lineage.versions import RegisteredVersion
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
     options = _parser().parse_args(arguments)
-    try:
+
+    def job() -> None:
         config = _gates(options)
         tracking = connect(
             TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True
@@ -38,10 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for check in promote(tracking, candidate, options.alias, config, options.reason):
                 print(check.statement)
             print(f"{options.model}: version {options.version} is now {options.alias}.")
-    except PoseCoreError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(job)
 
 
 def _parser() -> argparse.ArgumentParser:

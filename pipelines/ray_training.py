@@ -7,12 +7,16 @@ on disk.
 
 import os
 import shutil
+import sys
 import tempfile
+import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import ray
 import torch
@@ -20,11 +24,17 @@ from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.errors import PoseCoreError, PreflightError
+from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path
 from posecore.training.context import Log, TrainContext, agreed_word
 from posecore.training.loop import TrainResult
 
+if TYPE_CHECKING:
+    from ray.train import Result
+    from ray.train.torch import TorchTrainer
+
 RUN_NAME = "train"
+_LOOK_S = 0.5  # between two looks for the stop file, which may lie on a shared file system
 
 
 class RayTrainingConfig(Config):
@@ -41,6 +51,8 @@ class RayTrainingConfig(Config):
         poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
         start_timeout_s: how long a group of workers may take to start before it is tried again. The first attempt
             after a node loss still counts the lost node, so this is what a loss costs at least.
+        checkpoint_on_stop: Ctrl-C and SIGTERM have the workers write a checkpoint before they end; a second one does
+            not wait for it. Costs a question among the workers in every step.
     """
 
     num_workers: int = Field(default=1, gt=0)
@@ -51,6 +63,7 @@ class RayTrainingConfig(Config):
     num_to_keep: int = Field(default=3, gt=0)
     poll_interval_s: float = Field(default=0.5, gt=0)
     start_timeout_s: float = Field(default=30.0, gt=0)
+    checkpoint_on_stop: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -77,7 +90,7 @@ Worker = Callable[[TrainContext], TrainResult]
 
 
 def train_with_ray(
-    worker: Worker, run_dir: str | AnyPath, config: RayTrainingConfig, log: Log | None = None
+    worker: Worker, run_dir: str | AnyPath, config: RayTrainingConfig, curve: CurveLog | None = None
 ) -> TrainedRun:
     """Runs a worker function on several processes until it has returned on all of them.
 
@@ -88,7 +101,7 @@ def train_with_ray(
         worker: called with a context on every process.
         run_dir: local or shared folder, or an fsspec URL all nodes can write; checkpoints go to ``run_dir/train``.
         config: how many workers, and how patient.
-        log: receives rank 0's metrics in the worker; must be picklable.
+        curve: where rank 0's metrics go.
 
     Raises:
         PreflightError: the cluster has fewer free resources than the workers need; Ray itself would wait for ever.
@@ -101,12 +114,12 @@ def train_with_ray(
     storage = as_path(run_dir)
     if isinstance(storage, Path):
         storage = storage.absolute()  # workers have another working directory
+    stop = storage / "stop"
     from ray import train
-    from ray.train.torch import TorchTrainer
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
-    trainer = TorchTrainer(
-        lambda: worker(RayContext(log)) and None,
+    trainer = _trainer_class()(
+        lambda: _work(worker, curve, stop if config.checkpoint_on_stop else None),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
@@ -121,8 +134,9 @@ def train_with_ray(
             checkpoint_config=train.CheckpointConfig(num_to_keep=config.num_to_keep),
         ),
     )
+    stop.unlink(missing_ok=True)
     try:
-        result = trainer.fit()
+        result = _fit(trainer, stop if config.checkpoint_on_stop else None)
     except train.WorkerGroupError as error:
         for failure in error.worker_failures.values():
             if isinstance(failure, PoseCoreError):
@@ -149,10 +163,69 @@ def check_resources(config: RayTrainingConfig) -> None:
             )
 
 
+def _trainer_class() -> "type[TorchTrainer]":
+    from ray.train.torch import TorchTrainer
+
+    class Trainer(TorchTrainer):
+        """Without the actor by which Ray frees the resources of a dead controller, as the end of the job does anyway.
+
+        Where Ray has no dashboard, that actor cannot see the controller: after every training it takes 12 s to end, and
+        a stack of calls about it is printed.
+        """
+
+        def _create_default_callbacks(self) -> "list[object]":
+            callbacks = super()._create_default_callbacks()
+            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+    return Trainer
+
+
+def _fit(trainer: "TorchTrainer", stop: AnyPath | None) -> "Result":
+    """Trains on a thread: on the main one Ray answers Ctrl-C itself, with half a minute of silence and status 1.
+
+    Args:
+        trainer: to be run.
+        stop: file by which workers are asked for a last checkpoint, or None.
+    """
+    future: Future[Result] = Future()
+
+    def fit() -> None:
+        try:
+            future.set_result(trainer.fit())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    try:
+        return _outcome(future)
+    except KeyboardInterrupt:
+        if stop is not None:
+            print("stopping after a checkpoint; the next Ctrl-C stops at once.", file=sys.stderr, flush=True)
+            stop.parent.mkdir(parents=True, exist_ok=True)
+            stop.touch()
+            with suppress(Exception):
+                _outcome(future)
+        raise
+
+
+def _outcome(future: "Future[Result]") -> "Result":
+    while True:
+        with suppress(TimeoutError):
+            return future.result(timeout=0.2)  # a wait without end would hear no signal
+
+
+def _work(worker: Worker, curve: CurveLog | None, stop: AnyPath | None) -> None:
+    from ray import train
+
+    leads = train.get_context().get_world_rank() == 0
+    with curve.writing() if leads and curve is not None else nullcontext() as log:
+        worker(RayContext(log, stop))
+
+
 class RayContext:
     """A training process under Ray Train; see :class:`posecore.training.context.TrainContext`."""
 
-    def __init__(self, log: Log | None) -> None:
+    def __init__(self, log: Log | None, stop: AnyPath | None = None) -> None:
         from ray import train
         from ray.train.torch import get_device
 
@@ -163,6 +236,8 @@ class RayContext:
             torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         self.attempt = agreed_word()
         self._log = log
+        self._stop = stop
+        self._looked = time.monotonic()
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """See :meth:`posecore.training.context.TrainContext.log`."""
@@ -182,6 +257,20 @@ class RayContext:
         train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
+
+    def asked_to_stop(self) -> bool:
+        """See :meth:`posecore.training.context.TrainContext.asked_to_stop`."""
+        if self._stop is None:
+            return False
+        asked = False
+        if self.rank == 0 and time.monotonic() - self._looked > _LOOK_S:
+            self._looked = time.monotonic()
+            asked = self._stop.exists()
+        if self.world_size == 1:
+            return asked
+        answer = torch.tensor(int(asked), device=self.device)
+        torch.distributed.broadcast(answer, src=0)
+        return bool(answer)
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

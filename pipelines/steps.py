@@ -3,18 +3,18 @@
 import argparse
 import os
 import shutil
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
 from pipelines.datasets_job import DatasetEntry, DatasetsJob
+from pipelines.endings import exit_status
 from pipelines.ingest import ingest_split
 from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
-from posecore.errors import PoseCoreError, PreflightError
+from posecore.errors import PreflightError
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
@@ -255,13 +255,12 @@ def run_job(
         help="go on from the checkpoints of this other version of the code; recorded in the run and the version",
     )
     options = parser.parse_args(arguments)
-    try:
+
+    def job() -> None:
         run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
         if flags is not None:
             run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
         reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
         run(load_config(run_file, config_class, overrides), reuse)
-    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
+
+    return exit_status(job)

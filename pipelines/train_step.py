@@ -11,6 +11,7 @@ from pipelines.run_folder import RunFolders
 from pipelines.steps import Split, vouched
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_digest
+from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
@@ -75,7 +76,7 @@ def train_step(
         log_dataset_inputs(log, [split.use for split in training])
         for entry, found in corrections.items():
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
-        trained = train_with_ray(training_worker, run_dir, cluster, log.log_metrics)
+        trained = train_with_ray(training_worker, run_dir, cluster, CurveLog(log, str(config.folder)))
         model = training_worker.trained_model(trained.checkpoint)
         if worker.weights is not None:
             record = model.card.lineage["weights"]
@@ -100,7 +101,7 @@ def train_step(
         values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
         return Outputs(values, files)
 
-    return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code)
+    return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code, continues=True)
 
 
 def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:

@@ -1,12 +1,13 @@
 """``posecore lineage``: what a model has seen, and which models have seen something."""
 
 import argparse
+from pathlib import Path
 
 from posecore.cli.commands import Commands
 
 
 def add(commands: Commands) -> None:
-    """Adds ``lineage model | dataset | image | subject | license | weights``."""
+    """Adds ``lineage model | dataset | image | subject | license | weights | send``."""
     group = commands.add_parser("lineage", help="what a model has seen, and which models have seen something")
     group.add_argument("--folder", default="runs", help="run folder with the local tracking store (default: runs)")
     group.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
@@ -24,6 +25,7 @@ def add(commands: Commands) -> None:
     subject.add_argument("id", help="as in the dataset's records")
     weights = questions.add_parser("weights", help="every model that started from certain published weights")
     weights.add_argument("source_or_sha256", help="as they were named, or at least 8 digits of their SHA-256")
+    questions.add_parser("send", help="send the points of curves that an outage of the tracking server kept back")
     license_ = questions.add_parser(
         "license", help="every model trained on data, or started from weights, with these terms of commercial use"
     )
@@ -33,11 +35,17 @@ def add(commands: Commands) -> None:
 def _answer_lineage(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
     from posecore.lineage import answers
+    from posecore.lineage.curve import SPOOL, send_left_behind
     from posecore.lineage.query import LineageGraph
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.tracking import TrackingConfig, connect, shown_uri
     from posecore.lineage.versions import RegisteredVersion
 
-    graph = LineageGraph.load(connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True))
+    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
+    if options.question == "send":
+        sent = send_left_behind(tracking, Path(options.folder).resolve() / SPOOL)
+        print(f"{sent} curves sent to {shown_uri(tracking.uri)}")
+        return 0
+    graph = LineageGraph.load(tracking)
     complete = True
     if options.question == "model":
         lines = answers.describe_model(graph, RegisteredVersion(options.name, options.version))

@@ -25,6 +25,7 @@ from pydantic import TypeAdapter, ValidationError
 from posecore.config import Config, digest_json
 from posecore.errors import IntegrityError, LineageError
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
+from posecore.lineage.curve import send_if_reachable
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
@@ -195,6 +196,7 @@ class Workflow:
     def __enter__(self) -> Self:
         self._locks.mkdir(parents=True, exist_ok=True)
         close_dead_runs(self.tracking)
+        send_if_reachable(self.tracking, self._locks.parent)
         lock_path = self._locks / f"workflow-{time.time_ns()}.lock"
         self._lock_file = _try_lock(lock_path)
         tags = {
@@ -209,12 +211,14 @@ class Workflow:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        if error is not None:
-            self.run.set_tags({"posecore.error": _one_line(error)})
-        self.run.end("FINISHED" if error is None else "FAILED")
         assert self._lock_file is not None
-        Path(self._lock_file.name).unlink(missing_ok=True)
-        self._lock_file.close()
+        with self._lock_file:
+            if error is None:
+                send_if_reachable(self.tracking, self._locks.parent)
+                self.run.end()
+            elif not self.run.end_failed(error):
+                return  # the lock file stays, by which the next submission knows that this run is dead
+            Path(self._lock_file.name).unlink(missing_ok=True)
 
     def step(
         self,
@@ -223,6 +227,7 @@ class Workflow:
         *,
         inputs: Mapping[str, Any],
         code: Iterable[str],
+        continues: bool = False,
     ) -> StepResult:
         """Runs a function, or reuses the finished run of an identical step.
 
@@ -232,6 +237,8 @@ class Workflow:
             inputs: everything that decides the result: configurations, results of earlier steps, :class:`Path` of
                 files (their content counts), and JSON values.
             code: modules and packages whose sources, with all they import of ours, are the step's code.
+            continues: the function goes on where an interrupted call stopped, and so does the step's run: a curve
+                stays one curve.
 
         Raises:
             Exception: whatever the function raises; the step's run is then closed as failed.
@@ -245,10 +252,16 @@ class Workflow:
                 seconds = (run.info.end_time - run.info.start_time) / 1000
                 self._report(f"{name:<32} reused  ({seconds:.1f} s when it ran, run {run.info.run_id})")
                 return StepResult(name, run.info.run_id, True, outputs)
-            return self._execute(name, function, fingerprint, version, lock_path)
+            return self._execute(name, function, fingerprint, version, lock_path, continues and self.reuse.finished)
 
     def _execute(
-        self, name: str, function: Callable[[RunLog], Outputs], fingerprint: str, version: str, lock_path: Path
+        self,
+        name: str,
+        function: Callable[[RunLog], Outputs],
+        fingerprint: str,
+        version: str,
+        lock_path: Path,
+        continues: bool,
     ) -> StepResult:
         tags = {
             "posecore.kind": "step",
@@ -257,14 +270,17 @@ class Workflow:
             "posecore.code": version,
             "posecore.lock": str(lock_path),
         }
-        run = self.tracking.start_run(name, tags, parent_run_id=self.run.run_id)
+        run = self._unfinished(fingerprint, lock_path) if continues else None
+        if run is None:
+            run = self.tracking.start_run(name, tags, parent_run_id=self.run.run_id)
+        else:
+            run.begin_again({"mlflow.parentRunId": self.run.run_id, "posecore.error": ""})
         started = time.monotonic()
         try:
             outputs = function(run)
             run.log_dict(asdict(outputs), _OUTPUTS)
         except BaseException as error:
-            run.set_tags({"posecore.error": _one_line(error)})
-            run.end("FAILED" if isinstance(error, Exception) else "KILLED")
+            run.end_failed(error)
             self._report(f"{name:<32} failed  {time.monotonic() - started:8.1f} s")
             raise
         run.end()
@@ -272,11 +288,13 @@ class Workflow:
         return StepResult(name, run.run_id, False, outputs)
 
     def _find(self, fingerprint: str) -> tuple[Run, Outputs] | None:
-        found = self.tracking.client.search_runs(
-            [self.tracking.experiment_id],
-            f"tags.`posecore.fingerprint` = '{fingerprint}' AND attributes.status = 'FINISHED'",
-            order_by=["attributes.start_time DESC"],
-            max_results=10,
+        found = self.tracking.ask(
+            lambda client: client.search_runs(
+                [self.tracking.experiment_id],
+                f"tags.`posecore.fingerprint` = '{fingerprint}' AND attributes.status = 'FINISHED'",
+                order_by=["attributes.start_time DESC"],
+                max_results=10,
+            )
         )
         for run in found:
             try:
@@ -295,6 +313,20 @@ class Workflow:
             return bool(get_version(self.tracking, version.name, version.version).run_id == run.info.run_id)
         except LineageError:
             return False
+
+    def _unfinished(self, fingerprint: str, lock_path: Path) -> RunLog | None:
+        """The newest run of this step in this run folder, if it was not finished."""
+        found = self.tracking.ask(
+            lambda client: client.search_runs(
+                [self.tracking.experiment_id],
+                f"tags.`posecore.fingerprint` = '{fingerprint}'",
+                order_by=["attributes.start_time DESC"],
+                max_results=10,
+            )
+        )
+        # The lock's path tells a run of this folder from one of its copy, which has checkpoints of its own.
+        newest = next((run for run in found if run.data.tags.get("posecore.lock") == str(lock_path)), None)
+        return None if newest is None or newest.info.status == "FINISHED" else RunLog(self.tracking, newest.info.run_id)
 
     @contextmanager
     def _lock(self, fingerprint: str, name: str) -> Iterator[Path]:
@@ -368,7 +400,3 @@ def _fingerprint_input(value: Any) -> Json:
     if value is None or isinstance(value, (bool, int, float, str)):
         return value
     raise LineageError(f"a step's input of type {type(value).__name__} has no fingerprint; pass its digest instead.")
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:1000]

@@ -7,28 +7,35 @@ job. Here every location is absolute, and an unreachable server is reported with
 import os
 import re
 import socket
+import sys
 import tempfile
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.exceptions import MlflowException
+from pydantic import Field
 from sqlalchemy.exc import SQLAlchemyError
 
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
+from posecore.lineage.outage import STORE_ERRORS, may_pass
 
+T = TypeVar("T")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # A bar for every small artifact would bury the job's own progress.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# MLflow's client would try a silent server for a quarter of an hour without a word; Tracking.ask waits instead.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
 _PARAM_LIMIT = 6000  # MLflow truncates longer values; the full configuration is an artifact
 
@@ -42,11 +49,13 @@ class TrackingConfig(Config):
         experiment: MLflow experiment that holds the runs.
         artifact_root: where a new experiment keeps its artifacts; None means ``artifacts/`` in the run folder for
             SQLite, and the server's own choice otherwise.
+        patience_s: how long a job waits for a store that stopped answering while the job ran.
     """
 
     uri: str | None = None
     experiment: str = "posecore"
     artifact_root: str | None = None
+    patience_s: float = Field(default=600.0, ge=0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,23 +66,60 @@ class Tracking:
         uri: absolute tracking URI, also the registry's.
         experiment: name of the experiment.
         experiment_id: MLflow's id of it.
+        patience_s: how long to wait for a store that stopped answering.
     """
 
     uri: str
     experiment: str
     experiment_id: str
+    patience_s: float = 600.0
 
     @property
     def client(self) -> MlflowClient:
         """An MLflow client of this store, one per process."""
         return _client(self.uri)
 
+    def ask(self, call: Callable[[MlflowClient], T]) -> T:
+        """The store's answer to a call that may be repeated; a store that stopped answering is waited for.
+
+        Raises:
+            LineageError: it did not answer for ``patience_s`` seconds.
+            MlflowException: it refused.
+        """
+        until, said = time.monotonic() + self.patience_s, False
+        failures = 0
+        while True:
+            try:
+                check_reachable(self.uri)
+                return call(self.client)
+            except (PreflightError, *STORE_ERRORS) as error:
+                away = isinstance(error, PreflightError)
+                failures += not away
+                # A store that answers /health and fails all the same is given three tries, not all the patience.
+                if not away and (not may_pass(error) or failures == 3):
+                    raise
+                if time.monotonic() >= until:
+                    detail = " ".join(str(error).split())
+                    raise LineageError(
+                        f"the tracking store {shown_uri(self.uri)} did not answer for {self.patience_s:g} s: {detail}. "
+                        "What is finished stays: submit the same job again once it answers."
+                    ) from None
+                if not said:
+                    print(
+                        f"the tracking store {shown_uri(self.uri)} does not answer; waiting for it, at most "
+                        f"{self.patience_s:g} s (tracking.patience_s).",
+                        file=sys.stderr,
+                        flush=True,
+                    )
+                    said = True
+                time.sleep(min(2.0, max(0.0, until - time.monotonic())))
+
     def start_run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> "RunLog":
         """Starts a run without touching MLflow's global "active run"."""
         all_tags = {**tags, "mlflow.user": user_name()}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
-        run = self.client.create_run(self.experiment_id, tags=all_tags, run_name=name)
+        run = self.ask(lambda client: client.create_run(self.experiment_id, tags=all_tags, run_name=name))
         return RunLog(tracking=self, run_id=run.info.run_id)
 
 
@@ -93,32 +139,42 @@ class RunLog:
         """Records numbers at a step; characters MLflow refuses in a name (``@``, ``%``) become ``_``."""
         now_ms = int(time.time() * 1000)
         values = [Metric(metric_name(key), float(value), now_ms, step) for key, value in metrics.items()]
-        self.tracking.client.log_batch(self.run_id, metrics=values)
+        self.tracking.ask(lambda client: client.log_batch(self.run_id, metrics=values))
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Records settings; longer values are cut at MLflow's limit."""
         values = [Param(metric_name(key), str(value)[:_PARAM_LIMIT]) for key, value in params.items()]
-        self.tracking.client.log_batch(self.run_id, params=values)
+        self.tracking.ask(lambda client: client.log_batch(self.run_id, params=values))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets or replaces tags."""
-        self.tracking.client.log_batch(self.run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+        values = [RunTag(key, value) for key, value in tags.items()]
+        self.tracking.ask(lambda client: client.log_batch(self.run_id, tags=values))
 
     def log_file(self, path: str | Path, folder: str | None = None) -> None:
         """Copies a local file, or all files of a local folder, to the run's artifacts."""
         path = Path(path)
         if path.is_dir():
-            self.tracking.client.log_artifacts(self.run_id, str(path), folder)
+            self.tracking.ask(lambda client: client.log_artifacts(self.run_id, str(path), folder))
         else:
-            self.tracking.client.log_artifact(self.run_id, str(path), folder)
+            self.tracking.ask(lambda client: client.log_artifact(self.run_id, str(path), folder))
 
     def log_dict(self, value: Mapping[str, Any], artifact: str) -> None:
         """Writes a JSON or YAML artifact, by its suffix."""
-        self.tracking.client.log_dict(self.run_id, dict(value), artifact)
+        self.tracking.ask(lambda client: client.log_dict(self.run_id, dict(value), artifact))
 
     def log_table(self, columns: Mapping[str, Sequence[str]], artifact: str) -> None:
-        """Writes a table that MLflow shows as one; columns of equal length, ``artifact`` ending in ``.json``."""
-        self.tracking.client.log_table(self.run_id, {name: list(cells) for name, cells in columns.items()}, artifact)
+        """Writes a table that MLflow shows as one; columns of equal length, ``artifact`` ending in ``.json``.
+
+        A table that is there already stays as it is: MLflow would append to it.
+        """
+        table = {name: list(cells) for name, cells in columns.items()}
+
+        def write(client: MlflowClient) -> None:
+            if artifact not in {item.path for item in client.list_artifacts(self.run_id)}:
+                client.log_table(self.run_id, table, artifact)
+
+        self.tracking.ask(write)
 
     def read_file(self, artifact: str) -> bytes:
         """Content of one artifact.
@@ -133,9 +189,26 @@ class RunLog:
                 detail = " ".join(str(error).split())
                 raise LineageError(f"run {self.run_id}: artifact {artifact} cannot be read ({detail}).") from error
 
+    def begin_again(self, tags: Mapping[str, str]) -> None:
+        """Opens an ended run, to go on with what it did not finish."""
+        self.tracking.ask(lambda client: client.update_run(self.run_id, "RUNNING"))
+        self.set_tags(tags)
+
+    def end_failed(self, error: BaseException) -> bool:
+        """Closes the run of something that failed, and says why; False if the store does not answer now."""
+        try:
+            check_reachable(self.tracking.uri, 2.0)  # whoever waits for the error should not wait for a server
+            self.tracking.client.set_tag(
+                self.run_id, "posecore.error", " ".join(f"{type(error).__name__}: {error}".split())[:1000]
+            )
+            self.tracking.client.set_terminated(self.run_id, "FAILED" if isinstance(error, Exception) else "KILLED")
+        except (PreflightError, *STORE_ERRORS):
+            return False
+        return True
+
     def end(self, status: str = "FINISHED") -> None:
         """Closes the run as ``FINISHED``, ``FAILED`` or ``KILLED``."""
-        self.tracking.client.set_terminated(self.run_id, status)
+        self.tracking.ask(lambda client: client.set_terminated(self.run_id, status))
 
 
 def connect(
@@ -165,10 +238,15 @@ def connect(
     if root is not None and "://" not in root:
         root = Path(root).resolve().as_uri()
     try:
-        return Tracking(uri=uri, experiment=config.experiment, experiment_id=_experiment(uri, config.experiment, root))
+        return Tracking(
+            uri=uri,
+            experiment=config.experiment,
+            experiment_id=_experiment(uri, config.experiment, root),
+            patience_s=config.patience_s,
+        )
     except (MlflowException, SQLAlchemyError) as error:
         detail = " ".join(str(error).split())
-        raise LineageError(f"tracking store {_shown(uri)}: {detail}") from error
+        raise LineageError(f"tracking store {shown_uri(uri)}: {detail}") from error
 
 
 def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
@@ -189,14 +267,14 @@ def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
                 answer = reply.read(64).strip()
         except urllib.error.HTTPError as error:
             raise PreflightError(
-                f"MLflow server {_shown(uri)} answered {error.code} {error.reason} to /health; check the address and "
-                "the server's --allowed-hosts."
+                f"MLflow server {shown_uri(uri)} answered {error.code} {error.reason} to /health; check the address "
+                "and the server's --allowed-hosts."
             ) from None
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", error)
-            raise PreflightError(f"MLflow server {_shown(uri)} does not answer ({reason}); {advice}") from None
+            raise PreflightError(f"MLflow server {shown_uri(uri)} does not answer ({reason}); {advice}") from None
         if answer != b"OK":
-            raise PreflightError(f"{_shown(uri)} answers, but is not an MLflow server; correct tracking.uri.")
+            raise PreflightError(f"{shown_uri(uri)} answers, but is not an MLflow server; correct tracking.uri.")
     elif parts.scheme == "sqlite":
         path = Path(uri.removeprefix("sqlite:///"))
         if not path.is_absolute():
@@ -213,9 +291,9 @@ def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
         try:
             socket.create_connection(address, timeout_s).close()
         except OSError as error:
-            raise PreflightError(f"tracking database {_shown(uri)} does not answer ({error}); {advice}") from None
+            raise PreflightError(f"tracking database {shown_uri(uri)} does not answer ({error}); {advice}") from None
     else:
-        raise ConfigError(f"tracking.uri {_shown(uri)}: expected http(s)://, sqlite:/// or a database URL.")
+        raise ConfigError(f"tracking.uri {shown_uri(uri)}: expected http(s)://, sqlite:/// or a database URL.")
 
 
 def metric_name(name: str) -> str:
@@ -247,13 +325,13 @@ def _experiment(uri: str, name: str, artifact_root: str | None) -> str:
                 raise
     if found.lifecycle_stage != "active":
         raise LineageError(
-            f"experiment {name!r} was deleted in {_shown(uri)}; restore it (mlflow experiments restore "
+            f"experiment {name!r} was deleted in {shown_uri(uri)}; restore it (mlflow experiments restore "
             f"--experiment-id {found.experiment_id}) or choose another tracking.experiment."
         )
     return str(found.experiment_id)
 
 
-def _shown(uri: str) -> str:
+def shown_uri(uri: str) -> str:
     """The URI without a password."""
     parts = urlsplit(uri)
     if parts.password is None:

@@ -60,6 +60,13 @@ class TrainContext(Protocol):
         """
         ...
 
+    def asked_to_stop(self) -> bool:
+        """Whether the run should write a checkpoint and end now. Called on every rank after every step but the last.
+
+        The answer is the same on every rank.
+        """
+        ...
+
     def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
         """The newest finished checkpoint as a local folder, valid inside the ``with``; None at the first start."""
         ...
@@ -106,6 +113,10 @@ class LocalContext:
                 shutil.rmtree(folder)
         if self.world_size > 1:
             dist.barrier()
+
+    def asked_to_stop(self) -> bool:
+        """See :meth:`TrainContext.asked_to_stop`; Ctrl-C ends these runs at once."""
+        return False
 
     @contextmanager
     def latest_checkpoint(self) -> Iterator[Path | None]:

@@ -132,6 +132,8 @@ def train(
 ) -> TrainResult:
     """Trains a method from the newest checkpoint, or from its present weights, to the last step.
 
+    If the context is asked to stop, the run ends early, with a checkpoint.
+
     Args:
         method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
             is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it, an
@@ -184,8 +186,11 @@ def train(
                 bar.set_postfix(meter.summary())
             if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
                 meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
-            if step % config.checkpoint_every == 0 or step == config.steps:
+            stopping = step < config.steps and context.asked_to_stop()
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
                 _save(engine, average, config, context, step, datasets, meter.latest)
+            if stopping:
+                return TrainResult(step=step, metrics=meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
 
 

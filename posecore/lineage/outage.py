@@ -1,0 +1,32 @@
+"""A tracking store that stops answering while a job runs: told from a refusal, and said in one sentence."""
+
+from mlflow.exceptions import MlflowException
+from requests.exceptions import ConnectionError as NoConnection
+from requests.exceptions import RequestException, Timeout
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
+
+_NOT_ITS_FAULT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
+STORE_ERRORS = (MlflowException, SQLAlchemyError, RequestException)
+"""What MLflow's client raises when the store refuses or does not answer."""
+
+
+def may_pass(error: BaseException) -> bool:
+    """Whether the same call may well succeed later: no answer, a busy database, a failing server; not a refusal."""
+    if isinstance(error, MlflowException):
+        return error.error_code in _NOT_ITS_FAULT
+    return isinstance(error, (OperationalError, NoConnection, Timeout))
+
+
+def told(error: BaseException) -> str | None:
+    """A store's error as one sentence; None for any other error."""
+    if not isinstance(error, STORE_ERRORS):
+        return None
+    detail = " ".join(str(error).split())
+    if len(detail) > 300:
+        detail = detail[:300] + " …"
+    if may_pass(error):
+        return (
+            f"the tracking store stopped answering ({detail}); what is finished stays: submit the same job again once "
+            "the store answers."
+        )
+    return f"the tracking store refused ({detail})."

@@ -1,0 +1,71 @@
+"""A real MLflow server on loopback that a test stops, freezes and starts again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from posecore.errors import PreflightError
+from posecore.lineage.tracking import check_reachable
+
+
+class TrackingServer:
+    """Keeps its record in a folder, so that a server started again is the same one. Use as a context manager."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self._port = probe.getsockname()[1]
+        self.uri = f"http://127.0.0.1:{self._port}"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self.kill()
+
+    def start(self) -> None:
+        """Returns when it answers."""
+        store = f"sqlite:///{self._folder / 'server.db'}"
+        command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
+        command += ["--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")]
+        with (self._folder / "server.log").open("ab") as log:
+            self._process = subprocess.Popen(
+                [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
+            )
+        until = time.monotonic() + 120
+        while True:
+            try:
+                check_reachable(self.uri, 2.0)
+                return
+            except PreflightError:
+                assert self._process.poll() is None, (self._folder / "server.log").read_text()[-2000:]
+                assert time.monotonic() < until, "the MLflow server did not start"
+                time.sleep(0.2)
+
+    def freeze(self) -> None:
+        """Connections are accepted by the system and never answered."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Goes on after :meth:`freeze`."""
+        self._signal(signal.SIGCONT)
+
+    def kill(self) -> None:
+        """Ends it and its workers at once; connections are refused."""
+        if self._process is not None:
+            self._signal(signal.SIGKILL)
+            self._process.wait()
+            self._process = None
+
+    def _signal(self, number: int) -> None:
+        assert self._process is not None
+        os.killpg(self._process.pid, number)
