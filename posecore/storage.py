@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeAlias
+from typing import BinaryIO, TypeAlias
 
 from upath import UPath
 
@@ -64,17 +64,28 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             raise _too_large(path, max_bytes)
         return data
-    # Non-blocking: a pipe without a writer would be waited for. Not buffered: that would cost as much as a hash.
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    descriptor, size = _open_regular(path)
     try:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise OSError(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a file", str(path))
-        if status.st_size > max_bytes:
+        if size > max_bytes:
             raise _too_large(path, max_bytes)
-        return os.read(descriptor, status.st_size)
+        content = os.read(descriptor, size)  # a buffered file would cost as much as hashing the content
+        while len(content) < size and (more := os.read(descriptor, size - len(content))):  # Linux gives 2 GiB at most
+            content += more
+        return content
     finally:
         os.close(descriptor)
+
+
+def open_regular(path: AnyPath) -> BinaryIO:
+    """A regular file, opened for reading; nothing else is waited for.
+
+    Raises:
+        OSError: as :func:`read_at_most`.
+    """
+    if not isinstance(path, Path):
+        file: BinaryIO = path.open("rb")
+        return file
+    return os.fdopen(_open_regular(path)[0], "rb")
 
 
 def write_atomically(path: AnyPath, data: bytes) -> None:
@@ -129,6 +140,17 @@ def sha256_of(path: AnyPath, chunk_bytes: int = 1 << 22) -> str:
         while chunk := file.read(chunk_bytes):
             digest.update(chunk)
     return digest.hexdigest()
+
+
+def _open_regular(path: Path) -> tuple[int, int]:
+    """A descriptor and the size of a regular file."""
+    # A pipe without a writer would be waited for.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, f"it is {_kind(status.st_mode)}, not a file", str(path))
+    return descriptor, status.st_size
 
 
 def _too_large(path: AnyPath, max_bytes: int) -> TooLarge:

@@ -20,7 +20,7 @@ from posecore.errors import DatasetError, ImageHeaderError
 from posecore.geometry import beyond_reach, boxes_beyond_reach
 from posecore.image_header import HEADER_BYTES, ImageSize, has_end_mark, image_size
 from posecore.schema import Instance, Record, Reject
-from posecore.storage import AnyPath, as_path
+from posecore.storage import AnyPath, as_path, open_regular
 
 Severity: TypeAlias = Literal["error", "warning"]
 
@@ -280,7 +280,7 @@ def _examine(path: AnyPath) -> ImageSize | None:
         ImageHeaderError: no size can be read.
         OSError: no file can be read.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         head = file.read(HEADER_BYTES)
         tail = head
         if len(head) == HEADER_BYTES:

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
@@ -326,7 +327,12 @@ def _shown_id(entry: Json) -> str:
 
 
 def _kept(entry: JsonObject, own: Sequence[str], further: Sequence[str]) -> dict[str, Json]:
-    return {name: entry[name] for name in (*own, *further) if name in entry}
+    kept = {name: entry[name] for name in (*own, *further) if name in entry}
+    try:
+        orjson.dumps(kept)
+    except TypeError as error:  # nested deeper than can be written
+        raise Refusal("bad-extras", f"one of the fields {', '.join(kept)} cannot be stored ({error}).") from None
+    return kept
 
 
 def _optional_id(annotation: JsonObject, name: str) -> str | None:

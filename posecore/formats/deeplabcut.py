@@ -25,12 +25,16 @@ from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
 from posecore.image_header import image_size
 from posecore.schema import BoxXywh, FloatArray, Instance, Record, Reject
+from posecore.storage import open_regular
 from posecore.strict_yaml import parse_yaml
 
 BOX_MARGIN = 0.25
 """The box is the points' extent plus this share of its longer side all around, unless the definition says otherwise."""
 MIN_BOX_SIDE = 64.0
 """Pixels; an animal with one labelled point still needs a box."""
+
+MAX_H5_BYTES = 256 << 20
+"""Of a table in HDF5, and of what is stored of it in one piece and unpacked in one go; labels have kilobytes."""
 
 _FRAME_NUMBER = re.compile(r"(\d+)$")
 
@@ -186,13 +190,35 @@ def _h5_values(source: Source, name: str, num_rows: int) -> NDArray[np.float64]:
     """(rows, 2·K) numbers of a pandas table, read as plain HDF5."""
     path = source_file(source, name)
     try:
-        with path.open("rb") as stream, h5py.File(stream, "r") as file:
-            values = np.asarray(file["df_with_missing/table"]["values_block_0"], np.float64)
+        with open_regular(path) as stream, h5py.File(stream, "r") as file:
+            table = _h5_table(file)
+            if table.shape == (num_rows,) and table.nbytes > MAX_H5_BYTES:
+                raise ValueError(f"it states {table.nbytes} bytes, and {MAX_H5_BYTES} are allowed")
+            if table.shape == (num_rows,):
+                return np.asarray(table["values_block_0"], np.float64).reshape(num_rows, -1)
+            found = table.shape[0] if table.shape else 1
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise DatasetError(f"{source.dataset}: {name} is not a DeepLabCut table ({error}); use table: csv.") from None
-    if values.ndim != 2 or len(values) != num_rows:
-        raise DatasetError(f"{source.dataset}: {name} has {len(values)} rows, its CSV {num_rows}; use table: csv.")
-    return values
+    raise DatasetError(f"{source.dataset}: {name} has {found} rows, its CSV {num_rows}; use table: csv.")
+
+
+def _h5_table(file: h5py.File) -> h5py.Dataset:
+    """The table of a file that may state any size and point anywhere: nothing of its values is read yet.
+
+    Raises:
+        ValueError: it lies in another file, or is stored in pieces beyond measure.
+    """
+    table = file
+    for name in ("df_with_missing", "table"):
+        if not isinstance(table, h5py.Group) or not isinstance(table.get(name, getlink=True), h5py.HardLink):
+            raise ValueError(f"{name} is not in it, but elsewhere or nowhere")
+        table = table[name]
+    if not isinstance(table, h5py.Dataset) or table.is_virtual or table.external:
+        raise ValueError("the numbers of its table lie elsewhere")
+    piece = math.prod(table.chunks or ()) * table.dtype.itemsize
+    if piece > MAX_H5_BYTES:
+        raise ValueError(f"it is stored in pieces of {piece} bytes, and {MAX_H5_BYTES} are allowed")
+    return table
 
 
 def _record(source: Source, header: _Header, image: str, values: NDArray[np.float64]) -> Record:

@@ -11,9 +11,12 @@ from pathlib import PurePosixPath
 import orjson
 
 from posecore.formats.reader import Source
-from posecore.formats.values import Refusal
+from posecore.formats.values import Refusal, integer
 from posecore.schema import Json
-from posecore.storage import AnyPath
+from posecore.storage import AnyPath, read_at_most
+
+MAX_FILE_BYTES = 8 << 30
+"""A file of annotations beyond this is a mistake or a sparse giant; the largest known, a split of UBody, has 3 GB."""
 
 _DRIVE = re.compile(r"^[A-Za-z]:")
 
@@ -57,11 +60,12 @@ def read_bytes(source: Source, relative: str) -> bytes:
     """Content of a file of the download.
 
     Raises:
-        Refusal: it is missing or cannot be read.
+        Refusal: it is missing, no plain file, larger than the reader option ``max_file_bytes`` (default
+            :data:`MAX_FILE_BYTES`), or cannot be read.
     """
     path = source_file(source, relative)
     try:
-        return path.read_bytes()
+        return read_at_most(path, integer(source.options.get("max_file_bytes", MAX_FILE_BYTES), "max_file_bytes"))
     except OSError as error:
         raise Refusal(
             "unreadable-file",
@@ -92,8 +96,10 @@ def read_json(source: Source, relative: str) -> Json:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         try:
-            return json.loads(data)
-        except (ValueError, RecursionError) as error:
+            value = json.loads(data)
+            orjson.dumps(value)  # half a surrogate pair and a number beyond 64 bits could not be stored
+            return value
+        except (ValueError, TypeError, RecursionError) as error:
             raise Refusal(
                 "unreadable-file",
                 f"{source.dataset} {source.split}: {relative} is not valid JSON ({error}); download it again.",

@@ -23,7 +23,8 @@ class ImageFolderReader:
         names = sorted(
             path.relative_to(top).as_posix()
             for path in top.rglob("*")
-            if path.name.lower().endswith(_SUFFIXES) and path.is_file()
+            # A link to nothing or a pipe is an image that ingestion rejects with its reason, and not nothing.
+            if path.name.lower().endswith(_SUFFIXES) and not path.is_dir()
         )
         if not names:
             raise DatasetError(

@@ -21,7 +21,7 @@ MatValue: TypeAlias = Any
 """``float``, ``str``, ndarray, list of values (cell array) or list of dicts (struct array)."""
 
 MAX_UNPACKED_BYTES = 1 << 30
-"""A compressed variable may grow to this; the largest known annotation file stays below a fifth of it."""
+"""All compressed variables together may grow to this; the largest known annotation file stays below a fifth of it."""
 
 _MAX_DEPTH = 32
 _NUMERIC = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
@@ -58,13 +58,15 @@ class _Damaged(Exception):
 
 def _read_variables(data: memoryview, variables: dict[str, MatValue]) -> None:
     position = 0
+    room = MAX_UNPACKED_BYTES
     while position < len(data):
         kind, body, position = _element(data, position)
         if kind == _COMPRESSED:
             unpacker = zlib.decompressobj()
-            unpacked = unpacker.decompress(body, MAX_UNPACKED_BYTES)
-            if not unpacker.eof:
-                raise _Damaged("a compressed variable is cut or too large")
+            unpacked = unpacker.decompress(body, max(room, 1))  # 0 would mean any number
+            room -= len(unpacked)
+            if not unpacker.eof or room < 0:
+                raise _Damaged(f"a compressed variable is cut, or all are more than {MAX_UNPACKED_BYTES} bytes")
             kind, body, _ = _element(memoryview(unpacked), 0)
         if kind != _MATRIX:
             raise _Damaged(f"element of type {kind} where a variable must be")

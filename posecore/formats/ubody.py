@@ -4,6 +4,7 @@ import io
 from collections.abc import Callable, Iterator
 from pathlib import PurePosixPath
 from typing import ClassVar
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -106,7 +107,9 @@ def _frame_filter(source: Source) -> Callable[[str, Json], bool]:
         name = text(source.options["video_list"], "option video_list")
         try:
             array = np.load(io.BytesIO(read_bytes(source, name)), allow_pickle=False)
-        except ValueError as error:
+            if not isinstance(array, np.ndarray):
+                raise ValueError("it is an archive")
+        except (ValueError, EOFError, MemoryError, BadZipFile) as error:
             raise DatasetError(f"{source.dataset}: {name} is not a plain .npy list of video names ({error}).") from None
         listed = frozenset(str(video) for video in array.ravel())
     wanted = _wants_listed(source)

@@ -233,6 +233,12 @@ def _checked(records: Sequence[Record], num_keypoints: int, tally: Tally) -> lis
 def _planned(number: int, records: Sequence[Record], job_digest: str) -> PlannedShard:
     digest = hashlib.sha256(job_digest.encode())
     for record in records:
-        digest.update(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
+        try:
+            digest.update(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
+        except TypeError as error:
+            raise IngestError(
+                f"{record.dataset} {record.split}: the record of {record.image} cannot be written as JSON ({error}); "
+                "its reader must yield plain values, nested less than 250 deep."
+            ) from None
     keys = tuple(sample_key(record.source_id) for record in records)
     return PlannedShard(number, keys, tuple(records), digest.hexdigest())

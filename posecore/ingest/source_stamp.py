@@ -1,11 +1,13 @@
 """Whether a download has changed since it was ingested, told from names, sizes and modification times alone."""
 
 import hashlib
+import heapq
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from posecore.datasets.definition import DatasetDefinition
+from posecore.formats.files import relative_path
 from posecore.storage import AnyPath, as_path
 
 
@@ -22,6 +24,9 @@ def stamp_source(definition: DatasetDefinition, split: str, root: str | AnyPath)
         definition: the dataset.
         split: name of a split of it.
         root: folder of the download.
+
+    Raises:
+        DatasetError: the definition names a place outside the download.
     """
     base = as_path(root)
     part = definition.splits[split]
@@ -29,7 +34,7 @@ def stamp_source(definition: DatasetDefinition, split: str, root: str | AnyPath)
     options = {**definition.reader_options, **part.options}.values()
     named = {option for option in options if isinstance(option, str) and (base / option).is_file()}
     for relative in sorted({part.annotations, part.images, part.detections or part.annotations} | named):
-        for line in sorted(_listing(base / relative)):
+        for line in sorted(_listing(base / relative_path(relative) if relative else base)):
             digest.update(f"{relative}\0{line}\n".encode("utf-8", "surrogateescape"))
     return digest.hexdigest()
 
@@ -51,11 +56,21 @@ def _local_listing(place: Path) -> Iterator[str]:
         yield f"\0{facts.st_size}\0{facts.st_mtime_ns}"
         return
     folders = [str(place)] if place.is_dir() else []
+    seen: set[tuple[int, int]] = set()
     while folders:
-        with os.scandir(folders.pop()) as entries:
+        folder = heapq.heappop(folders)  # in order, so that of two ways to a folder the same one is always taken
+        facts = Path(folder).stat()
+        if (facts.st_dev, facts.st_ino) in seen:  # a link back to a folder above would never end
+            continue
+        seen.add((facts.st_dev, facts.st_ino))
+        with os.scandir(folder) as entries:
             for entry in entries:
-                if entry.is_dir():
-                    folders.append(entry.path)
-                else:
+                try:
+                    if entry.is_dir():
+                        heapq.heappush(folders, entry.path)
+                        continue
                     facts = entry.stat()
-                    yield f"{entry.path[len(str(place)) :]}\0{facts.st_size}\0{facts.st_mtime_ns}"
+                    found = f"{facts.st_size}\0{facts.st_mtime_ns}"
+                except OSError:  # a link to nothing, or to itself
+                    found = "missing"
+                yield f"{entry.path[len(str(place)) :]}\0{found}"

@@ -1,4 +1,5 @@
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -234,3 +235,10 @@ def test_numbers_that_cannot_be_pixels_of_their_image_are_errors(download: Downl
     assert findings.keys() == {"far-box", "far-keypoints"}
     assert all(finding.severity == "error" for finding in findings.values())
     assert "(-9, 12000) in 40x30" in str(findings["far-keypoints"])
+
+
+def test_an_image_that_is_a_pipe_is_not_waited_for(download: Download) -> None:
+    path = download.root / "images" / "a.jpg"
+    path.unlink()
+    os.mkfifo(path)
+    assert only_finding(download.check()) == ("error", "unreadable-image", 1)

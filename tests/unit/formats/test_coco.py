@@ -62,6 +62,12 @@ def test_further_fields_are_kept_on_demand(read_document):
     assert empty.extras == {}
     assert record.extras == {"posture": "Prone"}
     assert record.instances[0].extras == {"posture": "Supine"}
+    content["images"][1]["posture"] = deep = []
+    for _ in range(260):
+        deep.append(deep := [])
+    (only,), rejects = read_document(content, image_extras=["posture"])
+    assert only.source_id == empty.source_id
+    assert rejects[0].reason == "bad-extras"
     with pytest.raises(DatasetError, match="reader option image_extras must be a list"):
         read_document(content, image_extras="posture")
     with pytest.raises(DatasetError, match="entry of reader option instance_extras must be"):

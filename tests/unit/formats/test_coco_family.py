@@ -12,6 +12,7 @@ from pycocotools import mask as coco_mask
 from posecore.datasets.discovery import load_dataset, load_reader, read_split, source_for
 from posecore.errors import DatasetError
 from posecore.schema import Instance, Record, Reject
+from posecore.shards.npy import npy_header
 from posecore.skeletons.library import load_skeleton
 
 
@@ -425,9 +426,19 @@ def test_ubody_person_with_label_0_keeps_its_box_only(tmp_path: Path):
     assert not record.instances[0].keypoints.any()
 
 
-def test_ubody_pickled_video_list_is_never_opened(tmp_path: Path):
+@pytest.mark.parametrize("kind", ["pickle", "states more than it holds", "empty", "archive", "no archive"])
+def test_ubody_video_list_that_is_no_plain_list_is_never_opened(tmp_path: Path, kind: str):
     write_scenes(tmp_path, Magic=ubody("a"))
-    np.save(tmp_path / "splits/intra_scene_test_list.npy", np.array(["a", None], dtype=object), allow_pickle=True)
+    names = tmp_path / "splits/intra_scene_test_list.npy"
+    if kind == "pickle":
+        np.save(names, np.array(["a", None], dtype=object), allow_pickle=True)
+    elif kind == "states more than it holds":
+        names.write_bytes(npy_header("<U9", (1000,)) + bytes(36))
+    elif kind == "archive":
+        with names.open("wb") as file:
+            np.savez(file, names=np.array(["a"]))
+    else:
+        names.write_bytes(b"" if kind == "empty" else b"PK\x03\x04")
     with pytest.raises(DatasetError, match=r"intra_scene_test_list\.npy is not a plain \.npy list"):
         list(read_split(load_dataset("ubody"), "intra_train", tmp_path))
 

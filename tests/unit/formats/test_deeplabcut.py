@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import cv2
+import h5py
 import numpy as np
 import pytest
 
@@ -211,3 +212,61 @@ def test_h5_that_does_not_belong_to_its_csv(samples: Path, tmp_path: Path, make_
     h5.write_bytes(h5.read_bytes()[:3000])
     with pytest.raises(DatasetError, match="not a DeepLabCut table"):
         read(DeepLabCutReader(), source)
+
+
+ROW = np.dtype([("index", "i8"), ("values_block_0", "f8", (4,))])
+
+
+def h5_project(folder: Path) -> h5py.File:
+    """A project of two frames, and its empty ``.h5``."""
+    project(folder, SINGLE)
+    return h5py.File(folder / "labeled-data" / "vid" / "CollectedData_Me.h5", "w")
+
+
+def test_numbers_of_an_h5_are_read_beside_the_csv(tmp_path: Path, make_source: Make, read: Read) -> None:
+    with h5_project(tmp_path) as file:
+        rows = np.zeros(2, ROW)
+        rows["values_block_0"] = [[1, 2, 3, 4], [np.nan] * 4]
+        file.create_dataset("df_with_missing/table", data=rows)
+    (record, empty), _ = read(DeepLabCutReader(), make_dlc(make_source, table="h5"))
+    assert empty.instances == []
+    assert record.instances[0].keypoints[:, :2].tolist() == [[1, 2], [3, 4]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("giant", "has 10000000000 rows, its CSV 2"),
+        ("wide", "it states .* bytes, and 2000 are allowed"),
+        ("pieces", "stored in pieces of 4000 bytes, and 2000 are allowed"),
+        ("external link", "df_with_missing is not in it, but elsewhere"),
+        ("external numbers", "the numbers of its table lie elsewhere"),
+        ("virtual", "the numbers of its table lie elsewhere"),
+        ("no group", "table is not in it"),
+        ("nothing", "df_with_missing is not in it|not a DeepLabCut table"),
+    ],
+)
+def test_an_h5_states_no_size_that_is_believed_and_opens_no_other_file(
+    tmp_path: Path, make_source: Make, read: Read, monkeypatch: pytest.MonkeyPatch, kind: str, message: str
+) -> None:
+    monkeypatch.setattr("posecore.formats.deeplabcut.MAX_H5_BYTES", 2000)
+    name = "df_with_missing/table"
+    with h5_project(tmp_path) as file:
+        if kind == "giant":  # 400 GB stated, none stored
+            file.create_dataset(name, (10**10,), ROW, chunks=(10,))
+        elif kind == "wide":
+            file.create_dataset(name, (2,), np.dtype([("values_block_0", "f8", (200,))]), chunks=(1,))
+        elif kind == "pieces":
+            file.create_dataset(name, (2,), ROW, maxshape=(None,), chunks=(100,))
+        elif kind == "external link":
+            file["df_with_missing"] = h5py.ExternalLink("other.h5", "/")
+        elif kind == "external numbers":
+            file.create_dataset(name, (2,), ROW, external=[(str(tmp_path / "other"), 0, 80)])
+        elif kind == "virtual":
+            layout = h5py.VirtualLayout((2,), ROW)
+            layout[:] = h5py.VirtualSource("other.h5", "x", (2,), ROW)
+            file.create_virtual_dataset(name, layout)
+        elif kind == "no group":
+            file["df_with_missing"] = np.zeros(3)
+    with pytest.raises(DatasetError, match=message):
+        read(DeepLabCutReader(), make_dlc(make_source, table="h5"))

@@ -1,4 +1,5 @@
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -43,6 +44,30 @@ def test_missing_and_unreadable_files_are_named(make_source: Callable[..., Sourc
     (tmp_path / "a.csv").write_bytes(b"\xff\xfe")
     with pytest.raises(DatasetError, match="not UTF-8"):
         read_text(make_source("a.csv"), "a.csv")
+
+
+def test_a_pipe_is_not_waited_for_and_a_giant_not_read(make_source: Callable[..., Source], tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")  # nobody writes to it
+    with pytest.raises(DatasetError, match=r"tiny train: pipe cannot be read .it is a pipe, not a file"):
+        read_json(make_source("pipe"), "pipe")
+    with (tmp_path / "giant").open("wb") as file:
+        file.truncate(1001)
+    with pytest.raises(DatasetError, match=r"giant cannot be read .it has more than the 1000 bytes allowed"):
+        read_json(make_source("giant", max_file_bytes=1000), "giant")
+    (tmp_path / "link").symlink_to("gone")
+    with pytest.raises(DatasetError, match="link is missing"):
+        read_json(make_source("link"), "link")
+
+
+@pytest.mark.parametrize(
+    "text", ['{"name": "\\ud800"}', f'{{"x": NaN, "y": {2**70}}}', '{"x": NaN, "y": ' + "[" * 300 + "]" * 300 + "}"]
+)
+def test_json_that_could_not_be_written_again_is_refused(
+    make_source: Callable[..., Source], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "a.json").write_text(text)
+    with pytest.raises(DatasetError, match=r"a\.json is not valid JSON"):
+        read_json(make_source("a.json"), "a.json")
 
 
 def test_byte_order_mark_is_taken_off(make_source: Callable[..., Source], tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 """A folder of photographs becomes a split that pre-training can crop."""
 
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -68,3 +69,14 @@ def test_a_folder_without_images_is_refused(folder: Path) -> None:
     (folder / "bare").mkdir()
     with pytest.raises(DatasetError, match=r"no file below .*bare ends in \.jpg, \.jpeg, \.png"):
         list(read_split(definition, "empty", folder / "bare"))
+
+
+def test_what_has_an_images_name_and_is_no_file_is_rejected_and_not_passed_over(folder: Path) -> None:
+    (folder / "photos" / "gone.jpg").symlink_to("nowhere")
+    os.mkfifo(folder / "photos" / "pipe.png")
+    (folder / "photos" / "folder.jpg").mkdir()
+    definition = load_dataset(folder / "dataset.yaml").model_copy(update={"max_loss": 0.5})
+    job = ingest_job(definition, "train", folder, folder / "shards", IngestSettings())
+    manifest = ingest(job, read_split(definition, "train", folder))
+    assert manifest.num_images == 3
+    assert manifest.rejects == {"missing-image": 1, "unreadable-image": 1}

@@ -53,6 +53,15 @@ def test_damaged_files_are_refused_and_never_crash(compressed: bool) -> None:
             assert isinstance(read_mat(bytes(damaged), "x.mat"), dict)
 
 
+def test_what_all_variables_unpack_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    data = written({"a": np.zeros(100), "b": np.zeros(100)})
+    assert len(read_mat(data, "x.mat")) == 2
+    for room, message in ((1200, "all are more than 1200 bytes"), (800, "more than 800"), (0, "more than 0")):
+        monkeypatch.setattr("posecore.formats.matfile.MAX_UNPACKED_BYTES", room)
+        with pytest.raises(DatasetError, match=message):
+            read_mat(data, "x.mat")
+
+
 def test_other_files_are_named_for_what_they_are() -> None:
     for data in (b"", b"hello" * 100, b"\0" * 200):
         with pytest.raises(DatasetError, match="not a little-endian MATLAB level-5 file"):

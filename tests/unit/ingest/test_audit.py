@@ -116,9 +116,10 @@ def test_a_cache_that_is_not_of_exactly_these_images_hides_no_leak(stores, damag
     if damage == "cut":
         kept.write_bytes(kept.read_bytes()[:100])
     elif damage == "other":  # another split of as many images
-        others = [replace(item, split="val") for item in records(kept.parents[3] / "d", 6)]
-        ingest(job(kept.parents[3] / "d", kept.parents[4] / "further", split="val"), others)
-        further = open_store(kept.parents[3] / "further" / "tiny" / "val")
+        place = kept.parents[3]
+        others = [replace(item, split="val") for item in records(place / "d", 6)]
+        ingest(job(place / "d", place / "further", split="val"), others)
+        further = open_store(place / "further" / "tiny" / "val")
         perceptual_hashes(further)
         shutil.copy(next(further.location.glob("hashes-*")), kept)
     assert [perceptual_hashes(store) for store in stores] == hashes

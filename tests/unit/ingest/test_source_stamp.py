@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from posecore.datasets.discovery import load_dataset
+from posecore.errors import DatasetError
 from posecore.ingest.source_stamp import stamp_source
 
 
@@ -69,3 +70,25 @@ def test_remote_files_are_listed(root: Path) -> None:
     before = stamp_source(definition, "val", "memory://stamp")
     files.pipe("/stamp/val2017/1.jpg", b"12")
     assert stamp_source(definition, "val", "memory://stamp") != before
+
+
+def test_links_to_nothing_and_back_to_the_top_end(root: Path) -> None:
+    definition = load_dataset("coco")
+    before = stamp_source(definition, "val", root)
+    (root / "val2017" / "gone.jpg").symlink_to("nowhere")
+    (root / "val2017" / "self.jpg").symlink_to("self.jpg")
+    with_links = stamp_source(definition, "val", root)
+    assert with_links != before
+    (root / "val2017" / "up").symlink_to("..")
+    assert stamp_source(definition, "val", root) not in (before, with_links)
+    (root / "nowhere").write_text("here after all")
+    os.mkfifo(root / "val2017" / "pipe.jpg")
+    assert stamp_source(definition, "val", root)
+
+
+@pytest.mark.parametrize("place", ["../..", "a/../../b", "C:/x"])
+def test_nothing_outside_the_download_is_listed(root: Path, place: str) -> None:
+    definition = load_dataset("coco")
+    part = definition.splits["val"].model_copy(update={"images": place})
+    with pytest.raises(DatasetError, match="not a plain relative path below the dataset's root"):
+        stamp_source(definition.model_copy(update={"splits": {"val": part}}), "val", root)
