@@ -45,7 +45,7 @@ from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.protocols import evaluate
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.labels.bodies import LabelledBodies
 from posecore.labels.check import proportions_of

@@ -27,7 +27,7 @@ from PIL import Image
 from posecore.errors import ImageHeaderError
 from posecore.image_header import ImageFormat, has_end_mark, image_size
 from posecore.image_structure import find_damage
-from posecore.ingest.plan import IngestSettings
+from posecore.ingest.job import IngestSettings
 from posecore.ingest.source_image import Unusable, read_source_image
 
 CLASSES = ("no decoder opens it", "one decoder does not", "other pixels", "as good as before")

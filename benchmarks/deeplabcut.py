@@ -40,7 +40,7 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.protocols import evaluate
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig

@@ -37,7 +37,7 @@ from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.keypoint_errors import answered_distances, relative_distances
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.wholebody import PARTS
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.distillation import DistillationConfig

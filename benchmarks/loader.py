@@ -31,7 +31,7 @@ import numpy as np
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.geometry import apply_affine
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.augment import Region
 from posecore.loading.crop import region_matrix

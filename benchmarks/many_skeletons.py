@@ -37,7 +37,7 @@ from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.samples import UsableInstances

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.labels.bodies import LabelledBodies
 from posecore.labels.plausibility import BodyScorer, learn_from_labels

@@ -20,7 +20,7 @@ import torch
 from torch import nn
 
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.augment import mirrored_only
 from posecore.loading.loader import Loader, LoadingConfig

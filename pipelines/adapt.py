@@ -25,13 +25,13 @@ from pipelines.adaptation_job import AdaptationJob
 from pipelines.adaptation_results import changes_table, outcome, register_step, report_step, verdict, verdict_word
 from pipelines.adaptation_start import Start, make_start, plan_table
 from pipelines.adaptation_worker import AdaptationWorker
-from pipelines.cluster import connect_to_ray
 from pipelines.fetched_model import FetchedModel, fetch_model
 from pipelines.judge_step import judge_step
 from pipelines.label_check import LabelCheckConfig, check_losses, check_proportions
 from pipelines.recipe_choice import at_the_pace_of
 from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.train_step import judge_while_training, train_step
+from posecore.cluster.connection import connect_to_ray
 from posecore.errors import DatasetError
 from posecore.lineage.steps import Reuse, StepResult, Workflow
 from posecore.lineage.tracking import connect

@@ -11,7 +11,7 @@ from posecore.config import Config, parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
 from posecore.ingest.audit import AuditConfig
-from posecore.ingest.plan import IngestSettings
+from posecore.ingest.job import IngestSettings
 from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig

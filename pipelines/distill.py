@@ -24,7 +24,6 @@ from pydantic import BeforeValidator, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob
 from pipelines.distill_flags import FLAGS
 from pipelines.fetched_model import REGISTRY, fetch_model
@@ -36,6 +35,7 @@ from pipelines.recipe_choice import follow_teaching_recipe
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job
 from pipelines.teacher_cache import TeacherCache, cache_step, check_cache
 from pipelines.train_step import judge_while_training, train_step
+from posecore.cluster.connection import connect_to_ray
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings

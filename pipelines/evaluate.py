@@ -31,9 +31,9 @@ import torch
 from pydantic import Field
 from tqdm import tqdm
 
-from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from pipelines.endings import exit_status
 from posecore import __version__
+from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
 from posecore.config import Config, parse_config
 from posecore.errors import EvaluationError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions

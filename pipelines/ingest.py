@@ -10,26 +10,16 @@ seconds that everything is whole. The shards are the same, byte for byte, for an
 """
 
 import argparse
-import pickle
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-import ray
-from tqdm import tqdm
-
-from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from pipelines.endings import exit_status
+from posecore.cluster.ingestion import ingest_split
 from posecore.config import Config, parse_config
-from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import load_dataset, read_split
-from posecore.errors import IngestError, PoseCoreError
-from posecore.ingest.plan import IngestJob, IngestSettings, PlannedShard, ingest_job
-from posecore.ingest.run import advice, ingest
+from posecore.datasets.discovery import load_dataset
+from posecore.ingest.job import IngestSettings
 from posecore.ingest.stage_code import foreign_code
-from posecore.ingest.write import WrittenShard, write_shard
-from posecore.shards.manifest import Manifest
-from posecore.storage import AnyPath, as_path
+from posecore.storage import as_path
 
 
 class IngestConfig(Config):
@@ -50,72 +40,6 @@ class IngestConfig(Config):
     out: str
     settings: IngestSettings = IngestSettings()
     workers: int | None = None
-
-
-def ingest_split(
-    definition: DatasetDefinition,
-    split: str,
-    root: str | AnyPath,
-    out: str | AnyPath,
-    settings: IngestSettings | None = None,
-    workers: int | None = None,
-) -> Manifest:
-    """Ingests one split on the Ray cluster this process is connected to (a local one is started if there is none).
-
-    Args:
-        definition: the dataset.
-        split: name of the split.
-        root: folder of the download; every node must reach it.
-        out: shards go to ``<out>/<dataset>/<split>``; every node must reach it.
-        settings: shape of the shards and depth of the examination.
-        workers: shards written at a time; None takes what the cluster has.
-
-    Raises:
-        DatasetError: the annotations cannot be read.
-        IngestError: the split is empty, too much of it is rejected, or the disk is full.
-    """
-    source, target = for_all_nodes(root), for_all_nodes(out)
-    job = ingest_job(definition, split, source, target, settings or IngestSettings())
-
-    def on_ray(job: IngestJob, shards: tuple[PlannedShard, ...]) -> Iterator[WrittenShard]:
-        return _write_on_ray(job, shards, workers)
-
-    manifest = ingest(job, read_split(definition, split, source), on_ray)
-    told = advice(manifest)
-    if told is not None:
-        print(told)
-    return manifest
-
-
-def _write_on_ray(job: IngestJob, shards: tuple[PlannedShard, ...], workers: int | None) -> Iterator[WrittenShard]:
-    connect_to_ray()
-    quiet_ray_data()
-    plan = [{"shard": pickle.dumps(shard)} for shard in shards]
-    written = (
-        ray.data.from_items(plan, override_num_blocks=len(plan))
-        .map(_shard_writer(job), num_cpus=1, concurrency=workers)
-        .iter_rows()
-    )
-    planned = sum(len(shard.records) for shard in shards)
-    with tqdm(total=planned, unit="img", desc=f"ingest {job.definition.name} {job.split}") as bar:
-        for row in written:
-            if row["error"]:
-                raise IngestError(row["error"])
-            shard: WrittenShard = pickle.loads(row["shard"])
-            bar.update(len(shards[shard.number].records))
-            yield shard
-
-
-def _shard_writer(job: IngestJob) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    """What a worker runs for one planned shard. A deliberate error travels as text: raised, Ray would bury it."""
-
-    def write(row: dict[str, Any]) -> dict[str, Any]:
-        try:
-            return {"shard": pickle.dumps(write_shard(job, pickle.loads(row["shard"]))), "error": ""}
-        except PoseCoreError as error:
-            return {"shard": b"", "error": str(error)}
-
-    return write
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -21,7 +21,6 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
 from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
@@ -30,6 +29,7 @@ from pipelines.ray_training import RayTrainingConfig
 from pipelines.recipe_choice import follow_recipe
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from pipelines.train_step import judge_while_training, train_step
+from posecore.cluster.connection import connect_to_ray
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS

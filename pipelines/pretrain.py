@@ -21,12 +21,12 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from pipelines.cluster import connect_to_ray
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from pipelines.run_folder import RunFolders
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from posecore.cluster.connection import connect_to_ray
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.curve import CurveLog

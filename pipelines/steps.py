@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from pipelines.datasets_job import DatasetEntry, DatasetsJob
 from pipelines.endings import exit_status
-from pipelines.ingest import ingest_split
+from posecore.cluster.ingestion import ingest_split
 from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
@@ -145,7 +145,7 @@ def ingest_step(
             "code": {name: code.digest for name, code in codes_of(definition, split).items()},
             "out": str(out),
         },
-        code=["pipelines.ingest", *our_modules(definition)],
+        code=["posecore.cluster.ingestion", *our_modules(definition)],
     )
     corrections = None
     if role == "training" and entry.corrections is not None:

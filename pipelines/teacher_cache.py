@@ -13,11 +13,11 @@ import ray
 from pydantic import BeforeValidator, Field
 from tqdm import tqdm
 
-from pipelines.cluster import connect_to_ray, for_all_nodes, quiet_ray_data
 from pipelines.datasets_job import DatasetEntry
 from pipelines.evaluate import ActorSettings, actor_count
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.steps import Split, vouched_shards
+from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
 from posecore.config import Config
 from posecore.errors import ConfigError, PoseCoreError
 from posecore.lineage.code_version import code_digest

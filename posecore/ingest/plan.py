@@ -1,113 +1,54 @@
-"""The plan: which record goes into which shard, a pure function of the sorted sources.
+"""The plan: which image goes into which shard, a pure function of what the reader found.
 
-Nothing here depends on how many workers there are or on the order in which they finish.
+Only ids, paths and counts are looked at as a whole, by polars and as columns; the annotations themselves are moved
+from the reader's parts to the plan's files a shard at a time. Nothing here depends on how many workers there are or on
+how the reader's work was divided.
 """
 
 import hashlib
-import re
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-import orjson
-from pydantic import Field
+import numpy as np
+import polars as pl
+import pyarrow as pa
+from numpy.typing import NDArray
 
-from posecore.config import Config, digest_json
-from posecore.datasets.definition import DatasetDefinition
+from posecore.config import digest_json
 from posecore.errors import IngestError
 from posecore.formats.files import relative_path
 from posecore.formats.values import Refusal
+from posecore.ingest.job import PLAN_STAGE, IngestJob
 from posecore.ingest.stage_code import READER_STAGE, codes_of
-from posecore.ingest.stages import load_stages, reject_image, reject_instance
 from posecore.ingest.tally import Tally
-from posecore.schema import Record, Reject
-from posecore.shards.manifest import FORMAT_VERSION, StageCode
-from posecore.skeletons.union import Vocabulary, builtin_vocabulary
+from posecore.schema import Reject
+from posecore.shards.manifest import StageCode
 from posecore.storage import AnyPath
+from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, rejects_table, with_image_rows
+from posecore.tables.digest import update_with_table
+from posecore.tables.parts import PartEntry, Parts
 
-PLAN_STAGE = "plan"
-IMAGE_STAGE = "image"
+_ODD_PATH = r"[\x00\\]|://|^[A-Za-z]:|(^|/)\.\.(/|$)|^[./]*$"
+"""What :func:`~posecore.formats.files.relative_path` may refuse; it decides."""
 
-_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
-_MAX_ID_CHARACTERS = 64
-
-
-class IngestSettings(Config):
-    """What shards look like and how closely their images are examined.
-
-    Attributes:
-        images_per_shard: samples in every shard but the last.
-        decode: ``header`` follows every file's structure to its end, checksums of PNGs included; ``full`` also decodes
-            every image, about four times slower.
-        decode_share: part of the images that ``header`` decodes all the same, chosen by the hash of their bytes.
-        max_image_pixels: larger images are rejected by their header, before anything decodes them.
-        max_image_bytes: larger files are rejected unread.
-    """
-
-    images_per_shard: int = Field(1000, ge=1)
-    decode: Literal["header", "full"] = "header"
-    decode_share: float = Field(0.01, ge=0, le=1)
-    max_image_pixels: int = Field(100_000_000, ge=1)
-    max_image_bytes: int = Field(256 << 20, ge=1)
+_SHARDS_AT_ONCE = 32
+"""Gathered together: where the source's order is not that of the ids, every part is read once for so many shards."""
 
 
 @dataclass(frozen=True, slots=True)
-class IngestJob:
-    """One split to ingest; small, and sent to every worker.
-
-    Attributes:
-        definition: the dataset.
-        split: name of the split.
-        root: folder of the download, local or remote.
-        folder: where the shards go.
-        settings: how.
-        vocabulary: union names of the unified masks.
-    """
-
-    definition: DatasetDefinition
-    split: str
-    root: AnyPath
-    folder: AnyPath
-    settings: IngestSettings
-    vocabulary: Vocabulary
-
-    @property
-    def stage_names(self) -> tuple[str, ...]:
-        """Every stage of the pipeline, in order."""
-        return (READER_STAGE, PLAN_STAGE, *self.definition.stages, IMAGE_STAGE)
-
-    def digest(self, code: Mapping[str, StageCode]) -> str:
-        """SHA-256 of everything that shapes the shards, besides the records and the image bytes.
-
-        Args:
-            code: of the stages, by name; the reader's has done its work in the records.
-        """
-        return digest_json(
-            {
-                "format_version": FORMAT_VERSION,
-                "definition": self.definition.digest(),
-                "split": self.split,
-                "settings": self.settings.model_dump(mode="json"),
-                "vocabulary": self.vocabulary.digest(),
-                "stages": [[name, code[name].digest] for name in self.definition.stages],
-            }
-        )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class PlannedShard:
-    """The records of one shard, before the stages.
+    """One shard, before the stages.
 
     Attributes:
-        number: position among the split's shards, from 0.
-        keys: sample name of each record.
-        records: in source order.
-        fingerprint: hash of the job and the records.
+        number: position among the split's shards, from 0; its row group in the plan's files.
+        num_images: images of it.
+        num_instances: instances of it.
+        fingerprint: hash of the job and of its annotations.
     """
 
     number: int
-    keys: tuple[str, ...]
-    records: tuple[Record, ...]
+    num_images: int
+    num_instances: int
     fingerprint: str
 
     @property
@@ -122,123 +63,204 @@ class Plan:
 
     Attributes:
         job: what is ingested, and how.
+        scratch: folder of the plan's files.
         shards: in order.
         tally: what reader and planning rejected.
-        digest: hash of the job and of all records.
+        digest: hash of the job and of all annotations.
         code: of the reader and of every stage the definition names.
     """
 
     job: IngestJob
+    scratch: AnyPath
     shards: tuple[PlannedShard, ...]
     tally: Tally
     digest: str
     code: Mapping[str, StageCode]
 
 
-def ingest_job(
-    definition: DatasetDefinition, split: str, root: AnyPath, out: AnyPath, settings: IngestSettings
-) -> IngestJob:
-    """One split to ingest into ``<out>/<dataset>/<split>``, its masks over the built-in names and the dataset's own.
+def plan_shards(job: IngestJob, scratch: AnyPath, entries: Sequence[PartEntry]) -> Plan:
+    """Sorts the images of a split, cuts them into shards, and writes down the annotations of each.
 
-    Raises:
-        IngestError: the definition has no such split.
-    """
-    if split not in definition.splits:
-        raise IngestError(f"{definition.name} has no split {split!r}; its splits are {', '.join(definition.splits)}.")
-    vocabulary = builtin_vocabulary().extended([definition.skeleton])
-    return IngestJob(definition, split, root, out / definition.name / split, settings, vocabulary)
-
-
-def plan_shards(job: IngestJob, source: Iterable[Record | Reject]) -> Plan:
-    """Sorts the records of a reader and cuts them into shards.
-
+    Images stand in the order of their ids, shorter ids first, so that plain numbers stand in their numeric order.
     Rejected here: a second image or instance of the same id (``duplicate-image-id``, ``duplicate-instance-id``; the
-    first in source order stays), instances with another number of keypoints than the skeleton (``keypoint-count``),
-    and images or depth pictures outside the download's folder (``path-escape``).
+    first in that order stays), and images or depth pictures outside the download's folder (``path-escape``).
+
+    Args:
+        job: the split.
+        scratch: where the parts of what its reader found are, and the plan's files go.
+        entries: the parts.
 
     Raises:
-        IngestError: the reader yields nothing at all, or a stage cannot be had.
+        IngestError: the reader found nothing at all.
     """
-    load_stages(job.definition.stages)  # before anything is read
     code = codes_of(job.definition, job.split)
+    parts = Parts(scratch, entries)
     tally = Tally(job.stage_names)
-    records: list[Record] = []
-    for item in source:
-        if isinstance(item, Reject):
-            tally.reject_unread(READER_STAGE, item)
-        else:
-            tally.enter(READER_STAGE, item)
-            records.append(item)
-    records = _checked(sorted(records, key=_order), job.definition.skeleton.num_keypoints, tally)
-    if not records:
+    tally.reject_rows(READER_STAGE, parts.rejects(), unread=True)
+    tally.enter_many(READER_STAGE, parts.num_images, parts.num_instances)
+    tally.enter_many(PLAN_STAGE, parts.num_images, parts.num_instances)
+    images = _images_in_order(job, parts, tally)
+    instances = _instances_in_order(job, parts, images, tally)
+    if not len(images.rows):
         reasons = ", ".join(f"{r}: {n}" for count in tally.counts() for r, n in count.reasons.items())
         raise IngestError(
             f"{job.definition.name} {job.split}: the split is empty below {job.root}"
             f"{f' (rejected: {reasons})' if reasons else ''}; check the annotation file and the folder given as root."
         )
-    size = job.settings.images_per_shard
     job_digest = job.digest(code)
-    parts = [records[start : start + size] for start in range(0, len(records), size)]
-    shards = tuple(_planned(number, part, job_digest) for number, part in enumerate(parts))
-    return Plan(job, shards, tally, digest_json([job_digest, [shard.fingerprint for shard in shards]]), code)
+    shards = tuple(_write_plan(job, job_digest, parts, images, instances))
+    digest = digest_json([job_digest, [shard.fingerprint for shard in shards]])
+    return Plan(job, scratch, shards, tally, digest, code)
 
 
-def sample_key(source_id: str) -> str:
-    """A source id as a WebDataset key: no dot, slash or blank, at most 81 characters, different for different ids."""
-    safe = _UNSAFE.sub("_", source_id)[:_MAX_ID_CHARACTERS]
-    if safe == source_id and safe:
-        return safe
-    return f"{safe}-{hashlib.sha256(source_id.encode()).hexdigest()[:16]}"
+def planned_annotations(scratch: AnyPath, shard: PlannedShard) -> Annotations:
+    """The annotations of one planned shard."""
+    tables = []
+    for name in ("images", "instances"):
+        with (scratch / f"plan.{name}.arrow").open("rb") as file:
+            tables.append(pa.Table.from_batches([pa.ipc.open_file(file).get_batch(shard.number)]))
+    return Annotations(*tables)
 
 
-def _order(record: Record) -> tuple[int, str]:
-    """Shorter ids first, so that plain numbers stand in their numeric order."""
-    return len(record.source_id), record.source_id
+@dataclass(frozen=True, slots=True, eq=False)
+class _Images:
+    """The images that stay.
+
+    Attributes:
+        rows: (n,) their rows in the parts, in the order of the plan.
+        place_of: (N,) position of every image of the parts in that order, -1 for those that do not stay.
+        ids: (n,) their ids.
+    """
+
+    rows: NDArray[np.int64]
+    place_of: NDArray[np.int64]
+    ids: pl.Series
 
 
-def _checked(records: Sequence[Record], num_keypoints: int, tally: Tally) -> list[Record]:
-    kept = []
-    image_ids: set[str] = set()
-    instance_ids: set[str] = set()
-    for record in records:
-        tally.enter(PLAN_STAGE, record)
-        if record.source_id in image_ids:
-            detail = f"another image has the id {record.source_id!r}; ids must be unique within a split."
-            tally.reject_image(PLAN_STAGE, reject_image(record, "duplicate-image-id", detail), record)
-            continue
-        try:
-            relative_path(record.image)
-            if record.depth is not None:
-                relative_path(record.depth.image)
-        except Refusal as refusal:
-            tally.reject_image(PLAN_STAGE, reject_image(record, refusal.reason, refusal.detail), record)
-            continue
-        image_ids.add(record.source_id)
-        instances = []
-        for instance in record.instances:
-            if instance.id in instance_ids:
-                reason, detail = "duplicate-instance-id", f"another instance has the id {instance.id!r}."
-            elif instance.keypoints.shape != (num_keypoints, 3):
-                expected = f"({num_keypoints}, 3)"
-                reason, detail = "keypoint-count", f"keypoints are {instance.keypoints.shape}, not {expected}."
-            else:
-                instance_ids.add(instance.id)
-                instances.append(instance)
+@dataclass(frozen=True, slots=True, eq=False)
+class _Instances:
+    """The instances that stay: (m,) rows in the parts and places of their images, in the order of the plan."""
+
+    rows: NDArray[np.int64]
+    places: NDArray[np.int64]
+
+
+def _images_in_order(job: IngestJob, parts: Parts, tally: Tally) -> _Images:
+    read = pl.from_arrow(parts.columns("images", ["source_id", "image", "depth_image"]))
+    assert isinstance(read, pl.DataFrame)
+    counts = _instances_per_image(parts)
+    odd = pl.col("image").str.contains(_ODD_PATH) | pl.col("depth_image").str.contains(_ODD_PATH).fill_null(False)
+    ordered = (
+        read.lazy()
+        .with_row_index("row")
+        .sort(pl.col("source_id").str.len_chars(), "source_id", "row")
+        .with_columns(odd=odd, again=~pl.col("source_id").is_first_distinct())
+        .collect()
+    )
+    suspect = ordered.filter(pl.col("again") | pl.col("odd"))
+    refused: list[int] = []
+    rejects: list[Reject] = []
+    for row, source_id, image, depth, again in suspect.select(
+        "row", "source_id", "image", "depth_image", "again"
+    ).iter_rows():
+        if again:
+            reason = "duplicate-image-id"
+            detail = f"another image has the id {source_id!r}; ids must be unique within a split."
+        else:
+            try:
+                relative_path(image)
+                if depth is not None:
+                    relative_path(depth)
                 continue
-            tally.reject_instance(PLAN_STAGE, reject_instance(record, instance, reason, detail))
-        kept.append(record if len(instances) == len(record.instances) else replace(record, instances=instances))
-    return kept
+            except Refusal as refusal:
+                reason, detail = refusal.reason, refusal.detail
+        refused.append(row)
+        rejects.append(_reject(job, reason, detail, image, source_id))
+    tally.reject_rows(PLAN_STAGE, rejects_table(rejects))
+    tally.lose_instances(PLAN_STAGE, int(counts[refused].sum()))
+    kept = ordered.filter(~pl.col("row").is_in(refused)) if refused else ordered
+    rows = kept["row"].to_numpy().astype(np.int64)
+    place_of = np.full(parts.num_images, -1, np.int64)
+    place_of[rows] = np.arange(len(rows))
+    return _Images(rows, place_of, kept["source_id"])
 
 
-def _planned(number: int, records: Sequence[Record], job_digest: str) -> PlannedShard:
-    digest = hashlib.sha256(job_digest.encode())
-    for record in records:
-        try:
-            digest.update(orjson.dumps(record, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS))
-        except TypeError as error:
-            raise IngestError(
-                f"{record.dataset} {record.split}: the record of {record.image} cannot be written as JSON ({error}); "
-                "its reader must yield plain values, nested less than 250 deep."
-            ) from None
-    keys = tuple(sample_key(record.source_id) for record in records)
-    return PlannedShard(number, keys, tuple(records), digest.hexdigest())
+def _instances_per_image(parts: Parts) -> NDArray[np.int64]:
+    return np.bincount(parts.columns("instances", ["image_row"])["image_row"].to_numpy(), minlength=parts.num_images)
+
+
+def _instances_in_order(job: IngestJob, parts: Parts, images: _Images, tally: Tally) -> _Instances:
+    read = pl.from_arrow(parts.columns("instances", ["image_row", "id"]))
+    assert isinstance(read, pl.DataFrame)
+    ordered = (
+        read.lazy()
+        .with_row_index("row")
+        .with_columns(place=pl.Series(images.place_of).gather(pl.Series(read["image_row"])))
+        .filter(pl.col("place") >= 0)
+        .sort("place", "row")
+        .with_columns(again=~pl.col("id").is_first_distinct())
+        .collect()
+    )
+    wrong = ordered.filter("again")
+    sources = parts.take("images", images.rows[wrong["place"].to_numpy()]).select(["image", "source_id"]).to_pylist()
+    rejects = [
+        _reject(
+            job,
+            "duplicate-instance-id",
+            f"another instance has the id {instance_id!r}.",
+            at["image"],
+            at["source_id"],
+            instance_id,
+        )
+        for instance_id, at in zip(wrong["id"], sources, strict=True)
+    ]
+    tally.reject_rows(PLAN_STAGE, rejects_table(rejects))
+    kept = ordered.filter(~pl.col("again"))
+    return _Instances(kept["row"].to_numpy().astype(np.int64), kept["place"].to_numpy())
+
+
+def _write_plan(
+    job: IngestJob, job_digest: str, parts: Parts, images: _Images, instances: _Instances
+) -> Iterator[PlannedShard]:
+    size = job.settings.images_per_shard
+    edges = np.arange(0, len(images.rows), size)
+    starts = np.searchsorted(instances.places, edges)
+    ends = [*starts[1:].tolist(), len(instances.rows)]
+    with (
+        (parts.folder / "plan.images.arrow").open("wb") as image_file,
+        (parts.folder / "plan.instances.arrow").open("wb") as instance_file,
+        pa.ipc.new_file(image_file, IMAGE_COLUMNS) as image_writer,
+        pa.ipc.new_file(instance_file, instance_columns(job.definition.skeleton.num_keypoints)) as instance_writer,
+    ):
+        for number, (edge, start, end) in enumerate(zip(edges.tolist(), starts.tolist(), ends, strict=True)):
+            if number % _SHARDS_AT_ONCE == 0:
+                last = min(number + _SHARDS_AT_ONCE, len(edges)) - 1
+                first_image, first_body = edge, start
+                some_images = parts.take("images", images.rows[edge : edges[last] + size])
+                some_bodies = parts.take("instances", instances.rows[start : ends[last]])
+            of_shard = some_images.slice(edge - first_image, size)
+            bodies = some_bodies.slice(start - first_body, end - start)
+            bodies = with_image_rows(bodies, instances.places[start:end] - edge)
+            digest = hashlib.sha256(job_digest.encode())
+            for table, writer in ((of_shard, image_writer), (bodies, instance_writer)):
+                update_with_table(digest, table)
+                writer.write_batch(_one_batch(table))
+            yield PlannedShard(number, of_shard.num_rows, bodies.num_rows, digest.hexdigest())
+
+
+def _one_batch(table: pa.Table) -> pa.RecordBatch:
+    """All rows of a table: batch n of the plan's files is shard n, one without instances too."""
+    batches = table.combine_chunks().to_batches()
+    return batches[0] if batches else pa.RecordBatch.from_pylist([], table.schema)
+
+
+def _reject(job: IngestJob, reason: str, detail: str, source: str, source_id: str, instance_id: str = "") -> Reject:
+    return Reject(
+        reason=reason,
+        detail=detail,
+        dataset=job.definition.name,
+        split=job.split,
+        source=source,
+        source_id=source_id,
+        instance_id=instance_id,
+    )

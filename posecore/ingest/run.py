@@ -1,19 +1,27 @@
 """One split from source to manifest, with whatever executes the planned shards: this process, or a cluster."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Iterator
+import shutil
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from posecore import __version__
 from posecore.datasets.areas import impossible_areas
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.plan import IngestJob, IngestSettings, Plan, PlannedShard, plan_shards
+from posecore.ingest.executor import Executor, InProcess
+from posecore.ingest.job import IngestJob, IngestSettings
+from posecore.ingest.plan import Plan, plan_shards
+from posecore.ingest.read import read_parts
 from posecore.ingest.stages import load_stages
-from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, write_shard
+from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, shard_rows, whole_file
 from posecore.schema import Record, Reject
-from posecore.shards.index import concatenate, write_table
+from posecore.shards.index import write_table
 from posecore.shards.manifest import (
     IMAGES_NAME,
     INSTANCES_NAME,
@@ -24,41 +32,62 @@ from posecore.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from posecore.storage import AnyPath, sha256_of
+from posecore.tables.columns import renumbered
 
-Executor = Callable[[IngestJob, tuple[PlannedShard, ...]], Iterable[WrittenShard]]
-"""Runs :func:`~posecore.ingest.write.write_shard` for every planned shard and yields the results in any order."""
-
-
-def in_process(job: IngestJob, shards: tuple[PlannedShard, ...]) -> Iterator[WrittenShard]:
-    """The executor without any cluster: one shard after the other."""
-    for shard in shards:
-        yield write_shard(job, shard)
+SCRATCH_NAME = ".ingest"
+"""Folder beside the shards while they are made."""
 
 
-def ingest(job: IngestJob, source: Iterable[Record | Reject], execute: Executor = in_process) -> Manifest:
-    """Ingests one split: plans, writes or verifies every shard, then publishes tables and manifest.
+def ingest(
+    job: IngestJob, source: Iterable[Record | Reject] | None = None, executor: Executor | None = None
+) -> Manifest:
+    """Ingests one split: reads, plans, writes or verifies every shard, then publishes tables and manifest.
 
     The manifest is written last; until then the folder holds no split for anyone who opens it. What is already whole
     is kept, so a run that was interrupted continues, and a damaged shard is made again.
 
     Args:
         job: the split.
-        source: what its reader yields.
-        execute: who writes the shards.
+        source: what its reader yields, for records made in this process; None asks the reader.
+        executor: who does the work; None does it here.
 
     Raises:
+        DatasetError: the annotations cannot be read.
         IngestError: the split is empty, a stage lost more than the definition allows (the rejects are in
             ``quarantine.parquet`` then, and there is no manifest), annotated areas are none, or the disk is full.
     """
-    plan = plan_shards(job, source)
-    _withdraw_if_stale(plan)
-    written = sorted(execute(job, plan.shards), key=lambda shard: shard.number)
-    if [shard.number for shard in written] != list(range(len(plan.shards))):
-        raise AssertionError(f"{job.folder}: the executor did not return every planned shard exactly once")
-    for shard in written:
-        plan.tally.add(shard.commit.stages, shard.commit.rejects)
-    with no_space_is_an_ingest_error(job.folder):
-        return _publish(plan, written)
+    executor = executor or InProcess()
+    load_stages(job.definition.stages)  # what cannot be had is known before anything is read
+    with no_space_is_an_ingest_error(job.folder), _scratch(job) as scratch:
+        parts = executor.call(read_parts, job, scratch) if source is None else read_parts(job, scratch, source)
+        plan = executor.call(plan_shards, job, scratch, parts)
+        _withdraw_if_stale(plan)
+        written = sorted(executor.write(plan), key=lambda shard: shard.number)
+        if [shard.number for shard in written] != list(range(len(plan.shards))):
+            raise AssertionError(f"{job.folder}: the executor did not return every planned shard exactly once")
+        return executor.call(_publish, plan, written)
+
+
+@contextmanager
+def _scratch(job: IngestJob) -> Iterator[AnyPath]:
+    """A folder beside the shards, which every worker can reach; what a killed run left there is removed first."""
+    folder = job.folder / SCRATCH_NAME
+    _remove(folder)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+    finally:
+        _remove(folder)
+
+
+def _remove(folder: AnyPath) -> None:
+    if not folder.exists():
+        return
+    if isinstance(folder, Path):
+        shutil.rmtree(folder)
+    else:
+        folder.fs.rm(folder.path, recursive=True)
 
 
 def advice(manifest: Manifest) -> str | None:
@@ -78,24 +107,26 @@ def advice(manifest: Manifest) -> str | None:
 
 
 def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:
-    job, counts = plan.job, plan.tally.counts()
-    tables = concatenate([shard.tables for shard in written])
+    job = plan.job
+    for shard in written:
+        plan.tally.add(shard.commit.stages, shard.commit.rejects)
+    counts = plan.tally.counts()
     quarantine = write_table(job.folder / QUARANTINE_NAME, plan.tally.quarantine())
     try:
         _refuse_loss(job, counts)
-        if not tables.images.num_rows:
+        if not any(shard.commit.shard.num_images for shard in written):
             raise IngestError(
                 f"{job.definition.name} {job.split}: no image is left ({_worst(counts)}); see "
                 f"{job.folder / QUARANTINE_NAME}."
             )
-        _refuse_areas(job, tables.instances)
+        _refuse_areas(job, plan.scratch, written)
     except IngestError:
         (job.folder / MANIFEST_NAME).unlink(missing_ok=True)
         raise
     files = {
-        IMAGES_NAME: write_table(job.folder / IMAGES_NAME, tables.images),
-        INSTANCES_NAME: write_table(job.folder / INSTANCES_NAME, tables.instances),
-        QUARANTINE_NAME: quarantine,
+        IMAGES_NAME: _write_index(job.folder / IMAGES_NAME, plan.scratch, written, "images"),
+        INSTANCES_NAME: _write_index(job.folder / INSTANCES_NAME, plan.scratch, written, "instances"),
+        QUARANTINE_NAME: hashlib.sha256(quarantine).hexdigest(),
     }
     manifest = Manifest(
         code_version=__version__,
@@ -109,9 +140,9 @@ def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:
         code=dict(plan.code),
         plan_digest=plan.digest,
         shards=tuple(shard.commit.shard for shard in written),
-        num_images=tables.images.num_rows,
-        num_instances=tables.instances.num_rows,
-        files={name: hashlib.sha256(data).hexdigest() for name, data in files.items()},
+        num_images=sum(shard.commit.shard.num_images for shard in written),
+        num_instances=sum(shard.commit.shard.num_instances for shard in written),
+        files=files,
     )
     _remove_strangers(job, manifest)
     write_manifest(job.folder, manifest)
@@ -152,14 +183,35 @@ def _refuse_loss(job: IngestJob, counts: tuple[StageCounts, ...]) -> None:
             )
 
 
-def _refuse_areas(job: IngestJob, instances: pa.Table) -> None:
+def _refuse_areas(job: IngestJob, scratch: AnyPath, written: Sequence[WrittenShard]) -> None:
     if job.definition.area_rule != "annotated":
         return
-    area, width, height, is_crowd = (instances[name].to_numpy() for name in ("area", "bbox_w", "bbox_h", "is_crowd"))
+    columns = ["area", "bbox_w", "bbox_h", "is_crowd"]
+    tables = [shard_rows(scratch, shard.number, "instances").select(columns) for shard in written]
+    area, width, height, is_crowd = (column.to_numpy() for column in pa.concat_tables(tables).columns)
     bodies = ~np.asarray(is_crowd, np.bool_)
     problem = impossible_areas(area[bodies], (width * height)[bodies])
     if problem is not None:
         raise IngestError(f"{job.definition.name} {job.split}: {problem}.")
+
+
+def _write_index(
+    path: AnyPath, scratch: AnyPath, written: Sequence[WrittenShard], name: Literal["images", "instances"]
+) -> str:
+    """The rows of all shards as one table, a row group a shard; returns the file's SHA-256."""
+    first_row = 0
+    with whole_file(path) as file:
+        writer: pq.ParquetWriter | None = None
+        for shard in written:
+            rows = shard_rows(scratch, shard.number, name)
+            if name == "instances":
+                rows = renumbered(rows, first_row)
+                first_row += shard.commit.shard.num_images
+            writer = writer or pq.ParquetWriter(file, rows.schema, compression="zstd")
+            writer.write_table(rows)
+        assert writer is not None, "a plan has a shard"
+        writer.close()
+    return sha256_of(path)
 
 
 def _worst(counts: tuple[StageCounts, ...]) -> str:

@@ -13,7 +13,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.errors import ImageHeaderError
 from posecore.image_header import ImageFormat, image_size
 from posecore.image_structure import find_damage
-from posecore.ingest.plan import IngestSettings
+from posecore.ingest.job import IngestSettings
 from posecore.storage import AnyPath, TooLarge, read_at_most
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}

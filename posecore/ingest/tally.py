@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from posecore.schema import Json, Record, Reject
 from posecore.shards.manifest import StageCounts
@@ -47,6 +49,31 @@ class Tally:
         count.images_in += 1
         count.instances_in += len(record.instances)
 
+    def enter_many(self, stage: str, num_images: int, num_instances: int) -> None:
+        """Counts what reached a stage."""
+        self._counts[stage].add(_Count(images_in=num_images, instances_in=num_instances))
+
+    def reject_rows(self, stage: str, rejects: pa.Table, unread: bool = False) -> None:
+        """Counts rejects of :data:`~posecore.tables.columns.REJECT_COLUMNS`.
+
+        Args:
+            stage: what took them out.
+            rejects: a row per image or instance; instances of an image that is taken out are counted elsewhere.
+            unread: a reader gave up on them before it had a record: they came in here and go no further.
+        """
+        if not rejects.num_rows:
+            return
+        named = np.asarray(pc.not_equal(rejects["instance_id"], "").to_numpy())
+        instances, images = int(named.sum()), int((~named).sum())
+        reasons = {item["values"]: item["counts"] for item in pc.value_counts(rejects["reason"]).to_pylist()}
+        came_in = (images, instances) if unread else (0, 0)
+        self._counts[stage].add(_Count(came_in[0], images, came_in[1], instances, reasons))
+        self._rejects += [{"stage": stage, **row} for row in rejects.to_pylist()]
+
+    def lose_instances(self, stage: str, number: int) -> None:
+        """Counts instances that went with their images."""
+        self._counts[stage].add(_Count(instances_rejected=number))
+
     def reject_image(self, stage: str, reject: Reject, record: Record) -> None:
         """Counts an image that a stage took out, with all its instances."""
         self._reject(stage, reject, _Count(0, 1, 0, len(record.instances), {reject.reason: 1}))
@@ -54,12 +81,6 @@ class Tally:
     def reject_instance(self, stage: str, reject: Reject) -> None:
         """Counts one instance that a stage took out."""
         self._reject(stage, reject, _Count(0, 0, 0, 1, {reject.reason: 1}))
-
-    def reject_unread(self, stage: str, reject: Reject) -> None:
-        """Counts what a reader gave up on before it had a record: it came in here and goes no further."""
-        count = _Count(0, 0, 1, 1) if reject.instance_id else _Count(1, 1, 0, 0)
-        count.reasons[reject.reason] = 1
-        self._reject(stage, reject, count)
 
     def add(self, counts: Iterable[StageCounts], rejects: Iterable[dict[str, Json]]) -> None:
         """Takes over the tally of a part."""

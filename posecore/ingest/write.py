@@ -8,6 +8,7 @@ written so far. The calling thread is left with masks, JSON and index rows.
 import errno
 import hashlib
 import os
+import re
 import tempfile
 import threading
 import uuid
@@ -19,13 +20,17 @@ from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
+from typing import Literal
 
 import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.plan import IMAGE_STAGE, IngestJob, PlannedShard
+from posecore.ingest.job import IMAGE_STAGE, IngestJob
+from posecore.ingest.plan import PlannedShard, planned_annotations
 from posecore.ingest.reach import without_far_instances
 from posecore.ingest.source_image import (
     EXTENSIONS,
@@ -43,11 +48,14 @@ from posecore.shards.masks import encode_masks, unify
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
 from posecore.storage import AnyPath, file_content, write_atomically
+from posecore.tables.records import to_records
 
 LOCAL_READERS = 2
 _REMOTE_READERS = 16
 _READ_BATCH = 8
 _FLUSH_SECONDS = 0.1
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
+_MAX_ID_CHARACTERS = 64
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
@@ -74,30 +82,49 @@ class WrittenShard:
     Attributes:
         number: position among the split's shards.
         commit: its side-car.
-        tables: its index rows; ``image_row`` counts from the shard's first image.
         reused: it was there already, and verified.
     """
 
     number: int
     commit: Commit
-    tables: IndexTables
     reused: bool
 
 
-def write_shard(job: IngestJob, shard: PlannedShard) -> WrittenShard:
+def write_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> WrittenShard:
     """Writes one shard and its side-car, or keeps the one that is there if every byte of it is as it should be.
 
-    A kept shard has the plan's fingerprint, the hash its side-car states, and no image that was rejected for its file:
-    those files may have been repaired since, so their shard is made again.
+    The shard's index rows go to the scratch folder, from where :func:`shard_rows` has them. A kept shard has the
+    plan's fingerprint, the hash its side-car states, and no image that was rejected for its file: those files may have
+    been repaired since, so their shard is made again.
 
     Raises:
         IngestError: the disk is full; nothing is left under the shard's name.
     """
-    kept = _kept(job, shard)
-    if kept is not None:
-        return kept
     with no_space_is_an_ingest_error(job.folder / shard.name):
-        return _write(job, shard)
+        kept = _kept(job, shard)
+        commit, rows = kept or _write(job, scratch, shard)
+        for name, table in (("images", rows.images), ("instances", rows.instances)):
+            with (scratch / _rows_name(shard.number, name)).open("wb") as file:
+                pq.write_table(table, file, compression="lz4")
+    return WrittenShard(shard.number, commit, reused=kept is not None)
+
+
+def shard_rows(scratch: AnyPath, number: int, name: Literal["images", "instances"]) -> pa.Table:
+    """The index rows of a written shard; ``image_row`` counts from the shard's first image."""
+    with (scratch / _rows_name(number, name)).open("rb") as file:
+        return pq.read_table(file)
+
+
+def sample_key(source_id: str) -> str:
+    """A source id as a WebDataset key: no dot, slash or blank, at most 81 characters, different for different ids."""
+    safe = _UNSAFE.sub("_", source_id)[:_MAX_ID_CHARACTERS]
+    if safe == source_id and safe:
+        return safe
+    return f"{safe}-{hashlib.sha256(source_id.encode()).hexdigest()[:16]}"
+
+
+def _rows_name(number: int, table: str) -> str:
+    return f"rows-{number:06d}.{table}.parquet"
 
 
 def commit_name(shard_name: str) -> str:
@@ -119,11 +146,12 @@ def no_space_is_an_ingest_error(path: AnyPath) -> Iterator[None]:
         ) from None
 
 
-def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
+def _write(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> tuple[Commit, IndexTables]:
     tally = Tally(job.stage_names)
     rows = IndexRows()
-    records = _staged(job, shard, tally)
-    with _whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
+    annotations = planned_annotations(scratch, shard)
+    records = _staged(job, to_records(annotations, job.definition.name, job.split), tally)
+    with whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
         num_images = num_instances = 0
         for key, record, pictures in _with_images(job, records):
             tally.enter(IMAGE_STAGE, record)
@@ -148,7 +176,7 @@ def _write(job: IngestJob, shard: PlannedShard) -> WrittenShard:
     )
     commit = Commit(planned=shard.fingerprint, shard=entry, stages=tally.counts(), rejects=tally.rejects())
     write_atomically(job.folder / commit_name(shard.name), orjson.dumps(commit.model_dump(mode="json")))
-    return WrittenShard(shard.number, commit, rows.tables(), reused=False)
+    return commit, rows.tables()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -166,9 +194,9 @@ class _Pictures:
         return replace(record, width=image.width, height=image.height, sha256=image.sha256, depth=depth)
 
 
-def _staged(job: IngestJob, shard: PlannedShard, tally: Tally) -> list[tuple[str, Record]]:
+def _staged(job: IngestJob, records: list[Record], tally: Tally) -> list[tuple[str, Record]]:
     stages = load_stages(job.definition.stages)
-    staged = ((key, run_stages(record, stages, tally)) for key, record in zip(shard.keys, shard.records, strict=True))
+    staged = ((sample_key(record.source_id), run_stages(record, stages, tally)) for record in records)
     return [(key, record) for key, record in staged if record is not None]
 
 
@@ -232,7 +260,7 @@ def _place(number: int, members: list[Member], checksums: tuple[int, int, int]) 
 
 
 @contextmanager
-def _whole_file(path: AnyPath) -> Iterator[FileIO]:
+def whole_file(path: AnyPath) -> Iterator[FileIO]:
     """A file that gets its name only when it is complete and on disk; for an object store, one put of a local copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(path, Path):
@@ -275,7 +303,7 @@ def _flushing(file: FileIO) -> Iterator[None]:
         flushed.result()
 
 
-def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
+def _kept(job: IngestJob, shard: PlannedShard) -> tuple[Commit, IndexTables] | None:
     path = job.folder / shard.name
     try:
         commit = Commit.model_validate_json((job.folder / commit_name(shard.name)).read_bytes())
@@ -294,7 +322,7 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenShard | None:
         return None
     if isinstance(job.root, Path) and not _sources_unchanged(job.root, sources):
         return None
-    return WrittenShard(shard.number, commit, rows.tables(), reused=True)
+    return commit, rows.tables()
 
 
 def _sources_unchanged(root: Path, sources: list[tuple[str, int]]) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
 from tests.support.small_split import definition, records, tree
@@ -23,13 +23,12 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from pipelines import ingest as pipeline
-from posecore.ingest.plan import IngestSettings
+from posecore.cluster.ingestion import ingest_split
+from posecore.ingest.job import IngestSettings
 from tests.support.small_split import definition, records
 
 root, out = Path(sys.argv[1]), Path(sys.argv[2])
-source = records(root, int(sys.argv[3]))
-pipeline.read_split = lambda *_: iter(source)
+records(root, int(sys.argv[3]))
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
@@ -38,7 +37,7 @@ slow = definition(stages=["tests.cluster.test_ingest_node_loss:slow_stage"])
 digests = []
 job = threading.Thread(
     target=lambda: digests.append(
-        pipeline.ingest_split(slow, "train", root, out, IngestSettings(images_per_shard=4)).digest
+        ingest_split(slow, "train", root, out, IngestSettings(images_per_shard=4)).digest
     )
 )
 job.start()
@@ -65,9 +64,9 @@ def slow_stage(record):
 
 def test_a_killed_node_loses_and_doubles_nothing(tmp_path):
     root = tmp_path / "raw"
-    source = records(root, NUM_IMAGES)
+    records(root, NUM_IMAGES)
     slow = definition(stages=["tests.cluster.test_ingest_node_loss:slow_stage"])
-    expected = ingest(ingest_job(slow, "train", root, tmp_path / "calm", SETTINGS), source)
+    expected = ingest(ingest_job(slow, "train", root, tmp_path / "calm", SETTINGS))
 
     repository = Path(__file__).parents[2]
     environment = {

@@ -17,7 +17,7 @@ from posecore.config import parse_config
 from posecore.datasets.definition import Conventions, EvaluationDefinition
 from posecore.errors import PredictionError
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig

@@ -6,9 +6,10 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipelines import ingest as pipeline
+from pipelines.ingest import main
+from posecore.cluster.ingestion import ingest_split
 from posecore.errors import ConfigError, IngestError
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
 from tests.support.small_split import definition, picture, records, tree
@@ -22,10 +23,9 @@ class QuietHandler(SimpleHTTPRequestHandler):
 
 
 @pytest.fixture
-def tiny(tmp_path, monkeypatch):
-    """Root of a download of 23 pictures whose reader yields records made by the test."""
-    source = records(tmp_path / "raw", 23)
-    monkeypatch.setattr(pipeline, "read_split", lambda *_: iter(source))
+def tiny(tmp_path):
+    """Root of a download of 23 pictures."""
+    records(tmp_path / "raw", 23)
     return tmp_path / "raw"
 
 
@@ -33,24 +33,23 @@ SETTINGS = IngestSettings(images_per_shard=5)
 
 
 def test_one_two_and_four_workers_and_no_ray_write_the_same_bytes(local_ray, tiny, tmp_path):
-    source = records(tiny, 23)
-    expected = ingest(ingest_job(definition(), "train", tiny, tmp_path / "0", SETTINGS), source)
+    expected = ingest(ingest_job(definition(), "train", tiny, tmp_path / "0", SETTINGS))
     for workers in (1, 2, 4):
         out = tmp_path / str(workers)
-        manifest = pipeline.ingest_split(definition(), "train", tiny, out, SETTINGS, workers)
+        manifest = ingest_split(definition(), "train", tiny, out, SETTINGS, workers)
         assert manifest.digest == expected.digest
         assert tree(out / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
 
 
 def test_a_second_run_repairs_one_flipped_byte_and_keeps_the_rest(local_ray, tiny, tmp_path):
-    first = pipeline.ingest_split(definition(), "train", tiny, tmp_path, SETTINGS)
+    first = ingest_split(definition(), "train", tiny, tmp_path, SETTINGS)
     folder = tmp_path / "tiny" / "train"
     content = tree(folder)
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
     damaged = bytearray(content["shard-000003.tar"])
     damaged[2000] ^= 8
     (folder / "shard-000003.tar").write_bytes(damaged)
-    assert pipeline.ingest_split(definition(), "train", tiny, tmp_path, SETTINGS).digest == first.digest
+    assert ingest_split(definition(), "train", tiny, tmp_path, SETTINGS).digest == first.digest
     assert tree(folder) == content
     changed = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]}
     assert changed == {"shard-000003.tar"}
@@ -58,10 +57,10 @@ def test_a_second_run_repairs_one_flipped_byte_and_keeps_the_rest(local_ray, tin
 
 def test_rejects_and_errors_of_workers_arrive(local_ray, tiny, tmp_path):
     (tiny / "images" / "7.jpg").write_bytes(b"")
-    manifest = pipeline.ingest_split(definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)
+    manifest = ingest_split(definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)
     assert manifest.rejects == {"empty-image": 1}
     with pytest.raises(IngestError, match="stage image lost"):
-        pipeline.ingest_split(definition(), "train", tiny, tmp_path / "strict", SETTINGS)
+        ingest_split(definition(), "train", tiny, tmp_path / "strict", SETTINGS)
 
 
 def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, tmp_path):
@@ -69,7 +68,7 @@ def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, 
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         root = f"http://127.0.0.1:{server.server_port}"
-        manifest = pipeline.ingest_split(definition(), "train", root, f"file://{tmp_path}/out", SETTINGS)
+        manifest = ingest_split(definition(), "train", root, f"file://{tmp_path}/out", SETTINGS)
     finally:
         server.shutdown()
     assert manifest.num_images == 23
@@ -78,14 +77,14 @@ def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, 
 
 def test_memory_urls_are_refused_because_workers_cannot_see_them(tmp_path):
     with pytest.raises(ConfigError, match="one process only"):
-        pipeline.ingest_split(definition(), "train", "memory://x", tmp_path)
+        ingest_split(definition(), "train", "memory://x", tmp_path)
 
 
 def test_the_command_ingests_a_real_split(local_ray, samples, tmp_path, capsys):
     arguments = ["--dataset", "coco", "--split", "train", "--root", str(samples / "coco"), "--out", str(tmp_path)]
-    assert pipeline.main([*arguments, "--images-per-shard", "30"]) == 0
+    assert main([*arguments, "--images-per-shard", "30"]) == 0
     assert "coco train: 80 images, 172 instances in 3 shards; rejected: none" in capsys.readouterr().out
     open_store(tmp_path / "coco" / "train").verify()
-    assert pipeline.main([*arguments, "--images-per-shard", "0"]) == 1
+    assert main([*arguments, "--images-per-shard", "0"]) == 1
     assert "images_per_shard" in capsys.readouterr().err
-    assert pipeline.main(["--dataset", "nothing", *arguments[2:]]) == 1
+    assert main(["--dataset", "nothing", *arguments[2:]]) == 1

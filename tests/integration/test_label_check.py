@@ -11,7 +11,7 @@ from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.datasets.definition import Conventions
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.labels.dynamics import find_noisy_labels, noisy_labels
 from posecore.labels.suspects import corrections_of, write_suspects

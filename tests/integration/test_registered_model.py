@@ -28,7 +28,7 @@ from safetensors.torch import load_file, save_file
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
 from posecore.errors import CheckpointError, LineageError
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
 from posecore.lineage.dataset_inputs import DatasetUse

@@ -12,7 +12,7 @@ import torch
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig

@@ -10,7 +10,7 @@ from posecore.datasets.discovery import load_dataset, read_split, source_for
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_results
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
 from tests.support import coco_reference

@@ -14,7 +14,7 @@ from posecore.datasets.definition import (
     LicenseDefinition,
     SplitDefinition,
 )
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig

@@ -1,13 +1,15 @@
 """A small dataset on disk: a few encoded images with one or two boxes each, a definition and its records."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from posecore.datasets.definition import DatasetDefinition
-from posecore.ingest.plan import IngestJob, IngestSettings, ingest_job
-from posecore.schema import Instance, Record
+from posecore.formats.reader import Source
+from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
+from posecore.schema import Instance, Record, record_from_json, record_to_json
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.storage import AnyPath
 
@@ -21,7 +23,7 @@ def definition(**changes: object) -> DatasetDefinition:
     values = {
         "name": "tiny",
         "title": "Tiny",
-        "reader": "posecore.formats.coco:CocoReader",
+        "reader": "tests.support.small_split:TinyReader",
         "skeleton": SKELETON,
         "license": {"id": "CC0-1.0"},
         "splits": {"train": {"annotations": "train.json"}, "val": {"annotations": "val.json"}},
@@ -46,8 +48,24 @@ def picture(seed: int) -> bytes:
     return cv2.imencode(".jpg", cv2.resize(pixels, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC))[1].tobytes()
 
 
+class TinyReader:
+    """Reads the records that :func:`write_annotations` wrote."""
+
+    def read(self, source: Source) -> Iterator[Record]:
+        for line in (source.root / source.annotations).read_bytes().splitlines():
+            yield record_from_json(line)
+
+
+def write_annotations(root: AnyPath, source: Iterable[Record], split: str = "train") -> None:
+    """Writes records to where the split's reader finds them."""
+    (root / f"{split}.json").write_bytes(b"\n".join(map(record_to_json, source)))
+
+
 def records(root: AnyPath, number: int, split: str = "train") -> list[Record]:
-    """Writes ``number`` pictures below ``root`` and returns a record of each: odd ones have a polygon and a crowd."""
+    """Writes ``number`` pictures below ``root`` and their annotations, and returns a record of each.
+
+    Odd ones have a polygon and a crowd.
+    """
     (root / "images").mkdir(parents=True, exist_ok=True)
     made = []
     for index in range(number):
@@ -71,6 +89,7 @@ def records(root: AnyPath, number: int, split: str = "train") -> list[Record]:
                 video_id="v" if index < 2 else None,
             )
         )
+    write_annotations(root, made, split)
     return made
 
 

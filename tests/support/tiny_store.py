@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 
 from posecore.datasets.definition import Conventions, DatasetDefinition
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Instance, Record
 from posecore.shards.store import ShardStore, open_store

@@ -3,7 +3,7 @@ from pathlib import Path
 import pytest
 
 from posecore.cli import main
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from tests.support.small_split import definition, records
 

@@ -12,7 +12,7 @@ import yaml
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import DatasetError
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.shards.store import open_store

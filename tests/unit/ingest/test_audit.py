@@ -11,8 +11,8 @@ from posecore.cli import main
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import LeakageError
 from posecore.ingest.audit import compare, perceptual_hashes, refuse_leakage
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.perceptual import near_pairs, perceptual_hash
-from posecore.ingest.plan import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
 from tests.support.small_split import job, records

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import DepthImage, record_from_json, record_to_json
 from posecore.shards.store import open_store

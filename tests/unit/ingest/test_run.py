@@ -21,9 +21,11 @@ import pytest
 from upath import UPath
 
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.plan import plan_shards, sample_key
+from posecore.ingest.executor import InProcess
+from posecore.ingest.plan import plan_shards
+from posecore.ingest.read import read_parts
 from posecore.ingest.run import advice, ingest
-from posecore.ingest.write import write_shard
+from posecore.ingest.write import sample_key, write_shard
 from posecore.schema import Reject
 from posecore.shards.store import open_store
 from tests.support.small_split import definition, instance, job, picture, records, tree
@@ -54,6 +56,12 @@ def png_of_nothing(number=0):
     return b"\x89PNG\r\n\x1a\n" + header + pixels + chunk(b"IEND", b"")
 
 
+def planned(item, source):
+    """The plan of a split, its files in the scratch folder beside the shards."""
+    scratch = item.folder / ".ingest"
+    return plan_shards(item, scratch, read_parts(item, scratch, source))
+
+
 def quarantine(out):
     return pq.read_table(out / "tiny" / "train" / "quarantine.parquet").to_pylist()
 
@@ -61,11 +69,12 @@ def quarantine(out):
 def test_equal_inputs_give_equal_bytes_in_any_order_of_sources_and_shards(root, tmp_path):
     source = records(root, 10)
 
-    def backwards(item, shards):
-        return [write_shard(item, shard) for shard in reversed(shards)]
+    class Backwards(InProcess):
+        def write(self, plan):
+            return [write_shard(plan.job, plan.scratch, shard) for shard in reversed(plan.shards)]
 
     first = ingest(job(root, tmp_path / "a"), source)
-    second = ingest(job(root, tmp_path / "b"), records(root, 10)[::-1], backwards)
+    second = ingest(job(root, tmp_path / "b"), records(root, 10)[::-1], Backwards())
     assert first.digest == second.digest
     assert tree(tmp_path / "a" / "tiny" / "train") == tree(tmp_path / "b" / "tiny" / "train")
     assert [shard.num_images for shard in first.shards] == [4, 4, 2]
@@ -214,7 +223,8 @@ def test_numbers_that_cannot_be_pixels_of_their_picture_are_quarantined(root, ou
     assert (row["stage"], row["instance_id"]) == ("image", "far")
     kept = open_store(out / "tiny" / "train").read_record(0).instances
     assert [item.id for item in kept] == ["0-a", "near"]
-    assert all(write_shard(plain, shard).reused for shard in plan_shards(plain, source).shards)
+    plan = planned(plain, source)
+    assert all(write_shard(plain, plan.scratch, shard).reused for shard in plan.shards)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "link to nothing", "giant"])
@@ -236,9 +246,9 @@ def test_what_is_no_picture_file_is_neither_waited_for_nor_read(root, out, kind)
 
 def test_ingestion_does_not_change_the_records_it_is_given(root, out):
     source = records(root, 2)
-    first = plan_shards(job(root, out), source).digest
+    first = planned(job(root, out), source).digest
     ingest(job(root, out), source)
-    assert plan_shards(job(root, out), source).digest == first
+    assert planned(job(root, out), source).digest == first
 
 
 def test_sizes_the_annotation_does_not_state_come_from_the_header(root, out):
@@ -365,12 +375,13 @@ def test_another_plan_leaves_nothing_of_the_former_one(root, out, tmp_path):
 
 
 def test_an_interrupted_run_shows_no_split_and_continues(root, out):
-    def interrupted(item, shards):
-        yield write_shard(item, shards[0])
-        raise KeyboardInterrupt
+    class Interrupted(InProcess):
+        def write(self, plan):
+            yield write_shard(plan.job, plan.scratch, plan.shards[0])
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(job(root, out), records(root, 10), interrupted)
+        ingest(job(root, out), records(root, 10), Interrupted())
     folder = out / "tiny" / "train"
     with pytest.raises(IntegrityError, match="no finished split"):
         open_store(folder)
@@ -385,13 +396,14 @@ def test_a_manifest_of_another_plan_is_gone_before_the_first_shard_changes(root,
     """Until the new one is there: half of the new shards under the old list would be read as a split."""
     ingest(job(root, out), records(root, 10))
 
-    def interrupted(item, shards):
-        assert not (item.folder / "manifest.json").exists()
-        yield write_shard(item, shards[0])
-        raise KeyboardInterrupt
+    class Interrupted(InProcess):
+        def write(self, plan):
+            assert not (plan.job.folder / "manifest.json").exists()
+            yield write_shard(plan.job, plan.scratch, plan.shards[0])
+            raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        ingest(job(root, out), records(root, 9), interrupted)
+        ingest(job(root, out), records(root, 9), Interrupted())
     with pytest.raises(IntegrityError, match="no finished split"):
         open_store(out / "tiny" / "train")
 
@@ -433,7 +445,7 @@ def test_a_shard_is_on_disk_before_it_has_its_name(root, out, syncs):
 
 def test_a_failed_flush_of_a_growing_shard_is_an_error_though_the_last_one_succeeds(root, out, monkeypatch):
     """The system tells of a lost page once, to the flush that met it."""
-    plan, sync, failed = plan_shards(job(root, out), records(root, 8)), os.fsync, threading.Event()
+    plan, sync, failed = planned(job(root, out), records(root, 8)), os.fsync, threading.Event()
 
     def fails_once(descriptor):
         if threading.current_thread().name.startswith("ingest-flush"):
@@ -445,19 +457,19 @@ def test_a_failed_flush_of_a_growing_shard_is_an_error_though_the_last_one_succe
     monkeypatch.setattr("os.fsync", fails_once)
     monkeypatch.setattr("posecore.ingest.write._FLUSH_SECONDS", 0.0)
     with pytest.raises(OSError, match="Input/output error"):
-        write_shard(plan.job, plan.shards[0])
+        write_shard(plan.job, plan.scratch, plan.shards[0])
     assert failed.is_set()
     assert not list((out / "tiny" / "train").glob("*shard-*"))
 
 
 def test_every_shaping_input_changes_the_plan(root, out):
-    base = plan_shards(job(root, out), records(root, 4))
+    base = planned(job(root, out), records(root, 4))
     changed = records(root, 4)
     changed[0].instances[0].keypoints[0, 0] += 1
-    other_stage = plan_shards(job(root, out, stages=["drop_crowds"]), records(root, 4))
-    digests = {base.digest, plan_shards(job(root, out), changed).digest, other_stage.digest}
+    other_stage = planned(job(root, out, stages=["drop_crowds"]), records(root, 4))
+    digests = {base.digest, planned(job(root, out), changed).digest, other_stage.digest}
     assert len(digests) == 3
-    assert plan_shards(job(root, out / "elsewhere"), records(root, 4)).digest == base.digest
+    assert planned(job(root, out / "elsewhere"), records(root, 4)).digest == base.digest
 
 
 def test_keys_are_safe_and_differ():
@@ -481,15 +493,15 @@ def test_remote_source_and_target_give_the_same_shards(root, out):
 
 
 def test_a_file_size_limit_ends_in_one_sentence_and_leaves_no_shard(root, out):
-    plan = plan_shards(job(root, out), records(root, 8))
+    plan = planned(job(root, out), records(root, 8))
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
     try:
         with pytest.raises(IngestError, match=r"shard-000000\.tar: no room.*run again"):
-            write_shard(plan.job, plan.shards[0])
+            write_shard(plan.job, plan.scratch, plan.shards[0])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert list((out / "tiny" / "train").iterdir()) == []
+    assert not list((out / "tiny" / "train").glob("*shard-*"))
 
 
 @pytest.fixture

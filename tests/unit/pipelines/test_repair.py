@@ -13,7 +13,7 @@ from pipelines.steps import ingest_step
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.errors import IntegrityError
-from posecore.ingest.plan import IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.steps import Reuse, Workflow
 from posecore.lineage.tracking import Tracking
@@ -53,9 +53,10 @@ def submit(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
     def once(**reuse: bool) -> tuple[Path, bool]:
         with Workflow(tracking, "job", tmp_path, job, reuse=Reuse(**reuse), report=lines.append) as workflow:
-            split = ingest_step(workflow, job, job.datasets[0], definition(), "training")
+            split = ingest_step(workflow, job, job.datasets[0], of, "training")
         return Path(split.location), " reused " in lines[-1]
 
+    of = definition(reader="posecore.formats.coco:CocoReader")
     lines: list[str] = []
     return once
 

@@ -1,0 +1,1 @@
+"""Whatever touches Ray: the only room that may import it."""

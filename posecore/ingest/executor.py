@@ -1,0 +1,35 @@
+"""Who does the work of an ingestion: this process, or a cluster (:mod:`posecore.cluster.ingestion`)."""
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import ParamSpec, Protocol, TypeVar
+
+from posecore.ingest.plan import Plan
+from posecore.ingest.write import WrittenShard, write_shard
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Executor(Protocol):
+    """Does pieces of an ingestion, wherever that is."""
+
+    def call(self, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+        """One piece of work that nothing can be done beside: reading, planning, publishing."""
+        ...
+
+    def write(self, plan: Plan) -> Iterable[WrittenShard]:
+        """Every planned shard by :func:`~posecore.ingest.write.write_shard`, in any order."""
+        ...
+
+
+class InProcess:
+    """The executor without any cluster: one piece after the other."""
+
+    def call(self, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
+        """See :class:`Executor`."""
+        return function(*arguments, **named)
+
+    def write(self, plan: Plan) -> Iterator[WrittenShard]:
+        """See :class:`Executor`."""
+        for shard in plan.shards:
+            yield write_shard(plan.job, plan.scratch, shard)

@@ -1,0 +1,1 @@
+"""Annotations as Arrow tables: what a reader found, one row per image and one per body."""
