@@ -92,7 +92,9 @@ def test_options_of_a_reader_count() -> None:
 def test_nothing_is_run_to_find_out(folder: Path) -> None:
     (folder / "infants" / "lists.py").write_text("raise SystemExit('ran')\n")
     assert stage_code(STAGE).digest
-    assert foreign_code(definition(reader=SHIPPED, stages=["check_instances", STAGE])) == [f"{STAGE} ({folder}/infants/stages.py)"]
+    assert foreign_code(definition(reader=SHIPPED, stages=["check_instances", STAGE])) == [
+        f"{STAGE} ({folder}/infants/stages.py)"
+    ]
     assert not any(name.startswith("posecore.datasets.infants") for name in sys.modules)
 
 
