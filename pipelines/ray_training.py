@@ -22,6 +22,7 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
+from posecore.asides import AsideFolder
 from posecore.config import Config
 from posecore.errors import PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
@@ -246,7 +247,8 @@ class RayContext:
 
     def scratch(self) -> Path:
         """See :meth:`posecore.training.context.TrainContext.scratch`."""
-        return Path(tempfile.mkdtemp(prefix="checkpoint-"))
+        self._aside = AsideFolder(Path(tempfile.gettempdir()))
+        return self._aside.path
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None, name: str) -> None:
         """See :meth:`posecore.training.context.TrainContext.report`."""
@@ -257,6 +259,7 @@ class RayContext:
         train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
         if checkpoint is not None:
             shutil.rmtree(checkpoint)
+            self._aside.close()
 
     def asked_to_stop(self) -> bool:
         """See :meth:`posecore.training.context.TrainContext.asked_to_stop`."""

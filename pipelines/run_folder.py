@@ -9,13 +9,13 @@ that goes on from another code's checkpoints, which has to be asked for by that 
 
 import re
 import shutil
-import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pipelines.ray_training import RUN_NAME
+from posecore.asides import aside_folder
 from posecore.config import Config, digest_json
 from posecore.errors import CheckpointError
 from posecore.lineage.steps import Workflow
@@ -106,9 +106,9 @@ class RunFolders:
             number = max(
                 n for n in self._numbers(self.other) if _has_checkpoints(self.folder / _numbered(self.other, n))
             )
-            aside = self.folder / f".{uuid.uuid4().hex}.part"
-            shutil.copytree(self.folder / _numbered(self.other, number) / RUN_NAME, aside / RUN_NAME)
-            aside.rename(folder)
+            with aside_folder(self.folder) as aside:
+                shutil.copytree(self.folder / _numbered(self.other, number) / RUN_NAME, aside / RUN_NAME)
+                aside.rename(folder)
         folder.mkdir(parents=True, exist_ok=True)
         return folder
 

@@ -9,7 +9,6 @@ import hashlib
 import mmap
 import os
 import stat
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import BinaryIO, TypeAlias
 
 from upath import UPath
 
+from posecore.asides import aside_file
 from posecore.errors import ConfigError
 
 AnyPath: TypeAlias = Path | UPath
@@ -107,16 +107,11 @@ def written_aside(path: Path) -> Iterator[Path]:
 
     For files that are written in pieces. The folder is made if missing.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{uuid.uuid4().hex}.part{path.suffix}")
-    try:
+    with aside_file(path.parent, path.suffix) as aside:
         yield aside
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import os
 import re
 import tempfile
 import threading
-import uuid
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -27,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from xxhash import xxh3_64_intdigest
 
+from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
@@ -264,15 +264,12 @@ def whole_file(path: AnyPath) -> Iterator[FileIO]:
     """A file that gets its name only when it is complete and on disk; for an object store, one put of a local copy."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if isinstance(path, Path):
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex}.part")
-        try:
+        with aside_file(path.parent) as aside:
             with FileIO(aside, "wb") as file:
                 with _flushing(file):
                     yield file
                 os.fsync(file.fileno())
             aside.replace(path)
-        finally:
-            aside.unlink(missing_ok=True)
         return
     with tempfile.TemporaryDirectory(prefix="posecore-ingest-") as folder:
         local = Path(folder) / path.name

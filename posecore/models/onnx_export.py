@@ -8,7 +8,6 @@ stay outside: the metadata says how, as JSON under the keys of :func:`onnx_metad
 import importlib
 import json
 import shutil
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
 from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD, ModelCard
 from posecore.models.merge import merge_experts
@@ -74,9 +74,9 @@ def export_onnx(model: PoseModel, task: str, path: Path) -> PoseModel:
     assert program is not None
     program.model.metadata_props.update(onnx_metadata(dense, task))
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".part-") as folder:
-        program.save(Path(folder) / path.name)
-        for file in sorted(Path(folder).iterdir(), reverse=True):  # the data first, the graph that names it last
+    with aside_folder(path.parent) as folder:
+        program.save(folder / path.name)
+        for file in sorted(folder.iterdir(), reverse=True):  # the data first, the graph that names it last
             shutil.move(file, path.parent / file.name)
     return dense
 

@@ -8,9 +8,9 @@ because the digest is checked before the entry gets its name.
 import os
 import shutil
 import threading
-import uuid
 from pathlib import Path
 
+from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IntegrityError
 from posecore.shards.manifest import ShardEntry
@@ -57,12 +57,9 @@ class ShardCache:
                 return target
             self.folder.mkdir(parents=True, exist_ok=True)
             self._make_room(entry.size_bytes)
-            aside = target.with_name(f".{target.name}.{uuid.uuid4().hex}.part")
-            try:
+            with aside_file(self.folder) as aside:
                 _download(source, aside, entry)
                 aside.replace(target)
-            finally:
-                aside.unlink(missing_ok=True)
             return target
 
     def _make_room(self, size_bytes: int) -> None:

@@ -2,7 +2,6 @@
 
 import os
 import shutil
-import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
@@ -13,6 +12,7 @@ from typing import Protocol, TypeAlias
 import torch
 import torch.distributed as dist
 
+from posecore.asides import AsideFolder
 from posecore.training.checkpoint import MANIFEST_FILE, step_of
 
 Log: TypeAlias = Callable[[Mapping[str, float], int], None]
@@ -102,13 +102,14 @@ class LocalContext:
 
     def scratch(self) -> Path:
         """See :meth:`TrainContext.scratch`."""
-        self._folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".part-", dir=self._folder))
+        self._aside = AsideFolder(self._folder)
+        return self._aside.path
 
     def report(self, metrics: Mapping[str, float], checkpoint: Path | None, name: str) -> None:
         """See :meth:`TrainContext.report`."""
         if checkpoint is not None:
             checkpoint.replace(self._folder / name)
+            self._aside.close()
             for folder in self._finished()[: -self._num_to_keep]:
                 shutil.rmtree(folder)
         if self.world_size > 1:
