@@ -18,6 +18,8 @@ from posecore.errors import ConfigError
 from posecore.storage import read_at_most
 from posecore.strict_yaml import parse_yaml
 
+_MAX_PROBLEMS = 20
+
 ConfigT = TypeVar("ConfigT", bound="Config")
 
 NAME_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,99}$"
@@ -76,17 +78,23 @@ def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str) -> 
         origin: where the values come from, for the error message.
 
     Raises:
-        ConfigError: one line per offending field, with its dotted path.
+        ConfigError: a clause per offending field, with its dotted path; the first :data:`_MAX_PROBLEMS` of them.
     """
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        lines = []
-        for item in error.errors():
+        clauses = []
+        for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
             where = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
-            lines.append(f"{where}: {message}" if where else message)
-        raise ConfigError(f"{origin}: " + "; ".join(lines)) from None
+            clauses.append(_shortened(f"{where}: {message}" if where else message))
+        if error.error_count() > _MAX_PROBLEMS:
+            clauses.append(f"and {error.error_count() - _MAX_PROBLEMS} more")
+        raise ConfigError(f"{origin}: " + "; ".join(clauses)) from None
+
+
+def _shortened(clause: str, limit: int = 1000) -> str:
+    return clause if len(clause) <= limit else clause[:limit] + " …"
 
 
 def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] = ()) -> ConfigT:

@@ -1,6 +1,5 @@
 """The model card: one page of Markdown that says what a model is, what it was made from and how well it does."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -8,7 +7,7 @@ from jinja2 import Environment, StrictUndefined
 
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.weights_use import weights_of
-from posecore.storage import as_path
+from posecore.models.saving import read_card
 
 _TEMPLATE = """\
 # {{ name }}
@@ -86,7 +85,7 @@ def model_card(
         parent_uri: MLflow URI of the version it was made from.
         summary: one paragraph.
     """
-    card = json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]
+    card = read_card(model_folder).model_dump(mode="json")
     # Markdown, not HTML: MLflow escapes it where it is shown.
     environment = Environment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
     return environment.from_string(_TEMPLATE).render(

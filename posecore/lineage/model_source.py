@@ -11,7 +11,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 
-from posecore.errors import LineageError
+from posecore.errors import LineageError, PoseCoreError
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
 
@@ -23,7 +23,9 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
     """The model folder behind ``models:/name@alias`` or ``models:/name/version``, until the block ends.
 
     Raises:
-        LineageError: the URI has another form, there is no such version, or its files cannot be fetched.
+        LineageError: the URI has another form, there is no such version, its files cannot be fetched, or its record
+            leads out of them.
+        PoseCoreError: whatever the block raises about the folder, under the URI instead of a temporary path.
     """
     version = _version(uri, tracking)
     with tempfile.TemporaryDirectory() as scratch:
@@ -33,11 +35,17 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
                     artifact_uri=_location(version, tracking), dst_path=scratch, tracking_uri=tracking.uri
                 )
             )
-            stored = Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"]
-        except (MlflowException, OSError, KeyError) as error:
-            detail = " ".join(str(error).split())
+            stored = Path(Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"])
+        except (MlflowException, OSError, KeyError, TypeError, ValueError) as error:
+            detail = " ".join(str(error).split()).replace(scratch, uri)
             raise LineageError(f"{uri}: the files of version {version.version} cannot be read ({detail}).") from error
-        yield folder / stored
+        if not (folder / stored).resolve().is_relative_to(folder.resolve()):
+            raise LineageError(f"{uri}: its record names {str(stored)!r:.200}, outside its own files; do not use it.")
+        try:
+            yield folder / stored
+        except PoseCoreError as error:  # the folder is gone when the message is read
+            error.args = (str(error).replace(str(folder / stored), uri),)
+            raise
 
 
 def registered_version(uri: str, tracking: Tracking) -> RegisteredVersion:

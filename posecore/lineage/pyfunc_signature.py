@@ -1,6 +1,5 @@
 """What a served model takes and gives: the interface of ``mlflow models serve``, of batch jobs and of the registry."""
 
-import json
 from pathlib import Path
 
 import cv2
@@ -10,7 +9,7 @@ from mlflow.models import ModelSignature
 from mlflow.types import ColSpec, DataType, ParamSchema, ParamSpec, Schema
 from mlflow.types.schema import Array, Object, Property
 
-from posecore.storage import as_path
+from posecore.models.saving import read_card
 
 IMAGE_COLUMN = "image"
 """The bytes of a JPEG or PNG file; never a name of one."""
@@ -59,4 +58,4 @@ def input_example() -> pd.DataFrame:
 
 
 def _heads(model_folder: Path) -> list[str]:
-    return list(json.loads((as_path(model_folder) / "model.json").read_bytes())["card"]["skeletons"])
+    return list(read_card(model_folder).skeletons)

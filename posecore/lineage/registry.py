@@ -1,6 +1,5 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
-import json
 import os
 import shutil
 import tempfile
@@ -25,7 +24,7 @@ from posecore.lineage.serving_limits import ServingLimits
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import RESUMED_CODE, EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
-from posecore.models.saving import CARD_FILE, verify_model
+from posecore.models.saving import read_card, verify_model
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
@@ -98,8 +97,8 @@ def register_model(
 
 
 def _resumed_code(model_folder: Path) -> dict[str, str]:
-    lineage = json.loads((model_folder / CARD_FILE).read_bytes())["card"]["lineage"]
-    return {RESUMED_CODE: lineage[RESUMED_CODE]} if RESUMED_CODE in lineage else {}
+    lineage = read_card(model_folder).lineage
+    return {RESUMED_CODE: str(lineage[RESUMED_CODE])} if RESUMED_CODE in lineage else {}
 
 
 def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:

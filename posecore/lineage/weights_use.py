@@ -1,6 +1,5 @@
 """Which weights a model started from or was taught by, under which terms: they bind what was made from them too."""
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from mlflow.entities.model_registry import ModelVersion
 
 from posecore.config import Config
+from posecore.errors import CheckpointError
 from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.models.saving import CARD_FILE
+from posecore.models.saving import CARD_FILE, read_card
 from posecore.models.weights.licenses import LICENSES
 
 _TAG = "weights."
@@ -45,10 +45,22 @@ class WeightsUse(Config):
 
 
 def weights_of(model_folder: Path) -> list[WeightsUse]:
-    """The weights a model folder says it started from, the latest first, then those of its teacher."""
-    lineage = json.loads((model_folder / CARD_FILE).read_bytes())["card"]["lineage"]
-    records = (*_chain(lineage.get("weights")), *_chain(lineage.get("teacher")))
-    return [_use(record) for record in records]
+    """The weights a model folder says it started from, the latest first, then those of its teacher.
+
+    Raises:
+        CheckpointError: there is no model in the folder, or what it says of them has another form.
+        IntegrityError: its card is damaged.
+        ConfigError: the card describes no model.
+    """
+    lineage: dict[str, Any] = read_card(model_folder).lineage
+    try:
+        return [_use(record) for name in ("weights", "teacher") for record in _chain(lineage.get(name))]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise CheckpointError(
+            f"{model_folder / CARD_FILE}: its record of the weights it started from is none ({detail}); without it the "
+            "terms that bind the model are not known."
+        ) from None
 
 
 def _chain(record: Mapping[str, Any] | None) -> Iterator[Mapping[str, Any]]:

@@ -1,7 +1,7 @@
 """What a model is made of: the architecture as configuration, and the card that travels with the weights."""
 
 from collections.abc import Mapping
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -12,6 +12,7 @@ from posecore.config import Config
 from posecore.datasets.definition import Conventions
 from posecore.errors import ConfigError
 from posecore.models.backbones import BackboneConfig
+from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS
@@ -24,6 +25,8 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """What every model subtracts from red, green and blue in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """What every model divides by after that."""
+
+Side: TypeAlias = Annotated[int, Field(gt=0, le=MAX_INPUT_PX)]
 
 
 class ModelConfig(Config):
@@ -45,9 +48,9 @@ class ModelConfig(Config):
 
     backbone: BackboneConfig
     head: HeadConfig = ClassicHeadConfig()
-    input_size: tuple[int, int] = (256, 192)
-    heatmap_sigma: float = Field(default=2.0, gt=0)
-    blur_kernel: int = Field(default=11, gt=0)
+    input_size: tuple[Side, Side] = (256, 192)
+    heatmap_sigma: float = Field(default=2.0, gt=0, le=MAX_PATCH_PX)
+    blur_kernel: int = Field(default=11, gt=0, le=MAX_PATCH_PX)
     blur_border: Literal["mirror", "zero"] = "mirror"
     shared_heads: dict[str, str] = {}
     embedding: EmbeddingConfig | None = None
@@ -69,7 +72,7 @@ class ModelConfig(Config):
     @model_validator(mode="after")
     def _check(self) -> Self:
         multiple = self.backbone.size_multiple
-        if any(side <= 0 or side % multiple for side in self.input_size):
+        if any(side % multiple for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
         if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
             raise ValueError(
@@ -143,13 +146,15 @@ class ModelCard(Config):
     """
 
     architecture: ModelConfig
-    skeletons: dict[str, Skeleton]
-    conventions: dict[str, Conventions]
+    skeletons: dict[str, Skeleton] = Field(max_length=MAX_HEADS)
+    conventions: dict[str, Conventions] = Field(max_length=MAX_HEADS)
     licenses: dict[str, str] = {}
     lineage: dict[str, Json] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if missing := self.skeletons.keys() - self.conventions.keys():
+            raise ValueError(f"conventions has nothing for {min(missing)!r}, which is among the skeletons.")
         for dataset, conventions in self.conventions.items():
             crop = self.architecture.codec(conventions).crop
             if conventions.codec != crop:

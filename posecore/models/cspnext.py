@@ -20,6 +20,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.bounds import MAX_RATIO
 from posecore.models.groups import Group
 
 STRIDE = 32
@@ -39,8 +40,8 @@ class CspnextConfig(Config):
     """
 
     kind: Literal["cspnext"] = "cspnext"
-    deepen: float = Field(gt=0)
-    widen: float = Field(gt=0)
+    deepen: float = Field(gt=0, le=MAX_RATIO)
+    widen: float = Field(gt=0, le=MAX_RATIO)
 
     @property
     def stride(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.bounds import MAX_TOKENS, MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 
 
@@ -23,9 +24,9 @@ class EmbeddingConfig(Config):
         prototypes_per_point: M, unit vectors that stand for one keypoint.
     """
 
-    dim: int = Field(default=64, gt=0)
-    channels: int = Field(default=256, gt=0)
-    prototypes_per_point: int = Field(default=3, gt=0)
+    dim: int = Field(default=64, gt=0, le=MAX_WIDTH)
+    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
+    prototypes_per_point: int = Field(default=3, gt=0, le=MAX_TOKENS)
 
     @property
     def upsampling(self) -> int:

@@ -11,6 +11,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.rtmcc import RtmccHeadConfig
@@ -25,7 +26,7 @@ class ClassicHeadConfig(Config):
     """
 
     kind: Literal["classic"] = "classic"
-    channels: int = Field(default=256, gt=0)
+    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
 
     @property
     def upsampling(self) -> int:

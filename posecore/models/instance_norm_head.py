@@ -10,12 +10,16 @@ parameter names these are), and facebookresearch/sapiens2 @ 3098c14,
 
 from collections.abc import Iterable
 from itertools import pairwise
-from typing import Literal
+from typing import Annotated, Literal, TypeAlias
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.bounds import MAX_LAYERS, MAX_WIDTH
 from posecore.models.deconvolution import initialise_convolutions
+
+Width: TypeAlias = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 
 
 class InstanceNormHeadConfig(Config):
@@ -30,8 +34,8 @@ class InstanceNormHeadConfig(Config):
     """
 
     kind: Literal["instance_norm"] = "instance_norm"
-    deconv_channels: tuple[int, ...] = (768, 768)
-    conv_channels: tuple[int, ...] = (768, 768)
+    deconv_channels: tuple[Width, ...] = Field(default=(768, 768), max_length=MAX_LAYERS)
+    conv_channels: tuple[Width, ...] = Field(default=(768, 768), max_length=MAX_LAYERS)
     initialisation: Literal["normal", "kaiming"] = "normal"
 
     @property

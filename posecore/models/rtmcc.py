@@ -19,6 +19,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.models.bounds import MAX_RATIO, MAX_WIDTH
 
 _NORM_FLOOR = 1e-5
 
@@ -36,11 +37,11 @@ class RtmccHeadConfig(Config):
     """
 
     kind: Literal["rtmcc"] = "rtmcc"
-    token_dim: int = Field(default=256, gt=0)
-    attention_dim: int = Field(default=128, gt=0)
-    expansion: int = Field(default=2, gt=0)
+    token_dim: int = Field(default=256, gt=0, le=MAX_WIDTH)
+    attention_dim: int = Field(default=128, gt=0, le=MAX_WIDTH)
+    expansion: int = Field(default=2, gt=0, le=MAX_RATIO)
     kernel: Literal[1, 3, 5, 7] = 7
-    split_ratio: int = Field(default=2, gt=0)
+    split_ratio: int = Field(default=2, gt=0, le=MAX_RATIO)
 
     @property
     def upsampling(self) -> int:

@@ -25,6 +25,7 @@ from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
 from posecore.models.attention import attend
+from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.groups import Group
 
 RMS_NORM_EPS = 1e-6
@@ -60,16 +61,16 @@ class Sapiens2Config(Config):
     """
 
     kind: Literal["sapiens2"] = "sapiens2"
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
-    num_full_blocks: int = Field(default=8, ge=0)
-    queries_per_key: int = Field(default=2, gt=0)
-    num_storage_tokens: int = Field(default=8, ge=0)
-    tokenizer_depth: int = Field(default=0, ge=0)
+    embed_dim: int = Field(gt=0, le=MAX_WIDTH)
+    depth: int = Field(gt=0, le=MAX_DEPTH)
+    num_heads: int = Field(gt=0, le=MAX_WIDTH)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=MAX_RATIO)
+    num_full_blocks: int = Field(default=8, ge=0, le=MAX_DEPTH)
+    queries_per_key: int = Field(default=2, gt=0, le=MAX_WIDTH)
+    num_storage_tokens: int = Field(default=8, ge=0, le=MAX_TOKENS)
+    tokenizer_depth: int = Field(default=0, ge=0, le=MAX_DEPTH)
     rope_dtype: RopeDtype = "bfloat16"
-    patch_size: int = Field(default=16, gt=0)
+    patch_size: int = Field(default=16, gt=0, le=MAX_PATCH_PX)
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")

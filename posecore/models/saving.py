@@ -26,12 +26,17 @@ from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.architecture import ModelCard
 from posecore.models.finite import refuse_nonfinite
 from posecore.models.pose_model import PoseModel
-from posecore.storage import AnyPath, as_path, sha256_of, write_atomically
+from posecore.storage import AnyPath, as_path, read_at_most, sha256_of, write_atomically
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
 FORMAT = 1
 _NEXT_WEIGHTS, _NEXT_CARD, _PART_CARD = f".next.{WEIGHTS_FILE}", f".next.{CARD_FILE}", f".part.{CARD_FILE}"
+_MAX_CARD_BYTES = 64 << 20
+_MAX_HEADER_BYTES = 100 << 20
+"""As the safetensors format allows."""
+_UNREADABLE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
+"""The last four: from a type of numbers that the format has and torch does not."""
 _NONFINITE_ADVICE = "the training that wrote it went wrong; use another."
 
 
@@ -93,20 +98,19 @@ def load_model(folder: str | AnyPath) -> PoseModel:
 
     Raises:
         CheckpointError: there is no whole model in the folder, its weights are of another architecture, or not finite.
+            Nothing is allocated for an architecture that the file of weights is too small for.
         IntegrityError: the weights are not those that were saved.
+        ConfigError: the card describes no model.
     """
     folder = as_path(folder)
     card, sha256 = _read_card(folder)
-    try:
-        weights = (folder / WEIGHTS_FILE).read_bytes()
-    except FileNotFoundError:
-        raise CheckpointError(f"{folder} holds no whole model: {WEIGHTS_FILE} is missing.") from None
+    weights = _read_weights(folder, card)
     _check_hash(folder, hashlib.sha256(weights).hexdigest(), sha256)
-    model = PoseModel(card)
     try:
         tensors = load_tensors(weights)
-    except safetensors.SafetensorError as error:
+    except _UNREADABLE as error:
         raise CheckpointError(f"{folder / WEIGHTS_FILE} is not a safetensors file ({error}).") from None
+    model = PoseModel(card)
     load_weights(model, tensors, origin=str(folder / WEIGHTS_FILE))
     return model.eval()
 
@@ -139,6 +143,21 @@ def load_outline(folder: str | AnyPath) -> PoseModel:
         IntegrityError: its card is damaged.
     """
     card, _ = _read_card(as_path(folder))
+    return _outline(card)
+
+
+def read_card(folder: str | AnyPath) -> ModelCard:
+    """The card of a saved model, without looking at its weights.
+
+    Raises:
+        CheckpointError: there is no model in the folder.
+        IntegrityError: its card is damaged.
+        ConfigError: the card describes no model.
+    """
+    return _read_card(as_path(folder))[0]
+
+
+def _outline(card: ModelCard) -> PoseModel:
     with torch.device("meta"):
         return PoseModel(card).eval()
 
@@ -146,17 +165,39 @@ def load_outline(folder: str | AnyPath) -> PoseModel:
 def _read_card(folder: AnyPath) -> tuple[ModelCard, str]:
     """The card, and the SHA-256 of the weights that belong to it."""
     holds_model(folder)
+    path = folder / CARD_FILE
     try:
-        value = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+        value = json.loads(read_at_most(path, _MAX_CARD_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no whole model: {CARD_FILE} is missing.") from None
-    except ValueError:
-        raise IntegrityError(f"{folder / CARD_FILE} is not readable as JSON; copy the model again.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from None
+    except (ValueError, RecursionError):
+        raise IntegrityError(f"{path} is not readable as JSON; copy the model again.") from None
     if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CheckpointError(
-            f"{folder / CARD_FILE} is not a model card of format {FORMAT}; was it written by posecore?"
-        )
-    return parse_config(value["card"], ModelCard, origin=str(folder / CARD_FILE)), value["weights_sha256"]
+        raise CheckpointError(f"{path} is not a model card of format {FORMAT}; was it written by posecore?")
+    card, sha256 = value.get("card"), value.get("weights_sha256")
+    if not isinstance(card, dict) or not isinstance(sha256, str):
+        raise IntegrityError(f"{path} lacks the card or the hash of the weights; copy the model again.")
+    return parse_config(card, ModelCard, origin=str(path)), sha256
+
+
+def _read_weights(folder: AnyPath, card: ModelCard) -> bytes:
+    """The file of weights, if it has a size that such a model's can have: decided before any of it is read."""
+    path = folder / WEIGHTS_FILE
+    values = sum(tensor.numel() for tensor in _outline(card).state_dict().values())
+    try:
+        size = path.stat().st_size
+        if values <= size <= 8 * values + _MAX_HEADER_BYTES:  # a value has 1 to 8 bytes
+            return path.read_bytes()
+    except FileNotFoundError:
+        raise CheckpointError(f"{folder} holds no whole model: {WEIGHTS_FILE} is missing.") from None
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror or error}).") from None
+    raise CheckpointError(
+        f"{path} has {size} bytes, which cannot hold the {values} values of the model that {CARD_FILE} describes; they "
+        "do not belong together, or one is damaged: copy the model again."
+    )
 
 
 def _write_beside(path: AnyPath, data: bytes) -> None:

@@ -29,6 +29,7 @@ from torch.utils.checkpoint import checkpoint
 
 from posecore.config import Config
 from posecore.models.attention import attend
+from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.depth import NUM_DEPTH_CHANNELS
 from posecore.models.groups import Group, check_groups, run_by_group
 
@@ -67,20 +68,20 @@ class VitConfig(Config):
     """
 
     kind: Literal["vit"] = "vit"
-    embed_dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    num_heads: int = Field(gt=0)
-    mlp_ratio: float = Field(default=4.0, gt=0)
+    embed_dim: int = Field(gt=0, le=MAX_WIDTH)
+    depth: int = Field(gt=0, le=MAX_DEPTH)
+    num_heads: int = Field(gt=0, le=MAX_WIDTH)
+    mlp_ratio: float = Field(default=4.0, gt=0, le=MAX_RATIO)
     drop_path: float = Field(default=0.0, ge=0, lt=1)
-    patch_size: int = Field(default=16, gt=0)
-    patch_padding: int = Field(default=2, ge=0)
+    patch_size: int = Field(default=16, gt=0, le=MAX_PATCH_PX)
+    patch_padding: int = Field(default=2, ge=0, le=MAX_PATCH_PX)
     position: Literal["with_slot", "plain"] = "with_slot"
     layer_norm_eps: float = Field(default=1e-6, gt=0)
     expert_share: float = Field(default=0.0, ge=0, lt=1)
-    knowledge_tokens: int = Field(default=0, ge=0)
-    knowledge_width: int | None = Field(default=None, gt=0)
+    knowledge_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
+    knowledge_width: int | None = Field(default=None, gt=0, le=MAX_WIDTH)
     depth_input: bool = False
-    adapter_dim: int = Field(default=0, ge=0)
+    adapter_dim: int = Field(default=0, ge=0, le=MAX_WIDTH)
     activation_checkpointing: bool = False
 
     @model_validator(mode="after")

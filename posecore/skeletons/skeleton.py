@@ -6,9 +6,12 @@ from typing import Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from posecore.config import Config
+
+MAX_KEYPOINTS = 4096
+"""Of a skeleton; the largest published has 308."""
 
 
 class Keypoint(Config):
@@ -43,8 +46,8 @@ class Skeleton(Config):
     """
 
     name: str
-    keypoints: tuple[Keypoint, ...]
-    links: tuple[tuple[str, str], ...] = ()
+    keypoints: tuple[Keypoint, ...] = Field(max_length=MAX_KEYPOINTS)
+    links: tuple[tuple[str, str], ...] = Field(default=(), max_length=4 * MAX_KEYPOINTS)
     source: str = ""
 
     @model_validator(mode="after")

@@ -27,11 +27,12 @@ from safetensors.torch import load_file, save_file
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import CheckpointError, LineageError
+from posecore.errors import CheckpointError, IntegrityError, LineageError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.answers import describe_model, describe_sightings
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.model_source import registered_model
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import default_store, register_model
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
@@ -279,6 +280,45 @@ def test_lineage_is_asked_forwards_and_backwards(
     forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.use == split}
     assert forbidden == {(parent, parent), (child, parent)}
     assert graph.of_dataset("clin") == []
+
+
+def test_a_record_of_weights_that_is_none_is_not_registered(
+    store: Tracking, split: DatasetUse, model_folder: Path, tmp_path: Path
+) -> None:
+    model = load_model(model_folder)
+    for record in ("sapiens", {"license": "MIT"}, {"license": "MIT", "sha256": 3, "source": "x", "layout": "y"}):
+        model.card = model.card.model_copy(update={"lineage": {"weights": record}})
+        folder = Path(str(save_model(model, tmp_path / "model")))
+        with pytest.raises(CheckpointError, match=r"model.json: its record of the weights it started from is none"):
+            register_model(store.start_run("train", {}), "unclear", folder, [split], [])
+    assert store.client.search_registered_models("name = 'unclear'") == []
+
+
+def test_a_damaged_version_is_named_by_its_uri_and_its_record_cannot_lead_out(
+    store: Tracking, split: DatasetUse, model_folder: Path
+) -> None:
+    other = split.model_copy(update={"name": "damaged", "digest": "d" * 64, "location": "/nowhere/damaged"})
+    version = register_model(store.start_run("train", {}), "damaged", model_folder, [other], [])
+    logged = get_version(store, "damaged", version.version).source.rsplit("/", 1)[-1]
+    files = Path(store.client.get_logged_model(logged).artifact_location.removeprefix("file://"))
+    (card,) = files.rglob(CARD_FILE)
+    card.write_text("{")
+    with (
+        pytest.raises(IntegrityError, match=f"^{version.uri}/{CARD_FILE} is not readable as JSON"),
+        registered_model(version.uri, store) as folder,
+    ):
+        load_model(folder)
+    described = (files / "MLmodel").read_text()
+    for path in ("../../outside", str(model_folder)):
+        (files / "MLmodel").write_text(described.replace(f"path: {card.parent.relative_to(files)}", f"path: {path}"))
+        with (
+            pytest.raises(LineageError, match="outside its own files; do not use it"),
+            registered_model(version.uri, store),
+        ):
+            pass
+    (files / "MLmodel").write_text("flavors: {}")
+    with pytest.raises(LineageError, match="cannot be read"), registered_model(version.uri, store):
+        pass
 
 
 def test_terms_of_published_weights_bind_what_was_made_from_them(

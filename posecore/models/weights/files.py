@@ -9,6 +9,7 @@ allows it.
 import json
 import pickle
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
@@ -23,8 +24,18 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from posecore.errors import CheckpointError, IntegrityError
+from posecore.models.finite import is_finite
+from posecore.storage import TooLarge, read_at_most
 
 INDEX_SUFFIX = ".safetensors.index.json"
+MAX_BYTES = 128 << 30
+"""Of one file; five times the largest published."""
+_MAX_INDEX_BYTES = 64 << 20
+_MAX_PICKLE_BYTES = 64 << 20
+_MAX_TENSORS = 100_000
+_MAX_WRAPPERS = 8
+_MAX_SHARING = 4
+"""How often a file's values may be used on average: a few tensors share theirs, such as tied weights."""
 _WRAPPERS = ("state_dict", "model", "module", "ema")
 _PREFIX = "module."
 _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
@@ -78,9 +89,9 @@ def shard_names(index: Path) -> list[str]:
 def _weight_map(index: Path) -> dict[str, str]:
     """File name by tensor name."""
     try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        weight_map = json.loads(read_at_most(index, _MAX_INDEX_BYTES))["weight_map"]
         return {str(tensor): str(file) for tensor, file in weight_map.items()}
-    except (ValueError, LookupError, TypeError, AttributeError):
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, TooLarge):
         raise IntegrityError(f"{index} is not an index of safetensors shards; download it again.") from None
 
 
@@ -95,7 +106,19 @@ def _read_sharded(index: Path) -> dict[str, Tensor]:
     return tensors
 
 
+def _check_file(path: Path) -> None:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}).") from None
+    if not stat.S_ISREG(status.st_mode):
+        raise CheckpointError(f"{path} is not a file; name a file of weights.")
+    if status.st_size > MAX_BYTES:
+        raise CheckpointError(f"{path} has more than the {MAX_BYTES >> 30} GiB that a file of weights may have.")
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    _check_file(path)
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
@@ -103,6 +126,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_pickle(path: Path) -> Any:
+    _check_file(path)
+    _check_archive(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY):
             warnings.simplefilter("ignore")  # what torch warns of here, it also refuses
@@ -123,8 +148,32 @@ def _read_pickle(path: Path) -> Any:
         raise CheckpointError(f"{path} is cut or not a checkpoint; download it again.") from None
 
 
+def _check_archive(path: Path) -> None:
+    """Torch stores without compression; a compressed entry could unfold to any size, and is read whole."""
+    if not zipfile.is_zipfile(path):
+        return
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
+        raise CheckpointError(f"{path} is cut or not a checkpoint; download it again.") from None
+    for entry in entries:
+        if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size:
+            raise CheckpointError(
+                f"{path} is compressed inside, which no checkpoint is; save it again with torch.save."
+            )
+        if entry.filename.endswith(".pkl") and entry.file_size > _MAX_PICKLE_BYTES:
+            raise CheckpointError(
+                f"{path} describes its tensors in {entry.file_size} bytes, more than the {_MAX_PICKLE_BYTES} allowed; "
+                "save it again as a plain state dict."
+            )
+
+
 def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
-    while isinstance(value, Mapping) and (wrapper := next((key for key in _WRAPPERS if key in value), None)):
+    for _ in range(_MAX_WRAPPERS):  # and not for ever: a pickled dict may hold itself
+        wrapper = next((key for key in _WRAPPERS if key in value), None) if isinstance(value, Mapping) else None
+        if wrapper is None:
+            break
         value = value[wrapper]
     if not isinstance(value, Mapping):
         raise CheckpointError(f"{path} holds {type(value).__name__} where tensors by name belong.")
@@ -137,15 +186,26 @@ def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
 
 
 def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
+    if len(tensors) > _MAX_TENSORS:
+        raise CheckpointError(f"{path} holds {len(tensors)} tensors, more than the {_MAX_TENSORS} a model may have.")
+    _check_plain(tensors, path)
+    claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
+    held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}
+    if claimed > _MAX_SHARING * sum(held.values()):
+        raise CheckpointError(f"{path}: its tensors claim {claimed} bytes together, far more than the file holds.")
+    for name, tensor in tensors.items():
+        if not is_finite(tensor):
+            bad = int((~torch.isfinite(tensor)).sum())
+            raise CheckpointError(
+                f"{path}: {name} holds {bad} of {tensor.numel()} values that are NaN or infinite; the training that "
+                "wrote it diverged, or the file is damaged."
+            )
+
+
+def _check_plain(tensors: Mapping[str, Tensor], path: Path) -> None:
     for name, tensor in tensors.items():
         if tensor.layout != torch.strided or tensor.device.type != "cpu" or tensor.is_quantized or tensor.is_complex():
             raise CheckpointError(f"{path}: {name} is not a plain tensor of real numbers ({tensor.type()}).")
         if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             # A tensor of stride 0 costs nothing in the file and everything once it is copied.
             raise CheckpointError(f"{path}: {name} claims {tensor.numel()} values, more than the file holds.")
-        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
-            bad = int((~torch.isfinite(tensor)).sum())
-            raise CheckpointError(
-                f"{path}: {name} holds {bad} of {tensor.numel()} values that are NaN or infinite; the training that "
-                "wrote it diverged, or the file is damaged."
-            )

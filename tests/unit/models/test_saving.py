@@ -1,5 +1,6 @@
 import hashlib
 import json
+import math
 import os
 import resource
 import subprocess
@@ -8,12 +9,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import save as save_tensors
 
-from posecore.errors import CheckpointError, IntegrityError
+from posecore.errors import CheckpointError, ConfigError, IntegrityError
 from posecore.models.heads import SimpleHeadConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import (
@@ -22,6 +24,7 @@ from posecore.models.saving import (
     holds_model,
     load_model,
     load_weights,
+    read_card,
     save_model,
     verify_model,
 )
@@ -78,6 +81,98 @@ def test_a_damaged_or_half_written_model_is_refused(tmp_path: Path) -> None:
     (folder / CARD_FILE).write_text(json.dumps({"format": 7}))
     with pytest.raises(CheckpointError, match="not a model card of format 1"):
         load_model(folder)
+
+
+def _change(card: dict[str, Any], path: str, value: object) -> None:
+    *parts, last = path.split(".")
+    for part in parts:
+        card = card[part]
+    card[last] = value
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "problem"),
+    [
+        ("architecture.backbone.embed_dim", 10**9, r"embed_dim: Input should be less than or equal to 16384"),
+        ("architecture.backbone.embed_dim", 16_000, r"cannot hold the \d{9,} values of the model that model.json"),
+        ("architecture.backbone.depth", 10**9, r"depth: Input should be less than or equal to 128"),
+        ("architecture.backbone.depth", 100, r"cannot hold the \d+ values of the model that model.json"),
+        ("architecture.backbone.depth", "deep", "depth: Input should be a valid integer"),
+        ("architecture.backbone.mlp_ratio", 1e300, "mlp_ratio: Input should be less than or equal to 16"),
+        ("architecture.backbone.mlp_ratio", math.nan, "mlp_ratio: Input should be (greater|less) than"),
+        ("architecture.backbone", [], "architecture.backbone"),
+        ("architecture.head.channels", 2**40, "channels: Input should be less than or equal to 16384"),
+        ("architecture.input_size", [16 * 10**9, 48], "input_size.0: Input should be less than or equal to 8192"),
+        ("architecture.heatmap_sigma", math.inf, "heatmap_sigma: Input should be less than or equal to"),
+        ("skeletons.people.keypoints", [{"name": "a", "union": "a"}] * 5000, "at most 4096 items"),
+        (
+            "skeletons",
+            {str(number): {"name": "s", "keypoints": []} for number in range(300)},
+            "skeletons: Dictionary should have at most 256 items",
+        ),
+        (
+            "skeletons",
+            {str(number): {} for number in range(300)},
+            "skeletons.9.keypoints: Field required; and 580 more$",
+        ),
+        ("conventions", {}, "conventions has nothing for 'dogs'"),
+    ],
+)
+def test_an_absurd_card_is_refused_before_anything_is_allocated(
+    path: str, value: object, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_model(tiny_model(), tmp_path)
+    described = json.loads((tmp_path / CARD_FILE).read_text())
+    _change(described["card"], path, value)
+    (tmp_path / CARD_FILE).write_text(json.dumps(described))
+    built: list[bool] = []
+    monkeypatch.setattr(Path, "read_bytes", lambda path: built.append(path.suffix == ".safetensors"))
+    with pytest.raises((CheckpointError, ConfigError), match=problem) as refusal:
+        load_model(tmp_path)
+    assert "\n" not in str(refusal.value)
+    assert len(str(refusal.value)) < 2000
+    assert not any(built), "the weights were read before they could be known to fit"
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('{"format": 1}', "lacks the card or the hash"),
+        ('{"format": 1, "card": [], "weights_sha256": ""}', "lacks the card or the hash"),
+        ('{"format": 1, "card": {}, "weights_sha256": 7}', "lacks the card or the hash"),
+        ("[" * 5000 + "]" * 5000, "not readable as JSON"),
+        ("\udcff", "not readable as JSON"),
+    ],
+)
+def test_a_card_of_another_form_is_refused(content: str, problem: str, tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path)
+    (tmp_path / CARD_FILE).write_bytes(content.encode("utf-8", "surrogateescape"))
+    for read in (load_model, read_card):
+        with pytest.raises((CheckpointError, IntegrityError), match=problem):
+            read(tmp_path)
+
+
+def test_what_is_no_file_of_a_model_is_not_read(tmp_path: Path) -> None:
+    save_model(tiny_model(), tmp_path)
+    weights = (tmp_path / WEIGHTS_FILE).read_bytes()
+    (tmp_path / WEIGHTS_FILE).unlink()
+    os.mkfifo(tmp_path / WEIGHTS_FILE)
+    with pytest.raises(CheckpointError, match="has 0 bytes, which cannot hold"):
+        load_model(tmp_path)
+    (tmp_path / WEIGHTS_FILE).unlink()
+    (tmp_path / WEIGHTS_FILE).write_bytes(weights)
+    os.truncate(tmp_path / WEIGHTS_FILE, 1 << 40)  # takes no space
+    with pytest.raises(CheckpointError, match="has 1099511627776 bytes, which cannot hold"):
+        load_model(tmp_path)
+    (tmp_path / CARD_FILE).unlink()
+    os.mkfifo(tmp_path / CARD_FILE)
+    with pytest.raises(CheckpointError, match=r"cannot be read .it is a pipe, not a file"):
+        load_model(tmp_path)
+    (tmp_path / CARD_FILE).unlink()
+    (tmp_path / CARD_FILE).touch()
+    os.truncate(tmp_path / CARD_FILE, 1 << 40)
+    with pytest.raises(CheckpointError, match="more than the 67108864 bytes allowed"):
+        load_model(tmp_path)
 
 
 def test_another_architecture_is_refused_in_one_sentence() -> None:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from posecore.errors import CheckpointError, IntegrityError
-from posecore.models.weights.files import read_tensors, shard_names
+from posecore.models.weights.files import MAX_BYTES, read_tensors, shard_names
 
 PLAIN = {"a": torch.arange(6.0).reshape(2, 3), "b": torch.ones(1000)}
 
@@ -151,6 +151,65 @@ def test_a_tensor_cannot_claim_more_than_the_file_holds(tmp_path: Path) -> None:
     bomb = torch.as_strided(torch.ones(1), (10**12,), (0,))
     with pytest.raises(CheckpointError, match="a claims 1000000000000 values"):
         read_tensors(saved(tmp_path / "x.pth", {"a": bomb}))
+
+
+def test_many_tensors_cannot_claim_the_same_values(tmp_path: Path) -> None:
+    values = torch.ones(1000)
+    tied = {"a": values, "b": values, "rest": values[:500]}
+    assert read_tensors(saved(tmp_path / "tied.pth", tied)).keys() == tied.keys()
+    views = {str(number): values for number in range(50)}
+    with pytest.raises(CheckpointError, match="its tensors claim 200000 bytes together, far more than the file holds"):
+        read_tensors(saved(tmp_path / "x.pth", views))
+
+
+def test_a_compressed_archive_is_not_unfolded(tmp_path: Path) -> None:
+    with (
+        zipfile.ZipFile(saved(tmp_path / "x.pth", PLAIN)) as stored,
+        zipfile.ZipFile(tmp_path / "small.pth", "w", zipfile.ZIP_DEFLATED) as small,
+    ):
+        for name in stored.namelist():
+            small.writestr(name, stored.read(name))
+    with pytest.raises(CheckpointError, match="is compressed inside, which no checkpoint is"):
+        read_tensors(tmp_path / "small.pth")
+
+
+def test_a_description_of_absurd_length_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("posecore.models.weights.files._MAX_PICKLE_BYTES", 100)
+    with pytest.raises(CheckpointError, match=r"describes its tensors in \d+ bytes, more than the 100 allowed"):
+        read_tensors(saved(tmp_path / "x.pth", PLAIN))
+
+
+def test_a_wrapper_that_holds_itself_ends(tmp_path: Path) -> None:
+    wrapper: dict[str, object] = {}
+    wrapper["state_dict"] = wrapper
+    with pytest.raises(CheckpointError, match="entry 'state_dict' is dict, not a tensor"):
+        read_tensors(saved(tmp_path / "x.pth", wrapper))
+
+
+@pytest.mark.parametrize("name", ["x.pth", "x.safetensors"])
+def test_what_is_no_file_or_a_sparse_giant_is_not_read(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    with pytest.raises(CheckpointError, match=r"cannot be read .No such file"):
+        read_tensors(path)
+    os.mkfifo(path)
+    with pytest.raises(CheckpointError, match="is not a file"):
+        read_tensors(path)
+    path.unlink()
+    path.touch()
+    os.truncate(path, MAX_BYTES + 1)  # takes no space
+    with pytest.raises(CheckpointError, match="has more than the 128 GiB"):
+        read_tensors(path)
+
+
+def test_a_header_that_states_more_than_the_file_holds_is_refused(tmp_path: Path) -> None:
+    for shape, end in (([10**9, 10**9], 4 * 10**18), ([2**62, 8], 0), ([3], 12)):
+        header = json.dumps({"a": {"dtype": "F32", "shape": shape, "data_offsets": [0, end]}}).encode()
+        (tmp_path / "x.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+        with pytest.raises(CheckpointError, match="is cut or not a safetensors file"):
+            read_tensors(tmp_path / "x.safetensors")
+    (tmp_path / "x.safetensors").write_bytes((2**62).to_bytes(8, "little") + b"{}")
+    with pytest.raises(CheckpointError, match="is cut or not a safetensors file"):
+        read_tensors(tmp_path / "x.safetensors")
 
 
 def write_sharded(folder: Path, weight_map: dict[str, str]) -> Path:
