@@ -55,7 +55,10 @@ def to_annotations(records: Iterable[Record], num_keypoints: int) -> Annotations
     flat = pa.array(np.concatenate(points) if points else np.zeros(0, np.float32), pa.float32())
     kind = schema.field("keypoints").type
     arrays = {name: pa.array(values, schema.field(name).type) for name, values in instances.items()}
-    arrays["keypoints"] = pa.FixedSizeListArray.from_arrays(flat, type=kind)
+    # Arrow divides by the length of the lists: a skeleton without points, such as a folder of photographs has, ends it.
+    arrays["keypoints"] = (
+        pa.FixedSizeListArray.from_arrays(flat, type=kind) if num_keypoints else pa.array([[]] * len(points), kind)
+    )
     return Annotations(
         pa.Table.from_pydict(images, IMAGE_COLUMNS),
         pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema),
