@@ -109,4 +109,4 @@ def test_a_point_without_a_label_cannot_be_dropped(store):
 
 def test_an_instance_is_named_once(store):
     with pytest.raises(ValueError, match="a on image 0 is named twice"):
-        corrections(store, ("0", "a", ("nose",)), ("0", "a", ("left_eye",)))
+        corrections(store, ("1", "c", ("nose",)), ("0", "a", ("nose",)), ("0", "a", ("left_eye",)))
