@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.blanket import draw_blanket
+from posecore.loading.blanket import _outline, draw_blanket
 from posecore.schema import KeypointState
 from posecore.skeletons.library import load_skeleton
 
@@ -57,6 +57,19 @@ def test_only_seen_points_change_and_the_given_states_do_not():
     np.testing.assert_array_equal(before, given_states)
     np.testing.assert_array_equal(after[[11, 13, 14, 15]], [OCCLUDED, UNKNOWN, ABSENT, UNLABELLED])
     assert after[16] == OCCLUDED
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_its_sides_are_straight_and_run_along_the_body(seed):
+    draws = np.random.default_rng(seed).random(200)
+    outline = _outline(STANDING, np.ones(17, bool), COCO, AugmentConfig(blanket_probability=1), draws).astype(float)
+    foot_right, foot_left = outline[-2:]
+    right, left = foot_right - outline[-3], foot_left - outline[0]
+    assert min(np.linalg.norm(right), np.linalg.norm(left)) > 20
+    turned_by = np.arctan2(right[0] * left[1] - right[1] * left[0], right @ left)
+    assert abs(np.rad2deg(turned_by)) < 3  # corners are whole pixels
+    across = foot_right - foot_left
+    assert abs(across @ left) < 0.05 * np.linalg.norm(across) * np.linalg.norm(left)
 
 
 def test_more_cover_hides_more():

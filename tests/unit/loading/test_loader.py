@@ -104,6 +104,24 @@ def test_images_that_all_fit_are_decoded_once_in_a_run(stores):
     assert loader.num_decoded == 8 + 2
 
 
+@pytest.mark.parametrize("prefetch", [1, 3])
+def test_blocks_are_begun_ahead_and_no_further(stores, monkeypatch, prefetch):
+    begun, begin = [], Loader._start
+
+    def watched(self, steps, workers):
+        begun.append(steps)
+        return begin(self, steps, workers)
+
+    monkeypatch.setattr(Loader, "_start", watched)
+    iterator = iter(Loader(stores, loading(prefetch=prefetch), input_size=SIZE, seed=3, global_batch=8))
+    for _ in range(2):  # a window of two steps is one block
+        next(iterator)
+        assert len(begun) == 1 + prefetch
+    next(iterator)
+    assert len(begun) == 2 + prefetch
+    iterator.close()
+
+
 @pytest.mark.parametrize("num_threads", [1, 3, 16])
 def test_the_number_of_threads_changes_nothing(stores, num_threads):
     expected = [pixels(batch) for batch in batches(stores, 5)]

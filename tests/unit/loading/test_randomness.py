@@ -13,6 +13,15 @@ def test_every_name_has_its_own_numbers():
     assert len(set(draws)) == 32
 
 
+def test_purposes_keep_their_numbers_and_share_none():
+    """Another number is another stream: a resumed run would draw other crops from there on."""
+    numbers = {"PASS_ORDER": 0, "EPOCH_ORDER": 1, "AUGMENTATION": 2, "CENTER_JITTER": 3, "METHOD": 4, "APPEARANCE": 5}
+    numbers |= {"BLANKET": 6, "CAMERA": 7, "DEPTH": 8}
+    members = {name: purpose.value for name, purpose in Purpose.__members__.items()}
+    assert {name: members[name] for name in numbers} == numbers
+    assert len(set(members.values())) == len(members)
+
+
 def test_the_same_name_gives_the_same_numbers():
     first = generator(Purpose.AUGMENTATION, 7, "coco", 3, 11).random(5)
     again = generator(Purpose.AUGMENTATION, 7, "coco", 3, 11).random(5)

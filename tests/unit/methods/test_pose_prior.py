@@ -65,6 +65,13 @@ def test_expected_points_are_where_targets_were_drawn(codec, tolerance_px):
     assert confidence.min() > 0.7
 
 
+def test_an_energy_computes_in_the_precision_of_its_points(infants):
+    """The population's statistics are float64: half as fast on many a GPU, and refused on some."""
+    points, confidence = others()
+    assert points.dtype == torch.float32
+    assert ProportionEnergy(infants, COCO)(points, confidence).dtype == torch.float32
+
+
 @pytest.mark.parametrize("convention", ["udp", "msra"])
 def test_expected_points_keep_the_shape_a_body_has_in_the_image(convention):
     """Also where the crop is stretched and turned: distances are those of image pixels."""
