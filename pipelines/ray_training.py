@@ -24,7 +24,7 @@ from pydantic import Field, model_validator
 
 from posecore.asides import AsideFolder
 from posecore.config import Config
-from posecore.errors import PoseCoreError, PreflightError
+from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path
 from posecore.training.context import Log, TrainContext, agreed_word
@@ -106,6 +106,7 @@ def train_with_ray(
 
     Raises:
         PreflightError: the cluster has fewer free resources than the workers need; Ray itself would wait for ever.
+        DivergenceError: a loss, the gradient or a weight is not finite; the workers are not started again for that.
         PoseCoreError: whatever deliberate error the workers raised.
     """
     check_resources(config)
@@ -143,6 +144,8 @@ def train_with_ray(
             if isinstance(failure, PoseCoreError):
                 raise failure from None
         raise
+    if result.return_value is not None:
+        raise DivergenceError(result.return_value)
     assert result.checkpoint is not None, "the last step always writes a checkpoint"
     name = Path(result.checkpoint.path).name
     return TrainedRun(checkpoint=storage / RUN_NAME / name, metrics=result.metrics or {})
@@ -215,12 +218,20 @@ def _outcome(future: "Future[Result]") -> "Result":
             return future.result(timeout=0.2)  # a wait without end would hear no signal
 
 
-def _work(worker: Worker, curve: CurveLog | None, stop: AnyPath | None) -> None:
+def _work(worker: Worker, curve: CurveLog | None, stop: AnyPath | None) -> str | None:
+    """Runs the worker, and returns what is said of a run that diverged.
+
+    It did so on every rank. Raised here, it would be tried again, and end the same way.
+    """
     from ray import train
 
     leads = train.get_context().get_world_rank() == 0
     with curve.writing() if leads and curve is not None else nullcontext() as log:
-        worker(RayContext(log, stop))
+        try:
+            worker(RayContext(log, stop))
+        except DivergenceError as error:
+            return str(error)
+    return None
 
 
 class RayContext:

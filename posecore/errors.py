@@ -9,7 +9,8 @@
     │   └── ImageHeaderError  an image file is empty, cut, or neither JPEG nor PNG
     ├── IntegrityError      stored bytes (shard, index, checkpoint) are not what was written
     ├── LeakageError        train and eval data share images, subjects or videos
-    ├── CheckpointError     a checkpoint does not fit the model, or is incomplete
+    ├── CheckpointError     a checkpoint does not fit the model, is incomplete, or not finite
+    ├── DivergenceError     a loss, a gradient or a weight in training is not finite
     ├── PreflightError      the machine or the services cannot run the job; nothing was started
     ├── EvaluationError     predictions and ground truth do not fit together
     ├── PredictionError     a photo, a video, a box or a detector cannot be used
@@ -49,7 +50,11 @@ class LeakageError(PoseCoreError, ValueError):
 
 
 class CheckpointError(PoseCoreError, ValueError):
-    """A checkpoint does not fit the model, or is incomplete."""
+    """A checkpoint does not fit the model, is incomplete, or holds numbers that are not finite."""
+
+
+class DivergenceError(PoseCoreError, ArithmeticError):
+    """A loss, a gradient or a weight in training is not finite; on every rank alike, and again if tried again."""
 
 
 class PreflightError(PoseCoreError, RuntimeError):

@@ -9,15 +9,20 @@ the folders of two attempts that used one name, and a killed process may leave a
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, TypeVar
 
+from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
-from torch import nn
+from torch import Tensor, nn
 
-from posecore.errors import CheckpointError, IntegrityError
+from posecore.config import Config, parse_config
+from posecore.errors import CheckpointError, ConfigError, IntegrityError
+from posecore.models.finite import refuse_nonfinite
 from posecore.models.saving import load_weights
 from posecore.schema import Json
 from posecore.storage import AnyPath, write_atomically
@@ -27,6 +32,7 @@ FORMAT = 1
 MANIFEST_FILE = "manifest.json"
 _TENSORS_FILE = "state.safetensors"
 _PROGRESS_FILE = "state.json"
+_MANIFEST_BYTES, _PROGRESS_BYTES = 1 << 20, 16 << 20
 _SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
 _NAME = re.compile(r"step_(\d{8})_ws(\d+)_\w+")
 
@@ -44,6 +50,7 @@ class Progress:
         world_size: ranks that wrote it; another number may read it.
         config: the run's training configuration.
         datasets: what it trains on, in the order of a batch's groups; empty where nobody knows.
+        skipped: steps so far that were passed over because they were not finite.
     """
 
     step: int
@@ -51,6 +58,7 @@ class Progress:
     world_size: int
     config: dict[str, Json]
     datasets: tuple[str, ...] = ()
+    skipped: int = 0
 
 
 def checkpoint_name(step: int, world_size: int, attempt: str) -> str:
@@ -71,21 +79,29 @@ def step_of(name: str) -> int | None:
 
 
 def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> None:
-    """Writes a checkpoint into an empty or missing folder; the manifest comes last."""
-    tensors = {f"{section}/{name}": t for section in _SECTIONS for name, t in getattr(state, section).items()}
-    values = {
-        "format": FORMAT,
-        "optimizer_steps": state.optimizer_steps,
-        "updates": state.updates,
-        "average_updates": state.average_updates,
-        "loss_scale": state.loss_scale,
-        "step": progress.step,
-        "seed": progress.seed,
-        "world_size": progress.world_size,
-        "config": progress.config,
-        "datasets": list(progress.datasets),
+    """Writes a checkpoint into an empty or missing folder; the manifest comes last.
+
+    Raises:
+        CheckpointError: a tensor is not finite; nothing is written.
+    """
+    refuse_nonfinite_state(state, f"the checkpoint of step {progress.step}")
+    values = _ProgressFile(
+        format=FORMAT,
+        optimizer_steps=state.optimizer_steps,
+        updates=state.updates,
+        average_updates=state.average_updates,
+        loss_scale=state.loss_scale,
+        step=progress.step,
+        seed=progress.seed,
+        world_size=progress.world_size,
+        config=progress.config,
+        datasets=progress.datasets,
+        skipped=progress.skipped,
+    )
+    files = {
+        _TENSORS_FILE: save_tensors(dict(_tensors(state))),
+        _PROGRESS_FILE: json.dumps(values.model_dump(mode="json"), indent=1).encode(),
     }
-    files = {_TENSORS_FILE: save_tensors(tensors), _PROGRESS_FILE: json.dumps(values, indent=1).encode()}
     for name, data in files.items():
         write_atomically(folder / name, data)
     manifest = {
@@ -94,34 +110,52 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
     write_atomically(folder / MANIFEST_FILE, json.dumps({"format": FORMAT, "files": manifest}, indent=1).encode())
 
 
+def refuse_nonfinite_state(state: EngineState, origin: str) -> None:
+    """Returns if every tensor of a state is finite.
+
+    Args:
+        state: weights, moments, buffers and averages.
+        origin: what the message calls it.
+
+    Raises:
+        CheckpointError: one is not; names some.
+    """
+    refuse_nonfinite(_tensors(state), origin, "it is not saved, and the last checkpoint is one from before.")
+
+
 def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
     """Reads and verifies a checkpoint.
 
     Raises:
-        CheckpointError: there is no manifest (the checkpoint was never finished), or it is of another format.
-        IntegrityError: a file is missing, truncated or changed.
+        CheckpointError: there is no manifest (the checkpoint was never finished), it is of another format, or holds
+            numbers that are not finite.
+        IntegrityError: a file is missing, truncated, changed, or says what no checkpoint says.
     """
     files = _verified_files(folder)
-    values = json.loads(files[_PROGRESS_FILE])
-    sections: dict[str, dict[str, object]] = {section: {} for section in _SECTIONS}
-    for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
-        section, _, name = key.partition("/")
-        sections[section][name] = tensor
+    path = folder / _PROGRESS_FILE
+    values = _parsed(_json(files[_PROGRESS_FILE], path), _ProgressFile, path)
+    sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
+    try:
+        for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
+            section, _, name = key.partition("/")
+            sections[section][name] = tensor
+    except (SafetensorError, KeyError) as error:
+        raise IntegrityError(f"{folder / _TENSORS_FILE} holds no state ({error}); use another checkpoint.") from None
     state = EngineState(
-        **sections,  # type: ignore[arg-type]
-        optimizer_steps=values["optimizer_steps"],
-        updates=values.get("updates", {}),
-        average_updates=values.get("average_updates", values["step"]),
+        **sections,
+        optimizer_steps=values.optimizer_steps,
+        updates=values.updates,
+        average_updates=values.step if values.average_updates is None else values.average_updates,
+        loss_scale=values.loss_scale,
     )
-    if values.get("loss_scale") is not None:
-        scale, unchanged = values["loss_scale"]
-        state.loss_scale = (scale, unchanged)
+    refuse_nonfinite(_tensors(state), str(folder), "its run had diverged; use another checkpoint.")
     progress = Progress(
-        step=values["step"],
-        seed=values["seed"],
-        world_size=values["world_size"],
-        config=values["config"],
-        datasets=tuple(values.get("datasets", ())),
+        step=values.step,
+        seed=values.seed,
+        world_size=values.world_size,
+        config=values.config,
+        datasets=values.datasets,
+        skipped=values.skipped,
     )
     return state, progress
 
@@ -144,28 +178,83 @@ def load_trained(folder: AnyPath, method: nn.Module) -> int:
     return progress.step
 
 
+def _tensors(state: EngineState) -> Iterator[tuple[str, Tensor]]:
+    """Every tensor under the name it has in the file."""
+    return ((f"{section}/{name}", t) for section in _SECTIONS for name, t in getattr(state, section).items())
+
+
+class _File(Config):
+    """What the manifest says of a file."""
+
+    num_bytes: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class _Manifest(Config):
+    """``manifest.json``."""
+
+    format: int
+    files: dict[str, _File]
+
+
+class _ProgressFile(Config):
+    """``state.json``."""
+
+    format: int
+    optimizer_steps: int = Field(ge=0)
+    updates: dict[str, int] = {}
+    average_updates: int | None = Field(default=None, ge=0)
+    loss_scale: tuple[float, int] | None = None
+    step: int = Field(ge=0)
+    seed: int = Field(ge=0)
+    world_size: int = Field(gt=0)
+    config: dict[str, Any]
+    datasets: tuple[str, ...] = ()
+    skipped: int = Field(default=0, ge=0)
+
+
+_FileT = TypeVar("_FileT", bound=Config)
+
+
 def _verified_files(folder: AnyPath) -> dict[str, bytes]:
-    try:
-        manifest = json.loads((folder / MANIFEST_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another."
-        ) from None
-    except ValueError:
-        raise IntegrityError(f"{folder / MANIFEST_FILE} is not readable as JSON; use another checkpoint.") from None
-    if not isinstance(manifest, Mapping) or manifest.get("format") != FORMAT:
-        raise CheckpointError(f"{folder / MANIFEST_FILE} is not a checkpoint manifest of format {FORMAT}.")
+    path = folder / MANIFEST_FILE
+    if not path.is_file():
+        raise CheckpointError(f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another.")
+    if path.stat().st_size > _MANIFEST_BYTES:
+        raise IntegrityError(f"{path} is larger than any manifest; use another checkpoint.")
+    value = _json(path.read_bytes(), path)
+    if not isinstance(value, dict) or value.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint manifest of format {FORMAT}.")
+    manifest = _parsed(value, _Manifest, path)
     files = {}
     for name in (_TENSORS_FILE, _PROGRESS_FILE):
-        stated = manifest["files"][name]
-        try:
-            data = (folder / name).read_bytes()
-        except FileNotFoundError:
-            raise IntegrityError(f"{folder / name} is missing; use another checkpoint.") from None
-        if len(data) != stated["num_bytes"] or hashlib.sha256(data).hexdigest() != stated["sha256"]:
+        path, stated = folder / name, manifest.files.get(name)
+        if stated is None:
+            raise IntegrityError(f"{folder / MANIFEST_FILE} does not name {name}; use another checkpoint.")
+        if not path.is_file():
+            raise IntegrityError(f"{path} is missing; use another checkpoint.")
+        size = path.stat().st_size  # first: what has another size need not be read
+        if name == _PROGRESS_FILE and size > _PROGRESS_BYTES:
+            raise IntegrityError(f"{path} is larger than any such file; use another checkpoint.")
+        data = path.read_bytes() if size == stated.num_bytes else b""
+        if size != stated.num_bytes or hashlib.sha256(data).hexdigest() != stated.sha256:
             raise IntegrityError(
-                f"{folder / name} is not what was written ({len(data)} of {stated['num_bytes']} bytes, or changed); "
-                "use another checkpoint."
+                f"{path} is not what was written ({size} of {stated.num_bytes} bytes, or changed); use another "
+                "checkpoint."
             )
         files[name] = data
     return files
+
+
+def _json(data: bytes, path: AnyPath) -> Json:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        raise IntegrityError(f"{path} is not readable as JSON; use another checkpoint.") from None
+
+
+def _parsed(value: Json, kind: type[_FileT], path: AnyPath) -> _FileT:
+    try:
+        return parse_config(value, kind, origin=str(path))
+    except ConfigError as error:
+        raise IntegrityError(f"{' '.join(str(error).split())[:500]} Use another checkpoint.") from None

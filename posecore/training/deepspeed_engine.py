@@ -19,9 +19,9 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from posecore.methods.batch import DeviceBatch
 from posecore.models.saving import load_weights
-from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, EngineState
+from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, EngineState, Update, checked_total
 from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
-from posecore.training.torch_engine import restore_moments, set_learning_rates, to_cpu, whole_state
+from posecore.training.torch_engine import clip_gradients, restore_moments, set_learning_rates, to_cpu, whole_state
 
 BUCKET_ELEMENTS = 100_000_000
 """Gradients averaged in one message. DeepSpeed's own 5e8 takes 4 GB per GPU whatever the model's size, for two buffers;
@@ -69,23 +69,28 @@ class DeepSpeedEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def step(
-        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
-    ) -> dict[str, Tensor]:
+    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
-        for batch in batches:
+        made = True
+        for number, batch in enumerate(batches, start=1):
             losses = self._engine(batch)
-            self._engine.backward(sum(losses.values()))
+            self._engine.backward(checked_total(losses))
+            if self._stage == 0 and number == len(batches):
+                made = self._clip()
             self._engine.step()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
+        if self._stage > 0:
+            made = not self._optimizer.overflow  # it leaves out an update whose gradient has no finite norm
+        if not made:
+            return Update(losses=totals, made=False)
         self._steps += 1
         for moments, part in self._moments():  # DeepSpeed steps every group, with zeros for missing gradients
             if part in frozen:
                 moments["step"].zero_()
-        return totals
+        return Update(losses=totals, made=True)
 
     def snapshot(self) -> EngineState | None:
         """See :meth:`posecore.training.engine.Engine.snapshot`."""
@@ -114,6 +119,15 @@ class DeepSpeedEngine:
         state.optimizer_steps = self._steps
         state.updates = {part: int(moments["step"].item()) for moments, part in self._moments() if part}
         return state if first else None
+
+    def _clip(self) -> bool:
+        """Stage 0 would make an update of any gradient. Without gradients it makes none."""
+        trainable = [parameter for _, parameter in self._trainable() if parameter.grad is not None]
+        finite = clip_gradients(trainable, self._settings.optimizer.clip_norm)
+        if not finite:
+            for parameter in trainable:
+                parameter.grad = None
+        return finite
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.method.named_parameters() if p.requires_grad)
@@ -182,7 +196,7 @@ def deepspeed_settings(
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": micro_batch,
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": optimizer.clip_norm or 0.0,
+        "gradient_clipping": (optimizer.clip_norm or 0.0) if config.zero_stage else 0.0,  # stage 0: _clip
         "zero_optimization": zero,
         "zero_allow_untested_optimizer": True,  # AdamW with one step more is no type it knows
         "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would be compiled at run time

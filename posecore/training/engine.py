@@ -75,6 +75,22 @@ class EngineSettings:
     device: torch.device
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Update:
+    """What became of an optimiser step.
+
+    Attributes:
+        losses: this rank's mean loss terms, detached.
+        made: whether the gradient of all ranks together was finite. Where it was not, weights and moments are as they
+            were, on every rank alike.
+        rescaled: whether it was not, and the loss scale of ``fp16`` has been halved for it.
+    """
+
+    losses: dict[str, Tensor]
+    made: bool
+    rescaled: bool = False
+
+
 class Engine(Protocol):
     """Holds a method, its optimiser and its sharding."""
 
@@ -83,10 +99,8 @@ class Engine(Protocol):
         """The method being trained; under ZeRO-3 its parameters are only whole inside its own forward."""
         ...
 
-    def step(
-        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
-    ) -> dict[str, Tensor]:
-        """Makes one optimiser update and returns this rank's mean loss terms, detached.
+    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
+        """Makes one optimiser update, unless a loss term or the gradient is not finite on any rank.
 
         Args:
             batches: the micro-batches to accumulate; every rank gives the same number.
@@ -98,6 +112,16 @@ class Engine(Protocol):
     def snapshot(self) -> EngineState | None:
         """The whole state on rank 0, None elsewhere; every rank must call it."""
         ...
+
+
+def checked_total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of the loss terms, whose gradient is NaN where the sum is not finite, and else what it always is.
+
+    A term may be NaN although the gradient of all terms is finite. This way the gradient's norm, which all ranks know
+    and an engine reads once per step, tells of the losses of all ranks and micro-batches, and none is read by itself.
+    """
+    total = sum(losses.values(), start=torch.zeros(()))
+    return total * (1 + 0 * total.detach())
 
 
 class TorchEngineConfig(Config):

@@ -5,20 +5,18 @@ random number drawn in the method depend on nothing else. So a killed run contin
 with the weights of a run left alone, bit for bit on the same layout.
 """
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any, Self, TypeAlias
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from pydantic import Field, model_validator
-from torch import Tensor, nn
+from torch import nn
 from tqdm import tqdm
 
 from posecore.config import Config
@@ -29,6 +27,7 @@ from posecore.schema import CropBatch
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from posecore.training.context import TrainContext
+from posecore.training.divergence import SkippedSteps, refuse_diverged
 from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import (
     DeepSpeedEngineConfig,
@@ -39,6 +38,7 @@ from posecore.training.engine import (
     TorchEngineConfig,
     build_engine,
 )
+from posecore.training.meter import Meter
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
@@ -70,6 +70,9 @@ class TrainingConfig(Config):
         synchronised_batchnorm: backbones normalise by the statistics of all ranks' crops, as those of RTMPose and
             DWPose did in training, and not each rank by its own.
         compile: run the backbone through ``torch.compile``, which takes minutes at the start; not under ZeRO-3.
+        skip_nonfinite_steps: so many steps of the run are passed over because a loss or the gradient is not finite,
+            with weights, moments, statistics and averages left as they were before; at one more, and by default at
+            the first, training stops. The buffers are copied in every step for that.
         progress: show a progress bar on rank 0.
     """
 
@@ -86,6 +89,7 @@ class TrainingConfig(Config):
     average: AverageConfig | None = None
     synchronised_batchnorm: bool = False
     compile: bool = False
+    skip_nonfinite_steps: int = Field(default=0, ge=0)
     progress: bool = True
 
     @model_validator(mode="before")
@@ -146,6 +150,8 @@ def train(
     Raises:
         PreflightError: the global batch cannot be cut evenly.
         CheckpointError: the newest checkpoint belongs to another run, architecture or list of datasets.
+        DivergenceError: a loss, the gradient or a weight is not finite, on whichever rank; raised on all. The
+            checkpoint before is the last.
         IntegrityError: the newest checkpoint is damaged.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
@@ -167,7 +173,14 @@ def train(
     engine = build_engine(config.engine, method, settings, state)
     average = None if config.average is None else _average(engine.method, config.average, config.steps - start, state)
     del state
-    meter = _Meter(config, context, flops_per_crop(method), peak_flops(context.device, config.engine.precision))
+    meter = Meter(
+        context=context,
+        global_batch=config.global_batch,
+        learning_rate=lambda step: config.optimizer.lr * config.schedule.factor(step, config.steps),
+        flops_per_crop=flops_per_crop(method),
+        peak_flops=peak_flops(context.device, config.engine.precision),
+    )
+    skipped = SkippedSteps(engine.method, config.skip_nonfinite_steps, 0 if progress is None else progress.skipped)
     with _progress_bar(config, context, start) as bar:
         datasets: tuple[str, ...] = ()
         for batch, waited_s in batches:
@@ -175,11 +188,15 @@ def train(
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             frozen = method.begin_step(batch.step, config.steps) if isinstance(method, StagedMethod) else frozenset()
-            losses = engine.step(parts, config.schedule.factor(batch.step, config.steps), frozen)
-            if average is not None:
-                average.update(engine.method)
+            skipped.prepare()
+            update = engine.step(parts, config.schedule.factor(batch.step, config.steps), frozen)
+            observed = method.observations() if isinstance(method, ObservingMethod) else {}
             step = batch.step + 1
-            meter.add(losses, method.observations() if isinstance(method, ObservingMethod) else {}, waited_s)
+            if update.made and average is not None:
+                average.update(engine.method)
+            if update.made or skipped.take(update, step):
+                meter.add(update.losses, observed, waited_s)
+            meter.counts["skipped_steps"] = skipped.count
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 meter.record(step)
@@ -188,7 +205,7 @@ def train(
                 meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
             stopping = step < config.steps and context.asked_to_stop()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
-                _save(engine, average, config, context, step, datasets, meter.latest)
+                _save(engine, average, config, context, meter.latest, step, datasets, skipped.count)
             if stopping:
                 return TrainResult(step=step, metrics=meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
@@ -211,10 +228,11 @@ def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState 
         if folder is None:
             return None, None
         state, progress = load_checkpoint(folder)
-    if progress.seed != config.seed or progress.config["global_batch"] != config.global_batch:
+    batch = progress.config.get("global_batch")
+    if progress.seed != config.seed or batch != config.global_batch:
         raise CheckpointError(
-            f"{folder} was written with seed {progress.seed} and global_batch {progress.config['global_batch']}, not "
-            f"{config.seed} and {config.global_batch}: its steps name other samples; set them back or start a new run."
+            f"{folder} was written with seed {progress.seed} and global_batch {batch}, not {config.seed} and "
+            f"{config.global_batch}: its steps name other samples; set them back or start a new run."
         )
     return state, progress
 
@@ -231,16 +249,18 @@ def _save(
     average: WeightAverage | None,
     config: TrainingConfig,
     context: TrainContext,
+    metrics: Mapping[str, float],
     step: int,
     datasets: tuple[str, ...],
-    metrics: Mapping[str, float],
+    skipped: int,
 ) -> None:
     _synchronise(engine.method, average)
     state = engine.snapshot()
+    if state is not None and average is not None:
+        state.average, state.average_updates = average.tensors(), average.updates
+    refuse_diverged(state, step)
     folder = None
     if state is not None:
-        if average is not None:
-            state.average, state.average_updates = average.tensors(), average.updates
         folder = context.scratch()
         progress = Progress(
             step=step,
@@ -248,6 +268,7 @@ def _save(
             world_size=context.world_size,
             config=config.model_dump(mode="json"),
             datasets=datasets,
+            skipped=skipped,
         )
         save_checkpoint(folder, state, progress)
     name = checkpoint_name(step, context.world_size, context.attempt)
@@ -308,76 +329,3 @@ def _progress_bar(config: TrainingConfig, context: TrainContext, start: int) -> 
     every_s = 0.5 if sys.stderr.isatty() else 10.0  # in a log file every refresh is a line
     with tqdm(total=config.steps, initial=start, desc="train", unit="step", disable=hidden, mininterval=every_s) as bar:
         yield bar
-
-
-@dataclass
-class _Meter:
-    """Averages over the steps since the last record and hands them to the context on rank 0."""
-
-    config: TrainingConfig
-    context: TrainContext
-    flops_per_crop: float | None
-    peak_flops: float
-    latest: dict[str, float] = field(default_factory=dict)
-    _losses: dict[str, Tensor] = field(default_factory=dict)
-    _observed: dict[str, Tensor] = field(default_factory=dict)
-    _waited_s: float = 0.0
-    _steps: int = 0
-    _began: float = field(default_factory=time.perf_counter)
-
-    def add(self, losses: Mapping[str, Tensor], observed: Mapping[str, Tensor], waited_s: float) -> None:
-        for totals, values in ((self._losses, losses), (self._observed, observed)):
-            for name, value in values.items():
-                totals[name] = totals.get(name, torch.zeros_like(value)) + value
-        self._waited_s += waited_s
-        self._steps += 1
-
-    def record(self, step: int) -> None:
-        """Collective: losses are averaged over ranks."""
-        means = torch.stack(list(self._losses.values())) / self._steps
-        if self.context.world_size > 1:
-            dist.all_reduce(means)
-            means /= self.context.world_size
-        elapsed_s = time.perf_counter() - self._began
-        values = dict(zip(self._losses, means.tolist(), strict=True))
-        values["loss"] = sum(values.values())
-        values["lr"] = self.config.optimizer.lr * self.config.schedule.factor(step - 1, self.config.steps)
-        values |= self._observed_means()
-        values["samples_per_s"] = self.config.global_batch * self._steps / elapsed_s
-        if self.flops_per_crop is not None:
-            rate = self.flops_per_crop * values["samples_per_s"] / self.context.world_size
-            values["mfu"] = rate / self.peak_flops
-        values["data_wait_share"] = self._waited_s / elapsed_s
-        values["memory_bytes"] = _memory_bytes(self.context.device)
-        self._losses, self._observed = {}, {}
-        self._waited_s, self._steps, self._began = 0.0, 0, time.perf_counter()
-        self._publish(values, step)
-
-    def _observed_means(self) -> dict[str, float]:
-        """Over all values that any rank has seen; nothing of what none has."""
-        if not self._observed:
-            return {}
-        pairs = torch.stack(list(self._observed.values()))
-        if self.context.world_size > 1:
-            dist.all_reduce(pairs)
-        return {
-            name: total / number for name, (total, number) in zip(self._observed, pairs.tolist(), strict=True) if number
-        }
-
-    def record_evaluation(self, metrics: Mapping[str, float], step: int) -> None:
-        self._publish(dict(metrics), step)
-
-    def summary(self) -> dict[str, str]:
-        return {name: f"{self.latest[name]:.3g}" for name in ("loss", "samples_per_s") if name in self.latest}
-
-    def _publish(self, values: dict[str, float], step: int) -> None:
-        if self.context.rank == 0:
-            self.latest |= values
-            self.context.log(values, step)
-
-
-def _memory_bytes(device: torch.device) -> float:
-    """Peak memory so far: of the GPU, or of the process where there is none."""
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0

@@ -9,7 +9,15 @@ from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from posecore.methods.batch import DeviceBatch
 from posecore.models.saving import load_weights
-from posecore.training.engine import AUTOCAST, FIRST_LOSS_SCALE, EngineSettings, EngineState, TorchEngineConfig
+from posecore.training.engine import (
+    AUTOCAST,
+    FIRST_LOSS_SCALE,
+    EngineSettings,
+    EngineState,
+    TorchEngineConfig,
+    Update,
+    checked_total,
+)
 from posecore.training.optimizer import make_optimizer
 
 
@@ -36,28 +44,28 @@ class TorchEngine:
             scale, updates = state.loss_scale
             self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
 
-    def step(
-        self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()
-    ) -> dict[str, Tensor]:
+    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         for batch in batches:
             with torch.autocast(self._settings.device.type, dtype=self._dtype, enabled=self._dtype is not None):
                 losses = self.method(batch)
-            self._scaler.scale(sum(losses.values()) / len(batches)).backward()
+            self._scaler.scale(checked_total(losses) / len(batches)).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
         trainable = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
         _average([parameter.grad for parameter in trainable if parameter.grad is not None])
         # Every rank has the same gradients now, and so finds the same of them not to be finite.
         self._scaler.unscale_(self._optimizer)
-        if self._settings.optimizer.clip_norm is not None:
-            nn.utils.clip_grad_norm_(trainable, self._settings.optimizer.clip_norm)
-        set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
-        self._scaler.step(self._optimizer)
+        made, rescaled = clip_gradients(trainable, self._settings.optimizer.clip_norm), False
+        if made:
+            set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
+            self._scaler.step(self._optimizer)
+        elif self._scaler.is_enabled():
+            rescaled = self._scaler.get_scale() > 1  # below, it is not the scale that makes it overflow
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return totals
+        return Update(losses=totals, made=made, rescaled=rescaled)
 
     def snapshot(self) -> EngineState | None:
         """See :meth:`posecore.training.engine.Engine.snapshot`."""
@@ -68,6 +76,17 @@ class TorchEngine:
             scaler = self._scaler.state_dict()
             state.loss_scale = (scaler["scale"], scaler["_growth_tracker"])
         return state
+
+
+def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> bool:
+    """Scales the gradients of parameters down to an L2 norm, if any is given, and says whether theirs was finite.
+
+    On a GPU this waits for the gradients: the one time in a step.
+    """
+    norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+    if clip_norm is not None:
+        nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
+    return bool(norm.isfinite())
 
 
 def set_learning_rates(

@@ -12,11 +12,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from posecore.training.checkpoint import load_checkpoint
 from tests.support.launched_runs import TORCH, last_state, launch, zero
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
 SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers")
+ENGINES = {"torch": TORCH, **{f"zero{stage}": zero(stage) for stage in STAGES}}
+FAULTY_ENGINES = {**ENGINES, "offload": zero(2, offload_optimizer=True), "bf16": zero(3, precision="bf16")}
+FAULT = {"steps": [3], "rank": 1}
 DEPTH_ENGINES = {"torch": TORCH, "zero3": zero(3), "bf16": zero(3, precision="bf16")}
 
 
@@ -47,6 +51,21 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("prototypes-zero3-stopped", zero(3), stop_before=4, method="prototypes"),
         run("prototypes-zero3-resumed", zero(3), copy_of="prototypes-zero3-stopped", method="prototypes"),
         run("prototypes-torch-resumed", TORCH, copy_of="prototypes-zero3-stopped", method="prototypes"),
+        *(
+            run(f"{kind}-{name}", engine, fault={"kind": kind, **FAULT}, checkpoint_every=1)
+            for name, engine in FAULTY_ENGINES.items()
+            for kind in (("gradient",) if name in ("zero1", "zero2") else ("loss",))
+        ),
+        *(
+            run(
+                f"skipping-{name}",
+                engine,
+                fault={"kind": "loss" if name in ("zero1", "zero2") else "gradient", **FAULT},
+                checkpoint_every=1,
+                training={"skip_nonfinite_steps": 1},
+            )
+            for name, engine in FAULTY_ENGINES.items()
+        ),
     ]
     on_one = [
         run("torch-on-one", TORCH, copy_of="zero3-stopped"),
@@ -57,9 +76,11 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _assert_close(first: Path, second: Path, tolerance: float, without: re.Pattern[str] = re.compile("$.")) -> None:
+def _assert_close(
+    first: Path, second: Path, tolerance: float, without: re.Pattern[str] = re.compile("$."), updates: int = 6
+) -> None:
     ours, theirs = last_state(first), last_state(second)
-    assert ours.optimizer_steps == theirs.optimizer_steps == 6
+    assert ours.optimizer_steps == theirs.optimizer_steps == updates
     for section in SECTIONS:
         tensors, others = getattr(ours, section), getattr(theirs, section)
         assert set(tensors) == set(others)
@@ -127,3 +148,34 @@ def test_stages_and_prototypes_do_not_depend_on_the_engine(runs: Path, name: str
 
 def test_prototypes_resumed_in_the_middle_of_a_stage_end_bit_for_bit_alike(runs: Path) -> None:
     _assert_close(runs / "prototypes-zero3-resumed", runs / "prototypes-zero3", tolerance=0.0)
+
+
+@pytest.mark.parametrize("name", FAULTY_ENGINES)
+def test_what_one_rank_sees_go_wrong_stops_all_before_it_is_saved(runs: Path, name: str) -> None:
+    """The loss of one rank, finite gradients notwithstanding, or its gradient alone."""
+    kind = "gradient" if name in ("zero1", "zero2") else "loss"
+    run = runs / f"{kind}-{name}"
+    first, second = ((run / f"diverged_rank{rank}").read_text() for rank in range(2))
+    assert first == second
+    named = "not finite is the loss term loss/dogs of dataset dogs." if kind == "loss" else "the gradient has no finite"
+    assert first.startswith(f"training diverged in step 4: {named}")
+    assert sorted(path.name[:13] for path in (run / "checkpoints").iterdir()) == [f"step_{s:08d}" for s in (1, 2, 3)]
+    last_state(run)
+
+
+@pytest.mark.parametrize("name", FAULTY_ENGINES)
+def test_a_skipped_step_is_none_under_any_engine(runs: Path, name: str) -> None:
+    run = runs / f"skipping-{name}"
+    assert not list(run.glob("diverged*"))
+    _assert_close(run, runs / "skipping-torch", tolerance=0.05 if name == "bf16" else 2e-5, updates=5)
+    before, after = (load_checkpoint(next((run / "checkpoints").glob(f"step_{s:08d}*")))[0] for s in (4, 5))
+    assert (before.optimizer_steps, after.optimizer_steps) == (3, 4)
+
+
+@pytest.mark.parametrize("name", FAULTY_ENGINES)
+def test_a_good_step_comes_after_a_skipped_one(runs: Path, name: str) -> None:
+    states = [
+        load_checkpoint(next((runs / f"skipping-{name}" / "checkpoints").glob(f"step_{s:08d}*")))[0] for s in (4, 6)
+    ]
+    weight = "model.backbone.blocks.1.mlp.fc2.weight"
+    assert not torch.equal(*(state.weights[weight] for state in states))

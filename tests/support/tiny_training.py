@@ -1,11 +1,10 @@
 """A run of seconds on made-up crops: two datasets, one of them often absent. Started by tests, alone or per rank."""
 
-import contextlib
 import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,9 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
+from posecore.errors import DivergenceError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig
+from posecore.methods.batch import DeviceBatch
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
@@ -67,6 +68,45 @@ def tiny_depth() -> SupervisedHeads:
     """Heads on a backbone with depth as input, and depth as a second task."""
     config = SupervisedConfig(depth=DepthTaskConfig(weight=0.1, channels=8))
     return SupervisedHeads(tiny_model(drop_path=0.0, depth_input=True), config)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a method does wrong in some 0-based steps on one rank.
+
+    ``loss`` makes a term NaN that has a finite gradient all the same; ``gradient`` leaves the term as it is and makes
+    its gradient NaN.
+    """
+
+    kind: str
+    steps: tuple[int, ...]
+    rank: int = 0
+    dataset: str = "dogs"
+
+
+class FaultyHeads(SupervisedHeads):
+    """Heads of which some steps go wrong."""
+
+    parts = ()
+
+    def __init__(self, model: PoseModel, fault: Fault) -> None:
+        super().__init__(model)
+        self.fault = fault
+        self._due = False
+
+    def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
+        rank = torch.distributed.get_rank() if torch.distributed.is_initialized() else 0
+        self._due = step in self.fault.steps and rank == self.fault.rank
+        return frozenset()
+
+    def losses(self, batch: DeviceBatch) -> dict[str, torch.Tensor]:
+        terms = super().losses(batch)
+        name = f"loss/{self.fault.dataset}"
+        if self._due and self.fault.kind == "loss":
+            terms[name] = terms[name] + float("nan")
+        if self._due and self.fault.kind == "gradient":
+            terms[name] = terms[name] + (0 * terms[name]).sqrt()  # 0, and its slope is infinite
+        return terms
 
 
 def with_depth(batch: CropBatch, rank: int) -> CropBatch:
@@ -185,11 +225,12 @@ def tiny_training(
     drop_path: float = 0.2,
     method: nn.Module | None = None,
     datasets: Sequence[str] = tuple(POINTS),
+    training: Mapping[str, Any] | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run.
 
-    Further keywords are settings of the optimiser.
+    ``training`` changes the configuration, further keywords the settings of the optimiser.
     """
     torch.set_num_threads(1)
     if method is None:
@@ -206,7 +247,7 @@ def tiny_training(
         checkpoint_every=checkpoint_every,
         log_every=2,
         progress=False,
-    )
+    ).model_copy(update=training or {})
 
     def batches(start: int) -> Iterator[CropBatch]:
         for batch in tiny_batches(start, context.rank, context.world_size, record=record, datasets=datasets):
@@ -275,10 +316,16 @@ def main() -> None:
             torch.distributed.barrier()
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
         method = described_method(run.get("method"), run.get("adaptation"))
+        if "fault" in run:
+            method = FaultyHeads(method.model, Fault(**run["fault"]))
         stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
-        with contextlib.suppress(Stopped):
-            steps, every = run.get("steps", 6), run.get("checkpoint_every", 3)
-            tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
+        steps, every, changes = run.get("steps", 6), run.get("checkpoint_every", 3), run.get("training")
+        try:
+            tiny_training(context, engine, steps, every, before_step=stop, method=method, training=changes, **settings)
+        except Stopped:
+            pass
+        except DivergenceError as error:
+            (run_dir / f"diverged_rank{context.rank}").write_text(str(error))
         if run.get("method") == "prototypes":
             save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
 
