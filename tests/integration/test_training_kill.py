@@ -3,13 +3,15 @@
 The whole chain runs: ingested shards, the loader with full augmentation, the loop, DeepSpeed, Ray Train.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from pipelines.ray_training import RayTrainingConfig, check_resources, train_with_ray
-from posecore.errors import CheckpointError, PreflightError
+from posecore.errors import CheckpointError, DivergenceError, PreflightError
 from posecore.training.checkpoint import load_checkpoint
+from posecore.training.optimizer import OptimizerConfig
 from tests.support.watched_training import STEPS, assert_same_bits, seen, watched_worker, write_stores
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -59,6 +61,17 @@ def test_stopped_on_two_workers_and_resumed_on_one(tmp_path: Path, stores: dict[
     model = worker.trained_model(resumed.checkpoint)
     assert set(model.heads) == {"people", "animals"}
     assert model.card.licenses == {"people": "CC0-1.0", "animals": "CC0-1.0"}
+
+
+def test_a_run_that_diverges_is_not_started_again(tmp_path: Path, stores: dict[str, str]) -> None:
+    """It would diverge again, three times; what it had saved before is kept."""
+    worker = watched_worker(tmp_path / "seen", stores, zero_stage=1)
+    absurd = worker.training.model_copy(update={"optimizer": OptimizerConfig(lr=1e25), "checkpoint_every": 1})
+    with pytest.raises(DivergenceError, match=r"training diverged in step [12]: "):
+        train_with_ray(replace(worker, training=absurd), tmp_path / "run", _cluster(2, max_failures=3))
+    assert len(list((tmp_path / "seen").glob("rank0_*"))) == 1
+    for folder in (tmp_path / "run").glob("train/step_*"):
+        load_checkpoint(folder)
 
 
 def test_workers_that_do_not_fit_are_refused_at_once() -> None:

@@ -108,6 +108,16 @@ def test_the_steps_that_were_skipped_are_counted_over_a_resume(tmp_path: Path, c
         tiny_training(LocalContext(tmp_path), TORCH, method=_faulty("gradient", 6), training=changes, steps=8)
 
 
+@pytest.mark.parametrize(("kind", "last"), [("loss", 1), ("gradient", 20)])
+def test_a_smaller_loss_scale_is_tried_for_gradients_alone_and_not_for_ever(
+    tmp_path: Path, kind: str, last: int
+) -> None:
+    """From 2^14 on, until the scale is 1: in the fifteenth step with a dog, which is one step in four without."""
+    method = _faulty(kind, *range(20))
+    with pytest.raises(DivergenceError, match=f"diverged in step {last}: "):
+        tiny_training(LocalContext(tmp_path), TorchEngineConfig(precision="fp16"), 20, method=method)
+
+
 class _OverflowingMean(nn.Module):
     """Its gradient is finite, and the weight that it leads to is not."""
 
@@ -126,7 +136,7 @@ def test_a_last_step_that_overflows_is_not_saved(tmp_path: Path) -> None:
     with pytest.raises(
         DivergenceError, match="training diverged by step 1: NaN or infinity in weights/mean; it is not"
     ):
-        tiny_training(LocalContext(tmp_path), TORCH, steps=1, method=method, training=rate, lr=3e38)
+        tiny_training(LocalContext(tmp_path), TORCH, steps=1, method=method, training=rate, lr=3e38, betas=(0, 0.9))
     assert not list(tmp_path.rglob("step_*"))
 
 
