@@ -1,4 +1,4 @@
-"""What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, its conventions and how it is judged."""
+"""What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, what its labels mean, how it is judged."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from posecore.config import NAME_PATTERN, Config, digest_json
+from posecore.conventions import LabelConventions
 from posecore.datasets.partition import PartitionConfig, SubjectRule
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
@@ -57,28 +58,6 @@ class LicenseDefinition(Config):
     note: str = ""
 
 
-class Conventions(Config):
-    """How crops are cut, targets drawn and predictions decoded, as published for this dataset.
-
-    Attributes:
-        codec: ``udp`` (unit is the distance between pixel centres) or ``msra`` (integer-centred, quarter offset).
-        padding: the box is enlarged by this factor.
-        box_source: ``bbox``, or ``center_scale`` where the dataset gives a centre and a scale (MPII).
-        clip_boxes: clip ground-truth boxes to the image first, as the published COCO loader does.
-        flip_shift: shift the mirrored heatmap by one column in the flip test.
-        half_body_min_keypoints: half-body augmentation applies above this many labelled points; None switches it off.
-        center_jitter: whether the published pipeline jitters the box centre in training.
-    """
-
-    codec: Literal["udp", "msra"] = "udp"
-    padding: float = 1.25
-    box_source: Literal["bbox", "center_scale"] = "bbox"
-    clip_boxes: bool = True
-    flip_shift: bool = False
-    half_body_min_keypoints: int | None = 8
-    center_jitter: bool = True
-
-
 class EvaluationDefinition(Config):
     """The dataset's own protocol.
 
@@ -111,7 +90,7 @@ class DatasetDefinition(Config):
         stages: names of the ingest stages, in order; each is a function ``record -> record | Reject``.
         max_loss: largest share of instances the stages may drop before ingestion stops.
         reader_options: options of the reader.
-        conventions: crops and targets.
+        conventions: what its boxes and bodies mean; how heads read them is the model's affair.
         evaluation: the official protocol.
         shares_images_with: other datasets known to hold the same images, with what is known of it.
         expected_flags: keypoint flags (COCO meaning) a whole download must contain; ``check`` reports the missing.
@@ -130,7 +109,7 @@ class DatasetDefinition(Config):
     stages: tuple[StageName, ...] = ("check_instances",)
     max_loss: float = 0.05
     reader_options: dict[str, Json] = {}
-    conventions: Conventions = Conventions()
+    conventions: LabelConventions = LabelConventions()
     evaluation: EvaluationDefinition = EvaluationDefinition()
     shares_images_with: dict[str, str] = {}
     expected_flags: tuple[int, ...] = (0, 1, 2)

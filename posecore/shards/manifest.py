@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from posecore.config import Config, digest_json
+from posecore.conventions import STORED
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IntegrityError
 from posecore.schema import Json
@@ -157,7 +158,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
         raise IntegrityError(f"{path}: not a manifest of format version {FORMAT_VERSION}; ingest the split again.")
     stated = value.pop("digest", None)
     try:
-        manifest = Manifest.model_validate(value)
+        manifest = Manifest.model_validate(value, context=STORED)
     except ValueError as error:
         detail = " ".join(str(error).split())
         raise IntegrityError(f"{path}: not a manifest ({detail}); ingest the split again.") from None
