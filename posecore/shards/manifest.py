@@ -13,7 +13,7 @@ from posecore.errors import IntegrityError
 from posecore.schema import Json
 from posecore.storage import AnyPath, write_atomically
 
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
 """Raised whenever the same input would give other bytes."""
 
 MANIFEST_NAME = "manifest.json"
@@ -97,7 +97,7 @@ class Manifest(Config):
         files: SHA-256 of the tables beside the tars, by file name.
     """
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     code_version: str
     dataset: str
     split: str
