@@ -39,17 +39,19 @@ class Job:
         config: run file.
         run_folder: where it writes.
         tracking: URI of the store; None for the run folder's own file.
+        patience_s: how long it waits for the store between steps.
     """
 
     config: Path
     run_folder: Path
     tracking: str | None = None
+    patience_s: float = 5.0
     log: list[str] = field(default_factory=list)
 
     def start(self, *settings: str) -> subprocess.Popen[str]:
         """Submits it, in a session of its own."""
         command = [sys.executable, "pipelines/multidataset_train.py", "--config", str(self.config)]
-        for setting in (f"run_folder={self.run_folder}", "tracking.patience_s=5", *settings):
+        for setting in (f"run_folder={self.run_folder}", f"tracking.patience_s={self.patience_s}", *settings):
             command += ["--set", setting]
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
         environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
@@ -253,7 +255,7 @@ def _server_away(folder: Path, config: Path, outage_s: float) -> Iterator[tuple[
             time.sleep(outage_s)
             server.start()
 
-        yield Job(config, folder / "run", server.uri), fault
+        yield Job(config, folder / "run", server.uri, patience_s=600), fault
 
 
 @contextmanager

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from posecore.conventions import Conventions, LabelConventions
 from posecore.datasets.definition import (
+    Conventions,
     DatasetDefinition,
     EvaluationDefinition,
     LicenseDefinition,
@@ -33,9 +33,7 @@ HANDS = Skeleton(
 )
 
 
-def hands_definition(
-    evaluation: EvaluationDefinition | None = None, labels: LabelConventions | None = None
-) -> DatasetDefinition:
+def hands_definition(conventions: Conventions, evaluation: EvaluationDefinition | None = None) -> DatasetDefinition:
     """A dataset of two points per body."""
     return DatasetDefinition(
         name="hands",
@@ -44,7 +42,7 @@ def hands_definition(
         skeleton=HANDS,
         license=LicenseDefinition(id="CC0-1.0"),
         splits={"val": SplitDefinition(annotations="none.json")},
-        conventions=labels or LabelConventions(),
+        conventions=conventions,
         evaluation=evaluation or EvaluationDefinition(),
     )
 

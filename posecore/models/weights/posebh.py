@@ -86,5 +86,6 @@ POSEBH = Layout(
     read=_read,
     write=_write,
     presets=VITPOSE.presets,
+    conventions=VITPOSE.conventions,
 )
 """ViTPose++ with an embedding head and prototypes."""
