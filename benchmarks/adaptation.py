@@ -237,7 +237,7 @@ class World:
             model = build_model(
                 card.architecture,
                 {**card.skeletons, TARGET: definition.skeleton},
-                {**card.conventions, TARGET: definition.conventions},
+                {**card.conventions, TARGET: card.architecture.of_head(TARGET).on(definition.conventions)},
                 {**card.licenses, TARGET: definition.license.id},
             )
             warm_start(model, parent)

@@ -136,7 +136,7 @@ def project(data: Path, out: Path, boxes: Boxes) -> Project:
     options: dict[str, Any] = {"reader_options": {"box": boxes}}
     definition = load_dataset(TARGET)
     if boxes == "picture":
-        options["conventions"] = definition.conventions.model_copy(update={"padding": 1.0})
+        options["conventions"] = definition.conventions.model_copy(update={"padded": True})
     definition = definition.model_copy(update=options)
     return Project(*(_ingested(definition, split, data, out / boxes) for split in ("frames_train", "frames_test")))
 
@@ -231,7 +231,7 @@ class Experiment:
         start = build_model(
             parent.config,
             {**parent.card.skeletons, TARGET: definition.skeleton},
-            {**parent.card.conventions, TARGET: definition.conventions},
+            {**parent.card.conventions, TARGET: parent.config.of_head(TARGET).on(definition.conventions)},
             {**parent.card.licenses, TARGET: definition.license.id},
         )
         warm_start(start, parent)

@@ -44,7 +44,7 @@ from posecore.loading.samples import UsableInstances
 from posecore.methods.batch import to_device
 from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import HeatmapPath, build_model
+from posecore.models.pose_model import HeatmapPath, model_for
 from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.initial import WeightsConfig
 from posecore.shards.store import open_store
@@ -207,11 +207,7 @@ def show_pull(stores: Mapping[str, str], batch: int) -> None:
     ):
         torch.manual_seed(0)
         method_config = TypeAdapter(MethodConfig).validate_python(config)
-        model = build_model(
-            method_config.architecture(parse_config(MODEL, ModelConfig, "model")),
-            {name: definition.skeleton for name, definition in definitions.items()},
-            {name: definition.conventions for name, definition in definitions.items()},
-        )
+        model = model_for(method_config.architecture(parse_config(MODEL, ModelConfig, "model")), definitions)
         method = method_config.build(model).train()
         loader = Loader(
             opened, loading, input_size=model.input_size, seed=0, global_batch=batch, conventions=model.conventions

@@ -31,7 +31,7 @@ from posecore.methods.pose_manifold import ManifoldTraining, learn_manifold, sav
 from posecore.methods.pose_prior import PosePriorConfig, gradient_ratio
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import PoseModel, model_for
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
 
@@ -84,7 +84,7 @@ def small_model(store: ShardStore) -> PoseModel:
     architecture = {"backbone": {"preset": "vit-micro"}, "head": {"kind": "classic", "channels": 32}}
     config = ModelConfig.model_validate({**architecture, "input_size": (64, 64)})
     definition = store.manifest.definition
-    return build_model(config, {"syrip": definition.skeleton}, {"syrip": definition.conventions})
+    return model_for(config, {"syrip": definition})
 
 
 def main() -> None:

@@ -32,7 +32,7 @@ from posecore.methods.supervised import SupervisedHeads
 from posecore.methods.teacher_cache import AnswerJob, store_answers
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import save_model
 from posecore.models.weights.initial import SourceConfig, pin
 from posecore.schema import CropBatch
@@ -62,7 +62,7 @@ def model(preset: str, store: ShardStore) -> PoseModel:
     definition = store.manifest.definition
     config = ModelConfig.model_validate({"backbone": preset, "input_size": (256, 192)})
     torch.manual_seed(0)
-    return build_model(config, {NAME: definition.skeleton}, {NAME: definition.conventions}).eval()
+    return model_for(config, {NAME: definition}).eval()
 
 
 def stored(folder: Path, store: ShardStore, student: PoseModel, config: DistillationConfig) -> AnswerManifest:

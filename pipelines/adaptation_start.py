@@ -48,11 +48,14 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     """The parent with a head for the target, which takes over all points that the parent has by the same union name."""
     definition, card = definitions[config.target], parent.model.card
     torch.manual_seed(config.training.seed)
-    # A head of that name comes with the parent's own conventions, which it was trained under.
+    # Heads that the parent has come with the conventions they were trained under.
     model = build_model(
         card.architecture.with_depth() if config.depth_input else card.architecture,
         {**card.skeletons, config.target: card.skeletons.get(config.target, definition.skeleton)},
-        {config.target: definition.conventions, **card.conventions},
+        {
+            config.target: card.architecture.of_head(config.target, definition.name).on(definition.conventions),
+            **card.conventions,
+        },
         {config.target: definition.license.id, **card.licenses},
     )
     report = warm_start(model, parent.model)

@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.multidataset_worker import MultiDatasetWorker
-from posecore.datasets.definition import Conventions
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles, own_modules
 from posecore.models.architecture import ModelCard
@@ -34,10 +33,9 @@ class AdaptationWorker(MultiDatasetWorker):
             self.method.architecture(self.model), self.card.skeletons, self.card.conventions, self.card.licenses
         )
 
-    def _conventions(self, name: str, store: ShardStore) -> Conventions:
-        """The dataset's own, but for the codec: crops are cut as the head that learns from them reads them."""
-        head = self.method.target if name in self.method.unlabelled_sets else name
-        return super()._conventions(name, store).model_copy(update={"codec": self.card.conventions[head].codec})
+    def _learner(self, name: str) -> str:
+        """See :class:`~pipelines.multidataset_worker.MultiDatasetWorker`; unlabelled pictures teach the target's."""
+        return self.method.target if name in self.method.unlabelled_sets else name
 
     def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
         """The target's: kept sets are not under suspicion here, and unlabelled ones have no labels."""

@@ -52,7 +52,7 @@ from posecore.methods.knowledge_token import KnowledgeTokenConfig, with_tokens
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import conventions_of, model_for
 from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
@@ -161,7 +161,7 @@ class TeacherFiles:
 
     Attributes:
         source: a model folder in the run folder, by checksum.
-        architecture: what it is.
+        architecture: what it is; its conventions are those of the heads that teach, by dataset of the student.
         record: where it came from, for the student's lineage.
         licenses: its terms.
         parent: its version, if it is a registered one.
@@ -224,7 +224,8 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        answers = {split.entry.name: answers_of(workflow, config, teacher, split) for split in training if config.cache}
+        cached = training if config.cache else []
+        answers = {split.entry.name: answers_of(workflow, config, teacher, split, definitions) for split in cached}
         recipe = followed.record()
         token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
         student = train(
@@ -266,8 +267,10 @@ def fetch_teacher(
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
     with torch.device("meta"):  # no memory, whatever the size
-        method = Distillation(_untrained(config.student, learned), model, terms)
+        method = Distillation(model_for(config.student, learned), model, terms)
     lessons = method.teacher.lessons
+    taught = {dataset: model.conventions[lesson.head].head for dataset, lesson in lessons.items()}
+    architecture = model.config.model_copy(update={"conventions_of": taught})
     comparable = frozenset(
         dataset
         for dataset, lesson in lessons.items()
@@ -276,18 +279,16 @@ def fetch_teacher(
     heads = {dataset: lesson.head for dataset, lesson in lessons.items()}
     stored = {} if config.cache is None else method.lesson_terms()
     version, licenses = fetched.version, model.card.licenses
-    return TeacherFiles(own, model.config, fetched.record, licenses, version, heads, comparable, stored)
+    return TeacherFiles(own, architecture, fetched.record, licenses, version, heads, comparable, stored)
 
 
-def _untrained(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]) -> PoseModel:
-    return build_model(
-        config,
-        {name: definition.skeleton for name, definition in definitions.items()},
-        {name: definition.conventions for name, definition in definitions.items()},
-    )
-
-
-def answers_of(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, split: Split) -> str:
+def answers_of(
+    workflow: Workflow,
+    config: DistillationJob,
+    teacher: TeacherFiles,
+    split: Split,
+    definitions: Mapping[str, DatasetDefinition],
+) -> str:
     """Folder of the teacher's answers to the crops of a training split, stored now or earlier."""
     assert config.cache is not None, "only asked for with a cache"
     crops = crop_terms(
@@ -295,7 +296,7 @@ def answers_of(workflow: Workflow, config: DistillationJob, teacher: TeacherFile
         split.entry.augment or config.loading.augment,
         config.loading.late,
         config.student.input_size,
-        config.student.conventions(split.definition.conventions),
+        conventions_of(config.student, split.entry.name, definitions),
         config.bodies,
     )
     terms = AnswerTerms(lesson=teacher.lessons[split.entry.name], crops=crops, precision=config.cache.precision)

@@ -45,9 +45,10 @@ from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
 from posecore.evaluation.traits import Traits
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import load_model
+from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.training.recipe import recipe_facts
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 
 CLINICAL_FILE = "clinical.json"
@@ -165,6 +166,7 @@ def evaluate_stores(
         metrics[name] |= result.headline()
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
+    facts |= recipe_facts(read_card(folder).lineage)
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
     return EvaluationResult(
         metrics=metrics,

@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
+import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
@@ -43,7 +44,8 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import check_heads
+from posecore.models.pose_model import check_heads, model_for
+from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
@@ -137,6 +139,7 @@ def run(config: JobConfig, reuse: Reuse) -> None:
     preflight(config, definitions)
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
+        refuse_other_conventions(config, definitions)
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
     connect_to_ray()
@@ -170,6 +173,20 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     """
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+
+
+def refuse_other_conventions(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """Refuses a run file that states conventions of a head under which its initial weights were not trained.
+
+    Raises:
+        CheckpointError: the weights cannot be read.
+        ConfigError: names both sides.
+    """
+    learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
+    if config.weights is not None and any(config.model.states(head) for head in learned):
+        with torch.device("meta"):  # no memory, whatever the size
+            model = model_for(config.method.architecture(config.model), learned)
+        inherited_conventions(model, config.weights.read(), config.weights.take)
 
 
 def train(

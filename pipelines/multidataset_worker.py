@@ -8,7 +8,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.loading.loader import Loader, LoadingConfig
@@ -18,7 +18,7 @@ from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.methods.sharing import HeadsConfig, MethodConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.warm_start import WarmStart
 from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.schema import CropBatch
@@ -99,12 +99,18 @@ class MultiDatasetWorker:
         method = self.method.build(model)
 
         def batches(start: int) -> Iterable[CropBatch]:
-            return self.batches(stores, context, start)
+            return self.batches(stores, context, start, model.conventions)
 
         return train(method, batches, self.training, context, self._evaluate(stores))
 
-    def batches(self, stores: Mapping[str, ShardStore], context: TrainContext, start: int) -> Iterable[CropBatch]:
-        """This rank's crops from step ``start`` on."""
+    def batches(
+        self,
+        stores: Mapping[str, ShardStore],
+        context: TrainContext,
+        start: int,
+        conventions: Mapping[str, Conventions],
+    ) -> Iterable[CropBatch]:
+        """This rank's crops from step ``start`` on, cut as the heads that learn from them read them."""
         return Loader(
             stores,
             self.loading,
@@ -114,7 +120,10 @@ class MultiDatasetWorker:
             rank=context.rank,
             world_size=context.world_size,
             start_step=start,
-            conventions={name: self._conventions(name, store) for name, store in stores.items()},
+            conventions={
+                name: conventions[self._learner(name)].on(store.manifest.definition.conventions)
+                for name, store in stores.items()
+            },
             answers={name: AnswerStore(folder) for name, folder in self._answers().items()},
         )
 
@@ -136,9 +145,9 @@ class MultiDatasetWorker:
         """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
         return ()
 
-    def _conventions(self, name: str, store: ShardStore) -> Conventions:
-        """How crops of a dataset are cut."""
-        return self.model.conventions(store.manifest.definition.conventions)
+    def _learner(self, name: str) -> str:
+        """The head that learns from a dataset."""
+        return name
 
     def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
         """Sets whose labels' losses are recorded."""
@@ -173,9 +182,4 @@ class MultiDatasetWorker:
 
     def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
         definitions = {entry.name: stores[entry.name].manifest.definition for entry in self.loading.mixture.entries}
-        return build_model(
-            self.method.architecture(self.model),
-            skeletons={name: definition.skeleton for name, definition in definitions.items()},
-            conventions={name: definition.conventions for name, definition in definitions.items()},
-            licenses={name: definition.license.id for name, definition in definitions.items()},
-        )
+        return model_for(self.method.architecture(self.model), definitions)

@@ -123,6 +123,7 @@ class Record:
         view_id: camera or view, or None.
         frame_index: position within the video, or None.
         sha256: hash of the image bytes, set by ingestion; empty before.
+        source_sha256: SHA-256 of the source file of an image that a stage has changed; None where it is the source.
         depth: the depth picture beside the image, or None.
         extras: further JSON values of the image (CrowdPose ``crowdIndex``, AP-10K ``background``, …).
     """
@@ -139,6 +140,7 @@ class Record:
     view_id: str | None = None
     frame_index: int | None = None
     sha256: str = ""
+    source_sha256: str | None = None
     depth: DepthImage | None = None
     extras: dict[str, Json] = field(default_factory=dict)
 
@@ -175,7 +177,7 @@ _OPTIONAL_INSTANCE_FIELDS = (
     "subject_id",
     "track_id",
 )
-_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index")
+_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index", "source_sha256")
 
 
 def _instance_to_json(instance: Instance) -> dict[str, Json]:

@@ -162,7 +162,7 @@ def _heads(card: "ModelCard") -> "Table":
 
     table = Table("dataset", "skeleton", "points", "codec", "padding", "shift in flip test")
     for dataset, skeleton in card.skeletons.items():
-        conventions = card.architecture.conventions(card.conventions[dataset])
+        conventions = card.conventions[dataset]
         codec = card.architecture.codec(conventions)
         table.add_row(
             dataset,

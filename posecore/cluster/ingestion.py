@@ -4,21 +4,35 @@ The driver holds what every shard came to, never a record: annotations lie in th
 """
 
 import functools
-import pickle
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any, ParamSpec, TypeVar
 
+import pyarrow as pa
 import ray
 from tqdm import tqdm
 
 from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
-from posecore.datasets.definition import DatasetDefinition
-from posecore.errors import IngestError, PoseCoreError
-from posecore.ingest.job import IngestSettings, ingest_job
-from posecore.ingest.plan import Plan, PlannedShard
+from posecore.cluster.shard_block import content, content_of, failed, number_of, outcome, whole
+from posecore.datasets.definition import DatasetDefinition, StageResources
+from posecore.errors import PoseCoreError
+from posecore.ingest.fetch import divided_stages, examined, staged
+from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
+from posecore.ingest.plan import Plan, planned_annotations
 from posecore.ingest.run import advice, ingest
-from posecore.ingest.write import WrittenShard, write_shard
+from posecore.ingest.staging import run_on_pictures
+from posecore.ingest.tally import Tally
+from posecore.ingest.write import (
+    WrittenShard,
+    finished,
+    kept_shard,
+    no_space_is_an_ingest_error,
+    write_content,
+    write_shard,
+)
 from posecore.shards.manifest import Manifest
+from posecore.stages.load import LoadedStage, load_stages
+from posecore.stages.protocol import ModelStage
 from posecore.storage import AnyPath
 
 _P = ParamSpec("_P")
@@ -75,22 +89,139 @@ class OnRay:
         return answer
 
     def write(self, plan: Plan) -> Iterator[WrittenShard]:
-        """Every planned shard, each by one task, with a bar that counts images."""
+        """Every planned shard, each in a block of its own from the first operator to the last.
+
+        Without stages that see pictures there is one operator. With them, one reads a shard's pictures, each stage is
+        one, and the last writes; so a stage on a GPU works on one shard while others read and write.
+        """
         quiet_ray_data()
-        rows = [{"number": shard.number} for shard in plan.shards]
-        written = (
-            ray.data.from_items(rows, override_num_blocks=len(rows))
-            .map(_shard_writer(plan), num_cpus=1, concurrency=self._workers)
-            .iter_rows()
-        )
+        numbers = [{"number": shard.number} for shard in plan.shards]
+        shards = ray.data.from_items(numbers, override_num_blocks=len(numbers))
+        for operator in _operators(plan):
+            shards = shards.map_batches(
+                operator.work, batch_size=None, batch_format="pyarrow", **operator.options(self._workers)
+            )
         title = f"ingest {plan.job.definition.name} {plan.job.split}"
         with tqdm(total=sum(shard.num_images for shard in plan.shards), unit="img", desc=title) as bar:
-            for row in written:
-                if row["error"]:
-                    raise IngestError(row["error"])
-                shard: WrittenShard = pickle.loads(row["shard"])
-                bar.update(plan.shards[shard.number].num_images)
-                yield shard
+            for block in shards.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+                for row in range(block.num_rows):
+                    result = outcome(block.slice(row, 1))
+                    if not isinstance(result, WrittenShard):
+                        raise result or AssertionError("the last operator left a shard unwritten")
+                    bar.update(plan.shards[result.number].num_images)
+                    yield result
+
+
+@dataclass(frozen=True)
+class _Operator:
+    """One operator of the pipeline.
+
+    Attributes:
+        work: block of one shard to block of one shard; a class for what is built once per process.
+        resources: of each process.
+    """
+
+    work: Callable[[pa.Table], pa.Table] | type
+    resources: StageResources
+    arguments: tuple[Any, ...] = ()
+
+    def options(self, workers: int | None) -> dict[str, Any]:
+        own = self.resources
+        reserved = {"num_cpus": own.num_cpus} | ({"num_gpus": own.num_gpus} if own.num_gpus else {})
+        if not isinstance(self.work, type):
+            return {**reserved, "concurrency": own.concurrency or workers}
+        processes = ray.data.ActorPoolStrategy(size=own.concurrency or fitting_actors(own))
+        return {**reserved, "compute": processes, "fn_constructor_args": self.arguments}
+
+
+def fitting_actors(resources: StageResources) -> int:
+    """Processes of a stage that the connected cluster has room for, at least one; a core is left for the others."""
+    have = ray.cluster_resources()
+    if resources.num_gpus:
+        return max(1, int(have.get("GPU", 0.0) / resources.num_gpus))
+    return max(1, int((have.get("CPU", 1.0) - 1.0) / max(resources.num_cpus, 0.1)))
+
+
+def _operators(plan: Plan) -> list[_Operator]:
+    _, stages = divided_stages(load_stages(plan.job.definition))
+    if not stages:
+        return [_Operator(_named("write_shard", _guarded(functools.partial(_write_whole, plan))), StageResources())]
+    middle = [
+        _Operator(_StageActor, stage.resources, (plan.job, place))
+        if isinstance(stage.work, ModelStage)
+        else _Operator(_named(stage.label, _guarded(functools.partial(_run_stage, plan.job, stage))), stage.resources)
+        for place, stage in enumerate(stages)
+    ]
+    return [
+        _Operator(_named("fetch", _guarded(functools.partial(_fetch, plan))), StageResources()),
+        *middle,
+        _Operator(_named("write", _guarded(functools.partial(_write_content, plan))), StageResources()),
+    ]
+
+
+def _named(name: str, work: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """The function under the name that Ray's dashboard shows."""
+
+    def operator(block: pa.Table) -> pa.Table:
+        return work(block)
+
+    operator.__name__ = operator.__qualname__ = name
+    return operator
+
+
+def _guarded(work: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
+    """Passes on what is finished or has failed, and turns a deliberate error into a value."""
+
+    def guarded(block: pa.Table) -> pa.Table:
+        if "written" in block.column_names and outcome(block) is not None:
+            return block
+        try:
+            return work(block)
+        except PoseCoreError as error:
+            return failed(number_of(block), error)
+
+    return guarded
+
+
+def _write_whole(plan: Plan, block: pa.Table) -> pa.Table:
+    return whole(write_shard(plan.job, plan.scratch, plan.shards[number_of(block)]))
+
+
+def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
+    job, scratch, shard = plan.job, plan.scratch, plan.shards[number_of(block)]
+    kept = kept_shard(job, scratch, shard)
+    if kept is not None:
+        return whole(kept)
+    tally = Tally(job.stage_names)
+    samples = staged(job, planned_annotations(scratch, shard), tally, with_pictures=False)
+    return content(shard.number, [sample.picture for sample in samples], tally)
+
+
+def _run_stage(job: IngestJob, stage: LoadedStage, block: pa.Table) -> pa.Table:
+    pictures, tally = content_of(block)
+    left = list(run_on_pictures(stage, pictures, tally, job.definition.skeleton))
+    return content(number_of(block), left, tally)
+
+
+def _write_content(plan: Plan, block: pa.Table) -> pa.Table:
+    pictures, tally = content_of(block)
+    shard = plan.shards[number_of(block)]
+    with no_space_is_an_ingest_error(plan.job.folder / shard.name):
+        written = write_content(plan.job, shard, map(examined, pictures), tally)
+        return whole(finished(plan.scratch, shard, written))
+
+
+class _StageActor:
+    """Holds a model stage. Its name in the dashboard is followed by the stage's in the log of its process."""
+
+    def __init__(self, job: IngestJob, place: int) -> None:
+        _, stages = divided_stages(load_stages(job.definition))
+        self._job, self._stage = job, stages[place]
+        assert isinstance(self._stage.work, ModelStage), self._stage
+        self._stage.work.set_up()
+
+    def __call__(self, block: pa.Table) -> pa.Table:
+        return _guarded(functools.partial(_run_stage, self._job, self._stage))(block)
 
 
 def _answer_or_error(work: Callable[[], Any]) -> Any:
@@ -98,16 +229,3 @@ def _answer_or_error(work: Callable[[], Any]) -> Any:
         return work()
     except PoseCoreError as error:
         return error
-
-
-def _shard_writer(plan: Plan) -> Callable[[dict[str, Any]], dict[str, Any]]:
-    job, scratch, shards = plan.job, plan.scratch, plan.shards
-
-    def write(row: dict[str, Any]) -> dict[str, Any]:
-        shard: PlannedShard = shards[row["number"]]
-        answer = _answer_or_error(functools.partial(write_shard, job, scratch, shard))
-        if isinstance(answer, PoseCoreError):
-            return {"shard": b"", "error": str(answer)}
-        return {"shard": pickle.dumps(answer), "error": ""}
-
-    return write

@@ -1,11 +1,12 @@
-"""What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, its conventions and how it is judged."""
+"""What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, what its labels mean, how it is judged."""
 
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from posecore.config import NAME_PATTERN, Config, digest_json
+from posecore.conventions import LabelConventions
 from posecore.datasets.partition import PartitionConfig, SubjectRule
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
@@ -13,6 +14,48 @@ from posecore.skeletons.skeleton import Skeleton
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Of a dataset or a split: both become folders."""
 StageName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:\w+)?$")]
+
+
+class StageResources(Config):
+    """What Ray reserves for a stage, and how its work is cut.
+
+    Attributes:
+        num_cpus: cores of each process.
+        num_gpus: GPUs of each process; a fraction shares one.
+        batch_size: pictures a model stage is given at a time.
+        concurrency: processes at a time; None takes what the cluster has.
+    """
+
+    num_cpus: float = Field(default=1.0, ge=0)
+    num_gpus: float = Field(default=0.0, ge=0)
+    batch_size: int = Field(default=32, ge=1)
+    concurrency: int | None = Field(default=None, ge=1)
+
+
+class StageEntry(Config):
+    """One stage as ``dataset.yaml`` lists it; a bare name is a stage without options.
+
+    Attributes:
+        stage: name of a built-in stage, of an entry point of the group ``posecore.stages``, or ``package.module:name``.
+        options: of the stage.
+        resources: what differs from those the stage asks for.
+    """
+
+    stage: StageName
+    options: dict[str, Json] = {}
+    resources: dict[str, Json] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_name(cls, value: Any) -> Any:
+        return {"stage": value} if isinstance(value, str) else value
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler, info: SerializationInfo) -> Any:
+        if info.mode == "python":
+            return write(self)
+        # A stage without options is written as it was before there were any. Resources change no result.
+        return {"stage": self.stage, "options": self.options} if self.options else self.stage
 
 
 class SplitDefinition(Config):
@@ -57,28 +100,6 @@ class LicenseDefinition(Config):
     note: str = ""
 
 
-class Conventions(Config):
-    """How crops are cut, targets drawn and predictions decoded, as published for this dataset.
-
-    Attributes:
-        codec: ``udp`` (unit is the distance between pixel centres) or ``msra`` (integer-centred, quarter offset).
-        padding: the box is enlarged by this factor.
-        box_source: ``bbox``, or ``center_scale`` where the dataset gives a centre and a scale (MPII).
-        clip_boxes: clip ground-truth boxes to the image first, as the published COCO loader does.
-        flip_shift: shift the mirrored heatmap by one column in the flip test.
-        half_body_min_keypoints: half-body augmentation applies above this many labelled points; None switches it off.
-        center_jitter: whether the published pipeline jitters the box centre in training.
-    """
-
-    codec: Literal["udp", "msra"] = "udp"
-    padding: float = 1.25
-    box_source: Literal["bbox", "center_scale"] = "bbox"
-    clip_boxes: bool = True
-    flip_shift: bool = False
-    half_body_min_keypoints: int | None = 8
-    center_jitter: bool = True
-
-
 class EvaluationDefinition(Config):
     """The dataset's own protocol.
 
@@ -108,10 +129,10 @@ class DatasetDefinition(Config):
         license: terms.
         area_rule: how the OKS area is obtained.
         splits: by name.
-        stages: names of the ingest stages, in order; each is a function ``record -> record | Reject``.
+        stages: what happens to annotations and pictures on their way into shards, in order (:mod:`posecore.stages`).
         max_loss: largest share of instances the stages may drop before ingestion stops.
         reader_options: options of the reader.
-        conventions: crops and targets.
+        conventions: what its boxes and bodies mean; how heads read them is the model's affair.
         evaluation: the official protocol.
         shares_images_with: other datasets known to hold the same images, with what is known of it.
         expected_flags: keypoint flags (COCO meaning) a whole download must contain; ``check`` reports the missing.
@@ -127,10 +148,10 @@ class DatasetDefinition(Config):
     license: LicenseDefinition
     area_rule: AreaRule = "box"
     splits: dict[Name, SplitDefinition]
-    stages: tuple[StageName, ...] = ("check_instances",)
+    stages: tuple[StageEntry, ...] = (StageEntry(stage="check_instances"),)
     max_loss: float = 0.05
     reader_options: dict[str, Json] = {}
-    conventions: Conventions = Conventions()
+    conventions: LabelConventions = LabelConventions()
     evaluation: EvaluationDefinition = EvaluationDefinition()
     shares_images_with: dict[str, str] = {}
     expected_flags: tuple[int, ...] = (0, 1, 2)
@@ -155,6 +176,13 @@ class DatasetDefinition(Config):
     @model_serializer(mode="wrap")
     def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return _without_none(write(self), "subjects")
+
+    @property
+    def stage_labels(self) -> tuple[str, ...]:
+        """What counts, rejects and messages call each stage: its name, numbered where it is listed again."""
+        names = [entry.stage for entry in self.stages]
+        again = [names[:place].count(name) for place, name in enumerate(names)]
+        return tuple(f"{name}#{number + 1}" if number else name for name, number in zip(names, again, strict=True))
 
     def digest(self) -> str:
         """SHA-256 over everything that changes what ingestion writes, as 64 hexadecimal digits."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from posecore.config import Config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crops import Precision, predict_crops
@@ -265,8 +265,7 @@ def _columns(model: PoseModel, task: PredictionTask) -> NDArray[np.int64]:
 
 def _conventions(model: PoseModel, task: PredictionTask) -> Conventions:
     """Crop and decode as the head was trained; where the box comes from is the dataset's matter."""
-    own = task.store.manifest.definition.conventions
-    return model.conventions[task.head].model_copy(update={"box_source": own.box_source, "clip_boxes": own.clip_boxes})
+    return model.conventions[task.head].on(task.store.manifest.definition.conventions)
 
 
 @contextmanager

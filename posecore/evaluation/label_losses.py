@@ -52,7 +52,7 @@ def label_losses(model: PoseModel, store: ShardStore, head: str, settings: Infer
         head,
         model.input_size,
         batch_size=settings.batch_size,
-        conventions=model.conventions[head],
+        conventions=model.conventions[head].on(store.manifest.definition.conventions),
         num_threads=settings.num_threads,
         depth=model.takes_depth,
     )

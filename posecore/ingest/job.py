@@ -60,7 +60,7 @@ class IngestJob:
     @property
     def stage_names(self) -> tuple[str, ...]:
         """Every stage of the pipeline, in order."""
-        return (READER_STAGE, PLAN_STAGE, *self.definition.stages, IMAGE_STAGE)
+        return (READER_STAGE, PLAN_STAGE, *self.definition.stage_labels, IMAGE_STAGE)
 
     def digest(self, code: Mapping[str, StageCode]) -> str:
         """SHA-256 of everything that shapes the shards, besides the records and the image bytes.
@@ -75,7 +75,7 @@ class IngestJob:
                 "split": self.split,
                 "settings": self.settings.model_dump(mode="json"),
                 "vocabulary": self.vocabulary.digest(),
-                "stages": [[name, code[name].digest] for name in self.definition.stages],
+                "stages": [[label, code[label].digest] for label in self.definition.stage_labels],
             }
         )
 

@@ -11,8 +11,8 @@ from dataclasses import replace
 import numpy as np
 
 from posecore.geometry import MAX_REACH
-from posecore.ingest.stages import reject_instance
 from posecore.schema import Instance, Record, Reject
+from posecore.stages.rejects import reject_instance
 
 
 def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:

@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from posecore.datasets.discovery import read_split
 from posecore.ingest.job import IngestJob
-from posecore.ingest.stages import reject_instance
 from posecore.schema import Record, Reject
+from posecore.stages.rejects import reject_instance
 from posecore.storage import AnyPath
 from posecore.tables.parts import PartEntry, write_part
 from posecore.tables.records import divided, to_annotations

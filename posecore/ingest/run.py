@@ -18,7 +18,6 @@ from posecore.ingest.executor import Executor, InProcess
 from posecore.ingest.job import IngestJob, IngestSettings
 from posecore.ingest.plan import Plan, plan_shards
 from posecore.ingest.read import read_parts
-from posecore.ingest.stages import load_stages
 from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, shard_rows, whole_file
 from posecore.schema import Record, Reject
 from posecore.shards.index import write_table
@@ -32,6 +31,7 @@ from posecore.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from posecore.stages.load import load_stages
 from posecore.storage import AnyPath, sha256_of
 from posecore.tables.columns import renumbered
 
@@ -58,7 +58,7 @@ def ingest(
             ``quarantine.parquet`` then, and there is no manifest), annotated areas are none, or the disk is full.
     """
     executor = executor or InProcess()
-    load_stages(job.definition.stages)  # what cannot be had is known before anything is read
+    load_stages(job.definition)  # what cannot be had is known before anything is read
     with no_space_is_an_ingest_error(job.folder), _scratch(job) as scratch:
         parts = executor.call(read_parts, job, scratch) if source is None else read_parts(job, scratch, source)
         plan = executor.call(plan_shards, job, scratch, parts)
@@ -169,7 +169,7 @@ def _remove_strangers(job: IngestJob, manifest: Manifest) -> None:
 
 
 def _refuse_loss(job: IngestJob, counts: tuple[StageCounts, ...]) -> None:
-    lenient = {stage.name for stage in load_stages(job.definition.stages) if stage.may_lose}
+    lenient = {stage.label for stage in load_stages(job.definition) if stage.may_lose}
     for count in counts:
         if count.stage in lenient:
             continue

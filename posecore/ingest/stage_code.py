@@ -28,11 +28,10 @@ from posecore.errors import IngestError
 from posecore.schema import Json
 from posecore.shards.manifest import StageCode
 from posecore.source_code import DECLARATION, SourceCode, read_source
+from posecore.stages.load import stage_path
 from posecore.storage import sha256_of
 
 READER_STAGE = "reader"
-BUILT_IN_STAGES = "posecore.ingest.stages"
-"""The module of stages that are named without one."""
 
 _LIBRARY = posecore.__name__
 _DATASETS = posecore.datasets.__name__
@@ -48,7 +47,8 @@ def codes_of(definition: DatasetDefinition, split: str) -> dict[str, StageCode]:
     """
     options = {**definition.reader_options, **definition.splits[split].options}
     return {READER_STAGE: stage_code(definition.reader, options)} | {
-        name: stage_code(name) for name in definition.stages
+        label: stage_code(entry.stage, entry.options)
+        for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
     }
 
 
@@ -88,20 +88,23 @@ def stage_code(name: str, options: Mapping[str, Json] | None = None) -> StageCod
 
 def foreign_code(definition: DatasetDefinition) -> list[str]:
     """What a definition would run that does not come with the library, each as the name and the file it is in."""
-    names = [name for name in (definition.reader, *definition.stages) if not _comes_with_the_library(name)]
+    names = [name for name in _names(definition) if not _comes_with_the_library(name)]
     places = {name: _find(_module_of(name)) for name in names}
     return [f"{name} ({'not found' if place is None else place.source})" for name, place in places.items()]
 
 
 def our_modules(definition: DatasetDefinition) -> list[str]:
     """Modules of the reader and of the stages that lie in the library or in a dataset's folder."""
-    modules = (_module_of(name) for name in (definition.reader, *definition.stages))
+    modules = (_module_of(name) for name in _names(definition))
     return sorted({module for module in modules if module.startswith(f"{_LIBRARY}.")})
 
 
+def _names(definition: DatasetDefinition) -> list[str]:
+    return [definition.reader, *dict.fromkeys(entry.stage for entry in definition.stages)]
+
+
 def _module_of(name: str) -> str:
-    module, colon, _ = name.partition(":")
-    return module if colon else BUILT_IN_STAGES
+    return stage_path(name).partition(":")[0]
 
 
 def _own(module: str) -> str:

@@ -1,8 +1,7 @@
 """Writing one planned shard: whole under its final name, or not there; the same bytes whoever writes it.
 
-Two threads run ahead to read, hash and check the images (more for remote sources, where waiting dominates), because
-reading and hashing leave the interpreter lock free; a third writes the tar, a fourth brings to disk what has been
-written so far. The calling thread is left with masks, JSON and index rows.
+While the pictures are read ahead (:mod:`posecore.ingest.fetch`), a thread writes the tar and another brings to disk
+what has been written so far. The calling thread is left with masks, JSON and index rows.
 """
 
 import errno
@@ -11,15 +10,14 @@ import os
 import re
 import tempfile
 import threading
-from collections import deque
-from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import orjson
 import pyarrow as pa
@@ -29,30 +27,22 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
+from posecore.ingest.fetch import Examined, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
-from posecore.ingest.reach import without_far_instances
 from posecore.ingest.source_image import (
     EXTENSIONS,
-    SourceImage,
-    Unusable,
-    read_depth_image,
-    read_source_image,
 )
-from posecore.ingest.stages import load_stages, reject_image, run_stages
 from posecore.ingest.tally import Tally
-from posecore.schema import Record, record_from_json, record_to_json
+from posecore.schema import record_from_json, record_to_json
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_masks, unify
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
+from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
-from posecore.tables.records import to_records
 
-LOCAL_READERS = 2
-_REMOTE_READERS = 16
-_READ_BATCH = 8
 _FLUSH_SECONDS = 0.1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
 _MAX_ID_CHARACTERS = 64
@@ -90,6 +80,10 @@ class WrittenShard:
     reused: bool
 
 
+WrittenRows: TypeAlias = tuple[Commit, IndexTables]
+"""A whole shard's side-car and its index rows."""
+
+
 def write_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> WrittenShard:
     """Writes one shard and its side-car, or keeps the one that is there if every byte of it is as it should be.
 
@@ -101,12 +95,27 @@ def write_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> Writte
         IngestError: the disk is full; nothing is left under the shard's name.
     """
     with no_space_is_an_ingest_error(job.folder / shard.name):
-        kept = _kept(job, shard)
-        commit, rows = kept or _write(job, scratch, shard)
-        for name, table in (("images", rows.images), ("instances", rows.instances)):
-            with (scratch / _rows_name(shard.number, name)).open("wb") as file:
-                pq.write_table(table, file, compression="lz4")
-    return WrittenShard(shard.number, commit, reused=kept is not None)
+        kept = kept_shard(job, scratch, shard)
+        if kept is not None:
+            return kept
+        tally = Tally(job.stage_names)
+        samples = staged(job, planned_annotations(scratch, shard), tally)
+        return finished(scratch, shard, write_content(job, shard, samples, tally))
+
+
+def kept_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> WrittenShard | None:
+    """The shard that is there, if it may be kept as :func:`write_shard` says."""
+    kept = _kept(job, shard)
+    return None if kept is None else finished(scratch, shard, kept, reused=True)
+
+
+def finished(scratch: AnyPath, shard: PlannedShard, written: WrittenRows, reused: bool = False) -> WrittenShard:
+    """Leaves the index rows of a whole shard where :func:`shard_rows` finds them."""
+    commit, rows = written
+    for name, table in (("images", rows.images), ("instances", rows.instances)):
+        with (scratch / _rows_name(shard.number, name)).open("wb") as file:
+            pq.write_table(table, file, compression="lz4")
+    return WrittenShard(shard.number, commit, reused)
 
 
 def shard_rows(scratch: AnyPath, number: int, name: Literal["images", "instances"]) -> pa.Table:
@@ -146,28 +155,27 @@ def no_space_is_an_ingest_error(path: AnyPath) -> Iterator[None]:
         ) from None
 
 
-def _write(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> tuple[Commit, IndexTables]:
-    tally = Tally(job.stage_names)
+def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examined], tally: Tally) -> WrittenRows:
+    """Writes a shard and its side-car from what the stages have left of it.
+
+    Args:
+        job: the split.
+        shard: that the samples are of.
+        samples: in the order of the plan.
+        tally: what was counted on their way; goes on counting.
+    """
     rows = IndexRows()
-    annotations = planned_annotations(scratch, shard)
-    records = _staged(job, to_records(annotations, job.definition.name, job.split), tally)
     with whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
         num_images = num_instances = 0
-        for key, record, pictures in _with_images(job, records):
-            tally.enter(IMAGE_STAGE, record)
-            if isinstance(pictures, Unusable):
-                tally.reject_image(IMAGE_STAGE, reject_image(record, pictures.reason, pictures.detail), record)
-                continue
-            record, far = without_far_instances(pictures.described(record))
-            for reject in far:
-                tally.reject_instance(IMAGE_STAGE, reject)
+        for sample in samples:
+            record, key = sample.record, sample_key(sample.record.source_id)
             try:
                 masks = encode_masks(unify(record, job.definition.skeleton, job.vocabulary))
             except (ValueError, TypeError, KeyError) as error:
                 problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be read ({error}).")
                 tally.reject_image(IMAGE_STAGE, problem, record)
                 continue
-            rows.add(key, record, _add_sample(tar, shard.number, key, pictures, record_to_json(record), masks))
+            rows.add(key, record, _add_sample(tar, shard.number, key, sample, record_to_json(record), masks))
             num_images += 1
             num_instances += len(record.instances)
         digest = tar.finish()
@@ -179,56 +187,8 @@ def _write(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> tuple[Commi
     return commit, rows.tables()
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _Pictures:
-    """What is stored of one record's files."""
-
-    image: SourceImage
-    depth: SourceImage | None
-
-    def described(self, record: Record) -> Record:
-        """The record with what only the files say."""
-        image, depth = self.image, record.depth
-        if self.depth is not None and depth is not None:
-            depth = replace(depth, size_bytes=len(self.depth.data), xxh3=f"{self.depth.xxh3:016x}")
-        return replace(record, width=image.width, height=image.height, sha256=image.sha256, depth=depth)
-
-
-def _staged(job: IngestJob, records: list[Record], tally: Tally) -> list[tuple[str, Record]]:
-    stages = load_stages(job.definition.stages)
-    staged = ((sample_key(record.source_id), run_stages(record, stages, tally)) for record in records)
-    return [(key, record) for key, record in staged if record is not None]
-
-
-def _with_images(
-    job: IngestJob, records: list[tuple[str, Record]]
-) -> Iterator[tuple[str, Record, _Pictures | Unusable]]:
-    """The records in order, each with its files, read ahead by threads."""
-    readers = LOCAL_READERS if isinstance(job.root, Path) else _REMOTE_READERS
-    batches = [records[start : start + _READ_BATCH] for start in range(0, len(records), _READ_BATCH)]
-    waiting: deque[Future[list[_Pictures | Unusable]]] = deque()
-    with ThreadPoolExecutor(readers, "ingest-read") as pool:
-        for number, batch in enumerate(batches):
-            while len(waiting) < 2 * readers and number + len(waiting) < len(batches):
-                waiting.append(pool.submit(_read_images, job, batches[number + len(waiting)]))
-            for (key, record), pictures in zip(batch, waiting.popleft().result(), strict=True):
-                yield key, record, pictures
-
-
-def _read_images(job: IngestJob, records: list[tuple[str, Record]]) -> list[_Pictures | Unusable]:
-    return [_read_pictures(job, record) for _, record in records]
-
-
-def _read_pictures(job: IngestJob, record: Record) -> _Pictures | Unusable:
-    image = read_source_image(job.root / record.image, record.width, record.height, job.settings)
-    if isinstance(image, Unusable) or record.depth is None:
-        return image if isinstance(image, Unusable) else _Pictures(image, None)
-    depth = read_depth_image(job.root / record.depth.image, image.width, image.height, job.settings)
-    return depth if isinstance(depth, Unusable) else _Pictures(image, depth)
-
-
-def _add_sample(tar: TarWriter, number: int, key: str, pictures: _Pictures, text: bytes, masks: bytes) -> SamplePlace:
-    image, depth = pictures.image, pictures.depth
+def _add_sample(tar: TarWriter, number: int, key: str, sample: Examined, text: bytes, masks: bytes) -> SamplePlace:
+    image, depth = sample.image, sample.depth
     members = [
         tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.sha256),
         tar.add(f"{key}.json", text, hashlib.sha256(text).hexdigest()),
@@ -300,7 +260,7 @@ def _flushing(file: FileIO) -> Iterator[None]:
         flushed.result()
 
 
-def _kept(job: IngestJob, shard: PlannedShard) -> tuple[Commit, IndexTables] | None:
+def _kept(job: IngestJob, shard: PlannedShard) -> WrittenRows | None:
     path = job.folder / shard.name
     try:
         commit = Commit.model_validate_json((job.folder / commit_name(shard.name)).read_bytes())

@@ -84,17 +84,34 @@ def git_sha() -> str:
     """
     if baked := os.environ.get("POSECORE_GIT_SHA"):
         return baked
-    folder = Path(__file__).parent
+    root = repository_root()
+    if root is None:
+        return ""
     try:
-        commit = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
-        changes = subprocess.run(
-            ["git", "status", "--porcelain"], cwd=folder, capture_output=True, text=True, check=True, timeout=10
-        ).stdout.strip()
+        commit = git(root, "rev-parse", "HEAD").decode().strip()
+        changes = git(root, "status", "--porcelain", "--", ".").strip()
     except (OSError, subprocess.SubprocessError):
         return ""
     return f"{commit}-dirty" if changes else commit
+
+
+def repository_root() -> Path | None:
+    """The folder of this source tree, if git tracks it: a library that is installed lies in no repository of ours."""
+    try:
+        git(_ROOT, "ls-files", "--error-unmatch", "posecore/__init__.py")
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _ROOT
+
+
+def git(root: Path, *arguments: str) -> bytes:
+    """What a git command prints.
+
+    Raises:
+        OSError: there is no git.
+        subprocess.SubprocessError: the command failed, or took longer than a minute.
+    """
+    return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True, timeout=60).stdout
 
 
 def _source_files(name: str, whole_package: bool = False) -> list[tuple[str, Path]]:

@@ -8,6 +8,7 @@ from jinja2 import Environment, StrictUndefined
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.weights_use import weights_of
 from posecore.models.saving import read_card
+from posecore.training.recipe import recipe_facts
 
 _TEMPLATE = """\
 # {{ name }}
@@ -47,6 +48,13 @@ Made from `{{ parent_uri }}`, which has its own card and data.
 {{ use.license }}: {{ use.note }}
 
 {% endfor -%}
+{% endif -%}
+{% if recipe -%}
+## Training
+
+{% for name, value in recipe.items() -%}
+- {{ name }}: {{ value }}
+{% endfor %}
 {% endif -%}
 ## Results
 {% if metrics %}
@@ -95,6 +103,7 @@ def model_card(
         datasets=datasets,
         weights=weights_of(Path(model_folder)),
         metrics=metrics,
+        recipe=recipe_facts(card["lineage"]),
         parent_uri=parent_uri,
         terms={True: "allowed", False: "not allowed", None: "not stated"},
         short=short_digest,

@@ -24,6 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from posecore.config import Config, digest_json
 from posecore.errors import IntegrityError, LineageError
+from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.curve import send_if_reachable
 from posecore.lineage.tracking import RunLog, Tracking
@@ -208,6 +209,7 @@ class Workflow:
         }
         self._run = self.tracking.start_run(self.name, tags)
         self._run.log_dict(self._config.model_dump(mode="json"), "config.yaml")
+        record_code(self._run)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:

@@ -64,7 +64,7 @@ class AugmentConfig(Config):
     Attributes:
         flip_probability: of the mirrored image.
         half_body_probability: of cropping only the upper or the lower points, where enough are labelled
-            (``half_body_min_keypoints`` of the dataset's conventions).
+            (``half_body_min_keypoints`` of the head's conventions).
         half_body_rule: ``vitpose`` counts every point as lower that is not upper, also those of face and hands, takes
             the upper half in 69 % of the cases, and neither half by choice with fewer than three points. ``mmpose``
             leaves out points of no half, takes the upper half in 70 %, and needs two points of it.

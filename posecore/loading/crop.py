@@ -13,7 +13,7 @@ import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import DatasetError, ImageHeaderError, IntegrityError
 from posecore.geometry import (
     CropConvention,
@@ -88,7 +88,7 @@ def instance_region(
             are not, it is enlarged to the crop's shape as a box is.
         image_size: (height, width) of the image.
         aspect_ratio: width over height of the crop.
-        conventions: of the dataset.
+        conventions: of the head, on the dataset's labels.
 
     Raises:
         DatasetError: the instance lacks the centre and scale its conventions ask for.

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions, HeadConventions
 from posecore.loading.crop import Crop, box_region, crop_depth, crop_instance, group_crops, instance_region
 from posecore.loading.samples import SampleCache, UsableInstances
 from posecore.schema import CropBatch, KeypointState
@@ -45,7 +45,7 @@ class EvalCrops:
             :class:`~posecore.loading.samples.UsableInstances`; or, with ``detections``, rows of those.
             ``CropGroup.rows`` holds them again.
         detections: boxes to crop instead; their points are 0, 0 and UNKNOWN.
-        conventions: other conventions than the dataset's own.
+        conventions: of the head; None for the usual ones, on the dataset's labels.
         num_threads: decoding threads.
         max_pixels: a larger image is refused.
         depth: cut depth too, where images have it.
@@ -71,7 +71,7 @@ class EvalCrops:
         self._input_size = input_size
         self._batch_size = batch_size
         self._detections = detections
-        self._conventions = conventions or store.manifest.definition.conventions
+        self._conventions = conventions or HeadConventions().on(store.manifest.definition.conventions)
         self._num_threads = num_threads
         self._max_pixels = max_pixels
         self._depth = depth

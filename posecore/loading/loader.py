@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from posecore.config import Config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.buffers import ImageBuffers
@@ -120,7 +120,7 @@ class Loader:
         rank: of this process.
         world_size: number of ranks; must divide ``global_batch``.
         start_step: first step to deliver.
-        conventions: by mixture entry, those of the model to be trained; None for the datasets' own.
+        conventions: by mixture entry, those of the heads to be trained; None for the usual ones.
         answers: by mixture entry, a teacher's stored answers, to be delivered with the crops; None for none.
 
     Raises:

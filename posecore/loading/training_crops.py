@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import change_appearance
@@ -44,7 +44,7 @@ class TrainingCrops:
         augment: its augmentation.
         input_size: (height, width) of the crops.
         seed: of the run.
-        conventions: of the model to be trained; None for the dataset's own.
+        conventions: of the head to be trained; None for the usual ones, on the dataset's labels.
         bodies: what is cropped.
         late: the augmentation of later passes.
         answers: a teacher's, to be delivered with the crops.
@@ -78,7 +78,7 @@ class TrainingCrops:
         self._whole_images = bodies == "images"
         self._labels = labels and not self._whole_images
         self.definition = store.manifest.definition
-        self._conventions = conventions or self.definition.conventions
+        self._conventions = conventions or HeadConventions().on(self.definition.conventions)
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
         skeleton = self.definition.skeleton

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from posecore.config import Config
+from posecore.conventions import HeadConventions
 from posecore.loading.augment import Region
 from posecore.loading.crop import Crop, instance_region
 from posecore.loading.randomness import Purpose, Redrawn
@@ -53,7 +54,7 @@ class UnlabelledCrops:
         self.name = name
         of_bodies = config.unit == "bodies"
         self.instances = UsableInstances.bodies(store) if of_bodies else UsableInstances.whole_images(store)
-        self._conventions = store.manifest.definition.conventions
+        self._conventions = HeadConventions().on(store.manifest.definition.conventions)
         self._config = config
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed

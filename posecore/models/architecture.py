@@ -9,18 +9,20 @@ from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError
 from posecore.models.backbones import BackboneConfig
 from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
-from posecore.models.presets import PRESETS
+from posecore.models.presets import PRESETS, Preset, preset_of
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.vit import VitConfig
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
+SIMCC_CONVENTIONS = HeadConventions(codec="msra")
+"""Under which SimCC heads are published, whatever the dataset (open-mmlab/mmpose @ 759b39c, ``TopdownAffine``)."""
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 """What every model subtracts from red, green and blue in [0, 1]."""
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -39,9 +41,13 @@ class ModelConfig(Config):
         backbone: images to features.
         head: decoder of every dataset.
         input_size: (height, width) of the crops in pixels.
-        heatmap_sigma: spread of the target Gaussian in heatmap pixels; 2 belongs to 64×48 maps, 3 to 96×72.
-        blur_kernel: side of the blur in UDP decoding, in heatmap pixels; 11 belongs to 64×48 maps, 17 to 96×72.
+        heatmap_sigma: spread of the target Gaussian in heatmap pixels; 2 belongs to 64×48 maps, 3 to 96×72. Of a
+            published preset it grows with the maps, if ``input_size`` is given and this is not.
+        blur_kernel: side of the blur in UDP decoding, in heatmap pixels; 11 belongs to 64×48 maps, 17 to 96×72;
+            likewise.
         blur_border: what that blur sees beyond the map; ``zero`` for Sapiens.
+        conventions: how heads are trained and read; a field left out is the preset's, or what the kind of head wants.
+        conventions_of: by dataset, where a head's are not these; what is left out of one is taken from ``conventions``.
         shared_heads: dataset to the dataset whose head it uses; both must have the same skeleton points.
         embedding: embedding head and prototypes, a second way to every dataset's heatmaps; None for none.
     """
@@ -52,28 +58,45 @@ class ModelConfig(Config):
     heatmap_sigma: float = Field(default=2.0, gt=0, le=MAX_PATCH_PX)
     blur_kernel: int = Field(default=11, gt=0, le=MAX_PATCH_PX)
     blur_border: Literal["mirror", "zero"] = "mirror"
+    conventions: HeadConventions = HeadConventions()
+    conventions_of: dict[str, HeadConventions] = {}
     shared_heads: dict[str, str] = {}
     embedding: EmbeddingConfig | None = None
 
     @model_validator(mode="before")
     @classmethod
-    def _resolve_preset(cls, values: Any) -> Any:
-        backbone = values.get("backbone") if isinstance(values, Mapping) else None
-        changes = {"preset": backbone} if isinstance(backbone, str) else backbone
-        if not isinstance(changes, Mapping) or "preset" not in changes:
+    def _resolve(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
             return values
-        name = changes["preset"]
-        if name not in PRESETS:
-            raise ValueError(f"no backbone preset is called {name!r}; there are {', '.join(PRESETS)}.")
-        preset = PRESETS[name]
-        resolved = preset["backbone"].model_dump() | {key: item for key, item in changes.items() if key != "preset"}
-        return {**preset, **values, "backbone": resolved}
+        preset, backbone = _named_preset(values.get("backbone"))
+        resolved = {**preset, **values}
+        if backbone is not None:
+            resolved["backbone"] = backbone
+        if "input_size" in values and preset:
+            resolved |= _grown(preset, values)
+        if _kind(resolved.get("head")) == "rtmcc":
+            preset = {**preset, "conventions": SIMCC_CONVENTIONS, "conventions_of": {}}
+        resolved["conventions"] = common = _plain(preset.get("conventions")) | _plain(values.get("conventions"))
+        of_preset, own = (_plain(each.get("conventions_of")) for each in (preset, values))
+        resolved["conventions_of"] = {
+            name: common | _plain(of_preset.get(name)) | _plain(own.get(name)) for name in {**of_preset, **own}
+        }
+        return resolved
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         multiple = self.backbone.size_multiple
         if any(side % multiple for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
+        if isinstance(self.head, RtmccHeadConfig):
+            self._refuse_heatmap_conventions()
+        elif 2 * self.heatmap_sigma > min(self.heatmap_size):
+            height, width = self.heatmap_size
+            raise ValueError(
+                f"heatmap_sigma {self.heatmap_sigma:g} does not fit maps of {height}×{width} pixels (h×w), which "
+                f"input_size {self.input_size} gives: a Gaussian would be as wide as the map; lower it, or leave it "
+                "out with a preset, whose spread follows the map."
+            )
         if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
             raise ValueError(
                 f"embedding needs a head whose heatmaps are {self.embedding.upsampling} times as large as its input, "
@@ -111,14 +134,30 @@ class ModelConfig(Config):
             )
         return self.model_copy(update={"backbone": self.backbone.model_copy(update={"depth_input": True})})
 
-    def conventions(self, dataset: Conventions) -> Conventions:
-        """A dataset's conventions as this architecture can keep them.
+    def _refuse_heatmap_conventions(self) -> None:
+        for name, conventions in {"": self.conventions, **self.conventions_of}.items():
+            if conventions.codec != "msra" or conventions.flip_shift:
+                field = f"conventions_of.{name}" if name else "conventions"
+                raise ValueError(
+                    f"{field} says codec {conventions.codec} and flip_shift {str(conventions.flip_shift).lower()}, but "
+                    "a rtmcc head reads msra crops and shifts nothing; set msra and false, or leave them out."
+                )
 
-        SimCC was published with ``msra`` crops and no shift in the flip test only, whatever the dataset's own are.
+    def of_head(self, *names: str) -> HeadConventions:
+        """How a head is trained and read.
+
+        Args:
+            names: of the head, and of the dataset whose definition it goes by; the first that is known decides.
         """
-        if isinstance(self.head, RtmccHeadConfig):
-            return dataset.model_copy(update={"codec": "msra", "flip_shift": False})
-        return dataset
+        return next((self.conventions_of[name] for name in names if name in self.conventions_of), self.conventions)
+
+    def states(self, head: str) -> bool:
+        """Whether the configuration says of a head what its preset, or a head of that kind, does not."""
+        preset = preset_of(self.backbone)
+        published = type(self).model_validate(
+            {"backbone": preset or self.backbone, **({} if preset else {"head": self.head})}
+        )
+        return self.of_head(head) != published.of_head(head)
 
     def codec(self, conventions: Conventions) -> Codec:
         """How targets are drawn and outputs decoded under a model's conventions."""
@@ -163,3 +202,40 @@ class ModelCard(Config):
                     f"reads {crop} crops; set it to {crop}."
                 )
         return self
+
+
+def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:
+    """The preset that a backbone names, and the backbone's fields with changes; nothing and None where it names none.
+
+    Raises:
+        ValueError: there is no such preset.
+    """
+    changes = {"preset": backbone} if isinstance(backbone, str) else backbone
+    if not isinstance(changes, Mapping) or "preset" not in changes:
+        return {}, None
+    name = changes["preset"]
+    if name not in PRESETS:
+        raise ValueError(f"no backbone preset is called {name!r}; there are {', '.join(PRESETS)}.")
+    preset = PRESETS[name]
+    fields = preset["backbone"].model_dump() | {key: item for key, item in changes.items() if key != "preset"}
+    return preset, fields
+
+
+def _grown(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Spread and blur of a published preset at another input size: 3 and 17 at 384×288, as HRNet was published."""
+    if not {"heatmap_sigma", "blur_kernel", "input_size"} <= preset.keys() or "heatmap_sigma" in values:
+        return {}
+    factor = values["input_size"][0] / preset["input_size"][0]
+    kernel = max(3.0, preset["blur_kernel"] * factor)
+    return {"heatmap_sigma": max(1.0, preset["heatmap_sigma"] * factor), "blur_kernel": 2 * round((kernel - 1) / 2) + 1}
+
+
+def _kind(head: Any) -> str | None:
+    return head.get("kind") if isinstance(head, Mapping) else getattr(head, "kind", None)
+
+
+def _plain(conventions: Any) -> dict[str, Any]:
+    """Stated fields, of a mapping or of a configuration."""
+    if isinstance(conventions, HeadConventions):
+        return conventions.model_dump(include=set(HeadConventions.model_fields))
+    return dict(conventions or {})

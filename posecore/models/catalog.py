@@ -10,13 +10,13 @@ from difflib import get_close_matches
 from typing import Any
 
 from posecore.config import parse_config
-from posecore.datasets.definition import Conventions, LicenseDefinition
+from posecore.conventions import LabelConventions
+from posecore.datasets.definition import LicenseDefinition
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.catalog_figures import FIGURES
-from posecore.models.weights.layout import SKELETONS
+from posecore.models.weights.layout import LABELS, SKELETONS
 from posecore.models.weights.licenses import LICENSES
-from posecore.models.weights.vitpose import CONVENTIONS as VITPOSE_CONVENTIONS
 from posecore.skeletons.library import load_skeleton
 
 _SIX = ("coco", "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
@@ -38,7 +38,6 @@ class PublishedModel:
         hub: repository on the Hugging Face hub, where the publisher names one; ViTPose++ is mirrored by the person who
             ported it to ``transformers``.
         changes: fields of :class:`~posecore.models.architecture.ModelConfig` that differ from the preset's.
-        conventions: by dataset, how crops were cut and targets drawn; the defaults (UDP) where left out.
     """
 
     name: str
@@ -50,7 +49,6 @@ class PublishedModel:
     file: str | None = None
     hub: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
-    conventions: Mapping[str, Conventions] = field(default_factory=dict)
 
     @property
     def license(self) -> LicenseDefinition:
@@ -74,10 +72,14 @@ class PublishedModel:
 
     def card(self) -> ModelCard:
         """Everything about the model but its weights."""
+        architecture = self.architecture()
         return ModelCard(
-            architecture=self.architecture(),
+            architecture=architecture,
             skeletons={dataset: load_skeleton(SKELETONS[dataset]) for dataset in self.heads},
-            conventions={dataset: self.conventions.get(dataset, Conventions()) for dataset in self.heads},
+            conventions={
+                dataset: architecture.of_head(dataset).on(LABELS.get(dataset, LabelConventions()))
+                for dataset in self.heads
+            },
             licenses={self.name: self.license_id},
         )
 
@@ -93,8 +95,6 @@ _RTMPOSE_RELEASES = {
 }
 """(family, points, size, height) of every released model."""
 
-_SIMCC = {dataset: Conventions(codec="msra") for dataset in ("coco", "coco_wholebody")}
-
 
 def _vitpose() -> Iterator[PublishedModel]:
     for size in ("small", "base", "large", "huge"):
@@ -106,7 +106,6 @@ def _vitpose() -> Iterator[PublishedModel]:
             "vitpose",
             "Apache-2.0",
             "https://github.com/ViTAE-Transformer/ViTPose",
-            conventions=VITPOSE_CONVENTIONS,
         )
         yield row
         yield replace(row, name=f"{name}-simple", changes={"head": {"kind": "simple"}})
@@ -136,7 +135,6 @@ def _posebh() -> Iterator[PublishedModel]:
             _RESTRICTED_DATA,
             "https://github.com/uyoung-jeong/PoseBH",
             changes={"embedding": {}},
-            conventions=VITPOSE_CONVENTIONS,
         )
 
 
@@ -214,7 +212,6 @@ def _rtmpose() -> Iterator[PublishedModel]:
                     license_id,
                     homepage,
                     changes={"input_size": (height, width)},
-                    conventions=_SIMCC,
                 )
 
 

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.codecs.codec import Codec
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions, LabelConventions
+from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.depth import depth_channels
@@ -246,17 +247,48 @@ def build_model(
     Args:
         config: the architecture.
         skeletons: by dataset.
-        conventions: by dataset; the defaults where left out.
+        conventions: by dataset; the architecture's, on labels that mean what they mostly do, where left out.
         licenses: licence id by dataset.
     """
     known = conventions or {}
     card = ModelCard(
         architecture=config,
         skeletons=dict(skeletons),
-        conventions={dataset: config.conventions(known.get(dataset, Conventions())) for dataset in skeletons},
+        conventions={
+            dataset: known[dataset] if dataset in known else config.of_head(dataset).on(LabelConventions())
+            for dataset in skeletons
+        },
         licenses=dict(licenses or {}),
     )
     return PoseModel(card)
+
+
+def conventions_of(config: ModelConfig, head: str, definitions: Mapping[str, DatasetDefinition]) -> Conventions:
+    """How crops of a head's dataset are cut and its outputs read; a shared head has those of its owner.
+
+    Args:
+        config: the architecture.
+        head: one of the definitions' names.
+        definitions: by name of the head.
+    """
+    owner = config.shared_heads.get(head, head)
+    dataset = definitions[owner].name if owner in definitions else owner
+    return config.of_head(owner, dataset).on(definitions[head].conventions)
+
+
+def model_for(config: ModelConfig, definitions: Mapping[str, DatasetDefinition]) -> PoseModel:
+    """A freshly initialised model with a head for each dataset, each under the conventions the architecture has for it.
+
+    Args:
+        config: the architecture.
+        definitions: by name of the head.
+    """
+    return build_model(
+        config,
+        {head: definition.skeleton for head, definition in definitions.items()},
+        {head: conventions_of(config, head, definitions) for head in definitions},
+        {head: definition.license.id for head, definition in definitions.items()},
+    )
 
 
 def check_heads(datasets: Collection[str], shared_heads: Collection[str] = ()) -> None:

@@ -1,12 +1,12 @@
 """Named architectures: a backbone and what was published with it, to be named as ``backbone: <preset>``.
 
 A preset holds fields of :class:`~posecore.models.architecture.ModelConfig`; what a configuration leaves out is taken
-from its preset, so that the head, the input size and the target's spread fit the backbone. ``vit-nano``, ``vit-micro``
-and ``vit-tiny`` are ours, for tests, laptops and demonstrations; the others are published architectures.
+from its preset, so that the head, the input size, the target's spread and the conventions of heads fit the backbone.
+``vit-nano``, ``vit-micro`` and ``vit-tiny`` are ours, for tests, laptops and demonstrations; the others are published
+architectures. How they were trained: :mod:`posecore.training.recipes`.
 
 Note that ``vitpose-small`` is not DeiT-S: it has 12 attention heads of 32 channels
-(ViTAE-Transformer/ViTPose @ c050ed2, ``ViTPose_small_coco_256x192.py``). The layer-wise learning-rate decay published
-with small, base, large and huge is 0.8, 0.75, 0.8 and 0.85; ViTPose++ used 0.8, 0.75, 0.8 and 0.8.
+(ViTAE-Transformer/ViTPose @ c050ed2, ``ViTPose_small_coco_256x192.py``).
 
 ``vitpose-plus-*`` have one expert per dataset of the model, any number. The share of 1/4 is that of the released
 weights at every size; the published configuration of ``small`` says 192 channels, but its weights have 96.
@@ -23,6 +23,7 @@ scaled with the heatmap, from 2 and 11 at 64×48.
 from collections.abc import Mapping
 from typing import Literal, TypedDict
 
+from posecore.conventions import HeadConventions
 from posecore.models.backbones import BackboneConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.heads import HeadConfig
@@ -41,6 +42,24 @@ class Preset(TypedDict, total=False):
     heatmap_sigma: float
     blur_kernel: int
     blur_border: Literal["mirror", "zero"]
+    conventions: HeadConventions
+    conventions_of: Mapping[str, HeadConventions]
+
+
+UDP = HeadConventions()
+"""Crops and maps measured between pixel centres, nothing shifted; Sapiens and Sapiens2, and our own presets."""
+_MSRA = HeadConventions(codec="msra", flip_shift=True)
+VITPOSE_CONVENTIONS: Mapping[str, HeadConventions] = {
+    "coco": UDP,
+    "aic": _MSRA,
+    "mpii": HeadConventions(half_body_min_keypoints=None, center_jitter=False),
+    "crowdpose": HeadConventions(codec="msra", flip_shift=True, half_body_min_keypoints=6),
+    "ap10k": _MSRA,
+    "apt36k": _MSRA,
+    "coco_wholebody": _MSRA,
+}
+"""By dataset, how heads of ViTPose and ViTPose++ were trained (ViTAE-Transformer/ViTPose @ c050ed2, each set's own
+configuration): only COCO and MPII are UDP, whatever ``_udp`` in the name of ViTPose++'s file says."""
 
 
 def _sapiens(embed_dim: int, depth: int, num_heads: int) -> Preset:
@@ -52,6 +71,7 @@ def _sapiens(embed_dim: int, depth: int, num_heads: int) -> Preset:
         "heatmap_sigma": 6.0,
         "blur_kernel": 11,
         "blur_border": "zero",
+        "conventions": UDP,
     }
 
 
@@ -65,6 +85,7 @@ def _sapiens2(backbone: Sapiens2Config, deconv: tuple[int, int], conv: tuple[int
         "heatmap_sigma": 6.0,
         "blur_kernel": 11,
         "blur_border": "zero",
+        "conventions": UDP,
     }
 
 
@@ -75,6 +96,23 @@ _HUGE = VitConfig(embed_dim=1280, depth=32, num_heads=16, drop_path=0.55)
 _GIANT = VitConfig(embed_dim=1408, depth=40, num_heads=16, mlp_ratio=6144 / 1408, drop_path=0.55)
 
 
+def _vitpose(backbone: VitConfig) -> Preset:
+    """Crops of 256×192, maps of 64×48 (``ViTPose_*_coco_256x192.py``)."""
+    return {
+        "backbone": backbone,
+        "input_size": (256, 192),
+        "heatmap_sigma": 2.0,
+        "blur_kernel": 11,
+        "conventions": UDP,
+        "conventions_of": VITPOSE_CONVENTIONS,
+    }
+
+
+def _rtmpose(deepen: float, widen: float) -> Preset:
+    """``configs/*/rtmpose`` of open-mmlab/mmpose @ 759b39c; the conventions of every SimCC head."""
+    return {"backbone": CspnextConfig(deepen=deepen, widen=widen), "head": RtmccHeadConfig()}
+
+
 def _with_experts(backbone: VitConfig) -> VitConfig:
     return backbone.model_copy(update={"expert_share": 0.25})
 
@@ -83,20 +121,20 @@ PRESETS: Mapping[str, Preset] = {
     "vit-nano": {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2)},
     "vit-micro": {"backbone": VitConfig(embed_dim=128, depth=4, num_heads=4)},
     "vit-tiny": {"backbone": VitConfig(embed_dim=192, depth=12, num_heads=12, drop_path=0.1)},
-    "vitpose-small": {"backbone": _SMALL},
-    "vitpose-base": {"backbone": _BASE},
-    "vitpose-large": {"backbone": _LARGE},
-    "vitpose-huge": {"backbone": _HUGE},
-    "vitpose-giant": {"backbone": _GIANT, "input_size": (576, 432), "heatmap_sigma": 4.5, "blur_kernel": 25},
-    "vitpose-plus-small": {"backbone": _with_experts(_SMALL)},
-    "vitpose-plus-base": {"backbone": _with_experts(_BASE)},
-    "vitpose-plus-large": {"backbone": _with_experts(_LARGE)},
-    "vitpose-plus-huge": {"backbone": _with_experts(_HUGE)},
-    "rtmpose-t": {"backbone": CspnextConfig(deepen=0.167, widen=0.375), "head": RtmccHeadConfig()},
-    "rtmpose-s": {"backbone": CspnextConfig(deepen=0.33, widen=0.5), "head": RtmccHeadConfig()},
-    "rtmpose-m": {"backbone": CspnextConfig(deepen=0.67, widen=0.75), "head": RtmccHeadConfig()},
-    "rtmpose-l": {"backbone": CspnextConfig(deepen=1.0, widen=1.0), "head": RtmccHeadConfig()},
-    "rtmpose-x": {"backbone": CspnextConfig(deepen=1.33, widen=1.25), "head": RtmccHeadConfig()},
+    "vitpose-small": _vitpose(_SMALL),
+    "vitpose-base": _vitpose(_BASE),
+    "vitpose-large": _vitpose(_LARGE),
+    "vitpose-huge": _vitpose(_HUGE),
+    "vitpose-giant": {**_vitpose(_GIANT), "input_size": (576, 432), "heatmap_sigma": 4.5, "blur_kernel": 25},
+    "vitpose-plus-small": _vitpose(_with_experts(_SMALL)),
+    "vitpose-plus-base": _vitpose(_with_experts(_BASE)),
+    "vitpose-plus-large": _vitpose(_with_experts(_LARGE)),
+    "vitpose-plus-huge": _vitpose(_with_experts(_HUGE)),
+    "rtmpose-t": _rtmpose(0.167, 0.375),
+    "rtmpose-s": _rtmpose(0.33, 0.5),
+    "rtmpose-m": _rtmpose(0.67, 0.75),
+    "rtmpose-l": _rtmpose(1.0, 1.0),
+    "rtmpose-x": _rtmpose(1.33, 1.25),
     "sapiens-0.3b": _sapiens(embed_dim=1024, depth=24, num_heads=16),
     "sapiens-0.6b": _sapiens(embed_dim=1280, depth=32, num_heads=16),
     "sapiens-1b": _sapiens(embed_dim=1536, depth=40, num_heads=24),

@@ -13,6 +13,7 @@ from rich.table import Table
 from torch import nn
 
 from posecore.config import Config
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.models.backbones import BackboneConfig
 from posecore.models.pose_model import PoseModel
@@ -121,7 +122,8 @@ def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | No
     experts get the same rows, so that the network computes at first what the parent does, as the published ViTPose++
     started from a masked autoencoder (ViTAE-Transformer/ViTPose @ c050ed2, ``mmcv_custom/checkpoint.py``). A head comes
     from one head of the parent, chosen likewise: its last layer's rows read the features of its own layers below and
-    mean nothing on another head's. Prototypes live in one space; each point takes those of whichever dataset has it.
+    mean nothing on another head's; with it come the conventions it was trained under. Prototypes live in one space;
+    each point takes those of whichever dataset has it.
 
     Args:
         model: receives the weights, on whatever device it is; its card takes on the parent's licences.
@@ -139,8 +141,43 @@ def warm_start(model: PoseModel, parent: PoseModel, config: WarmStartConfig | No
     if model.config.embedding is not None:
         rows += _copy_prototypes(model, parent, config.prototypes)
     licenses = {**parent.card.licenses, **model.card.licenses}
-    model.card = model.card.model_copy(update={"licenses": licenses})
+    conventions = inherited_conventions(model, parent, config)
+    model.card = model.card.model_copy(update={"licenses": licenses, "conventions": conventions})
     return WarmStart(tuple(rows))
+
+
+def inherited_conventions(
+    model: PoseModel, parent: PoseModel, config: WarmStartConfig | None = None
+) -> dict[str, Conventions]:
+    """The conventions of a model whose heads come from a parent's: a head is read as it was trained.
+
+    Args:
+        model: may be on the meta device: nothing is copied.
+        parent: whose heads it starts from.
+        config: what is taken; None takes all.
+
+    Raises:
+        ConfigError: the model's configuration says otherwise of a head that knows something already.
+    """
+    conventions = dict(model.card.conventions)
+    for dataset, own in conventions.items():
+        origin = _head_origin(model, parent, model.owner(dataset), (config or WarmStartConfig()).points)
+        if origin is None:
+            continue
+        theirs = parent.conventions[origin]
+        differing = [name for name, value in theirs.reading.items() if value != own.reading[name]]
+        if differing and model.config.states(model.owner(dataset)):
+            name = differing[0]
+            raise ConfigError(
+                f"head {dataset} starts from the parent's {origin}, which was trained with {name} "
+                f"{theirs.reading[name]}, and model.conventions says {own.reading[name]}: leave it out, or start this "
+                "head afresh (weights.take.points: false, or another name)."
+            )
+        padding = own.padding if own.padding == 1.0 else theirs.padding
+        conventions[dataset] = own.model_copy(
+            update={"codec": theirs.codec, "flip_shift": theirs.flip_shift, "padding": padding}
+        )
+    return conventions
 
 
 def _check_backbones(ours: BackboneConfig, theirs: BackboneConfig) -> None:
@@ -230,22 +267,29 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
 
 def _copy_head(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) -> Copied:
     names = model.skeletons[dataset].union_names
+    origin = _head_origin(model, parent, dataset, wanted)
+    if origin is None:
+        return Copied(f"head {dataset}", "", 0, len(names), "points", names)
+    have = parent.skeletons[origin].union_names
+    pairs = [(i, have.index(name)) for i, name in enumerate(names) if name in have]
+    mine, its = (list(column) for column in zip(*pairs, strict=True))
+    theirs = parent.heads[origin].state_dict()
+    for name, tensor in model.heads[dataset].state_dict().items():
+        if name.startswith(_FINAL):
+            tensor[mine] = theirs[name][its].to(tensor)
+        else:
+            tensor.copy_(theirs[name])
+    fresh = tuple(name for name in names if name not in have)
+    return Copied(f"head {dataset}", f"head {origin}", len(pairs), len(names), "points", fresh)
+
+
+def _head_origin(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) -> str | None:
+    """The parent's head that a head is copied from, or None for a fresh one."""
     origin = _nearest(model, parent, dataset)
-    wanted = wanted or dataset in parent.heads
-    if wanted and origin is not None and _same_trunk(model.heads[dataset], parent.heads[origin]):
-        have = parent.skeletons[origin].union_names
-        pairs = [(i, have.index(name)) for i, name in enumerate(names) if name in have]
-        if pairs:
-            mine, its = (list(column) for column in zip(*pairs, strict=True))
-            theirs = parent.heads[origin].state_dict()
-            for name, tensor in model.heads[dataset].state_dict().items():
-                if name.startswith(_FINAL):
-                    tensor[mine] = theirs[name][its].to(tensor)
-                else:
-                    tensor.copy_(theirs[name])
-            fresh = tuple(name for name in names if name not in have)
-            return Copied(f"head {dataset}", f"head {origin}", len(pairs), len(names), "points", fresh)
-    return Copied(f"head {dataset}", "", 0, len(names), "points", names)
+    if origin is None or not (wanted or dataset in parent.heads):
+        return None
+    shares = not set(model.skeletons[dataset].union_names).isdisjoint(parent.skeletons[origin].union_names)
+    return origin if shares and _same_trunk(model.heads[dataset], parent.heads[origin]) else None
 
 
 def _same_trunk(ours: nn.Module, theirs: nn.Module) -> bool:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from xxhash import xxh3_64
 
 from posecore.config import Config, digest_json
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.shards.index import write_table
 from posecore.shards.manifest import INSTANCES_NAME, MANIFEST_NAME

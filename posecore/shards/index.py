@@ -45,9 +45,13 @@ IMAGE_SCHEMA = pa.schema(
         pa.field("video_id", pa.string()),
         pa.field("view_id", pa.string()),
         pa.field("frame_index", pa.int64()),
+        pa.field("source_sha256", pa.string()),
     ]
 )
-"""``images.parquet``. ``image`` is the source path below the dataset's root; ``sha256`` is that of the image bytes."""
+"""``images.parquet``. ``image`` is the source path below the dataset's root; ``sha256`` is that of the image bytes.
+
+``source_sha256`` is that of the source file where a stage has changed the bytes, else null.
+"""
 
 INSTANCE_SCHEMA = pa.schema(
     [
@@ -125,6 +129,7 @@ class IndexRows:
                 "video_id": record.video_id,
                 "view_id": record.view_id,
                 "frame_index": record.frame_index,
+                "source_sha256": record.source_sha256,
             }
         )
         for position, instance in enumerate(record.instances):

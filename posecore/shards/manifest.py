@@ -7,12 +7,13 @@ from typing import Any, Literal
 from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from posecore.config import Config, digest_json
+from posecore.conventions import STORED
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IntegrityError
 from posecore.schema import Json
 from posecore.storage import AnyPath, write_atomically
 
-FORMAT_VERSION: Literal[2] = 2
+FORMAT_VERSION: Literal[3] = 3
 """Raised whenever the same input would give other bytes."""
 
 MANIFEST_NAME = "manifest.json"
@@ -96,7 +97,7 @@ class Manifest(Config):
         files: SHA-256 of the tables beside the tars, by file name.
     """
 
-    format_version: Literal[2] = FORMAT_VERSION
+    format_version: Literal[3] = FORMAT_VERSION
     code_version: str
     dataset: str
     split: str
@@ -157,7 +158,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
         raise IntegrityError(f"{path}: not a manifest of format version {FORMAT_VERSION}; ingest the split again.")
     stated = value.pop("digest", None)
     try:
-        manifest = Manifest.model_validate(value)
+        manifest = Manifest.model_validate(value, context=STORED)
     except ValueError as error:
         detail = " ".join(str(error).split())
         raise IntegrityError(f"{path}: not a manifest ({detail}); ingest the split again.") from None

@@ -21,7 +21,9 @@ _SAME_IN_INSTANCE = (
     *("id", "area", "area_rule", "category", "category_id", "is_crowd", "absent", "num_keypoints"),
     *("head_bbox_xyxy", "center", "scale", "subject_id", "track_id"),
 )
-_SAME_IN_RECORD = ("source_id", "image", "width", "height", "license", "video_id", "view_id", "frame_index")
+_SAME_IN_RECORD = (
+    *("source_id", "image", "width", "height", "license", "video_id", "view_id", "frame_index", "source_sha256"),
+)
 
 
 def to_annotations(records: Iterable[Record], num_keypoints: int) -> Annotations:

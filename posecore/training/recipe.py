@@ -105,6 +105,22 @@ class Deviation:
         return f"{self.field}: {_shown(self.own)}, published {_shown(self.published)}"
 
 
+def recipe_facts(lineage: Mapping[str, Json]) -> dict[str, str]:
+    """Lines of a report about a model: the recipe it followed, and every departure; none where no run said so.
+
+    Args:
+        lineage: of the model's card.
+    """
+    record = lineage.get("recipe")
+    if not isinstance(record, Mapping):
+        return {}
+    if record["name"] == NONE:
+        return {"recipe": NONE}
+    departures = "; ".join(record["deviations"]) or "none"
+    facts = {"recipe": f"{record['name']} ({record['source']})", "deviations from it": departures}
+    return facts | ({"remarks": " ".join(record["remarks"])} if record["remarks"] else {})
+
+
 _JobT = TypeVar("_JobT", bound=Config)
 
 
@@ -136,7 +152,7 @@ class Followed(Generic[_JobT]):
             yield f"note      {remark}"
 
     def record(self) -> dict[str, Json]:
-        """To be kept with the model; :data:`~posecore.models.architecture.ModelCard.lineage` calls it ``recipe``."""
+        """To be kept with the model, whose card calls it ``recipe`` in its lineage; see :func:`recipe_facts`."""
         if self.recipe is None:
             return {"name": NONE}
         return {

@@ -65,12 +65,6 @@ def test_overlaps_name_datasets_we_have_and_skeletons_use_known_points(name):
         builtin_vocabulary().indices(definition.skeleton)
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_conventions_are_consistent(name):
-    conventions = load_dataset(name).conventions
-    assert conventions.flip_shift == (conventions.codec == "msra"), "a shift belongs to the integer-centred maps"
-
-
 def test_own_readers_import_only_the_lower_rooms():
     for folder in dataset_folders().values():
         for path in folder.glob("*.py"):

@@ -7,7 +7,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 REASON = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+|crowd")
 JUDGES = [
-    ROOT / "posecore" / "ingest" / f"{name}.py" for name in ("plan", "reach", "read", "source_image", "stages", "write")
+    *(
+        ROOT / "posecore" / "ingest" / f"{name}.py"
+        for name in ("plan", "reach", "read", "source_image", "staging", "write")
+    ),
+    *(ROOT / "posecore" / "stages").glob("*.py"),
 ]
 
 

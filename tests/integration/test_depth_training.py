@@ -14,7 +14,8 @@ import torch
 from pipelines.multidataset_train import JobConfig
 from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
-from posecore.datasets.definition import Conventions, EvaluationDefinition
+from posecore.conventions import Conventions
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import PredictionError
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.job import IngestSettings, ingest_job
@@ -72,7 +73,7 @@ def hidden_hands(folder: Path, num_images: int = 12) -> ShardStore:
                 instances=[body], depth=depth,
             )
         )  # fmt: skip
-    definition = hands_definition(UDP, EvaluationDefinition(protocol="pixel"))
+    definition = hands_definition(EvaluationDefinition(protocol="pixel"))
     job = ingest_job(definition, "val", folder / "raw", folder / "shards", IngestSettings())
     ingest(job, records)
     return open_store(job.folder)

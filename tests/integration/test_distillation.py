@@ -16,7 +16,8 @@ from pipelines.ray_training import RayTrainingConfig, TrainedRun
 from pipelines.steps import Split
 from pipelines.teacher_cache import TeacherCacheSettings, cache_step
 from posecore.config import load_config
-from posecore.datasets.definition import Conventions, DatasetDefinition
+from posecore.conventions import Conventions
+from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.lineage.answers import describe_model
 from posecore.lineage.dataset_inputs import DatasetUse

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from pipelines.evaluate import ActorSettings, _Clinic, evaluate_stores, main
-from posecore.datasets.definition import Conventions, EvaluationDefinition
+from posecore.conventions import Conventions
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.clinical import ClinicalSettings
@@ -32,9 +33,9 @@ def world(tmp_path_factory):
     folder = tmp_path_factory.mktemp("evaluate")
     conventions = Conventions()
     stores = {
-        "near": hands_store(folder / "near", hands_definition(conventions), num_images=7).location,
+        "near": hands_store(folder / "near", hands_definition(), num_images=7).location,
         "pixels": hands_store(
-            folder / "pixels", hands_definition(conventions, EvaluationDefinition(protocol="pixel")), num_images=3
+            folder / "pixels", hands_definition(EvaluationDefinition(protocol="pixel")), num_images=3
         ).location,
     }
     torch.manual_seed(0)

@@ -55,6 +55,25 @@ def test_a_second_run_repairs_one_flipped_byte_and_keeps_the_rest(local_ray, tin
     assert changed == {"shard-000003.tar"}
 
 
+KINDS = "tests.unit.ingest.test_stage_kinds"
+
+
+def test_stages_that_see_pictures_are_operators_and_write_the_same_bytes(local_ray, tiny, tmp_path):
+    shrink = {"stage": f"{KINDS}:Shrink", "options": {"keep": ["4"]}}
+    stages = ["check_instances", shrink, "drop_images_without_instances", {"stage": f"{KINDS}:Count"}]
+    made = definition(max_loss=0.7, stages=stages)
+    expected = ingest(ingest_job(made, "train", tiny, tmp_path / "0", SETTINGS))
+    assert expected.rejects == {"second": 1, "crowd": 11}
+    manifest = ingest_split(made, "train", tiny, tmp_path / "ray", SETTINGS)
+    assert manifest.digest == expected.digest
+    assert tree(tmp_path / "ray" / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
+    again = ingest_split(made, "train", tiny, tmp_path / "ray", SETTINGS)
+    assert again.digest == expected.digest
+    fails = definition(stages=[{"stage": f"{KINDS}:Fails", "options": {"at": "7"}}])
+    with pytest.raises(IngestError, match=r"Fails .* failed at images/7\.jpg in .*test_stage_kinds\.py"):
+        ingest_split(fails, "train", tiny, tmp_path / "failing", SETTINGS)
+
+
 def test_rejects_and_errors_of_workers_arrive(local_ray, tiny, tmp_path):
     (tiny / "images" / "7.jpg").write_bytes(b"")
     manifest = ingest_split(definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipelines.multidataset_worker import MultiDatasetWorker
-from posecore.datasets.definition import Conventions
+from posecore.conventions import LabelConventions
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
 from posecore.ingest.job import IngestSettings, ingest_job
@@ -55,7 +55,7 @@ def blobs(folder: Path, share: float) -> tuple[ShardStore, np.ndarray]:
                 instances=[body],
             )
         )  # fmt: skip
-    definition = hands_definition(Conventions(padding=1.0))
+    definition = hands_definition(labels=LabelConventions(padded=True))
     ingest(ingest_job(definition, "val", root, folder / "shards", IngestSettings()), records)
     store = open_store(folder / "shards" / "hands" / "val")
     order = [int(name) for name in store.instances["instance_id"].to_pylist()]

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from pipelines.multidataset_worker import MultiDatasetWorker
-from posecore.datasets.definition import Conventions
+from posecore.conventions import HeadConventions
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -23,21 +23,21 @@ from posecore.training.optimizer import OptimizerConfig
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 ARCHITECTURE = {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2), "head": ClassicHeadConfig(channels=32)}
+STILL = HeadConventions(center_jitter=False)
 LANDSCAPE = (64, 96)
 
 
 def test_a_landscape_model_starts_from_a_portrait_one_and_learns(tmp_path: Path) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    conventions = Conventions(codec="udp", center_jitter=False)
-    portrait = build_model(ModelConfig(**ARCHITECTURE, input_size=(96, 64)), {"hands": HANDS}, {"hands": conventions})
+    portrait = build_model(ModelConfig(**ARCHITECTURE, input_size=(96, 64)), {"hands": HANDS})
     save_model(portrait, tmp_path / "portrait")
-    store = hands_store(tmp_path / "hands", hands_definition(conventions))
+    store = hands_store(tmp_path / "hands", hands_definition())
     augment = AugmentConfig.model_validate(
         {"preset": "infant", "half_body_probability": 0, "scale_factor": 0.1, "blanket_probability": 0}
     )
     worker = MultiDatasetWorker(
-        model=ModelConfig(**ARCHITECTURE, input_size=LANDSCAPE),
+        model=ModelConfig(**ARCHITECTURE, input_size=LANDSCAPE, conventions=STILL),
         training=TrainingConfig(
             steps=80, global_batch=12, optimizer=OptimizerConfig(lr=2e-3, layer_decay=1.0), progress=False
         ),

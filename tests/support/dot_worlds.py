@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from posecore.conventions import Conventions, LabelConventions
 from posecore.datasets.definition import (
-    Conventions,
     DatasetDefinition,
     EvaluationDefinition,
     LicenseDefinition,
@@ -33,7 +33,9 @@ HANDS = Skeleton(
 )
 
 
-def hands_definition(conventions: Conventions, evaluation: EvaluationDefinition | None = None) -> DatasetDefinition:
+def hands_definition(
+    evaluation: EvaluationDefinition | None = None, labels: LabelConventions | None = None
+) -> DatasetDefinition:
     """A dataset of two points per body."""
     return DatasetDefinition(
         name="hands",
@@ -42,7 +44,7 @@ def hands_definition(conventions: Conventions, evaluation: EvaluationDefinition 
         skeleton=HANDS,
         license=LicenseDefinition(id="CC0-1.0"),
         splits={"val": SplitDefinition(annotations="none.json")},
-        conventions=conventions,
+        conventions=labels or LabelConventions(),
         evaluation=evaluation or EvaluationDefinition(),
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from posecore.datasets.definition import Conventions, DatasetDefinition
+from posecore.conventions import LabelConventions
+from posecore.datasets.definition import DatasetDefinition
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Instance, Record
@@ -16,7 +17,7 @@ from posecore.skeletons.skeleton import Skeleton
 
 
 def definition(
-    name: str, skeleton: str | Skeleton = "coco17", conventions: Conventions | None = None
+    name: str, skeleton: str | Skeleton = "coco17", conventions: LabelConventions | None = None
 ) -> DatasetDefinition:
     """A definition with one split, ``train``, that loses nothing it should not."""
     return DatasetDefinition.model_validate(
@@ -27,7 +28,7 @@ def definition(
             "skeleton": load_skeleton(skeleton) if isinstance(skeleton, str) else skeleton,
             "license": {"id": "CC0-1.0"},
             "splits": {"train": {"annotations": "none.json"}},
-            "conventions": conventions or Conventions(),
+            "conventions": conventions or LabelConventions(),
         }
     )
 
@@ -48,7 +49,7 @@ def write_store(
     instances_per_image: Sequence[int],
     *,
     skeleton: str | Skeleton = "coco17",
-    conventions: Conventions | None = None,
+    conventions: LabelConventions | None = None,
     records: Sequence[Record] | None = None,
 ) -> ShardStore:
     """Ingests drawn images of 120x160 pixels with the given numbers of instances, or given records of such images."""

@@ -5,10 +5,10 @@ from collections.abc import Sequence
 import pytest
 import torch
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.presets import PRESETS
+from posecore.models.presets import PRESETS, VITPOSE_CONVENTIONS
 from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import SKELETONS
 from posecore.skeletons.library import load_skeleton
@@ -23,8 +23,8 @@ def add_tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
         if not name.startswith("vit-"):
             monkeypatch.delitem(PRESETS, name)
     dense = VitConfig(embed_dim=32, depth=2, num_heads=2)
-    monkeypatch.setitem(PRESETS, "tiny", {"backbone": dense})
-    monkeypatch.setitem(PRESETS, "tiny-plus", {"backbone": dense.model_copy(update={"expert_share": 0.25})})
+    for name, backbone in (("tiny", dense), ("tiny-plus", dense.model_copy(update={"expert_share": 0.25}))):
+        monkeypatch.setitem(PRESETS, name, {"backbone": backbone, "conventions_of": VITPOSE_CONVENTIONS})
 
 
 def tiny_model(preset: str = "tiny", heads: Sequence[str] = ("coco",), **changes: object) -> PoseModel:

@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 
 from pipelines.multidataset_worker import MultiDatasetWorker
+from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -38,10 +39,16 @@ class WatchedWorker(MultiDatasetWorker):
     stop_at: int | None = None
     pause_s: float = 0.0
 
-    def batches(self, stores: Mapping[str, ShardStore], context: TrainContext, start: int) -> Iterable[CropBatch]:
+    def batches(
+        self,
+        stores: Mapping[str, ShardStore],
+        context: TrainContext,
+        start: int,
+        conventions: Mapping[str, Conventions],
+    ) -> Iterable[CropBatch]:
         path = self.record / f"rank{context.rank}_of{context.world_size}_{context.attempt}.jsonl"
         with path.open("a", buffering=1) as file:
-            for batch in MultiDatasetWorker.batches(self, stores, context, start):
+            for batch in MultiDatasetWorker.batches(self, stores, context, start, conventions):
                 killed = self.record / "killed"
                 if batch.step == self.kill_at and context.rank == 1 and not killed.exists():
                     killed.touch()

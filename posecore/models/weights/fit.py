@@ -6,12 +6,12 @@ from dataclasses import dataclass
 import torch
 
 from posecore.config import parse_config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import LabelConventions
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
-from posecore.models.weights.layout import SKELETONS, Layout, Translated
+from posecore.models.weights.layout import LABELS, SKELETONS, Layout, Translated
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
 
@@ -38,7 +38,7 @@ def fit(
 
     Args:
         translated: a file in our words.
-        layout: whose conventions its heads follow.
+        layout: of the file.
         origin: the file, for error messages.
         preset: the only one allowed, or None for whichever fits.
         skeletons: by dataset, where a head's is not the published one.
@@ -48,7 +48,6 @@ def fit(
             Or a head has another number of points than its skeleton.
     """
     heads = _skeletons(translated.heads, skeletons, origin)
-    conventions = {dataset: layout.conventions.get(dataset, Conventions()) for dataset in heads}
     if preset is not None and preset not in PRESETS:
         raise CheckpointError(f"no backbone preset is called {preset!r}; there are {', '.join(PRESETS)}.")
     possible = [
@@ -59,7 +58,7 @@ def fit(
     names = [preset] if preset else possible
     best: Fit | None = None
     for name in names:
-        found = _try(name, translated, heads, conventions)
+        found = _try(name, translated, heads)
         if found is not None and not found.differences:
             return found
         if found is not None and (best is None or len(found.differences) < len(best.differences)):
@@ -102,16 +101,16 @@ def _skeletons(heads: Mapping[str, int], stated: Mapping[str, Skeleton], origin:
     return skeletons
 
 
-def _try(
-    preset: str, translated: Translated, skeletons: Mapping[str, Skeleton], conventions: Mapping[str, Conventions]
-) -> Fit | None:
+def _try(preset: str, translated: Translated, skeletons: Mapping[str, Skeleton]) -> Fit | None:
     """How the tensors fit one preset, or None where the preset cannot even be built with what the tensors decide."""
     fields = dict(translated.architecture)
     fields["backbone"] = {"preset": preset, **fields.get("backbone", {})}
     try:
         architecture = parse_config(fields, ModelConfig, origin=preset)
-        kept = {dataset: architecture.conventions(own) for dataset, own in conventions.items()}
-        card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=kept)
+        conventions = {
+            dataset: architecture.of_head(dataset).on(LABELS.get(dataset, LabelConventions())) for dataset in skeletons
+        }
+        card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=conventions)
         with torch.device("meta"):
             expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
     except ValueError:  # such as experts without a head, or an input size that is no multiple of the patch

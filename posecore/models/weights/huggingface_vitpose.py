@@ -17,7 +17,7 @@ from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused
-from posecore.models.weights.vitpose import CONVENTIONS, VITPOSE
+from posecore.models.weights.vitpose import VITPOSE
 
 _EMBEDDINGS = "backbone.embeddings."
 _LAYER = "backbone.encoder.layer."
@@ -167,6 +167,5 @@ HUGGINGFACE_VITPOSE = Layout(
     recognises=_recognises,
     read=_read,
     write=_write,
-    conventions=CONVENTIONS,
 )
 """One head, dense or with the experts of ViTPose++."""

@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import LabelConventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
@@ -30,6 +30,8 @@ DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
 """Datasets whose heads are published, by number of points. Where a file holds several heads of one number, they come
 in this order: so does ViTPose++ (COCO, AIC, MPII, AP-10K, APT-36K, COCO-WholeBody)."""
 
+LABELS: Mapping[str, LabelConventions] = {"mpii": LabelConventions(box_source="center_scale", clip_boxes=False)}
+"""What the labels of published heads' datasets mean, where it is not what labels mostly do."""
 SKELETONS: Mapping[str, str] = {
     "coco": "coco17",
     "aic": "aic14",
@@ -98,8 +100,6 @@ class Layout:
             nor known to be left out, or where shapes contradict each other.
         write: a model under this layout's names. Raises :class:`~posecore.errors.CheckpointError` where
             the layout cannot hold the model.
-        conventions: by dataset, how crops were cut and targets drawn when its head was trained; the defaults (UDP)
-            where left out.
     """
 
     name: str
@@ -110,7 +110,6 @@ class Layout:
     read: Callable[[Mapping[str, Tensor], Sequence[str]], Translated]
     write: Callable[[PoseModel], Written]
     presets: str = ""
-    conventions: Mapping[str, Conventions] = field(default_factory=dict)
 
 
 def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]:

@@ -86,6 +86,5 @@ POSEBH = Layout(
     read=_read,
     write=_write,
     presets=VITPOSE.presets,
-    conventions=VITPOSE.conventions,
 )
 """ViTPose++ with an embedding head and prototypes."""

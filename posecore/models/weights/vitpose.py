@@ -12,7 +12,6 @@ from typing import Any
 
 from torch import Tensor
 
-from posecore.datasets.definition import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
@@ -26,19 +25,6 @@ from posecore.models.weights.layout import (
     refuse_unused,
     token_grid,
 )
-
-_MSRA = Conventions(codec="msra", flip_shift=True)
-
-CONVENTIONS: Mapping[str, Conventions] = {
-    "coco": Conventions(),
-    "aic": _MSRA,
-    "mpii": Conventions(box_source="center_scale", clip_boxes=False, half_body_min_keypoints=None, center_jitter=False),
-    "crowdpose": Conventions(codec="msra", flip_shift=True, half_body_min_keypoints=6),
-    "ap10k": _MSRA,
-    "apt36k": _MSRA,
-    "coco_wholebody": _MSRA,
-}
-"""How the heads were trained: only COCO and MPII are UDP, whatever ``_udp`` in the published file names says."""
 
 _PATCH = 16
 _POSITIONS = "backbone.pos_embed"
@@ -145,6 +131,5 @@ VITPOSE = Layout(
     recognises=_recognises,
     read=_read,
     write=_write,
-    conventions=CONVENTIONS,
 )
 """ViTPose, classic and simple, one dataset or several, and ViTPose++."""

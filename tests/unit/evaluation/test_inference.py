@@ -5,12 +5,16 @@ import numpy as np
 import pytest
 import torch
 
-from posecore.datasets.definition import Conventions, EvaluationDefinition
+from posecore.config import digest_json
+from posecore.conventions import Conventions
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.results import DetectedBoxes, coco_results, read_boxes, read_results
+from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.store import open_store
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
 
@@ -20,7 +24,7 @@ MSRA = Conventions(codec="msra", flip_shift=True)
 
 @pytest.fixture(scope="module", params=[UDP, MSRA], ids=["udp", "msra"])
 def world(request, tmp_path_factory):
-    store = hands_store(tmp_path_factory.mktemp("hands"), hands_definition(request.param))
+    store = hands_store(tmp_path_factory.mktemp("hands"), hands_definition())
     return store, BlobModel(request.param)
 
 
@@ -39,7 +43,7 @@ def test_blobs_are_found_where_they_are_in_the_image(world, flip_test):
 
 
 def test_a_wrong_flip_shift_is_visible(tmp_path):
-    store = hands_store(tmp_path, hands_definition(UDP))
+    store = hands_store(tmp_path, hands_definition())
     truth = GroundTruth.from_store(store)
     shifted = BlobModel(UDP.model_copy(update={"flip_shift": True}))
     right, wrong = (
@@ -62,7 +66,7 @@ def test_the_split_is_judged_by_its_own_protocol(world, tmp_path):
     store, model = world
     metrics = evaluate_store(model, store)
     assert metrics["AP"] > 0.9
-    pixel = hands_definition(UDP, EvaluationDefinition(protocol="pixel", options={"pcutoff": 0.0}))
+    pixel = hands_definition(EvaluationDefinition(protocol="pixel", options={"pcutoff": 0.0}))
     metrics = evaluate_store(BlobModel(UDP), hands_store(tmp_path, pixel, num_images=2))
     assert metrics["mean_error_px"] < 0.6
 
@@ -223,14 +227,18 @@ def test_box_files_are_read_by_category(tmp_path):
 
 
 @pytest.mark.parametrize(("own", "other"), [(UDP, MSRA), (MSRA, UDP)], ids=["udp", "msra"])
-def test_a_split_ingested_under_other_conventions_is_judged_by_those_of_the_model(tmp_path, own, other):
-    """Crop, padding, flip shift and decoding are the head's; a definition that was changed since cannot spoil it."""
+def test_a_split_ingested_when_definitions_said_how_heads_are_trained_is_judged_by_the_model(tmp_path, own, other):
+    """Crop, padding, flip shift and decoding are the head's; what such a manifest says of them cannot spoil it."""
     model = BlobModel(own)
     settings = InferenceSettings(batch_size=5)
-    expected, found = (
-        predict_store(model, hands_store(tmp_path / name, hands_definition(conventions)), settings)
-        for name, conventions in (("own", own), ("other", other.model_copy(update={"padding": 1.4})))
-    )
+    store = hands_store(tmp_path, hands_definition())
+    expected = predict_store(model, store, settings)
+    path = store.location / MANIFEST_NAME
+    value = json.loads(path.read_text())
+    value["definition"]["conventions"] = other.model_copy(update={"padding": 1.4}).model_dump(mode="json")
+    del value["digest"]
+    path.write_text(json.dumps({"digest": digest_json(value), **value}))
+    found = predict_store(model, open_store(store.location), settings)
     np.testing.assert_array_equal(found.keypoints, expected.keypoints)
     np.testing.assert_array_equal(found.keypoint_scores, expected.keypoint_scores)
     np.testing.assert_array_equal(found.crop_area, expected.crop_area)

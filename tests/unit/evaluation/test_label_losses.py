@@ -34,8 +34,7 @@ def people(tmp_path_factory):
 def model_for(store, architecture):
     torch.manual_seed(0)
     config = ModelConfig.model_validate({"input_size": (64, 64), **architecture})
-    conventions = {"people": store.manifest.definition.conventions}
-    return build_model(config, {"people": store.manifest.definition.skeleton}, conventions).eval()
+    return build_model(config, {"people": store.manifest.definition.skeleton}).eval()
 
 
 def test_losses_of_labels_add_up_to_the_loss_of_a_batch(people):

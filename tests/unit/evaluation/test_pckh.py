@@ -3,11 +3,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.pck import evaluate_pck
 from posecore.evaluation.pckh import evaluate_pckh
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case
+
+COLUMNS = ("image_row", "keypoints", "visibility", "bbox_xywh", "area", "category_id", "is_crowd", "num_keypoints")
 
 
 def _one_person(errors: list[float]) -> tuple[GroundTruth, Predictions]:
@@ -43,6 +46,24 @@ def test_a_joint_at_half_a_head_is_right() -> None:
     assert metrics["PCKh/ankle"] == 50
     errors[ankle] = 1.5 + 1e-9
     assert evaluate_pckh(*_one_person(errors), skeleton)["PCKh"] == 0
+
+
+def test_a_person_with_a_head_box_without_extent_is_not_judged() -> None:
+    truth, predictions = _one_person([0.5] * 16)
+    twice = np.array([0, 0])
+    boxes = np.array([[10.0, 10.0, 13.0, 14.0], [10.0, 10.0, 10.0, 10.0]])
+    both = replace(
+        truth,
+        instance_ids=("a", "b"),
+        head_bbox_xyxy=boxes,
+        **{name: getattr(truth, name)[twice] for name in COLUMNS},
+    )
+    answers = replace(predictions.take(twice), instance_row=np.array([0, 1]))
+    metrics = evaluate_pckh(both, answers, load_skeleton("mpii16"))
+    assert metrics["persons"] == 1
+    assert metrics["PCKh"] == 100
+    with pytest.raises(EvaluationError, match="no labelled instance has a head box"):
+        evaluate_pckh(replace(truth, head_bbox_xyxy=boxes[1:]), predictions, load_skeleton("mpii16"))
 
 
 def test_a_point_at_the_threshold_of_pck_is_wrong() -> None:

@@ -17,7 +17,7 @@ SHIPPED = "posecore.formats.coco:CocoReader"
 STAGE = "posecore.datasets.infants.stages:drop_withdrawn"
 FILES = {
     "infants/stages.py": (
-        "import csv\nimport numpy as np\nfrom posecore.ingest.stages import reject_image\n"
+        "import csv\nimport numpy as np\nfrom posecore.stages import reject_image\n"
         "from posecore.datasets.infants.rules import is_out\n\n"
         "def drop_withdrawn(record):\n"
         "    if is_out(record.source_id):\n"

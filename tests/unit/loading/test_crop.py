@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import DatasetError, IntegrityError
 from posecore.loading.augment import Region
 from posecore.loading.crop import box_region, crop_instance, decode_image, instance_region

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.geometry import heatmap_to_image
 from posecore.loading.evaluation import Detections, EvalCrops
 from posecore.schema import KeypointState

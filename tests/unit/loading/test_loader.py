@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import truncnorm
 
 from posecore.config import parse_config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import AppearanceConfig, change_appearance
@@ -434,7 +434,7 @@ def test_whole_images_are_bodies_of_which_nothing_is_known(tmp_path):
     assert (group.state == KeypointState.UNLABELLED).all()
     assert group.state.shape == (3, 17)
     np.testing.assert_allclose(group.center, [[80, 60]] * 3, atol=0.5)
-    padding = store["people"].manifest.definition.conventions.padding
+    padding = 1.25
     np.testing.assert_allclose(group.scale, [[160 * padding, 160 * padding * 64 / 48]] * 3, rtol=1e-2)
 
 

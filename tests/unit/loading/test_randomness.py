@@ -1,5 +1,6 @@
 """Generators are named by purpose, seed, dataset and counters."""
 
+import hashlib
 import itertools
 
 import numpy as np
@@ -55,3 +56,23 @@ def test_seeds_of_crops_differ_in_every_part_and_do_not_depend_on_their_batch():
     bits = np.unpackbits(seeds.view(np.uint8)).reshape(2000, 64).mean(axis=0)
     assert np.abs(bits - 0.5).max() < 0.06  # 5 standard deviations
     assert crop_seeds(2**64 - 1, "people", passes[:0], rows[:0]).shape == (0,)
+
+
+def test_seeds_of_crops_are_splitmix64_over_their_parts():
+    """In Python's own integers: the finaliser of Steele et al., once for each of seed, pass and row."""
+
+    def mixed(word):
+        word = (word + 0x9E3779B97F4A7C15) % 2**64
+        word = (word ^ (word >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        word = (word ^ (word >> 27)) * 0x94D049BB133111EB % 2**64
+        return word ^ (word >> 31)
+
+    start = int.from_bytes(hashlib.blake2b(b"4/people", digest_size=8).digest(), "little")
+    seed, passes, rows = 2**63 + 5, np.array([0, 3, 3]), np.array([11, 11, 2**40])
+    expected = []
+    for number_of_pass, row in zip(passes.tolist(), rows.tolist(), strict=True):
+        word = start
+        for part in (seed, number_of_pass, row):
+            word = mixed(word ^ part)
+        expected.append(word)
+    assert crop_seeds(seed, "people", passes, rows).view(np.uint64).tolist() == expected

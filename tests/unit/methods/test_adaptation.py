@@ -76,6 +76,22 @@ def test_a_backbone_at_rest_gets_no_gradient_from_what_is_kept() -> None:
     assert all(parameter.grad is None for parameter in method.model.backbone.parameters())
 
 
+def test_the_backbone_of_a_two_stage_adaptation_rests_until_its_step() -> None:
+    method = tiny_adaptation({"kind": "two-stage", "backbone_from": 0.5}).train()
+    frozen = [method.begin_step(step, 10) for step in (0, 4, 5, 9, 4)]
+    assert frozen == [frozenset({"method.model.backbone."})] * 2 + [frozenset()] * 2 + frozen[:1]
+    backbone = [parameter for name, parameter in method.named_parameters() if name.startswith(next(iter(frozen[0])))]
+    assert len(backbone) > 20
+    assert tiny_adaptation("full").begin_step(0, 10) == frozenset()
+    for step, in_training in ((0, False), (5, True)):  # at rest it drops no path and moves no statistic
+        method.begin_step(step, 10)
+        assert {module.training for module in method.model.backbone.modules()} == {in_training}
+        assert {module.training for module in method.model.heads["dogs"].modules()} == {True}
+        method.eval()
+        assert not any(module.training for module in method.modules())
+        method.train()
+
+
 def test_the_parent_is_no_part_of_what_is_trained_or_saved() -> None:
     with_parent, without = tiny_adaptation("full", distillation=1.0), tiny_adaptation("full")
     assert with_parent.state_dict().keys() == without.state_dict().keys()

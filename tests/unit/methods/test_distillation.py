@@ -167,6 +167,17 @@ def test_the_gradient_of_outputs_is_the_difference_of_the_distributions() -> Non
     torch.testing.assert_close(codec.split(student.grad)[0], 10 * (s - t) / 2, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.parametrize(("ours_size", "theirs_size"), [((4, 3), (4, 3)), ((8, 3), (4, 6)), ((2, 5), (6, 7))])
+def test_the_mean_of_features_is_over_channels_places_and_crops(
+    ours_size: tuple[int, int], theirs_size: tuple[int, int]
+) -> None:
+    alignment = FeatureAlignment(5, ours_size, 5, theirs_size)
+    ours, theirs = torch.full((3, 5, *ours_size), 2.5), torch.full((3, 5, *theirs_size), 0.5)
+    assert alignment(ours, theirs, "mean").item() == pytest.approx(4.0)
+    places = min(ours_size[0], theirs_size[0]) * min(ours_size[1], theirs_size[1])
+    assert alignment(ours, theirs, "sum").item() == pytest.approx(4.0 * 5 * places)
+
+
 def test_features_as_published_spelled_out() -> None:
     torch.manual_seed(0)
     alignment = FeatureAlignment(4, (2, 1), 6, (2, 1))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.methods.adaptation import Adaptation
 from posecore.methods.batch import DeviceBatch, DeviceGroup, normalise, to_device

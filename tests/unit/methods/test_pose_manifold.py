@@ -32,6 +32,20 @@ def bodies(count=150, seed=0):
     return keypoints, labelled
 
 
+def test_bones_of_a_body_whose_torso_is_not_known_are_not_turned():
+    tree = BoneTree.of(COCO, bones_of(COCO))
+    points = torch.from_numpy(np.random.default_rng(0).uniform(0, 90, (3, 17, 2))).float()
+    known = torch.ones(points.shape[:2], dtype=torch.bool)
+    known[:, tree.torso[0][0]] = False
+    directions = bone_directions(points, known, tree)
+    parents = list(tree.parents[1:])
+    bones = points[:, 1:] - points[:, parents]
+    seen = known[:, 1:] & known[:, parents]
+    assert seen.float().mean() > 0.8
+    np.testing.assert_allclose(directions[seen], (bones / bones.norm(dim=-1, keepdim=True))[seen], atol=1e-5)
+    assert not directions[~seen].any()
+
+
 @pytest.fixture(scope="module")
 def manifold():
     return learn_manifold(*bodies(), COCO, QUICK)

@@ -97,6 +97,14 @@ def _adaptation(strategy: Any, **fields: Any) -> Adaptation:
     return tiny_adaptation(strategy, replayed=kept, **fields)
 
 
+@pytest.mark.parametrize("strategy", [case[0] for case in CASES], ids=IDS)
+def test_whatever_is_not_the_targets_own_may_be_forgotten(strategy: Any) -> None:
+    config: StrategyConfig = TypeAdapter(StrategyConfig).validate_python(
+        strategy if isinstance(strategy, dict) else {"kind": strategy}
+    )
+    assert config.touches_shared is (not _keeps_old(strategy))
+
+
 def _train(method: Adaptation, folder: Path, strategy: Any, **changes: Any) -> None:
     datasets = ("dogs",) if _keeps_old(strategy) else ("people", "dogs")
     tiny_training(LocalContext(folder), TorchEngineConfig(), method=method, datasets=datasets, **changes)

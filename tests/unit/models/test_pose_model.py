@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from posecore.config import parse_config
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group

@@ -5,7 +5,7 @@ import torch
 from pydantic import ValidationError
 from torch import Tensor
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
@@ -26,8 +26,8 @@ SKELETONS = {"coco": load_skeleton("coco17"), "mpii": load_skeleton("mpii16")}
 
 def _model(**changes: object) -> PoseModel:
     torch.manual_seed(0)
-    own = {"mpii": Conventions(codec="udp", flip_shift=True, padding=1.1)}
-    return build_model(ModelConfig.model_validate(TINY | changes), SKELETONS, own)
+    own = {"conventions_of": {"mpii": {"padding": 1.1}}}
+    return build_model(ModelConfig.model_validate(TINY | own | changes), SKELETONS)
 
 
 def _group(name: str, start: int, keypoints_crop: Tensor) -> DeviceGroup:
@@ -71,9 +71,15 @@ def test_outputs_are_the_bins_of_both_axes() -> None:
     assert outputs["mpii"].shape == (2, 16, 128 + 192)
 
 
-def test_any_datasets_crops_become_those_of_simcc() -> None:
+def test_any_datasets_crops_are_those_of_simcc() -> None:
     conventions = _model().conventions["mpii"]
     assert conventions == Conventions(codec="msra", flip_shift=False, padding=1.1)
+
+
+def test_conventions_of_heatmaps_are_refused_in_the_run_file() -> None:
+    for stated in ({"conventions": {"codec": "udp"}}, {"conventions_of": {"mpii": {"flip_shift": True}}}):
+        with pytest.raises(ValidationError, match="but a rtmcc head reads msra crops and shifts nothing"):
+            ModelConfig.model_validate(TINY | stated)
 
 
 def test_a_card_that_mixes_crops_is_refused() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
@@ -37,7 +37,7 @@ def random_model(**conventions: Conventions) -> PoseModel:
 
 @pytest.fixture(scope="module", params=[UDP, MSRA], ids=["udp", "msra"])
 def world(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[ShardStore, PoseModel]:
-    definition = hands_definition(request.param)
+    definition = hands_definition()
     return hands_store(tmp_path_factory.mktemp("hands"), definition), random_model(hands=request.param)
 
 

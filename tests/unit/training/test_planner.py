@@ -202,3 +202,11 @@ def test_low_rank_updates_save_the_gradients_of_weights() -> None:
     assert 1.9 < lora.crop_flops / lora.cost.flops < 2.6
     patches = 2 * 16 * 64 * 3 * 16 * 16  # whose input wants no gradient
     assert full.crop_flops == 3 * (full.cost.backbone.flops + full.cost.heads["new"].flops) - patches
+
+
+def test_a_twentieth_for_fragmentation_and_a_gibibyte_and_a_half_for_libraries_come_on_top() -> None:
+    planned = plan(RUN)
+    assert planned.peak == pytest.approx(1.05 * planned.peak_tensors + 1.5 * 2**30, abs=1)
+    room = replace(RUN.gpu, memory_bytes=planned.peak)
+    assert plan(replace(RUN, gpu=room)).fits
+    assert not plan(replace(RUN, gpu=replace(room, memory_bytes=planned.peak - 1))).fits

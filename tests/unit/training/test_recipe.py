@@ -12,7 +12,7 @@ from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
 from posecore.models.presets import PRESETS, preset_of
-from posecore.training.recipe import Followed, Pupil, RecipeConfig, choose
+from posecore.training.recipe import Followed, Pupil, RecipeConfig, choose, recipe_facts
 from posecore.training.recipes import RECIPES
 
 
@@ -221,3 +221,13 @@ def test_a_default_is_chosen_by_the_most_points_of_any_head() -> None:
     model = ModelConfig.model_validate({"backbone": "rtmpose-s"})
     recipe = choose(RecipeConfig(), Pupil(model=model, keypoints={"hands": 21, "face": 98}), RECIPES)
     assert recipe is RECIPES["rtmpose-s-wholebody"]
+
+
+def test_a_report_says_what_was_followed_and_where_it_was_not() -> None:
+    followed = _followed(_job("sapiens2-0.4b", ("goliath",), training={"global_batch": 24}))
+    facts = recipe_facts({"recipe": followed.record()})
+    assert facts["recipe"].startswith("sapiens2-0.4b-308 (facebookresearch/sapiens2 @ 3098c14")
+    assert facts["deviations from it"] == "training.global_batch: 24, published 48"
+    assert "PhotometricDistortion" in facts["remarks"]
+    assert recipe_facts({"recipe": {"name": "none"}}) == {"recipe": "none"}
+    assert recipe_facts({}) == {}

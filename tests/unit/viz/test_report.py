@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import predict_store
 from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
@@ -17,7 +17,7 @@ from tests.support.random_poses import paired_case
 
 @pytest.fixture(scope="module")
 def sections(tmp_path_factory):
-    definition = hands_definition(Conventions())
+    definition = hands_definition()
     store = hands_store(tmp_path_factory.mktemp("report"), definition, num_images=4)
     truth = GroundTruth.from_store(store)
     predictions = predict_store(BlobModel(Conventions()), store)

@@ -9,7 +9,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from posecore.datasets.definition import Conventions
+from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel

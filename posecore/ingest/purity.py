@@ -1,0 +1,74 @@
+"""Whether a stage is a pure function: a helper for people's own tests, and what ``posecore datasets check`` asks."""
+
+import copy
+from collections.abc import Sequence
+from typing import TypeAlias
+
+from posecore.errors import IngestError
+from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
+from posecore.ingest.tally import Tally
+from posecore.schema import Json, Record, record_to_json
+from posecore.skeletons.skeleton import Skeleton
+from posecore.stages.load import LoadedStage
+from posecore.stages.protocol import ModelStage, Picture
+from posecore.tables.records import to_annotations
+
+_Answers: TypeAlias = dict[str, tuple[bytes | None, bytes | None, list[dict[str, Json]]]]
+"""By source id: picture, record as JSON, and what was taken out; None for an image that was."""
+
+
+def assert_stage_is_pure(
+    stage: LoadedStage, records: Sequence[Record], skeleton: Skeleton, pictures: Sequence[bytes] = ()
+) -> None:
+    """Returns if a stage says the same of the same images again, in another order, and among fewer others.
+
+    Args:
+        stage: one of :func:`~posecore.stages.load.load_stages`.
+        records: some of a dataset's, at least two, with ids of their own.
+        skeleton: of the dataset.
+        pictures: the file of each record's image, for stages that see pictures.
+
+    Raises:
+        IngestError: it does not, it changed what it was given, or it fails; names the first image.
+    """
+    given = list(zip(records, pictures or [b""] * len(records), strict=True))
+    if isinstance(stage.work, ModelStage):
+        stage.work.set_up()
+    half = (len(given) + 1) // 2
+    first = _answers(stage, given, skeleton)
+    others = {
+        "again": _answers(stage, given, skeleton),
+        "in another order": _answers(stage, given[::-1], skeleton),
+        "among fewer others": _answers(stage, given[:half], skeleton) | _answers(stage, given[half:], skeleton),
+    }
+    for how, answers in others.items():
+        for record in records:
+            if answers[record.source_id] != first[record.source_id]:
+                raise IngestError(
+                    f"stage {stage.label} says something else of {record.image} when it is asked {how}: make it a "
+                    "function of the record and its options alone."
+                )
+
+
+def _answers(stage: LoadedStage, given: Sequence[tuple[Record, bytes]], skeleton: Skeleton) -> _Answers:
+    tally = Tally([stage.label])
+    answers: _Answers = {record.source_id: (None, None, []) for record, _ in given}
+    if wants_pictures(stage):
+        asked = [Picture(data=data, record=copy.deepcopy(record)) for record, data in given]
+        before = [record_to_json(picture.record) for picture in asked]
+        for picture in run_on_pictures(stage, asked, tally, skeleton):
+            answers[picture.record.source_id] = (picture.data, record_to_json(picture.record), [])
+        for picture, text in zip(asked, before, strict=True):
+            if record_to_json(picture.record) != text:
+                raise IngestError(
+                    f"stage {stage.label} changed the record of {picture.record.image} that it was given; a picture's "
+                    "record is replaced by another (dataclasses.replace), never changed."
+                )
+    else:
+        annotations = to_annotations([record for record, _ in given], skeleton.num_keypoints)
+        of = (given[0][0].dataset, given[0][0].split)
+        for record in run_on_annotations([stage], annotations, tally, skeleton, of):
+            answers[record.source_id] = (None, record_to_json(record), [])
+    for row in tally.rejects():
+        answers[row["source_id"]][2].append(row)
+    return answers

@@ -1,0 +1,252 @@
+"""Running the stages of a shard: what each is given, what it took out, and one sentence when it fails.
+
+Stages that look at annotations run before any picture is read, whatever it costs to read one; from the first stage on
+that wants pictures, all have them.
+"""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeAlias
+
+import polars as pl
+import pyarrow as pa
+
+from posecore.errors import ImageHeaderError, IngestError, PoseCoreError
+from posecore.image_header import image_size
+from posecore.ingest.tally import Tally
+from posecore.schema import Record, Reject
+from posecore.skeletons.skeleton import Skeleton
+from posecore.stages.load import LoadedStage
+from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, Stage, TableStage
+from posecore.stages.records import RecordStage, StageResult
+from posecore.stages.rejects import reject_image
+from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, rejects_table
+from posecore.tables.records import to_annotations, to_records
+
+PictureAnswer: TypeAlias = Picture | Reject | tuple[Picture, Sequence[Reject]]
+
+
+def wants_pictures(stage: LoadedStage) -> bool:
+    """Whether a stage is given pictures."""
+    return isinstance(stage.work, (ImageStage, ModelStage))
+
+
+def run_on_annotations(
+    stages: Sequence[LoadedStage], annotations: Annotations, tally: Tally, skeleton: Skeleton, of: tuple[str, str]
+) -> list[Record]:
+    """Passes the annotations of a shard through the stages that want no picture.
+
+    Args:
+        stages: table stages and functions of records, in order.
+        annotations: of the shard.
+        tally: counts what each stage was given and what it took out.
+        skeleton: of the dataset.
+        of: names of dataset and split.
+
+    Raises:
+        IngestError: a stage failed, or did not keep to its protocol; names it and the record or option.
+    """
+    held: Annotations | list[Record] = annotations
+    for stage in stages:
+        if isinstance(stage.work, TableStage):
+            if isinstance(held, list):
+                held = to_annotations(held, skeleton.num_keypoints)
+            held = _run_table_stage(stage, stage.work, held, tally, of)
+        else:
+            assert not wants_pictures(stage), stage
+            if isinstance(held, Annotations):
+                held = to_records(held, *of)
+            held = [left for record in held if (left := run_on_record(stage, record, tally)) is not None]
+    return held if isinstance(held, list) else to_records(held, *of)
+
+
+def run_on_record(stage: LoadedStage, record: Record, tally: Tally) -> Record | None:
+    """Passes a record through a stage that is a function; None if the stage rejected the image."""
+    assert not isinstance(stage.work, Stage)
+    work: RecordStage = stage.work
+    tally.enter(stage.label, record)
+    result: StageResult = _asked(stage, record.image, work, record)
+    if isinstance(result, Reject):
+        tally.reject_image(stage.label, result, record)
+        return None
+    if isinstance(result, Record):
+        return result
+    kept, rejects = result
+    for reject in rejects:
+        tally.reject_instance(stage.label, reject)
+    return kept
+
+
+def run_on_pictures(
+    stage: LoadedStage, pictures: Iterable[Picture], tally: Tally, skeleton: Skeleton
+) -> Iterator[Picture]:
+    """Passes pictures through one stage of any kind, in order; what it rejects is counted and does not come out.
+
+    Raises:
+        IngestError: as :func:`run_on_annotations`.
+    """
+    if isinstance(stage.work, ModelStage):
+        yield from _run_model_stage(stage, stage.work, pictures, tally)
+    elif isinstance(stage.work, TableStage):
+        yield from _run_table_stage_on_pictures(stage, stage.work, list(pictures), tally, skeleton)
+    else:
+        work = stage.work
+        for picture in pictures:
+            if isinstance(work, ImageStage):
+                tally.enter(stage.label, picture.record)
+                answer: PictureAnswer = _asked(stage, picture.record.image, work, picture)
+                yield from _answered(stage, picture, answer, tally)
+            else:
+                record = run_on_record(stage, picture.record, tally)
+                if record is not None:
+                    yield replace(picture, record=record)
+
+
+def _run_model_stage(
+    stage: LoadedStage, work: ModelStage, pictures: Iterable[Picture], tally: Tally
+) -> Iterator[Picture]:
+    batch: list[Picture] = []
+
+    def done() -> Iterator[Picture]:
+        for picture in batch:
+            tally.enter(stage.label, picture.record)
+        answers = _asked(stage, f"{batch[0].record.image} and {len(batch) - 1} more", work, batch)
+        if len(answers) != len(batch):
+            raise IngestError(f"stage {stage.label} gave {len(answers)} answers to {len(batch)} pictures.")
+        for picture, answer in zip(batch, answers, strict=True):
+            yield from _answered(stage, picture, answer, tally)
+
+    for picture in pictures:
+        batch.append(picture)
+        if len(batch) == stage.resources.batch_size:
+            yield from done()
+            batch = []
+    if batch:
+        yield from done()
+
+
+def _answered(stage: LoadedStage, picture: Picture, answer: PictureAnswer, tally: Tally) -> Iterator[Picture]:
+    if isinstance(answer, Reject):
+        tally.reject_image(stage.label, answer, picture.record)
+        return
+    kept, rejects = (answer, ()) if isinstance(answer, Picture) else answer
+    for reject in rejects:
+        tally.reject_instance(stage.label, reject)
+    if kept.data != picture.data:
+        problem = _changed(stage, picture, kept)
+        if isinstance(problem, Reject):
+            tally.reject_image(stage.label, problem, picture.record)
+            return
+        kept = problem
+    yield kept
+
+
+def _changed(stage: LoadedStage, before: Picture, after: Picture) -> Picture | Reject:
+    """The changed picture with its own size, and with the digest of the file it came from."""
+    try:
+        size = image_size(after.data)
+    except ImageHeaderError as error:
+        return reject_image(
+            before.record, "not-an-image", f"stage {stage.label} made of {before.record.image}: {error}"
+        )
+    source = before.record.source_sha256 or hashlib.sha256(before.data).hexdigest()
+    described = replace(after.record, width=size.width, height=size.height, source_sha256=source)
+    return replace(after, record=described)
+
+
+def _run_table_stage(
+    stage: LoadedStage, work: TableStage, held: Annotations, tally: Tally, of: tuple[str, str]
+) -> Annotations:
+    tally.enter_many(stage.label, held.images.num_rows, held.instances.num_rows)
+    images, instances = _frame(held.images), _frame(held.instances)
+    where = f"{held.images.num_rows} images from {held.images['image'][0].as_py() if held.images.num_rows else 'none'}"
+    done_images, done_instances = _asked(stage, where, work, images, instances)
+    for before, after, kind, keys in (
+        (images, done_images, "images", ["source_id"]),
+        (instances, done_instances, "instances", ["image_row", "id"]),
+    ):
+        if not isinstance(after, pl.DataFrame) or not before.select(keys).equals(after.select(keys)):
+            raise IngestError(
+                f"stage {stage.label} did not return the {kind} it was given, in their order; a table stage takes rows "
+                f"out by giving them a {REASON}."
+            )
+    lost_image, lost_instance = _marked(done_images), _marked(done_instances)
+    image_rows = instances["image_row"].to_numpy()
+    with_image = lost_image[image_rows]
+    sources = done_images.select("image", "source_id").with_columns(image_row=pl.int_range(pl.len(), dtype=pl.Int64))
+    alone = done_instances.filter(pl.Series(lost_instance & ~with_image))
+    named = alone.join(sources, "image_row", maintain_order="left").rename({"id": "instance_id"})
+    rejects = [Reject(dataset=of[0], split=of[1], **row) for frame in (done_images, named) for row in _reasons(frame)]
+    tally.reject_rows(stage.label, rejects_table(rejects))
+    tally.lose_instances(stage.label, int(with_image.sum()))
+    kept_images = done_images.filter(pl.Series(~lost_image))
+    place = (~lost_image).cumsum() - 1
+    kept_instances = done_instances.filter(pl.Series(~(lost_instance | with_image)))
+    rows = pl.Series("image_row", place[kept_instances["image_row"].to_numpy()], pl.Int64)
+    num_keypoints = held.instances.schema.field("keypoints").type.list_size // 3
+    try:
+        return Annotations(
+            _table(kept_images, IMAGE_COLUMNS),
+            _table(kept_instances.with_columns(rows), instance_columns(num_keypoints)),
+        )
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pl.exceptions.PolarsError) as error:
+        raise IngestError(f"stage {stage.label} left a column of another type or without a value: {error}.") from None
+
+
+def _run_table_stage_on_pictures(
+    stage: LoadedStage, work: TableStage, pictures: list[Picture], tally: Tally, skeleton: Skeleton
+) -> Iterator[Picture]:
+    if not pictures:
+        return
+    first = pictures[0].record
+    held = to_annotations([picture.record for picture in pictures], skeleton.num_keypoints)
+    left = _run_table_stage(stage, work, held, tally, (first.dataset, first.split))
+    picture_of = {picture.record.source_id: picture for picture in pictures}
+    for record in to_records(left, first.dataset, first.split):
+        picture = picture_of[record.source_id]
+        yield replace(picture, record=replace(record, depth=picture.record.depth))
+
+
+def _asked(stage: LoadedStage, where: str, work: Callable[..., Any], *given: Any) -> Any:
+    try:
+        return work(*given)
+    except PoseCoreError as error:
+        raise IngestError(f"stage {stage.label} at {where}: {error}") from error
+    except Exception as error:
+        trace = error.__traceback__
+        while trace is not None and trace.tb_next is not None:
+            trace = trace.tb_next
+        place = "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
+        options = stage.work.model_dump_json() if isinstance(stage.work, Stage) else "none"
+        raise IngestError(
+            f"stage {stage.label} (options {options}) failed at {where}{place}: {type(error).__name__}: {error}."
+        ) from error
+
+
+def _frame(table: pa.Table) -> pl.DataFrame:
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame
+
+
+def _table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
+    return frame.select(schema.names).to_arrow().cast(schema)
+
+
+def _marked(frame: pl.DataFrame) -> Any:
+    if REASON not in frame.columns:
+        return pl.Series([False] * frame.height, dtype=pl.Boolean).to_numpy()
+    return frame[REASON].is_not_null().to_numpy()
+
+
+def _reasons(frame: pl.DataFrame) -> Iterator[dict[str, str]]:
+    """What :class:`~posecore.schema.Reject` says of each row that is taken out, dataset and split excepted."""
+    if REASON not in frame.columns:
+        return
+    detail = pl.col(DETAIL).fill_null("") if DETAIL in frame.columns else pl.lit("")
+    instance = ["instance_id"] if "instance_id" in frame.columns else []
+    said = frame.filter(pl.col(REASON).is_not_null()).select(
+        "source_id", *instance, reason=REASON, detail=detail, source="image"
+    )
+    yield from said.iter_rows(named=True)

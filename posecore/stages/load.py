@@ -1,0 +1,122 @@
+"""From the entries of a ``dataset.yaml`` to stages that can be run, each built with its options."""
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import entry_points
+from typing import Any
+
+from pydantic import ValidationError
+
+from posecore.config import parse_config
+from posecore.datasets import search_path
+from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
+from posecore.errors import ConfigError, IngestError
+from posecore.stages.protocol import Stage
+from posecore.stages.records import RecordStage
+
+BUILT_IN: Mapping[str, str] = {
+    name: f"posecore.stages.{module}:{attribute}"
+    for name, module, attribute in (
+        ("check_instances", "records", "check_instances"),
+        ("drop_images_without_instances", "records", "drop_images_without_instances"),
+        ("drop_unlabelled", "records", "drop_unlabelled"),
+        ("drop_crowds", "records", "drop_crowds"),
+    )
+}
+"""Stages that need no module, by name: where they are."""
+
+ENTRY_POINTS = "posecore.stages"
+"""Group of entry points by which an installed package names its stages."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedStage:
+    """A stage, ready to run.
+
+    Attributes:
+        label: what counts, rejects and messages call it.
+        work: a stage with options, or a function of a record.
+        resources: what Ray reserves for it.
+    """
+
+    label: str
+    work: Stage | RecordStage
+    resources: StageResources
+
+    @property
+    def may_lose(self) -> bool:
+        """Whether the stage is meant to take things out."""
+        if isinstance(self.work, Stage):
+            return self.work.may_lose
+        return self.label.rpartition(":")[2].startswith("drop_")
+
+
+def load_stages(definition: DatasetDefinition) -> tuple[LoadedStage, ...]:
+    """The stages of a definition, in order.
+
+    Raises:
+        IngestError: a name is no stage, or an option or resource does not fit it; the message names them.
+    """
+    search_path()
+    where = f"dataset {definition.name}: stage"
+    return tuple(
+        _load(label, entry, f"{where} {label}")
+        for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
+    )
+
+
+def stage_path(name: str) -> str:
+    """The ``package.module:name`` behind a stage's name; the name itself where nothing is known of it."""
+    return BUILT_IN.get(name) or _installed().get(name) or name
+
+
+def known_stages() -> dict[str, str]:
+    """Every stage that needs no module, by name: where it is."""
+    return {**_installed(), **BUILT_IN}
+
+
+def stage_named(name: str) -> Any:
+    """The function or class behind a name.
+
+    Raises:
+        IngestError: there is none.
+    """
+    module_name, _, attribute = stage_path(name).partition(":")
+    try:
+        return getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError, ValueError):
+        raise IngestError(
+            f"stage {name!r} is neither one of {', '.join(known_stages())} nor an importable package.module:name; "
+            "correct `stages` in dataset.yaml."
+        ) from None
+
+
+def _load(label: str, entry: StageEntry, where: str) -> LoadedStage:
+    found: Callable[..., Any] = stage_named(entry.stage)
+    if not (isinstance(found, type) and issubclass(found, Stage)):
+        if not callable(found) or isinstance(found, type):
+            raise IngestError(f"{where} is neither a function of a record nor a class of posecore.stages.")
+        if entry.options:
+            raise IngestError(f"{where} is a function and has no option {', '.join(entry.options)}.")
+        return LoadedStage(label, found, _resources(StageResources(), entry, where))
+    try:
+        work = parse_config(entry.options, found, origin=f"{where}: options")
+    except (ConfigError, ValidationError) as error:
+        raise IngestError(str(error)) from None
+    return LoadedStage(label, work, _resources(found.resources, entry, where))
+
+
+def _resources(own: StageResources, entry: StageEntry, where: str) -> StageResources:
+    if not entry.resources:
+        return own
+    try:
+        return parse_config({**own.model_dump(), **entry.resources}, StageResources, origin=f"{where}: resources")
+    except ConfigError as error:
+        raise IngestError(str(error)) from None
+
+
+@lru_cache(maxsize=1)
+def _installed() -> dict[str, str]:
+    return {point.name: point.value for point in entry_points(group=ENTRY_POINTS)}
