@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--accumulation", type=positive, help="forward passes per step (default: 1)")
     parser.add_argument("--engine", choices=["torch", "deepspeed"], help="default: deepspeed")
     parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], help="DeepSpeed ZeRO stage (default: 2)")
-    parser.add_argument("--precision", choices=["bf16", "fp32"], help="default: bf16")
+    parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], help="default: bf16")
     parser.add_argument("--offload", action="store_true", help="optimiser state in host memory")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--trainable", type=positive, help="number of trained parameters (default: all)")

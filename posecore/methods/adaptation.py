@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.distillation import output_loss
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig, Taught
-from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
+from posecore.methods.prototypes import WEIGHTS, PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.staged import StagedMethod
 from posecore.methods.strategies import (
     Roles,
@@ -267,5 +267,11 @@ def _method(model: PoseModel, config: AdaptationConfig) -> SupervisedHeads:
         prototypes_until=0.5,
         self_supervision_from=_FOREVER,
     )
-    own = PrototypesConfig(**common, stages=stages, weights="balanced", pixel_threshold=0.2, pixel_weighting="equal")
+    own = PrototypesConfig(
+        **common,
+        stages=stages,
+        weights=strategy.weights or WEIGHTS["published-transfer" if config.parent_has_embedding else "balanced"],
+        pixel_threshold=0.2,
+        pixel_weighting="equal",
+    )
     return PrototypeLearning(model, own)

@@ -14,7 +14,7 @@ images' predictions. There is no intent to recover that a measurement could conf
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from typing import Annotated, Any, Literal, NamedTuple, Self
+from typing import Annotated, Any, Literal, NamedTuple, Self, TypeAlias
 
 import torch
 import torch.distributed as dist
@@ -115,10 +115,12 @@ class PrototypeWeights(Config):
 
 WEIGHTS = {
     "published": PrototypeWeights(contrast=1.25e-7, distance=1.25e-8, heatmap=3.33e-6, self_supervision=1e-3),
+    "published-transfer": PrototypeWeights(contrast=1.25e-7, distance=1.25e-8, heatmap=1.25e-5, self_supervision=0.0),
     "balanced": PrototypeWeights(contrast=1e-4, distance=1e-5, heatmap=1e-3, self_supervision=0.1),
 }
 """Named weights. With the ``published`` ones nearly all gradients of a fresh embedding head of published size are below
 AdamW's eps of 1e-8, the median by a factor of 45, so that it takes steps of a fiftieth of the learning rate.
+``published-transfer`` are those of the transfer to hands and 3DPW, whose embedding head is trained already and stays.
 ``balanced`` keeps contrast and distance in proportion and makes the terms large enough to learn from, yet so small that
 they pull about as much at a fresh backbone as the labels do (six synthetic sets: 1.6 times, either term). Ten times the
 contrast and a hundred times the heatmaps pulled 160 times as much, and the heads of models that were trained from the
@@ -136,6 +138,10 @@ def _named(known: dict[str, Any]) -> BeforeValidator:
     return BeforeValidator(resolve)
 
 
+PrototypeWeighting: TypeAlias = Annotated[PrototypeWeights, _named(WEIGHTS)]
+"""Weights by their name, or all fields."""
+
+
 class PrototypesConfig(SupervisedConfig):
     """PoseBH: embedding head and prototypes beside backbone and heads.
 
@@ -143,7 +149,7 @@ class PrototypesConfig(SupervisedConfig):
         kind: names this method in the closed union.
         embedding: embedding head and prototypes, for a model that has none.
         stages: ``published``, ``published-base``, ``joint`` or all fields.
-        weights: ``published``, ``balanced`` or all fields.
+        weights: ``published``, ``published-transfer``, ``balanced`` or all fields.
         frozen: ``whole`` freezes BatchNorm's statistics and drop path with the weights; ``weights`` leaves both at work
             in frozen parts, as in the released code.
         momentum: share of the old prototype in an update.
@@ -157,7 +163,7 @@ class PrototypesConfig(SupervisedConfig):
     kind: Literal["prototypes"] = "prototypes"
     embedding: EmbeddingConfig = EmbeddingConfig()
     stages: Annotated[StagesConfig, _named(STAGES)] = STAGES["published"]
-    weights: Annotated[PrototypeWeights, _named(WEIGHTS)] = WEIGHTS["published"]
+    weights: PrototypeWeighting = WEIGHTS["published"]
     frozen: Literal["whole", "weights"] = "whole"
     momentum: float = Field(default=0.999, ge=0, lt=1)
     pixel_threshold: float = Field(default=0.0, ge=0, lt=1)

@@ -20,7 +20,7 @@ from torch import nn
 
 from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
-from posecore.methods.prototypes import PrototypesConfig
+from posecore.methods.prototypes import PrototypesConfig, PrototypeWeighting
 from posecore.methods.sharing import ExpertsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.layers import block_index, in_backbone, layer_index, starts_at_zero
@@ -286,10 +286,14 @@ class TransferPrototypesConfig(_Strategy):
         kind: names this strategy in the closed union.
         rest: whether backbone and replayed heads stay ``frozen``, or are ``trained``; the backbone from the middle of
             the run on, when the prototypes come to rest, as published for hands.
+        weights: what the terms of prototypes count. None is ``published-transfer`` where the parent has an embedding
+            head, which stays as it is, and ``balanced`` where a fresh one must learn, for which the published weights
+            are too small.
     """
 
     kind: Literal["prototypes"] = "prototypes"
     rest: Literal["frozen", "trained"] = "frozen"
+    weights: PrototypeWeighting | None = None
 
     @property
     def touches_shared(self) -> bool:

@@ -10,6 +10,8 @@ from torch import nn
 
 from posecore.methods.adaptation import Adaptation, AdaptationTerms
 from posecore.methods.batch import DeviceBatch, to_device
+from posecore.methods.prototypes import WEIGHTS
+from posecore.models.embedding_head import EmbeddingConfig
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
@@ -101,6 +103,17 @@ def test_the_parent_is_no_part_of_what_is_trained_or_saved() -> None:
 def test_distillation_where_nothing_can_be_forgotten_is_refused(strategy: str) -> None:
     with pytest.raises(ValueError, match="nothing to keep; set it to 0"):
         AdaptationTerms.model_validate({"strategy": strategy, "distillation": 1.0})
+
+
+def test_the_transfer_of_prototypes_weighs_as_published_what_is_learned_already() -> None:
+    """uyoung-jeong/PoseBH @ 8f03438, InterHand2.6M and 3DPW: 1.25e-5 · (0.01, 0.001), 1.25e-5, 0."""
+    strategy = {"kind": "prototypes"}
+    transfer = tiny_adaptation(strategy, embedding=EmbeddingConfig()).method.config.weights
+    assert (transfer.contrast, transfer.distance) == pytest.approx((1.25e-5 * 0.01, 1.25e-5 * 0.001))
+    assert (transfer.heatmap, transfer.self_supervision) == (1.25e-5, 0.0)
+    assert tiny_adaptation(strategy).method.config.weights == WEIGHTS["balanced"]
+    stated = strategy | {"weights": "published"}
+    assert tiny_adaptation(stated, embedding=EmbeddingConfig()).method.config.weights == WEIGHTS["published"]
 
 
 class _Inheriting(nn.Module):

@@ -405,7 +405,9 @@ def test_weights_and_stages_go_by_name() -> None:
     assert (default.momentum, default.pixel_threshold, default.pixel_weighting) == (0.999, 0.0, "confidence")
     assert (default.agreement.confidence, default.agreement.distance_px) == (0.25, 2.1)
     assert (default.embedding.dim, default.embedding.prototypes_per_point) == (64, 3)
-    with pytest.raises(ValueError, match="'tiny' is none of published, balanced; name one or give all fields"):
+    with pytest.raises(
+        ValueError, match="'tiny' is none of published, published-transfer, balanced; name one or give all fields"
+    ):
         PrototypesConfig.model_validate({"weights": "tiny"})
 
 
