@@ -231,11 +231,11 @@ def test_an_entry_may_name_a_preset(stores):
     assert config.augment.blanket_probability == 0
 
 
-def test_blanket_camera_and_appearance_have_streams_of_their_own_in_every_pass(stores):
+@pytest.mark.parametrize("camera", [("infrared",), ("grey",), ("infrared", "grey")])
+def test_blanket_camera_and_appearance_have_streams_of_their_own_in_every_pass(stores, camera):
     """Painted here on the crops of a loader that paints nothing; 20 people are one pass of 5 batches of 4."""
-    painted = AugmentConfig(
-        blanket_probability=0.8, infrared_probability=0.4, grey_probability=0.4, appearance=AppearanceConfig()
-    )
+    of_camera = {f"{kind}_probability": 0.5 for kind in camera}
+    painted = AugmentConfig(blanket_probability=0.8, appearance=AppearanceConfig(), **of_camera)
     people = {"mixture": {"entries": [{"name": "people"}]}}
     store, skeleton = {"people": stores["people"]}, stores["people"].manifest.definition.skeleton
     plain = batches(store, 10, loading(**people), global_batch=4)

@@ -47,6 +47,13 @@ def test_a_redrawn_generator_draws_what_a_new_one_draws():
         assert ours.integers(1 << 20, dtype=np.uint32) == new.integers(1 << 20, dtype=np.uint32)
 
 
+def test_what_is_left_out_of_a_name_is_the_same_for_both():
+    ours, new = Redrawn().generator(Purpose.BLANKET, 1), generator(Purpose.BLANKET, 1)
+    assert (
+        ours.random(3).tolist() == new.random(3).tolist() == generator(Purpose.BLANKET, 1, "", 0, 0).random(3).tolist()
+    )
+
+
 def test_seeds_of_crops_differ_in_every_part_and_do_not_depend_on_their_batch():
     rows, passes = np.arange(2000) % 1000, np.arange(2000) // 1000
     seeds = crop_seeds(7, "people", passes, rows)
