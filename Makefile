@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: setup demo test lint unit format clean
+.PHONY: setup demo test lint unit mutants format clean
 
 setup: $(STAMP)
 
@@ -31,6 +31,13 @@ test: lint
 		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
 		tests/unit/codecs tests/unit/evaluation
 	$(BIN)/python -m pytest --durations=10 -m "not gpu and not network"
+
+# How many small bugs the quick tests notice, on a random sample: minutes to hours of a core, so no part of `make test`.
+SAMPLE ?= 150
+SEED ?= 1
+mutants: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	nice -n 15 $(BIN)/python benchmarks/mutants.py --sample $(SAMPLE) --seed $(SEED)
 
 demo: setup
 	$(BIN)/python pipelines/demo.py

@@ -59,7 +59,7 @@ def test_only_seen_points_change_and_the_given_states_do_not():
     assert after[16] == OCCLUDED
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(12))
 def test_its_sides_are_straight_and_run_along_the_body(seed):
     draws = np.random.default_rng(seed).random(200)
     outline = _outline(STANDING, np.ones(17, bool), COCO, AugmentConfig(blanket_probability=1), draws).astype(float)
@@ -73,6 +73,7 @@ def test_its_sides_are_straight_and_run_along_the_body(seed):
     reach, body = outline @ np.array([-along[1], along[0]]), STANDING @ np.array([-along[1], along[0]])
     for beyond in (body.min() - reach.min(), reach.max() - body.max()):  # 0.1 to 0.5 of the body's length
         assert 0.1 * length - 2 < beyond < 0.5 * length + 2
+    assert abs(np.rad2deg(np.arctan2(along[0], along[1]))) < 22  # 20 degrees either way, and the body's own lean
     across = foot_right - foot_left
     assert abs(across @ left) < 0.05 * np.linalg.norm(across) * np.linalg.norm(left)
 

@@ -56,5 +56,10 @@ def test_detections_are_cropped_unclipped_and_know_no_points(store):
     assert (group.state == KeypointState.UNKNOWN).all()
 
 
+def test_batches_are_counted_within_one_epoch(store):
+    batches = list(EvalCrops(store, "people", SIZE, rows=np.array([7, 2, 2, 5]), batch_size=2))
+    assert [(batch.step, batch.epoch, len(batch.images)) for batch in batches] == [(0, 0, 2), (1, 0, 2)]
+
+
 def test_no_rows_no_batches(store):
     assert list(EvalCrops(store, "people", SIZE, rows=np.array([], np.int64))) == []
