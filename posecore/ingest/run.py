@@ -20,6 +20,7 @@ from posecore.ingest.plan import Plan, plan_shards
 from posecore.ingest.read import read_parts
 from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, shard_rows, whole_file
 from posecore.schema import Record, Reject
+from posecore.shards.editions import keep_edition
 from posecore.shards.index import write_table
 from posecore.shards.manifest import (
     IMAGES_NAME,
@@ -145,6 +146,7 @@ def _publish(plan: Plan, written: list[WrittenShard]) -> Manifest:
         files=files,
     )
     _remove_strangers(job, manifest)
+    keep_edition(job.folder, manifest)
     write_manifest(job.folder, manifest)
     return manifest
 

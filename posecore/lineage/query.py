@@ -17,7 +17,8 @@ from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion, dataset_uses, parent_of
 from posecore.lineage.weights_use import WeightsUse, weights_uses
-from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, read_manifest
+from posecore.shards.editions import find_edition
+from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME
 from posecore.storage import as_path
 
 _DIGEST_DIGITS = 8  # shorter hexadecimal words are taken for names
@@ -206,10 +207,7 @@ class LineageGraph:
 
 
 def _split_contains(location: str, digest: str, table: str, column: str, value: str) -> bool:
-    folder = as_path(location)
-    if (found := read_manifest(folder).digest) != digest:
-        raise IntegrityError(f"the split there now has digest {found[:12]}; it was ingested again since.")
-    with (folder / table).open("rb") as file:
+    with (find_edition(as_path(location), digest) / table).open("rb") as file:
         return bool(pq.read_table(file, columns=[column], filters=[(column, "=", value)]).num_rows)
 
 

@@ -99,5 +99,5 @@ def job(root: AnyPath, out: AnyPath, images_per_shard: int = 4, split: str = "tr
 
 
 def tree(folder: Path) -> dict[str, bytes]:
-    """Content of every file of a folder, by name."""
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    """Content of every file below a folder, by relative path."""
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

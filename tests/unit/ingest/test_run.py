@@ -27,6 +27,7 @@ from posecore.ingest.read import read_parts
 from posecore.ingest.run import advice, ingest
 from posecore.ingest.write import sample_key, write_shard
 from posecore.schema import Reject
+from posecore.shards.editions import edition_folder, find_edition
 from posecore.shards.store import open_store
 from tests.support.small_split import definition, instance, job, picture, records, tree
 
@@ -366,12 +367,28 @@ def test_a_completed_download_is_noticed(root, out):
 
 
 def test_another_plan_leaves_nothing_of_the_former_one(root, out, tmp_path):
-    ingest(job(root, out, images_per_shard=2), records(root, 10))
+    former = ingest(job(root, out, images_per_shard=2), records(root, 10))
     folder = out / "tiny" / "train"
     (folder / ".shard-000000.tar.killed.part").write_bytes(b"half")
     ingest(job(root, out, images_per_shard=5), records(root, 10))
     ingest(job(root, tmp_path / "fresh", images_per_shard=5), records(root, 10))
+    shutil.rmtree(edition_folder(folder, former.digest))
     assert tree(folder) == tree(tmp_path / "fresh" / "tiny" / "train")
+
+
+def test_former_editions_stay_as_they_were(root, out):
+    folder = out / "tiny" / "train"
+    former = ingest(job(root, out), records(root, 10))
+    tables = {name: (folder / name).read_bytes() for name in ("manifest.json", *former.files)}
+    present = ingest(job(root, out), records(root, 9))
+    kept = find_edition(folder, former.digest)
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == tables
+    assert find_edition(folder, present.digest) == folder
+    ingest(job(root, out), records(root, 10))
+    assert find_edition(folder, former.digest) == folder
+    assert find_edition(folder, present.digest) == edition_folder(folder, present.digest)
+    with pytest.raises(IntegrityError, match=r"no edition of this split with digest 0000.* is kept.*bring back"):
+        find_edition(folder, "0" * 64)
 
 
 def test_an_interrupted_run_shows_no_split_and_continues(root, out):
@@ -487,7 +504,10 @@ def test_remote_source_and_target_give_the_same_shards(root, out):
     local = ingest(job(root, out), records(root, 6))
     assert manifest.digest == local.digest
     folder = remote / "out" / "tiny" / "train"
-    assert {path.name: path.read_bytes() for path in folder.iterdir()} == tree(out / "tiny" / "train")
+    below = {
+        path.path.removeprefix(f"{folder.path}/"): path.read_bytes() for path in folder.rglob("*") if path.is_file()
+    }
+    assert below == tree(out / "tiny" / "train")
     assert ingest(job(remote / "raw", remote / "out"), records(remote / "raw", 6)).digest == local.digest
     assert open_store(folder).read_sample(5).image_bytes == picture(5)
 

@@ -8,7 +8,7 @@ from posecore.shards.index import IMAGE_SCHEMA, INSTANCE_SCHEMA
 @pytest.mark.parametrize(
     ("schema", "may_be_empty"),
     [
-        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index"}),
+        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index", "source_sha256"}),
         (INSTANCE_SCHEMA, {"subject_id", "track_id", "video_id"}),
     ],
 )
