@@ -38,12 +38,21 @@ class StageEntry(Config):
     Attributes:
         stage: name of a built-in stage, of an entry point of the group ``posecore.stages``, or ``package.module:name``.
         options: of the stage.
+        files: options whose value is a file, by name: its path from the folder of ``dataset.yaml``. Its content counts
+            as the stage's code does.
         resources: what differs from those the stage asks for.
     """
 
     stage: StageName
     options: dict[str, Json] = {}
+    files: dict[str, str] = {}
     resources: dict[str, Json] = {}
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if twice := self.options.keys() & self.files.keys():
+            raise ValueError(f"{', '.join(sorted(twice))}: give it under options or under files, not under both.")
+        return self
 
     @model_validator(mode="before")
     @classmethod
@@ -55,7 +64,9 @@ class StageEntry(Config):
         if info.mode == "python":
             return write(self)
         # A stage without options is written as it was before there were any. Resources change no result.
-        return {"stage": self.stage, "options": self.options} if self.options else self.stage
+        said = {"options": self.options, "files": self.files}
+        said = {name: value for name, value in said.items() if value}
+        return {"stage": self.stage, **said} if said else self.stage
 
 
 class SplitDefinition(Config):
@@ -183,6 +194,10 @@ class DatasetDefinition(Config):
         names = [entry.stage for entry in self.stages]
         again = [names[:place].count(name) for place, name in enumerate(names)]
         return tuple(f"{name}#{number + 1}" if number else name for name, number in zip(names, again, strict=True))
+
+    def stage_files(self, entry: StageEntry) -> dict[str, Path]:
+        """Where the files of a stage lie, by option."""
+        return {name: self.folder / path for name, path in entry.files.items()}
 
     def digest(self) -> str:
         """SHA-256 over everything that changes what ingestion writes, as 64 hexadecimal digits."""

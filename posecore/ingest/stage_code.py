@@ -9,6 +9,8 @@ A module loaded by name only is not seen. A file that a module reads counts if t
 
     DECLARED_FILES = ("withdrawn.csv",)  # relative to the module's folder
 
+So does a file that ``dataset.yaml`` gives a stage under ``files``.
+
 The library's own modules count by their source alone: they are tested under every version of what they import, and the
 same data shall have the same digest on two machines.
 """
@@ -47,20 +49,23 @@ def codes_of(definition: DatasetDefinition, split: str) -> dict[str, StageCode]:
     """
     options = {**definition.reader_options, **definition.splits[split].options}
     return {READER_STAGE: stage_code(definition.reader, options)} | {
-        label: stage_code(entry.stage, entry.options)
+        label: stage_code(entry.stage, entry.options, definition.stage_files(entry))
         for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
     }
 
 
-def stage_code(name: str, options: Mapping[str, Json] | None = None) -> StageCode:
+def stage_code(
+    name: str, options: Mapping[str, Json] | None = None, option_files: Mapping[str, Path] | None = None
+) -> StageCode:
     """The code behind one name of a ``dataset.yaml``.
 
     Args:
         name: ``package.module:name``, or the name of a built-in stage.
         options: what it is told.
+        option_files: the files it is told, by option.
 
     Raises:
-        IngestError: its module cannot be found, or a file that it declares.
+        IngestError: its module cannot be found, or a file that it declares or is told.
         ConfigError: a module is not Python, or what it declares cannot be told without running it.
     """
     modules = _closure(_module_of(name), name)
@@ -70,6 +75,10 @@ def stage_code(name: str, options: Mapping[str, Json] | None = None) -> StageCod
             if not path.is_file():
                 raise IngestError(f"{name!r}: {module} lists {path} in {DECLARATION}, which is no file.")
             files[f"{module}:{path.name}"] = sha256_of(path)
+    for option, path in (option_files or {}).items():
+        if not path.is_file():
+            raise IngestError(f"{name!r}: the file of its option {option}, {path}, does not exist.")
+        files[f"{option}:{path.name}"] = sha256_of(path)
     distributions = () if _comes_with_the_library(name) else _distributions(modules.values())
     decided = [
         name,

@@ -13,6 +13,7 @@ from posecore.config import parse_config
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
 from posecore.errors import ConfigError, IngestError
+from posecore.stages.declared_file import DeclaredFile
 from posecore.stages.protocol import Stage
 from posecore.stages.records import RecordStage
 
@@ -23,6 +24,11 @@ BUILT_IN: Mapping[str, str] = {
         ("drop_images_without_instances", "records", "drop_images_without_instances"),
         ("drop_unlabelled", "records", "drop_unlabelled"),
         ("drop_crowds", "records", "drop_crowds"),
+        ("keep_subjects", "subjects", "KeepSubjects"),
+        ("drop_subjects", "subjects", "DropSubjects"),
+        ("filter", "filtering", "Filter"),
+        ("set_fields", "fields", "SetFields"),
+        ("box_from_points", "boxes", "BoxFromPoints"),
     )
 }
 """Stages that need no module, by name: where they are."""
@@ -62,7 +68,7 @@ def load_stages(definition: DatasetDefinition) -> tuple[LoadedStage, ...]:
     search_path()
     where = f"dataset {definition.name}: stage"
     return tuple(
-        _load(label, entry, f"{where} {label}")
+        _load(label, entry, definition, f"{where} {label}")
         for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
     )
 
@@ -93,16 +99,20 @@ def stage_named(name: str) -> Any:
         ) from None
 
 
-def _load(label: str, entry: StageEntry, where: str) -> LoadedStage:
+def _load(label: str, entry: StageEntry, definition: DatasetDefinition, where: str) -> LoadedStage:
     found: Callable[..., Any] = stage_named(entry.stage)
     if not (isinstance(found, type) and issubclass(found, Stage)):
         if not callable(found) or isinstance(found, type):
             raise IngestError(f"{where} is neither a function of a record nor a class of posecore.stages.")
-        if entry.options:
-            raise IngestError(f"{where} is a function and has no option {', '.join(entry.options)}.")
+        if entry.options or entry.files:
+            raise IngestError(f"{where} is a function and has no option {', '.join([*entry.options, *entry.files])}.")
         return LoadedStage(label, found, _resources(StageResources(), entry, where))
+    files = {name: DeclaredFile(path) for name, path in definition.stage_files(entry).items()}
+    for name, file in files.items():
+        if not file.path.is_file():
+            raise IngestError(f"{where}: the file of {name}, {file.path}, does not exist.")
     try:
-        work = parse_config(entry.options, found, origin=f"{where}: options")
+        work = parse_config({**entry.options, **files}, found, origin=f"{where}: options")
     except (ConfigError, ValidationError) as error:
         raise IngestError(str(error)) from None
     return LoadedStage(label, work, _resources(found.resources, entry, where))

@@ -1,0 +1,67 @@
+"""Who may be in the shards: stages that keep or take out the bodies of listed subjects, pictures included."""
+
+from functools import cached_property
+from typing import ClassVar
+
+import polars as pl
+from pydantic import InstanceOf
+
+from posecore.stages.declared_file import DeclaredFile
+from posecore.stages.protocol import DETAIL, REASON, TableStage
+
+
+class _ListedSubjects(TableStage):
+    """What the two have in common.
+
+    Attributes:
+        subjects: their ids, or a declared file with one a line.
+        bodies_only: take out annotations alone, although the pictures still show those bodies.
+    """
+
+    may_lose: ClassVar[bool] = True
+
+    subjects: tuple[str, ...] | InstanceOf[DeclaredFile]
+    bodies_only: bool = False
+
+    @cached_property
+    def _listed(self) -> pl.Series:
+        names = self.subjects.lines() if isinstance(self.subjects, DeclaredFile) else self.subjects
+        return pl.Series(sorted(set(names)), dtype=pl.String)
+
+    def _is_listed(self) -> pl.Expr:
+        return pl.col("subject_id").is_in(self._listed.implode()).fill_null(False)
+
+    def _taken_out(
+        self, images: pl.DataFrame, instances: pl.DataFrame, unwanted: pl.Expr, reason: str, said: str
+    ) -> tuple[pl.DataFrame, pl.DataFrame]:
+        marked = instances.with_columns(
+            pl.when(unwanted).then(pl.lit(reason)).alias(REASON),
+            pl.format(f"subject {{}} {said}.", pl.col("subject_id").fill_null("without a name")).alias(DETAIL),
+        )
+        if self.bodies_only:
+            return images, marked
+        rows = marked.filter(pl.col(REASON).is_not_null()).group_by("image_row", maintain_order=True).first()
+        found = images.select(image_row=pl.int_range(pl.len(), dtype=pl.Int64)).join(
+            rows.select("image_row", REASON, DETAIL), "image_row", how="left", maintain_order="left"
+        )
+        return images.with_columns(found[REASON], found[DETAIL]), instances
+
+
+class KeepSubjects(_ListedSubjects):
+    """Takes out every image that shows a body of a subject who is not listed, or is not named (``subject-not-listed``).
+
+    Crowd regions are nobody's: they and images without bodies stay.
+    """
+
+    def __call__(self, images: pl.DataFrame, instances: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns the rows of listed subjects."""
+        unwanted = ~self._is_listed() & ~pl.col("is_crowd")
+        return self._taken_out(images, instances, unwanted, "subject-not-listed", "is not among those to keep")
+
+
+class DropSubjects(_ListedSubjects):
+    """Takes out every image that shows a body of a listed subject (``subject-listed``), such as a withdrawn consent."""
+
+    def __call__(self, images: pl.DataFrame, instances: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """Returns the rows of all others."""
+        return self._taken_out(images, instances, self._is_listed(), "subject-listed", "is among those to take out")
