@@ -13,29 +13,28 @@ Splits whose protocol is ``torso``, and those that name subjects and have should
 clinics (``docs/clinical_evaluation.md``): in the report, and in ``<out>/<name>/clinical.json``. ``--clinic`` demands
 that of every split, ``--no-clinic`` leaves it out.
 
-Predictions are made by Ray Data actors that hold the model once. The batches do not depend on how many there are, so
-the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
+Predictions are made by processes of the cluster that hold the model once. The batches do not depend on how many there
+are, so the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
 """
 
 import argparse
-import pickle
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
-from typing import Any
+from functools import partial
 
+import numpy as np
 import orjson
-import ray
 import torch
-from pydantic import Field
+from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.endings import exit_status
 from posecore import __version__
-from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
-from posecore.config import Config, parse_config
-from posecore.errors import EvaluationError, PoseCoreError
+from posecore.cluster.actors import ActorSettings, actor_count, work_on_actors
+from posecore.cluster.connection import connect_to_ray, for_all_nodes
+from posecore.config import parse_config
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
@@ -44,29 +43,16 @@ from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
 from posecore.evaluation.traits import Traits
-from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
 from posecore.training.recipe import recipe_facts
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 
+_BATCHES_AT_ONCE = 16
+_PIECES_EACH = 3
 CLINICAL_FILE = "clinical.json"
 """What a clinic wants to know of a split, beside its results."""
-
-
-class ActorSettings(Config):
-    """How prediction is spread over a Ray cluster.
-
-    Attributes:
-        actors: processes that hold the model; None takes one per CPU (or per GPU) of the cluster.
-        cpus_per_actor: CPU cores Ray reserves for each.
-        gpus_per_actor: GPUs for each; a fraction shares one.
-    """
-
-    actors: int | None = Field(default=None, gt=0)
-    cpus_per_actor: float = Field(default=1.0, gt=0)
-    gpus_per_actor: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -232,69 +218,40 @@ def _judge(
 def _predict_on_ray(
     model_folder: AnyPath, splits: Mapping[str, _Split], tasks: Mapping[str, PredictionTask], actors: ActorSettings
 ) -> dict[str, list[Predictions]]:
-    """Name of the split → predictions of its batches in order."""
-    plan = [
-        {"split": name, "batch": number, "rows": pickle.dumps(rows)}
-        for name, task in tasks.items()
-        for number, rows in enumerate(task.batches())
-    ]
-    done: dict[str, dict[int, Predictions]] = {name: {} for name in tasks}
+    """Name of the split → predictions of its rows in order."""
+    connect_to_ray()
+    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, actors)]
+    done: dict[int, Predictions] = {}
     crops = sum(len(task.rows) for task in tasks.values())
     with tqdm(total=crops, unit="crop", desc="evaluate") as bar:
-        for row in _rows_from_ray(model_folder, splits, plan, actors):
-            if row["error"]:
-                raise pickle.loads(row["error"])
-            done[row["split"]][row["batch"]] = pickle.loads(row["predictions"])
-            bar.update(len(done[row["split"]][row["batch"]]))
-    return {name: [parts[number] for number in sorted(parts)] for name, parts in done.items()}
+        build = partial(_Predictor, model_folder, dict(splits))
+        for position, predictions in work_on_actors(build, works, actors):
+            done[position] = predictions
+            bar.update(len(predictions))
+    return {name: [done[place] for place, work in enumerate(works) if work[0] == name] for name in tasks}
 
 
-def _rows_from_ray(
-    model_folder: AnyPath, splits: Mapping[str, _Split], plan: list[dict[str, Any]], actors: ActorSettings
-) -> Iterator[dict[str, Any]]:
-    connect_to_ray()
-    quiet_ray_data()
-    return iter(
-        ray.data.from_items(plan, override_num_blocks=len(plan))
-        .map(
-            _Predictor,
-            fn_constructor_args=(model_folder, dict(splits)),
-            compute=ray.data.ActorPoolStrategy(size=actor_count(actors, len(plan))),
-            num_cpus=actors.cpus_per_actor,
-            num_gpus=actors.gpus_per_actor,
-        )
-        .iter_rows()
-    )
-
-
-def actor_count(actors: ActorSettings, num_tasks: int) -> int:
-    """Processes to start on the connected cluster: as many as wanted, have room and find something to do."""
-    resource, each = ("GPU", actors.gpus_per_actor) if actors.gpus_per_actor else ("CPU", actors.cpus_per_actor)
-    fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
-    return min(actors.actors or fitting, fitting, num_tasks)
+def _portions(task: PredictionTask, actors: ActorSettings) -> list[NDArray[np.int64]]:
+    """A task's rows in pieces of whole batches: several batches each, and several pieces for each process."""
+    batches = task.batches()
+    processes = actor_count(actors, max(len(batches), 1))
+    each = min(_BATCHES_AT_ONCE, -(-len(batches) // (_PIECES_EACH * processes)))
+    return [np.concatenate(batches[start : start + each]) for start in range(0, len(batches), each)]
 
 
 class _Predictor:
-    """Loads the model and opens each split once. A deliberate error travels as data: raised, Ray would bury it."""
+    """Loads the model and opens each split once."""
 
     def __init__(self, model_folder: AnyPath, splits: Mapping[str, _Split]) -> None:
-        self._model_folder = model_folder
+        self._model = load_model(model_folder).to("cuda" if torch.cuda.is_available() else "cpu")
         self._splits = splits
         self._tasks: dict[str, PredictionTask] = {}
 
-    @cached_property
-    def _model(self) -> PoseModel:
-        return load_model(self._model_folder).to("cuda" if torch.cuda.is_available() else "cpu")
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        answer = {"split": row["split"], "batch": row["batch"], "predictions": b"", "error": b""}
-        try:
-            if row["split"] not in self._tasks:
-                self._tasks[row["split"]] = self._splits[row["split"]].task()
-            predictions = predict_rows(self._model, self._tasks[row["split"]], pickle.loads(row["rows"]))
-            return answer | {"predictions": pickle.dumps(predictions)}
-        except PoseCoreError as error:
-            return answer | {"error": pickle.dumps(error)}
+    def __call__(self, work: tuple[str, NDArray[np.int64]]) -> Predictions:
+        name, rows = work
+        if name not in self._tasks:
+            self._tasks[name] = self._splits[name].task()
+        return predict_rows(self._model, self._tasks[name], rows)
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:

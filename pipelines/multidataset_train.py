@@ -30,6 +30,7 @@ from pipelines.ray_training import RayTrainingConfig
 from pipelines.recipe_choice import follow_recipe
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from pipelines.train_step import judge_while_training, train_step
+from posecore.cluster.actors import kept_actors
 from posecore.cluster.connection import connect_to_ray
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
@@ -151,7 +152,8 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)
-        judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
+        with kept_actors():
+            judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
         registered = register_step(workflow, config, model, splits, judged, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 

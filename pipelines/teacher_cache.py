@@ -1,25 +1,24 @@
-"""The step of distillation that asks a teacher for its answers once, with Ray Data actors, and stores them as shards.
+"""The step of distillation that asks a teacher for its answers once, on the whole cluster, and stores them as shards.
 
 The driver plans the shards, an actor writes whole ones; so their bytes do not depend on how many actors there are, and
 an interrupted step continues with the shards that are missing.
 """
 
-import pickle
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
 
-import ray
 from pydantic import BeforeValidator, Field
 from tqdm import tqdm
 
 from pipelines.datasets_job import DatasetEntry
-from pipelines.evaluate import ActorSettings, actor_count
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.steps import Split, vouched_shards
-from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
+from posecore.cluster.actors import ActorSettings, work_on_actors
+from posecore.cluster.connection import for_all_nodes
 from posecore.config import Config
-from posecore.errors import ConfigError, PoseCoreError
+from posecore.errors import ConfigError
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, Workflow
@@ -154,39 +153,12 @@ def cache_step(
 def _write_on_ray(writer: AnswerWriter, numbers: range, actors: ActorSettings, title: str) -> list[AnswerCommit]:
     done: dict[int, AnswerCommit] = {}
     with tqdm(total=len(writer.rows) * len(writer.job.views), unit="crop", desc=title) as bar:
-        for row in _rows_from_ray(writer.job, numbers, actors):
-            if row["error"]:
-                raise pickle.loads(row["error"])
-            done[row["shard"]] = pickle.loads(row["commit"])
-            bar.update(done[row["shard"]].shard.num_crops)
-    return [done[number] for number in numbers]
+        for position, commit in work_on_actors(partial(_teller, writer.job), list(numbers), actors):
+            done[position] = commit
+            bar.update(commit.shard.num_crops)
+    return [done[position] for position in range(len(numbers))]
 
 
-def _rows_from_ray(job: AnswerJob, numbers: range, actors: ActorSettings) -> Iterator[dict[str, Any]]:
-    connect_to_ray()
-    quiet_ray_data()
-    return iter(
-        ray.data.from_items([{"shard": number} for number in numbers], override_num_blocks=len(numbers))
-        .map(
-            _Teller,
-            fn_constructor_args=(job,),
-            compute=ray.data.ActorPoolStrategy(size=actor_count(actors, len(numbers))),
-            num_cpus=actors.cpus_per_actor,
-            num_gpus=actors.gpus_per_actor,
-        )
-        .iter_rows()
-    )
-
-
-class _Teller:
-    """Holds the teacher and writes shards. A deliberate error travels as data: raised, Ray would bury it."""
-
-    def __init__(self, job: AnswerJob) -> None:
-        self._writer = AnswerWriter(job)
-
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        number = int(row["shard"])
-        try:
-            return {"shard": number, "commit": pickle.dumps(self._writer.write(number)), "error": b""}
-        except PoseCoreError as error:
-            return {"shard": number, "commit": b"", "error": pickle.dumps(error)}
+def _teller(job: AnswerJob) -> Callable[[int], AnswerCommit]:
+    """Holds the teacher and writes shards."""
+    return AnswerWriter(job).write

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate import ActorSettings, _Clinic, evaluate_stores, main
+from pipelines.evaluate import _Clinic, evaluate_stores, main
+from posecore.cluster.actors import ActorSettings
 from posecore.conventions import Conventions
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
