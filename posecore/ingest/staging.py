@@ -21,7 +21,7 @@ from posecore.stages.load import LoadedStage
 from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, Stage, TableStage
 from posecore.stages.records import RecordStage, StageResult
 from posecore.stages.rejects import reject_image
-from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, rejects_table
+from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_of, rejects_table
 from posecore.tables.records import to_annotations, to_records
 
 PictureAnswer: TypeAlias = Picture | Reject | tuple[Picture, Sequence[Reject]]
@@ -184,7 +184,7 @@ def _run_table_stage(
     place = (~lost_image).cumsum() - 1
     kept_instances = done_instances.filter(pl.Series(~(lost_instance | with_image)))
     rows = pl.Series("image_row", place[kept_instances["image_row"].to_numpy()], pl.Int64)
-    num_keypoints = held.instances.schema.field("keypoints").type.list_size // 3
+    num_keypoints = keypoints_of(held.instances).shape[1]
     try:
         return Annotations(
             _table(kept_images, IMAGE_COLUMNS),

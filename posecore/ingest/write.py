@@ -164,7 +164,7 @@ def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examine
         samples: in the order of the plan.
         tally: what was counted on their way; goes on counting.
     """
-    rows = IndexRows()
+    rows = IndexRows(job.definition.skeleton.num_keypoints)
     with whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
         num_images = num_instances = 0
         for sample in samples:
@@ -274,7 +274,7 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenRows | None:
         with file_content(path) as data:
             if tar_digest(data, str(path)) != commit.shard.digest:
                 return None
-            rows, sources = _rows(data, shard.number, str(path))
+            rows, sources = _rows(data, job.definition.skeleton.num_keypoints, shard.number, str(path))
     except (FileNotFoundError, IntegrityError):
         return None
     if isinstance(job.root, Path) and not _sources_unchanged(job.root, sources):
@@ -290,9 +290,11 @@ def _sources_unchanged(root: Path, sources: list[tuple[str, int]]) -> bool:
         return False
 
 
-def _rows(data: bytes | memoryview, number: int, origin: str) -> tuple[IndexRows, list[tuple[str, int]]]:
+def _rows(
+    data: bytes | memoryview, num_keypoints: int, number: int, origin: str
+) -> tuple[IndexRows, list[tuple[str, int]]]:
     """The index rows of an existing shard and the sizes of its sources, read back from the tar alone."""
-    rows = IndexRows()
+    rows = IndexRows(num_keypoints)
     sources: list[tuple[str, int]] = []
     for key, of_sample in groupby(members(data, origin), key=lambda member: member.name.partition(".")[0]):
         found = list(of_sample)

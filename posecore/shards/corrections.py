@@ -6,11 +6,11 @@ named by the SHA-256 of its content, which is what lineage records.
 """
 
 import json
-from collections.abc import Sequence
 from functools import cached_property
 from typing import Literal, Self
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
@@ -20,6 +20,7 @@ from posecore.schema import Json, KeypointState, Record
 from posecore.shards.manifest import Manifest
 from posecore.skeletons.union import Vocabulary
 from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.tables.columns import keypoints_of
 
 
 class CorrectedInstance(Config):
@@ -105,21 +106,12 @@ class Corrections(Config):
 
         Returns:
             Place within the record and native indices of the points, for every instance that lost some.
-
-        Raises:
-            DatasetError: a point that is to be dropped is not labelled; then the counts of the index would be wrong.
         """
         changed = []
         names = manifest.definition.skeleton.names
         of_image = self._by_image.get(record.source_id, {})
         for place, instance in enumerate(record.instances):
             points = [names.index(name) for name in of_image.get(instance.id, ())]
-            for point in points:
-                if not instance.keypoints[point, 2]:
-                    raise DatasetError(
-                        f"corrections of {self.dataset} {self.split}, instance {instance.id}: {names[point]} is not "
-                        "labelled, so there is nothing to drop; take it out of the file."
-                    )
             if points:
                 instance.keypoints[points] = 0.0
                 changed.append((place, points))
@@ -137,28 +129,37 @@ class Corrections(Config):
             corrected[place, columns[points]] = KeypointState.UNLABELLED
         return corrected
 
-    def num_dropped(self, image_ids: Sequence[str], instance_ids: Sequence[str]) -> NDArray[np.int32]:
-        """(N,) labels that each instance of an index loses.
+    def dropped(self, instances: pa.Table, manifest: Manifest) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """(n,) rows of the index and (n,) native indices of the points, for every label that is dropped.
 
         Args:
-            image_ids: source id of each instance's image.
-            instance_ids: annotation ids.
+            instances: of the index.
+            manifest: of the split.
 
         Raises:
-            DatasetError: an instance of the corrections is not in the index.
+            DatasetError: an instance of the corrections is not in the index, or a point of it is not labelled.
         """
-        found = [
-            len(self._by_image.get(image, {}).get(instance, ()))
-            for image, instance in zip(image_ids, instance_ids, strict=True)
-        ]
-        if sum(found) != self.num_points:
-            known = set(zip(image_ids, instance_ids, strict=True))
-            stray = next(entry for entry in self.instances if (entry.image, entry.instance) not in known)
-            raise DatasetError(
-                f"corrections of {self.dataset} {self.split}: there is no instance {stray.instance} on image "
-                f"{stray.image}; take it out of the file."
-            )
-        return np.array(found, np.int32)
+        of_entry = {(entry.image, entry.instance): entry.unlabelled for entry in self.instances}
+        ids = zip(*(instances[name].to_pylist() for name in ("source_id", "instance_id")), strict=True)
+        row_of = {key: row for row, key in enumerate(ids) if key in of_entry}
+        names, flags = manifest.definition.skeleton.names, keypoints_of(instances)[..., 2]
+        found = []
+        for (image, instance), unlabelled in of_entry.items():
+            row = row_of.get((image, instance))
+            if row is None:
+                raise DatasetError(
+                    f"corrections of {self.dataset} {self.split}: there is no instance {instance} on image {image}; "
+                    "take it out of the file."
+                )
+            for name in unlabelled:
+                if not flags[row, names.index(name)]:
+                    raise DatasetError(
+                        f"corrections of {self.dataset} {self.split}, instance {instance}: {name} is not labelled, so "
+                        "there is nothing to drop; take it out of the file."
+                    )
+                found.append((row, names.index(name)))
+        rows, points = np.array(found, np.int64).reshape(-1, 2).T
+        return rows, points
 
 
 def write_corrections(path: AnyPath, corrections: Corrections) -> None:

@@ -2,19 +2,23 @@
 
 Column types are plain (strings, integers, floats), so that polars, DuckDB and pandas read them without help. Offsets
 count from the first byte of the shard's tar; sizes are those of the contents, headers and padding excluded, but
-``sample_offset`` and ``sample_size`` cover everything of the sample. Boxes are in 0-based pixels of the stored image.
+``sample_offset`` and ``sample_size`` cover everything of the sample. Boxes, points, centres and scales are in 0-based
+pixels of the stored image: whoever cuts labelled crops needs these tables and the pictures, no record and no masks.
 """
 
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posecore.schema import Json, Record
+from posecore.schema import Record
 from posecore.storage import AnyPath, write_atomically
+from posecore.tables.columns import keypoints_array, keypoints_field, keypoints_of
 
 _PLACE = [
     pa.field("shard", pa.int32(), nullable=False),
@@ -53,28 +57,39 @@ IMAGE_SCHEMA = pa.schema(
 ``source_sha256`` is that of the source file where a stage has changed the bytes, else null.
 """
 
-INSTANCE_SCHEMA = pa.schema(
-    [
-        pa.field("key", pa.string(), nullable=False),
-        pa.field("image_row", pa.int64(), nullable=False),
-        pa.field("instance_index", pa.int32(), nullable=False),
-        pa.field("instance_id", pa.string(), nullable=False),
-        pa.field("source_id", pa.string(), nullable=False),
-        pa.field("bbox_x", pa.float64(), nullable=False),
-        pa.field("bbox_y", pa.float64(), nullable=False),
-        pa.field("bbox_w", pa.float64(), nullable=False),
-        pa.field("bbox_h", pa.float64(), nullable=False),
-        pa.field("area", pa.float64(), nullable=False),
-        pa.field("category_id", pa.int64(), nullable=False),
-        pa.field("is_crowd", pa.bool_(), nullable=False),
-        pa.field("num_labelled", pa.int32(), nullable=False),
-        pa.field("subject_id", pa.string()),
-        pa.field("track_id", pa.string()),
-        pa.field("video_id", pa.string()),
-        *_PLACE,
-    ]
-)
-"""``index.parquet``. ``image_row`` is the row of ``images.parquet``, ``instance_index`` the place within the record."""
+
+def instance_schema(num_keypoints: int) -> pa.Schema:
+    """``index.parquet`` of a skeleton of K points.
+
+    ``image_row`` is the row of ``images.parquet``, ``instance_index`` the place within the record. ``keypoints`` are K
+    times x, y, flag in the dataset's own order, ``absent`` the points that do not exist on this body; ``center`` x, y
+    and ``scale`` w, h are there where the dataset gives them.
+    """
+    return pa.schema(
+        [
+            pa.field("key", pa.string(), nullable=False),
+            pa.field("image_row", pa.int64(), nullable=False),
+            pa.field("instance_index", pa.int32(), nullable=False),
+            pa.field("instance_id", pa.string(), nullable=False),
+            pa.field("source_id", pa.string(), nullable=False),
+            pa.field("bbox_x", pa.float64(), nullable=False),
+            pa.field("bbox_y", pa.float64(), nullable=False),
+            pa.field("bbox_w", pa.float64(), nullable=False),
+            pa.field("bbox_h", pa.float64(), nullable=False),
+            pa.field("area", pa.float64(), nullable=False),
+            pa.field("category_id", pa.int64(), nullable=False),
+            pa.field("is_crowd", pa.bool_(), nullable=False),
+            pa.field("num_labelled", pa.int32(), nullable=False),
+            keypoints_field(num_keypoints),
+            pa.field("absent", pa.list_(pa.int32()), nullable=False),
+            pa.field("center", pa.list_(pa.float64())),
+            pa.field("scale", pa.list_(pa.float64())),
+            pa.field("subject_id", pa.string()),
+            pa.field("track_id", pa.string()),
+            pa.field("video_id", pa.string()),
+            *_PLACE,
+        ]
+    )
 
 
 @dataclass(slots=True, frozen=True, kw_only=True)
@@ -95,73 +110,55 @@ class SamplePlace:
     masks_xxh3: int
 
 
-_PLACE_NAMES = [field.name for field in _PLACE if field.name != "sha256"]
-_place_values = attrgetter(*_PLACE_NAMES)
-
-
 class IndexRows:
-    """Rows of the images and instances of one shard, in the order the samples are added."""
+    """Rows of the images and instances of one shard, in the order the samples are added.
 
-    def __init__(self) -> None:
-        self._images: list[dict[str, Json]] = []
-        self._instances: list[dict[str, Json]] = []
+    Args:
+        num_keypoints: K of the skeleton.
+    """
+
+    def __init__(self, num_keypoints: int) -> None:
+        self._num_keypoints = num_keypoints
+        self._keys: list[str] = []
+        self._records: list[Record] = []
+        self._places: list[SamplePlace] = []
 
     def add(self, key: str, record: Record, place: SamplePlace) -> None:
         """Appends a sample; its ``image_row`` counts from the shard's first sample."""
-        where: Mapping[str, Json] = {
-            **dict(zip(_PLACE_NAMES, _place_values(place), strict=True)),
-            "sha256": record.sha256,
-        }
-        row = len(self._images)
-        self._images.append(
-            {
-                "key": key,
-                "source_id": record.source_id,
-                "image": record.image,
-                **where,
-                "image_xxh3": place.image_xxh3,
-                "json_xxh3": place.json_xxh3,
-                "masks_xxh3": place.masks_xxh3,
-                "width": record.width,
-                "height": record.height,
-                "num_instances": len(record.instances),
-                "license": record.license,
-                "video_id": record.video_id,
-                "view_id": record.view_id,
-                "frame_index": record.frame_index,
-                "source_sha256": record.source_sha256,
-            }
-        )
-        for position, instance in enumerate(record.instances):
-            x, y, w, h = instance.bbox_xywh
-            self._instances.append(
-                {
-                    "key": key,
-                    "image_row": row,
-                    "instance_index": position,
-                    "instance_id": instance.id,
-                    "source_id": record.source_id,
-                    "bbox_x": x,
-                    "bbox_y": y,
-                    "bbox_w": w,
-                    "bbox_h": h,
-                    "area": instance.area,
-                    "category_id": instance.category_id,
-                    "is_crowd": instance.is_crowd,
-                    "num_labelled": int((instance.keypoints[:, 2] > 0).sum()),
-                    "subject_id": instance.subject_id,
-                    "track_id": instance.track_id,
-                    "video_id": record.video_id,
-                    **where,
-                }
-            )
+        self._keys.append(key)
+        self._records.append(record)
+        self._places.append(place)
 
     def tables(self) -> "IndexTables":
         """The rows so far."""
-        return IndexTables(
-            images=pa.Table.from_pylist(self._images, IMAGE_SCHEMA),
-            instances=pa.Table.from_pylist(self._instances, INSTANCE_SCHEMA),
-        )
+        bodies = [instance for record in self._records for instance in record.instances]
+        counts = [len(record.instances) for record in self._records]
+        images = _table(IMAGE_SCHEMA, {"key": self._keys, "num_instances": counts}, self._places, self._records)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        keypoints = keypoints_array([body.keypoints for body in bodies], self._num_keypoints)
+        flags = keypoints_of(pa.table({"keypoints": keypoints}))[..., 2]
+        columns: dict[str, Any] = {
+            "image_row": rows,
+            "instance_index": [place for count in counts for place in range(count)],
+            "instance_id": [body.id for body in bodies],
+            **{f"bbox_{side}": [body.bbox_xywh[place] for body in bodies] for place, side in enumerate("xywh")},
+            "num_labelled": (flags > 0).sum(axis=1),
+            "keypoints": keypoints,
+        }
+        schema = instance_schema(self._num_keypoints)
+        of_image = images.select([name for name in schema.names if name in IMAGE_SCHEMA.names]).take(rows)
+        columns |= zip(of_image.column_names, of_image.columns, strict=True)
+        return IndexTables(images=images, instances=_table(schema, columns, bodies))
+
+
+def _table(schema: pa.Schema, columns: Mapping[str, Any], *rows: Sequence[object]) -> pa.Table:
+    """A table of given columns and, for the others, the attribute of that name of whichever rows have it."""
+    found = dict(columns)
+    for name in schema.names:
+        if name not in found:
+            of = next(objects for objects in rows if not objects or hasattr(objects[0], name))
+            found[name] = list(map(attrgetter(name), of))
+    return pa.Table.from_pydict(found, schema)
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -170,21 +167,6 @@ class IndexTables:
 
     images: pa.Table
     instances: pa.Table
-
-
-def concatenate(parts: Sequence[IndexTables]) -> IndexTables:
-    """The tables of a split from those of its shards in order; ``image_row`` now counts through the split."""
-    instances = []
-    first_row = 0
-    for part in parts:
-        column = part.instances.schema.get_field_index("image_row")
-        rows = pa.array(part.instances["image_row"].to_numpy() + first_row, pa.int64())
-        instances.append(part.instances.set_column(column, INSTANCE_SCHEMA.field("image_row"), rows))
-        first_row += part.images.num_rows
-    return IndexTables(
-        images=pa.concat_tables([IMAGE_SCHEMA.empty_table(), *(part.images for part in parts)]),
-        instances=pa.concat_tables([INSTANCE_SCHEMA.empty_table(), *instances]),
-    )
 
 
 def write_table(path: AnyPath, table: pa.Table) -> bytes:

@@ -23,6 +23,7 @@ from pycocotools import mask as coco_mask
 
 from posecore.errors import IntegrityError
 from posecore.schema import Instance, Json, KeypointState, Record
+from posecore.shards.labels import STATE_OF_FLAG
 from posecore.shards.npy import npy_bytes
 from posecore.skeletons.skeleton import Skeleton
 from posecore.skeletons.union import Vocabulary
@@ -30,7 +31,6 @@ from posecore.skeletons.union import Vocabulary
 Rle: TypeAlias = dict[str, Json]
 """``{"size": [height, width], "counts": bytes}``, compressed as pycocotools does."""
 
-_STATE_OF_FLAG = np.array([KeypointState.UNLABELLED, KeypointState.OCCLUDED, KeypointState.VISIBLE], np.uint8)
 _NO_RLE = -1
 
 
@@ -65,7 +65,7 @@ def keypoint_state(record: Record, skeleton: Skeleton, vocabulary: Vocabulary) -
     state = np.zeros((len(record.instances), vocabulary.size), np.uint8)
     columns = _columns(skeleton.union_names, vocabulary)
     for row, instance in zip(state, record.instances, strict=True):
-        row[columns] = _STATE_OF_FLAG[instance.keypoints[:, 2].astype(np.intp)]
+        row[columns] = STATE_OF_FLAG[instance.keypoints[:, 2].astype(np.intp)]
         if instance.absent:
             row[columns[list(instance.absent)]] = KeypointState.ABSENT
     return state

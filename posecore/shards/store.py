@@ -8,6 +8,7 @@ import hashlib
 import io
 import os
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,6 +21,7 @@ from posecore.errors import IntegrityError
 from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
 from posecore.shards.corrections import Corrections
+from posecore.shards.labels import Labels, with_fewer_labels
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, read_manifest
 from posecore.shards.masks import UnifiedMasks, decode_masks
 from posecore.shards.open_files import OpenFiles
@@ -66,7 +68,7 @@ def open_store(
 
     Raises:
         IntegrityError: no finished split is there, or its tables are not those its manifest names.
-        DatasetError: the corrections are of another split.
+        DatasetError: the corrections are of another split, or drop a label that there is not.
     """
     return ShardStore(as_path(location), cache or CacheConfig(), corrections)
 
@@ -78,7 +80,7 @@ class ShardStore:
         location: the split's folder.
         manifest: what it was made of, and its digest.
         images: a row per image (:data:`~posecore.shards.index.IMAGE_SCHEMA`).
-        instances: a row per instance (:data:`~posecore.shards.index.INSTANCE_SCHEMA`).
+        instances: a row per instance (:func:`~posecore.shards.index.instance_schema`).
         corrections: labels that are read as unlabelled, or None.
     """
 
@@ -90,7 +92,7 @@ class ShardStore:
         self.corrections = corrections
         if corrections is not None:
             corrections.check(self.manifest)
-            self.instances = _with_fewer_labels(self.instances, corrections)
+            self.instances = with_fewer_labels(self.instances, *corrections.dropped(self.instances, self.manifest))
         self._cache_config = cache
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
         self._files = OpenFiles(self._local_path)
@@ -98,6 +100,11 @@ class ShardStore:
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_store, (self.location, self._cache_config, self.corrections)
+
+    @cached_property
+    def labels(self) -> Labels:
+        """The points of every instance, corrections applied."""
+        return Labels(self.instances)
 
     def __len__(self) -> int:
         """Number of instances."""
@@ -234,7 +241,7 @@ class ShardStore:
         return path if self._cache is None else self._cache.fetch(path, entry)
 
     def _read_table(self, name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(self._read_file(name)))
+        return pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks()
 
     def _read_file(self, name: str) -> bytes:
         path = self.location / name
@@ -245,13 +252,6 @@ class ShardStore:
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
             raise IntegrityError(f"{path}: not the table that its manifest names; {REPAIR}.")
         return data
-
-
-def _with_fewer_labels(instances: pa.Table, corrections: Corrections) -> pa.Table:
-    ids = (instances[name].to_pylist() for name in ("source_id", "instance_id"))
-    left = instances["num_labelled"].to_numpy() - corrections.num_dropped(*ids)
-    column = instances.schema.get_field_index("num_labelled")
-    return instances.set_column(column, instances.schema.field(column), pa.array(left, pa.int32()))
 
 
 _PLACE_COLUMNS = (

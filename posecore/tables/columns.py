@@ -5,6 +5,7 @@ same units and frames. What has no fixed shape (segmentations, extras) is JSON t
 ``image_row``, the row of the images table beside it.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -63,9 +64,33 @@ def instance_columns(num_keypoints: int) -> pa.Schema:
 
     ``keypoints`` are K times x, y, flag in the dataset's own order, ``keypoints_3d`` K times x, y, z.
     """
-    points = pa.list_(pa.field("item", pa.float32(), nullable=False), 3 * num_keypoints)
-    keypoints = pa.field("keypoints", points, nullable=False)
+    keypoints = keypoints_field(num_keypoints)
     return pa.schema([keypoints if field.name == "keypoints" else field for field in _INSTANCE_FIELDS])
+
+
+def keypoints_field(num_keypoints: int) -> pa.Field:
+    """``keypoints``: K times x, y, flag. Of 0 points, lists of any length: Parquet loses fixed lengths of 0."""
+    item = pa.field("item", pa.float32(), nullable=False)
+    points = pa.list_(item, 3 * num_keypoints) if num_keypoints else pa.list_(item)
+    return pa.field("keypoints", points, nullable=False)
+
+
+def keypoints_array(points: Sequence[NDArray[np.float32]], num_keypoints: int) -> pa.Array:
+    """The column of n arrays of (K, 3)."""
+    kind = keypoints_field(num_keypoints).type
+    if not num_keypoints:
+        return pa.array([[]] * len(points), kind)
+    flat = np.concatenate([np.zeros(0, np.float32), *(item.ravel() for item in points)])
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), type=kind)
+
+
+def keypoints_of(instances: pa.Table) -> NDArray[np.float32]:
+    """(n, K, 3) x, y, flag of every instance; not a copy where the column is in one piece."""
+    column = instances["keypoints"]
+    num_keypoints = column.type.list_size // 3 if pa.types.is_fixed_size_list(column.type) else 0
+    chunks = [chunk.flatten() for chunk in column.chunks]
+    flat = chunks[0] if len(chunks) == 1 else pa.concat_arrays([pa.array([], pa.float32()), *chunks])
+    return flat.to_numpy().reshape(len(column), num_keypoints, 3)
 
 
 REJECT_COLUMNS = pa.schema(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.schema import DepthImage, Instance, Json, Record, Reject
-from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns
+from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_array, keypoints_of
 
 _PLAIN = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _SAME_IN_INSTANCE = (
@@ -54,13 +54,8 @@ def to_annotations(records: Iterable[Record], num_keypoints: int) -> Annotations
                 "its reader must yield plain values, nested less than 250 deep."
             ) from None
     points = instances.pop("keypoints")
-    flat = pa.array(np.concatenate(points) if points else np.zeros(0, np.float32), pa.float32())
-    kind = schema.field("keypoints").type
     arrays = {name: pa.array(values, schema.field(name).type) for name, values in instances.items()}
-    # Arrow divides by the length of the lists: a skeleton without points, such as a folder of photographs has, ends it.
-    arrays["keypoints"] = (
-        pa.FixedSizeListArray.from_arrays(flat, type=kind) if num_keypoints else pa.array([[]] * len(points), kind)
-    )
+    arrays["keypoints"] = keypoints_array(points, num_keypoints)
     return Annotations(
         pa.Table.from_pydict(images, IMAGE_COLUMNS),
         pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema),
@@ -85,13 +80,6 @@ def to_records(annotations: Annotations, dataset: str, split: str) -> list[Recor
     return records
 
 
-def keypoints_of(instances: pa.Table) -> NDArray[np.float32]:
-    """(n, K, 3) x, y, flag of every instance."""
-    column = instances["keypoints"]
-    flat = pa.concat_arrays([pa.array([], pa.float32()), *(chunk.flatten() for chunk in column.chunks)]).to_numpy()
-    return flat.reshape(len(column), column.type.list_size // 3, 3)
-
-
 def divided(items: Iterable[Record | Reject], images: int) -> Iterator[tuple[list[Record], list[Reject]]]:
     """What a reader yields, in order, in portions of a number of images, each with the rejects met on the way."""
     records: list[Record] = []
@@ -114,7 +102,7 @@ def _add(columns: dict[str, list[Any]], row: int, instance: Instance) -> None:
     for side, value in zip("xywh", instance.bbox_xywh, strict=True):
         columns[f"bbox_{side}"].append(float(value))
     columns["image_row"].append(row)
-    columns["keypoints"].append(np.ascontiguousarray(instance.keypoints, np.float32).ravel())
+    columns["keypoints"].append(np.asarray(instance.keypoints, np.float32))
     three_d = instance.keypoints_3d
     columns["keypoints_3d"].append(None if three_d is None else np.ascontiguousarray(three_d, np.float32).ravel())
     segmentation = instance.segmentation
