@@ -13,12 +13,18 @@ from posecore.stages.load import LoadedStage
 from posecore.stages.protocol import ModelStage, Picture
 from posecore.tables.records import to_annotations
 
-_Answers: TypeAlias = dict[str, tuple[bytes | None, bytes | None, list[dict[str, Json]]]]
-"""By source id: picture, record as JSON, and what was taken out; None for an image that was."""
+_Given: TypeAlias = tuple[Record, bytes, bytes | None]
+_Files: TypeAlias = tuple[bytes, bytes | None]
+_Answers: TypeAlias = dict[str, tuple[_Files | None, bytes | None, list[dict[str, Json]]]]
+"""By source id: pictures, record as JSON, and what was taken out; None for an image that was."""
 
 
 def assert_stage_is_pure(
-    stage: LoadedStage, records: Sequence[Record], skeleton: Skeleton, pictures: Sequence[bytes] = ()
+    stage: LoadedStage,
+    records: Sequence[Record],
+    skeleton: Skeleton,
+    pictures: Sequence[bytes] = (),
+    depths: Sequence[bytes | None] = (),
 ) -> None:
     """Returns if a stage says the same of the same images again, in another order, and among fewer others.
 
@@ -27,11 +33,13 @@ def assert_stage_is_pure(
         records: some of a dataset's, at least two, with ids of their own.
         skeleton: of the dataset.
         pictures: the file of each record's image, for stages that see pictures.
+        depths: the file of each one's depth picture, if there are any.
 
     Raises:
         IngestError: it does not, it changed what it was given, or it fails; names the first image.
     """
-    given = list(zip(records, pictures or [b""] * len(records), strict=True))
+    none = [b""] * len(records)
+    given = list(zip(records, pictures or none, depths or [None] * len(records), strict=True))
     if isinstance(stage.work, ModelStage):
         stage.work.set_up()
     half = (len(given) + 1) // 2
@@ -50,14 +58,15 @@ def assert_stage_is_pure(
                 )
 
 
-def _answers(stage: LoadedStage, given: Sequence[tuple[Record, bytes]], skeleton: Skeleton) -> _Answers:
+def _answers(stage: LoadedStage, given: Sequence[_Given], skeleton: Skeleton) -> _Answers:
     tally = Tally([stage.label])
-    answers: _Answers = {record.source_id: (None, None, []) for record, _ in given}
+    answers: _Answers = {record.source_id: (None, None, []) for record, _, _ in given}
     if wants_pictures(stage):
-        asked = [Picture(data=data, record=copy.deepcopy(record)) for record, data in given]
+        asked = [Picture(data=data, record=copy.deepcopy(record), depth=depth) for record, data, depth in given]
         before = [record_to_json(picture.record) for picture in asked]
         for picture in run_on_pictures(stage, asked, tally, skeleton):
-            answers[picture.record.source_id] = (picture.data, record_to_json(picture.record), [])
+            files = (picture.data, picture.depth)
+            answers[picture.record.source_id] = (files, record_to_json(picture.record), [])
         for picture, text in zip(asked, before, strict=True):
             if record_to_json(picture.record) != text:
                 raise IngestError(
@@ -65,7 +74,7 @@ def _answers(stage: LoadedStage, given: Sequence[tuple[Record, bytes]], skeleton
                     "record is replaced by another (dataclasses.replace), never changed."
                 )
     else:
-        annotations = to_annotations([record for record, _ in given], skeleton.num_keypoints)
+        annotations = to_annotations([record for record, _, _ in given], skeleton.num_keypoints)
         of = (given[0][0].dataset, given[0][0].split)
         for record in run_on_annotations([stage], annotations, tally, skeleton, of):
             answers[record.source_id] = (None, record_to_json(record), [])

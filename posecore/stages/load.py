@@ -14,7 +14,7 @@ from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
 from posecore.errors import ConfigError, IngestError
 from posecore.stages.declared_file import DeclaredFile
-from posecore.stages.protocol import Stage
+from posecore.stages.protocol import SKELETON, Stage
 from posecore.stages.records import RecordStage
 
 BUILT_IN: Mapping[str, str] = {
@@ -29,6 +29,13 @@ BUILT_IN: Mapping[str, str] = {
         ("filter", "filtering", "Filter"),
         ("set_fields", "fields", "SetFields"),
         ("box_from_points", "boxes", "BoxFromPoints"),
+        ("orient", "orientation", "Orient"),
+        ("scale_range", "ranges", "ScaleRange"),
+        ("scale_depth", "ranges", "ScaleDepth"),
+        ("resize", "sizes", "Resize"),
+        ("reencode", "sizes", "Reencode"),
+        ("crop_bodies", "crops", "CropBodies"),
+        ("blur_faces", "faces", "BlurFaces"),
     )
 }
 """Stages that need no module, by name: where they are."""
@@ -111,8 +118,11 @@ def _load(label: str, entry: StageEntry, definition: DatasetDefinition, where: s
     for name, file in files.items():
         if not file.path.is_file():
             raise IngestError(f"{where}: the file of {name}, {file.path}, does not exist.")
+    given = {SKELETON: definition.skeleton} if SKELETON in found.model_fields else {}
+    if given.keys() & (entry.options.keys() | files.keys()):
+        raise IngestError(f"{where}: options: {SKELETON} is the dataset's; leave it out.")
     try:
-        work = parse_config({**entry.options, **files}, found, origin=f"{where}: options")
+        work = parse_config({**entry.options, **files, **given}, found, origin=f"{where}: options")
     except (ConfigError, ValidationError) as error:
         raise IngestError(str(error)) from None
     return LoadedStage(label, work, _resources(found.resources, entry, where))

@@ -5,6 +5,8 @@ and an unknown option is refused by name. Whatever its kind, a stage is a pure f
 options; one that needs chance draws it from the record's id. ``assert_stage_is_pure`` of
 :mod:`posecore.ingest.purity` tries that.
 
+A stage with a field ``skeleton: Skeleton = Field(exclude=True)`` is given the dataset's.
+
 Besides these, a plain function ``record -> record | Reject | (record, rejects)`` is a stage without options.
 """
 
@@ -17,6 +19,9 @@ import polars as pl
 from posecore.config import Config
 from posecore.datasets.definition import StageResources
 from posecore.schema import Record, Reject
+
+SKELETON = "skeleton"
+"""Field of a stage that is no option: the dataset's skeleton."""
 
 REASON, DETAIL = "reject_reason", "reject_detail"
 """Columns by which a table stage takes rows out."""
