@@ -9,6 +9,7 @@ from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.ingest.stage_check import check_stages
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
@@ -100,10 +101,16 @@ def _show_augmentations(options: argparse.Namespace) -> int:
 def _check_dataset(options: argparse.Namespace) -> int:
     definition = _load_and_say(options.name)
     splits = [options.split] if options.split else present_splits(definition, options.root)
-    reports = [check_split(definition, split, options.root) for split in splits or definition.splits]
-    for report in reports:
+    healthy = True
+    for split in splits or definition.splits:
+        report = check_split(definition, split, options.root)
         print(report)
+        healthy &= not report.has_errors
+        if report.sample:
+            stages = check_stages(definition, split, options.root, report.sample)
+            print(stages)
+            healthy &= not stages.problem
     left = [split for split in definition.splits if split not in splits]
     if left and splits and not options.split:
         print(f"not in this download: {', '.join(left)}")
-    return int(any(report.has_errors for report in reports))
+    return int(not healthy)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from posecore.datasets.areas import impossible_areas
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
+from posecore.datasets.sample import Sample
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.geometry import beyond_reach, boxes_beyond_reach
 from posecore.image_header import HEADER_BYTES, ImageSize, has_end_mark, image_size
@@ -25,6 +26,7 @@ from posecore.storage import AnyPath, as_path, open_regular
 Severity: TypeAlias = Literal["error", "warning"]
 
 MAX_EXAMPLES = 3
+SAMPLE_SIZE = 50
 POINT_TOLERANCE_PX = 1.0
 """Annotators click on the border; a point this far outside is not reported."""
 
@@ -86,6 +88,7 @@ class CheckReport:
         num_instances: bodies in them.
         num_subjects: different subjects they state; 0 if none.
         findings: errors first.
+        sample: some of its records, to try the stages on.
     """
 
     dataset: str
@@ -94,6 +97,7 @@ class CheckReport:
     num_instances: int
     num_subjects: int
     findings: tuple[Finding, ...]
+    sample: tuple[Record, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -128,6 +132,7 @@ def check_split(definition: DatasetDefinition, split: str, root: str | AnyPath) 
     top = as_path(root)
     findings: list[Finding] = []
     tally = _Tally(definition.skeleton.num_keypoints, top)
+    sample = Sample(SAMPLE_SIZE)
     expected = definition.splits.get(split)
     if expected is not None:
         findings += _missing_files(top, expected.annotations, expected.images, expected.detections)
@@ -136,6 +141,8 @@ def check_split(definition: DatasetDefinition, split: str, root: str | AnyPath) 
         try:
             for item in tqdm(records, desc=f"{definition.name} {split}", unit=" images", disable=None, leave=False):
                 tally.look_at(item)
+                if isinstance(item, Record):
+                    sample.offer(item)
         except DatasetError as error:
             findings.append(Finding(severity="error", code="unreadable-annotations", message=str(error)))
         else:
@@ -148,6 +155,7 @@ def check_split(definition: DatasetDefinition, split: str, root: str | AnyPath) 
         num_instances=tally.num_instances,
         num_subjects=len(tally.subjects),
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
+        sample=tuple(sample.records),
     )
 
 

@@ -30,7 +30,7 @@ def assert_stage_is_pure(
 
     Args:
         stage: one of :func:`~posecore.stages.load.load_stages`.
-        records: some of a dataset's, at least two, with ids of their own.
+        records: some of a dataset's, with ids of their own; of a single one little can be told.
         skeleton: of the dataset.
         pictures: the file of each record's image, for stages that see pictures.
         depths: the file of each one's depth picture, if there are any.
@@ -59,6 +59,8 @@ def assert_stage_is_pure(
 
 
 def _answers(stage: LoadedStage, given: Sequence[_Given], skeleton: Skeleton) -> _Answers:
+    if not given:
+        return {}
     tally = Tally([stage.label])
     answers: _Answers = {record.source_id: (None, None, []) for record, _, _ in given}
     if wants_pictures(stage):

@@ -33,12 +33,13 @@ def read_parts(
     num_keypoints = job.definition.skeleton.num_keypoints
     entries = []
     for number, (records, rejects) in enumerate(divided(items, IMAGES_PER_PART)):
-        fitting = [_fitting(record, num_keypoints, rejects) for record in records]
-        entries.append(write_part(scratch, number, to_annotations(fitting, num_keypoints), rejects))
+        fitted = [fitting(record, num_keypoints, rejects) for record in records]
+        entries.append(write_part(scratch, number, to_annotations(fitted, num_keypoints), rejects))
     return tuple(entries) or (write_part(scratch, 0, to_annotations([], num_keypoints), []),)
 
 
-def _fitting(record: Record, num_keypoints: int, rejects: list[Reject]) -> Record:
+def fitting(record: Record, num_keypoints: int, rejects: list[Reject]) -> Record:
+    """A record without the instances of another number of keypoints; their rejects are added to the others."""
     expected = (num_keypoints, 3)
     misfits = [instance for instance in record.instances if instance.keypoints.shape != expected]
     if not misfits:
@@ -46,5 +47,5 @@ def _fitting(record: Record, num_keypoints: int, rejects: list[Reject]) -> Recor
     for instance in misfits:
         detail = f"keypoints are {instance.keypoints.shape}, not {expected}."
         rejects.append(reject_instance(record, instance, "keypoint-count", detail))
-    fitting = [instance for instance in record.instances if instance.keypoints.shape == expected]
-    return replace(record, instances=fitting)
+    kept = [instance for instance in record.instances if instance.keypoints.shape == expected]
+    return replace(record, instances=kept)

@@ -1,4 +1,4 @@
-"""A look at a dataset as its reader understands it: images with boxes, points, links and masks drawn."""
+"""A look at a dataset as its reader and its stages leave it: images with boxes, points, links and masks drawn."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,9 +9,12 @@ from numpy.typing import NDArray
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
+from posecore.datasets.sample import Sample
 from posecore.errors import DatasetError
+from posecore.ingest.stage_check import staged_sample
 from posecore.schema import Record
 from posecore.skeletons.skeleton import Skeleton
+from posecore.stages.protocol import Picture
 from posecore.storage import AnyPath, as_path
 from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
@@ -34,26 +37,26 @@ def write_dataset_gallery(
 
     Raises:
         DatasetError: the split cannot be read or holds no annotated image.
+        IngestError: a stage cannot be had or fails.
     """
     records = _sample(definition, split, root, num_images)
     if not records:
         raise DatasetError(
             f"{definition.name} {split}: no image with annotations was read; run `posecore datasets check`."
         )
-    pictures = ((_draw(record, as_path(root), definition.skeleton)) for record in records)
+    left, reasons = staged_sample(definition, split, root, records)
+    pictures = (
+        _draw(record, as_path(root), definition.skeleton, left.get(record.source_id), reasons.get(record.source_id, []))
+        for record in records
+    )
     return write_gallery(pictures, out_dir, f"{definition.title}: {split}")
 
 
 def _sample(definition: DatasetDefinition, split: str, root: str | AnyPath, size: int) -> list[Record]:
-    """Reservoir sample: one pass, whatever the length of the split, in the order of the file."""
-    random = np.random.default_rng(0)
-    chosen: list[tuple[int, Record]] = []
-    for position, record in enumerate(_annotated(definition, split, root)):
-        if len(chosen) < size:
-            chosen.append((position, record))
-        elif (slot := int(random.integers(position + 1))) < size:
-            chosen[slot] = (position, record)
-    return [record for _, record in sorted(chosen, key=lambda item: item[0])]
+    sample = Sample(size)
+    for record in _annotated(definition, split, root):
+        sample.offer(record)
+    return sample.records
 
 
 def _annotated(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Iterator[Record]:
@@ -62,10 +65,14 @@ def _annotated(definition: DatasetDefinition, split: str, root: str | AnyPath) -
             yield item
 
 
-def _draw(record: Record, root: AnyPath, skeleton: Skeleton) -> tuple[NDArray[np.uint8], str]:
-    labelled = sum(int((instance.keypoints[:, 2] > 0).any()) for instance in record.instances)
-    caption = f"{record.image} · {len(record.instances)} annotated, {labelled} with points"
-    image = _read_image(root / record.image)
+def _draw(
+    read: Record, root: AnyPath, skeleton: Skeleton, left: Picture | None, reasons: list[str]
+) -> tuple[NDArray[np.uint8], str]:
+    """As the stages leave an image; one that they or the check of its file take out, as it was read."""
+    labelled = sum(int((instance.keypoints[:, 2] > 0).any()) for instance in read.instances)
+    caption = f"{read.image} · {len(read.instances)} annotated, {labelled} with points"
+    record = read if left is None else left.record
+    image = _decoded(_read(root / read.image) if left is None else left.data)
     if image is None:
         return np.full((240, 320, 3), 128, np.uint8), f"{caption} · the image is missing or does not decode"
     height, width = image.shape[:2]
@@ -73,15 +80,21 @@ def _draw(record: Record, root: AnyPath, skeleton: Skeleton) -> tuple[NDArray[np
         caption += f" · is {width}×{height}, annotated as {record.width}×{record.height}; masks left out"
         masks = [None] * len(record.instances)
         return draw_instances(image, record.instances, skeleton, masks=masks), caption
+    if reasons:
+        caption += f" · {'the image' if left is None else 'some'} taken out: {', '.join(dict.fromkeys(reasons))}"
     return draw_instances(image, record.instances, skeleton), caption
 
 
-def _read_image(path: AnyPath) -> NDArray[np.uint8] | None:
-    """(H, W, 3) uint8 RGB, EXIF orientation ignored, or None."""
+def _read(path: AnyPath) -> bytes:
+    """The file's bytes; none where there is no such file."""
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError:
-        return None
+        return b""
+
+
+def _decoded(data: bytes) -> NDArray[np.uint8] | None:
+    """(H, W, 3) uint8 RGB, EXIF orientation ignored, or None."""
     if not data:
         return None
     flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION

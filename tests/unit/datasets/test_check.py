@@ -210,6 +210,8 @@ def test_command_prints_findings_and_tells_by_its_status(
     assert capsys.readouterr().out.splitlines() == [
         "tiny train: 2 images, 2 instances",
         "  no problems found",
+        "  stages, tried on 2 images:",
+        "    check_instances: 2 images, 2 instances; took out nothing",
         "not in this download: val",
     ]
     (download.root / "images" / "a.jpg").unlink()

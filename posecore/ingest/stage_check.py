@@ -1,0 +1,118 @@
+"""A dataset's stages tried on some of its images before anything is ingested: what they leave, and what is wrong."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from posecore.datasets.definition import DatasetDefinition
+from posecore.errors import PoseCoreError
+from posecore.ingest.fetch import fetched, staged
+from posecore.ingest.job import IMAGE_STAGE, IngestJob, IngestSettings, ingest_job
+from posecore.ingest.purity import assert_stage_is_pure
+from posecore.ingest.read import fitting
+from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
+from posecore.ingest.tally import Tally
+from posecore.schema import Record, Reject
+from posecore.shards.manifest import StageCounts
+from posecore.stages.load import LoadedStage, load_stages
+from posecore.stages.protocol import Picture
+from posecore.storage import AnyPath, as_path
+from posecore.tables.records import to_annotations
+
+
+@dataclass(frozen=True, slots=True)
+class StageReport:
+    """What became of a sample.
+
+    Attributes:
+        num_images: of the sample.
+        counts: what each stage was given and took out, up to the one with the problem.
+        problem: one sentence if a stage cannot be had, fails, breaks its protocol or is not pure; else empty.
+    """
+
+    num_images: int
+    counts: tuple[StageCounts, ...]
+    problem: str
+
+    def __str__(self) -> str:
+        lines = [f"  stages, tried on {self.num_images} images:"]
+        for count in self.counts:
+            lost = ", ".join(f"{reason}: {number}" for reason, number in count.reasons.items())
+            given = f"{count.images_in} images, {count.instances_in} instances"
+            lines.append(f"    {count.stage}: {given}; {f'took out {lost}' if lost else 'took out nothing'}")
+        return "\n".join([*lines, *([f"  error: {self.problem}"] if self.problem else [])])
+
+
+def check_stages(
+    definition: DatasetDefinition, split: str, root: str | AnyPath, sample: Sequence[Record]
+) -> StageReport:
+    """Runs every stage on a sample, and asks each whether it is a pure function.
+
+    Args:
+        definition: the dataset.
+        split: a split of it.
+        root: folder of the download, local or any fsspec URL.
+        sample: some of its records; what cannot be ingested is left out.
+    """
+    job = _job(definition, split, root)
+    records = _usable(sample, definition)
+    tally = Tally(job.stage_names)
+    met: list[str] = []
+    problem = ""
+    try:
+        held: list[Record] | list[Picture] = records
+        for stage in load_stages(definition):
+            if wants_pictures(stage) and held and isinstance(held[0], Record):
+                read = fetched(job, [item for item in held if isinstance(item, Record)], Tally([IMAGE_STAGE]))
+                held = [item.picture for item in read]
+            met.append(stage.label)
+            held = _passed(stage, held, job, tally)
+    except PoseCoreError as error:
+        problem = str(error)
+    return StageReport(len(records), tuple(count for count in tally.counts() if count.stage in met), problem)
+
+
+def staged_sample(
+    definition: DatasetDefinition, split: str, root: str | AnyPath, sample: Sequence[Record]
+) -> tuple[dict[str, Picture], dict[str, list[str]]]:
+    """What the stages make of a sample.
+
+    Returns:
+        By source id: the pictures that are left, and why images or instances were taken out.
+
+    Raises:
+        IngestError: a stage cannot be had or fails.
+    """
+    job = _job(definition, split, root)
+    tally = Tally(job.stage_names)
+    annotations = to_annotations(_usable(sample, definition), definition.skeleton.num_keypoints)
+    left = {item.record.source_id: item.picture for item in staged(job, annotations, tally)}
+    reasons: dict[str, list[str]] = {}
+    for row in tally.rejects():
+        reasons.setdefault(row["source_id"], []).append(row["reason"])
+    return left, reasons
+
+
+def _job(definition: DatasetDefinition, split: str, root: str | AnyPath) -> IngestJob:
+    return ingest_job(definition, split, as_path(root), as_path(root), IngestSettings())
+
+
+def _usable(sample: Sequence[Record], definition: DatasetDefinition) -> list[Record]:
+    """Each id once, and only bodies of as many points as the skeleton has."""
+    misfits: list[Reject] = []
+    once = {record.source_id: record for record in reversed(sample)}
+    return [fitting(record, definition.skeleton.num_keypoints, misfits) for record in reversed(once.values())]
+
+
+def _passed(
+    stage: LoadedStage, held: list[Record] | list[Picture], job: IngestJob, tally: Tally
+) -> list[Record] | list[Picture]:
+    skeleton = job.definition.skeleton
+    pictures = [item for item in held if isinstance(item, Picture)]
+    if pictures:
+        files = ([item.data for item in pictures], [item.depth for item in pictures])
+        assert_stage_is_pure(stage, [item.record for item in pictures], skeleton, *files)
+        return list(run_on_pictures(stage, pictures, tally, skeleton))
+    records = [replace(item) for item in held if isinstance(item, Record)]
+    assert_stage_is_pure(stage, records, skeleton)
+    annotations = to_annotations(records, skeleton.num_keypoints)
+    return run_on_annotations([stage], annotations, tally, skeleton, (job.definition.name, job.split))
