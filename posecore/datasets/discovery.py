@@ -10,7 +10,7 @@ from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.partition import name_subjects, take_part
 from posecore.errors import DatasetError
-from posecore.formats.reader import Reader, Source
+from posecore.formats.reader import COMMON_OPTIONS, Reader, Source
 from posecore.schema import Record, Reject
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import AnyPath, as_path
@@ -62,7 +62,8 @@ def load_reader(definition: DatasetDefinition) -> Reader:
     """Imports and constructs the reader a definition names.
 
     Raises:
-        DatasetError: the module or the class cannot be had; the message says which and why.
+        DatasetError: the module or the class cannot be had, or the definition gives it an option that it does not
+            have; the message says which and why.
     """
     search_path()
     module_name, _, class_name = definition.reader.partition(":")
@@ -74,6 +75,7 @@ def load_reader(definition: DatasetDefinition) -> Reader:
     reader_class = getattr(module, class_name, None)
     if not isinstance(reader_class, type) or not callable(getattr(reader_class, "read", None)):
         raise DatasetError(f"{where}: {module_name} has no class {class_name} with a method read.")
+    _check_options(definition, reader_class)
     reader: Reader = reader_class()
     return reader
 
@@ -118,6 +120,19 @@ def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -
         items = name_subjects(items, definition.subjects, where)
     part = definition.splits[split].partition
     return items if part is None else take_part(items, part, where)
+
+
+def _check_options(definition: DatasetDefinition, reader_class: type) -> None:
+    known = COMMON_OPTIONS | frozenset(getattr(reader_class, "options", ()))
+    given = {"reader_options": definition.reader_options}
+    given |= {f"options of split {name}": split.options for name, split in definition.splits.items()}
+    for where, options in given.items():
+        for option in options:
+            if option not in known:
+                raise DatasetError(
+                    f"dataset {definition.name}: {where}: {definition.reader} has no option {option!r}."
+                    f"{_suggest(option, sorted(known))} A reader names its options in its class attribute `options`."
+                )
 
 
 def _parse_definition(path: Path) -> DatasetDefinition:

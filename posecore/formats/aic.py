@@ -6,6 +6,7 @@ without extension, and an image's persons stand in arbitrary order (here: by the
 
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 from posecore.errors import DatasetError
 from posecore.formats.files import read_json, relative_path
@@ -31,6 +32,8 @@ class AicReader:
     Options:
         extension: of the images, ``.jpg`` unless stated.
     """
+
+    options: ClassVar[frozenset[str]] = frozenset({"extension"})
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

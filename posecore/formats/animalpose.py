@@ -2,6 +2,7 @@
 
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, identifier
@@ -42,6 +43,8 @@ class AnimalPoseReader:
         form: ``coco`` (default; mmpose's JSON, whose categories are all 1), ``official`` (``keypoints.json``: images
             are a mapping, boxes are corners) or ``xml`` (a folder of species folders).
     """
+
+    options: ClassVar[frozenset[str]] = frozenset({"form"})
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

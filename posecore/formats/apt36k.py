@@ -2,6 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
+from typing import ClassVar
 
 from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, JsonObject, identifier
@@ -25,6 +26,8 @@ class Apt36kReader(CocoReader):
         part: ``train``, ``val`` or ``test``; everything if not stated.
         renamed_clips: clip folder in the JSON → clip folder on disk, for names that the archive spells differently.
     """
+
+    options: ClassVar[frozenset[str]] = CocoReader.options | frozenset({"part", "renamed_clips"})
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

@@ -46,6 +46,8 @@ class CocoReader:
         instance_extras: fields of an annotation kept in :attr:`~posecore.schema.Instance.extras`.
     """
 
+    options: ClassVar[frozenset[str]] = frozenset({"image_extras", "instance_extras", "boxes_alone"})
+
     image_extras: ClassVar[tuple[str, ...]] = ()
     instance_extras: ClassVar[tuple[str, ...]] = ()
 

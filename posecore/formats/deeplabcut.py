@@ -12,7 +12,7 @@ import csv
 import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import h5py
 import numpy as np
@@ -55,6 +55,10 @@ class DeepLabCutReader:
         min_box_side: see :data:`MIN_BOX_SIDE`.
         category: name of the animal, ``animal`` unless stated.
     """
+
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"table", "skip_bodyparts", "box", "box_margin", "min_box_side", "category"}
+    )
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

@@ -1,5 +1,7 @@
 """Halpe-FullBody: COCO JSON with one list of 136 points, whose flags are scores in the training file."""
 
+from typing import ClassVar
+
 import numpy as np
 
 from posecore.formats.coco import CocoReader, JsonObject, coco_flags, flat_keypoints
@@ -14,6 +16,8 @@ class HalpeReader(CocoReader):
     Option ``min_flag`` (default 0.35, AlphaPose's training): a flag below it is "not labelled"; a flag of exactly 1 is
     "occluded", every other one "visible". ``num_keypoints`` is constant 3 in the training file and is not taken over.
     """
+
+    options: ClassVar[frozenset[str]] = CocoReader.options | frozenset({"min_flag"})
 
     def keypoints(self, annotation: JsonObject, record: Record, source: Source) -> FloatArray:
         """(136, 3) float32, COCO flags."""

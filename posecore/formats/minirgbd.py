@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Iterator
+from typing import ClassVar
 
 import numpy as np
 
@@ -31,6 +32,8 @@ class MiniRgbdReader:
         depth_metres_per_unit: what a pixel value of 1 in ``depth/`` stands for; default 0.001.
         sequences: folder names of the split, such as ``["11", "12"]``; all folders if not stated.
     """
+
+    options: ClassVar[frozenset[str]] = frozenset({"sequences", "depth_metres_per_unit"})
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

@@ -13,6 +13,7 @@ definition's rule for it; MPII has no OKS benchmark. The raw centre and scale st
 import math
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import numpy as np
 
@@ -87,6 +88,10 @@ class MpiiReader:
         only_images: ``mat`` only: text file of image names, one per line, to keep.
         without_images: ``mat`` only: text file of image names to leave out.
     """
+
+    options: ClassVar[frozenset[str]] = frozenset(
+        {"form", "head_boxes", "validation", "train", "only_images", "without_images"}
+    )
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""

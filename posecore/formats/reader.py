@@ -36,8 +36,15 @@ class Source:
     options: Mapping[str, Json] = field(default_factory=dict)
 
 
+COMMON_OPTIONS = frozenset({"max_file_bytes"})
+"""Options of every reader: the largest annotation file it reads whole."""
+
+
 class Reader(Protocol):
-    """Reads one annotation format. Constructed without arguments; stateless, so it may be pickled to any worker."""
+    """Reads one annotation format. Constructed without arguments; stateless, so it may be pickled to any worker.
+
+    A reader with options of its own names them in the class attribute ``options``, a frozenset; others are refused.
+    """
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """Yields one record per image, in a stable order, and one reject per image or instance it cannot represent.

@@ -25,6 +25,8 @@ class SyripReader(CocoReader):
         other_films_than: an annotation file; only images whose origin is stated and is none of that file's are read.
     """
 
+    options: ClassVar[frozenset[str]] = CocoReader.options | frozenset({"other_films_than"})
+
     image_extras: ClassVar[tuple[str, ...]] = ("is_synthetic", "posture", "image_source", "original_file_name")
     instance_extras: ClassVar[tuple[str, ...]] = ("bbox_head",)
 

@@ -39,6 +39,10 @@ class UBodyReader(CocoReader):
     ``num_keypoints`` counts nothing that is known and is not taken over.
     """
 
+    options: ClassVar[frozenset[str]] = CocoReader.options | frozenset(
+        {"video_list", "videos", "frame_stride", "image_id_stride"}
+    )
+
     instance_extras: ClassVar[tuple[str, ...]] = (
         "valid_label",
         "person_id",

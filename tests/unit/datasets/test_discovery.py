@@ -1,13 +1,17 @@
+import importlib
 import pickle
+import re
 from pathlib import Path
 
 import pytest
 import yaml
 
 import posecore.datasets
+import posecore.formats
 from posecore.datasets.discovery import dataset_folders, load_dataset, load_reader, read_split, source_for
 from posecore.errors import ConfigError, DatasetError
 from posecore.formats.coco import CocoReader
+from posecore.formats.reader import COMMON_OPTIONS
 from posecore.schema import Record
 
 READER = """
@@ -16,6 +20,8 @@ from posecore.schema import Record
 
 
 class LinesReader:
+    options = frozenset({"a", "b"})
+
     def read(self, source: Source):
         for line in (source.root / source.annotations).read_text().splitlines():
             yield Record(
@@ -105,6 +111,38 @@ def test_inline_skeleton(own_folder: Path):
 
 def test_shipped_readers_load():
     assert isinstance(load_reader(load_dataset("coco")), CocoReader)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        (
+            {"reader_options": {"box_alone": True}},
+            r"own: reader_options: .*CocoReader has no option 'box_alone'\. Did you mean boxes_alone\?",
+        ),
+        (
+            {"reader_options": {}, "splits": {"train": {"annotations": "a.json", "options": {"b": 2}}}},
+            r"own: options of split train: .*CocoReader has no option 'b'. Known: boxes_alone, image_extras, ",
+        ),
+    ],
+)
+def test_an_option_that_a_reader_does_not_have_is_refused_by_name(own_folder: Path, changes: dict, said: str):
+    (own_folder / "dataset.yaml").write_text(definition_yaml(**changes))
+    with pytest.raises(DatasetError, match=said):
+        read_split(load_dataset("own"), "train", "/data")
+
+
+def test_every_option_that_a_shipped_reader_asks_for_is_declared_and_described():
+    asked = re.compile(r"(?:options(?:\.get\(|\[)|_stride\(source, |_image_names\(source, |in )\"(\w+)\"")
+    for path in Path(posecore.formats.__file__).parent.glob("*.py"):
+        module = importlib.import_module(f"posecore.formats.{path.stem}")
+        classes = [kind for name, kind in vars(module).items() if name.endswith("Reader") and name != "Reader"]
+        declared = {option for kind in classes for option in getattr(kind, "options", ())} | COMMON_OPTIONS
+        lines = [line for line in path.read_text().splitlines() if re.search(r"options|_stride\(|_image_names\(", line)]
+        assert set(asked.findall("\n".join(lines))) <= declared, path.name
+        for kind in classes:
+            for option in vars(kind).get("options", frozenset()) - getattr(kind.__base__, "options", frozenset()):
+                assert re.search(rf"\b{option}\b", kind.__doc__), (kind, option)
 
 
 def test_unknown_dataset_suggests_the_closest():
