@@ -27,9 +27,9 @@ import numpy as np
 import webdataset
 
 from posecore.datasets.discovery import load_dataset, read_split
+from posecore.ingest.fetch import LOCAL_READERS
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.ingest.write import LOCAL_READERS
 from posecore.schema import Record, record_to_json
 
 

@@ -71,7 +71,7 @@ def submit(address: str, command: list[str], head_log: Path) -> int:
     line = ["ray", "job", "submit", "--address", address, "--submission-id", job_id, "--working-dir", "."]
     line += ["--", *command]
     print("$ " + shlex.join(line), flush=True)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 180
     while True:
         status = subprocess.run(line, cwd=REPOSITORY, check=False).returncode
         # A head answers a little earlier than it accepts jobs.
