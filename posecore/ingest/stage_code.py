@@ -76,9 +76,10 @@ def stage_code(
                 raise IngestError(f"{name!r}: {module} lists {path} in {DECLARATION}, which is no file.")
             files[f"{module}:{path.name}"] = sha256_of(path)
     for option, path in (option_files or {}).items():
-        if not path.is_file():
+        if not path.exists():
             raise IngestError(f"{name!r}: the file of its option {option}, {path}, does not exist.")
-        files[f"{option}:{path.name}"] = sha256_of(path)
+        inside = (found for found in sorted(path.rglob("*")) if found.is_file()) if path.is_dir() else (path,)
+        files |= {f"{option}:{found.relative_to(path.parent).as_posix()}": sha256_of(found) for found in inside}
     distributions = () if _comes_with_the_library(name) else _distributions(modules.values())
     decided = [
         name,

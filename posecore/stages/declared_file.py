@@ -14,7 +14,7 @@ class DeclaredFile:
     """A file that ``dataset.yaml`` declares for a stage: its content is part of the stage's code, and makes new shards.
 
     Attributes:
-        path: of the file.
+        path: of the file, or of a folder, of which every file counts.
     """
 
     path: Path

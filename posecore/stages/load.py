@@ -18,24 +18,25 @@ from posecore.stages.protocol import SKELETON, Stage
 from posecore.stages.records import RecordStage
 
 BUILT_IN: Mapping[str, str] = {
-    name: f"posecore.stages.{module}:{attribute}"
+    name: f"posecore.{module}:{attribute}"
     for name, module, attribute in (
-        ("check_instances", "records", "check_instances"),
-        ("drop_images_without_instances", "records", "drop_images_without_instances"),
-        ("drop_unlabelled", "records", "drop_unlabelled"),
-        ("drop_crowds", "records", "drop_crowds"),
-        ("keep_subjects", "subjects", "KeepSubjects"),
-        ("drop_subjects", "subjects", "DropSubjects"),
-        ("filter", "filtering", "Filter"),
-        ("set_fields", "fields", "SetFields"),
-        ("box_from_points", "boxes", "BoxFromPoints"),
-        ("orient", "orientation", "Orient"),
-        ("scale_range", "ranges", "ScaleRange"),
-        ("scale_depth", "ranges", "ScaleDepth"),
-        ("resize", "sizes", "Resize"),
-        ("reencode", "sizes", "Reencode"),
-        ("crop_bodies", "crops", "CropBodies"),
-        ("blur_faces", "faces", "BlurFaces"),
+        ("check_instances", "stages.records", "check_instances"),
+        ("drop_images_without_instances", "stages.records", "drop_images_without_instances"),
+        ("drop_unlabelled", "stages.records", "drop_unlabelled"),
+        ("drop_crowds", "stages.records", "drop_crowds"),
+        ("keep_subjects", "stages.subjects", "KeepSubjects"),
+        ("drop_subjects", "stages.subjects", "DropSubjects"),
+        ("filter", "stages.filtering", "Filter"),
+        ("set_fields", "stages.fields", "SetFields"),
+        ("box_from_points", "stages.boxes", "BoxFromPoints"),
+        ("orient", "stages.orientation", "Orient"),
+        ("scale_range", "stages.ranges", "ScaleRange"),
+        ("scale_depth", "stages.ranges", "ScaleDepth"),
+        ("resize", "stages.sizes", "Resize"),
+        ("reencode", "stages.sizes", "Reencode"),
+        ("crop_bodies", "stages.crops", "CropBodies"),
+        ("blur_faces", "stages.faces", "BlurFaces"),
+        ("pseudo_label", "prediction.pseudo_label", "PseudoLabel"),
     )
 }
 """Stages that need no module, by name: where they are."""
@@ -116,7 +117,7 @@ def _load(label: str, entry: StageEntry, definition: DatasetDefinition, where: s
         return LoadedStage(label, found, _resources(StageResources(), entry, where))
     files = {name: DeclaredFile(path) for name, path in definition.stage_files(entry).items()}
     for name, file in files.items():
-        if not file.path.is_file():
+        if not file.path.exists():
             raise IngestError(f"{where}: the file of {name}, {file.path}, does not exist.")
     given = {SKELETON: definition.skeleton} if SKELETON in found.model_fields else {}
     if given.keys() & (entry.options.keys() | files.keys()):
