@@ -37,7 +37,7 @@ class DeclaredFile:
             IngestError: as :meth:`read`, or it is not text.
         """
         try:
-            text = self.read().decode("utf-8-sig")
+            text = self.read().decode("utf_8_sig")
         except UnicodeDecodeError as error:
             raise IngestError(f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
         stripped = (line.strip() for line in text.splitlines())

@@ -49,9 +49,12 @@ def decoded(data: bytes) -> Pixels | None:
         return None
 
 
-def undecodable(record: Record) -> Reject:
-    """The reject of a picture of which :func:`decoded` gave nothing."""
-    return reject_image(record, "undecodable-image", f"{record.image} cannot be decoded (no decoder reads it).")
+def undecodable(record: Record, of_depth: bool = False) -> Reject:
+    """The reject of a picture of which :func:`decoded` gave nothing, or of its depth picture."""
+    prefix, what = ("depth-", "the depth picture of ") if of_depth else ("", "")
+    return reject_image(
+        record, f"{prefix}undecodable-image", f"{what}{record.image} cannot be decoded (no decoder reads it)."
+    )
 
 
 def encoded(pixels: Pixels, kind: ImageFormat, quality: int) -> bytes:

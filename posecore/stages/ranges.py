@@ -9,7 +9,6 @@ from pydantic import Field, model_validator
 from posecore.schema import Reject
 from posecore.stages.pixels import Pixels, PixelStage, decoded, encoded, undecodable
 from posecore.stages.protocol import ImageStage, Picture
-from posecore.stages.rejects import reject_image
 
 
 class ScaleRange(PixelStage):
@@ -59,7 +58,7 @@ class ScaleDepth(ImageStage):
             return picture
         depth = decoded(picture.depth)
         if depth is None:
-            return reject_image(picture.record, "depth-undecodable-image", f"{described.image} cannot be decoded.")
+            return undecodable(picture.record, of_depth=True)
         metres = depth * described.metres_per_unit
         units = np.round(metres / self.metres_per_unit)
         known = (metres >= self.nearest_m) & (units <= np.iinfo(np.uint16).max)

@@ -15,6 +15,7 @@ from posecore.ingest.stage_code import codes_of
 from posecore.ingest.staging import run_on_annotations
 from posecore.ingest.tally import Tally
 from posecore.schema import Record
+from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.expression import parse_condition
 from posecore.stages.load import load_stages
 from posecore.tables.records import to_annotations
@@ -208,6 +209,18 @@ def test_table_stages_are_pure(six, entry):
             for n in range(2)
         ],
         SKELETON,
+    )
+
+
+@pytest.mark.parametrize("entry", EVERY, ids=lambda entry: entry["stage"])
+def test_table_stages_take_no_images_and_bodies_without_points(entry):
+    assert run([], entry) == ([], [])
+    body = instance("a", keypoints=np.zeros((0, 3), np.float32), subject_id="s1")
+    record = Record(dataset="tiny", split="train", source_id="1", image="1.jpg", width=600, height=9, instances=[body])
+    left, lost = run([record], entry, skeleton=Skeleton(name="none", keypoints=()))
+    assert len(left) == 1
+    assert [reason for reason, _, _ in lost] == {"drop_subjects": ["subject-listed"], "filter": ["filtered"]}.get(
+        entry["stage"], []
     )
 
 
