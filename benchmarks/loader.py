@@ -114,7 +114,7 @@ def ours(store: ShardStore) -> tuple[float, float, list[tuple[int, np.ndarray]]]
     crops = []
     for batch in made:
         for row, center, scale, rotation, flipped in zip(*batch, strict=True):
-            region = Region(center.astype(float), scale.astype(float), float(rotation), bool(flipped))
+            region = Region(center.astype(float), scale.astype(float), rotation, flipped)
             image_row = int(image_rows[row])
             crops.append((image_row, region_matrix(region, int(widths[image_row]), INPUT_SIZE, "udp")))
     return steps * GLOBAL_BATCH / elapsed, loader.num_decoded / (steps * GLOBAL_BATCH), crops
@@ -158,9 +158,10 @@ def mmpose(python: str, store: ShardStore, root: Path, folder: Path) -> float:
     images = store.manifest.definition.splits[store.manifest.split].images
     usable = UsableInstances.of(store)
     items = []
-    for image_row, index in list(zip(usable.image_rows, usable.instance_indices, strict=True))[:400]:
-        record = store.read_record(int(image_row))
-        instance = record.instances[index]
+    places = store.instances["instance_index"].to_numpy()[usable.rows]
+    for image_row, place in list(zip(usable.image_rows.tolist(), places.tolist(), strict=True))[:400]:
+        record = store.read_record(image_row)
+        instance = record.instances[place]
         path = root / record.image
         items.append(
             {

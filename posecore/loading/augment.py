@@ -11,8 +11,8 @@ The order of the draws is fixed, and every draw is made whether it is used or no
 leaves the other changes of the same instance as they were.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from typing import Any, Literal, NamedTuple, Self
 
@@ -140,6 +140,12 @@ class AugmentConfig(Config):
         return self
 
     @property
+    def paints(self) -> bool:
+        """Whether pixels change once the crop is cut."""
+        probabilities = (self.blanket_probability, self.infrared_probability, self.grey_probability)
+        return self.appearance is not None or any(probabilities)
+
+    @property
     def displacing(self) -> tuple[str, ...]:
         """The settings by which a crop shows anything but its box as it is, or that mirrored."""
         jitters = self.center_jitter_probability > 0 and self.center_jitter_extent > 0
@@ -181,41 +187,63 @@ def mirrored_only(flip_probability: float) -> AugmentConfig:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Region:
-    """What to crop.
+    """What to crop: one region, or a batch of them, all of the same leading axes.
 
     Attributes:
-        center: (2,) x, y in image pixels, before any mirroring.
-        scale: (2,) w, h in image pixels, padding included.
-        rotation: degrees.
-        flipped: crop from the mirrored image.
+        center: (…, 2) x, y in image pixels, before any mirroring.
+        scale: (…, 2) w, h in image pixels, padding included.
+        rotation: (…) degrees.
+        flipped: (…) crop from the mirrored image.
     """
 
     center: NDArray[np.float64]
     scale: NDArray[np.float64]
-    rotation: float = 0.0
-    flipped: bool = False
+    rotation: NDArray[np.float64] = field(default_factory=lambda: np.zeros(()))
+    flipped: NDArray[np.bool_] = field(default_factory=lambda: np.zeros((), np.bool_))
 
 
-def center_jitter(count: int, config: AugmentConfig, random: np.random.Generator) -> NDArray[np.float64]:
+def center_jitter(draws: NDArray[np.float64], config: AugmentConfig) -> NDArray[np.float64]:
     """How far centres move, in units of the width and height that ``center_jitter_distribution`` speaks of.
 
     Args:
-        count: of the centres.
+        draws: (n, 3) uniform.
         config: share, distribution and extent.
-        random: three draws per centre.
 
     Returns:
-        (count, 2) along x and y, 0 for centres that stay.
+        (n, 2) along x and y, 0 for centres that stay.
     """
-    draws = random.random((count, 3))
+    moves = draws[:, 0] < config.center_jitter_probability
     if config.center_jitter_distribution == "truncated":
-        spread = np.array([[_truncated_quantile(share) for share in pair] for pair in draws[:, 1:].tolist()])
+        spread = np.zeros((len(draws), 2))
+        quantiles = [_truncated_quantile(share) for share in draws[moves, 1:].ravel().tolist()]
+        spread[moves] = np.array(quantiles).reshape(-1, 2)
     else:
         spread = draws[:, 1:] - 0.5
-    return np.where(draws[:, :1] < config.center_jitter_probability, config.center_jitter_extent * spread, 0.0)
+    return np.where(moves[:, None], config.center_jitter_extent * spread, 0.0)
 
 
-def augment_region(
+class RegionDraws(NamedTuple):
+    """What decides about n regions.
+
+    Attributes:
+        uniform: (n, 4) of mirroring, half body, turning at all, and direction.
+        normal: (n, 3) of the half, the size and the angle.
+    """
+
+    uniform: NDArray[np.float64]
+    normal: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, generators: Iterable[np.random.Generator], count: int) -> "RegionDraws":
+        """Draws, from a generator for each of the regions."""
+        draws = cls(np.empty((count, 4)), np.empty((count, 3)))
+        for random, uniform, normal in zip(generators, *draws, strict=True):
+            random.random(out=uniform)
+            random.standard_normal(out=normal)
+        return draws
+
+
+def augment_regions(
     region: Region,
     padded_size: NDArray[np.float64],
     keypoints: NDArray[np.float32],
@@ -224,60 +252,61 @@ def augment_region(
     half_body_min_keypoints: int | None,
     aspect_ratio: float,
     config: AugmentConfig,
-    random: np.random.Generator,
+    draws: RegionDraws,
     shift: NDArray[np.float64] | None = None,
 ) -> Region:
-    """Draws one augmented region.
+    """Augmented regions.
 
     Half body is decided on the unmirrored points, which gives the mirror of the published result: mirror partners are
     on the same half of the body.
 
     Args:
-        region: un-augmented.
-        padded_size: (2,) w, h of its box in image pixels with padding, before it was fitted to the crop's shape.
-        keypoints: (K, 2) x, y in image pixels.
-        labelled: (K,) which of them count.
+        region: n, un-augmented.
+        padded_size: (n, 2) w, h of their boxes in image pixels with padding, before they were fitted to the crop's
+            shape.
+        keypoints: (n, K, 2) x, y in image pixels.
+        labelled: (n, K) which of them count.
         skeleton: K points with their halves.
         half_body_min_keypoints: half body needs more labelled points than this; None never.
         aspect_ratio: width over height of the crop.
         config: probabilities and extents.
-        random: of this sample.
-        shift: (2,) :func:`center_jitter` in units of this, or of a half body's size with padding; None for none.
+        draws: of the n samples.
+        shift: (n, 2) :func:`center_jitter` in units of this, or of a half body's size with padding; None for none.
     """
-    flip, half, turn, direction = random.random(4).tolist()
-    side, size, angle = random.standard_normal(3).tolist()
+    flip, half, turn, direction = draws.uniform.T
+    side, size, angle = draws.normal.T
 
     center, scale = region.center, region.scale
-    enough = half_body_min_keypoints is not None and np.count_nonzero(labelled) > half_body_min_keypoints
-    if enough and half < config.half_body_probability:
-        chosen = _half_body(labelled, skeleton, _HALF_BODY_RULES[config.half_body_rule], side)
-        if chosen is not None:
-            points = keypoints[chosen].astype(np.float64)
-            extent = np.ptp(points, axis=0)
-            if extent.any():
-                center = points.mean(axis=0)
-                scale = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
-                padded_size = extent * config.half_body_padding
+    if half_body_min_keypoints is not None:
+        enough = np.count_nonzero(labelled, axis=1) > half_body_min_keypoints
+        halved = np.flatnonzero(enough & (half < config.half_body_probability))
+        chosen = _half_bodies(labelled[halved], skeleton, _HALF_BODY_RULES[config.half_body_rule], side[halved])
+        middle, extent = _middle_and_extent(keypoints[halved].astype(np.float64), chosen)
+        wide = extent.any(axis=1)
+        halved, middle, extent = halved[wide], middle[wide], extent[wide]
+        center, scale, padded_size = center.copy(), scale.copy(), padded_size.copy()
+        center[halved] = middle
+        scale[halved] = fix_aspect_ratio(extent, aspect_ratio) * config.half_body_padding
+        padded_size[halved] = extent * config.half_body_padding
     if shift is not None:
         center = center + shift * padded_size
-    spread = _truncated(size) if config.scale_distribution == "truncated" else min(max(size, -1.0), 1.0)
-    scale = scale * (1.0 + config.scale_factor * spread)
-    rotation = 0.0
-    if turn < config.rotation_probability:
-        match config.rotation_distribution:
-            case "uniform":
-                share = 2.0 * direction - 1.0
-            case "truncated":
-                share = _truncated(angle)
-            case "normal":
-                share = min(max(angle, -_MOST_SIGMAS), _MOST_SIGMAS)
-        rotation = share * config.rotation_degrees
-    return Region(center, scale, rotation, flip < config.flip_probability)
+    spread = _truncated(size) if config.scale_distribution == "truncated" else np.clip(size, -1.0, 1.0)
+    scale = scale * (1.0 + config.scale_factor * spread)[:, None]
+    turned = turn < config.rotation_probability
+    share = np.zeros(len(turned))
+    match config.rotation_distribution:
+        case "uniform":
+            share[turned] = 2.0 * direction[turned] - 1.0
+        case "truncated":
+            share[turned] = _truncated(angle[turned])
+        case "normal":
+            share[turned] = np.clip(angle[turned], -_MOST_SIGMAS, _MOST_SIGMAS)
+    return Region(center, scale, share * config.rotation_degrees, flip < config.flip_probability)
 
 
-def _truncated(normal: float) -> float:
-    """A standard normal draw as one that is truncated to [-1, 1]: the quantile stays what it was."""
-    return _truncated_quantile(_NORMAL.cdf(normal))
+def _truncated(normal: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Standard normal draws as ones that are truncated to [-1, 1]: each quantile stays what it was."""
+    return np.array([_truncated_quantile(_NORMAL.cdf(value)) for value in normal.tolist()], np.float64)
 
 
 def _truncated_quantile(share: float) -> float:
@@ -285,21 +314,34 @@ def _truncated_quantile(share: float) -> float:
     return _NORMAL.inv_cdf(_BELOW + share * (1 - 2 * _BELOW))
 
 
-def _half_body(
-    labelled: NDArray[np.bool_], skeleton: Skeleton, rule: _HalfBodyRule, side: float
-) -> NDArray[np.int64] | None:
-    """Labelled points of one half of the body, or None if it has fewer than two.
+def _half_bodies(
+    labelled: NDArray[np.bool_], skeleton: Skeleton, rule: _HalfBodyRule, side: NDArray[np.float64]
+) -> NDArray[np.bool_]:
+    """(n, K) labelled points of one half of each body, or no point of one that has fewer than two there.
 
     A lower half of fewer than three points is never taken.
 
     Args:
-        labelled: (K,) which points count.
+        labelled: (n, K) which points count.
         skeleton: K points with their halves.
         rule: which half.
-        side: a standard normal draw.
+        side: (n,) standard normal draws.
     """
     is_lower = ~skeleton.upper_body_mask if rule.rest_is_lower else skeleton.lower_body_mask
-    upper, lower = np.flatnonzero(labelled & skeleton.upper_body_mask), np.flatnonzero(labelled & is_lower)
-    by_choice = side < rule.prefers_upper and len(upper) >= rule.least_upper
-    chosen = upper if by_choice or len(lower) < _LEAST_LOWER else lower
-    return chosen if len(chosen) >= _LEAST_CHOSEN else None
+    upper, lower = labelled & skeleton.upper_body_mask, labelled & is_lower
+    by_choice = (side < rule.prefers_upper) & (np.count_nonzero(upper, axis=1) >= rule.least_upper)
+    takes_upper = by_choice | (np.count_nonzero(lower, axis=1) < _LEAST_LOWER)
+    chosen = np.where(takes_upper[:, None], upper, lower)
+    enough = np.count_nonzero(chosen, axis=1, keepdims=True) >= _LEAST_CHOSEN
+    return chosen & enough
+
+
+def _middle_and_extent(
+    points: NDArray[np.float64], chosen: NDArray[np.bool_]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """(n, 2) mean and (n, 2) extent of the chosen ones of (n, K, 2) points; an extent of 0 where none is."""
+    of_point = chosen[..., None]
+    middle = np.where(of_point, points, 0.0).sum(axis=1) / np.maximum(np.count_nonzero(chosen, axis=1), 1)[:, None]
+    low = np.where(of_point, points, np.inf).min(axis=1)
+    high = np.where(of_point, points, -np.inf).max(axis=1)
+    return middle, np.where(chosen.any(axis=1, keepdims=True), high - low, 0.0)

@@ -7,6 +7,7 @@ decoded once for all of its crops (:mod:`posecore.loading.samples`).
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -22,13 +23,13 @@ from posecore.geometry import (
     clip_bbox_xywh,
     crop_matrix,
     fix_aspect_ratio,
-    flip_points,
 )
 from posecore.image_header import image_size
 from posecore.loading.augment import Region
 from posecore.loading.randomness import crop_seeds
-from posecore.schema import CropGroup, Instance, KeypointState
+from posecore.schema import CropGroup, KeypointState
 from posecore.shards.answers import Answer
+from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton
 
 _IS_LABELLED = np.isin(list(KeypointState), [KeypointState.OCCLUDED, KeypointState.VISIBLE])
@@ -77,58 +78,70 @@ def decode_depth(data: bytes, where: str) -> NDArray[np.uint16]:
     return np.asarray(depth, np.uint16)
 
 
-def instance_region(
-    instance: Instance, image_size: tuple[int, int], aspect_ratio: float, conventions: Conventions
+def instance_regions(
+    store: ShardStore, rows: NDArray[np.int64], aspect_ratio: float, conventions: Conventions
 ) -> Region:
-    """The un-augmented region of a ground-truth instance, as published for its dataset.
+    """The un-augmented regions of ground-truth instances, as published for their dataset.
 
     Args:
-        instance: with a box, or, for ``box_source: center_scale`` (MPII), with a centre and a scale. The latter is
-            padded, and keeps its own shape with ``udp`` crops, which are stretched to fit; with ``msra`` crops, which
-            are not, it is enlarged to the crop's shape as a box is.
-        image_size: (height, width) of the image.
+        store: the split.
+        rows: (n,) of its ``index.parquet``: with a box, or, for ``box_source: center_scale`` (MPII), with a centre and
+            a scale. The latter is padded, and keeps its own shape with ``udp`` crops, which are stretched to fit; with
+            ``msra`` crops, which are not, it is enlarged to the crop's shape as a box is.
         aspect_ratio: width over height of the crop.
         conventions: of the head, on the dataset's labels.
 
     Raises:
-        DatasetError: the instance lacks the centre and scale its conventions ask for.
+        DatasetError: an instance lacks the centre and scale its conventions ask for.
     """
+    table = store.instances
     if conventions.box_source == "center_scale":
-        if instance.center is None or instance.scale is None:
+        center, scale = store.labels.center_scale(rows)
+        missing = np.isnan(center + scale).any(axis=1)
+        if missing.any():
             raise DatasetError(
-                f"instance {instance.id} has no centre and scale, which the conventions ask for; "
-                "set conventions.box_source to bbox."
+                f"{store.location}: instance {table['instance_id'][int(rows[missing][0])]} has no centre and scale, "
+                "which the conventions ask for; set conventions.box_source to bbox."
             )
-        scale = np.array(instance.scale, np.float64) * conventions.padding
-        if conventions.codec == "msra":
-            scale = fix_aspect_ratio(scale, aspect_ratio)
-        return Region(np.array(instance.center, np.float64), scale)
-    bbox_xywh = np.array(instance.bbox_xywh, np.float64)
+        scale = scale * conventions.padding
+        return Region(center, fix_aspect_ratio(scale, aspect_ratio) if conventions.codec == "msra" else scale)
+    bbox_xywh = np.stack([table[f"bbox_{side}"].to_numpy()[rows] for side in "xywh"], axis=-1)
     if conventions.clip_boxes:
-        bbox_xywh = clip_bbox_xywh(bbox_xywh, image_size)
+        image_rows = table["image_row"].to_numpy()[rows]
+        height, width = (store.images[side].to_numpy()[image_rows] for side in ("height", "width"))
+        bbox_xywh = clip_bbox_xywh(bbox_xywh, (height, width))
     return box_region(bbox_xywh, aspect_ratio, conventions.padding)
 
 
 def box_region(bbox_xywh: NDArray[np.float64], aspect_ratio: float, padding: float) -> Region:
-    """The region of a (4,) box in image pixels, not clipped; a box without extent is cropped as one pixel."""
-    whole = np.concatenate([bbox_xywh[:2], np.maximum(bbox_xywh[2:], 1.0)]) if (bbox_xywh[2:] <= 0).any() else bbox_xywh
-    return Region(*bbox_to_center_scale(whole, aspect_ratio, padding))
+    """The regions of (…, 4) boxes in image pixels, not clipped; a box without extent is cropped as one pixel."""
+    size = bbox_xywh[..., 2:]
+    size = np.where((size <= 0).any(axis=-1, keepdims=True), np.maximum(size, 1.0), size)
+    return Region(*bbox_to_center_scale(np.concatenate([bbox_xywh[..., :2], size], axis=-1), aspect_ratio, padding))
 
 
 def region_matrix(
-    region: Region, image_width: int, input_size: tuple[int, int], codec: CropConvention
+    region: Region, image_width: int | NDArray[np.int32], input_size: tuple[int, int], codec: CropConvention
 ) -> NDArray[np.float64]:
-    """(2, 3) map from image pixels to crop pixels, mirroring included.
+    """(…, 2, 3) maps from image pixels to crop pixels, mirroring included.
 
     The published code mirrors the image and then cuts the crop; here the mirror x -> W - 1 - x is part of the matrix,
     so that no image is copied.
+
+    Args:
+        region: one or a batch.
+        image_width: (…) of the image in pixels.
+        input_size: (height, width) of the crop.
+        codec: convention of the dataset.
     """
-    if not region.flipped:
-        return crop_matrix(region.center, region.scale, np.array(region.rotation), input_size, codec)
-    center = flip_points(region.center, image_width)
-    matrix = crop_matrix(center, region.scale, np.array(region.rotation), input_size, codec)
-    matrix[:, 2] += matrix[:, 0] * (image_width - 1)
-    matrix[:, 0] *= -1
+    last = np.asarray(image_width) - 1.0
+    flipped, rotation = np.asarray(region.flipped), np.asarray(region.rotation)
+    x, y = region.center[..., 0], region.center[..., 1]
+    center = np.stack([np.where(flipped, last - x, x), y], axis=-1)
+    matrix = crop_matrix(center, region.scale, rotation, input_size, codec)
+    shift = np.where(flipped, last, 0.0)
+    matrix[..., 2] += matrix[..., 0] * shift[..., None]
+    matrix[..., 0] *= np.where(flipped, -1.0, 1.0)[..., None]
     return matrix
 
 
@@ -146,107 +159,141 @@ class DepthMap:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Crop:
-    """Everything of a crop but its pixels.
+class CropPlan:
+    """n crops of one dataset: everything of them but the pixels.
 
     Attributes:
-        region: where it was cut.
-        keypoints_crop: (K, 2) float32 x, y in crop pixels, native order after any mirroring; 0, 0 where not labelled.
-        state: (K,) uint8 states in the same order. A labelled point keeps its state outside the crop as well; drawing
-            the target gives it no weight there.
-        answer: what a teacher says of it, where stored answers are read.
+        rows: (n,) int64 that name the instances.
+        number_of_pass: (n,) int64.
+        region: n, where they are cut.
+        matrix: (n, 2, 3) from image pixels to crop pixels; (0, 2, 3) of crops that are not warped.
+        keypoints_crop: (n, K, 2) float32 x, y in crop pixels, native order after any mirroring; 0, 0 where not
+            labelled.
+        state: (n, K) uint8 states in the same order. A labelled point keeps its state outside the crop as well;
+            drawing the target gives it no weight there.
+        answers: n of what a teacher says, filled in as the crops are cut, where stored answers are read.
     """
 
+    rows: NDArray[np.int64]
+    number_of_pass: NDArray[np.int64]
     region: Region
+    matrix: NDArray[np.float64]
     keypoints_crop: NDArray[np.float32]
     state: NDArray[np.uint8]
-    answer: Answer | None = None
+    answers: list[Answer | None]
+
+    @classmethod
+    def joined(cls, plans: "Sequence[CropPlan]", order: NDArray[np.int64]) -> "CropPlan":
+        """The crops of several plans in another order.
+
+        Args:
+            plans: at least one.
+            order: which crop of all of them, one plan after the other, comes first, second, ….
+        """
+        answers = [answer for plan in plans for answer in plan.answers]
+
+        def taken(*parts: NDArray[Any]) -> NDArray[Any]:
+            return np.concatenate(parts)[order]
+
+        regions = [(plan.region.center, plan.region.scale, plan.region.rotation, plan.region.flipped) for plan in plans]
+        return cls(
+            rows=taken(*(plan.rows for plan in plans)),
+            number_of_pass=taken(*(plan.number_of_pass for plan in plans)),
+            region=Region(*(taken(*parts) for parts in zip(*regions, strict=True))),
+            matrix=np.empty((0, 2, 3)),
+            keypoints_crop=taken(*(plan.keypoints_crop for plan in plans)),
+            state=taken(*(plan.state for plan in plans)),
+            answers=[answers[place] for place in order.tolist()],
+        )
 
 
-def crop_instance(
-    image: NDArray[np.uint8],
+def plan_crops(
+    rows: NDArray[np.int64],
+    number_of_pass: NDArray[np.int64],
+    region: Region,
+    image_widths: NDArray[np.int32],
     keypoints: NDArray[np.float32],
     state: NDArray[np.uint8],
-    region: Region,
     skeleton: Skeleton,
     codec: CropConvention,
-    out: NDArray[np.uint8],
-) -> Crop:
-    """Cuts one crop, bilinear and black outside the image, and maps the points along.
+    input_size: tuple[int, int],
+) -> CropPlan:
+    """Maps the points of n crops along with their regions.
+
+    Args:
+        rows: (n,) that name the instances.
+        number_of_pass: (n,) of each.
+        region: what to cut.
+        image_widths: (n,) of the images in pixels.
+        keypoints: (n, K, 2) x, y in image pixels.
+        state: (n, K) states.
+        skeleton: names the mirror partners.
+        codec: convention of the dataset.
+        input_size: (height, width) of the crops.
+    """
+    matrix = region_matrix(region, image_widths, input_size, codec)
+    points = apply_affine(keypoints.astype(np.float64), matrix).astype(np.float32)
+    points[~is_labelled(state)] = 0.0
+    flipped = np.flatnonzero(region.flipped)
+    state = state.copy()
+    points[flipped] = points[flipped][:, skeleton.flip_indices]
+    state[flipped] = state[flipped][:, skeleton.flip_indices]
+    return CropPlan(rows, number_of_pass, region, matrix, points, state, [None] * len(rows))
+
+
+def crop_image(image: NDArray[np.uint8], matrix: NDArray[np.float64], out: NDArray[np.uint8]) -> None:
+    """Cuts one crop, bilinear and black outside the image.
 
     Args:
         image: (H, W, 3) RGB.
-        keypoints: (K, 2) x, y in image pixels.
-        state: (K,) states.
-        region: what to cut.
-        skeleton: names the mirror partners.
-        codec: convention of the dataset.
+        matrix: (2, 3) from image pixels to crop pixels.
         out: (h, w, 3) contiguous, receives the pixels.
     """
-    height, width = out.shape[:2]
-    matrix = region_matrix(region, image.shape[1], (height, width), codec)
-    cv2.warpAffine(image, matrix, (width, height), dst=out, flags=cv2.INTER_LINEAR)
-    points = apply_affine(keypoints.astype(np.float64), matrix)
-    points[~is_labelled(state)] = 0.0
-    if region.flipped:
-        points, state = points[skeleton.flip_indices], state[skeleton.flip_indices]
-    return Crop(region, points.astype(np.float32), state)
+    cv2.warpAffine(image, matrix, (out.shape[1], out.shape[0]), dst=out, flags=cv2.INTER_LINEAR)
 
 
-def crop_depth(depth: DepthMap | None, region: Region, codec: CropConvention, out: NDArray[np.float32]) -> None:
-    """Cuts the depth of the same region as :func:`crop_instance`.
+def crop_depth(depth: DepthMap | None, matrix: NDArray[np.float64], out: NDArray[np.float32]) -> None:
+    """Cuts the depth of the same region as :func:`crop_image`.
 
     Every pixel takes the nearest one of the picture: between a body and the bed behind it, or next to a hole, a mean
     would be a surface that is not there.
 
     Args:
         depth: of the image; None leaves nothing known.
-        region: what to cut.
-        codec: convention of the dataset.
+        matrix: (2, 3) from image pixels to crop pixels.
         out: (h, w) receives the distances in metres, 0 where they are not known.
     """
     if depth is None:
         out[:] = 0
         return
     height, width = out.shape
-    matrix = region_matrix(region, depth.pixels.shape[1], (height, width), codec)
     nearest = cv2.warpAffine(depth.pixels, matrix, (width, height), flags=cv2.INTER_NEAREST)
     np.multiply(nearest, np.float32(depth.metres_per_unit), out=out)
 
 
-def group_crops(
-    dataset: str,
-    start: int,
-    crops: Sequence[Crop],
-    rows: NDArray[np.int64],
-    num_keypoints: int,
-    seeds: NDArray[np.int64] | None = None,
-) -> CropGroup:
+def group_crops(dataset: str, start: int, plan: CropPlan, crops: slice = slice(None), seed: int = 0) -> CropGroup:
     """The group of one dataset's crops within a batch.
 
     Args:
         dataset: name of the mixture entry.
         start: first row of the group within the batch.
-        crops: n, possibly none.
-        rows: (n,) rows that name the instances.
-        num_keypoints: K, needed because there may be no crop.
-        seeds: (n,) random words; None for those of the first pass of a run with seed 0.
+        plan: of the crops, which may be none.
+        crops: which of them.
+        seed: of the run.
     """
-    count = len(crops)
-    if seeds is None:
-        seeds = crop_seeds(0, dataset, np.zeros(count, np.int64), rows)
+    rows, region = plan.rows[crops], plan.region
     return CropGroup(
         dataset=dataset,
         start=start,
-        stop=start + count,
-        keypoints_crop=np.array([crop.keypoints_crop for crop in crops], np.float32).reshape(count, num_keypoints, 2),
-        state=np.array([crop.state for crop in crops], np.uint8).reshape(count, num_keypoints),
-        center=np.array([crop.region.center for crop in crops], np.float32).reshape(count, 2),
-        scale=np.array([crop.region.scale for crop in crops], np.float32).reshape(count, 2),
-        rotation=np.array([crop.region.rotation for crop in crops], np.float32),
-        flipped=np.array([crop.region.flipped for crop in crops], np.bool_),
-        rows=np.asarray(rows, np.int64),
-        seeds=seeds,
+        stop=start + len(rows),
+        keypoints_crop=plan.keypoints_crop[crops],
+        state=plan.state[crops],
+        center=region.center[crops].astype(np.float32),
+        scale=region.scale[crops].astype(np.float32),
+        rotation=np.broadcast_to(region.rotation, len(plan.rows))[crops].astype(np.float32),
+        flipped=np.broadcast_to(region.flipped, len(plan.rows))[crops].copy(),
+        rows=rows,
+        seeds=crop_seeds(seed, dataset, plan.number_of_pass[crops], rows),
     )
 
 

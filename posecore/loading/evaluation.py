@@ -10,7 +10,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.conventions import Conventions, HeadConventions
-from posecore.loading.crop import Crop, box_region, crop_depth, crop_instance, group_crops, instance_region
+from posecore.loading.augment import Region
+from posecore.loading.crop import (
+    CropPlan,
+    box_region,
+    crop_depth,
+    crop_image,
+    group_crops,
+    instance_regions,
+    plan_crops,
+)
 from posecore.loading.samples import SampleCache, UsableInstances
 from posecore.schema import CropBatch, KeypointState
 from posecore.shards.store import ShardStore
@@ -78,11 +87,12 @@ class EvalCrops:
         if rows is None:
             rows = UsableInstances.of(store).rows if detections is None else np.arange(len(detections.image_rows))
         self.rows = rows
+        self._image_rows = store.instances["image_row"].to_numpy() if detections is None else detections.image_rows
+        aspect_ratio, conventions = input_size[1] / input_size[0], self._conventions
         if detections is None:
-            self._image_rows = store.instances["image_row"].to_numpy()
-            self._places = store.instances["instance_index"].to_numpy()
+            self._regions = instance_regions(store, rows, aspect_ratio, conventions)
         else:
-            self._image_rows = detections.image_rows
+            self._regions = box_region(detections.bbox_xywh[rows], aspect_ratio, conventions.padding)
 
     def __len__(self) -> int:
         """Number of batches."""
@@ -109,32 +119,33 @@ class EvalCrops:
                 worker.shutdown(cancel_futures=True)
 
     def _batch(self, number: int, cache: SampleCache) -> CropBatch:
-        rows = self.rows[number * self._batch_size : (number + 1) * self._batch_size]
+        places = slice(number * self._batch_size, (number + 1) * self._batch_size)
+        rows = self.rows[places]
+        plan = self._plan(rows, Region(self._regions.center[places], self._regions.scale[places]))
         images = np.empty((len(rows), *self._input_size, 3), np.uint8)
         depth = np.empty((len(rows), *self._input_size), np.float32) if self._depth else None
-        crops = [
-            self._crop(int(row), cache, images[place], None if depth is None else depth[place])
-            for place, row in enumerate(rows)
-        ]
-        num_keypoints = self._store.manifest.definition.skeleton.num_keypoints
-        group = group_crops(self._name, 0, crops, rows, num_keypoints)
-        return CropBatch(images=images, groups=(group,), step=number, epoch=0, depth=depth)
+        for place, image_row in enumerate(self._image_rows[rows].tolist()):
+            sample = cache.get((self._name, image_row))
+            crop_image(sample.image, plan.matrix[place], images[place])
+            if depth is not None:
+                crop_depth(sample.depth, plan.matrix[place], depth[place])
+        return CropBatch(images=images, groups=(group_crops(self._name, 0, plan),), step=number, epoch=0, depth=depth)
 
-    def _crop(
-        self, row: int, cache: SampleCache, out: NDArray[np.uint8], depth_out: NDArray[np.float32] | None
-    ) -> Crop:
-        sample = cache.get((self._name, int(self._image_rows[row])))
+    def _plan(self, rows: NDArray[np.int64], region: Region) -> CropPlan:
         skeleton = self._store.manifest.definition.skeleton
-        height, width = sample.image.shape[:2]
-        aspect_ratio = out.shape[1] / out.shape[0]
-        if self._detections is not None:
-            region = box_region(self._detections.bbox_xywh[row], aspect_ratio, self._conventions.padding)
-            keypoints = np.zeros((skeleton.num_keypoints, 2), np.float32)
-            state = np.full(skeleton.num_keypoints, KeypointState.UNKNOWN, np.uint8)
+        if self._detections is None:
+            keypoints, state = self._store.labels.keypoints(rows), self._store.labels.state(rows)
         else:
-            index = int(self._places[row])
-            region = instance_region(sample.instances[index], (height, width), aspect_ratio, self._conventions)
-            keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
-        if depth_out is not None:
-            crop_depth(sample.depth, region, self._conventions.codec, depth_out)
-        return crop_instance(sample.image, keypoints, state, region, skeleton, self._conventions.codec, out)
+            keypoints = np.zeros((len(rows), skeleton.num_keypoints, 2), np.float32)
+            state = np.full(keypoints.shape[:2], KeypointState.UNKNOWN, np.uint8)
+        return plan_crops(
+            rows,
+            np.zeros(len(rows), np.int64),
+            region,
+            self._store.images["width"].to_numpy()[self._image_rows[rows]],
+            keypoints,
+            state,
+            skeleton,
+            self._conventions.codec,
+            self._input_size,
+        )

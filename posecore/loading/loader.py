@@ -9,8 +9,8 @@ releases the interpreter lock while it decodes and warps, so threads suffice.
 from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import Self, TypeAlias
+from dataclasses import dataclass, field
+from typing import Self
 
 import cv2
 import numpy as np
@@ -22,9 +22,9 @@ from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.buffers import ImageBuffers
-from posecore.loading.crop import Crop, group_crops
+from posecore.loading.crop import CropPlan, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
-from posecore.loading.randomness import Redrawn, crop_seeds
+from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import ImageKey, SampleCache
 from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
@@ -72,38 +72,41 @@ class LoadingConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Layout:
-    """The crops of one step on this rank, sorted by dataset.
+class _Part:
+    """What one thread has cut of one entry for a block.
 
     Attributes:
-        step: global step.
-        dataset: (B,) mixture entry of each crop.
-        instance: (B,) index into the entry's instances.
-        number_of_pass: (B,) pass of the entry.
-        place_of_slot: (B,) row of the batch that each of the rank's slots fills.
-        images: (B, H, W, 3) uint8, filled by the threads.
-        depth: (B, H, W) float32, likewise; None where it is not wanted.
+        places: (n,) step of the block times B, plus row of the batch.
+        plan: of the n crops.
     """
 
-    step: int
-    dataset: NDArray[np.int16]
-    instance: NDArray[np.int64]
-    number_of_pass: NDArray[np.int64]
-    place_of_slot: NDArray[np.int64]
-    images: NDArray[np.uint8]
-    depth: NDArray[np.float32] | None
-
-
-_Crops: TypeAlias = dict[tuple[int, int], Crop]
-"""By step and row of the batch."""
+    places: NDArray[np.int64]
+    plan: CropPlan
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Block:
-    """Batches in the making: each part is what one thread contributes to all of them."""
+    """T batches of B crops in the making, each batch sorted by dataset.
 
-    layouts: list[_Layout]
-    parts: list[Future[_Crops]]
+    Attributes:
+        steps: T global steps.
+        dataset: (T, B) mixture entry of each crop.
+        instance: (T, B) index into the entry's instances.
+        number_of_pass: (T, B) pass of the entry.
+        row_of_slot: (T, B) row of the batch that each of the rank's slots fills.
+        images: T times (B, H, W, 3) uint8, filled by the threads.
+        depth: T times (B, H, W) float32, likewise; None where it is not wanted.
+        parts: what each thread contributes, by entry.
+    """
+
+    steps: range
+    dataset: NDArray[np.int16]
+    instance: NDArray[np.int64]
+    number_of_pass: NDArray[np.int64]
+    row_of_slot: NDArray[np.int64]
+    images: list[NDArray[np.uint8]]
+    depth: list[NDArray[np.float32]] | None
+    parts: list[Future[list[_Part]]] = field(default_factory=list)
 
 
 class Loader:
@@ -221,27 +224,26 @@ class Loader:
             step = end
 
     def _start(self, steps: range, workers: list[ThreadPoolExecutor]) -> _Block:
-        layouts = [self._layout(step) for step in steps]
+        block = self._laid_out(steps)
         needed = self._images_after(steps)
-        parts = [
-            worker.submit(self._cut, layouts, needed, range(first, len(self._slots), len(workers)), cache)
-            for first, (worker, cache) in enumerate(zip(workers, self._caches, strict=True))
-        ]
-        return _Block(layouts, parts)
+        for first, (worker, cache) in enumerate(zip(workers, self._caches, strict=True)):
+            slots = range(first, len(self._slots), len(workers))
+            block.parts.append(worker.submit(self._cut, block, needed, slots, cache))
+        return block
 
-    def _layout(self, step: int) -> _Layout:
-        table = self.sampler.table(self.sampler.epoch_of(step))
-        row = step % self.sampler.steps_per_epoch
-        order = np.argsort(table.dataset[row, self._slots], kind="stable")
-        slots = self._slots[order]
-        return _Layout(
-            step=step,
-            dataset=table.dataset[row, slots],
-            instance=table.instance[row, slots],
-            number_of_pass=table.number_of_pass[row, slots],
-            place_of_slot=np.argsort(order),
-            images=self._buffers.take(),
-            depth=None if self._depth_shape is None else np.empty(self._depth_shape, np.float32),
+    def _laid_out(self, steps: range) -> _Block:
+        table = self.sampler.table(self.sampler.epoch_of(steps.start))
+        first = steps.start % self.sampler.steps_per_epoch
+        rows = slice(first, first + len(steps))
+        order = np.argsort(table.dataset[rows, self._slots], axis=1, kind="stable")
+        return _Block(
+            steps=steps,
+            dataset=np.take_along_axis(table.dataset[rows, self._slots], order, axis=1),
+            instance=np.take_along_axis(table.instance[rows, self._slots], order, axis=1),
+            number_of_pass=np.take_along_axis(table.number_of_pass[rows, self._slots], order, axis=1),
+            row_of_slot=np.argsort(order, axis=1),
+            images=[self._buffers.take() for _ in steps],
+            depth=None if self._depth_shape is None else [np.empty(self._depth_shape, np.float32) for _ in steps],
         )
 
     def _images_after(self, steps: range) -> list[set[ImageKey]]:
@@ -249,58 +251,74 @@ class Loader:
 
         An image whose instances are divided between two blocks is in both.
         """
+        if self._fits:  # and nothing is ever released
+            return []
         table = self.sampler.table(self.sampler.epoch_of(steps.start))
         first = steps[-1] % self.sampler.steps_per_epoch + 1
         rows = slice(first, first + self.config.mixture.shuffle_window)
-        datasets, instances = table.dataset[rows, self._slots].T.tolist(), table.instance[rows, self._slots].T.tolist()
-        return [
-            {self._entries[dataset].image(instance) for dataset, instance in zip(*of_slot, strict=True)}
-            for of_slot in zip(datasets, instances, strict=True)
-        ]
+        dataset, instance = table.dataset[rows, self._slots].T, table.instance[rows, self._slots].T
+        return [set(self._images(*of_slot)) for of_slot in zip(dataset, instance, strict=True)]
 
-    def _cut(self, layouts: list[_Layout], needed: list[set[ImageKey]], slots: range, cache: SampleCache) -> _Crops:
+    def _images(self, dataset: NDArray[np.int16], instance: NDArray[np.int64]) -> list[ImageKey]:
+        """The images of n crops."""
+        rows = np.empty(len(instance), np.int64)
+        for number, entry in enumerate(self._entries):
+            rows[dataset == number] = entry.instances.image_rows[instance[dataset == number]]
+        names = [entry.name for entry in self._entries]
+        return [(names[number], row) for number, row in zip(dataset.tolist(), rows.tolist(), strict=True)]
+
+    def _cut(self, block: _Block, needed: list[set[ImageKey]], slots: range, cache: SampleCache) -> list[_Part]:
         # Slot by slot through all steps of the block, sorted by image: an image is cropped while it is fresh in the
         # processor's cache, which makes warping twice as fast.
-        crops: _Crops = {}
+        num_steps, num_rows = block.dataset.shape
+        places = (block.row_of_slot[:, slots] + num_rows * np.arange(num_steps)[:, None]).T
+        order = np.lexsort((block.instance.ravel()[places], block.dataset.ravel()[places]))
+        places = np.take_along_axis(places, order, axis=1).ravel()
+        dataset, instance, number_of_pass = (
+            column.ravel()[places] for column in (block.dataset, block.instance, block.number_of_pass)
+        )
         redrawn = Redrawn()
-        for slot in slots:
-            fills = [(layout, int(layout.place_of_slot[slot])) for layout in layouts]
-            fills.sort(key=lambda fill: (fill[0].dataset[fill[1]], fill[0].instance[fill[1]]))
-            for layout, place in fills:
-                entry, instance = self._entries[layout.dataset[place]], int(layout.instance[place])
-                number_of_pass, out = int(layout.number_of_pass[place]), layout.images[place]
-                depth = None if layout.depth is None else layout.depth[place]
-                crops[layout.step, place] = entry.crop(instance, number_of_pass, cache, redrawn, out, depth)
+        parts = []
+        index = np.empty(len(places), np.int64)  # within its entry's plan
+        for number, entry in enumerate(self._entries):
+            chosen = np.flatnonzero(dataset == number)
+            index[chosen] = np.arange(len(chosen))
+            parts.append(_Part(places[chosen], entry.plan(instance[chosen], number_of_pass[chosen], redrawn)))
+        images = self._images(dataset, instance)
+        crops = list(zip(images, places.tolist(), dataset.tolist(), index.tolist(), strict=True))
+        for first, slot in zip(range(0, len(crops), num_steps), slots, strict=True):
+            for image, place, number, crop in crops[first : first + num_steps]:
+                step, row = divmod(place, num_rows)
+                depth = None if block.depth is None else block.depth[step][row]
+                out = block.images[step][row]
+                self._entries[number].cut(parts[number].plan, crop, cache.get(image), redrawn, out, depth)
             if not self._fits:
-                used = {
-                    self._entries[layout.dataset[place]].image(int(layout.instance[place])) for layout, place in fills
-                }
-                for image in used - needed[slot]:
+                for image in set(images[first : first + num_steps]) - needed[slot]:
                     cache.release(image)
-        return crops
+        return parts
 
     def _finish(self, block: _Block) -> Iterator[CropBatch]:
-        crops: _Crops = {}
-        for part in block.parts:
-            crops |= part.result()
-        for layout in block.layouts:
-            edges = np.searchsorted(layout.dataset, np.arange(len(self._entries) + 1)).tolist()
-            groups = tuple(
-                self._group(entry, layout, start, [crops[layout.step, place] for place in range(start, stop)])
-                for entry, start, stop in zip(self._entries, edges[:-1], edges[1:], strict=True)
-            )
-            epoch = self.sampler.epoch_of(layout.step)
-            yield CropBatch(images=layout.images, groups=groups, step=layout.step, epoch=epoch, depth=layout.depth)
+        parts = [part.result() for part in block.parts]
+        plans = []
+        for of_entry in zip(*parts, strict=True):
+            order = np.argsort(np.concatenate([part.places for part in of_entry]))
+            plans.append(CropPlan.joined([part.plan for part in of_entry], order))
+        counts = np.stack([(block.dataset == number).sum(axis=1) for number in range(len(self._entries))], axis=1)
+        ends = np.cumsum(counts, axis=0)
+        for number, step in enumerate(block.steps):
+            groups = []
+            start = 0
+            for entry, plan, count, end in zip(self._entries, plans, counts[number], ends[number], strict=True):
+                groups.append(self._group(entry, plan, start, slice(int(end - count), int(end))))
+                start += int(count)
+            depth = None if block.depth is None else block.depth[number]
+            epoch = self.sampler.epoch_of(step)
+            yield CropBatch(images=block.images[number], groups=tuple(groups), step=step, epoch=epoch, depth=depth)
 
-    def _group(
-        self, entry: TrainingCrops | UnlabelledCrops, layout: _Layout, start: int, crops: list[Crop]
-    ) -> CropGroup:
-        of_group = slice(start, start + len(crops))
-        rows = entry.instances.rows[layout.instance[of_group]]
-        seeds = crop_seeds(self.seed, entry.name, layout.number_of_pass[of_group], rows)
-        group = group_crops(entry.name, start, crops, rows, entry.num_keypoints, seeds)
+    def _group(self, entry: TrainingCrops | UnlabelledCrops, plan: CropPlan, start: int, crops: slice) -> CropGroup:
+        group = group_crops(entry.name, start, plan, crops, self.seed)
         if isinstance(entry, TrainingCrops) and entry.answers is not None:
-            taught = entry.answers.stack([crop.answer for crop in crops if crop.answer is not None])
+            taught = entry.answers.stack([answer for answer in plan.answers[crops] if answer is not None])
             group.taught_outputs, group.taught_features = taught
         return group
 

@@ -6,8 +6,10 @@ setting the state of one that exists takes 2 µs.
 """
 
 import hashlib
+from collections.abc import Iterator
 from enum import IntEnum
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -55,18 +57,33 @@ class Redrawn:
         self, purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0
     ) -> np.random.Generator:
         """Draws what :func:`generator` of the same arguments draws; usable until the next call."""
-        self._bits.state = {
+        return next(self.each(purpose, seed, name, np.array([major]), np.array([minor])))
+
+    def each(
+        self, purpose: Purpose, seed: int, name: str, majors: NDArray[np.int64], minors: NDArray[np.int64]
+    ) -> Iterator[np.random.Generator]:
+        """:meth:`generator` for one crop after the other; each may be used until the next is asked for.
+
+        Args:
+            purpose: what is drawn.
+            seed: of the run.
+            name: of the dataset.
+            majors: (n,) epochs or passes.
+            minors: (n,) rows of the instances.
+        """
+        counter = np.zeros(4, np.uint64)
+        state: Any = {
             "bit_generator": "Philox",
-            "state": {
-                "counter": np.array([0, minor, major, 0], np.uint64),
-                "key": np.array([seed, _word(purpose, name)], np.uint64),
-            },
+            "state": {"counter": counter, "key": np.array([seed, _word(purpose, name)], np.uint64)},
             "buffer": _NOT_BUFFERED,
             "buffer_pos": len(_NOT_BUFFERED),
             "has_uint32": 0,
             "uinteger": 0,
         }
-        return self._generator
+        for major, minor in zip(majors.tolist(), minors.tolist(), strict=True):
+            counter[1], counter[2] = minor, major
+            self._bits.state = state
+            yield self._generator
 
 
 def crop_seeds(seed: int, name: str, number_of_pass: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.int64]:

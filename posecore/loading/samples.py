@@ -1,4 +1,4 @@
-"""Decoded images of a store, kept while their crops are being cut, with the points of every instance."""
+"""Decoded images of a store, kept while their crops are being cut, and which instances there are to crop."""
 
 from collections import OrderedDict
 from collections.abc import Mapping
@@ -10,9 +10,7 @@ from numpy.typing import NDArray
 
 from posecore.geometry import clip_bbox_xywh
 from posecore.loading.crop import DepthMap, decode_depth, decode_image
-from posecore.schema import Instance
 from posecore.shards.store import ShardStore
-from posecore.skeletons.union import Vocabulary
 
 ImageKey: TypeAlias = tuple[str, int]
 """An image: the name of its store, and its row of ``images.parquet``."""
@@ -24,14 +22,10 @@ class DecodedSample:
 
     Attributes:
         image: (H, W, 3) uint8 RGB.
-        instances: as recorded.
-        state: (N, K) uint8 keypoint states in the dataset's own order.
         depth: of the image; None where there is none, or none is wanted.
     """
 
     image: NDArray[np.uint8]
-    instances: list[Instance]
-    state: NDArray[np.uint8]
     depth: DepthMap | None = None
 
     @property
@@ -60,10 +54,6 @@ class SampleCache:
         self._wants_depth = depth
         self._kept: OrderedDict[ImageKey, DecodedSample] = OrderedDict()
         self._bytes = 0
-        self._columns = {
-            name: Vocabulary(store.manifest.vocabulary).indices(store.manifest.definition.skeleton)
-            for name, store in stores.items()
-        }
         self.num_decoded = 0
 
     def get(self, key: ImageKey) -> DecodedSample:
@@ -75,25 +65,24 @@ class SampleCache:
         if key in self._kept:
             self._kept.move_to_end(key)
             return self._kept[key]
-        name, image_row = key
-        store = self._stores[name]
-        stored = store.read_sample(image_row)
-        where = f"{store.location}: sample {stored.key}"
-        depth = None
-        if self._wants_depth and stored.depth_bytes is not None and stored.record.depth is not None:
-            depth = DepthMap(decode_depth(stored.depth_bytes, where), stored.record.depth.metres_per_unit)
-        sample = DecodedSample(
-            image=decode_image(stored.image_bytes, self._max_pixels, where),
-            instances=stored.record.instances,
-            state=stored.masks.state[:, self._columns[name]],
-            depth=depth,
-        )
+        sample = self._decoded(*key)
         self.num_decoded += 1
         self._kept[key] = sample
         self._bytes += sample.nbytes
         while self._bytes > self._max_bytes and len(self._kept) > 1:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return sample
+
+    def _decoded(self, name: str, image_row: int) -> DecodedSample:
+        store = self._stores[name]
+        where = f"{store.location}: sample {store.key(image_row)}"
+        if not self._wants_depth:  # then nothing but the picture is read
+            return DecodedSample(decode_image(store.read_image_bytes(image_row), self._max_pixels, where))
+        stored = store.read_sample(image_row)
+        depth = None
+        if stored.depth_bytes is not None and stored.record.depth is not None:
+            depth = DepthMap(decode_depth(stored.depth_bytes, where), stored.record.depth.metres_per_unit)
+        return DecodedSample(decode_image(stored.image_bytes, self._max_pixels, where), depth)
 
     def release(self, key: ImageKey) -> None:
         """Forgets an image, if it is kept."""
@@ -109,14 +98,12 @@ class UsableInstances:
     Attributes:
         rows: (n,) rows of ``index.parquet``; of ``images.parquet`` where whole images are taken.
         image_rows: (n,) rows of ``images.parquet``.
-        instance_indices: (n,) place within the record.
         bbox_xywh: (n, 4) boxes in image pixels, clipped if the dataset's conventions say so.
         image_bytes: size of all their images together, decoded.
     """
 
     rows: NDArray[np.int64]
     image_rows: NDArray[np.int64]
-    instance_indices: NDArray[np.int64]
     bbox_xywh: NDArray[np.float64]
     image_bytes: int
 
@@ -139,7 +126,6 @@ class UsableInstances:
         return cls(
             rows=rows,
             image_rows=rows,
-            instance_indices=np.zeros_like(rows),
             bbox_xywh=np.concatenate([corners, np.stack([widths, heights], axis=-1)], axis=1),
             image_bytes=3 * int((heights * widths).sum()),
         )
@@ -161,7 +147,6 @@ class UsableInstances:
         return cls(
             rows=rows,
             image_rows=image_rows[rows],
-            instance_indices=table["instance_index"].to_numpy()[rows].astype(np.int64),
             bbox_xywh=boxes[rows],
             image_bytes=3 * int((heights[images].astype(np.int64) * widths[images]).sum()),
         )

@@ -1,6 +1,6 @@
-"""How one instance of one dataset becomes a training crop."""
+"""How the instances of one dataset become training crops: planned many at a time, cut one by one."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -9,12 +9,19 @@ from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import change_appearance
-from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, augment_region, center_jitter
+from posecore.loading.augment import (
+    AugmentConfig,
+    LateAugmentConfig,
+    Region,
+    RegionDraws,
+    augment_regions,
+    center_jitter,
+)
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
-from posecore.loading.crop import Crop, crop_depth, crop_instance, instance_region, is_labelled
+from posecore.loading.crop import CropPlan, crop_depth, crop_image, instance_regions, is_labelled, plan_crops
 from posecore.loading.randomness import Purpose, Redrawn, generator
-from posecore.loading.samples import DecodedSample, ImageKey, SampleCache, UsableInstances
+from posecore.loading.samples import DecodedSample, UsableInstances
 from posecore.schema import KeypointState
 from posecore.shards.answers import AnswerStore, Bodies, CropTerms, refuse_other_terms
 from posecore.shards.store import ShardStore
@@ -75,8 +82,9 @@ class TrainingCrops:
             "images": UsableInstances.whole_images,
         }
         self.instances = choose[bodies](store)
-        self._whole_images = bodies == "images"
-        self._labels = labels and not self._whole_images
+        self._labels = store.labels if labels and bodies != "images" else None
+        self._image_widths = store.images["width"].to_numpy()
+        self._input_size = input_size
         self.definition = store.manifest.definition
         self._conventions = conventions or HeadConventions().on(self.definition.conventions)
         self._aspect_ratio = input_size[1] / input_size[0]
@@ -88,10 +96,19 @@ class TrainingCrops:
                 f"mixture entry {name}: a blanket lies below the upper body, and skeleton {skeleton.name} says of no "
                 "point that it is (part: upper); say so there, or set augment.blanket_probability to 0."
             )
-        boxes, padding = self.instances.bbox_xywh, self._conventions.padding
-        center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
+        padding = self._conventions.padding
+        self._of_boxes = self._conventions.box_source == "bbox" or bodies == "images"
+        if self._of_boxes:
+            boxes = self.instances.bbox_xywh
+            center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
+            self._padded_size = boxes[:, 2:] * padding
+        else:
+            region = instance_regions(store, self.instances.rows, self._aspect_ratio, self._conventions)
+            center, self._scale = region.center, region.scale
+            self._padded_size = store.labels.center_scale(self.instances.rows)[1] * padding
         self._early = self._phase(augment, center)
         self._late = None if late is None else (late.from_pass, self._phase(late.augment, center))
+        self._paints = any(phase.paints for phase in _phases(augment, late))
         self.answers = answers
         if answers is not None:
             refuse_displacing(name, augment, late)
@@ -100,130 +117,148 @@ class TrainingCrops:
 
     def _phase(self, augment: AugmentConfig, center: NDArray[np.float64]) -> _Phase:
         how = augment.center_jitter if self._conventions.center_jitter else "off"
-        if how == "per_run":
-            random = generator(Purpose.CENTER_JITTER, self._seed, self.name)
+        if how == "per_run" and self._of_boxes:
             sizes = self.instances.bbox_xywh[:, 2:]
-            center = center + center_jitter(len(sizes), augment, random) * sizes
+            draws = generator(Purpose.CENTER_JITTER, self._seed, self.name).random((len(sizes), 3))
+            center = center + center_jitter(draws, augment) * sizes
         return _Phase(augment, center, how == "per_sample")
-
-    def _phase_of(self, number_of_pass: int) -> _Phase:
-        if self._late is None or number_of_pass < self._late[0]:
-            return self._early
-        return self._late[1]
 
     @property
     def num_keypoints(self) -> int:
         """Points of each crop."""
         return self.definition.skeleton.num_keypoints
 
-    def image(self, instance: int) -> ImageKey:
-        """The image that an instance is on.
+    def plan(self, instances: NDArray[np.int64], number_of_pass: NDArray[np.int64], redrawn: Redrawn) -> CropPlan:
+        """Plans n crops; each is a function of seed, entry, pass and instance, whoever asks, when, and beside what.
 
         Args:
-            instance: index into :attr:`instances`.
+            instances: (n,) indices into :attr:`instances`.
+            number_of_pass: (n,) how many times the dataset had been gone through before; every pass is augmented anew.
+            redrawn: of the calling thread.
         """
-        return self.name, int(self.instances.image_rows[instance])
+        rows, count = self.instances.rows[instances], len(instances)
+        if self._labels is None:
+            keypoints = np.zeros((count, self.num_keypoints, 2), np.float32)
+            state = np.full((count, self.num_keypoints), KeypointState.UNLABELLED, np.uint8)
+        else:
+            keypoints, state = self._labels.keypoints(rows), self._labels.state(rows)
+        labelled = is_labelled(state)
+        region = Region(np.empty((count, 2)), np.empty((count, 2)), np.empty(count), np.empty(count, np.bool_))
+        for phase, chosen in self._phases_of(number_of_pass):
+            part = self._regions(
+                phase, instances[chosen], number_of_pass[chosen], keypoints[chosen], labelled[chosen], redrawn
+            )
+            region.center[chosen], region.scale[chosen] = part.center, part.scale
+            region.rotation[chosen], region.flipped[chosen] = part.rotation, part.flipped
+        return plan_crops(
+            rows,
+            number_of_pass,
+            region,
+            self._image_widths[self.instances.image_rows[instances]],
+            keypoints,
+            state,
+            self.definition.skeleton,
+            self._conventions.codec,
+            self._input_size,
+        )
 
-    def crop(
+    def cut(
         self,
-        instance: int,
-        number_of_pass: int,
-        cache: SampleCache,
+        plan: CropPlan,
+        index: int,
+        sample: DecodedSample,
         redrawn: Redrawn,
         out: NDArray[np.uint8],
         depth_out: NDArray[np.float32] | None = None,
-    ) -> Crop:
-        """Cuts one crop; a function of seed, entry, pass and instance, whoever asks and whenever.
+    ) -> None:
+        """Cuts one of the planned crops and completes the plan: a blanket changes states, stored answers are read.
 
         Args:
-            instance: index into :attr:`instances`.
-            number_of_pass: how many times the dataset had been gone through before; every pass is augmented anew.
-            cache: of the calling thread.
+            plan: of :meth:`plan`.
+            index: of the crop within it.
+            sample: its image.
             redrawn: of the calling thread.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
             depth_out: (h, w) receives the depth, which a blanket leaves as it is: a thin one follows the body.
         """
-        sample = cache.get(self.image(instance))
-        index = int(self.instances.instance_indices[instance])
-        if not self._labels:
-            keypoints = np.zeros((self.num_keypoints, 2), np.float32)
-            state = np.full(self.num_keypoints, KeypointState.UNLABELLED, np.uint8)
-        else:
-            keypoints, state = sample.instances[index].keypoints[:, :2], sample.state[index]
-        row = int(self.instances.rows[instance])
-        phase = self._phase_of(number_of_pass)
-        moves = self._moves(phase, row, number_of_pass, redrawn)
-        moves_last = phase.augment.center_jitter_distribution == "truncated"
-        region, size = self._region(phase, instance, sample, index, None if moves_last else moves)
-        region = augment_region(
-            region,
-            size,
-            keypoints,
-            is_labelled(state),
-            self.definition.skeleton,
-            self._conventions.half_body_min_keypoints,
-            self._aspect_ratio,
-            phase.augment,
-            redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row),
-            moves if moves_last else None,
-        )
-        convention = self._conventions.codec
-        crop = crop_instance(sample.image, keypoints, state, region, self.definition.skeleton, convention, out)
-        if depth_out is not None:
-            is_shown = True
-            if phase.augment.depth_dropout:
-                random = redrawn.generator(Purpose.DEPTH, self._seed, self.name, number_of_pass, row)
-                is_shown = random.random() >= phase.augment.depth_dropout
-            crop_depth(sample.depth if is_shown else None, region, convention, depth_out)
-        crop = self._over_painted(crop, row, number_of_pass, redrawn, out)
-        return crop if self.answers is None else replace(crop, answer=self.answers.read(row, region.flipped))
+        matrix = plan.matrix[index]
+        crop_image(sample.image, matrix, out)
+        if depth_out is not None or self._paints:
+            self._finish(plan, index, sample, redrawn, out, depth_out)
+        if self.answers is not None:
+            plan.answers[index] = self.answers.read(int(plan.rows[index]), bool(plan.region.flipped[index]))
 
-    def _over_painted(
-        self, crop: Crop, row: int, number_of_pass: int, redrawn: Redrawn, out: NDArray[np.uint8]
-    ) -> Crop:
-        """Changes the pixels: what lies on the body first, then the camera that sees both, then what training adds."""
-        augment = self._phase_of(number_of_pass).augment
+    def _finish(
+        self,
+        plan: CropPlan,
+        index: int,
+        sample: DecodedSample,
+        redrawn: Redrawn,
+        out: NDArray[np.uint8],
+        depth_out: NDArray[np.float32] | None,
+    ) -> None:
+        """Depth, then the pixels: what lies on the body, the camera that sees both, what training adds."""
+        row, number_of_pass = int(plan.rows[index]), int(plan.number_of_pass[index])
+        ((phase, _),) = self._phases_of(plan.number_of_pass[index : index + 1])
+        augment = phase.augment
 
         def random(purpose: Purpose) -> np.random.Generator:
             return redrawn.generator(purpose, self._seed, self.name, number_of_pass, row)
 
+        if depth_out is not None:
+            is_shown = not augment.depth_dropout or random(Purpose.DEPTH).random() >= augment.depth_dropout
+            crop_depth(sample.depth if is_shown else None, plan.matrix[index], depth_out)
         if augment.blanket_probability:
-            skeleton = self.definition.skeleton
-            state = draw_blanket(out, crop.keypoints_crop, crop.state, skeleton, augment, random(Purpose.BLANKET))
-            crop = replace(crop, state=state)
+            skeleton, points, state = self.definition.skeleton, plan.keypoints_crop[index], plan.state[index]
+            plan.state[index] = draw_blanket(out, points, state, skeleton, augment, random(Purpose.BLANKET))
         if augment.infrared_probability or augment.grey_probability:
             change_camera(out, augment, random(Purpose.CAMERA))
         if augment.appearance is not None:
             change_appearance(out, augment.appearance, random(Purpose.APPEARANCE))
-        return crop
 
-    def _moves(self, phase: _Phase, row: int, number_of_pass: int, redrawn: Redrawn) -> NDArray[np.float64] | None:
-        """(2,) how far this sample's centre moves, in the unit that the augmentation says; None for not at all."""
-        if not phase.jitters:
-            return None
-        random = redrawn.generator(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, row)
-        moves: NDArray[np.float64] = center_jitter(1, phase.augment, random)[0]
-        return moves
+    def _phases_of(self, number_of_pass: NDArray[np.int64]) -> list[tuple[_Phase, NDArray[np.int64]]]:
+        """The phases that crops are in, and which of them."""
+        if self._late is None:
+            return [(self._early, np.arange(len(number_of_pass)))]
+        is_late = number_of_pass >= self._late[0]
+        phases = [(self._early, np.flatnonzero(~is_late)), (self._late[1], np.flatnonzero(is_late))]
+        return [(phase, chosen) for phase, chosen in phases if len(chosen)]
 
-    def _region(
+    def _regions(
         self,
         phase: _Phase,
-        instance: int,
-        sample: DecodedSample,
-        index: int,
-        moves: NDArray[np.float64] | None,
-    ) -> tuple[Region, NDArray[np.float64]]:
-        """What is cropped before it is augmented, and its (2,) w, h with padding before it fits the crop's shape."""
-        padding = self._conventions.padding
-        if self._conventions.box_source == "center_scale" and not self._whole_images:
-            body, size = sample.instances[index], (sample.image.shape[0], sample.image.shape[1])
-            region = instance_region(body, size, self._aspect_ratio, self._conventions)
-            return region, np.array(body.scale, np.float64) * padding
-        bbox_size = self.instances.bbox_xywh[instance, 2:]
-        center = phase.center[instance]
-        if moves is not None:
-            center = center + moves * bbox_size
-        return Region(center, self._scale[instance]), bbox_size * padding
+        instances: NDArray[np.int64],
+        number_of_pass: NDArray[np.int64],
+        keypoints: NDArray[np.float32],
+        labelled: NDArray[np.bool_],
+        redrawn: Redrawn,
+    ) -> Region:
+        """The regions of n crops of one phase."""
+        rows, padded_size = self.instances.rows[instances], self._padded_size[instances]
+        center, moves = phase.center[instances], None
+        if phase.jitters:
+            draws = np.empty((len(rows), 3))
+            each = redrawn.each(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, rows)
+            for random, of_crop in zip(each, draws, strict=True):
+                random.random(out=of_crop)
+            moves = center_jitter(draws, phase.augment)
+            if phase.augment.center_jitter_distribution != "truncated":  # which moves what is cropped, a half body too
+                if self._of_boxes:
+                    center = center + moves * self.instances.bbox_xywh[instances, 2:]
+                moves = None
+        each = redrawn.each(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, rows)
+        return augment_regions(
+            Region(center, self._scale[instances]),
+            padded_size,
+            keypoints,
+            labelled,
+            self.definition.skeleton,
+            self._conventions.half_body_min_keypoints,
+            self._aspect_ratio,
+            phase.augment,
+            RegionDraws.of(each, len(rows)),
+            moves,
+        )
 
 
 def crop_terms(

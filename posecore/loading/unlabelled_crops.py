@@ -10,9 +10,9 @@ from pydantic import Field
 from posecore.config import Config
 from posecore.conventions import HeadConventions
 from posecore.loading.augment import Region
-from posecore.loading.crop import Crop, instance_region
+from posecore.loading.crop import CropPlan, instance_regions
 from posecore.loading.randomness import Purpose, Redrawn
-from posecore.loading.samples import ImageKey, SampleCache, UsableInstances
+from posecore.loading.samples import DecodedSample, UsableInstances
 from posecore.shards.store import ShardStore
 
 
@@ -54,64 +54,79 @@ class UnlabelledCrops:
         self.name = name
         of_bodies = config.unit == "bodies"
         self.instances = UsableInstances.bodies(store) if of_bodies else UsableInstances.whole_images(store)
-        self._conventions = HeadConventions().on(store.manifest.definition.conventions)
         self._config = config
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
+        image_rows = self.instances.image_rows
+        self._sizes = np.stack([store.images[side].to_numpy()[image_rows] for side in ("height", "width")], axis=-1)
+        if of_bodies:
+            conventions = HeadConventions().on(store.manifest.definition.conventions)
+            self._areas = instance_regions(store, self.instances.rows, self._aspect_ratio, conventions)
+        else:
+            extent = self._sizes[:, ::-1].astype(np.float64)
+            self._areas = Region(extent / 2, extent)
 
-    def image(self, instance: int) -> ImageKey:
-        """The image that an instance is on, or is.
+    def plan(self, instances: NDArray[np.int64], number_of_pass: NDArray[np.int64], redrawn: Redrawn) -> CropPlan:
+        """Plans n crops; each is a function of seed, entry, pass and instance, whoever asks, when, and beside what.
 
         Args:
-            instance: index into :attr:`instances`.
+            instances: (n,) indices into :attr:`instances`.
+            number_of_pass: (n,) how many times the dataset had been gone through before.
+            redrawn: of the calling thread.
         """
-        return self.name, int(self.instances.image_rows[instance])
+        rows, count = self.instances.rows[instances], len(instances)
+        windows, flips = np.empty((count, 4), np.int64), np.empty(count)
+        each = redrawn.each(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, rows)
+        for place, (random, instance) in enumerate(zip(each, instances.tolist(), strict=True)):
+            area = Region(self._areas.center[instance], self._areas.scale[instance])
+            height, width = self._sizes[instance].tolist()
+            windows[place] = draw_window(area, (height, width), self._aspect_ratio, self._config, random)
+            flips[place] = random.random()
+        start, stop = windows[:, :2], windows[:, 2:]
+        return CropPlan(
+            rows=rows,
+            number_of_pass=number_of_pass,
+            region=Region(
+                center=(start + stop) / 2,
+                scale=(stop - start).astype(np.float64),
+                rotation=np.zeros(count),
+                flipped=flips < self._config.flip_probability,
+            ),
+            matrix=np.empty((0, 2, 3)),
+            keypoints_crop=np.zeros((count, 0, 2), np.float32),
+            state=np.zeros((count, 0), np.uint8),
+            answers=[None] * count,
+        )
 
-    def crop(
+    def cut(
         self,
-        instance: int,
-        number_of_pass: int,
-        cache: SampleCache,
+        plan: CropPlan,
+        index: int,
+        sample: DecodedSample,
         redrawn: Redrawn,
         out: NDArray[np.uint8],
         depth_out: NDArray[np.float32] | None = None,
-    ) -> Crop:
-        """Cuts one crop; a function of seed, entry, pass and instance, as :meth:`TrainingCrops.crop`.
+    ) -> None:
+        """Cuts one of the planned crops.
 
         Shrinking averages the pixels: a photograph of twelve megapixels would otherwise become noise.
 
         Args:
-            instance: index into :attr:`instances`.
-            number_of_pass: how many times the dataset had been gone through before.
-            cache: of the calling thread.
-            redrawn: of the calling thread.
+            plan: of :meth:`plan`.
+            index: of the crop within it.
+            sample: its image.
+            redrawn: not drawn from: all is planned.
             out: (h, w, 3) uint8 contiguous, receives the pixels.
             depth_out: not written to: there is no depth in pre-training.
         """
-        sample = cache.get(self.image(instance))
-        row = int(self.instances.rows[instance])
-        random = redrawn.generator(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, row)
-        size = (sample.image.shape[0], sample.image.shape[1])
-        if self._config.unit == "images":
-            extent = np.array(size[::-1], np.float64)
-            area = Region(extent / 2, extent)
-        else:
-            body = sample.instances[int(self.instances.instance_indices[instance])]
-            area = instance_region(body, size, self._aspect_ratio, self._conventions)
-        left, top, right, bottom = draw_window(area, size, self._aspect_ratio, self._config, random)
-        flipped = bool(random.random() < self._config.flip_probability)
+        center, half = plan.region.center[index], plan.region.scale[index] / 2
+        (left, top), (right, bottom) = ((center + way * half).astype(int).tolist() for way in (-1, 1))
         window = sample.image[top:bottom, left:right]
         shrinks = window.shape[0] >= out.shape[0] and window.shape[1] >= out.shape[1]
         way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
         cv2.resize(window, (out.shape[1], out.shape[0]), dst=out, interpolation=way)
-        if flipped:
+        if plan.region.flipped[index]:
             cv2.flip(out, 1, dst=out)
-        region = Region(
-            center=np.array([left + right, top + bottom]) / 2,
-            scale=np.array([right - left, bottom - top], np.float64),
-            flipped=flipped,
-        )
-        return Crop(region, np.zeros((0, 2), np.float32), np.zeros(0, np.uint8))
 
 
 def draw_window(

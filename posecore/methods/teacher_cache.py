@@ -18,7 +18,7 @@ from torch import Tensor
 from posecore.errors import ConfigError
 from posecore.ingest.write import no_space_is_an_ingest_error
 from posecore.loading.augment import mirrored_only
-from posecore.loading.crop import group_crops
+from posecore.loading.crop import CropPlan, group_crops
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops
@@ -126,13 +126,20 @@ class AnswerWriter:
     def _cut(self, batch: list[tuple[int, bool]], cache: SampleCache) -> CropBatch:
         images = np.empty((len(batch), *self.job.terms.crops.input_size, 3), np.uint8)
         redrawn = Redrawn()
-        crops = [
-            self._crops(mirrored).crop(instance, 0, cache, redrawn, out)
-            for (instance, mirrored), out in zip(batch, images, strict=True)
-        ]
-        rows = self.rows[[instance for instance, _ in batch]]
-        group = group_crops(_NAME, 0, crops, rows, self._crops(False).num_keypoints)
-        return CropBatch(images=images, groups=(group,), step=0, epoch=0)
+        plans, order = [], []
+        for mirrored in self.job.views:
+            crops = self._crops(mirrored)
+            places = [place for place, crop in enumerate(batch) if crop[1] == mirrored]
+            instances = np.array([batch[place][0] for place in places], np.int64)
+            plan = crops.plan(instances, np.zeros_like(instances), redrawn)
+            for index, (place, image_row) in enumerate(
+                zip(places, crops.instances.image_rows[instances].tolist(), strict=True)
+            ):
+                crops.cut(plan, index, cache.get((_NAME, image_row)), redrawn, images[place])
+            plans.append(plan)
+            order += places
+        plan = CropPlan.joined(plans, np.argsort(order))
+        return CropBatch(images=images, groups=(group_crops(_NAME, 0, plan),), step=0, epoch=0)
 
     def _ask(self, batch: CropBatch) -> tuple[NDArray[np.floating] | None, NDArray[np.floating] | None]:
         lesson = self.job.terms.lesson

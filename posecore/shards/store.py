@@ -97,6 +97,7 @@ class ShardStore:
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
         self._files = OpenFiles(self._local_path)
         self._columns = {name: self.images[name].to_numpy() for name in _PLACE_COLUMNS}
+        self._keys = self.images["key"]  # to look a column of a table up by its name takes longer than to read from it
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_store, (self.location, self._cache_config, self.corrections)
@@ -115,6 +116,10 @@ class ShardStore:
         """Number of images."""
         return int(self.images.num_rows)
 
+    def key(self, image_row: int) -> str:
+        """Name of one image within the split."""
+        return str(self._keys[image_row])
+
     def read_sample(self, image_row: int) -> Sample:
         """One image with its record and masks.
 
@@ -131,7 +136,7 @@ class ShardStore:
             decode_masks(self._member(image_row, "masks", data, start)),
         )
         return Sample(
-            key=self.images["key"][image_row].as_py(),
+            key=self.key(image_row),
             image_bytes=self._member(image_row, "image", data, start),
             record=record,
             masks=masks,
@@ -204,8 +209,9 @@ class ShardStore:
         offset, size = self._place(image_row, member)
         content = data[offset - data_offset : offset - data_offset + size]
         if xxh3_64_intdigest(content) != self._columns[f"{member}_xxh3"][image_row]:
-            key = self.images["key"][image_row]
-            self._damaged(image_row, f"the {member} of sample {key} at byte {offset} is not what was written")
+            self._damaged(
+                image_row, f"the {member} of sample {self.key(image_row)} at byte {offset} is not what was written"
+            )
         return content
 
     def _depth(self, image_row: int, record: Record, data: bytes, data_offset: int) -> bytes | None:
@@ -216,8 +222,9 @@ class ShardStore:
         start = masks_offset + stored_size(masks_size)
         content = data[start - data_offset : start - data_offset + record.depth.size_bytes]
         if f"{xxh3_64_intdigest(content):016x}" != record.depth.xxh3:
-            key = self.images["key"][image_row]
-            self._damaged(image_row, f"the depth of sample {key} at byte {start} is not what was written")
+            self._damaged(
+                image_row, f"the depth of sample {self.key(image_row)} at byte {start} is not what was written"
+            )
         return content
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.crop import Crop
+from posecore.loading.crop import CropPlan
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops
@@ -84,17 +84,20 @@ def _pictures(
         for number_of_pass in range(-1, num_passes):
             pixels = np.empty((*input_size, 3), np.uint8)
             crops = plain if number_of_pass < 0 else augmented
-            crop = crops.crop(instance, max(number_of_pass, 0), cache, redrawn, pixels)
-            row = int(crops.instances.rows[instance])
-            what = "plain" if number_of_pass < 0 else f"pass {number_of_pass}, turned by {crop.region.rotation:.0f}°"
-            yield _drawn(pixels, crop, skeleton), f"instance {row}, {what}"
+            plan = crops.plan(np.array([instance]), np.array([max(number_of_pass, 0)]), redrawn)
+            image_row = int(crops.instances.image_rows[instance])
+            crops.cut(plan, 0, cache.get((plain.name, image_row)), redrawn, pixels)
+            turn = plan.region.rotation[0]
+            what = "plain" if number_of_pass < 0 else f"pass {number_of_pass}, turned by {turn:.0f}°"
+            yield _drawn(pixels, plan, skeleton), f"instance {plan.rows[0]}, {what}"
 
 
-def _drawn(pixels: NDArray[np.uint8], crop: Crop, skeleton: Skeleton) -> NDArray[np.uint8]:
-    flags = np.zeros(len(crop.state), np.float32)
-    flags[crop.state == KeypointState.OCCLUDED] = 1
-    flags[crop.state == KeypointState.VISIBLE] = 2
-    keypoints = np.concatenate([crop.keypoints_crop, flags[:, None]], axis=1)
+def _drawn(pixels: NDArray[np.uint8], plan: CropPlan, skeleton: Skeleton) -> NDArray[np.uint8]:
+    (state,), (points,) = plan.state, plan.keypoints_crop
+    flags = np.zeros(len(state), np.float32)
+    flags[state == KeypointState.OCCLUDED] = 1
+    flags[state == KeypointState.VISIBLE] = 2
+    keypoints = np.concatenate([points, flags[:, None]], axis=1)
     height, width = pixels.shape[:2]
     body = Instance(id="", bbox_xywh=(0.0, 0.0, width, height), keypoints=keypoints, area=1.0, area_rule="box")
     return draw_instances(pixels, [body], skeleton, boxes=False)

@@ -13,10 +13,10 @@ from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.geometry import bbox_to_center_scale
 from posecore.loading.appearance import AppearanceConfig, change_appearance
-from posecore.loading.augment import AugmentConfig, Region, augment_region
+from posecore.loading.augment import AugmentConfig, Region, RegionDraws, augment_regions
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
-from posecore.loading.crop import crop_instance, decode_image
+from posecore.loading.crop import crop_image, decode_image, plan_crops
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.randomness import Purpose, generator
 from posecore.loading.samples import UsableInstances
@@ -297,25 +297,28 @@ def test_off_is_a_plain_crop_byte_for_byte(stores):
             for place, row in enumerate(group.rows.tolist()):
                 index = usable.rows.tolist().index(row)
                 sample = store.read_sample(int(usable.image_rows[index]))
-                body = sample.record.instances[int(usable.instance_indices[index])]
+                body = sample.record.instances[store.instances["instance_index"][row].as_py()]
                 state = np.where(body.keypoints[:, 2] == 2, 3, 2).astype(np.uint8)
-                region = augment_region(
-                    Region(centers[index], scales[index]),
-                    usable.bbox_xywh[index, 2:] * 1.25,
-                    body.keypoints[:, :2],
-                    np.ones(len(state), bool),
+                random = generator(Purpose.AUGMENTATION, 3, group.dataset, passes[group.start + place], row)
+                region = augment_regions(
+                    Region(centers[index : index + 1], scales[index : index + 1]),
+                    usable.bbox_xywh[index : index + 1, 2:] * 1.25,
+                    body.keypoints[None, :, :2],
+                    np.ones((1, len(state)), bool),
                     skeleton,
                     8,
                     SIZE[1] / SIZE[0],
                     augment,
-                    generator(Purpose.AUGMENTATION, 3, group.dataset, passes[group.start + place], row),
+                    RegionDraws.of([random], 1),
                 )
                 pixels = np.empty((*SIZE, 3), np.uint8)
                 image = decode_image(sample.image_bytes, 1 << 20, "test")
-                crop = crop_instance(image, body.keypoints[:, :2], state, region, skeleton, "udp", pixels)
+                points, one, width = body.keypoints[None, :, :2], np.array([row]), np.array([image.shape[1]])
+                plan = plan_crops(one, one, region, width, points, state[None], skeleton, "udp", SIZE)
+                crop_image(image, plan.matrix[0], pixels)
                 assert batch.images[group.start + place].tobytes() == pixels.tobytes()
-                assert group.keypoints_crop[place].tobytes() == crop.keypoints_crop.tobytes()
-                assert group.state[place].tobytes() == crop.state.tobytes()
+                assert group.keypoints_crop[place].tobytes() == plan.keypoints_crop[0].tobytes()
+                assert group.state[place].tobytes() == plan.state[0].tobytes()
 
 
 def test_a_skeleton_without_an_upper_body_gets_no_blanket(tmp_path):
