@@ -4,10 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cli import audit, datasets, export, labels, lineage, models, plan, predict, synth
+from posecore.cli import audit, datasets, export, labels, lineage, models, plan, predict, stages, synth
 from posecore.errors import PoseCoreError
 
-_GROUPS = (datasets, synth, audit, labels, models, plan, predict, export, lineage)
+_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 

@@ -17,11 +17,9 @@ from posecore.prediction.photos import read_picture
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Json, Record, Reject
 from posecore.stages.declared_file import DeclaredFile
+from posecore.stages.extras import PSEUDO_LABEL
 from posecore.stages.protocol import ModelStage, Picture
 from posecore.stages.rejects import reject_image
-
-PSEUDO_LABEL = "pseudo_label"
-"""Key of the extras that hold what a model found."""
 
 _STEPS_PER_PX, _STEPS_OF_A_SCORE = 16, 256
 

@@ -5,11 +5,9 @@ import polars as pl
 from pydantic import Field
 
 from posecore.formats.values import area_of_box, box_around
+from posecore.stages.extras import ANNOTATED_BOX
 from posecore.stages.frames import keypoints_of
 from posecore.stages.protocol import TableStage
-
-ANNOTATED_BOX = "annotated_bbox_xywh"
-"""Key of a body's extras that keeps the box it came with."""
 
 
 class BoxFromPoints(TableStage):

@@ -10,11 +10,13 @@ from pydantic import Field, model_validator
 
 from posecore.schema import Instance, Reject
 from posecore.skeletons.skeleton import Skeleton
+from posecore.stages.extras import PSEUDO_LABEL
 from posecore.stages.pixels import Pixels, PixelStage, decoded, undecodable
 from posecore.stages.protocol import Picture
 from posecore.stages.rejects import reject_image
 
 _OF_A_FACE = frozenset({"nose", "left_eye", "right_eye", "left_ear", "right_ear", "left_earbase", "right_earbase"})
+_LEAST_CELL_PX = 2.0
 _OF_A_HEAD = frozenset({"head_top", "neck"})
 
 
@@ -23,6 +25,7 @@ class BlurFaces(PixelStage):
 
     What is left of a disc is the mean of a few cells across, so no sharpening brings it back. The disc lies around the
     labelled points of the face and around the head box, if there is one. People who are not annotated are not found.
+    Where neither is known, ``least_score`` lets the points in that a model found (``pseudo_label``, listed before).
 
     Attributes:
         strength: side of a cell, in percent of the disc's diameter.
@@ -30,6 +33,7 @@ class BlurFaces(PixelStage):
         least_share: least diameter, in longer sides of the body's box: a nose alone has no extent.
         points: the dataset's names of the points of a face. Default: those of the group ``face``, nose, eyes and ears;
             where there are none, the top of the head and the neck.
+        least_score: of a point that a model found, to count as one of a face; None takes labelled points alone.
         unplaced: what becomes of an image with a body or crowd region that has neither points nor a head box:
             ``reject`` takes it out (``face-not-placed``), ``keep`` leaves such bodies as they are.
     """
@@ -38,6 +42,7 @@ class BlurFaces(PixelStage):
     size: float = Field(default=2.5, ge=1)
     least_share: float = Field(default=0.15, ge=0, le=2)
     points: tuple[str, ...] = ()
+    least_score: float | None = Field(default=None, ge=0)
     unplaced: Literal["reject", "keep"] = "reject"
     skeleton: Skeleton = Field(exclude=True)
 
@@ -75,7 +80,7 @@ class BlurFaces(PixelStage):
             return undecodable(picture.record)
         blurred = pixels.copy()
         for x, y, diameter in discs:
-            _blur(pixels, blurred, x, y, diameter, diameter * self.strength / 100)
+            _blur(pixels, blurred, x, y, diameter, max(_LEAST_CELL_PX, diameter * self.strength / 100))
         return self.changed(picture, blurred, picture.record)
 
     def disc(self, body: Instance) -> tuple[float, float, float] | None:
@@ -86,12 +91,23 @@ class BlurFaces(PixelStage):
             known = face[face[:, 2] > 0, :2].astype(np.float64)
             if body.head_bbox_xyxy is not None:
                 known = np.concatenate([known, np.reshape(body.head_bbox_xyxy, (2, 2))])
+            if not len(known):
+                known = self._found(body)
         if not len(known):
             return None
         low, high = known.min(axis=0), known.max(axis=0)
         x, y = ((low + high) / 2).tolist()
         least = max(2.0, self.least_share * max(body.bbox_xywh[2:]))
         return x, y, max(self.size * float(np.linalg.norm(high - low)), least)
+
+    def _found(self, body: Instance) -> NDArray[np.float64]:
+        """(n, 2) points of a face that a model has found."""
+        points = body.extras.get(PSEUDO_LABEL, {}).get("points", {}) if self.least_score is not None else {}
+        xy = [(x, y) for name, (x, y, score) in points.items() if self._names_face(name) and score >= self.least_score]
+        return np.reshape(xy, (-1, 2)).astype(np.float64)
+
+    def _names_face(self, name: str) -> bool:
+        return name in self.points if self.points else name in _OF_A_FACE or name.startswith("face")
 
 
 def _blur(pixels: Pixels, blurred: Pixels, x: float, y: float, diameter: float, cell: float) -> None:

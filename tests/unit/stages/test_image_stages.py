@@ -301,6 +301,24 @@ def test_where_no_face_is_known_the_picture_is_taken_out_unless_told():
         load_stages(definition(stages=[{"stage": "blur_faces", "options": {"skeleton": "coco17"}}]))
 
 
+def test_a_face_that_a_model_found_is_blurred_where_none_is_labelled():
+    given = drawn(pixels=np.random.default_rng(1).integers(0, 256, (200, 300, 3), np.uint8))
+    points = {"nose": [100.0, 50.0, 0.9], "left_eye": [106.0, 42.0, 0.4], "left_wrist": [20.0, 20.0, 0.9]}
+    for body in given.record.instances:
+        body.head_bbox_xyxy = None
+        body.keypoints[:3] = 0
+        body.extras = {"pseudo_label": {"model": "m", "skeleton": "coco17", "points": points}}
+    assert stage("blur_faces").work(given).reason == "face-not-placed"
+    assert stage("blur_faces", least_score=0.95).work(given).reason == "face-not-placed"
+    assert stage("blur_faces", least_score=0.3).work.disc(given.record.instances[0]) == (103.0, 46.0, 25.0)
+    blur = stage("blur_faces", least_score=0.5)
+    assert blur.work.disc(given.record.instances[0])[:2] == (100.0, 50.0)
+    after = pixels_of(blur.work(given).data)
+    assert (after != pixels_of(given.data)).any(axis=2)[50, 100]
+    given.record.instances[0].keypoints[0] = [12, 6, 2]
+    assert blur.work.disc(given.record.instances[0])[:2] == (12.0, 6.0)
+
+
 def test_pictures_are_cut_to_all_their_bodies():
     depth = np.arange(H * W, dtype=np.uint16).reshape(H, W)
     given = drawn(depth=depth)

@@ -1,0 +1,8 @@
+"""Keys of extras that stages write, and that others may read."""
+
+ANNOTATED_BOX = "annotated_bbox_xywh"
+"""Of a body: the box it came with, where ``box_from_points`` made another."""
+
+PSEUDO_LABEL = "pseudo_label"
+"""Of a body, or of an image that is one: what ``pseudo_label`` found: ``model``, ``skeleton``, and ``points``, by name
+x, y in image pixels and a score."""
