@@ -96,6 +96,16 @@ def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: 
     assert reused == [f"ingest:{name}:{split}" for name in ("coco", "ap10k") for split in ("train", "val")]
 
 
+def test_a_training_that_diverges_ends_the_job_and_registers_nothing(job: Job, first_run: dict[str, str]) -> None:
+    failed = job.run("training.optimizer.lr=1e25", "name=diverging")
+    assert failed.returncode == 1
+    assert re.search(r"^error: training diverged in step [12]: .*$", failed.stderr, re.MULTILINE), failed.stderr
+    assert "Traceback" not in failed.stderr
+    assert steps(failed.stdout).get("register") is None
+    client = MlflowClient(f"sqlite:///{job.run_folder / 'mlflow.db'}")
+    assert client.search_registered_models("name = 'diverging'") == []
+
+
 def test_a_submitted_job_wants_absolute_folders(
     job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
