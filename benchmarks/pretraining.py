@@ -107,8 +107,7 @@ def pretrain(scale: Scale, seed: int) -> tuple[PoseModel, float]:
     )
     context = LocalContext(scale.folder / f"pretraining_{seed}_{scale.pretraining_steps}_{scale.pretraining_lr}")
     worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         method = worker.trained_method(checkpoint)
     judge = ReconstructionJudge(
         stores={NAME: str(split(scale, "held_out").location)}, unlabelled=unlabelled, num_threads=1

@@ -13,7 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -22,6 +22,7 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
+from pipelines.verdicts import Verdict, comes_again
 from posecore.asides import AsideFolder
 from posecore.config import Config
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
@@ -31,7 +32,7 @@ from posecore.training.context import Log, TrainContext, agreed_word
 from posecore.training.loop import TrainResult
 
 if TYPE_CHECKING:
-    from ray.train import Result
+    from ray.train import Checkpoint, Result
     from ray.train.torch import TorchTrainer
 
 RUN_NAME = "train"
@@ -106,8 +107,7 @@ def train_with_ray(
 
     Raises:
         PreflightError: the cluster has fewer free resources than the workers need; Ray itself would wait for ever.
-        DivergenceError: a loss, the gradient or a weight is not finite; the workers are not started again for that.
-        PoseCoreError: whatever deliberate error the workers raised.
+        PoseCoreError: whatever deliberate error the workers raised; one that would come again is not waited for.
     """
     check_resources(config)
     # The controller inherits these from the driver.
@@ -116,12 +116,12 @@ def train_with_ray(
     storage = as_path(run_dir)
     if isinstance(storage, Path):
         storage = storage.absolute()  # workers have another working directory
-    stop = storage / "stop"
+    stop, verdict = storage / "stop", storage / "verdict.json"
     from ray import train
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer = _trainer_class()(
-        lambda: _work(worker, curve, stop if config.checkpoint_on_stop else None),
+        lambda: _work(worker, curve, verdict, stop if config.checkpoint_on_stop else None),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
@@ -136,7 +136,8 @@ def train_with_ray(
             checkpoint_config=train.CheckpointConfig(num_to_keep=config.num_to_keep),
         ),
     )
-    stop.unlink(missing_ok=True)
+    for file in (stop, verdict):
+        file.unlink(missing_ok=True)
     try:
         result = _fit(trainer, stop if config.checkpoint_on_stop else None)
     except train.WorkerGroupError as error:
@@ -145,7 +146,7 @@ def train_with_ray(
                 raise failure from None
         raise
     if result.return_value is not None:
-        raise DivergenceError(result.return_value)
+        raise result.return_value.error()
     assert result.checkpoint is not None, "the last step always writes a checkpoint"
     name = Path(result.checkpoint.path).name
     return TrainedRun(checkpoint=storage / RUN_NAME / name, metrics=result.metrics or {})
@@ -218,19 +219,27 @@ def _outcome(future: "Future[Result]") -> "Result":
             return future.result(timeout=0.2)  # a wait without end would hear no signal
 
 
-def _work(worker: Worker, curve: CurveLog | None, stop: AnyPath | None) -> str | None:
-    """Runs the worker, and returns what is said of a run that diverged.
+def _work(worker: Worker, curve: CurveLog | None, verdict: AnyPath, stop: AnyPath | None) -> Verdict | None:
+    """Runs the worker, and returns what ended it for good.
 
-    It did so on every rank. Raised here, it would be tried again, and end the same way.
+    Only what every rank has may be returned: the others would wait for a rank that did. What one rank may have alone is
+    left for the next attempt, and all of that return it.
     """
     from ray import train
 
-    leads = train.get_context().get_world_rank() == 0
-    with curve.writing() if leads and curve is not None else nullcontext() as log:
+    if (known := Verdict.left_in(verdict)) is not None:
+        return known
+    context = train.get_context()
+    with curve.writing() if curve is not None and context.get_world_rank() == 0 else nullcontext() as log:
         try:
             worker(RayContext(log, stop))
-        except DivergenceError as error:
-            return str(error)
+        except PoseCoreError as error:
+            if not comes_again(error):
+                raise
+            if isinstance(error, DivergenceError) or context.get_world_size() == 1:
+                return Verdict.of(error)
+            Verdict.of(error).leave_in(verdict)
+            raise
     return None
 
 
@@ -286,15 +295,21 @@ class RayContext:
         torch.distributed.broadcast(answer, src=0)
         return bool(answer)
 
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """See :meth:`posecore.training.context.TrainContext.latest_checkpoint`."""
+    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
+        """See :meth:`posecore.training.context.TrainContext.checkpoints`."""
         from ray import train
 
-        checkpoint = train.get_checkpoint()
-        if checkpoint is None:
-            yield None
+        newest = train.get_checkpoint()
+        if newest is None:
             return
+        yield self._opened(newest)
+        reported = train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
+        for other in reversed(reported):
+            if other.checkpoint.path != newest.path:
+                yield self._opened(other.checkpoint)
+
+    @contextmanager
+    def _opened(self, checkpoint: "Checkpoint") -> Iterator[Path]:
         with checkpoint.as_directory() as folder:
             yield Path(folder)
             if self.world_size > 1:  # Ray deletes a downloaded copy when the first reader on the node leaves

@@ -4,7 +4,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Protocol, TypeAlias
@@ -67,8 +67,11 @@ class TrainContext(Protocol):
         """
         ...
 
-    def latest_checkpoint(self) -> AbstractContextManager[Path | None]:
-        """The newest finished checkpoint as a local folder, valid inside the ``with``; None at the first start."""
+    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
+        """The finished checkpoints, newest first, each as a local folder that is valid inside its ``with``.
+
+        Every rank asks for equally many. To ask for another one says that those before are of no use.
+        """
         ...
 
 
@@ -94,6 +97,7 @@ class LocalContext:
         self._folder = run_dir / "checkpoints"
         self._log = log
         self._num_to_keep = num_to_keep
+        self._passed_over: list[Path] = []
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         """See :meth:`TrainContext.log`."""
@@ -110,7 +114,7 @@ class LocalContext:
         if checkpoint is not None:
             checkpoint.replace(self._folder / name)
             self._aside.close()
-            for folder in self._finished()[: -self._num_to_keep]:
+            for folder in self._superseded(name):
                 shutil.rmtree(folder)
         if self.world_size > 1:
             dist.barrier()
@@ -119,17 +123,23 @@ class LocalContext:
         """See :meth:`TrainContext.asked_to_stop`; Ctrl-C ends these runs at once."""
         return False
 
-    @contextmanager
-    def latest_checkpoint(self) -> Iterator[Path | None]:
-        """See :meth:`TrainContext.latest_checkpoint`."""
+    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
+        """See :meth:`TrainContext.checkpoints`."""
+        for folder in reversed(self._finished()):
+            yield nullcontext(folder)
+            self._passed_over.append(folder)
+
+    def _superseded(self, newest: str) -> list[Path]:
+        """What need not be kept beside a new checkpoint: a damaged one takes no whole one's place."""
         finished = self._finished()
-        yield finished[-1] if finished else None
+        whole = [f for f in finished if f not in self._passed_over and (f / MANIFEST_FILE).exists()]
+        reached = step_of(newest) or 0
+        damaged = [f for f in finished if f not in whole and (step_of(f.name) or 0) <= reached]
+        return whole[: -self._num_to_keep] + damaged
 
     def _finished(self) -> list[Path]:
-        folders = [folder for folder in self._folder.glob("step_*") if (folder / MANIFEST_FILE).exists()]
-        return sorted(
-            (f for f in folders if step_of(f.name) is not None), key=lambda f: (step_of(f.name), f.stat().st_mtime)
-        )
+        folders = [folder for folder in self._folder.glob("step_*") if step_of(folder.name) is not None]
+        return sorted(folders, key=lambda folder: (step_of(folder.name), folder.stat().st_mtime))
 
 
 def default_device() -> torch.device:
@@ -145,3 +155,12 @@ def agreed_word() -> str:
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.broadcast_object_list(words, src=0)
     return words[0]
+
+
+def first_said(sentence: str | None) -> str | None:
+    """What the lowest rank that says anything says, on every rank; None if all are silent. Collective."""
+    said = [sentence]
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        said = [None] * dist.get_world_size()
+        dist.all_gather_object(said, sentence)
+    return next((sentence for sentence in said if sentence is not None), None)

@@ -20,13 +20,13 @@ from torch import nn
 from tqdm import tqdm
 
 from posecore.config import Config
-from posecore.errors import CheckpointError
+from posecore.errors import CheckpointError, IntegrityError
 from posecore.methods.batch import split_batch, to_device
 from posecore.methods.staged import ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
-from posecore.training.context import TrainContext
+from posecore.training.context import TrainContext, first_said
 from posecore.training.divergence import SkippedSteps, refuse_diverged
 from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import (
@@ -134,7 +134,7 @@ def train(
     context: TrainContext,
     evaluate: Evaluate | None = None,
 ) -> TrainResult:
-    """Trains a method from the newest checkpoint, or from its present weights, to the last step.
+    """Trains a method from the newest whole checkpoint, or from its present weights, to the last step.
 
     If the context is asked to stop, the run ends early, with a checkpoint.
 
@@ -149,10 +149,10 @@ def train(
 
     Raises:
         PreflightError: the global batch cannot be cut evenly.
-        CheckpointError: the newest checkpoint belongs to another run, architecture or list of datasets.
+        CheckpointError: the newest whole checkpoint belongs to another run, architecture or list of datasets, or there
+            are checkpoints and none is whole.
         DivergenceError: a loss, the gradient or a weight is not finite, on whichever rank; raised on all. The
             checkpoint before is the last.
-        IntegrityError: the newest checkpoint is damaged.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
     state, progress = _resume(config, context)
@@ -224,17 +224,45 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 
 
 def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState | None, Progress | None]:
-    with context.latest_checkpoint() as folder:
-        if folder is None:
-            return None, None
-        state, progress = load_checkpoint(folder)
+    found = _newest_whole(context)
+    if found is None:
+        return None, None
+    state, progress = found
     batch = progress.config.get("global_batch")
     if progress.seed != config.seed or batch != config.global_batch:
         raise CheckpointError(
-            f"{folder} was written with seed {progress.seed} and global_batch {batch}, not {config.seed} and "
-            f"{config.global_batch}: its steps name other samples; set them back or start a new run."
+            f"the checkpoint of step {progress.step} was written with seed {progress.seed} and global_batch {batch}, "
+            f"not {config.seed} and {config.global_batch}: its steps name other samples; set them back or start a new "
+            "run."
         )
     return state, progress
+
+
+def _newest_whole(context: TrainContext) -> tuple[EngineState, Progress] | None:
+    """The newest checkpoint that every rank can read, the same on all; None if there is none of any kind."""
+    faults: list[str] = []
+    for opened in context.checkpoints():
+        loaded, fault = None, None
+        with opened as folder:
+            try:
+                loaded = load_checkpoint(folder)
+            except (CheckpointError, IntegrityError) as error:
+                fault = str(error)
+        fault = first_said(fault)
+        if fault is not None:
+            faults.append(fault)
+            continue
+        assert loaded is not None
+        if faults and context.rank == 0:
+            step = loaded[1].step
+            tqdm.write(f"training goes on from the checkpoint of step {step}: {' '.join(faults)}", file=sys.stderr)
+        return loaded
+    if faults:
+        raise CheckpointError(
+            f"none of the run's {len(faults)} checkpoints is whole (the newest: {faults[0]}) Put one back from a copy, "
+            "or start anew (of a job: --no-reuse)."
+        )
+    return None
 
 
 def _average(method: nn.Module, config: AverageConfig, remaining: int, state: EngineState | None) -> WeightAverage:

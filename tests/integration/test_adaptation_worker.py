@@ -63,8 +63,7 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     )
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         child = worker.trained_model(checkpoint)
         beside = worker.write_beside(checkpoint, tmp_path)
     read = load_model(save_model(child, tmp_path / "child"))

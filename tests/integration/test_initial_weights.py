@@ -25,8 +25,7 @@ def worker_stores(worker: WatchedWorker):
 def trained(worker: WatchedWorker, folder: Path):
     context = LocalContext(folder)
     worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         return worker.trained_model(checkpoint)
 
 

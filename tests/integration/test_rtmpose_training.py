@@ -61,8 +61,7 @@ def test_a_small_rtmpose_learns_real_photos_by_heart(samples: Path, tmp_path: Pa
     torch.set_num_threads(1)
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         model = worker.trained_model(checkpoint)
     assert {conventions.codec for conventions in model.conventions.values()} == {"msra"}
     settings = InferenceSettings(flip_test=False)

@@ -47,8 +47,7 @@ def test_a_landscape_model_starts_from_a_portrait_one_and_learns(tmp_path: Path)
     )
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         model = worker.trained_model(checkpoint)
     assert model.input_size == LANDSCAPE
     assert "resampled from 6×4" in str(model.card.lineage["weights"]["copied"])

@@ -19,8 +19,7 @@ def train_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
         context = LocalContext(run_dir / RUN_NAME)
         result = worker(context)
-        with context.latest_checkpoint() as checkpoint:
-            assert checkpoint is not None
+        with next(context.checkpoints()) as checkpoint:
             return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
 
     monkeypatch.setattr("pipelines.train_step.train_with_ray", train)

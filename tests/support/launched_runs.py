@@ -44,6 +44,5 @@ def launch(runs: list[dict[str, Any]], world_size: int) -> None:
 
 def last_state(run_dir: Path) -> EngineState:
     """What the newest checkpoint of a run holds."""
-    with LocalContext(run_dir).latest_checkpoint() as folder:
-        assert folder is not None
+    with next(LocalContext(run_dir).checkpoints()) as folder:
         return load_checkpoint(folder)[0]

@@ -4,6 +4,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ from posecore.models.warm_start import warm_start
 from posecore.schema import CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training import deepspeed_engine
-from posecore.training.context import LocalContext, TrainContext
+from posecore.training.context import LocalContext, Log, TrainContext
 from posecore.training.deepspeed_engine import deepspeed_settings
 from posecore.training.engine import EngineConfig
 from posecore.training.loop import TrainingConfig, TrainResult, train
@@ -304,12 +305,25 @@ def _logged_to(path: Path) -> Callable[[Mapping[str, float], int], None]:
     return log
 
 
+class OneBlindRank(LocalContext):
+    """A run of which one rank finds nothing in the newest checkpoint."""
+
+    def __init__(self, run_dir: Path, log: Log, blind: int) -> None:
+        super().__init__(run_dir, log=log)
+        self._blind, self._nothing = blind, run_dir / "nothing"
+
+    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
+        for place, opened in enumerate(super().checkpoints()):
+            yield nullcontext(self._nothing) if place == 0 and self.rank == self._blind else opened
+
+
 def main() -> None:
     """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
     for run in json.loads(sys.argv[1]):
         deepspeed_engine.deepspeed_settings = _sharding_all if run.get("shard_all") else deepspeed_settings
         run_dir = Path(run["run_dir"])
-        context = LocalContext(run_dir, log=_logged_to(run_dir / LOG_FILE))
+        log = _logged_to(run_dir / LOG_FILE)
+        context = OneBlindRank(run_dir, log, run["blind"]) if "blind" in run else LocalContext(run_dir, log=log)
         if "copy_of" in run and context.rank == 0:
             shutil.copytree(run["copy_of"], run_dir)
         if context.world_size > 1:

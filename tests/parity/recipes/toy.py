@@ -124,8 +124,7 @@ def posecore_run(folder: Path, method: nn.Module, training: TrainingConfig, poin
     size, batch_size = method.model.input_size, training.global_batch  # type: ignore[union-attr]
     context = LocalContext(folder)
     train(method, lambda start: batches(points, size, batch_size, start), training, context)
-    with context.latest_checkpoint() as checkpoint:
-        assert checkpoint is not None
+    with next(context.checkpoints()) as checkpoint:
         return load_checkpoint(checkpoint)[0]
 
 

@@ -188,8 +188,7 @@ def test_a_resumed_run_is_held_to_the_first_start(tmp_path: Path) -> None:
     trained("other", resumed)
     theirs = resumed.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in whole.state_dict().items())
-    with LocalContext(tmp_path / "other").latest_checkpoint() as folder:
-        assert folder is not None
+    with next(LocalContext(tmp_path / "other").checkpoints()) as folder:
         anchor = load_checkpoint(folder)[0].anchor
     assert all(torch.equal(tensor, first[name]) for name, tensor in anchor.items())
     assert "method.model.backbone.pos_embed" in anchor

@@ -555,8 +555,7 @@ def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, che
         train(method, batches, config, context)
     except Stopped:
         assert stop_before is not None
-    with context.latest_checkpoint() as folder:
-        assert folder is not None
+    with next(context.checkpoints()) as folder:
         return load_checkpoint(folder)[0]
 
 

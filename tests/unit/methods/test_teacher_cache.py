@@ -242,7 +242,7 @@ def test_a_stopped_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None
             train(_method(world, answers).train(), batches, config, context)
         except Stopped:
             assert stop_before is not None
-        with context.latest_checkpoint() as latest:
+        with next(context.checkpoints()) as latest:
             return load_checkpoint(latest)[0].weights
 
     alone = run(tmp_path / "alone")

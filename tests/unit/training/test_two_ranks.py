@@ -11,7 +11,7 @@ import torch
 
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedHeads
-from posecore.training.checkpoint import load_checkpoint
+from posecore.training.checkpoint import load_checkpoint, step_of
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState, TorchEngineConfig
 from tests.support.launched_runs import TORCH, last_state, launch
@@ -32,7 +32,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     def run(name: str, steps: int, **fields: object) -> dict[str, object]:
         return {"run_dir": str(folder / name), "engine": TORCH, "steps": steps, "checkpoint_every": 1, **fields}
 
-    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT)], world_size=2)
+    blind = [run(f"blind{rank}", 3, method="plain", copy_of=str(folder / "plain"), blind=rank) for rank in range(2)]
+    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind], 2)
     return folder
 
 
@@ -61,6 +62,20 @@ def test_logged_losses_are_those_of_the_whole_batch(runs: Path, tmp_path: Path) 
     for name in ("loss", "loss/people", "loss/dogs"):
         assert theirs[0][name] == pytest.approx(logged[0][name], rel=1e-4)
         assert theirs[0][name] > 0
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_checkpoint_that_one_rank_cannot_read_is_passed_over_by_both(runs: Path, rank: int) -> None:
+    """Or they would train on from different steps. What both made again is what they had."""
+    before, after = (
+        {step_of(path.name): path for path in (runs / name / "checkpoints").iterdir()}
+        for name in ("plain", f"blind{rank}")
+    )
+    assert sorted(after) == [1, 2, 3]
+    assert after[1].name == before[1].name
+    assert after[2].name != before[2].name
+    again, first = (load_checkpoint(folders[2])[0].weights for folders in (after, before))
+    assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
 
 
 def test_saved_statistics_are_the_mean_of_what_each_rank_saw(runs: Path) -> None:
