@@ -4,9 +4,9 @@ The driver holds what every shard came to, never a record: annotations lie in th
 """
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import pyarrow as pa
 import ray
@@ -37,6 +37,7 @@ from posecore.storage import AnyPath
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 
 def ingest_split(
@@ -83,10 +84,20 @@ class OnRay:
     def call(self, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         """Runs a function as a task. A deliberate error travels as a value: raised, Ray would wrap it."""
         task = ray.remote(num_cpus=1)(_answer_or_error).options(name=function.__name__)
-        answer = ray.get(task.remote(functools.partial(function, *arguments, **named)))
-        if isinstance(answer, PoseCoreError):
-            raise answer
-        return answer
+        return _answer(task.remote(functools.partial(function, *arguments, **named)))
+
+    def map(
+        self,
+        function: Callable[Concatenate[_Item, _P], _T],
+        items: Iterable[_Item],
+        *arguments: _P.args,
+        **named: _P.kwargs,
+    ) -> list[_T]:
+        """Runs a function as a task for each item, as many at a time as there are cores."""
+        task = ray.remote(num_cpus=1)(_answer_or_error).options(name=function.__name__)
+        given = [task.remote(functools.partial(function, item, *arguments, **named)) for item in items]
+        ray.wait(given, num_returns=len(given))  # none works on when the first is known to have failed
+        return [_answer(one) for one in given]
 
     def write(self, plan: Plan) -> Iterator[WrittenShard]:
         """Every planned shard, each in a block of its own from the first operator to the last.
@@ -222,6 +233,13 @@ class _StageActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         return _guarded(functools.partial(_run_stage, self._job, self._stage))(block)
+
+
+def _answer(task: ray.ObjectRef) -> Any:
+    answer = ray.get(task)
+    if isinstance(answer, PoseCoreError):
+        raise answer
+    return answer
 
 
 def _answer_or_error(work: Callable[[], Any]) -> Any:

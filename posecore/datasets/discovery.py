@@ -1,8 +1,9 @@
 """From a dataset's name to its definition, its reader and its records. A folder with a ``dataset.yaml`` is enough."""
 
 import importlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from itertools import chain
 from pathlib import Path
 
 from posecore.config import parse_config, read_yaml
@@ -10,7 +11,7 @@ from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.partition import name_subjects, take_part
 from posecore.errors import DatasetError
-from posecore.formats.reader import COMMON_OPTIONS, Reader, Source
+from posecore.formats.reader import COMMON_OPTIONS, Reader, ReaderOfParts, Source
 from posecore.schema import Record, Reject
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import AnyPath, as_path
@@ -107,14 +108,41 @@ def source_for(definition: DatasetDefinition, split: str, root: str | AnyPath) -
     )
 
 
-def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Iterator[Record | Reject]:
+def parts_of_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> tuple[str, ...] | None:
+    """Names of what can be read apart of one split, in order, or None where it is read as a whole.
+
+    A part of a pool is read as a whole: whose body an image shows is known when all of the pool is.
+
+    Raises:
+        DatasetError: as :func:`read_split`.
+    """
+    reader, source = load_reader(definition), source_for(definition, split, root)
+    if not isinstance(reader, ReaderOfParts) or definition.splits[split].partition is not None:
+        return None
+    return tuple(reader.parts(source))
+
+
+def read_split(
+    definition: DatasetDefinition, split: str, root: str | AnyPath, parts: Sequence[str] | None = None
+) -> Iterator[Record | Reject]:
     """Records and rejects of one split, in the reader's stable order: subjects named, and only its part of the pool.
+
+    Args:
+        definition: the dataset.
+        split: a split of the definition.
+        root: folder of the download.
+        parts: only these of :func:`parts_of_split`; None is all.
 
     Raises:
         DatasetError: the split or the reader is unknown, a file of the download is missing or malformed, or subjects
             cannot be named or divided as the definition says.
     """
-    items = load_reader(definition).read(source_for(definition, split, root))
+    reader, source = load_reader(definition), source_for(definition, split, root)
+    if parts is None:
+        items = reader.read(source)
+    else:
+        assert isinstance(reader, ReaderOfParts), reader
+        items = chain.from_iterable(reader.read_part(source, part) for part in parts)
     where = f"{definition.name} {split}"
     if definition.subjects is not None:
         items = name_subjects(items, definition.subjects, where)

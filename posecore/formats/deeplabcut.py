@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.formats.files import read_bytes, read_text, relative_path, source_file
-from posecore.formats.reader import Source
+from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
 from posecore.image_header import image_size
 from posecore.schema import BoxXywh, FloatArray, Instance, Record, Reject
@@ -39,7 +39,7 @@ MAX_H5_BYTES = 256 << 20
 _FRAME_NUMBER = re.compile(r"(\d+)$")
 
 
-class DeepLabCutReader:
+class DeepLabCutReader(ReaderOfParts):
     """Reads the labelled frames of a project.
 
     The video is the folder. In a project with several animals, each individual with a labelled point in a frame is an
@@ -60,19 +60,21 @@ class DeepLabCutReader:
         {"table", "skip_bodyparts", "box", "box_margin", "min_box_side", "category"}
     )
 
-    def read(self, source: Source) -> Iterator[Record | Reject]:
-        """See :class:`~posecore.formats.reader.Reader`."""
-        project = source.annotations.rpartition("/")[0]
+    def parts(self, source: Source) -> list[str]:
+        """The tables, in the order of their paths."""
         _check_config(source)
-        folder = relative_path(project, "labeled-data")
+        folder = relative_path(_project(source), "labeled-data")
         names = sorted(f"{path.parent.name}/{path.name}" for path in source_file(source, folder).glob("*/*.csv"))
         tables = [name for name in names if name.rpartition("/")[2].startswith("CollectedData_")]
         if not tables:
             raise DatasetError(
                 f"{source.dataset}: no CollectedData_*.csv in the folders of {folder}; label some frames."
             )
-        for name in tables:
-            yield from _read_table(source, project, relative_path(folder, name))
+        return [relative_path(folder, name) for name in tables]
+
+    def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
+        """The frames of one table."""
+        return _read_table(source, _project(source), part)
 
 
 class _Header(NamedTuple):
@@ -87,6 +89,11 @@ class _Header(NamedTuple):
     num_rows: int
     num_index: int
     columns: Mapping[str, Mapping[str, tuple[int, int]]]
+
+
+def _project(source: Source) -> str:
+    """The project's folder."""
+    return source.annotations.rpartition("/")[0]
 
 
 def _check_config(source: Source) -> None:

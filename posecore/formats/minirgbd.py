@@ -9,7 +9,7 @@ import numpy as np
 
 from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
-from posecore.formats.reader import Source
+from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import Refusal, area_of_box, box_around, sequence
 from posecore.schema import DepthImage, FloatArray, Instance, Record, Reject
 
@@ -20,7 +20,7 @@ BOX_MARGIN = 0.1
 _JOINTS_2D = re.compile(r"^syn_joints_2Ddep_(\d{5})\.txt$")
 
 
-class MiniRgbdReader:
+class MiniRgbdReader(ReaderOfParts):
     """Reads ``MINI-RGBD_web``: a folder per sequence with ``rgb/``, ``depth/``, ``joints_2Ddep/`` and ``joints_3D/``.
 
     A sequence is one infant, so it is the subject and the video. Joints are known by the id in their line's last
@@ -35,24 +35,28 @@ class MiniRgbdReader:
 
     options: ClassVar[frozenset[str]] = frozenset({"sequences", "depth_metres_per_unit"})
 
-    def read(self, source: Source) -> Iterator[Record | Reject]:
-        """See :class:`~posecore.formats.reader.Reader`."""
+    def parts(self, source: Source) -> list[str]:
+        """The sequences, in the order of their names or as listed."""
         top = source_file(source, source.annotations)
-        metres_per_unit = _metres_per_unit(source)
         listed = source.options.get("sequences")
-        folders = sorted(path.name for path in top.iterdir() if path.is_dir())
-        for name in map(str, folders if listed is None else sequence(listed, "reader option sequences")):
-            folder = relative_path(source.annotations, name)
-            joints = source_file(source, f"{folder}/joints_2Ddep")
-            frames = sorted(match[1] for path in joints.iterdir() if (match := _JOINTS_2D.match(path.name)))
-            if not frames:
-                raise DatasetError(f"{source.dataset} {source.split}: {folder}/joints_2Ddep holds no joint files.")
-            for frame in frames:
-                where = f"{folder}/joints_2Ddep/syn_joints_2Ddep_{frame}.txt"
-                try:
-                    yield _record(source, folder, name, frame, where, metres_per_unit)
-                except Refusal as refusal:
-                    yield refusal.reject(source, where, f"{name}/{frame}")
+        if listed is not None:
+            return list(map(str, sequence(listed, "reader option sequences")))
+        return sorted(path.name for path in top.iterdir() if path.is_dir())
+
+    def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
+        """The frames of one sequence."""
+        metres_per_unit = _metres_per_unit(source)
+        folder = relative_path(source.annotations, part)
+        joints = source_file(source, f"{folder}/joints_2Ddep")
+        frames = sorted(match[1] for path in joints.iterdir() if (match := _JOINTS_2D.match(path.name)))
+        if not frames:
+            raise DatasetError(f"{source.dataset} {source.split}: {folder}/joints_2Ddep holds no joint files.")
+        for frame in frames:
+            where = f"{folder}/joints_2Ddep/syn_joints_2Ddep_{frame}.txt"
+            try:
+                yield _record(source, folder, part, frame, where, metres_per_unit)
+            except Refusal as refusal:
+                yield refusal.reject(source, where, f"{part}/{frame}")
 
 
 def _metres_per_unit(source: Source) -> float:

@@ -1,6 +1,7 @@
 """What a reader of an annotation format is: raw files in, records out, quirks handled, nothing dropped in silence."""
 
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -56,3 +57,28 @@ class Reader(Protocol):
             DatasetError: a file is missing or not in this format; the message names the file and what was expected.
         """
         ...
+
+
+class ReaderOfParts(ABC):
+    """A reader whose format is many files or folders: a cluster reads several of them at a time.
+
+    Each part is read as if the others were not there: what must be unique is checked among all of them when shards are
+    planned.
+    """
+
+    @abstractmethod
+    def parts(self, source: Source) -> Sequence[str]:
+        """Names of the parts, in the order in which :meth:`read` yields them; what a name means is the reader's affair.
+
+        Raises:
+            DatasetError: there is none, or the download is not in this format.
+        """
+
+    @abstractmethod
+    def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
+        """Yields what :meth:`Reader.read` would, of one part."""
+
+    def read(self, source: Source) -> Iterator[Record | Reject]:
+        """Every part, one after the other."""
+        for part in self.parts(source):
+            yield from self.read_part(source, part)

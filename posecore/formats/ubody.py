@@ -12,7 +12,7 @@ from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, JsonObject, any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.coco_wholebody import BODY, part_keypoints
 from posecore.formats.files import read_bytes, read_json, source_file
-from posecore.formats.reader import Source
+from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import integer, text
 from posecore.schema import FloatArray, Json, Record, Reject
 
@@ -26,7 +26,7 @@ _PARTS = {
 """Points that lose their label where a part is declared invalid."""
 
 
-class UBodyReader(CocoReader):
+class UBodyReader(ReaderOfParts, CocoReader):
     """Reads every scene's ``keypoint_annotation.json`` below the annotation folder, or one given file.
 
     Options: ``video_list``, a ``.npy`` of video names, with ``videos`` ``listed`` or ``unlisted`` to keep those or the
@@ -51,20 +51,21 @@ class UBodyReader(CocoReader):
         "righthand_box",
     )
 
-    def read(self, source: Source) -> Iterator[Record | Reject]:
-        """Yields records scene by scene in the order of their names, each in its file's order."""
+    def parts(self, source: Source) -> list[str]:
+        """The scenes in the order of their names; one without a name where one file is given."""
         place = source_file(source, source.annotations)
-        keep = _frame_filter(source)
         if not place.is_dir():
-            document = read_json(source, source.annotations)
-            yield from self.read_document(_select(document, "", keep), source, source.annotations)
-            return
+            return [""]
         scenes = sorted(path.parent.name for path in place.glob("*/keypoint_annotation.json"))
         if not scenes:
             raise DatasetError(f"{source.dataset}: {place} holds no <Scene>/keypoint_annotation.json.")
-        for scene in scenes:
-            where = f"{source.annotations}/{scene}/keypoint_annotation.json"
-            yield from self.read_document(_select(read_json(source, where), scene, keep), source, where)
+        return scenes
+
+    def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
+        """Records of one scene in its file's order."""
+        keep = _frame_filter(source)
+        where = f"{source.annotations}/{part}/keypoint_annotation.json" if part else source.annotations
+        return self.read_document(_select(read_json(source, where), part, keep), source, where)
 
     def keypoint_names(self, category: JsonObject) -> tuple[str, ...]:
         """Nothing: a category names 17 points or none."""

@@ -1,20 +1,34 @@
 """Who does the work of an ingestion: this process, or a cluster (:mod:`posecore.cluster.ingestion`)."""
 
 from collections.abc import Callable, Iterable, Iterator
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
 from posecore.ingest.plan import Plan
 from posecore.ingest.write import WrittenShard, write_shard
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_Item = TypeVar("_Item")
 
 
 class Executor(Protocol):
     """Does pieces of an ingestion, wherever that is."""
 
     def call(self, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
-        """One piece of work that nothing can be done beside: reading, planning, publishing."""
+        """One piece of work that nothing can be done beside: planning, publishing."""
+        ...
+
+    def map(
+        self,
+        function: Callable[Concatenate[_Item, _P], _T],
+        items: Iterable[_Item],
+        *arguments: _P.args,
+        **named: _P.kwargs,
+    ) -> list[_T]:
+        """The same work for each item, side by side where there is room; answers in the order of the items.
+
+        Where some fail, the first of them in that order is what is raised, after all have ended.
+        """
         ...
 
     def write(self, plan: Plan) -> Iterable[WrittenShard]:
@@ -28,6 +42,16 @@ class InProcess:
     def call(self, function: Callable[_P, _T], *arguments: _P.args, **named: _P.kwargs) -> _T:
         """See :class:`Executor`."""
         return function(*arguments, **named)
+
+    def map(
+        self,
+        function: Callable[Concatenate[_Item, _P], _T],
+        items: Iterable[_Item],
+        *arguments: _P.args,
+        **named: _P.kwargs,
+    ) -> list[_T]:
+        """See :class:`Executor`."""
+        return [function(item, *arguments, **named) for item in items]
 
     def write(self, plan: Plan) -> Iterator[WrittenShard]:
         """See :class:`Executor`."""

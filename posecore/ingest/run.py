@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +18,7 @@ from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.executor import Executor, InProcess
 from posecore.ingest.job import IngestJob, IngestSettings
 from posecore.ingest.plan import Plan, plan_shards
-from posecore.ingest.read import read_parts
+from posecore.ingest.read import portions, read_portion, write_parts
 from posecore.ingest.write import WrittenShard, commit_name, no_space_is_an_ingest_error, shard_rows, whole_file
 from posecore.schema import Record, Reject
 from posecore.shards.editions import keep_edition
@@ -35,6 +36,7 @@ from posecore.shards.manifest import (
 from posecore.stages.load import load_stages
 from posecore.storage import AnyPath, sha256_of
 from posecore.tables.columns import renumbered
+from posecore.tables.parts import PartEntry
 
 SCRATCH_NAME = ".ingest"
 """Folder beside the shards while they are made."""
@@ -61,13 +63,18 @@ def ingest(
     executor = executor or InProcess()
     load_stages(job.definition)  # what cannot be had is known before anything is read
     with no_space_is_an_ingest_error(job.folder), _scratch(job) as scratch:
-        parts = executor.call(read_parts, job, scratch) if source is None else read_parts(job, scratch, source)
+        parts = _read(job, scratch, executor) if source is None else write_parts(source, job, scratch)
         plan = executor.call(plan_shards, job, scratch, parts)
         _withdraw_if_stale(plan)
         written = sorted(executor.write(plan), key=lambda shard: shard.number)
         if [shard.number for shard in written] != list(range(len(plan.shards))):
             raise AssertionError(f"{job.folder}: the executor did not return every planned shard exactly once")
         return executor.call(_publish, plan, written)
+
+
+def _read(job: IngestJob, scratch: AnyPath, executor: Executor) -> tuple[PartEntry, ...]:
+    read = executor.map(read_portion, executor.call(portions, job), job, scratch)
+    return tuple(chain.from_iterable(read))
 
 
 @contextmanager

@@ -29,7 +29,7 @@ class PartEntry:
     """One part.
 
     Attributes:
-        number: position among the parts, from 0.
+        number: in the names of its files; each part has its own, in any order.
         num_images: rows of its images.
         num_instances: rows of its instances.
         num_rejects: rows of its rejects.

@@ -8,8 +8,10 @@ import pytest
 
 from pipelines.ingest import main
 from posecore.cluster.ingestion import ingest_split
+from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError, IngestError
 from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.read import portions
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
 from tests.support.small_split import definition, picture, records, tree
@@ -53,6 +55,25 @@ def test_a_second_run_repairs_one_flipped_byte_and_keeps_the_rest(local_ray, tin
     assert tree(folder) == content
     changed = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]}
     assert changed == {"shard-000003.tar"}
+
+
+def test_folders_are_read_by_several_tasks_and_the_bytes_are_the_same(local_ray, tmp_path):
+    for folder in ("a", "b/c", "b-d", "."):
+        records(tmp_path / "raw" / folder, 4)
+    values = {
+        "name": "ward",
+        "title": "Photographs in folders",
+        "reader": "posecore.formats.image_folder:ImageFolderReader",
+        "skeleton": {"name": "none", "keypoints": []},
+        "license": {"id": "internal"},
+        "splits": {"train": {"annotations": "", "images": ""}},
+    }
+    made = DatasetDefinition.model_validate(values)
+    expected = ingest(ingest_job(made, "train", tmp_path / "raw", tmp_path / "0", SETTINGS))
+    assert len(portions(ingest_job(made, "train", tmp_path / "raw", tmp_path, SETTINGS))) == 5
+    manifest = ingest_split(made, "train", tmp_path / "raw", tmp_path / "ray", SETTINGS)
+    assert (manifest.num_images, manifest.digest) == (16, expected.digest)
+    assert tree(tmp_path / "ray" / "ward" / "train") == tree(tmp_path / "0" / "ward" / "train")
 
 
 KINDS = "tests.unit.ingest.test_stage_kinds"

@@ -23,7 +23,7 @@ from upath import UPath
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.executor import InProcess
 from posecore.ingest.plan import plan_shards
-from posecore.ingest.read import read_parts
+from posecore.ingest.read import write_parts
 from posecore.ingest.run import advice, ingest
 from posecore.ingest.write import sample_key, write_shard
 from posecore.schema import Reject
@@ -60,7 +60,7 @@ def png_of_nothing(number=0):
 def planned(item, source):
     """The plan of a split, its files in the scratch folder beside the shards."""
     scratch = item.folder / ".ingest"
-    return plan_shards(item, scratch, read_parts(item, scratch, source))
+    return plan_shards(item, scratch, write_parts(source, item, scratch))
 
 
 def quarantine(out):
