@@ -76,8 +76,8 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def open_regular(path: AnyPath) -> BinaryIO:
-    """A regular file, opened for reading; nothing else is waited for.
+def open_regular(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
+    """A regular file, opened for reading; nothing else is waited for. A local one may be of a stated size at most.
 
     Raises:
         OSError: as :func:`read_at_most`.
@@ -85,7 +85,11 @@ def open_regular(path: AnyPath) -> BinaryIO:
     if not isinstance(path, Path):
         file: BinaryIO = path.open("rb")
         return file
-    return os.fdopen(_open_regular(path)[0], "rb")
+    descriptor, size = _open_regular(path)
+    if max_bytes is not None and size > max_bytes:
+        os.close(descriptor)
+        raise _too_large(path, max_bytes)
+    return os.fdopen(descriptor, "rb")
 
 
 def write_atomically(path: AnyPath, data: bytes) -> None:

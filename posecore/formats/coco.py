@@ -1,7 +1,8 @@
 """COCO keypoint JSON: the core that every dataset of the COCO family shares.
 
-The file is parsed at once (orjson, about 1 s and 1.5 GB for COCO train2017) and handed out image by image. Nothing in
-it is trusted: a wrong type, id, flag, box or path rejects that image or instance with its reason.
+The file is handed out image by image. A small one is parsed at once; of a large one only the places of its entries are
+kept in memory (:mod:`posecore.formats.json_lists`), since its lists may stand in any order. Nothing in it is trusted: a
+wrong type, id, flag, box or path rejects that image or instance with its reason.
 
 Two fields are read beyond the official format, so that COCO files of one's own can say them: ``subject_id`` on an
 annotation, and ``absent``, a list of names of points that do not exist on that body.
@@ -16,7 +17,9 @@ from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from posecore.errors import DatasetError
-from posecore.formats.files import read_json, relative_path
+from posecore.formats.claims import Claims, Texts, recurring
+from posecore.formats.files import relative_path
+from posecore.formats.json_lists import Entries, StoredList, open_json
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_xywh, integer, mapping, number, numbers, sequence, text
 from posecore.schema import BoxXywh, FloatArray, Instance, Json, Record, Reject, Segmentation
@@ -53,13 +56,15 @@ class CocoReader:
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """Yields records in the order of ``images``, then rejects of annotations that no usable image claims."""
-        yield from self.read_document(read_json(source, source.annotations), source, source.annotations)
+        with open_json(source, source.annotations, ("images", "annotations")) as document:
+            yield from self.read_document(document, source, source.annotations)
 
     def read_document(self, document: Json, source: Source, where: str) -> Iterator[Record | Reject]:
         """The same for a parsed file.
 
         Args:
-            document: the parsed JSON.
+            document: the parsed JSON, its ``images`` and ``annotations`` perhaps a
+                :class:`~posecore.formats.json_lists.StoredList`.
             source: the split.
             where: name of the file, for messages.
 
@@ -72,41 +77,47 @@ class CocoReader:
         images, annotations, categories = _top_level(document, where)
         self.check_categories(categories, source, where)
         licenses = _licenses(document)
-        waiting: dict[str, list[tuple[int, JsonObject]]] = {}
-        annotation_ids: set[str] = set()
+        wanted, annotation_ids, image_ids = Texts(), Texts(), Texts()
         for index, annotation in enumerate(annotations):
+            annotation_ids.append(_shown_id(annotation))
             try:
-                image_id = identifier(mapping(annotation, "an annotation").get("image_id"), "image_id")
+                wanted.append(identifier(mapping(annotation, "an annotation").get("image_id"), "image_id"))
             except Refusal as refusal:
+                wanted.append(None)
                 yield refusal.reject(source, f"{where} annotations[{index}]")
-                continue
-            waiting.setdefault(image_id, []).append((index, annotation))
-        image_ids: set[str] = set()
+        for image in images:
+            image_ids.append(_shown_id(image))
+        claims = Claims(image_ids.column(), wanted.column())
+        recurs = recurring(annotation_ids.column())
+        used: set[str] = set()
         for index, image in enumerate(images):
             try:
                 record = self._record(image, licenses, source)
-                if record.source_id in image_ids:
+                if claims.is_claimed(index):
                     raise Refusal("duplicate-id", f"image id {record.source_id} was already used in this file.")
             except Refusal as refusal:
                 yield refusal.reject(source, f"{where} images[{index}]", source_id=_shown_id(image))
                 continue
-            image_ids.add(record.source_id)
-            for position, annotation in waiting.pop(_shown_id(image), ()):
+            for position in claims.claim(index):
+                annotation = annotations[position]
                 try:
                     instance = self._instance(annotation, record, categories, source)
-                    if instance.id in annotation_ids:
+                    if instance.id in used:
                         raise Refusal("duplicate-id", f"annotation id {instance.id} was already used in this file.")
                 except Refusal as refusal:
                     place = f"{where} annotations[{position}]"
                     yield refusal.reject(source, place, record.source_id, _shown_id(annotation))
                     continue
-                annotation_ids.add(instance.id)
+                if recurs[position]:
+                    used.add(instance.id)
                 record.instances.append(instance)
             yield record
-        for image_id, orphans in waiting.items():
-            for position, annotation in orphans:
+        for image_id, positions in claims.unclaimed():
+            for position in positions:
                 orphan = Refusal("missing-image-entry", f"the annotation's image {image_id} has no usable image entry.")
-                yield orphan.reject(source, f"{where} annotations[{position}]", image_id, _shown_id(annotation))
+                yield orphan.reject(
+                    source, f"{where} annotations[{position}]", image_id, _shown_id(annotations[position])
+                )
 
     def check_categories(self, categories: Categories, source: Source, where: str) -> None:
         """Refuses a file whose categories list other points, or another order, than the skeleton.
@@ -138,10 +149,6 @@ class CocoReader:
         """The file's own count, which COCOeval reads to decide what is ignored."""
         value = annotation.get("num_keypoints")
         return None if value is None else integer(value, "num_keypoints")
-
-    def instance_id(self, annotation: JsonObject, record: Record) -> str:
-        """Annotation id as text."""
-        return identifier(annotation.get("id"), "id")
 
     def image_path(self, image: JsonObject, source: Source) -> str:
         """Path of the image below the root."""
@@ -182,7 +189,7 @@ class CocoReader:
         bbox = box_xywh(*numbers(annotation.get("bbox"), 4, "bbox"))
         segmentation = _segmentation(annotation.get("segmentation"), record)
         return Instance(
-            id=self.instance_id(annotation, record),
+            id=identifier(annotation.get("id"), "id"),
             bbox_xywh=bbox,
             keypoints=self.keypoints(annotation, record, source),
             area=_area(annotation, bbox, segmentation, record, source),
@@ -293,13 +300,13 @@ def any_positive_flag(points: NDArray[np.float64], threshold: float = 0.0) -> ND
     return np.column_stack([points[:, :2], np.where(flags > threshold, 2.0, 0.0)])
 
 
-def _top_level(document: Json, where: str) -> tuple[list[Json], list[Json], Categories]:
+def _top_level(document: Json, where: str) -> tuple[Entries, Entries, Categories]:
     if not isinstance(document, dict):
         raise DatasetError(
             f"{where}: the top level must be an object with images and annotations, not a list or value."
         )
     for name in ("images", "annotations"):
-        if not isinstance(document.get(name), list):
+        if not isinstance(document.get(name), list | StoredList):
             raise DatasetError(f"{where}: {name!r} must be a list; this is not a COCO keypoint file.")
     categories: dict[int, JsonObject] = {}
     listed = document.get("categories", [])

@@ -7,13 +7,14 @@ image, a reader of one large file lets it pass as the :class:`~posecore.errors.D
 import json
 import re
 from pathlib import PurePosixPath
+from typing import BinaryIO
 
 import orjson
 
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, integer
 from posecore.schema import Json
-from posecore.storage import AnyPath, read_at_most
+from posecore.storage import AnyPath, open_regular, read_at_most
 
 MAX_FILE_BYTES = 8 << 30
 """A file of annotations beyond this is a mistake or a sparse giant; the largest known, a split of UBody, has 3 GB."""
@@ -65,12 +66,22 @@ def read_bytes(source: Source, relative: str) -> bytes:
     """
     path = source_file(source, relative)
     try:
-        return read_at_most(path, integer(source.options.get("max_file_bytes", MAX_FILE_BYTES), "max_file_bytes"))
+        return read_at_most(path, _most_bytes(source))
     except OSError as error:
-        raise Refusal(
-            "unreadable-file",
-            f"{source.dataset} {source.split}: {relative} cannot be read ({error.strerror or error}).",
-        ) from None
+        raise _unreadable(source, relative, error) from None
+
+
+def open_file(source: Source, relative: str) -> BinaryIO:
+    """A local file of the download, opened, for what is too large to be read at once.
+
+    Raises:
+        Refusal: as :func:`read_bytes`.
+    """
+    path = source_file(source, relative)
+    try:
+        return open_regular(path, _most_bytes(source))
+    except OSError as error:
+        raise _unreadable(source, relative, error) from None
 
 
 def read_text(source: Source, relative: str) -> str:
@@ -91,16 +102,44 @@ def read_json(source: Source, relative: str) -> Json:
     Raises:
         Refusal: it is missing or not JSON.
     """
-    data = read_bytes(source, relative)
+    return parse_json(source, relative, read_bytes(source, relative))
+
+
+def parse_json(source: Source, relative: str, data: bytes) -> Json:
+    """The same of bytes that were read already.
+
+    Raises:
+        Refusal: they are not JSON.
+    """
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
         try:
-            value = json.loads(data)
-            orjson.dumps(value)  # half a surrogate pair and a number beyond 64 bits could not be stored
-            return value
+            return storable_json(data)
         except (ValueError, TypeError, RecursionError) as error:
             raise Refusal(
                 "unreadable-file",
                 f"{source.dataset} {source.split}: {relative} is not valid JSON ({error}); download it again.",
             ) from None
+
+
+def storable_json(data: bytes) -> Json:
+    """JSON with ``NaN`` and ``Infinity``.
+
+    Raises:
+        ValueError: it is not JSON.
+        TypeError: it could not be stored: half a surrogate pair, a number beyond 64 bits, or nested without end.
+        RecursionError: nested without end.
+    """
+    value = json.loads(data)
+    orjson.dumps(value)
+    return value
+
+
+def _most_bytes(source: Source) -> int:
+    return integer(source.options.get("max_file_bytes", MAX_FILE_BYTES), "max_file_bytes")
+
+
+def _unreadable(source: Source, relative: str, error: OSError) -> Refusal:
+    where = f"{source.dataset} {source.split}"
+    return Refusal("unreadable-file", f"{where}: {relative} cannot be read ({error.strerror or error}).")
