@@ -51,12 +51,12 @@ from posecore.labels.bodies import LabelledBodies
 from posecore.labels.check import proportions_of
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
-from posecore.methods.sharing import HeadsConfig
+from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import CARD_FILE, load_model, load_outline, save_model
+from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.warm_start import warm_start
-from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Record
 from posecore.shards.store import open_store
 from posecore.storage import write_atomically
@@ -289,7 +289,7 @@ class World:
             films = {FILM: self.split(TARGET, "train", NUM_UNLABELLED, seed + UNLABELLED_SEEDS)}
         method = AdaptationConfig(
             **{name: getattr(terms, name) for name in AdaptationTerms.model_fields},
-            parent=pin(SourceConfig(source=str(self.parent))),
+            parent=ModelFolder.at(self.parent),
             target=TARGET,
             replayed=replayed,
             old_heads=tuple(KNOWN),
@@ -303,7 +303,7 @@ class World:
         return AdaptationWorker(
             model=card.architecture,
             method=method,
-            weights=pin(WeightsConfig(source=str(folder))),
+            weights=StartFolder.at(folder),
             training=self.training(steps, arm.rate, seed, arm.l2_sp),
             loading=self.loading(augment, weights),
             stores={TARGET: store, **{name: self.known[name] for name in replayed}, **films},

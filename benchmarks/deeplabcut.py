@@ -48,8 +48,8 @@ from posecore.methods.strategies import StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.warm_start import warm_start
-from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.shards.corrections import CorrectedInstance, Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
@@ -237,10 +237,10 @@ class Experiment:
         warm_start(start, parent)
         method = AdaptationConfig(
             strategy=TypeAdapter(StrategyConfig).validate_python(strategy),
-            parent=pin(SourceConfig(source=str(at))),
+            parent=ModelFolder.at(at),
             target=TARGET,
         )
-        weights = pin(WeightsConfig(source=str(save_model(start, folder / "start"))))
+        weights = StartFolder.at(save_model(start, folder / "start"))
         return AdaptationWorker(
             model=start.config, method=method, weights=weights, parent=str(at), card=start.card, **common
         )

@@ -42,13 +42,13 @@ from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
-from posecore.methods.sharing import HeadsConfig
+from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
@@ -131,13 +131,13 @@ class Experiment:
     def students(self, seed: int) -> None:
         """Trains every arm of one seed."""
         self._train("alone", seed, STUDENT, HeadsConfig(), self.steps)
-        teacher = SourceConfig(source=str(self.results.folder("teacher", 0) / "model"))
+        teacher = ModelFolder(source=str(self.results.folder("teacher", 0) / "model"))
         for arm, terms in TERMS.items():
             method = DistillationConfig(teacher=teacher, **terms)
             augment = PLAIN if arm.endswith("no augmentation") else AUGMENT
             self._train(arm, seed, STUDENT, method, self.steps, augment)
         for arm in ("alone", "both"):
-            first = SourceConfig(source=str(self.results.folder(arm, seed) / "model"))
+            first = ModelFolder(source=str(self.results.folder(arm, seed) / "model"))
             steps = round(SECOND_STAGE * self.steps)
             self._train(f"{arm}+head", seed, STUDENT, HeadDistillationConfig(teacher=first), steps)
 

@@ -18,7 +18,8 @@ from pathlib import Path
 
 import torch
 
-from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
+from pipelines.pretraining_worker import PretrainingWorker
+from pipelines.reconstruction_judge import ReconstructionJudge
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.job import IngestSettings, ingest_job

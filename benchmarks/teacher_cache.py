@@ -34,7 +34,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import save_model
-from posecore.models.weights.initial import SourceConfig, pin
+from posecore.models.sources import ModelFolder
 from posecore.schema import CropBatch
 from posecore.shards.answers import AnswerManifest, AnswerStore, AnswerTerms
 from posecore.shards.store import ShardStore, open_store
@@ -140,7 +140,7 @@ def main() -> None:
     torch.set_num_threads(1)
     store = split(options.folder, options.images)
     teacher, student = model(options.teacher, store), model(options.student, store)
-    source = pin(SourceConfig(source=str(save_model(teacher, options.folder / options.teacher))))
+    source = ModelFolder.at(save_model(teacher, options.folder / options.teacher))
     weight = None if options.student.startswith("rtmpose") else 1e-3
     config = DistillationConfig(teacher=source, feature_weight=weight)
     gmacs = [model_cost(one.config, {NAME: 17}).macs / 1e9 for one in (teacher, student)]

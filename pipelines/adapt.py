@@ -41,7 +41,7 @@ from posecore.methods.mean_teacher import MeanTeacherConfig
 from posecore.methods.pose_prior import PosePriorConfig
 from posecore.methods.sharing import pinned
 from posecore.models.architecture import ModelCard
-from posecore.models.weights.initial import WeightsConfig, pin
+from posecore.models.sources import StartFolder
 from posecore.training.preflight import crops_per_rank
 
 
@@ -146,14 +146,13 @@ def train(
     worker = AdaptationWorker(
         model=start.card.architecture,
         method=method,
-        weights=pin(WeightsConfig(source=start.folder)),
+        weights=StartFolder.at(start.folder),
         training=config.loop(),
         loading=config.mixture(start.card.architecture.takes_depth),
         stores={split.entry.name: split.location for split in training},
         evaluate=judge_while_training(evaluation, config.inference),
         parent=str(parent.record["source"]),
         card=start.card,
-        recording=config.inference,
     )
 
     def adapted(card: ModelCard) -> ModelCard:
@@ -163,8 +162,19 @@ def train(
         lineage = {**card.lineage, "weights": weights, "parent": dict(parent.record), "strategy": strategy}
         return card.model_copy(update={"lineage": lineage})
 
-    record = config.label_check is not None
-    return train_step(workflow, "train", config, config.cluster, worker, training, adapted, record_labels=record)
+    # Kept sets are not under suspicion here, and unlabelled ones have no labels.
+    recorded = [] if config.label_check is None else [config.target]
+    return train_step(
+        workflow,
+        "train",
+        config,
+        config.cluster,
+        worker,
+        training,
+        adapted,
+        record_labels=recorded,
+        inference=config.inference,
+    )
 
 
 def declare(parser: argparse.ArgumentParser) -> None:

@@ -10,6 +10,7 @@ from pipelines.adaptation_job import AdaptationJob, Group
 from pipelines.fetched_model import FetchedModel
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
+from posecore.lineage.code_version import code_digest
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import build_model
@@ -64,7 +65,12 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     differences = tuple(
         f"{config.target}: {each}." for each in compare_skeletons(definition.skeleton, known).lookalikes
     )
-    decided = {"parent": parent.source.sha256, "card": model.card.model_dump(mode="json"), "seed": config.training.seed}
+    decided = {
+        "parent": parent.source.sha256,
+        "card": model.card.model_dump(mode="json"),
+        "seed": config.training.seed,
+        "code": code_digest(["posecore.models.warm_start", "posecore.models.pose_model"]),
+    }
     folder = config.folder / "start" / digest_json(decided)[:12] / "model"
     model.card = model.card.model_copy(update={"lineage": {"parent": dict(parent.record)}})
     if not holds_model(folder):

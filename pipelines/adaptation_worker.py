@@ -37,10 +37,6 @@ class AdaptationWorker(MultiDatasetWorker):
         """See :class:`~pipelines.multidataset_worker.MultiDatasetWorker`; unlabelled pictures teach the target's."""
         return self.method.target if name in self.method.unlabelled_sets else name
 
-    def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
-        """The target's: kept sets are not under suspicion here, and unlabelled ones have no labels."""
-        return {self.method.target: stores[self.method.target]}
-
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:
         """The child with low-rank updates merged into its weights, so that it is an ordinary model."""
         model = super().trained_model(checkpoint)

@@ -26,7 +26,7 @@ from rich.table import Table
 
 from pipelines.datasets_job import DatasetsJob
 from pipelines.distill_flags import FLAGS
-from pipelines.fetched_model import REGISTRY, fetch_model
+from pipelines.fetched_model import REGISTRY, fetch_model, fetch_start
 from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
@@ -54,6 +54,7 @@ from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.pose_model import conventions_of, model_for
 from posecore.models.saving import WEIGHTS_FILE, load_model
+from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
 from posecore.shards.answers import AnswerTerms, Bodies, LessonTerms
@@ -170,7 +171,7 @@ class TeacherFiles:
         lessons: by dataset of the student, what a cache of the teacher's answers holds; empty without one.
     """
 
-    source: SourceConfig
+    source: ModelFolder
     architecture: ModelConfig
     record: Mapping[str, Json]
     licenses: Mapping[str, str]
@@ -195,7 +196,7 @@ class Stage:
     name: str
     method: DistillationConfig | HeadDistillationConfig
     training: TrainingConfig
-    weights: WeightsConfig | None
+    weights: StartFolder | None
     lineage: Mapping[str, Json]
 
 
@@ -217,6 +218,7 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         config = config.model_copy(update={"student": student_config})
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
+    start = None if config.weights is None else fetch_start(config.weights, config.folder / "weights")
     connect_to_ray()
 
     with Workflow(tracking, config.name, config.folder, config, reuse=reuse) as workflow:
@@ -229,7 +231,7 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         recipe = followed.record()
         token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
         student = train(
-            workflow, config, first_stage(config, teacher, token, answers, recipe), teacher, training, evaluation
+            workflow, config, first_stage(config, teacher, start, token, answers, recipe), teacher, training, evaluation
         )
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
@@ -320,6 +322,7 @@ def token_step(
 def first_stage(
     config: DistillationJob,
     teacher: TeacherFiles,
+    start: StartFolder | None,
     token: StepResult | None,
     answers: Mapping[str, str],
     recipe: Mapping[str, Json],
@@ -329,11 +332,12 @@ def first_stage(
     Args:
         config: the job.
         teacher: who is asked.
+        start: what the student starts from, or None.
         token: the step that made the token.
         answers: by dataset, the folder of the teacher's stored answers; empty to ask in every step.
         recipe: what is followed, and where it is not; for the student's card.
     """
-    learned = None if token is None else pin(SourceConfig(source=token.values["folder"]))
+    learned = None if token is None else ModelFolder.at(token.values["folder"])
     lineage: dict[str, Json] = {"teacher": dict(teacher.record), "recipe": dict(recipe)}
     if token is not None:
         lineage["token"] = {"run_id": token.run_id}
@@ -343,14 +347,14 @@ def first_stage(
             teacher=teacher.source, token=learned, answers=dict(answers), **config.method.model_dump()
         ),
         training=config.training,
-        weights=config.weights,
+        weights=start,
         lineage=lineage,
     )
 
 
 def second_stage(config: DistillationJob, student: StepResult) -> Stage:
     """The first stage's student teaches a fresh head on its own backbone."""
-    source = pin(SourceConfig(source=student.values["folder"]))
+    source = ModelFolder.at(student.values["folder"])
     return Stage(
         name="stage2",
         method=HeadDistillationConfig(teacher=source, backbone_statistics=config.backbone_statistics),

@@ -1,16 +1,25 @@
-"""A model that a job starts from or is taught by, brought into the run folder so that every worker reads the same."""
+"""A model that a job starts from or is taught by, brought into the run folder so that every worker reads the same.
+
+Copies lie under what decides them: the file's checksum, what is said of it, and the code that reads it. A training's
+fingerprint has the copy's content alone, so code that reads the files of others may change without training again.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
+from posecore.config import digest_json
+from posecore.lineage.code_version import code_digest
 from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import holds_model, save_model
-from posecore.models.weights.initial import SourceConfig, pin
+from posecore.models.saving import CARD_FILE, holds_model, load_outline, save_model
+from posecore.models.sources import ModelFolder, StartFolder
+from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.schema import Json
+from posecore.storage import sha256_of
 
 REGISTRY = "models:/"
 """What the address of a registered version begins with."""
@@ -21,20 +30,23 @@ class FetchedModel:
     """A model and where it came from.
 
     Attributes:
-        model: on the CPU, in evaluation mode.
-        source: its copy in the run folder, by checksum.
+        source: its copy in the run folder.
         record: where it came from, for the lineage of what is made with it.
         version: its version, if it is a registered one.
     """
 
-    model: PoseModel
-    source: SourceConfig
+    source: ModelFolder
     record: Mapping[str, Json]
     version: RegisteredVersion | None
 
+    @cached_property
+    def model(self) -> PoseModel:
+        """The model, on the CPU, in evaluation mode."""
+        return self.source.read()
+
 
 def fetch_model(wanted: SourceConfig, folder: Path, tracking: Tracking) -> FetchedModel:
-    """Copies a model into a folder, under the beginning of its checksum.
+    """Copies a model into a folder.
 
     Args:
         wanted: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
@@ -46,18 +58,42 @@ def fetch_model(wanted: SourceConfig, folder: Path, tracking: Tracking) -> Fetch
         IntegrityError: it is not the stated one.
         LineageError: there is no such registered version.
     """
-    version = None
-    if wanted.source.startswith(REGISTRY):
-        version = registered_version(wanted.source, tracking)
-        with registered_model(version.uri, tracking) as downloaded:
-            source = pin(SourceConfig(source=str(downloaded)))
-            model = source.read()
-            record = source.provenance(model) | {"source": version.uri}
-    else:
+    if not wanted.source.startswith(REGISTRY):
         source = pin(wanted)
-        model = source.read()
-        record = source.provenance(model)
-    copy = folder / str(source.sha256)[:12]
+        copy = _copied(source, folder)
+        return FetchedModel(ModelFolder.at(copy), source.provenance(load_outline(copy).card), None)
+    version = registered_version(wanted.source, tracking)
+    with registered_model(version.uri, tracking) as downloaded:
+        source = pin(SourceConfig(source=str(downloaded)))
+        copy = _copied(source, folder)
+        record = source.provenance(load_outline(copy).card) | {"source": version.uri}
+    return FetchedModel(ModelFolder.at(copy), record, version)
+
+
+def fetch_start(wanted: WeightsConfig, folder: Path) -> StartFolder:
+    """Copies weights to start from into a folder.
+
+    Args:
+        wanted: pinned; any source of weights.
+        folder: of the run, for such models.
+
+    Raises:
+        CheckpointError: they cannot be read.
+        IntegrityError: they are not the stated ones.
+    """
+    copy = _copied(wanted, folder)
+    record = wanted.provenance(load_outline(copy).card)
+    return StartFolder.at(copy).model_copy(update={"take": wanted.take, "record": record})
+
+
+def _copied(source: SourceConfig, folder: Path) -> Path:
+    card = Path(source.source) / CARD_FILE  # of a folder of ours
+    decided = {
+        "source": source.model_dump(mode="json", exclude={"source", "take"}),
+        "card": sha256_of(card) if card.is_file() else None,
+        "code": code_digest(["posecore.models.weights.read"]),
+    }
+    copy = folder / digest_json(decided)[:12]
     if not holds_model(copy):
-        save_model(model, copy)
-    return FetchedModel(model, pin(SourceConfig(source=str(copy))), record, version)
+        save_model(source.read(), copy)
+    return copy

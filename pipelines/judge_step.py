@@ -10,7 +10,7 @@ from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
-from posecore.models.weights.initial import SourceConfig, pin
+from posecore.models.sources import ModelFolder
 
 
 def judge_step(
@@ -56,7 +56,7 @@ def judge_step(
         return Outputs(values, vouched(result.report, *result.clinical_files.values()))
 
     inputs = {
-        "model": pin(SourceConfig(source=folder)),
+        "model": ModelFolder.at(folder),
         "data": {split.entry.name: split.digest for split in splits},
         "heads": answering,
         "settings": settings,

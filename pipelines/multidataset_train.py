@@ -24,6 +24,7 @@ from rich.table import Table
 
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.evaluate import evaluate_stores
+from pipelines.fetched_model import fetch_start
 from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
@@ -42,10 +43,12 @@ from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig
+from posecore.methods.heads import HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
-from posecore.methods.sharing import HeadsConfig, MethodConfig, pinned
+from posecore.methods.sharing import MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import check_heads, model_for
+from posecore.models.sources import StartFolder
 from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.schema import Json
@@ -138,9 +141,12 @@ def run(config: JobConfig, reuse: Reuse) -> None:
     for line in followed.lines():
         console.print(line)
     preflight(config, definitions)
+    start = None
     if config.weights is not None:
-        config = config.model_copy(update={"weights": pin(config.weights)})
-        refuse_other_conventions(config, definitions)
+        weights = pin(config.weights)
+        config = config.model_copy(update={"weights": weights})
+        start = fetch_start(weights, folder / "weights")
+        refuse_other_conventions(config, definitions, start)
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
     connect_to_ray()
@@ -150,7 +156,7 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
-        model = train(workflow, config, training, evaluation, followed.record())
+        model = train(workflow, config, start, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)
         with kept_actors():
             judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
@@ -177,23 +183,25 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     check_places(config, definitions)
 
 
-def refuse_other_conventions(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
+def refuse_other_conventions(
+    config: JobConfig, definitions: Mapping[str, DatasetDefinition], start: StartFolder
+) -> None:
     """Refuses a run file that states conventions of a head under which its initial weights were not trained.
 
     Raises:
-        CheckpointError: the weights cannot be read.
         ConfigError: names both sides.
     """
     learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
-    if config.weights is not None and any(config.model.states(head) for head in learned):
+    if any(config.model.states(head) for head in learned):
         with torch.device("meta"):  # no memory, whatever the size
             model = model_for(config.method.architecture(config.model), learned)
-        inherited_conventions(model, config.weights.read(), config.weights.take)
+        inherited_conventions(model, start.outline(), start.take)
 
 
 def train(
     workflow: Workflow,
     config: JobConfig,
+    start: StartFolder | None,
     training: Sequence[Split],
     evaluation: Sequence[Split],
     recipe: Mapping[str, Json],
@@ -205,12 +213,11 @@ def train(
     worker = MultiDatasetWorker(
         model=config.model,
         method=config.method,
-        weights=config.weights,
+        weights=start,
         training=config.training,
         loading=config.mixture(),
         stores={split.entry.name: split.location for split in training},
         evaluate=judge_while_training(evaluation, config.inference),
-        recording=config.inference,
     )
     return train_step(
         workflow,
@@ -220,7 +227,8 @@ def train(
         worker,
         training,
         complete=lambda card: card.model_copy(update={"lineage": {**card.lineage, "recipe": dict(recipe)}}),
-        record_labels=config.label_check is not None,
+        record_labels=[] if config.label_check is None else list(worker.stores),
+        inference=config.inference,
     )
 
 

@@ -1,26 +1,25 @@
-"""What each training process of the main job does: open the stores, build the model, run the loop."""
+"""What each training process of the main job does: open the stores, build the model, run the loop.
+
+It imports nothing that it does not run: the modules of its method and of its evaluation come with what it is given, and
+:func:`pipelines.train_step.train_step` counts them as its code.
+"""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import torch
 from rich.console import Console
 from torch import nn
 
 from posecore.conventions import Conventions
-from posecore.evaluation.inference import InferenceSettings, evaluate_store
-from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.loading.loader import Loader, LoadingConfig
-from posecore.methods.adaptation import AdaptationConfig
-from posecore.methods.distillation import DistillationConfig
-from posecore.methods.head_distillation import HeadDistillationConfig
-from posecore.methods.knowledge_token import KnowledgeTokenConfig
-from posecore.methods.sharing import HeadsConfig, MethodConfig
+from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, model_for
+from posecore.models.sources import Start, initial_weights
 from posecore.models.warm_start import WarmStart
-from posecore.models.weights.initial import WeightsConfig, initial_weights
 from posecore.schema import CropBatch
 from posecore.shards.answers import AnswerStore
 from posecore.shards.corrections import Corrections
@@ -31,31 +30,27 @@ from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
 
 
-@dataclass(frozen=True, kw_only=True)
-class PeriodicEvaluation:
-    """Judges the model in training on ingested splits, each by its own protocol.
+class Method(Protocol):
+    """A method's configuration."""
 
-    Every rank judges everything: under ZeRO-3 the ranks hold the weights together and must call them equally often.
+    def architecture(self, model: ModelConfig) -> ModelConfig:
+        """What it makes of the architecture."""
+        ...
+
+    def build(self, model: PoseModel) -> nn.Module:
+        """The method that trains the model, which is its ``model``."""
+        ...
+
+
+@runtime_checkable
+class ToldMethod(Method, Protocol):
+    """A method that needs a teacher's stored answers.
 
     Attributes:
-        stores: name of the set to the location of its ingested split.
-        heads: name of the set to the head that answers.
-        settings: how predictions are made.
+        answers: by dataset, the folder of the answers to its crops; empty to do without.
     """
 
-    stores: Mapping[str, str]
-    heads: Mapping[str, str]
-    settings: InferenceSettings
-
-    def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
-        """Metrics as ``<set>/<metric>``."""
-        model = method.model
-        assert isinstance(model, PoseModel), type(model)
-        metrics: dict[str, float] = {}
-        for name, location in self.stores.items():
-            judged = evaluate_store(model, open_store(location), self.settings, head=self.heads[name])
-            metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
-        return metrics
+    answers: dict[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,23 +67,16 @@ class MultiDatasetWorker:
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
         corrections: by mixture entry, labels that are read as unlabelled.
-        label_losses: folder to record the loss of every label in, whenever ``evaluate`` is due, or None. Every node
-            must see it.
-        recording: batch size and threads of that.
     """
 
     model: ModelConfig
     training: TrainingConfig
     loading: LoadingConfig
     stores: Mapping[str, str]
-    method: MethodConfig | KnowledgeTokenConfig | DistillationConfig | HeadDistillationConfig | AdaptationConfig = (
-        field(default_factory=HeadsConfig)
-    )
-    weights: WeightsConfig | None = None
+    method: Method = field(default_factory=HeadsConfig)
+    weights: Start | None = None
     evaluate: Evaluate | None = None
     corrections: Mapping[str, Corrections] = field(default_factory=dict)
-    label_losses: str | None = None
-    recording: InferenceSettings = field(default_factory=InferenceSettings)
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
@@ -101,7 +89,7 @@ class MultiDatasetWorker:
         def batches(start: int) -> Iterable[CropBatch]:
             return self.batches(stores, context, start, model.conventions)
 
-        return train(method, batches, self.training, context, self._evaluate(stores))
+        return train(method, batches, self.training, context, self.evaluate)
 
     def batches(
         self,
@@ -139,7 +127,9 @@ class MultiDatasetWorker:
         model, _ = self._initial(self._open())
         method = self.method.build(model)
         load_trained(checkpoint, method)
-        return method.model.eval()
+        trained = method.model
+        assert isinstance(trained, PoseModel), type(trained)
+        return trained.eval()
 
     def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
         """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
@@ -149,31 +139,13 @@ class MultiDatasetWorker:
         """The head that learns from a dataset."""
         return name
 
-    def _recorded(self, stores: Mapping[str, ShardStore]) -> Mapping[str, ShardStore]:
-        """Sets whose labels' losses are recorded."""
-        return stores
-
     def _answers(self) -> Mapping[str, str]:
-        return self.method.answers if isinstance(self.method, DistillationConfig) else {}
+        return self.method.answers if isinstance(self.method, ToldMethod) else {}
 
     def _open(self) -> dict[str, ShardStore]:
         return {
             name: open_store(location, corrections=self.corrections.get(name)) for name, location in self.stores.items()
         }
-
-    def _evaluate(self, stores: Mapping[str, ShardStore]) -> Evaluate | None:
-        if self.label_losses is None:
-            return self.evaluate
-        record = LabelLossRecorder(stores=self._recorded(stores), folder=self.label_losses, settings=self.recording)
-        judge = self.evaluate
-
-        def record_and_judge(method: nn.Module, step: int) -> Mapping[str, float]:
-            model = method.model
-            assert isinstance(model, PoseModel), type(model)
-            record(model, step)
-            return {} if judge is None else judge(method, step)
-
-        return record_and_judge
 
     def _initial(self, stores: Mapping[str, ShardStore]) -> tuple[PoseModel, WarmStart | None]:
         torch.manual_seed(self.training.seed)

@@ -22,8 +22,9 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
-from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
+from pipelines.pretraining_worker import PretrainingWorker
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
+from pipelines.reconstruction_judge import ReconstructionJudge
 from pipelines.run_folder import RunFolders
 from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from posecore.cluster.connection import connect_to_ray
@@ -176,7 +177,9 @@ def train_step(
     workflow: Workflow, config: PretrainingConfig, plan: Pretraining, training: Sequence[Split]
 ) -> StepResult:
     """Shards to a folder with the encoder, and a checkpoint with the decoder as well."""
-    code = ["pipelines.pretraining_worker"]
+    code = [PretrainingWorker.__module__]
+    if config.training.evaluate_every:
+        code.append(ReconstructionJudge.__module__)
     folders = RunFolders.of(config.folder, plan.inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
@@ -217,7 +220,7 @@ def reconstruct_step(
         f"reconstruct:{name}",
         execute,
         inputs={"model": model, "data": plan.judged[name].digest, "pictures": config.pictures, "out": str(picture)},
-        code=["pipelines.pretraining_worker"],
+        code=[PretrainingWorker.__module__, ReconstructionJudge.__module__],
     )
 
 

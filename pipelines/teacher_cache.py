@@ -25,7 +25,7 @@ from posecore.lineage.steps import Outputs, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.loading.training_crops import refuse_displacing
 from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.shards.answers import (
     AnswerCommit,
     AnswerPrecision,
@@ -90,7 +90,7 @@ def check_cache(settings: TeacherCacheSettings, datasets: Sequence[DatasetEntry]
 def cache_step(
     workflow: Workflow,
     split: Split,
-    teacher: SourceConfig,
+    teacher: ModelFolder,
     terms: AnswerTerms,
     folder: Path,
     settings: TeacherCacheSettings,

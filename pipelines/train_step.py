@@ -5,7 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 from pipelines.datasets_job import DatasetsJob
-from pipelines.multidataset_worker import MultiDatasetWorker, PeriodicEvaluation
+from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
 from pipelines.run_folder import RunFolders
 from pipelines.steps import Split, vouched
@@ -30,7 +31,8 @@ def train_step(
     worker: MultiDatasetWorker,
     training: Sequence[Split],
     complete: Callable[[ModelCard], ModelCard] = lambda card: card,
-    record_labels: bool = False,
+    record_labels: Sequence[str] = (),
+    inference: InferenceSettings = InferenceSettings(),  # noqa: B008 (it is immutable)
 ) -> StepResult:
     """Shards to a model folder.
 
@@ -42,7 +44,8 @@ def train_step(
         worker: what each of them does; it decides the result, and so the step's fingerprint.
         training: what the worker's stores are.
         complete: adds to the trained model's card what the worker cannot know.
-        record_labels: record the loss of every label whenever evaluation is due.
+        record_labels: sets of which the loss of every label is recorded whenever evaluation is due.
+        inference: batch size and threads of that.
 
     Returns:
         ``folder`` of the model, ``run_dir``, which later steps write beside it, and files ``beside`` the model.
@@ -60,17 +63,22 @@ def train_step(
     if corrections:
         inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
     if record_labels:
-        inputs["record_labels"] = True
-    code = [type(worker).__module__]
+        inputs["record_labels"] = list(record_labels)
+    code = code_of(worker, judges=bool(worker.training.evaluate_every), records=bool(record_labels))
     folders = RunFolders.of(config.folder, inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
         run_dir = folders.open(clean=not workflow.reuse.finished)
-        training_worker = replace(
-            worker,
-            corrections=corrections,
-            label_losses=str(run_dir / LABEL_LOSSES) if record_labels else None,
-        )
+        training_worker = replace(worker, corrections=corrections)
+        if record_labels:
+            recording = LabelRecording(
+                stores={entry: worker.stores[entry] for entry in record_labels},
+                corrections=corrections,
+                folder=str(run_dir / LABEL_LOSSES),
+                settings=inference,
+                judge=worker.evaluate,
+            )
+            training_worker = replace(training_worker, evaluate=recording)
         log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
         log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
@@ -102,6 +110,23 @@ def train_step(
         return Outputs(values, files)
 
     return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code, continues=True)
+
+
+def code_of(worker: MultiDatasetWorker, *, judges: bool, records: bool = False) -> list[str]:
+    """The modules that a training runs: the worker's, and those of what it is given.
+
+    Args:
+        worker: what each training process does.
+        judges: whether its evaluation is ever called.
+        records: whether losses of labels are recorded.
+    """
+    given: list[object] = [worker, worker.method]
+    if worker.weights is not None:
+        given.append(worker.weights)
+    if judges and worker.evaluate is not None:
+        given.append(worker.evaluate)
+    modules = {type(each).__module__ for each in given}
+    return sorted(modules | ({LabelRecording.__module__} if records else set()))
 
 
 def judge_while_training(evaluation: Sequence[Split], settings: InferenceSettings) -> PeriodicEvaluation:

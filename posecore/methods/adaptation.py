@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posecore.methods.batch import DeviceBatch
-from posecore.methods.distillation import output_loss
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig, Taught
+from posecore.methods.output_loss import output_loss
 from posecore.methods.prototypes import WEIGHTS, PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.staged import StagedMethod
 from posecore.methods.strategies import (
@@ -35,8 +35,8 @@ from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group
 from posecore.models.pose_model import PoseModel, frozen_statistics
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig
 
 _METHOD = "method."
 _BACKBONE = "method.model.backbone."
@@ -81,7 +81,7 @@ class AdaptationConfig(AdaptationTerms):
         new_depth: whether the model takes depth and the parent does not.
     """
 
-    parent: SourceConfig
+    parent: ModelFolder
     target: str
     replayed: tuple[str, ...] = ()
     old_heads: tuple[str, ...] = ()

@@ -11,11 +11,9 @@ and images without any label are taught by the teacher alone.
 from typing import Annotated, Literal, Self
 
 import torch
-import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from posecore.codecs.codec import Codec
 from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
@@ -24,12 +22,12 @@ from posecore.methods.belief import believed
 from posecore.methods.cached_teacher import CachedTeacher
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment, Reduction
 from posecore.methods.knowledge_token import take_tokens
-from posecore.methods.simcc_loss import SHARPNESS
-from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
+from posecore.methods.output_loss import output_loss
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.shards.answers import LessonTerms, read_answer_manifest, refuse_other_terms
 
 _SIMCC_OUTPUT_WEIGHT = 0.1
@@ -112,8 +110,8 @@ class DistillationConfig(DistillationTerms):
             nobody asks the teacher, and its weights are not read. Empty: every step asks.
     """
 
-    teacher: SourceConfig
-    token: SourceConfig | None = None
+    teacher: ModelFolder
+    token: ModelFolder | None = None
     answers: dict[str, str] = {}
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
@@ -260,24 +258,3 @@ class Distillation(SupervisedHeads):
                 "method.feature_weight: none is published for a student with heatmaps; give one, 0 for none."
             )
         return PUBLISHED_WEIGHT * (self.alignment.num_values if config.feature_reduction == "mean" else 1)
-
-
-def output_loss(codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
-    """How far a student's outputs are from a teacher's belief, labelled or not.
-
-    SimCC: ``(1/(B·K)) Σ_axes Σ_nk Σ_bins t (ln t − ln s)``, where both are softmax of ten times the lines (``KDLoss``):
-    a sum over the bins, although the loss of labels is a mean. Heatmaps: their squared error.
-
-    Args:
-        codec: of the student.
-        outputs: (n, K, …) of the student, any float type.
-        belief: the same shape, float32.
-        num_samples: B, which may exceed n.
-    """
-    if not isinstance(codec, SimccCodec):
-        return heatmap_loss(outputs, belief, torch.ones(outputs.shape[:2], device=outputs.device), num_samples)
-    total = outputs.new_zeros((), dtype=torch.float32)
-    for line, wanted in zip(codec.split(outputs), codec.split(belief), strict=True):
-        log_s, log_t = (F.log_softmax(SHARPNESS * logits.float(), dim=-1) for logits in (line, wanted))
-        total = total + F.kl_div(log_s, log_t, reduction="sum", log_target=True)
-    return total / (outputs.shape[1] * num_samples)

@@ -14,10 +14,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
-from posecore.methods.distillation import output_loss
+from posecore.methods.output_loss import output_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 
 
 class HeadDistillationConfig(Config):
@@ -31,7 +31,7 @@ class HeadDistillationConfig(Config):
         head_statistics: as in :class:`~posecore.methods.supervised.SupervisedConfig`.
     """
 
-    teacher: SourceConfig
+    teacher: ModelFolder
     backbone_statistics: Literal["frozen", "drift"] = "frozen"
     head_statistics: HeadStatistics = "own"
 

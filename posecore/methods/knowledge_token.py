@@ -21,10 +21,9 @@ from posecore.methods.simcc_loss import simcc_loss
 from posecore.methods.supervised import heatmap_loss
 from posecore.methods.teacher import lessons_for
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import PoseModel, build_from
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig
-from posecore.models.weights.read import build
 
 _TOKENS = "backbone.knowledge_tokens"
 _INITIAL_STD = 0.02
@@ -40,7 +39,7 @@ class KnowledgeTokenConfig(Config):
         number: of tokens; published: 1.
     """
 
-    teacher: SourceConfig
+    teacher: ModelFolder
     teacher_heads: dict[str, str] = {}
     number: int = Field(default=1, gt=0)
 
@@ -195,4 +194,4 @@ def _with_room(teacher: PoseModel, number: int) -> PoseModel:
     backbone = backbone.model_copy(update={"knowledge_tokens": number})
     architecture = teacher.config.model_copy(update={"backbone": backbone})
     card = teacher.card.model_copy(update={"architecture": architecture})
-    return build(card, {**teacher.state_dict(), _TOKENS: tokens})
+    return build_from(card, {**teacher.state_dict(), _TOKENS: tokens})

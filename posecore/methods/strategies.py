@@ -20,8 +20,8 @@ from torch import nn
 
 from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
+from posecore.methods.heads import ExpertsConfig
 from posecore.methods.prototypes import PrototypesConfig, PrototypeWeighting
-from posecore.methods.sharing import ExpertsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.layers import block_index, in_backbone, layer_index, starts_at_zero
 from posecore.models.low_rank import add_low_rank, is_low_rank

@@ -25,7 +25,7 @@ from posecore.loading.training_crops import TrainingCrops
 from posecore.methods.batch import to_device
 from posecore.methods.feature_alignment import averaged_onto
 from posecore.methods.teacher import Lesson, Teacher
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.schema import CropBatch
 from posecore.shards.answers import (
     Answer,
@@ -60,7 +60,7 @@ class AnswerJob:
     """
 
     terms: AnswerTerms
-    teacher: SourceConfig
+    teacher: ModelFolder
     store: str
     folder: Path
     code: str

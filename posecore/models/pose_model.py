@@ -291,6 +291,23 @@ def model_for(config: ModelConfig, definitions: Mapping[str, DatasetDefinition])
     )
 
 
+def build_from(card: ModelCard, tensors: Mapping[str, Tensor]) -> PoseModel:
+    """A model with these weights, in evaluation mode, never initialised otherwise: 2B parameters take a while to draw.
+
+    Args:
+        card: what to build.
+        tensors: exactly the model's, by our names; copied, so that nothing hangs on the file they were mapped from.
+    """
+    with torch.device("meta"):
+        model = PoseModel(card)
+    own = {
+        name: tensors[name].to(expected.dtype, copy=True).contiguous() for name, expected in model.state_dict().items()
+    }
+    model.load_state_dict(own, assign=True)
+    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())), "a buffer is not saved"
+    return model.eval()
+
+
 def check_heads(datasets: Collection[str], shared_heads: Collection[str] = ()) -> None:
     """Refuses datasets that cannot have heads of their names.
 

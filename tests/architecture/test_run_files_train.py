@@ -14,7 +14,7 @@ from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.head_distillation import HeadDistillation, HeadDistillationConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.loop import train
@@ -80,7 +80,7 @@ def test_the_run_file_of_dwpose_is_its_recipe_and_makes_a_step_of_either_stage(t
     followed = follow_teaching_recipe(config, {entry.name: entry.load() for entry in config.datasets})
     assert followed.recipe is not None
     assert (followed.recipe.name, followed.deviations) == ("dwpose-l", ())
-    job, points, nowhere = followed.config, {"people": 133}, SourceConfig(source="nowhere")
+    job, points, nowhere = followed.config, {"people": 133}, ModelFolder(source="nowhere")
     teacher, student = simcc_model("x", 133, seed=1, widen=0.125), simcc_model("l", 133)
     stages = {
         "first": (Distillation(student, teacher, distilling(job, nowhere)), job.training),
@@ -97,9 +97,9 @@ def test_the_run_file_of_dwpose_is_its_recipe_and_makes_a_step_of_either_stage(t
         assert any(not torch.equal(tensor, before[key]) for key, tensor in method.state_dict().items()), stage
 
 
-def distilling(job: DistillationJob, teacher: SourceConfig) -> DistillationConfig:
+def distilling(job: DistillationJob, teacher: ModelFolder) -> DistillationConfig:
     return DistillationConfig(**job.method.model_dump(), teacher=teacher)
 
 
-def heads_of(job: DistillationJob, teacher: SourceConfig) -> HeadDistillationConfig:
+def heads_of(job: DistillationJob, teacher: ModelFolder) -> HeadDistillationConfig:
     return HeadDistillationConfig(teacher=teacher, backbone_statistics=job.backbone_statistics)

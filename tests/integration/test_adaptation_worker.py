@@ -18,9 +18,9 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
-from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton
 from posecore.training.context import LocalContext
@@ -47,14 +47,14 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     warm_start(start, parent)
     method = AdaptationConfig(
         strategy=TypeAdapter(StrategyConfig).validate_python(strategy),
-        parent=pin(SourceConfig(source=str(save_model(parent, tmp_path / "parent")))),
+        parent=ModelFolder.at(save_model(parent, tmp_path / "parent")),
         target="hands",
         old_heads=("coco",),
     )
     worker = AdaptationWorker(
         model=start.config,
         method=method,
-        weights=pin(WeightsConfig(source=str(save_model(start, tmp_path / "start")))),
+        weights=StartFolder.at(save_model(start, tmp_path / "start")),
         training=TrainingConfig(steps=3, global_batch=4, progress=False),
         loading=LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), num_threads=1),
         stores={"hands": str(store.location)},
@@ -87,7 +87,7 @@ def test_crops_are_cut_as_the_head_that_learns_from_them_reads_them(tmp_path: Pa
         card = build_model(config, {"hands": HANDS}, {"hands": Conventions(codec=learned_as)}).card
         worker = AdaptationWorker(
             model=config,
-            method=AdaptationConfig(strategy="full", parent=SourceConfig(source="nowhere"), target="hands"),
+            method=AdaptationConfig(strategy="full", parent=ModelFolder(source="nowhere"), target="hands"),
             training=TrainingConfig(steps=1, global_batch=4, progress=False),
             loading=LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), num_threads=1),
             stores={},

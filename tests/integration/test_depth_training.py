@@ -24,7 +24,7 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.methods.depth_task import DepthTaskConfig
-from posecore.methods.sharing import HeadsConfig
+from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

@@ -32,8 +32,8 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig
 from posecore.shards.answers import (
     Answer,
     AnswerTerms,
@@ -221,7 +221,7 @@ def test_answers_of_another_version_are_refused(tmp_path: Path) -> None:
     nothing: Any = None
 
     def folder(wanted: AnswerTerms) -> str:
-        return cache_step(nothing, split, SourceConfig(source="nowhere"), wanted, tmp_path / "unused", settings)
+        return cache_step(nothing, split, ModelFolder(source="nowhere"), wanted, tmp_path / "unused", settings)
 
     assert folder(terms) == str(tmp_path)
     newer = AnswerTerms(lesson=lesson.model_copy(update={"teacher": "2" * 64}), crops=crops, precision="float16")

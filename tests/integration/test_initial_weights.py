@@ -9,9 +9,9 @@ import torch
 
 from posecore.errors import IntegrityError
 from posecore.lineage.tracking import RunLog, Tracking
-from posecore.methods.sharing import ExpertsConfig
+from posecore.methods.heads import ExpertsConfig
 from posecore.models.saving import save_model
-from posecore.models.weights.initial import WeightsConfig, pin
+from posecore.models.sources import StartFolder
 from posecore.shards.store import open_store
 from posecore.training.context import LocalContext
 from tests.support.in_process import submit, train_in_this_process
@@ -35,7 +35,7 @@ def test_a_model_with_experts_starts_from_one_without_and_names_it(tmp_path: Pat
     parent = trained(watched_worker(tmp_path / "parent", people), tmp_path / "parent_run")
     parent.card = parent.card.model_copy(update={"licenses": {"elders": "CC-BY-NC-4.0"}})
     save_model(parent, tmp_path / "parent_model")
-    weights = pin(WeightsConfig(source=str(tmp_path / "parent_model")))
+    weights = StartFolder.at(tmp_path / "parent_model")
     worker = watched_worker(tmp_path / "child", stores)
     worker = replace(worker, method=ExpertsConfig(), weights=weights)
 
@@ -57,7 +57,7 @@ def test_weights_that_changed_since_they_were_pinned_are_refused(tmp_path: Path)
     stores = write_stores(tmp_path / "stores")
     worker = watched_worker(tmp_path / "record", stores)
     model, _ = worker._initial(worker_stores(worker))
-    weights = pin(WeightsConfig(source=str(save_model(model, tmp_path / "model"))))
+    weights = StartFolder.at(save_model(model, tmp_path / "model"))
     with torch.no_grad():
         model.backbone.pos_embed.add_(1)
     save_model(model, tmp_path / "model")
@@ -70,7 +70,7 @@ def test_what_was_copied_is_a_table_of_the_training_run(tmp_path: Path, tracking
     stores = write_stores(tmp_path / "stores")
     people = {"people": stores["people"]}
     parent = trained(watched_worker(tmp_path / "parent", people), tmp_path / "parent_run")
-    weights = pin(WeightsConfig(source=str(save_model(parent, tmp_path / "parent_model"))))
+    weights = StartFolder.at(save_model(parent, tmp_path / "parent_model"))
     worker = replace(watched_worker(tmp_path / "child", stores), method=ExpertsConfig(), weights=weights)
 
     train_in_this_process(monkeypatch)

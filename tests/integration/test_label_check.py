@@ -1,5 +1,6 @@
 """A training that meets wrong labels: it betrays them, and goes on without them."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import numpy as np
 import torch
 
 from pipelines.multidataset_worker import MultiDatasetWorker
+from pipelines.periodic_evaluation import LabelRecording
 from posecore.conventions import LabelConventions
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
@@ -20,6 +22,7 @@ from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.models.architecture import ModelConfig
 from posecore.schema import Instance, Record
+from posecore.shards.corrections import Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
@@ -78,16 +81,24 @@ def worker(store: ShardStore, **changes: object) -> MultiDatasetWorker:
             mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), augment=off, num_threads=1
         ),
         "stores": {"hands": str(store.location)},
-        "recording": InferenceSettings(batch_size=60, num_threads=1),
     }  # fmt: skip
     return MultiDatasetWorker(**values | changes)
+
+
+def recording(store: ShardStore, folder: Path, corrections: Mapping[str, Corrections] | None = None) -> LabelRecording:
+    return LabelRecording(
+        stores={"hands": str(store.location)},
+        corrections=corrections or {},
+        folder=str(folder),
+        settings=InferenceSettings(batch_size=60, num_threads=1),
+    )
 
 
 def test_a_training_betrays_the_wrong_labels_and_goes_on_without_them(tmp_path):
     torch.set_num_threads(1)
     store, wrong = blobs(tmp_path, share=0.15)
     folder = tmp_path / "label_losses"
-    worker(store, label_losses=str(folder))(LocalContext(tmp_path / "run"))
+    worker(store, evaluate=recording(store, folder))(LocalContext(tmp_path / "run"))
     losses = read_label_losses(recording_folder(folder, "hands"), store)
     assert losses.shape == (10, 90, 2)
     check = find_noisy_labels(losses)
@@ -107,7 +118,7 @@ def test_a_training_betrays_the_wrong_labels_and_goes_on_without_them(tmp_path):
         first,
         training=first.training.model_copy(update={"steps": 6}),
         corrections={"hands": dropped},
-        label_losses=str(tmp_path / "again"),
+        evaluate=recording(store, tmp_path / "again", {"hands": dropped}),
     )
     again(LocalContext(tmp_path / "second"))
     corrected = open_store(store.location, corrections=dropped)

@@ -13,7 +13,8 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from pipelines.pretrain import main
-from pipelines.pretraining_worker import PretrainingWorker, ReconstructionJudge
+from pipelines.pretraining_worker import PretrainingWorker
+from pipelines.reconstruction_judge import ReconstructionJudge
 from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -23,8 +24,9 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.mae_decoder import MaeDecoderConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import initial_weights
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import WeightsConfig, initial_weights
+from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.mae import MAE
 from posecore.models.weights.read import read_weights
 from posecore.schema import CropBatch

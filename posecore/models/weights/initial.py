@@ -1,4 +1,4 @@
-"""Where a training run takes a trained model from: weights to start from (``weights:``), or a teacher."""
+"""What a user may name as a trained model: weights to start from (``weights:``), a parent, or a teacher."""
 
 from pathlib import Path
 from typing import TypeVar
@@ -6,11 +6,10 @@ from typing import TypeVar
 from pydantic import Field
 
 from posecore.config import Config
-from posecore.errors import IntegrityError
+from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import PoseModel
-from posecore.models.saving import load_outline
-from posecore.models.warm_start import WarmStart, WarmStartConfig, warm_start
-from posecore.models.weights.layouts import OWN_LAYOUT
+from posecore.models.sources import folder_record, other_file
+from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.read import Located, checksum, locate, read_located
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
@@ -47,30 +46,15 @@ class SourceConfig(Config):
         skeletons = {dataset: load_skeleton(name) for dataset, name in self.heads.items()}
         return read_located(located, self.source, self.preset, skeletons)
 
-    def outline(self) -> PoseModel:
-        """The model without its weights, of which nothing is read; only for a folder of ours.
-
-        Raises:
-            CheckpointError: there is no model in the folder.
-            IntegrityError: its card is damaged.
-        """
-        return load_outline(self.source)
-
-    def provenance(self, model: PoseModel) -> dict[str, Json]:
+    def provenance(self, card: ModelCard) -> dict[str, Json]:
         """How the lineage of another model names this one.
 
         Args:
-            model: what :meth:`read` gave.
+            card: of what :meth:`read` gave.
         """
         located = locate(self.source, self.revision)
-        origin = model.card.lineage.get("weights")
-        record: dict[str, Json]
-        if located.path.is_dir():
-            terms = sorted(set(model.card.licenses.values()))
-            record = {"layout": OWN_LAYOUT, "license": ", ".join(terms) or "not stated", "origin": origin}
-        else:
-            assert isinstance(origin, dict), "what is read from a file says so"
-            record = dict(origin)
+        # What is read from a file says where it came from.
+        record = folder_record(card) if located.path.is_dir() else dict(card.lineage["weights"])
         return record | {"source": self.source, "revision": located.revision, "sha256": checksum(located.path)}
 
 
@@ -103,33 +87,8 @@ def pin(config: _SourceT) -> _SourceT:
     return config.model_copy(update={"source": source, "revision": located.revision, "sha256": found})
 
 
-def initial_weights(model: PoseModel, config: WeightsConfig) -> WarmStart:
-    """Copies published weights into a fresh model, resampled, routed and picked point by point as it needs them.
-
-    Args:
-        model: receives the weights; its card then names them in ``lineage["weights"]`` and their terms in
-            ``licenses``.
-        config: where they are.
-
-    Returns:
-        What was copied from where.
-
-    Raises:
-        CheckpointError: the weights cannot be had or read.
-        ConfigError: they are of a backbone of other widths.
-        IntegrityError: the file is not the stated one.
-    """
-    parent = config.read()
-    report = warm_start(model, parent, config.take)
-    record = config.provenance(parent) | {"copied": report.as_dict(), "fresh": report.fresh()}
-    model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
-    return report
-
-
 def _verified(config: SourceConfig, located: Located) -> str:
     found = checksum(located.path)
     if config.sha256 not in (None, found):
-        raise IntegrityError(
-            f"{config.source} has SHA-256 {found}, not the stated {config.sha256}; it is another file than was meant."
-        )
+        raise other_file(config.source, found, config.sha256)
     return found

@@ -17,6 +17,3 @@ LAYOUTS: Mapping[str, Layout] = {
     for layout in (VITPOSE, POSEBH, HUGGINGFACE_VITPOSE, MAE, SAPIENS, SAPIENS2, HUGGINGFACE_SAPIENS2, RTMPOSE)
 }
 """By name."""
-
-OWN_LAYOUT = "posecore"
-"""Name of ours: a folder of ``model.safetensors`` and ``model.json`` (:mod:`posecore.models.saving`)."""

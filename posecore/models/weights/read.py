@@ -4,14 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from torch import Tensor
 
 from posecore.config import digest_json
 from posecore.errors import CheckpointError
-from posecore.models.architecture import ModelCard
 from posecore.models.catalog import CATALOG, PublishedModel, find
-from posecore.models.pose_model import PoseModel
+from posecore.models.pose_model import PoseModel, build_from
 from posecore.models.presets import PRESETS
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, holds_model, load_model
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
@@ -107,7 +105,7 @@ def read_located(
     }
     name = published.name if published else source
     card = fitted.card.model_copy(update={"licenses": {name: license_id}, "lineage": {"weights": provenance}})
-    return build(card, translated.tensors)
+    return build_from(card, translated.tensors)
 
 
 def locate(source: str | Path, revision: str | None = None) -> Located:
@@ -200,20 +198,3 @@ def checksum(path: Path) -> str:
     if not path.name.endswith(INDEX_SUFFIX):
         return sha256_of(path)
     return digest_json({name: sha256_of(path.parent / name) for name in shard_names(path)})
-
-
-def build(card: ModelCard, tensors: Mapping[str, Tensor]) -> PoseModel:
-    """A model with these weights, in evaluation mode, never initialised otherwise: 2B parameters take a while to draw.
-
-    Args:
-        card: what to build.
-        tensors: exactly the model's, by our names; copied, so that nothing hangs on the file they were mapped from.
-    """
-    with torch.device("meta"):
-        model = PoseModel(card)
-    own = {
-        name: tensors[name].to(expected.dtype, copy=True).contiguous() for name, expected in model.state_dict().items()
-    }
-    model.load_state_dict(own, assign=True)
-    assert not any(tensor.is_meta for tensor in (*model.parameters(), *model.buffers())), "a buffer is not saved"
-    return model.eval()

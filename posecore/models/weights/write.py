@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import WEIGHTS_FILE, save_model
-from posecore.models.weights.layouts import LAYOUTS, OWN_LAYOUT
+from posecore.models.sources import OWN_LAYOUT
+from posecore.models.weights.layouts import LAYOUTS
 from posecore.storage import write_atomically, written_aside
 
 CONFIG_FILE = "config.json"

@@ -23,7 +23,7 @@ from posecore.methods.head_distillation import HeadDistillation, HeadDistillatio
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import ExpertsConfig, HeadsConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.weights.initial import SourceConfig
+from posecore.models.sources import ModelFolder
 from posecore.schema import CropBatch
 from posecore.training.engine import EngineState
 from posecore.training.recipes import RECIPES
@@ -396,7 +396,7 @@ def test_the_first_stage_of_dwpose(names: str, points: int, weight_decay: float,
     fields = RECIPES[f"dwpose-{name}"].fields
     teacher, student = simcc_model("l", points, seed=1, widen=0.125), simcc_model(name[0], points)
     asked = copy.deepcopy(teacher).requires_grad_(False)
-    config = DistillationConfig.model_validate({"teacher": SourceConfig(source="nowhere"), **fields["method"]})
+    config = DistillationConfig.model_validate({"teacher": ModelFolder(source="nowhere"), **fields["method"]})
     method = Distillation(student, teacher, config)
     network, start = copy.deepcopy(method), copy.deepcopy(method.state_dict())
     state = posecore_run(tmp_path, method, training_of(fields["training"], 4, 1000), {"people": points})
@@ -427,7 +427,7 @@ def test_the_second_stage_of_dwpose(names: str, points: int, weight_decay: float
     teacher, student = simcc_model(name[0], points, seed=1), simcc_model(name[0], points)
     asked = copy.deepcopy(teacher).requires_grad_(False)
     statistics = fields["backbone_statistics"]
-    config = HeadDistillationConfig(teacher=SourceConfig(source="nowhere"), backbone_statistics=statistics)
+    config = HeadDistillationConfig(teacher=ModelFolder(source="nowhere"), backbone_statistics=statistics)
     method = HeadDistillation(student, teacher, config)
     network, start = copy.deepcopy(method), copy.deepcopy(method.state_dict())
     whole_run = training_of(fields["training"], 4, 1000).model_copy(update={"steps": 26_000})

@@ -12,9 +12,10 @@ from torch import nn
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup, to_device
 from posecore.methods.belief import believed
-from posecore.methods.distillation import Distillation, DistillationConfig, output_loss
+from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment
 from posecore.methods.head_distillation import HeadDistillation, HeadDistillationConfig
+from posecore.methods.output_loss import output_loss
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
@@ -25,8 +26,8 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig, pin
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.checkpoint import load_checkpoint
@@ -39,7 +40,7 @@ from tests.support.tiny_training import Stopped, stop_at
 
 CPU = torch.device("cpu")
 SIZE = (64, 32)
-ANYWHERE = SourceConfig(source="given by the test")
+ANYWHERE = ModelFolder(source="given by the test")
 NAMES = {"people": ("nose", "left_hand", "right_hand"), "dogs": ("nose", "tail")}
 
 
@@ -86,7 +87,7 @@ def _sapiens2(seed: int = 0) -> PoseModel:
     torch.manual_seed(seed)
     backbone = Sapiens2Config(embed_dim=32, depth=2, num_heads=2, num_full_blocks=1)
     head = InstanceNormHeadConfig(deconv_channels=(8, 8), conv_channels=(8, 8, 8), initialisation="kaiming")
-    config = ModelConfig(backbone=backbone, head=head, input_size=SIZE, heatmap_sigma=6.0)
+    config = ModelConfig(backbone=backbone, head=head, input_size=SIZE, heatmap_sigma=3.0)
     return _bold(build_model(config, _skeletons(**NAMES)))
 
 
@@ -523,12 +524,12 @@ def test_the_published_drift_moves_statistics_and_nothing_else() -> None:
 
 
 def _stage_one(folder: Path) -> Distillation:
-    teacher = pin(SourceConfig(source=str(folder / "teacher")))
+    teacher = ModelFolder.at(folder / "teacher")
     return DistillationConfig(teacher=teacher).build(_rtmpose())
 
 
 def _stage_two(folder: Path) -> HeadDistillation:
-    teacher = pin(SourceConfig(source=str(folder / "stage1")))
+    teacher = ModelFolder.at(folder / "stage1")
     return HeadDistillationConfig(teacher=teacher, backbone_statistics="drift").build(_rtmpose(seed=7))
 
 

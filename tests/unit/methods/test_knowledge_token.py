@@ -21,8 +21,8 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig, pin
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.checkpoint import load_checkpoint
@@ -35,7 +35,7 @@ from tests.support.tiny_training import Stopped, stop_at
 
 CPU = torch.device("cpu")
 SIZE = (64, 48)
-ANYWHERE = SourceConfig(source="given by the test")
+ANYWHERE = ModelFolder(source="given by the test")
 POINTS = {"people": ("nose", "left_hand", "right_hand"), "dogs": ("nose", "tail")}
 TEACHER_POINTS = {"humans": ("right_hand", "elbow", "nose", "left_hand"), "dogs": ("nose", "tail")}
 
@@ -226,8 +226,8 @@ def _told(folder: Path, width: int = 16, **terms: object) -> Distillation:
     save_model(_learning().model, folder / "token")
     config = DistillationConfig.model_validate(
         {
-            "teacher": pin(SourceConfig(source=str(folder / "teacher"))),
-            "token": pin(SourceConfig(source=str(folder / "token"))),
+            "teacher": ModelFolder.at(folder / "teacher"),
+            "token": ModelFolder.at(folder / "token"),
             "feature_weight": 0,
         }
         | terms

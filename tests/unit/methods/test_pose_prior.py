@@ -13,9 +13,10 @@ from posecore.geometry import crop_matrix, invert_affine
 from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.methods.batch import to_device
 from posecore.methods.expectation import expected_points, extent
+from posecore.methods.heads import HeadsConfig
 from posecore.methods.pose_prior import PosePriorConfig, ProportionEnergy, gradient_ratio
 from posecore.methods.prototypes import PrototypesConfig
-from posecore.methods.sharing import HeadsConfig, pinned
+from posecore.methods.sharing import pinned
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model

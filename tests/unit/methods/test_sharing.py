@@ -4,7 +4,8 @@ import pytest
 
 from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
-from posecore.methods.sharing import ExpertsConfig, HeadsConfig, MethodConfig
+from posecore.methods.heads import ExpertsConfig, HeadsConfig
+from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.vit import VitConfig

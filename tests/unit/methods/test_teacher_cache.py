@@ -25,8 +25,8 @@ from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import SourceConfig, pin
 from posecore.schema import CropBatch
 from posecore.shards.answers import AnswerPrecision, AnswerStore, AnswerTerms
 from posecore.shards.manifest import MANIFEST_NAME
@@ -49,7 +49,7 @@ class World:
     """Two splits and a ViT teacher of twice the input size, whose one human head knows 133 points."""
 
     stores: Mapping[str, ShardStore]
-    teacher: SourceConfig
+    teacher: ModelFolder
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> World:
         "people": write_store(folder / "a", "people", [1, 3, 2, 1]),
         "dogs": write_store(folder / "b", "dogs", [1, 2], skeleton="ap10k17"),
     }
-    return World(stores, pin(SourceConfig(source=str(save_model(_teacher(), folder / "teacher")))))
+    return World(stores, ModelFolder.at(save_model(_teacher(), folder / "teacher")))
 
 
 def _teacher(seed: int = 1, **architecture: object) -> PoseModel:
@@ -302,7 +302,7 @@ def test_a_damaged_tar_is_made_again_and_the_others_kept(world: World, tmp_path:
 
 def test_answers_of_another_teacher_are_refused(world: World, tmp_path: Path) -> None:
     answers = _stored(world, tmp_path / "answers")
-    other = pin(SourceConfig(source=str(save_model(_teacher(seed=2), tmp_path / "other"))))
+    other = ModelFolder.at(save_model(_teacher(seed=2), tmp_path / "other"))
     with pytest.raises(ConfigError, match=f"SHA-256 {world.teacher.sha256}, and this run has {other.sha256}; let the"):
         _method(World(world.stores, other), answers)
     with pytest.raises(ConfigError, match=r"with head whole, and this run has animals"):
@@ -316,7 +316,7 @@ def test_answers_of_another_teacher_are_refused(world: World, tmp_path: Path) ->
     with pytest.raises(ConfigError, match="there is nothing to store"):
         _method(world, answers, feature_weight=0, output_weight=0)
     with pytest.raises(ConfigError, match="state their checksum"):
-        _method(World(world.stores, SourceConfig(source=world.teacher.source)), answers)
+        _method(World(world.stores, ModelFolder(source=world.teacher.source)), answers)
 
 
 def test_answers_to_other_crops_are_refused(world: World, tmp_path: Path) -> None:
@@ -338,7 +338,7 @@ def test_what_half_precision_cannot_hold_is_refused(world: World, tmp_path: Path
     loud = _teacher()
     with torch.no_grad():
         loud.heads["whole"].final_layer.bias.fill_(1e6)
-    louder = World(world.stores, pin(SourceConfig(source=str(save_model(loud, tmp_path / "loud")))))
+    louder = World(world.stores, ModelFolder.at(save_model(loud, tmp_path / "loud")))
     with pytest.raises(ConfigError, match=r"says 1e\+06, which float16 cannot hold; choose float32"):
         store_answers(_jobs(louder, tmp_path / "answers", "float16")["people"])
     store_answers(_jobs(louder, tmp_path / "answers", "float32")["people"])

@@ -21,7 +21,8 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel, build_model, conventions_of, model_for
 from posecore.models.presets import PRESETS
 from posecore.models.saving import save_model
-from posecore.models.warm_start import warm_start
+from posecore.models.sources import StartFolder
+from posecore.models.warm_start import WarmStartConfig, warm_start
 from posecore.shards.manifest import MANIFEST_NAME, read_manifest
 from tests.support.tiny_store import write_store
 
@@ -187,20 +188,20 @@ def test_a_contradiction_names_both_sides(tmp_path: Path) -> None:
     child = _model({"aic": "aic"}, conventions_of={"aic": {"codec": "udp", "padding": 1.1}})
     with pytest.raises(ConfigError, match=message):
         warm_start(child, parent)
-    save_model(parent, tmp_path / "parent")
+    start = StartFolder.at(save_model(parent, tmp_path / "parent"))
     job = {
         "name": "x",
         "run_folder": "x",
         "datasets": [{"name": "aic", "root": "aic", "train": "train"}],
         "model": TINY | {"conventions_of": {"aic": {"codec": "udp", "padding": 1.1}}},
         "training": {"steps": 1, "global_batch": 1},
-        "weights": {"source": str(tmp_path / "parent")},
     }
+    config = parse_config(job, JobConfig, origin="job")
     definitions = {"aic": load_dataset("aic")}
     with pytest.raises(ConfigError, match=message):
-        refuse_other_conventions(parse_config(job, JobConfig, origin="job"), definitions)
-    afresh = job | {"weights": {"source": str(tmp_path / "parent"), "take": {"points": False}}}
-    refuse_other_conventions(parse_config(afresh, JobConfig, origin="job"), definitions)
+        refuse_other_conventions(config, definitions, start)
+    afresh = start.model_copy(update={"take": WarmStartConfig(points=False)})
+    refuse_other_conventions(config, definitions, afresh)
 
 
 def test_released_heads_of_another_preset_keep_theirs() -> None:

@@ -14,8 +14,9 @@ from safetensors.torch import save
 
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.saving import save_model
+from posecore.models.sources import initial_weights
 from posecore.models.weights.hub import HubName, parse_hub_name
-from posecore.models.weights.initial import WeightsConfig, initial_weights
+from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE
 from tests.support.tiny_weights import add_tiny_presets, tiny_model

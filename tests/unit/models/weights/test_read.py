@@ -8,8 +8,9 @@ from posecore.errors import CheckpointError
 from posecore.models.catalog import CATALOG
 from posecore.models.presets import PRESETS
 from posecore.models.saving import save_model
+from posecore.models.sources import initial_weights
 from posecore.models.vit import VitConfig
-from posecore.models.weights.initial import WeightsConfig, initial_weights
+from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE

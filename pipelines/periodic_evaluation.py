@@ -1,0 +1,69 @@
+"""What is done between the steps of a training, every ``training.evaluate_every``: judge the model, record losses."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from torch import nn
+
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.label_losses import LabelLossRecorder
+from posecore.models.pose_model import PoseModel
+from posecore.shards.corrections import Corrections
+from posecore.shards.store import open_store
+from posecore.training.loop import Evaluate
+
+
+@dataclass(frozen=True, kw_only=True)
+class PeriodicEvaluation:
+    """Judges the model in training on ingested splits, each by its own protocol.
+
+    Every rank judges everything: under ZeRO-3 the ranks hold the weights together and must call them equally often.
+
+    Attributes:
+        stores: name of the set to the location of its ingested split.
+        heads: name of the set to the head that answers.
+        settings: how predictions are made.
+    """
+
+    stores: Mapping[str, str]
+    heads: Mapping[str, str]
+    settings: InferenceSettings
+
+    def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
+        """Metrics as ``<set>/<metric>``."""
+        model = method.model
+        assert isinstance(model, PoseModel), type(model)
+        metrics: dict[str, float] = {}
+        for name, location in self.stores.items():
+            judged = evaluate_store(model, open_store(location), self.settings, head=self.heads[name])
+            metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
+        return metrics
+
+
+@dataclass(frozen=True, kw_only=True)
+class LabelRecording:
+    """Records the loss of every label of some sets, and then judges.
+
+    Attributes:
+        stores: by head, the location of the set's ingested split.
+        corrections: by head, labels that are read as unlabelled.
+        folder: receives a folder per head; every node must see it.
+        settings: batch size and threads.
+        judge: what is done besides, or None.
+    """
+
+    stores: Mapping[str, str]
+    corrections: Mapping[str, Corrections]
+    folder: str
+    settings: InferenceSettings = field(default_factory=InferenceSettings)
+    judge: Evaluate | None = None
+
+    def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
+        """What the judge says."""
+        model = method.model
+        assert isinstance(model, PoseModel), type(model)
+        stores = {
+            name: open_store(location, corrections=self.corrections.get(name)) for name, location in self.stores.items()
+        }
+        LabelLossRecorder(stores=stores, folder=self.folder, settings=self.settings)(model, step)
+        return {} if self.judge is None else self.judge(method, step)
