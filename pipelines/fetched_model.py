@@ -18,6 +18,7 @@ from posecore.models.pose_model import PoseModel
 from posecore.models.saving import CARD_FILE, holds_model, load_outline, save_model
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
+from posecore.models.weights.layout import CONFIG_FILE
 from posecore.schema import Json
 from posecore.storage import sha256_of
 
@@ -87,10 +88,11 @@ def fetch_start(wanted: WeightsConfig, folder: Path) -> StartFolder:
 
 
 def _copied(source: SourceConfig, folder: Path) -> Path:
-    card = Path(source.source) / CARD_FILE  # of a folder of ours
+    path = Path(source.source)
+    beside = [(path if path.is_dir() else path.parent) / name for name in (CARD_FILE, CONFIG_FILE)]
     decided = {
         "source": source.model_dump(mode="json", exclude={"source", "take"}),
-        "card": sha256_of(card) if card.is_file() else None,
+        "beside": [sha256_of(said) if said.is_file() else None for said in beside],
         "code": code_digest(["posecore.models.weights.read"]),
     }
     copy = folder / digest_json(decided)[:12]

@@ -43,7 +43,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expect", metavar="NAME", help="preset or published model that the weights must be of")
     parser.add_argument(
         "--heads", nargs="+", default=[], metavar="DATASET[=SKELETON]",
-        help="datasets of the file's heads, in its order, where they are not the published ones",
+        help="datasets of the file's heads, in its order, where their numbers of points do not say",
     )  # fmt: skip
 
 

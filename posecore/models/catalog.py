@@ -15,12 +15,9 @@ from posecore.datasets.definition import LicenseDefinition
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.catalog_figures import FIGURES
-from posecore.models.weights.layout import LABELS, SKELETONS
+from posecore.models.weights.layout import LABELS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 from posecore.models.weights.licenses import LICENSES
 from posecore.skeletons.library import load_skeleton
-
-_SIX = ("coco", "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
-"""The heads of ViTPose++ and PoseBH, in the published order: expert e belongs to the e-th."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +107,7 @@ def _vitpose() -> Iterator[PublishedModel]:
         yield row
         yield replace(row, name=f"{name}-simple", changes={"head": {"kind": "simple"}})
         if size != "small":
-            multi = replace(row, name=f"{name}-multi", heads=("coco", "aic", "mpii"), license_id=_RESTRICTED_DATA)
+            multi = replace(row, name=f"{name}-multi", heads=VITPOSE_MULTI, license_id=_RESTRICTED_DATA)
             yield multi
             yield replace(multi, name=f"{name}-multi-crowdpose", heads=(*multi.heads, "crowdpose"))
         plus = f"vitpose-plus-{size}"
@@ -118,7 +115,7 @@ def _vitpose() -> Iterator[PublishedModel]:
             row,
             name=plus,
             preset=plus,
-            heads=_SIX,
+            heads=VITPOSE_PLUS,
             license_id=_RESTRICTED_DATA,
             file=f"vitpose+_{size}.pth",
             hub=None if size == "huge" else "nielsr/vitpose-original-checkpoints",
@@ -130,7 +127,7 @@ def _posebh() -> Iterator[PublishedModel]:
         yield PublishedModel(
             f"posebh-{size}",
             f"vitpose-plus-{size}",
-            _SIX,
+            VITPOSE_PLUS,
             "posebh",
             _RESTRICTED_DATA,
             "https://github.com/uyoung-jeong/PoseBH",

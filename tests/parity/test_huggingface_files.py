@@ -8,9 +8,11 @@ import pytest
 import torch
 from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 
+from posecore.errors import CheckpointError
 from posecore.models.merge import merge_experts
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.write import write_weights
+from posecore.skeletons.library import load_skeleton
 from tests.support.tiny_weights import SIX, add_tiny_presets, tiny_model
 
 
@@ -27,7 +29,14 @@ def assert_same(ours: torch.Tensor, other: torch.Tensor) -> None:
     torch.testing.assert_close(ours, other, rtol=1e-5, atol=1e-5)
 
 
-def theirs(simple: bool = False, **backbone: Any) -> VitPoseForPoseEstimation:
+COCO_LABELS = {
+    number: name.title().replace("Left_", "L_").replace("Right_", "R_")
+    for number, name in enumerate(load_skeleton("coco17").names)
+}
+"""Nose, L_Eye, R_Eye and so on, in COCO's order."""
+
+
+def theirs(simple: bool = False, labels: dict[int, str] = COCO_LABELS, **backbone: Any) -> VitPoseForPoseEstimation:
     """A model of theirs with values that differ everywhere, and the published eps instead of their default."""
     config = VitPoseBackboneConfig(
         image_size=[64, 48],
@@ -38,7 +47,7 @@ def theirs(simple: bool = False, **backbone: Any) -> VitPoseForPoseEstimation:
         layer_norm_eps=1e-6,
         **backbone,
     )
-    model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=config, use_simple_decoder=simple, num_labels=17))
+    model = VitPoseForPoseEstimation(VitPoseConfig(backbone_config=config, use_simple_decoder=simple, id2label=labels))
     generator = torch.Generator().manual_seed(1)
     for tensor in model.state_dict().values():
         if tensor.is_floating_point():
@@ -55,6 +64,15 @@ def test_their_folder_is_read(tmp_path: Path, simple: bool) -> None:
     assert ours.card.lineage["weights"]["layout"] == "huggingface-vitpose"
     assert ours.card.lineage["weights"]["dropped"] == {}
     assert_same(ours.predict(images(), "coco"), model(images()).heatmaps)
+
+
+def test_a_head_is_named_by_the_points_that_the_configuration_lists(tmp_path: Path) -> None:
+    animal = load_skeleton("ap10k17")
+    theirs(labels=dict(enumerate(animal.names))).save_pretrained(tmp_path / "animals")
+    assert dict(read_weights(tmp_path / "animals").skeletons) == {"ap10k": animal}
+    theirs(labels={number: f"LABEL_{number}" for number in range(17)}).save_pretrained(tmp_path / "anybody")
+    with pytest.raises(CheckpointError, match="candidates are coco, ap10k, apt36k"):
+        read_weights(tmp_path / "anybody")
 
 
 @torch.no_grad()

@@ -14,6 +14,8 @@ from posecore.models.weights.layout import SKELETONS
 from posecore.skeletons.library import load_skeleton
 
 SIX = ("coco", "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")
+COCO = {"coco": load_skeleton("coco17")}
+"""What is stated of a file with one head of 17 points, which does not say whose they are."""
 HEAD = {"kind": "classic", "channels": 8}
 
 

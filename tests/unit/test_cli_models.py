@@ -48,9 +48,23 @@ def test_convert_there_and_back(plus: Path, tmp_path: Path, capsys: pytest.Captu
 def test_convert_one_expert(plus: Path, tmp_path: Path) -> None:
     arguments = ["models", "convert", str(plus), str(tmp_path / "hf"), "--layout", "huggingface-vitpose"]
     assert main([*arguments, "--expert", "ap10k"]) == 0
-    found = read_weights(tmp_path / "hf", skeletons={"ap10k": tiny_model(heads=("ap10k",)).skeletons["ap10k"]})
+    found = read_weights(tmp_path / "hf")
     assert list(found.heads) == ["ap10k"]
     assert found.config.backbone.expert_share == 0
+
+
+def test_a_file_that_does_not_say_whose_points_it_has_is_not_guessed_at(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dataset, candidates in {"ap10k": "coco, ap10k, apt36k", "crowdpose": "aic, crowdpose"}.items():
+        source, target = tmp_path / f"{dataset}.pth", tmp_path / dataset
+        write_weights(tiny_model(heads=(dataset,)), "vitpose", source)
+        arguments = ["models", "convert", str(source), str(target), "--layout", "posecore"]
+        assert main(arguments) == 1
+        assert f"the candidates are {candidates}, and each means other points" in capsys.readouterr().err
+        assert not target.exists()
+        assert main([*arguments, "--heads", dataset]) == 0
+        assert f"heads {dataset}" in capsys.readouterr().out
 
 
 def test_what_a_layout_has_no_place_for_is_said(plus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-d
 from posecore.errors import CheckpointError
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.models.weights.files import INDEX_SUFFIX, shard_names
+from posecore.models.weights.layout import CONFIG_FILE
 
 _NAME = re.compile(r"(?P<repository>[\w.-]+/[\w.-]+?)(?:@(?P<revision>[\w./-]+))?(?::(?P<file>[\w./+ -]+))?")
 _PICKLED = (".pth", ".pt", ".bin", ".ckpt")
@@ -100,6 +101,9 @@ def _download(name: HubName) -> Downloaded:
     if main == CARD_FILE:
         get(WEIGHTS_FILE)
         return Downloaded(path.parent, commit)
+    beside = str(PurePosixPath(main).with_name(CONFIG_FILE))
+    if beside in files:
+        get(beside)
     if main.endswith(INDEX_SUFFIX):
         for shard in shard_names(path):
             get(str(PurePosixPath(main).with_name(shard)))

@@ -16,8 +16,9 @@ from torch import Tensor
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused
+from posecore.models.weights.layout import SKELETONS, Layout, Translated, Written, refuse_unused
 from posecore.models.weights.vitpose import VITPOSE
+from posecore.skeletons.library import load_skeleton
 
 _EMBEDDINGS = "backbone.embeddings."
 _LAYER = "backbone.encoder.layer."
@@ -39,6 +40,8 @@ _IN_LAYER = {
 }
 _PARTS = ("query", "key", "value")
 _QUERY = re.compile(rf"({re.escape(_LAYER)}\d+\.attention\.attention\.)query(\.\w+)")
+_SIDE = re.compile(r"^([lr])(?=_)")
+_SIDES = {"l": "left", "r": "right"}
 _EXPERT = re.compile(r"(backbone\.blocks\.\d+\.mlp\.)experts\.(\d+)(\.\w+)")
 
 
@@ -133,6 +136,15 @@ def _config(model: PoseModel) -> dict[str, Any]:
     }
 
 
+def _states(config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The published head whose points ``id2label`` lists, whoever wrote it: ``L_Eye`` or ``left_eye``."""
+    labels = config.get("id2label")
+    if not isinstance(labels, Mapping):
+        return ()
+    names = [_SIDE.sub(lambda side: _SIDES[side[1]], str(labels.get(str(i))).lower()) for i in range(len(labels))]
+    return next(((dataset,) for dataset, name in SKELETONS.items() if load_skeleton(name).names == tuple(names)), ())
+
+
 def _published(name: str) -> str:
     """The publisher's name of a tensor, or "" if the layout does not know it."""
     for theirs, published in _PLAIN.items():
@@ -167,5 +179,6 @@ HUGGINGFACE_VITPOSE = Layout(
     recognises=_recognises,
     read=_read,
     write=_write,
+    states=_states,
 )
 """One head, dense or with the experts of ViTPose++."""

@@ -24,8 +24,8 @@ class SourceConfig(Config):
         revision: branch, tag or commit on the hub; a commit makes the run repeatable.
         sha256: of the file; another file is refused.
         preset: preset or catalog name the weights must be of.
-        heads: skeleton by name of a dataset for each head in the file, in its order, where they are not the published
-            ones: 17 points can be COCO's or an animal's, and nothing in a file says which.
+        heads: skeleton by name of a dataset for each head in the file, in its order, where they are not published
+            ones or not known by their numbers of points: 17 can be COCO's or an animal's.
     """
 
     source: str

@@ -20,6 +20,9 @@ from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
 
+CONFIG_FILE = "config.json"
+"""Name of the file beside the weights in which Hugging Face's folders say what they hold."""
+
 DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
     17: ("coco", "ap10k", "apt36k"),
     14: ("aic", "crowdpose"),
@@ -27,8 +30,13 @@ DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
     133: ("coco_wholebody",),
     308: ("goliath",),
 }
-"""Datasets whose heads are published, by number of points. Where a file holds several heads of one number, they come
-in this order: so does ViTPose++ (COCO, AIC, MPII, AP-10K, APT-36K, COCO-WholeBody)."""
+"""Datasets whose heads are published, by number of points. Those of one number have their points in other orders."""
+
+VITPOSE_MULTI = ("coco", "aic", "mpii")
+"""The heads of ViTPose trained on several datasets, in the published order."""
+VITPOSE_PLUS = (*VITPOSE_MULTI, "ap10k", "apt36k", "coco_wholebody")
+"""The heads of ViTPose++ and PoseBH, in the published order: expert e belongs to the e-th."""
+_PUBLISHED_TOGETHER = (VITPOSE_MULTI, (*VITPOSE_MULTI, "crowdpose"), VITPOSE_PLUS)
 
 LABELS: Mapping[str, LabelConventions] = {"mpii": LabelConventions(box_source="center_scale", clip_boxes=False)}
 """What the labels of published heads' datasets mean, where it is not what labels mostly do."""
@@ -100,6 +108,8 @@ class Layout:
             nor known to be left out, or where shapes contradict each other.
         write: a model under this layout's names. Raises :class:`~posecore.errors.CheckpointError` where
             the layout cannot hold the model.
+        states: the datasets of the heads, in their order, as the ``config.json`` beside the weights has them; empty
+            where it does not say.
     """
 
     name: str
@@ -110,6 +120,7 @@ class Layout:
     read: Callable[[Mapping[str, Tensor], Sequence[str]], Translated]
     write: Callable[[PoseModel], Written]
     presets: str = ""
+    states: Callable[[Mapping[str, Any]], tuple[str, ...]] = lambda config: ()
 
 
 def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]:
@@ -117,13 +128,15 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
 
     Args:
         points: number of points of each head, in the file's order.
-        datasets: the names a user states; empty to name them by :data:`DATASETS_BY_POINTS`.
+        datasets: the names a user states; empty to know them by their numbers of points: the heads are those of a model
+            that was published with several, or there is one published head of each number.
 
     Returns:
         Number of points by dataset, in the file's order.
 
     Raises:
-        CheckpointError: another number of names is stated, or no published head has that many points.
+        CheckpointError: another number of names is stated; or none is, and no published head has that many points, or
+            more than one has.
     """
     if datasets:
         if len(datasets) != len(points):
@@ -132,15 +145,24 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
                 f"named ({', '.join(datasets)}); name each once, in the file's order."
             )
         return dict(zip(datasets, points, strict=True))
-    heads: dict[str, int] = {}
-    for count in points:
-        unused = [name for name in DATASETS_BY_POINTS.get(count, ()) if name not in heads]
-        if not unused:
+    possible = [DATASETS_BY_POINTS.get(count, ()) for count in points]
+    for together in _PUBLISHED_TOGETHER:
+        if len(together) == len(points) and all(name in some for name, some in zip(together, possible, strict=True)):
+            return dict(zip(together, points, strict=True))
+    for count, candidates in zip(points, possible, strict=True):
+        if not candidates:
             raise CheckpointError(
                 f"the file has a head of {count} points, which is no published one; state its skeleton by name."
             )
-        heads[unused[0]] = count
-    return heads
+        if len(candidates) > 1 or points.count(count) > 1:
+            raise CheckpointError(
+                f"the file has {'heads' if points.count(count) > 1 else 'a head'} of {count} points, and nothing in it "
+                f"says whose: the candidates are {', '.join(candidates)}, and each means other points; name the "
+                f"{'datasets of all heads in its order' if len(points) > 1 else 'dataset'} with --heads "
+                f"({candidates[0]}, or NAME=SKELETON; in a run file heads: {{{candidates[0]}: "
+                f"{SKELETONS[candidates[0]]}}}), or the published model it is with --expect (preset: in a run file)."
+            )
+    return {name: count for (name,), count in zip(possible, points, strict=True)}
 
 
 def refuse_unused(layout: str, unused: Sequence[str]) -> None:

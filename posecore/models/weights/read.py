@@ -1,8 +1,10 @@
 """Any published checkpoint becomes a model: found, opened safely, translated, fitted to a preset, and documented."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -15,11 +17,13 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, holds_model, load_mo
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
-from posecore.models.weights.layout import Layout, Translated
+from posecore.models.weights.layout import CONFIG_FILE, Layout, Translated
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
-from posecore.storage import sha256_of
+from posecore.storage import read_at_most, sha256_of
+
+_MAX_CONFIG_BYTES = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +95,8 @@ def read_located(
     tensors = read_tensors(located.path)
     layout = recognise(tensors, located.path)
     stated = skeletons or (published.card().skeletons if published else {})
-    translated = _translated(layout, tensors, tuple(stated), located.path)
+    heads = tuple(stated) or layout.states(_config_beside(located.path))
+    translated = _translated(layout, tensors, heads, located.path)
     fitted = fit(translated, layout, source, preset, stated)
     license_id = published.license_id if published else _terms(layout, tuple(translated.heads))
     provenance: dict[str, Json] = {
@@ -183,6 +188,15 @@ def _translated(layout: Layout, tensors: Mapping[str, Tensor], datasets: Sequenc
             f"{origin} looks like {layout.name}, but has tensors of shapes that no such file has ({error}); it is "
             "damaged or of another family."
         ) from error
+
+
+def _config_beside(path: Path) -> Mapping[str, Any]:
+    """What the ``config.json`` in the folder of weights holds; nothing if there is none that can be read."""
+    try:
+        value = json.loads(read_at_most(path.parent / CONFIG_FILE, _MAX_CONFIG_BYTES))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _terms(layout: Layout, heads: tuple[str, ...]) -> str:

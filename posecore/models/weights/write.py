@@ -10,10 +10,10 @@ from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import WEIGHTS_FILE, save_model
 from posecore.models.sources import OWN_LAYOUT
+from posecore.models.weights.layout import CONFIG_FILE
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.storage import write_atomically, written_aside
 
-CONFIG_FILE = "config.json"
 _PICKLED = (".pth", ".pt")
 
 

@@ -61,6 +61,24 @@ def test_halpe_foot_order_differs_from_wholebody():
     assert where == [20, 22, 24, 21, 23, 25]
 
 
+def test_halpe_draws_its_fingers_from_the_wrist():
+    """As the published configuration names the links; only COCO-WholeBody's start at a root of the hand."""
+    halpe, wholebody = load_skeleton("halpe136"), load_skeleton("coco_wholebody133")
+    assert len(halpe.links) == 67
+    for skeleton, root in ((halpe, "wrist"), (wholebody, "hand_root")):
+        for side in ("left", "right"):
+            for finger in ("thumb", "forefinger", "middle_finger", "ring_finger", "pinky_finger"):
+                starts = {a for a, b in skeleton.links if b == f"{side}_{finger}1"}
+                assert starts == {f"{side}_{root}"}, skeleton.name
+
+
+def test_what_nobody_published_of_oks_constants_is_not_made_up():
+    stated = {name: sum(p.oks_sigma is not None for p in load_skeleton(name).keypoints) for name in NUM_KEYPOINTS}
+    partly = {name: count for name, count in stated.items() if count != NUM_KEYPOINTS[name]}
+    assert partly == {"mpii_trb40": 0, "minirgbd25": 0, "fidip19": 0, "ochuman19": 17}
+    assert all(load_skeleton(name).oks_sigmas is None for name in partly)
+
+
 def test_goliath_mirrors_cross_their_numbers():
     goliath = load_skeleton("goliath308")
     for name, mirror in {

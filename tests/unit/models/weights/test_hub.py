@@ -19,7 +19,7 @@ from posecore.models.weights.hub import HubName, parse_hub_name
 from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE
-from tests.support.tiny_weights import add_tiny_presets, tiny_model
+from tests.support.tiny_weights import COCO, add_tiny_presets, tiny_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 OLD = "fedcba9876543210fedcba9876543210fedcba98"
@@ -121,7 +121,7 @@ def test_names() -> None:
 
 def test_weights_come_with_the_commit_and_the_checksum(hub: Hub) -> None:
     publish(hub, {"README.md": b"", "model.safetensors": weights()})
-    model = read_weights("lab/pose")
+    model = read_weights("lab/pose", skeletons=COCO)
     record = model.card.lineage["weights"]
     assert (record["source"], record["revision"]) == ("lab/pose", COMMIT)
     assert record["sha256"] == hashlib.sha256(weights()).hexdigest()
@@ -133,8 +133,10 @@ def test_weights_come_with_the_commit_and_the_checksum(hub: Hub) -> None:
 def test_a_pinned_revision_is_the_one_that_is_read(hub: Hub) -> None:
     publish(hub, {"model.safetensors": b"new and different"})
     hub.repositories["lab/pose"][OLD] = {"model.safetensors": weights()}
-    assert read_weights(f"lab/pose@{OLD}").card.lineage["weights"]["revision"] == OLD
-    config = WeightsConfig(source="lab/pose", revision=OLD, sha256=hashlib.sha256(weights()).hexdigest())
+    assert read_weights(f"lab/pose@{OLD}", skeletons=COCO).card.lineage["weights"]["revision"] == OLD
+    config = WeightsConfig(
+        source="lab/pose", revision=OLD, sha256=hashlib.sha256(weights()).hexdigest(), heads={"coco": "coco17"}
+    )
     child = tiny_model(heads=("mpii",))
     initial_weights(child, config)
     assert child.card.lineage["weights"]["revision"] == OLD
@@ -145,8 +147,8 @@ def test_a_pinned_revision_is_the_one_that_is_read(hub: Hub) -> None:
 def test_one_of_several_files_is_named(hub: Hub) -> None:
     publish(hub, {"a/small.safetensors": weights(), "a/large.safetensors": b""})
     with pytest.raises(CheckpointError, match=r"holds a/large\.safetensors, a/small\.safetensors; add :<file>"):
-        read_weights("lab/pose")
-    assert list(read_weights("lab/pose:a/small.safetensors").heads) == ["coco"]
+        read_weights("lab/pose", skeletons=COCO)
+    assert list(read_weights("lab/pose:a/small.safetensors", skeletons=COCO).heads) == ["coco"]
     with pytest.raises(CheckpointError, match=r"holds no b\.pth; it holds a/large\.safetensors"):
         read_weights("lab/pose:b.pth")
 
@@ -156,7 +158,7 @@ def test_shards_and_models_of_ours_are_fetched_whole(hub: Hub, tmp_path: Path) -
     index = {"weight_map": {name: f"{number % 2}.safetensors" for number, (name, _) in enumerate(tensors)}}
     shards = {f"{part}.safetensors": save(dict(tensors[part::2])) for part in (0, 1)}
     publish(hub, {"model.safetensors.index.json": json.dumps(index).encode(), **shards})
-    assert list(read_weights("lab/pose").heads) == ["coco"]
+    assert list(read_weights("lab/pose", skeletons=COCO).heads) == ["coco"]
     folder = Path(str(save_model(tiny_model(), tmp_path / "own")))
     publish(hub, {path.name: path.read_bytes() for path in folder.iterdir()}, "lab/own")
     assert list(read_weights("lab/own").heads) == ["coco"]
@@ -180,14 +182,14 @@ def test_what_is_not_there_is_said(hub: Hub, name: str, message: str) -> None:
 def test_without_a_network_a_local_file_is_asked_for(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     point_to("http://127.0.0.1:9", monkeypatch)  # nobody listens there
     with pytest.raises(CheckpointError, match=r"could not be fetched .* give its path here instead"):
-        read_weights("lab/pose")
+        read_weights("lab/pose", skeletons=COCO)
     with pytest.raises(CheckpointError, match=r"could not be fetched .* give its path here instead"):
         read_weights("sapiens-0.3b-coco")
 
 
 def test_without_a_network_a_copy_in_the_cache_serves(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     publish(hub, {"model.safetensors": weights()})
-    read_weights("lab/pose")
+    read_weights("lab/pose", skeletons=COCO)
     point_to("http://127.0.0.1:9", monkeypatch)
-    found = read_weights(f"lab/pose@{COMMIT}:model.safetensors")
+    found = read_weights(f"lab/pose@{COMMIT}:model.safetensors", skeletons=COCO)
     assert found.card.lineage["weights"]["revision"] == COMMIT

@@ -81,7 +81,7 @@ def test_a_head_split_off_from_its_neighbours_is_read_without_the_embedding() ->
     for name in ("weight", "bias"):
         shared = published[f"backbone.blocks.0.mlp.fc2.{name}"]
         published[f"backbone.blocks.0.mlp.fc2.{name}"] = torch.cat([shared, published[expert + name]])
-    translated = POSEBH.read(published, ())
+    translated = POSEBH.read(published, ("coco",))
     assert translated.heads == {"coco": 17}
     assert "of 214 points, its heads of 17" in translated.dropped[PROTOTYPES]
 

@@ -17,7 +17,9 @@ from posecore.models.weights.vitpose import VITPOSE
 from posecore.models.weights.write import write_weights
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import sha256_of
-from tests.support.tiny_weights import SIX, add_tiny_presets, tiny_model
+from tests.support.tiny_weights import COCO, SIX, add_tiny_presets, tiny_model
+
+HEADS = {"coco": "coco17"}
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +35,7 @@ def file(tmp_path: Path) -> Path:
 
 
 def test_where_weights_came_from_is_on_record(file: Path) -> None:
-    card = read_weights(file).card
+    card = read_weights(file, skeletons=COCO).card
     record = card.lineage["weights"]
     assert record["source"] == str(file)
     assert record["sha256"] == sha256_of(file)
@@ -43,8 +45,8 @@ def test_where_weights_came_from_is_on_record(file: Path) -> None:
 
 def test_a_wrong_preset_is_answered_with_the_right_one(file: Path) -> None:
     with pytest.raises(CheckpointError, match=r"holds the weights of tiny, not of tiny-wide \(backbone\.pos_embed is"):
-        read_weights(file, "tiny-wide")
-    assert read_weights(file, "tiny").config.backbone.embed_dim == 32
+        read_weights(file, "tiny-wide", COCO)
+    assert read_weights(file, "tiny", COCO).config.backbone.embed_dim == 32
     with pytest.raises(CheckpointError, match="no preset or published model is called 'vitpose-bass'"):
         read_weights(file, "vitpose-bass")
 
@@ -61,19 +63,19 @@ def test_a_size_of_no_preset_is_answered_with_the_closest(tmp_path: Path) -> Non
     del tensors["backbone.blocks.1.attn.proj.bias"]
     torch.save(tensors, tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"fits no preset; the closest is tiny: .*attn\.proj\.bias is missing"):
-        read_weights(tmp_path / "x.pth")
+        read_weights(tmp_path / "x.pth", skeletons=COCO)
 
 
 def test_half_precision_becomes_single(tmp_path: Path) -> None:
     tensors = {n: t.half() if t.is_floating_point() else t for n, t in VITPOSE.write(tiny_model()).tensors.items()}
     save_file(tensors, tmp_path / "x.safetensors")
-    model = read_weights(tmp_path / "x.safetensors")
+    model = read_weights(tmp_path / "x.safetensors", skeletons=COCO)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     assert model.heads["coco"].deconv_layers[1].num_batches_tracked.dtype == torch.int64
 
 
 def test_a_model_hangs_on_no_file(file: Path) -> None:
-    model = read_weights(file)
+    model = read_weights(file, skeletons=COCO)
     before = model.backbone.pos_embed.clone()
     file.write_bytes(b"")
     assert torch.equal(model.backbone.pos_embed, before)
@@ -122,7 +124,7 @@ def test_writing_refuses_what_does_not_fit(tmp_path: Path) -> None:
 
 def test_fine_tuning_starts_from_a_file_and_says_so(file: Path) -> None:
     child = tiny_model(heads=("coco", "mpii"), input_size=(128, 96))
-    report = initial_weights(child, WeightsConfig(source=str(file), sha256=sha256_of(file), preset="tiny"))
+    report = initial_weights(child, WeightsConfig(source=str(file), sha256=sha256_of(file), preset="tiny", heads=HEADS))
     parent = tiny_model()
     assert torch.equal(child.backbone.blocks[1].mlp.fc1.weight, parent.backbone.blocks[1].mlp.fc1.weight)
     assert torch.equal(child.heads["coco"].final_layer.weight, parent.heads["coco"].final_layer.weight)
@@ -134,7 +136,7 @@ def test_fine_tuning_starts_from_a_file_and_says_so(file: Path) -> None:
 
 def test_a_model_of_ours_passes_its_own_start_on(file: Path, tmp_path: Path) -> None:
     middle = tiny_model()
-    initial_weights(middle, WeightsConfig(source=str(file)))
+    initial_weights(middle, WeightsConfig(source=str(file), heads=HEADS))
     folder = Path(str(save_model(middle, tmp_path / "middle")))
     child = tiny_model(heads=("mpii",))
     initial_weights(child, WeightsConfig(source=str(folder)))
@@ -160,7 +162,7 @@ def test_a_tensor_without_its_axes_is_refused(layout: str, name: str, tmp_path: 
     assert name in tensors
     save_file(tensors | {name: torch.tensor(1.0)}, tmp_path / "x.safetensors")
     with pytest.raises(CheckpointError, match=f"looks like {layout}, but has tensors of shapes that no such file has"):
-        read_weights(tmp_path / "x.safetensors")
+        read_weights(tmp_path / "x.safetensors", skeletons=COCO)
 
 
 def test_terms_of_a_file_are_those_of_what_was_published_with_its_heads(tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
 """The published names of ViTPose and ViTPose++, and the traps in their files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import pytest
@@ -13,11 +13,13 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.presets import VITPOSE_CONVENTIONS
 from posecore.models.vit import VitConfig
+from posecore.models.weights.layout import SKELETONS, name_heads
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE
 from posecore.skeletons.library import load_skeleton
-from tests.support.tiny_weights import SIX, add_tiny_presets, tiny_model
+from posecore.skeletons.skeleton import Skeleton
+from tests.support.tiny_weights import COCO, SIX, add_tiny_presets, tiny_model
 
 
 @pytest.fixture(autouse=True)
@@ -26,12 +28,12 @@ def _presets(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def read(tmp_path: Path) -> Callable[[dict[str, Tensor]], PoseModel]:
+def read(tmp_path: Path) -> Callable[..., PoseModel]:
     """Stores tensors as a publisher would and reads the file."""
 
-    def read(tensors: dict[str, Tensor]) -> PoseModel:
+    def read(tensors: dict[str, Tensor], skeletons: Mapping[str, Skeleton] | None = None) -> PoseModel:
         torch.save({"state_dict": tensors, "meta": {"epoch": 210}}, tmp_path / "published.pth")
-        return read_weights(tmp_path / "published.pth")
+        return read_weights(tmp_path / "published.pth", skeletons=skeletons)
 
     return read
 
@@ -54,7 +56,7 @@ def same(model: PoseModel, other: PoseModel) -> bool:
 )
 def test_what_is_written_is_read_back(read, preset: str, heads: tuple[str, ...], changes: dict) -> None:
     model = tiny_model(preset, heads, **changes)
-    found = read(VITPOSE.write(model).tensors)
+    found = read(VITPOSE.write(model).tensors, COCO if len(heads) == 1 else None)
     assert same(model, found)
     assert found.config == model.config
     assert not found.training
@@ -138,7 +140,7 @@ def split(model: PoseModel, dataset: str) -> dict[str, Tensor]:
 def test_leftovers_of_the_splitting_tool_are_dropped_by_name(read, dataset: str) -> None:
     model = tiny_model("tiny-plus", SIX)
     tensors = split(model, dataset)
-    found = read(tensors)
+    found = read(tensors, {dataset: model.skeletons[dataset]})
     assert list(found.heads) == [dataset]
     assert found.card.lineage["weights"]["preset"] == "tiny"
     leftovers = {name for name in tensors if "experts" in name or name.startswith("associate_keypoint_heads.")}
@@ -151,11 +153,34 @@ def test_heads_of_as_many_points_are_told_apart_by_stating_them(tmp_path: Path) 
     """A split animal file has 17 points like COCO, and nothing in it says which."""
     model = tiny_model("tiny-plus", SIX)
     torch.save({"state_dict": split(model, "ap10k")}, tmp_path / "ap10k.pth")
-    assert list(read_weights(tmp_path / "ap10k.pth").heads) == ["coco"]
+    with pytest.raises(CheckpointError, match=r"17 points, and .* the candidates are coco, ap10k, apt36k, and each"):
+        read_weights(tmp_path / "ap10k.pth")
     found = read_weights(tmp_path / "ap10k.pth", skeletons={"ap10k": model.skeletons["ap10k"]})
     assert list(found.heads) == ["ap10k"]
     assert found.conventions["ap10k"].codec == "msra"
     assert found.skeletons["ap10k"] == model.skeletons["ap10k"]
+
+
+@pytest.mark.parametrize("datasets", [("mpii",), ("coco_wholebody",), ("goliath",), ("mpii", "coco_wholebody"), SIX])
+def test_heads_that_can_be_of_one_dataset_each_are_named_by_their_points(datasets: tuple[str, ...]) -> None:
+    points = [load_skeleton(SKELETONS[name]).num_keypoints for name in datasets]
+    assert name_heads(points, ()) == dict(zip(datasets, points, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("points", "candidates"),
+    [
+        ([17], "a head of 17 points, .* are coco, ap10k, apt36k, and .* the dataset with --heads .coco, or"),
+        ([14], "a head of 14 points, .* are aic, crowdpose, and .* heads: {aic: aic14}"),
+        ([16, 14], "a head of 14 points, .* are aic, crowdpose, and .* the datasets of all heads in its order"),
+        ([17, 17], "heads of 17 points, .* are coco, ap10k, apt36k"),
+        ([16, 16], "heads of 16 points, .* are mpii"),
+        ([17, 14, 16, 17, 17], "heads of 17 points"),
+    ],
+)
+def test_heads_that_can_be_of_several_are_refused_with_the_candidates(points: list[int], candidates: str) -> None:
+    with pytest.raises(CheckpointError, match=candidates):
+        name_heads(points, ())
 
 
 @pytest.mark.parametrize(
@@ -173,11 +198,11 @@ def test_heads_of_as_many_points_are_told_apart_by_stating_them(tmp_path: Path) 
 )
 def test_every_tensor_is_used_or_dropped_by_name(read, change: Callable, message: str) -> None:
     with pytest.raises(CheckpointError, match=message):
-        read(change(VITPOSE.write(tiny_model()).tensors))
+        read(change(VITPOSE.write(tiny_model(heads=("mpii",))).tensors))
 
 
 def test_an_expert_without_a_head_is_refused(read) -> None:
-    tensors = VITPOSE.write(tiny_model("tiny-plus", ("coco", "aic"))).tensors
+    tensors = VITPOSE.write(tiny_model("tiny-plus", ("mpii", "aic"))).tensors
     tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("associate_keypoint_heads.")}
     with pytest.raises(CheckpointError, match=r"experts\.1\.\w+ is an expert without a head"):
         read(tensors)
