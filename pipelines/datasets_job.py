@@ -1,7 +1,6 @@
 """What every job on several datasets is told, whatever it does with them."""
 
 from collections.abc import Iterable, Mapping
-from math import inf
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -67,7 +66,7 @@ class DatasetEntry(Config):
             raise ValueError(f"{self.name}: head is needed exactly where train is not given.")
         if self.weight is not None and self.train is None:
             raise ValueError(f"{self.name}: weight is the share of a set that is trained on; give train or drop it.")
-        if self.weight is not None and not 0 < self.weight < inf:
+        if self.weight is not None and self.weight <= 0:
             raise ValueError(
                 f"{self.name}: weight {self.weight:g} is no share of the samples; give a positive number, or leave the "
                 "dataset out, or give head in place of train to judge on it only."

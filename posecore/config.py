@@ -29,9 +29,10 @@ MAX_YAML_BYTES = 4 << 20
 
 
 class Config(BaseModel):
-    """Base of all configurations: frozen, picklable, and strict about unknown keys."""
+    """Base of all configurations: frozen, picklable, and strict about unknown keys and about numbers that are none."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    # NaN passes every bound: no comparison with it holds.
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of all resolved values, as 64 hexadecimal digits."""

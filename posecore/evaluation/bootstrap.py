@@ -24,7 +24,9 @@ FEW_SUBJECTS = 10
 _CHUNK = 1 << 22  # subjects × resamples drawn at a time
 _ALIKE = 1e-12  # of the estimate's size: a resample that differs by less differs by rounding only
 
-Number: TypeAlias = Annotated[float, BeforeValidator(lambda value: np.nan if value is None else value)]
+Number: TypeAlias = Annotated[
+    float, Field(allow_inf_nan=True), BeforeValidator(lambda value: np.nan if value is None else value)
+]
 """A number that need not exist: NaN, which JSON writes as null."""
 
 Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]

@@ -39,7 +39,7 @@ class EvaluationResult(Config):
     """
 
     # Plain JSON has no NaN, which is what a metric without ground truth is.
-    model_config = ConfigDict(ser_json_inf_nan="strings")
+    model_config = ConfigDict(allow_inf_nan=True, ser_json_inf_nan="strings")
 
     name: str
     digest: str

@@ -110,7 +110,7 @@ _ONE_EYED = "{keypoints: [{name: left_eye, union: left_eye, flip: right_eye}], l
         (["model.shared_heads={zebra: coco}"], "shared_heads names zebra, which this run does not train on"),
         (["loading.sampling=explicit"], "each needs a weight; missing for coco, coco_wholebody"),
         (["loading.sampling=explicit", "datasets.0.weight=0"], "coco: weight 0 is no share of the samples"),
-        (["loading.sampling=explicit", "datasets.0.weight=.nan"], "coco: weight nan is no share of the samples"),
+        (["loading.sampling=explicit", "datasets.0.weight=.nan"], "datasets.0.weight: Input should be a finite number"),
         (["datasets.0.weight=2"], "the weight of coco needs sampling: explicit"),
         (["datasets.1.name=coco"], "named twice: coco"),
         (["datasets.0.name=co.co"], "datasets.0.name: String should match pattern"),

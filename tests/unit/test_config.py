@@ -3,13 +3,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+from pydantic import Field
 
 from posecore.config import MAX_YAML_BYTES, Config, load_config, parse_config, read_yaml
 from posecore.errors import ConfigError
 
 
 class Optimizer(Config):
-    lr: float = 1e-3
+    lr: float = Field(default=1e-3, gt=0)
 
 
 class Run(Config):
@@ -43,6 +44,9 @@ def test_overrides_reach_fields_lists_and_sections_the_file_leaves_out(file: Pat
         ("parts=[1", "--set parts=.1: the value is not YAML"),
         ("optimiser.lr=3", "optimiser: Extra inputs are not permitted"),
         ("optimizer.lr=fast", "optimizer.lr: Input should be a valid number"),
+        ("optimizer.lr=.nan", "optimizer.lr: Input should be a finite number"),
+        ("optimizer.lr=nan", "optimizer.lr: Input should be a finite number"),
+        ("optimizer.lr=.inf", "optimizer.lr: Input should be a finite number"),
     ],
 )
 def test_a_wrong_override_is_named(file: Path, override: str, message: str) -> None:
