@@ -121,7 +121,7 @@ class AugmentConfig(Config):
         if not isinstance(changes, Mapping) or "preset" not in changes:
             return changes
         name = changes["preset"]
-        if name not in AUGMENT_PRESETS:
+        if not isinstance(name, str) or name not in AUGMENT_PRESETS:
             raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENT_PRESETS)}.")
         return AUGMENT_PRESETS[name] | {key: value for key, value in changes.items() if key != "preset"}
 

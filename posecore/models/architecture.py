@@ -214,7 +214,7 @@ def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:
     if not isinstance(changes, Mapping) or "preset" not in changes:
         return {}, None
     name = changes["preset"]
-    if name not in PRESETS:
+    if not isinstance(name, str) or name not in PRESETS:
         raise ValueError(f"no backbone preset is called {name!r}; there are {', '.join(PRESETS)}.")
     preset = PRESETS[name]
     fields = preset["backbone"].model_dump() | {key: item for key, item in changes.items() if key != "preset"}
@@ -225,9 +225,12 @@ def _grown(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
     """Spread and blur of a published preset at another input size: 3 and 17 at 384×288, as HRNet was published."""
     if not {"heatmap_sigma", "blur_kernel", "input_size"} <= preset.keys() or "heatmap_sigma" in values:
         return {}
-    factor = values["input_size"][0] / preset["input_size"][0]
-    kernel = max(3.0, preset["blur_kernel"] * factor)
-    return {"heatmap_sigma": max(1.0, preset["heatmap_sigma"] * factor), "blur_kernel": 2 * round((kernel - 1) / 2) + 1}
+    try:
+        factor = float(values["input_size"][0]) / preset["input_size"][0]
+        kernel = 2 * round((max(3.0, preset["blur_kernel"] * factor) - 1) / 2) + 1
+    except (TypeError, ValueError, LookupError, OverflowError):
+        return {}  # no size, and refused with the other fields
+    return {"heatmap_sigma": max(1.0, preset["heatmap_sigma"] * factor), "blur_kernel": kernel}
 
 
 def _kind(head: Any) -> str | None:
@@ -235,7 +238,15 @@ def _kind(head: Any) -> str | None:
 
 
 def _plain(conventions: Any) -> dict[str, Any]:
-    """Stated fields, of a mapping or of a configuration."""
+    """Stated fields, of a mapping or of a configuration.
+
+    Raises:
+        ValueError: it is neither.
+    """
     if isinstance(conventions, HeadConventions):
         return conventions.model_dump(include=set(HeadConventions.model_fields))
-    return dict(conventions or {})
+    if conventions is None:
+        return {}
+    if not isinstance(conventions, Mapping):
+        raise ValueError(f"conventions are fields with values, and those by dataset likewise, not {conventions!r}.")
+    return dict(conventions)

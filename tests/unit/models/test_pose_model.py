@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 
@@ -65,6 +67,30 @@ def test_a_preset_may_be_named_and_changed() -> None:
         parse_config({"backbone": "vit-smal"}, ModelConfig, "test")
     with pytest.raises(ConfigError, match="input_size"):
         parse_config({"backbone": "vitpose-small", "input_size": [250, 192]}, ModelConfig, "test")
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("backbone", {"preset": []}, "no backbone preset is called"),
+        ("input_size", 256, "input_size: Input should be a valid tuple"),
+        ("input_size", {}, "input_size: Input should be a valid tuple"),
+        ("input_size", [math.inf, 192], r"input_size\.0: Input should be a finite number"),
+        ("input_size", ["tall", 192], r"input_size\.0: Input should be a valid integer"),
+        ("conventions", 1.5, "conventions are fields with values, .* not 1.5"),
+        ("conventions", "", "conventions are fields with values, .* not ''"),
+        ("conventions_of", True, "conventions are fields with values, .* not True"),
+        ("conventions_of", {"dogs": ["x"]}, r"conventions are fields with values, .* not \['x'\]"),
+    ],
+)
+def test_what_a_preset_cannot_take_over_is_one_sentence(field: str, value: object, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_config({"backbone": "vitpose-small", field: value}, ModelConfig, "test")
+
+
+def test_sizes_in_quotes_are_sizes() -> None:
+    quoted = parse_config({"backbone": "vitpose-small", "input_size": ["512", "384"]}, ModelConfig, "test")
+    assert quoted == parse_config({"backbone": "vitpose-small", "input_size": [512, 384]}, ModelConfig, "test")
 
 
 def test_shared_heads_need_the_same_points() -> None:
