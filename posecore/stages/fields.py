@@ -85,7 +85,7 @@ class SetFields(TableStage):
             stated = filled["frame_index"]
             filled["frame_index"] = stated.cast(pl.Int64, strict=False)
             reasons.append(_reason(pl.lit(filled["frame_index"].is_null() & stated.is_not_null()), "no-frame-index"))
-        marks = told.select(pl.coalesce(reasons).alias(REASON))[REASON]
+        marks = told.with_columns(pl.coalesce(reasons).alias(REASON))[REASON]  # one per row, be it a constant
         of_bodies = told[instances["image_row"].to_numpy()].with_columns(
             instances[name].cast(pl.String) for name in _INSTANCE_SOURCES
         )

@@ -171,8 +171,14 @@ def test_fields_are_filled_in_from_the_name_and_from_columns(six):
         (f"v-{number}", "", number) for number in (1, 2, 3, 5)
     ]
     assert [body.subject_id for record in left for body in record.instances] == ["v/person", *[None] * 7]
-    left, _ = run(six[:1], {"stage": "set_fields", "options": {"view_id": "front"}})
-    assert left[0].view_id == "front"
+    left, lost = run(six, {"stage": "set_fields", "options": {"view_id": "front"}})
+    assert [record.view_id for record in left] == ["front"] * 6
+    left, lost = run(six, {"stage": "set_fields", "options": {"frame_index": "7", "track_id": "one"}})
+    assert [record.frame_index for record in left] == [7] * 6
+    assert {body.track_id for record in left for body in record.instances} == {"one", None}
+    left, lost = run(six, {"stage": "set_fields", "options": {"subject_id": "{id}"}})
+    assert [record.instances[0].subject_id for record in left] == [f"{number}-a" for number in range(6)]
+    assert lost == []
 
 
 def test_boxes_are_made_of_labelled_points(six):
