@@ -204,7 +204,8 @@ def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
     if kept is not None:
         return whole(kept)
     tally = Tally(job.stage_names)
-    samples = staged(job, planned_annotations(scratch, shard), tally, with_pictures=False)
+    first, _ = divided_stages(load_stages(job.definition))
+    samples = staged(job, first, planned_annotations(scratch, shard), tally)
     return content(shard.number, [sample.picture for sample in samples], tally)
 
 

@@ -1,8 +1,10 @@
 """Who does the work of an ingestion: this process, or a cluster (:mod:`posecore.cluster.ingestion`)."""
 
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from typing import Concatenate, ParamSpec, Protocol, TypeVar
 
+from posecore.ingest.fetch import ready_stages
 from posecore.ingest.plan import Plan
 from posecore.ingest.write import WrittenShard, write_shard
 
@@ -55,5 +57,6 @@ class InProcess:
 
     def write(self, plan: Plan) -> Iterator[WrittenShard]:
         """See :class:`Executor`."""
+        stages = cache(partial(ready_stages, plan.job.definition))
         for shard in plan.shards:
-            yield write_shard(plan.job, plan.scratch, shard)
+            yield write_shard(plan.job, plan.scratch, shard, stages)

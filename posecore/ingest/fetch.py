@@ -14,6 +14,7 @@ from pathlib import Path
 
 from xxhash import xxh3_64_intdigest
 
+from posecore.datasets.definition import DatasetDefinition
 from posecore.image_header import image_size
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.reach import without_far_instances
@@ -51,20 +52,27 @@ class Examined:
         return Picture(data=self.image.data, record=self.record, depth=None if self.depth is None else self.depth.data)
 
 
-def staged(job: IngestJob, annotations: Annotations, tally: Tally, with_pictures: bool = True) -> Iterator[Examined]:
-    """The samples of a shard in the order of the plan, stages passed: all, or those that come before the pictures.
+def ready_stages(definition: DatasetDefinition) -> tuple[LoadedStage, ...]:
+    """The stages of a definition, models built."""
+    stages = load_stages(definition)
+    for stage in stages:
+        if isinstance(stage.work, ModelStage):
+            stage.work.set_up()
+    return stages
+
+
+def staged(job: IngestJob, stages: Sequence[LoadedStage], annotations: Annotations, tally: Tally) -> Iterator[Examined]:
+    """The samples of a shard in the order of the plan, having passed the given stages, which are ready.
 
     Raises:
         IngestError: a stage failed; names it, and the record or its options.
     """
-    first, then = divided_stages(load_stages(job.definition))
+    first, then = divided_stages(stages)
     samples = fetched(job, _first(job, first, annotations, tally), tally)
-    if not then or not with_pictures:
+    if not then:
         return samples
     pictures: Iterable[Picture] = (sample.picture for sample in samples)
     for stage in then:
-        if isinstance(stage.work, ModelStage):
-            stage.work.set_up()
         pictures = run_on_pictures(stage, pictures, tally, job.definition.skeleton)
     return (examined(picture) for picture in pictures)
 

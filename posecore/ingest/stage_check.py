@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import PoseCoreError
-from posecore.ingest.fetch import fetched, staged
+from posecore.ingest.fetch import fetched, ready_stages, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob, IngestSettings, ingest_job
 from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.read import fitting
@@ -85,7 +85,7 @@ def staged_sample(
     job = _job(definition, split, root)
     tally = Tally(job.stage_names)
     annotations = to_annotations(_usable(sample, definition), definition.skeleton.num_keypoints)
-    left = {item.record.source_id: item.picture for item in staged(job, annotations, tally)}
+    left = {item.record.source_id: item.picture for item in staged(job, ready_stages(definition), annotations, tally)}
     reasons: dict[str, list[str]] = {}
     for row in tally.rejects():
         reasons.setdefault(row["source_id"], []).append(row["reason"])

@@ -10,7 +10,7 @@ import os
 import re
 import tempfile
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.fetch import Examined, staged
+from posecore.ingest.fetch import Examined, ready_stages, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
 from posecore.ingest.source_image import (
@@ -40,6 +40,7 @@ from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_masks, unify
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
+from posecore.stages.load import LoadedStage
 from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
 
@@ -84,12 +85,20 @@ WrittenRows: TypeAlias = tuple[Commit, IndexTables]
 """A whole shard's side-car and its index rows."""
 
 
-def write_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> WrittenShard:
+def write_shard(
+    job: IngestJob, scratch: AnyPath, shard: PlannedShard, stages: Callable[[], Sequence[LoadedStage]] | None = None
+) -> WrittenShard:
     """Writes one shard and its side-car, or keeps the one that is there if every byte of it is as it should be.
 
     The shard's index rows go to the scratch folder, from where :func:`shard_rows` has them. A kept shard has the
     plan's fingerprint, the hash its side-car states, and no image that was rejected for its file: those files may have
     been repaired since, so their shard is made again.
+
+    Args:
+        job: the split.
+        scratch: where the plan's files are.
+        shard: of the plan.
+        stages: gives the definition's stages, ready; asked only if the shard is to be written. None makes them ready.
 
     Raises:
         IngestError: the disk is full; nothing is left under the shard's name.
@@ -99,7 +108,8 @@ def write_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> Writte
         if kept is not None:
             return kept
         tally = Tally(job.stage_names)
-        samples = staged(job, planned_annotations(scratch, shard), tally)
+        ready = ready_stages(job.definition) if stages is None else stages()
+        samples = staged(job, ready, planned_annotations(scratch, shard), tally)
         return finished(scratch, shard, write_content(job, shard, samples, tally))
 
 

@@ -81,8 +81,17 @@ KINDS = "tests.unit.ingest.test_stage_kinds"
 
 def test_stages_that_see_pictures_are_operators_and_write_the_same_bytes(local_ray, tiny, tmp_path):
     shrink = {"stage": f"{KINDS}:Shrink", "options": {"keep": ["4"]}}
-    stages = ["check_instances", shrink, "drop_images_without_instances", {"stage": f"{KINDS}:Count"}]
-    made = definition(max_loss=0.7, stages=stages)
+    (tmp_path / "withdrawn.txt").write_text("s99\n")
+    stages = [
+        "check_instances",
+        {"stage": "drop_subjects", "files": {"subjects": "withdrawn.txt"}},
+        shrink,
+        "drop_images_without_instances",
+        {"stage": "resize", "options": {"longer_side_px": 24}},
+        {"stage": "set_fields", "options": {"view_id": "front"}},
+        {"stage": f"{KINDS}:Count"},
+    ]
+    made = definition(max_loss=0.7, stages=stages, folder=tmp_path)
     expected = ingest(ingest_job(made, "train", tiny, tmp_path / "0", SETTINGS))
     assert expected.rejects == {"second": 1, "crowd": 11}
     manifest = ingest_split(made, "train", tiny, tmp_path / "ray", SETTINGS)

@@ -1,5 +1,6 @@
 """Stages of every kind, with options: what they are given, what becomes of what they leave, and how they fail."""
 
+import pickle
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import count
@@ -17,11 +18,22 @@ from posecore.ingest.run import ingest
 from posecore.schema import Record, Reject
 from posecore.shards.store import open_store
 from posecore.stages import ImageStage, ModelStage, Picture, TableStage, reject_image, reject_instance
-from posecore.stages.load import load_stages
+from posecore.stages.load import BUILT_IN, load_stages
 from tests.support.small_split import SKELETON, definition, job, picture, records
 
 HERE = __name__
 CALLS = count()
+BUILT = count()
+OPTIONS: dict[str, dict[str, object]] = {
+    "keep_subjects": {"subjects": ["s1"]},
+    "filter": {"images": "width > 3"},
+    "set_fields": {"pattern": r"(?P<n>\d)", "video_id": "{n}"},
+    "box_from_points": {},
+    "orient": {},
+    "resize": {"longer_side_px": 32},
+    "blur_faces": {},
+    "scale_depth": {},
+}
 
 
 class ShortBoxes(TableStage):
@@ -83,6 +95,16 @@ class Count(ModelStage):
             replace(item, record=replace(item.record, extras={**item.record.extras, "seen": item.record.width}))
             for item in pictures
         ]
+
+
+class Builds(ModelStage):
+    """Counts how often it is built."""
+
+    def set_up(self) -> None:
+        next(BUILT)
+
+    def __call__(self, pictures: Sequence[Picture]) -> Sequence[Picture]:
+        return pictures
 
 
 class Fails(ImageStage):
@@ -195,6 +217,24 @@ def test_a_stage_listed_twice_counts_twice(tmp_path):
     labels = [count.stage for count in manifest.stages if "ShortBoxes" in count.stage]
     assert labels == [f"{HERE}:ShortBoxes", f"{HERE}:ShortBoxes#2"]
     assert len({manifest.code[label].digest for label in labels}) == 2
+
+
+def test_a_model_is_built_once_for_all_shards_and_not_at_all_for_kept_ones(tmp_path):
+    item = job(tmp_path / "raw", tmp_path / "out", images_per_shard=2, stages=[entry(Builds)])
+    source = records(tmp_path / "raw", 6)
+    before = next(BUILT)
+    ingest(item, source)
+    assert next(BUILT) == before + 2
+    ingest(item, source)
+    assert next(BUILT) == before + 3
+
+
+@pytest.mark.parametrize("name", sorted(BUILT_IN.keys() & OPTIONS.keys()))
+def test_stages_travel_to_other_processes(name):
+    (stage,) = load_stages(definition(stages=[{"stage": name, "options": OPTIONS[name]}]))
+    again = pickle.loads(pickle.dumps(stage))
+    assert (again.label, again.resources) == (stage.label, stage.resources)
+    assert again.work.model_dump() == stage.work.model_dump()
 
 
 def test_a_failing_stage_is_named_with_options_record_file_and_line(tmp_path):
