@@ -11,6 +11,10 @@ cache can hold an epoch), ingests it aside and makes 256x192 crops with the full
 Figures are crops per second of CPU time, so that other work on the machine matters less. The rows are measured in turn,
 several rounds, of which the first only warms up; printed are the median of each row and of each round's ratio.
 
+A last row says how long the interpreter is held per crop, which bounds how many threads are of use: the loader's CPU
+time but for that within the calls that let others in (reading, decoding, warping), in a pass of its own in which these
+are timed; what the timing takes is measured on an empty call and left out.
+
     python benchmarks/loader.py [--coco-root DOWNLOAD] [--split train] [--mmpose-python /path/to/venv/bin/python]
 """
 
@@ -20,13 +24,17 @@ import os
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from statistics import median
+from typing import Any
+from unittest.mock import patch
 
 import cv2
 import numpy as np
+import simplejpeg
 
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -42,6 +50,7 @@ from posecore.shards.store import ShardStore, open_store
 
 INPUT_SIZE = (256, 192)
 GLOBAL_BATCH = 32
+TIMED_CALLS = 20_000
 DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 MMPOSE = """
@@ -118,6 +127,35 @@ def ours(store: ShardStore) -> tuple[float, float, list[tuple[int, np.ndarray]]]
             image_row = int(image_rows[row])
             crops.append((image_row, region_matrix(region, int(widths[image_row]), INPUT_SIZE, "udp")))
     return steps * GLOBAL_BATCH / elapsed, loader.num_decoded / (steps * GLOBAL_BATCH), crops
+
+
+def held(store: ShardStore) -> float:
+    """Microseconds per crop within which the loader holds the interpreter."""
+    within = calls = 0
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def timing(*given: Any, **named: Any) -> Any:
+            nonlocal within, calls
+            start = time.thread_time_ns()
+            result = call(*given, **named)
+            within += time.thread_time_ns() - start
+            calls += 1
+            return result
+
+        return timing
+
+    start = time.thread_time_ns()
+    empty = timed(lambda: None)
+    for _ in range(TIMED_CALLS):
+        empty()
+    overhead = (time.thread_time_ns() - start - within) / TIMED_CALLS
+    within = calls = 0
+    with ExitStack() as stack:
+        for module, name in ((os, "pread"), (simplejpeg, "decode_jpeg"), (cv2, "warpAffine")):
+            stack.enter_context(patch.object(module, name, timed(getattr(module, name))))
+        rate, _, _ = ours(store)
+    num_batches = -(-len(UsableInstances.of(store).rows) // GLOBAL_BATCH)
+    return 1e6 / rate - (within + calls * overhead) / 1e3 / (num_batches * GLOBAL_BATCH)
 
 
 def limit(store: ShardStore, crops: list[tuple[int, np.ndarray]]) -> float:
@@ -201,7 +239,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = make_store(arguments.coco_root, arguments.split, folder, arguments.copies)
-        rounds = []
+        rounds, holds = [], []
         for _ in range(arguments.rounds + 1):
             rate, decoded, crops = ours(store)
             rates = {"posecore": rate, "limit: decode once, warp": limit(store, crops)}
@@ -209,6 +247,7 @@ def main() -> None:
             if arguments.mmpose_python:
                 rates["peer: mmpose pipeline"] = mmpose(arguments.mmpose_python, store, arguments.coco_root, folder)
             rounds.append(rates)
+            holds.append(held(store))
     usable = len({row for row, _ in crops})
     best = usable / len(crops)
     print(f"{len(crops)} crops of {usable} images; ours decoded {decoded:.2f} images per crop (at best {best:.2f})\n")
@@ -217,6 +256,8 @@ def main() -> None:
         ratios = [rates["posecore"] / rates[name] for rates in rounds[1:]]
         rate = median(rates[name] for rates in rounds[1:])
         print(f"{name:30}{rate:10,.0f}{median(ratios):9.2f}x   {' '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    of_round = " ".join(f"{hold:.0f}" for hold in holds[1:])
+    print(f"{'interpreter held, µs per crop':30}{median(holds[1:]):10,.0f}{'':10}   {of_round}")
 
 
 if __name__ == "__main__":
