@@ -14,7 +14,7 @@ from posecore.ingest.job import IngestSettings
 from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.loader import LoadingConfig
+from posecore.loading.loader import LoadingConfig, OnBadSample
 from posecore.loading.mixture import Unlabelled
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
@@ -111,6 +111,8 @@ class MixtureSettings(Config):
         num_threads: decoding threads per worker.
         prefetch: batches prepared ahead.
         cache_bytes: bound on the decoded images a worker keeps.
+        on_bad_sample: see :class:`~posecore.loading.loader.LoadingConfig`.
+        max_bad_share: likewise.
     """
 
     sampling: Literal["natural", "temperature", "explicit"] = "natural"
@@ -119,6 +121,8 @@ class MixtureSettings(Config):
     num_threads: int = 2
     prefetch: int = 2
     cache_bytes: int = 1 << 30
+    on_bad_sample: OnBadSample = "stop"
+    max_bad_share: float = 0.01
 
     def config(self, datasets: Iterable[DatasetEntry], unlabelled: UnlabelledConfig | None = None) -> LoadingConfig:
         """The loader's configuration.

@@ -21,6 +21,7 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
+from pipelines.bad_samples import log_bad_samples
 from pipelines.datasets_job import DatasetsJob, MixtureSettings
 from pipelines.pretraining_worker import PretrainingWorker
 from pipelines.ray_training import RayTrainingConfig, train_with_ray
@@ -188,6 +189,7 @@ def train_step(
         log.log_params({"steps": config.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
         trained = train_with_ray(plan.worker, run_dir, config.cluster, CurveLog(log, str(config.folder)))
+        log_bad_samples(log, trained.checkpoint)
         model = plan.worker.trained_method(trained.checkpoint).model
         lineage = {"run_id": log.run_id, "step": config.training.steps, "data": plan.inputs["data"]} | folders.inputs
         licenses = {split.entry.name: split.definition.license.id for split in training}

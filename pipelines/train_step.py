@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pipelines.bad_samples import log_bad_samples
 from pipelines.datasets_job import DatasetsJob
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.periodic_evaluation import LabelRecording, PeriodicEvaluation
@@ -85,6 +86,7 @@ def train_step(
         for entry, found in corrections.items():
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
         trained = train_with_ray(training_worker, run_dir, cluster, CurveLog(log, str(config.folder)))
+        log_bad_samples(log, trained.checkpoint)
         model = training_worker.trained_model(trained.checkpoint)
         if worker.weights is not None:
             record = model.card.lineage["weights"]

@@ -313,6 +313,23 @@ class CropGroup:
     taught_features: NDArray[np.floating] | None = None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadSample:
+    """A stored sample whose bytes are not what was written, in whose place another one was taken.
+
+    Attributes:
+        dataset: name of the mixture entry.
+        row: as :attr:`CropGroup.rows`.
+        reason: what is wrong with it, and what to do.
+        allowed: so many of the dataset's may be damaged.
+    """
+
+    dataset: str
+    row: int
+    reason: str
+    allowed: int
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class CropBatch:
     """One rank's micro-batch.
@@ -324,6 +341,7 @@ class CropBatch:
         epoch: epoch of the mixture, 0-based.
         depth: (B, H, W) float32, distance from the camera in metres, 0 where it is not known: outside the image, where
             the sensor saw nothing, and all over the crops of images without depth. None where depth is not wanted.
+        bad: samples that were due and are damaged; others are in their places.
     """
 
     images: NDArray[np.uint8]
@@ -331,3 +349,4 @@ class CropBatch:
     step: int
     epoch: int
     depth: FloatArray | None = None
+    bad: tuple[BadSample, ...] = ()

@@ -182,6 +182,16 @@ class CropPlan:
     state: NDArray[np.uint8]
     answers: list[Answer | None]
 
+    def put(self, index: int, other: "CropPlan") -> None:
+        """Puts another plan's only crop in the place of one of these."""
+        self.rows[index] = other.rows[0]
+        self.region.center[index], self.region.scale[index] = other.region.center[0], other.region.scale[0]
+        self.region.rotation[index], self.region.flipped[index] = other.region.rotation[0], other.region.flipped[0]
+        self.keypoints_crop[index], self.state[index] = other.keypoints_crop[0], other.state[0]
+        self.answers[index] = other.answers[0]
+        if len(self.matrix):
+            self.matrix[index] = other.matrix[0]
+
     @classmethod
     def joined(cls, plans: "Sequence[CropPlan]", order: NDArray[np.int64]) -> "CropPlan":
         """The crops of several plans in another order.

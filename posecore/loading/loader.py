@@ -10,7 +10,8 @@ from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Self
+from math import ceil
+from typing import Literal, Self, TypeAlias
 
 import cv2
 import numpy as np
@@ -19,7 +20,7 @@ from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.conventions import Conventions
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import CropPlan, group_crops
@@ -28,9 +29,14 @@ from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import ImageKey, SampleCache
 from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
-from posecore.schema import CropBatch, CropGroup
+from posecore.schema import BadSample, CropBatch, CropGroup
 from posecore.shards.answers import AnswerStore, Bodies
 from posecore.shards.store import ShardStore
+
+_TRIES = 8
+"""Images that are looked at for one crop; that so many in a row are damaged is a lost shard."""
+
+OnBadSample: TypeAlias = Literal["stop", "skip"]
 
 
 class LoadingConfig(Config):
@@ -51,6 +57,9 @@ class LoadingConfig(Config):
             mixture, they are decoded once and kept; else an image is kept only while its crops are due. Too small a
             bound costs decoding, never correctness.
         max_pixels: a larger image is refused.
+        on_bad_sample: what to do about a sample whose stored bytes are damaged: ``stop``, or ``skip`` it and take the
+            next instance of the same entry that is on another image.
+        max_bad_share: ``skip`` stops at more damaged samples than this share of an entry's, rounded up.
     """
 
     mixture: MixtureConfig
@@ -63,6 +72,8 @@ class LoadingConfig(Config):
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
     max_pixels: int = Field(default=100_000_000, gt=0)
+    on_bad_sample: OnBadSample = "stop"
+    max_bad_share: float = Field(default=0.01, ge=0, le=1)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -78,10 +89,12 @@ class _Part:
     Attributes:
         places: (n,) step of the block times B, plus row of the batch.
         plan: of the n crops.
+        bad: samples that are damaged, each with the step of the block it was due in.
     """
 
     places: NDArray[np.int64]
     plan: CropPlan
+    bad: list[tuple[int, BadSample]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -285,17 +298,62 @@ class Loader:
             index[chosen] = np.arange(len(chosen))
             parts.append(_Part(places[chosen], entry.plan(instance[chosen], number_of_pass[chosen], redrawn)))
         images = self._images(dataset, instance)
-        crops = list(zip(images, places.tolist(), dataset.tolist(), index.tolist(), strict=True))
+        columns = (column.tolist() for column in (places, dataset, instance, index))
+        crops = list(zip(images, *columns, strict=True))
         for first, slot in zip(range(0, len(crops), num_steps), slots, strict=True):
-            for image, place, number, crop in crops[first : first + num_steps]:
+            for image, place, number, due, crop in crops[first : first + num_steps]:
                 step, row = divmod(place, num_rows)
                 depth = None if block.depth is None else block.depth[step][row]
                 out = block.images[step][row]
-                self._entries[number].cut(parts[number].plan, crop, cache.get(image), redrawn, out, depth)
+                entry, part = self._entries[number], parts[number]
+                try:
+                    entry.cut(part.plan, crop, cache.get(image), redrawn, out, depth)
+                except IntegrityError as error:
+                    if self.config.on_bad_sample == "stop":
+                        raise
+                    bad = self._stand_in(entry, part.plan, crop, due, error, cache, redrawn, out, depth)
+                    part.bad.extend((step, sample) for sample in bad)
             if not self._fits:
                 for image in set(images[first : first + num_steps]) - needed[slot]:
                     cache.release(image)
         return parts
+
+    def _stand_in(
+        self,
+        entry: TrainingCrops | UnlabelledCrops,
+        plan: CropPlan,
+        crop: int,
+        instance: int,
+        error: IntegrityError,
+        cache: SampleCache,
+        redrawn: Redrawn,
+        out: NDArray[np.uint8],
+        depth: NDArray[np.float32] | None,
+    ) -> list[BadSample]:
+        """Cuts and plans the crop of the next image that is whole: it depends on what is stored and nothing else.
+
+        Returns:
+            What is damaged: the instance that was due, and any between.
+
+        Raises:
+            IntegrityError: so many in a row are damaged that nothing is near to take its place.
+        """
+        instances, bad = entry.instances, []
+        allowed = ceil(self.config.max_bad_share * len(instances.rows))
+        for _ in range(_TRIES - 1):
+            row = int(instances.rows[instance])
+            bad.append(BadSample(dataset=entry.name, row=row, reason=str(error), allowed=allowed))
+            instance = instances.on_another_image(instance)
+            other = entry.plan(np.array([instance]), plan.number_of_pass[crop : crop + 1], redrawn)
+            try:
+                sample = cache.get((entry.name, int(instances.image_rows[instance])))
+                entry.cut(other, 0, sample, redrawn, out, depth)
+            except IntegrityError as again:
+                error = again
+                continue
+            plan.put(crop, other)
+            return bad
+        raise IntegrityError(f"mixture entry {entry.name}: {_TRIES} images in a row are damaged; the last: {error}")
 
     def _finish(self, block: _Block) -> Iterator[CropBatch]:
         parts = [part.result() for part in block.parts]
@@ -313,7 +371,15 @@ class Loader:
                 start += int(count)
             depth = None if block.depth is None else block.depth[number]
             epoch = self.sampler.epoch_of(step)
-            yield CropBatch(images=block.images[number], groups=tuple(groups), step=step, epoch=epoch, depth=depth)
+            bad = [sample for of_thread in parts for part in of_thread for due, sample in part.bad if due == number]
+            yield CropBatch(
+                images=block.images[number],
+                groups=tuple(groups),
+                step=step,
+                epoch=epoch,
+                depth=depth,
+                bad=tuple(sorted(bad, key=lambda sample: (sample.dataset, sample.row))),
+            )
 
     def _group(self, entry: TrainingCrops | UnlabelledCrops, plan: CropPlan, start: int, crops: slice) -> CropGroup:
         group = group_crops(entry.name, start, plan, crops, self.seed)

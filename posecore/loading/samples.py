@@ -107,6 +107,11 @@ class UsableInstances:
     bbox_xywh: NDArray[np.float64]
     image_bytes: int
 
+    def on_another_image(self, instance: int) -> int:
+        """The next instance that is on another image, after the last the first; the same one if there is no other."""
+        others = np.flatnonzero(np.roll(self.image_rows != self.image_rows[instance], -instance))
+        return instance if not len(others) else (instance + int(others[0])) % len(self.image_rows)
+
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":
         """Chooses the instances as the published loaders do: no crowd, at least one labelled point, a usable box."""

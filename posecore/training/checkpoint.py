@@ -9,8 +9,8 @@ the folders of two attempts that used one name, and a killed process may leave a
 import hashlib
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -51,6 +51,7 @@ class Progress:
         config: the run's training configuration.
         datasets: what it trains on, in the order of a batch's groups; empty where nobody knows.
         skipped: steps so far that were passed over because they were not finite.
+        bad_samples: by dataset, rows of the samples so far that are damaged and that others stood in for.
     """
 
     step: int
@@ -59,6 +60,7 @@ class Progress:
     config: dict[str, Json]
     datasets: tuple[str, ...] = ()
     skipped: int = 0
+    bad_samples: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
 def checkpoint_name(step: int, world_size: int, attempt: str) -> str:
@@ -97,6 +99,7 @@ def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> Non
         config=progress.config,
         datasets=progress.datasets,
         skipped=progress.skipped,
+        bad_samples=dict(progress.bad_samples),
     )
     files = {
         _TENSORS_FILE: save_tensors(dict(_tensors(state))),
@@ -131,9 +134,8 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
             numbers that are not finite.
         IntegrityError: a file is missing, truncated, changed, or says what no checkpoint says.
     """
-    files = _verified_files(folder)
-    path = folder / _PROGRESS_FILE
-    values = _parsed(_json(files[_PROGRESS_FILE], path), _ProgressFile, path)
+    files = _verified_files(folder, (_TENSORS_FILE, _PROGRESS_FILE))
+    values = _progress_file(files[_PROGRESS_FILE], folder)
     sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
     try:
         for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
@@ -149,15 +151,17 @@ def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
         loss_scale=values.loss_scale,
     )
     refuse_nonfinite(_tensors(state), str(folder), "its run had diverged; use another checkpoint.")
-    progress = Progress(
-        step=values.step,
-        seed=values.seed,
-        world_size=values.world_size,
-        config=values.config,
-        datasets=values.datasets,
-        skipped=values.skipped,
-    )
-    return state, progress
+    return state, _progress(values)
+
+
+def load_progress(folder: AnyPath) -> Progress:
+    """Reads where a run stands, and not its tensors.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+        IntegrityError: likewise.
+    """
+    return _progress(_progress_file(_verified_files(folder, (_PROGRESS_FILE,))[_PROGRESS_FILE], folder))
 
 
 def load_trained(folder: AnyPath, method: nn.Module) -> int:
@@ -211,12 +215,30 @@ class _ProgressFile(Config):
     config: dict[str, Any]
     datasets: tuple[str, ...] = ()
     skipped: int = Field(default=0, ge=0)
+    bad_samples: dict[str, tuple[int, ...]] = {}
+
+
+def _progress_file(data: bytes, folder: AnyPath) -> _ProgressFile:
+    path = folder / _PROGRESS_FILE
+    return _parsed(_json(data, path), _ProgressFile, path)
+
+
+def _progress(values: _ProgressFile) -> Progress:
+    return Progress(
+        step=values.step,
+        seed=values.seed,
+        world_size=values.world_size,
+        config=values.config,
+        datasets=values.datasets,
+        skipped=values.skipped,
+        bad_samples=values.bad_samples,
+    )
 
 
 _FileT = TypeVar("_FileT", bound=Config)
 
 
-def _verified_files(folder: AnyPath) -> dict[str, bytes]:
+def _verified_files(folder: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another.")
@@ -227,7 +249,7 @@ def _verified_files(folder: AnyPath) -> dict[str, bytes]:
         raise CheckpointError(f"{path} is not a checkpoint manifest of format {FORMAT}.")
     manifest = _parsed(value, _Manifest, path)
     files = {}
-    for name in (_TENSORS_FILE, _PROGRESS_FILE):
+    for name in names:
         path, stated = folder / name, manifest.files.get(name)
         if stated is None:
             raise IntegrityError(f"{folder / MANIFEST_FILE} does not name {name}; use another checkpoint.")

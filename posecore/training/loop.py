@@ -24,6 +24,7 @@ from posecore.errors import CheckpointError, IntegrityError
 from posecore.methods.batch import split_batch, to_device
 from posecore.methods.staged import ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
+from posecore.training.bad_samples import BadSamples
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
 from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
 from posecore.training.context import TrainContext, first_said
@@ -153,6 +154,7 @@ def train(
             are checkpoints and none is whole.
         DivergenceError: a loss, the gradient or a weight is not finite, on whichever rank; raised on all. The
             checkpoint before is the last.
+        IntegrityError: a sample is damaged, or more of them than may be passed over.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
     state, progress = _resume(config, context)
@@ -180,11 +182,13 @@ def train(
         flops_per_crop=flops_per_crop(method),
         peak_flops=peak_flops(context.device, config.engine.precision),
     )
+    bad = BadSamples({} if progress is None else progress.bad_samples, context.device)
     skipped = SkippedSteps(engine.method, config.skip_nonfinite_steps, 0 if progress is None else progress.skipped)
     with _progress_bar(config, context, start) as bar:
         datasets: tuple[str, ...] = ()
         for batch, waited_s in batches:
             datasets = tuple(group.dataset for group in batch.groups)
+            bad.add(batch.bad)
             seed_step(config.seed, batch.step, context.rank)
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             frozen = method.begin_step(batch.step, config.steps) if isinstance(method, StagedMethod) else frozenset()
@@ -199,13 +203,24 @@ def train(
             meter.counts["skipped_steps"] = skipped.count
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
+                meter.counts["bad_samples"] = bad.agree()
                 meter.record(step)
                 bar.set_postfix(meter.summary())
             if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
                 meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
             stopping = step < config.steps and context.asked_to_stop()
             if step % config.checkpoint_every == 0 or step == config.steps or stopping:
-                _save(engine, average, config, context, meter.latest, step, datasets, skipped.count)
+                bad.agree()
+                at = Progress(
+                    step=step,
+                    seed=config.seed,
+                    world_size=context.world_size,
+                    config=config.model_dump(mode="json"),
+                    datasets=datasets,
+                    skipped=skipped.count,
+                    bad_samples=bad.rows,
+                )
+                _save(engine, average, context, meter.latest, at)
             if stopping:
                 return TrainResult(step=step, metrics=meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
@@ -275,32 +290,21 @@ def _average(method: nn.Module, config: AverageConfig, remaining: int, state: En
 def _save(
     engine: Engine,
     average: WeightAverage | None,
-    config: TrainingConfig,
     context: TrainContext,
     metrics: Mapping[str, float],
-    step: int,
-    datasets: tuple[str, ...],
-    skipped: int,
+    progress: Progress,
 ) -> None:
     _synchronise(engine.method, average)
     state = engine.snapshot()
     if state is not None and average is not None:
         state.average, state.average_updates = average.tensors(), average.updates
-    refuse_diverged(state, step)
+    refuse_diverged(state, progress.step)
     folder = None
     if state is not None:
         folder = context.scratch()
-        progress = Progress(
-            step=step,
-            seed=config.seed,
-            world_size=context.world_size,
-            config=config.model_dump(mode="json"),
-            datasets=datasets,
-            skipped=skipped,
-        )
         save_checkpoint(folder, state, progress)
-    name = checkpoint_name(step, context.world_size, context.attempt)
-    context.report({"step": step, **metrics}, folder, name)
+    name = checkpoint_name(progress.step, context.world_size, context.attempt)
+    context.report({"step": progress.step, **metrics}, folder, name)
 
 
 def _evaluate(engine: Engine, average: WeightAverage | None, evaluate: Evaluate, step: int) -> Mapping[str, float]:

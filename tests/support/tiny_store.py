@@ -76,6 +76,15 @@ def write_store(
     return open_store(folder / "shards" / name / "train")
 
 
+def with_damaged_picture(store: ShardStore, image_row: int) -> ShardStore:
+    """Flips one bit of a stored picture; the store that is returned reads the file as it is now."""
+    shard = store.location / store.manifest.shards[store.images["shard"][image_row].as_py()].name
+    data = bytearray(shard.read_bytes())
+    data[store.images["image_offset"][image_row].as_py() + 40] ^= 1
+    shard.write_bytes(data)
+    return open_store(store.location)
+
+
 def record(name: str, row: int, instances: list[Instance], width: int = 160, height: int = 120) -> Record:
     """One image."""
     return Record(

@@ -28,7 +28,7 @@ from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
-from posecore.schema import CropBatch, CropGroup
+from posecore.schema import BadSample, CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training import deepspeed_engine
 from posecore.training.context import LocalContext, Log, TrainContext
@@ -227,11 +227,13 @@ def tiny_training(
     method: nn.Module | None = None,
     datasets: Sequence[str] = tuple(POINTS),
     training: Mapping[str, Any] | None = None,
+    bad: Callable[[int, int], Sequence[BadSample]] | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run.
 
-    ``training`` changes the configuration, further keywords the settings of the optimiser.
+    ``training`` changes the configuration, further keywords the settings of the optimiser. ``bad`` says what a step's
+    batch came without on a rank.
     """
     torch.set_num_threads(1)
     if method is None:
@@ -254,6 +256,8 @@ def tiny_training(
         for batch in tiny_batches(start, context.rank, context.world_size, record=record, datasets=datasets):
             if before_step is not None:
                 before_step(batch.step)
+            if bad is not None:
+                batch.bad = tuple(bad(batch.step, context.rank))
             yield with_depth(batch, context.rank) if method.model.takes_depth else batch
 
     return train(method, batches, config, context)
@@ -305,6 +309,12 @@ def _logged_to(path: Path) -> Callable[[Mapping[str, float], int], None]:
     return log
 
 
+def one_bad_sample(step: int, rank: int) -> list[BadSample]:
+    """Every rank meets one of its own in the steps that can be divided by three, of row 100 · rank + step."""
+    reason = f"sample {step} is not what was written."
+    return [] if step % 3 else [BadSample(dataset="people", row=100 * rank + step, reason=reason, allowed=6)]
+
+
 class OneBlindRank(LocalContext):
     """A run of which one rank finds nothing in the newest checkpoint."""
 
@@ -335,7 +345,8 @@ def main() -> None:
         stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
         steps, every, changes = run.get("steps", 6), run.get("checkpoint_every", 3), run.get("training")
         try:
-            tiny_training(context, engine, steps, every, before_step=stop, method=method, training=changes, **settings)
+            settings |= {"training": changes, "bad": one_bad_sample if run.get("bad_samples") else None}
+            tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
         except Stopped:
             pass
         except DivergenceError as error:

@@ -11,7 +11,7 @@ import torch
 
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedHeads
-from posecore.training.checkpoint import load_checkpoint, step_of
+from posecore.training.checkpoint import load_checkpoint, load_progress, step_of
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState, TorchEngineConfig
 from tests.support.launched_runs import TORCH, last_state, launch
@@ -33,7 +33,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         return {"run_dir": str(folder / name), "engine": TORCH, "steps": steps, "checkpoint_every": 1, **fields}
 
     blind = [run(f"blind{rank}", 3, method="plain", copy_of=str(folder / "plain"), blind=rank) for rank in range(2)]
-    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind], 2)
+    bad = run("bad", 5, method="plain", bad_samples=True)
+    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind, bad], 2)
     return folder
 
 
@@ -76,6 +77,13 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_passed_over_by_both(runs: Pat
     assert after[2].name != before[2].name
     again, first = (load_checkpoint(folders[2])[0].weights for folders in (after, before))
     assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
+
+
+def test_damaged_samples_of_all_ranks_are_in_the_checkpoint_and_counted(runs: Path) -> None:
+    folders = sorted((runs / "bad" / "checkpoints").iterdir())
+    assert load_progress(folders[-1]).bad_samples == {"people": (0, 3, 100, 103)}
+    logged = [json.loads(line) for line in (runs / "bad" / LOG_FILE).read_text().splitlines()]
+    assert [(line["step"], line["bad_samples"]) for line in logged] == [(2, 2), (4, 4), (5, 4)]
 
 
 def test_saved_statistics_are_the_mean_of_what_each_rank_saw(runs: Path) -> None:
