@@ -29,7 +29,7 @@ class ModelFolder(Config):
     Attributes:
         source: the folder.
         sha256: of its weights; another file is refused.
-        card: digest of what its card says, but for its lineage.
+        card: digest of what its card says, but for its lineage and the names in its licences.
     """
 
     source: str = Field(exclude=True)
@@ -45,7 +45,10 @@ class ModelFolder(Config):
             IntegrityError: its card is damaged.
         """
         path = Path(folder).resolve()
-        card = load_outline(path).card.model_dump(mode="json", exclude={"lineage"})
+        found = load_outline(path).card
+        # Licences are listed by where weights came from; only their terms are part of what the model is.
+        terms = sorted(set(found.licenses.values()))
+        card = found.model_dump(mode="json", exclude={"lineage", "licenses"}) | {"licenses": terms}
         return cls(source=str(path), sha256=sha256_of(path / WEIGHTS_FILE), card=digest_json(card))
 
     def read(self) -> PoseModel:
