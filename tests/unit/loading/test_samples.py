@@ -82,3 +82,18 @@ def test_a_flipped_byte_in_a_shard_is_found_when_the_image_is_read(tmp_path):
     cache.get(("a", 0))
     with pytest.raises(IntegrityError, match=path.name):
         cache.get(("a", 1))
+
+
+def test_nothing_but_the_picture_is_read_for_a_crop(tmp_path):
+    """Whoever damages record and masks is found by whoever reads them, not by training."""
+    store = write_store(tmp_path, "a", [1])
+    path = store.location / store.manifest.shards[0].name
+    data = bytearray(path.read_bytes())
+    for member in ("json", "masks"):
+        data[store.images[f"{member}_offset"][0].as_py() + 30] ^= 1
+    path.write_bytes(data)
+    sample = SampleCache({"a": store}, 1 << 20, 10**6).get(("a", 0))
+    assert sample.image.shape == (120, 160, 3)
+    for read in (store.read_record, store.read_masks):
+        with pytest.raises(IntegrityError, match="is not what was written"):
+            read(0)
