@@ -29,9 +29,16 @@ from posecore.training.engine import EngineState
 from posecore.training.recipes import RECIPES
 from posecore.training.schedule import ScheduleConfig
 from tests.parity.recipes import posebh
+from tests.parity.recipes.comparison import (
+    Loss,
+    check,
+    everything,
+    restated_run,
+    without_biases_before_norms,
+    without_key_biases,
+)
 from tests.parity.recipes.restated import (
     Published,
-    Trainer,
     cosine_of_second_half,
     hardest_mse,
     heatmap_targets,
@@ -46,9 +53,6 @@ from tests.parity.recipes.restated import (
 from tests.parity.recipes.toy import (
     STEPS,
     WARMUP,
-    batches,
-    begin_step,
-    compare,
     labels,
     pixels,
     posecore_run,
@@ -57,78 +61,10 @@ from tests.parity.recipes.toy import (
     training_of,
 )
 
-Loss = Callable[[nn.Module, CropBatch, int], Tensor]
-
 TALL = (64, 48)
 SPREAD = {"input_size": TALL, "heatmap_sigma": 2.0, "blur_kernel": 11}  # those of whole inputs, on small maps
 SIX = {"coco": 17, "aic": 14, "mpii": 16, "ap10k": 17, "apt36k": 17, "coco_wholebody": 133}
 SIX_CODECS = {name: "udp" if name in ("coco", "mpii") else "msra" for name in SIX}
-
-OF_NORM, OF_PATH = 1e-5, 0.01
-"""How far two tensors may be apart: of the norm of one, and of the way that training has moved it.
-
-The second would notice a rate that is a hundredth too high; it is no smaller because a weight near 1 moves by 1e-5 in
-these steps, and float32 rounds it by 6e-8 in each.
-"""
-
-
-def check(
-    state: EngineState,
-    trainer: Trainer,
-    start: Mapping[str, Tensor],
-    idle: Callable[[str, Tensor], Tensor],
-    most_of_path: float = OF_PATH,
-) -> None:
-    """Every weight, every running statistic, and both of the moving average.
-
-    Args:
-        state: of the run that is judged.
-        trainer: of the restated one.
-        start: both started from.
-        idle: leaves of a tensor what has a gradient that is more than rounding.
-        most_of_path: more where training moves hardly anything.
-    """
-    assert state.weights.keys() >= trainer.weights.keys()
-    pairs = {"weights": (state.weights, trainer.weights), "statistics": (state.buffers, trainer.statistics)}
-    if trainer.published.averages:
-        pairs["average"] = (state.average, trainer.average)
-    for kind, (ours, theirs) in pairs.items():
-        for name in theirs:
-            ours_, theirs_, start_ = (idle(name, tensor[name]) for tensor in (ours, theirs, start))
-            of_norm, of_path = compare(ours_, theirs_, start_)
-            assert of_norm <= OF_NORM, (kind, name, of_norm)
-            assert of_path <= most_of_path, (kind, name, of_path)
-    felt = {name: weight for name, weight in trainer.weights.items() if idle(name, weight).numel()}
-    still = [name for name, weight in felt.items() if torch.equal(weight.float(), start[name])]
-    assert [name for name in still if ".experts." not in name] == [], "all learn, but experts without crops"
-
-
-def restated_run(
-    network: nn.Module, published: Published, loss: Loss, points: Mapping[str, int], size: tuple[int, int], batch: int
-) -> Trainer:
-    network.train()
-    trainer = Trainer(network, published, STEPS)
-    for step, crops in zip(range(STEPS), batches(points, size, batch), strict=False):
-        begin_step(step)
-        trainer.update(loss(network, crops, step))
-    return trainer
-
-
-def everything(name: str, tensor: Tensor) -> Tensor:
-    return tensor
-
-
-def without_key_biases(name: str, tensor: Tensor) -> Tensor:
-    """A softmax does not feel a constant that is added to every key, so their biases have no gradient."""
-    if name.endswith("attn.qkv.bias"):
-        query, _, value = tensor.chunk(3)
-        return torch.cat([query, value])
-    return tensor
-
-
-def without_biases_before_norms(name: str, tensor: Tensor) -> Tensor:
-    """InstanceNorm takes out what a convolution adds to a whole map."""
-    return tensor[:0] if ".conv_layers." in name and name.endswith(".bias") else without_key_biases(name, tensor)
 
 
 # -- ViTPose -----------------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import EngineState
-from posecore.training.loop import TrainingConfig, train
+from posecore.training.loop import LoaderFactory, TrainingConfig, train
 
 STEPS = 20
 WARMUP = 5
@@ -37,8 +37,13 @@ def toy_model(architecture: Mapping[str, Any], points: Mapping[str, int], seed: 
         points: by dataset.
         seed: of the weights.
     """
+    return toy_weights(architecture, {name: skeleton(count) for name, count in points.items()}, seed)
+
+
+def toy_weights(architecture: Mapping[str, Any], skeletons: Mapping[str, Skeleton], seed: int) -> PoseModel:
+    """:func:`toy_model` of given skeletons."""
     torch.manual_seed(seed)
-    model = build_model(ModelConfig.model_validate(architecture), {n: skeleton(count) for n, count in points.items()})
+    model = build_model(ModelConfig.model_validate(architecture), skeletons)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1:
@@ -119,11 +124,16 @@ def training_of(fields: Mapping[str, Any], batch_size: int, warmup: int = WARMUP
 
 
 def posecore_run(folder: Path, method: nn.Module, training: TrainingConfig, points: Mapping[str, int]) -> EngineState:
+    """The real loop on one process, on made-up crops."""
+    size, batch_size = method.model.input_size, training.global_batch  # type: ignore[union-attr]
+    return posecore_run_on(folder, method, training, lambda start: batches(points, size, batch_size, start))
+
+
+def posecore_run_on(folder: Path, method: nn.Module, training: TrainingConfig, crops: LoaderFactory) -> EngineState:
     """The real loop on one process."""
     torch.set_num_threads(1)
-    size, batch_size = method.model.input_size, training.global_batch  # type: ignore[union-attr]
     context = LocalContext(folder)
-    train(method, lambda start: batches(points, size, batch_size, start), training, context)
+    train(method, crops, training, context)
     with next(context.checkpoints()) as checkpoint:
         return load_checkpoint(checkpoint)[0]
 
