@@ -32,7 +32,7 @@ def _step(clip_norm: float | None, *batches: Tensor) -> tuple[dict[str, list[flo
         optimizer=config, micro_batch=len(batches[0]), accumulation=len(batches), device=torch.device("cpu")
     )
     engine = build_engine(TorchEngineConfig(), _Slopes(), settings)
-    losses = engine.step(list(batches), 1.0)
+    losses = engine.step(list(batches), 1.0).losses
     state = engine.snapshot()
     assert isinstance(state, EngineState)
     return {name: (moment / 0.25).tolist() for name, moment in state.exp_avg.items()}, losses
