@@ -7,7 +7,6 @@ model it ends with must be the one of a job left alone, byte for byte, with ever
 
 import contextlib
 import hashlib
-import json
 import os
 import signal
 import subprocess
@@ -28,7 +27,7 @@ from tests.support.tracking_server import TrackingServer
 REPOSITORY = Path(__file__).resolve().parents[1]
 STEPS, LOG_EVERY = 240, 10
 LIMIT_S = 420.0
-DISK_BYTES = 24 << 20
+DISK_BYTES = 1100 << 20  # a job starts on no less than 1 GiB
 
 
 @dataclass
@@ -278,24 +277,27 @@ def _server_gone(folder: Path, config: Path, _: float) -> Iterator[tuple[Job, Fa
 @contextmanager
 def _full_disk(folder: Path, config: Path, _: float) -> Iterator[tuple[Job, Fault]]:
     """The run folder is a small file system, filled to the last byte while the job trains. Needs root."""
-    folder.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(folder)], check=True)
-    filler = folder / "filler"
+    disk = folder / "run"  # what the job says is written beside it
+    disk.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
+    filler = disk / "filler"
 
     class Fill:
         def __call__(self, job: Job, process: "subprocess.Popen[str]") -> None:
             _training(job, process)
-            with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
-                while True:
-                    file.write(bytes(4096))
+            with filler.open("wb", buffering=0) as file:
+                for size in (1 << 20, 4096):
+                    with contextlib.suppress(OSError):
+                        while True:
+                            file.write(bytes(size))
 
         def recover(self) -> None:
             filler.unlink()
 
     try:
-        yield Job(config, folder / "run"), Fill()
+        yield Job(config, disk), Fill()
     finally:
-        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+        subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
 CASES: dict[str, Case] = {
@@ -309,15 +311,3 @@ CASES: dict[str, Case] = {
     "tracking server frozen for good": _server_gone,
     "disk full": _full_disk,
 }
-
-
-def main() -> None:
-    folder = Path(sys.argv[1])
-    folder.mkdir(parents=True)
-    names = sys.argv[3:] or list(CASES)
-    outcomes = run_jobs(folder, names, float(sys.argv[2]), lambda line: print(line, flush=True))
-    print(json.dumps([vars(outcome) for outcome in outcomes]))
-
-
-if __name__ == "__main__":
-    main()
