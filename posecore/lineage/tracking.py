@@ -4,6 +4,7 @@ MLflow's own default is ``mlflow.db`` in the current directory, which under ``ra
 job. Here every location is absolute, and an unreachable server is reported within seconds, before anything starts.
 """
 
+import logging
 import os
 import re
 import socket
@@ -31,6 +32,8 @@ from posecore.lineage.outage import STORE_ERRORS, may_pass
 
 T = TypeVar("T")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+# It logs the stack of calls of an error that it raises as well: on a full disk, one per attempt.
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 # A bar for every small artifact would bury the job's own progress.
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # MLflow's client would try a silent server for a quarter of an hour without a word; Tracking.ask waits instead.

@@ -1,11 +1,14 @@
 import http.server
+import logging
 import socket
+import sqlite3
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.tracking import Tracking, TrackingConfig, check_reachable, connect
@@ -113,3 +116,20 @@ def test_a_file_that_is_no_database_is_explained(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").write_text("not a database, only a long enough text to be seen as one\n" * 20)
     with pytest.raises(LineageError, match="not a database"):
         connect(TrackingConfig(uri=f"sqlite:///{tmp_path}/mlflow.db"), tmp_path)
+
+
+def test_a_write_that_the_database_refuses_is_raised_and_not_logged_too(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracking = connect(TrackingConfig(), tmp_path)
+    run = tracking.client.create_run(tracking.experiment_id)
+    with sqlite3.connect(tracking.uri.removeprefix("sqlite:///")) as database:
+        database.execute("DROP TABLE metrics")
+    database.close()
+    logging.getLogger("mlflow").addHandler(caplog.handler)
+    try:
+        with pytest.raises(MlflowException, match="metrics"):
+            tracking.client.log_metric(run.info.run_id, "loss", 1.0)
+    finally:
+        logging.getLogger("mlflow").removeHandler(caplog.handler)
+    assert not caplog.records
