@@ -81,7 +81,7 @@ def one_sentence(error: BaseException) -> str | None:
         return str(error)
     if _is_full(error):
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return f"no space is left on the disk{where}; free some. Then {_GO_ON}"
+        return f"no space is left on the disk{where}; free some and submit the same job again: what is finished stays."
     if (sentence := told(error)) is not None:
         return sentence
     if isinstance(error, OSError):
