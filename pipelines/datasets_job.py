@@ -101,6 +101,13 @@ class DatasetEntry(Config):
         return parse_config(merged, DatasetDefinition, origin=f"datasets.{self.name}.changes")
 
 
+def learned_by(
+    entries: Iterable[DatasetEntry], definitions: Mapping[str, DatasetDefinition]
+) -> dict[str, DatasetDefinition]:
+    """By head, the dataset it learns from: the entries with a train split."""
+    return {entry.name: definitions[entry.name] for entry in entries if entry.train is not None}
+
+
 class MixtureSettings(Config):
     """How batches are drawn and made; the datasets themselves come from ``datasets``.
 

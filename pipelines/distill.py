@@ -24,9 +24,9 @@ from pydantic import BeforeValidator, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.datasets_job import DatasetsJob
+from pipelines.datasets_job import DatasetsJob, learned_by
 from pipelines.distill_flags import FLAGS
-from pipelines.fetched_model import REGISTRY, fetch_model, fetch_start
+from pipelines.fetched_model import REGISTRY, fetch_model, fetch_start, refuse_other_conventions
 from pipelines.judge_step import as_registered, judge_step
 from pipelines.multidataset_train import LoaderSettings
 from pipelines.multidataset_worker import MultiDatasetWorker
@@ -218,7 +218,10 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         config = config.model_copy(update={"student": student_config})
     if config.weights is not None:
         config = config.model_copy(update={"weights": pin(config.weights)})
-    start = None if config.weights is None else fetch_start(config.weights, config.folder / "weights")
+    start = None
+    if config.weights is not None:
+        start = fetch_start(config.weights, config.folder / "weights")
+        refuse_other_conventions(config.student, learned_by(config.datasets, definitions), start)
     connect_to_ray()
 
     with Workflow(tracking, config.name, config.folder, config, reuse=reuse) as workflow:
@@ -267,7 +270,7 @@ def fetch_teacher(
     fetched = fetch_model(config.teacher, config.folder / "teacher", tracking)
     model, own = fetched.model, fetched.source
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
-    learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
+    learned = learned_by(config.datasets, definitions)
     with torch.device("meta"):  # no memory, whatever the size
         method = Distillation(model_for(config.student, learned), model, terms)
     lessons = method.teacher.lessons

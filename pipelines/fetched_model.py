@@ -9,14 +9,19 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+import torch
+
 from posecore.config import digest_json
+from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
-from posecore.models.pose_model import PoseModel
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import CARD_FILE, holds_model, load_outline, save_model
 from posecore.models.sources import ModelFolder, StartFolder
+from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.models.weights.layout import CONFIG_FILE
 from posecore.schema import Json
@@ -85,6 +90,25 @@ def fetch_start(wanted: WeightsConfig, folder: Path) -> StartFolder:
     copy = _copied(wanted, folder)
     record = wanted.provenance(load_outline(copy).card)
     return StartFolder.at(copy).model_copy(update={"take": wanted.take, "record": record})
+
+
+def refuse_other_conventions(
+    architecture: ModelConfig, learned: Mapping[str, DatasetDefinition], start: StartFolder
+) -> None:
+    """Refuses a run file that states conventions of a head under which its initial weights were not trained.
+
+    Args:
+        architecture: of the model that starts from them.
+        learned: by head, the dataset it learns from.
+        start: the weights; only their card is looked at.
+
+    Raises:
+        ConfigError: names both sides.
+    """
+    if any(architecture.states(head) for head in learned):
+        with torch.device("meta"):  # no memory, whatever the size
+            model = model_for(architecture, learned)
+        inherited_conventions(model, start.outline(), start.take)
 
 
 def _copied(source: SourceConfig, folder: Path) -> Path:

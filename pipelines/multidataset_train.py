@@ -17,14 +17,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Self
 
-import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.datasets_job import DatasetsJob, MixtureSettings
+from pipelines.datasets_job import DatasetsJob, MixtureSettings, learned_by
 from pipelines.evaluate import evaluate_stores
-from pipelines.fetched_model import fetch_start
+from pipelines.fetched_model import fetch_start, refuse_other_conventions
 from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
 from pipelines.multidataset_worker import MultiDatasetWorker
 from pipelines.ray_training import RayTrainingConfig
@@ -47,9 +46,8 @@ from posecore.methods.heads import HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import check_heads, model_for
+from posecore.models.pose_model import check_heads
 from posecore.models.sources import StartFolder
-from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
@@ -146,7 +144,8 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         weights = pin(config.weights)
         config = config.model_copy(update={"weights": weights})
         start = fetch_start(weights, folder / "weights")
-        refuse_other_conventions(config, definitions, start)
+        architecture = config.method.architecture(config.model)
+        refuse_other_conventions(architecture, learned_by(config.datasets, definitions), start)
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
     connect_to_ray()
@@ -181,21 +180,6 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     """
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
-
-
-def refuse_other_conventions(
-    config: JobConfig, definitions: Mapping[str, DatasetDefinition], start: StartFolder
-) -> None:
-    """Refuses a run file that states conventions of a head under which its initial weights were not trained.
-
-    Raises:
-        ConfigError: names both sides.
-    """
-    learned = {entry.name: definitions[entry.name] for entry in config.datasets if entry.train is not None}
-    if any(config.model.states(head) for head in learned):
-        with torch.device("meta"):  # no memory, whatever the size
-            model = model_for(config.method.architecture(config.model), learned)
-        inherited_conventions(model, start.outline(), start.take)
 
 
 def train(

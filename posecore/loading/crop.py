@@ -135,7 +135,7 @@ def region_matrix(
         codec: convention of the dataset.
     """
     last = np.asarray(image_width) - 1.0
-    flipped, rotation = np.asarray(region.flipped), np.asarray(region.rotation)
+    flipped, rotation = np.asarray(region.flipped), np.broadcast_to(region.rotation, region.center.shape[:-1])
     x, y = region.center[..., 0], region.center[..., 1]
     center = np.stack([np.where(flipped, last - x, x), y], axis=-1)
     matrix = crop_matrix(center, region.scale, rotation, input_size, codec)

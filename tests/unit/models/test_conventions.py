@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.multidataset_train import JobConfig, refuse_other_conventions
+from pipelines.fetched_model import refuse_other_conventions
+from pipelines.multidataset_train import JobConfig
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.config import parse_config
 from posecore.conventions import Conventions, HeadConventions, LabelConventions
@@ -199,9 +200,9 @@ def test_a_contradiction_names_both_sides(tmp_path: Path) -> None:
     config = parse_config(job, JobConfig, origin="job")
     definitions = {"aic": load_dataset("aic")}
     with pytest.raises(ConfigError, match=message):
-        refuse_other_conventions(config, definitions, start)
+        refuse_other_conventions(config.model, definitions, start)
     afresh = start.model_copy(update={"take": WarmStartConfig(points=False)})
-    refuse_other_conventions(config, definitions, afresh)
+    refuse_other_conventions(config.model, definitions, afresh)
 
 
 def test_released_heads_of_another_preset_keep_theirs() -> None:
