@@ -29,6 +29,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.skeletons.library import load_skeleton
@@ -195,7 +196,8 @@ def test_a_parent_of_pictures_gets_a_child_that_takes_depth_and_holds_to_its_own
 
 def test_too_few_bodies_have_no_proportions_of_their_own(run_file: Path) -> None:
     config = load_config(run_file, AdaptationJob, ["own_proportions=0.02"])
-    method = AdaptationConfig(**config.method.model_dump(), parent=config.parent, target="syrip")
+    parent = ModelFolder(source=config.parent.source)
+    method = AdaptationConfig(**config.method.model_dump(), parent=parent, target="syrip")
     checked = StepResult("proportions:syrip", "run", False, Outputs({"told": "8 bodies are too few", "page": ""}))
     with pytest.raises(DatasetError, match="own_proportions must be 0 here: 8 bodies are too few"):
         with_own_proportions(method, config, checked)

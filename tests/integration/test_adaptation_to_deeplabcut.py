@@ -64,7 +64,7 @@ def test_forty_frames_teach_where_the_points_are(run_file: Path, capfd: pytest.C
 
     run = run_file.parent / "run"
     (before,), (after,) = (
-        [json.loads(path.read_text())["deeplabcut"] for path in run.glob(f"*/*/evaluation/{who}/metrics.json")]
+        [json.loads(path.read_text())["deeplabcut"] for path in run.glob(f"**/evaluation/{who}/metrics.json")]
         for who in ("parent", "child")
     )
     assert after["mean_error_px"] < MEAN_PLACE_PX < before["mean_error_px"]
