@@ -20,9 +20,11 @@ from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.lineage.answers import describe_model
+from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
+from posecore.lineage.steps import EVERYTHING
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
 from posecore.lineage.weights_use import weights_uses
@@ -47,7 +49,7 @@ from posecore.shards.answers import (
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
-from posecore.training.context import LocalContext, Log
+from posecore.training.context import LocalContext
 from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
@@ -161,9 +163,10 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         location = str(tmp_path / "shards" / "people" / "train")
         return [Split(entry, "training", location, store.manifest.digest, definitions[entry.name])]
 
-    def train_here(worker: MultiDatasetWorker, run_dir: Path, _: RayTrainingConfig, log: Log) -> TrainedRun:
-        context = LocalContext(run_dir, log)
-        result = worker(context)
+    def train_here(worker: MultiDatasetWorker, run_dir: Path, _: RayTrainingConfig, curve: CurveLog) -> TrainedRun:
+        with curve.writing() as log:
+            context = LocalContext(run_dir, log)
+            result = worker(context)
         with next(context.checkpoints()) as folder:
             return TrainedRun(checkpoint=folder, metrics=result.metrics)
 
@@ -185,7 +188,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
         values["method"] = {"feature_weight": 0}
         file = tmp_path / "told.yaml"
         file.write_text(yaml.safe_dump(values))
-        run(load_config(file, DistillationJob, changes))
+        run(load_config(file, DistillationJob, changes), EVERYTHING)
         said = capsys.readouterr().out
         ran, reused = (re.findall(rf"^(\S+) +{word} ", said, re.MULTILINE) for word in ("ran", "reused"))
         return ran, reused, load_model(re.findall(r"\(folder (\S+)\)", said)[0])
