@@ -8,6 +8,7 @@ import pytest
 
 from posecore.asides import AsideFolder, aside_file, aside_folder, sweep, sweep_once
 from posecore.storage import write_atomically, written_aside
+from posecore.training.checkpoint import MANIFEST_FILE
 from posecore.training.context import LocalContext
 
 KILLED = """
@@ -78,6 +79,7 @@ def test_a_scratch_folder_is_its_run_s_until_it_is_reported(tmp_path: Path) -> N
     scratch = context.scratch()
     sweep(scratch.parent)
     assert scratch.exists()
+    (scratch / MANIFEST_FILE).touch()  # what makes it a checkpoint that was finished
     context.report({}, scratch, "step_00000001_ws1_a")
     assert [path.name for path in scratch.parent.iterdir()] == ["step_00000001_ws1_a"]
     left = AsideFolder(tmp_path / "checkpoints")
