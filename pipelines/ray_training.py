@@ -174,8 +174,8 @@ def _trainer_class() -> "type[TorchTrainer]":
     class Trainer(TorchTrainer):
         """Without the actor by which Ray frees the resources of a dead controller, as the end of the job does anyway.
 
-        Where Ray has no dashboard, that actor cannot see the controller: after every training it takes 12 s to end, and
-        a stack of calls about it is printed.
+        Where Ray has no dashboard, that actor cannot see the controller: it is slow to end after every training, and a
+        stack of calls about it is printed.
         """
 
         def _create_default_callbacks(self) -> "list[object]":

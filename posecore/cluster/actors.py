@@ -86,9 +86,22 @@ def work_on_actors(
 
 def actor_count(settings: ActorSettings, num_works: int) -> int:
     """Processes for some work: as many as wanted, have room on the connected cluster and find something to do."""
-    resource, each = ("GPU", settings.gpus_per_actor) if settings.gpus_per_actor else ("CPU", settings.cpus_per_actor)
-    fitting = max(1, int(ray.cluster_resources().get(resource, 0.0) / each))
+    fitting = fitting_processes(settings.cpus_per_actor, settings.gpus_per_actor)
     return min(settings.actors or fitting, fitting, num_works)
+
+
+def fitting_processes(num_cpus: float, num_gpus: float, spare_cpus: float = 0.0) -> int:
+    """Processes of these needs that the connected cluster has room for, at least one.
+
+    Args:
+        num_cpus: cores of each; what counts where they need no GPU.
+        num_gpus: GPUs of each.
+        spare_cpus: cores that are left to others.
+    """
+    have = ray.cluster_resources()
+    if num_gpus:
+        return max(1, int(have.get("GPU", 0.0) / num_gpus))
+    return max(1, int((have.get("CPU", 0.0) - spare_cpus) / num_cpus))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import pyarrow as pa
 import ray
 from tqdm import tqdm
 
+from posecore.cluster.actors import fitting_processes
 from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
 from posecore.cluster.shard_block import content, content_of, failed, number_of, outcome, whole
 from posecore.datasets.definition import DatasetDefinition, StageResources
@@ -141,16 +142,10 @@ class _Operator:
         reserved = {"num_cpus": own.num_cpus} | ({"num_gpus": own.num_gpus} if own.num_gpus else {})
         if not isinstance(self.work, type):
             return {**reserved, "concurrency": own.concurrency or workers}
-        processes = ray.data.ActorPoolStrategy(size=own.concurrency or fitting_actors(own))
+        processes = ray.data.ActorPoolStrategy(
+            size=own.concurrency or fitting_processes(own.num_cpus, own.num_gpus, spare_cpus=1.0)
+        )
         return {**reserved, "compute": processes, "fn_constructor_args": self.arguments}
-
-
-def fitting_actors(resources: StageResources) -> int:
-    """Processes of a stage that the connected cluster has room for, at least one; a core is left for the others."""
-    have = ray.cluster_resources()
-    if resources.num_gpus:
-        return max(1, int(have.get("GPU", 0.0) / resources.num_gpus))
-    return max(1, int((have.get("CPU", 1.0) - 1.0) / max(resources.num_cpus, 0.1)))
 
 
 def _operators(plan: Plan) -> list[_Operator]:

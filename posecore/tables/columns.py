@@ -137,15 +137,6 @@ def renumbered(instances: pa.Table, shift: int) -> pa.Table:
     return with_image_rows(instances, instances["image_row"].to_numpy() + shift)
 
 
-def concatenated(parts: "list[Annotations]") -> Annotations:
-    """Parts, at least one, one after the other."""
-    firsts = np.cumsum([0, *(part.images.num_rows for part in parts)]).tolist()
-    return Annotations(
-        pa.concat_tables([part.images for part in parts]),
-        pa.concat_tables([renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=False)]),
-    )
-
-
 def rejects_table(rejects: "list[Reject]") -> pa.Table:
     """Rejects as a table of :data:`REJECT_COLUMNS`."""
     columns = {name: [getattr(item, name) for item in rejects] for name in REJECT_COLUMNS.names}

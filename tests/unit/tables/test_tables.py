@@ -9,7 +9,7 @@ import pytest
 
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.schema import DepthImage, Record, Reject, record_to_json
-from posecore.tables.columns import concatenated
+from posecore.tables.columns import Annotations, renumbered
 from posecore.tables.digest import update_with_table
 from posecore.tables.parts import Parts, write_part
 from posecore.tables.records import divided, keypoints_of, to_annotations, to_records
@@ -49,6 +49,15 @@ def full(tmp_path):
 
 def texts(source):
     return [record_to_json(record) for record in source]
+
+
+def concatenated(parts):
+    """Parts one after the other."""
+    firsts = np.cumsum([0, *(part.images.num_rows for part in parts)]).tolist()
+    return Annotations(
+        pa.concat_tables([part.images for part in parts]),
+        pa.concat_tables([renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=False)]),
+    )
 
 
 def digest(table):
