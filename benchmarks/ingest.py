@@ -3,8 +3,8 @@
 All handle the same image files, each in one process, in interleaved repetitions; the figures are medians. ShardWriter
 and tar only copy bytes, to memory that the system brings to disk later; ours also validates headers and end marks,
 hashes images and tar, draws the masks, writes the index and waits until everything is on disk. ShardWriter either
-makes its JSON from the records, as ours does, or is given it as finished bytes. The decode limit uses as many threads
-as ours decodes in.
+makes its JSON from the records, as ours does, or is given it as finished bytes. The decode limit decodes one picture
+after the other, as ours does.
 
     POSECORE_SAMPLES=<folder> python benchmarks/ingest.py
 """
@@ -16,9 +16,7 @@ import statistics
 import subprocess
 import tempfile
 import time
-from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,7 +25,6 @@ import numpy as np
 import webdataset
 
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.ingest.fetch import LOCAL_READERS
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Record, record_to_json
@@ -70,8 +67,8 @@ def run_decode(records: list[Record], root: Path) -> None:
         data = np.frombuffer((root / record.image).read_bytes(), np.uint8)
         cv2.imdecode(data, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
 
-    with ThreadPoolExecutor(LOCAL_READERS) as pool:
-        deque(pool.map(decode, records), maxlen=0)
+    for record in records:
+        decode(record)
 
 
 def processor_seconds() -> float:

@@ -10,7 +10,9 @@ annex B and G (JPEG), PNG specification (third edition) §5.
 
 import struct
 import zlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
@@ -100,9 +102,11 @@ _FRAMES = frozenset((0xC0, 0xC1, 0xC2, 0xC9, 0xCA))
 _OTHER_FRAMES = frozenset((0xC3, 0xC5, 0xC6, 0xC7, 0xCB, 0xCD, 0xCE, 0xCF))
 _HUFFMAN_SEQUENTIAL, _HUFFMAN_PROGRESSIVE = frozenset((0xC0, 0xC1)), 0xC2
 _PROGRESSIVE = frozenset((_HUFFMAN_PROGRESSIVE, 0xCA))
-_HUFFMAN, _QUANTISATION, _START_OF_SCAN, _END, _RESTART_INTERVAL = 0xC4, 0xDB, 0xDA, 0xD9, 0xDD
+_HUFFMAN, _QUANTISATION, _START_OF_SCAN, _END, _RESTART_INTERVAL, _APPLICATION = 0xC4, 0xDB, 0xDA, 0xD9, 0xDD, 0xE0
 _USUAL_TABLES = frozenset((0x00, 0x01, 0x10, 0x11))
 """A sequential JPEG may leave these out, as films of JPEGs do: decoders know them (T.81 annex K)."""
+_CODES_OF_16_BITS = tuple(1 << (16 - bits) for bits in range(1, 17))
+"""How many of them a code of so many bits takes up."""
 _RESTARTS = range(0xD0, 0xD8)
 _WITH_LENGTH = frozenset((*range(0xC0, 0xD0), *range(0xDA, 0xF0), 0xFE)) - {0xC8}
 """Markers whose segment states its length; what else there is stands alone or is reserved."""
@@ -136,6 +140,9 @@ def _follow_jpeg(data: bytes) -> None:
             raise _Found(f"has a JPEG segment at byte {position - 2} of the impossible length {length}")
         if position + length > len(data):
             raise _Found(f"ends within the JPEG segment at byte {position - 2}", is_cut=True)
+        if marker >= _APPLICATION:  # or a comment
+            position += length
+            continue
         body, at = data[position + 2 : position + length], position - 2
         position += length
         if marker in _OTHER_FRAMES:
@@ -145,9 +152,9 @@ def _follow_jpeg(data: bytes) -> None:
                 raise _Found(f"has a second JPEG frame at byte {at}")
             frame = _frame(body, marker, at)
         elif marker == _QUANTISATION:
-            quantisation |= _quantisation(body, at)
+            quantisation |= _told(_quantisation, body, at)
         elif marker == _HUFFMAN:
-            huffman |= _huffman(body, at)
+            huffman |= _told(_huffman, body, at)
         elif marker == _RESTART_INTERVAL:
             if len(body) != 2:
                 raise _Found(f"has a restart interval at byte {at} of the wrong length")
@@ -189,33 +196,43 @@ def _frame(body: bytes, marker: int, at: int) -> _Frame:
     return _Frame(marker, {name: table for name, _, table in components})
 
 
-def _quantisation(body: bytes, at: int) -> set[int]:
+def _told(tables: Callable[[bytes], frozenset[int] | None], body: bytes, at: int) -> frozenset[int]:
+    found = tables(body)
+    if found is None:
+        raise _Found(f"has a damaged {'Huffman' if tables is _huffman else 'quantisation'} table at byte {at}")
+    return found
+
+
+@lru_cache(maxsize=256)
+def _quantisation(body: bytes) -> frozenset[int] | None:
+    """Which tables a segment holds; None if it is damaged. One camera writes the same ones into all its pictures."""
     found = set()
     position = 0
     while position < len(body):
         precision, table = body[position] >> 4, body[position] & 15
         position += 1 + 64 * (1 + precision)
         if precision > 1 or table > 3 or position > len(body):
-            raise _Found(f"has a damaged quantisation table at byte {at}")
+            return None
         found.add(table)
-    return found
+    return frozenset(found)
 
 
-def _huffman(body: bytes, at: int) -> set[int]:
+def _huffman(body: bytes) -> frozenset[int] | None:
+    """As :func:`_quantisation`; not remembered, because many a picture has tables of its own."""
     found = set()
     position = 0
     while position < len(body):
         kind, table = body[position] >> 4, body[position] & 15
         counts = body[position + 1 : position + 17]
         symbols = body[position + 17 : position + 17 + sum(counts)]
-        codes = sum(count << (16 - bits) for bits, count in enumerate(counts, start=1))
+        codes = sum(map(mul, counts, _CODES_OF_16_BITS))
         is_whole = len(counts) == 16 and len(symbols) == sum(counts)
         # More codes than so many bits can tell apart (all ones is none), or a DC difference of more than 15 bits.
         if kind > 1 or table > 3 or not is_whole or codes >= 1 << 16 or (kind == 0 and max(symbols, default=0) > 15):
-            raise _Found(f"has a damaged Huffman table at byte {at}")
+            return None
         found.add(body[position])
         position += 17 + len(symbols)
-    return found
+    return frozenset(found)
 
 
 def _check_scan(body: bytes, frame: _Frame, quantisation: set[int], huffman: set[int], at: int) -> None:

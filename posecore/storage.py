@@ -10,7 +10,7 @@ import mmap
 import os
 import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -74,6 +74,18 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         return content
     finally:
         os.close(descriptor)
+
+
+def expect_read(path: Path) -> None:
+    """Has the system bring a local file to memory while something else is done; says nothing of one it cannot have."""
+    if not hasattr(os, "posix_fadvise"):  # macOS
+        return
+    with suppress(OSError, ValueError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+        try:
+            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+        finally:
+            os.close(descriptor)
 
 
 def open_regular(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:

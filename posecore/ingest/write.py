@@ -1,7 +1,7 @@
 """Writing one planned shard: whole under its final name, or not there; the same bytes whoever writes it.
 
-While the pictures are read ahead (:mod:`posecore.ingest.fetch`), a thread writes the tar and another brings to disk
-what has been written so far. The calling thread is left with masks, JSON and index rows.
+One thread does it all, so that as many shards are written at a time as there are cores and none waits for another's
+interpreter; a second one only asks the system to bring to disk what has been written so far.
 """
 
 import errno
@@ -175,7 +175,8 @@ def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examine
         tally: what was counted on their way; goes on counting.
     """
     rows = IndexRows(job.definition.skeleton.num_keypoints)
-    with whole_file(job.folder / shard.name) as file, TarWriter(file) as tar:
+    with whole_file(job.folder / shard.name) as file:
+        tar = TarWriter(file)
         num_images = num_instances = 0
         for sample in samples:
             record, key = sample.record, sample_key(sample.record.source_id)

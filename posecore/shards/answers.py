@@ -218,7 +218,8 @@ def write_answers(
     rows, mirrored, checksums = [], [], []
     shapes: tuple[tuple[int, ...] | None, ...] = (None, None)
     name = answers_name(number, "tar")
-    with written_aside(folder / name) as aside, FileIO(aside, "wb") as file, TarWriter(file) as tar:
+    with written_aside(folder / name) as aside, FileIO(aside, "wb") as file:
+        tar = TarWriter(file)
         for row, is_mirrored, answer in answers:
             rows.append(row)
             mirrored.append(is_mirrored)

@@ -5,6 +5,7 @@ of it is the same bytes.
 """
 
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -36,29 +37,28 @@ def to_annotations(records: Iterable[Record], num_keypoints: int) -> Annotations
     Raises:
         DatasetError: a segmentation or extras are no JSON values.
     """
-    schema = instance_columns(num_keypoints)
-    images: dict[str, list[Any]] = {name: [] for name in IMAGE_COLUMNS.names}
-    instances: dict[str, list[Any]] = {name: [] for name in schema.names}
-    for row, record in enumerate(records):
-        for name in _SAME_IN_RECORD:
-            images[name].append(getattr(record, name))
-        images["depth_image"].append(None if record.depth is None else record.depth.image)
-        images["metres_per_unit"].append(None if record.depth is None else record.depth.metres_per_unit)
-        try:
-            images["extras"].append(_json(record.extras))
-            for instance in record.instances:
-                _add(instances, row, instance)
-        except TypeError as error:
-            raise DatasetError(
-                f"{record.dataset} {record.split}: the record of {record.image} cannot be written as JSON ({error}); "
-                "its reader must yield plain values, nested less than 250 deep."
-            ) from None
-    points = instances.pop("keypoints")
-    arrays = {name: pa.array(values, schema.field(name).type) for name, values in instances.items()}
-    arrays["keypoints"] = keypoints_array(points, num_keypoints)
+    records = list(records)
+    bodies = [body for record in records for body in record.instances]
+    extras = [_json(record, record.extras or None) for record in records]
+    images = {name: [getattr(record, name) for record in records] for name in _SAME_IN_RECORD}
+    images |= {
+        "depth_image": [None if record.depth is None else record.depth.image for record in records],
+        "metres_per_unit": [None if record.depth is None else record.depth.metres_per_unit for record in records],
+        "extras": extras,
+    }
+    boxes = np.array([body.bbox_xywh for body in bodies], np.float64).reshape(-1, 4)
+    points = [np.asarray(body.keypoints, np.float32) for body in bodies]
+    instances: dict[str, Any] = {name: [getattr(body, name) for body in bodies] for name in _SAME_IN_INSTANCE}
+    instances |= {f"bbox_{side}": boxes[:, place] for place, side in enumerate("xywh")}
+    instances |= {
+        "image_row": np.repeat(np.arange(len(records)), [len(record.instances) for record in records]),
+        "keypoints": keypoints_array(points, num_keypoints),
+        "keypoints_3d": [_flat(body.keypoints_3d) for body in bodies],
+        "segmentation": [_json(record, body.segmentation) for record in records for body in record.instances],
+        "extras": [_json(record, body.extras or None) for record in records for body in record.instances],
+    }
     return Annotations(
-        pa.Table.from_pydict(images, IMAGE_COLUMNS),
-        pa.Table.from_arrays([arrays[name] for name in schema.names], schema=schema),
+        pa.Table.from_pydict(images, IMAGE_COLUMNS), pa.Table.from_pydict(instances, instance_columns(num_keypoints))
     )
 
 
@@ -70,13 +70,30 @@ def to_records(annotations: Annotations, dataset: str, split: str) -> list[Recor
         dataset: name of the dataset definition.
         split: name of the split.
     """
-    records = [_record(row, dataset, split) for row in annotations.images.to_pylist()]
-    instances = annotations.instances
-    keypoints = keypoints_of(instances)
-    three_d = _arrays(instances["keypoints_3d"])
-    rows = instances.drop_columns(["keypoints", "keypoints_3d"]).to_pylist()
-    for values, points, points_3d in zip(rows, keypoints, three_d, strict=True):
-        records[values["image_row"]].instances.append(_instance(values, points, points_3d))
+    images, instances = annotations.images, annotations.instances
+    records = [
+        Record(
+            dataset=dataset,
+            split=split,
+            depth=None if depth is None else DepthImage(image=depth, metres_per_unit=metres),
+            extras=_parsed(extras),
+            **dict(zip(_SAME_IN_RECORD, same, strict=True)),
+        )
+        for depth, metres, extras, *same in _rows(images, ("depth_image", "metres_per_unit", "extras"), _SAME_IN_RECORD)
+    ]
+    own = ("image_row", "bbox_x", "bbox_y", "bbox_w", "bbox_h", "segmentation", "extras")
+    rows = _rows(instances, own, _SAME_IN_INSTANCE)
+    points, three_d = keypoints_of(instances), _arrays(instances["keypoints_3d"])
+    for (row, x, y, w, h, segmentation, extras, *same), at, at_3d in zip(rows, points, three_d, strict=True):
+        body = Instance(
+            bbox_xywh=(x, y, w, h),
+            keypoints=at,
+            keypoints_3d=None if at_3d is None else at_3d.reshape(-1, 3),
+            segmentation=None if segmentation is None else orjson.loads(segmentation),
+            extras=_parsed(extras),
+            **dict(zip(_SAME_IN_INSTANCE, same, strict=True)),
+        )
+        records[row].instances.append(body)
     return records
 
 
@@ -96,45 +113,13 @@ def divided(items: Iterable[Record | Reject], images: int) -> Iterator[tuple[lis
         yield records, rejects
 
 
-def _add(columns: dict[str, list[Any]], row: int, instance: Instance) -> None:
-    for name in _SAME_IN_INSTANCE:
-        columns[name].append(getattr(instance, name))
-    for side, value in zip("xywh", instance.bbox_xywh, strict=True):
-        columns[f"bbox_{side}"].append(float(value))
-    columns["image_row"].append(row)
-    columns["keypoints"].append(np.asarray(instance.keypoints, np.float32))
-    three_d = instance.keypoints_3d
-    columns["keypoints_3d"].append(None if three_d is None else np.ascontiguousarray(three_d, np.float32).ravel())
-    segmentation = instance.segmentation
-    columns["segmentation"].append(None if segmentation is None else orjson.dumps(segmentation, option=_PLAIN))
-    columns["extras"].append(_json(instance.extras))
-
-
-def _record(values: dict[str, Any], dataset: str, split: str) -> Record:
-    depth = None
-    if values["depth_image"] is not None:
-        depth = DepthImage(image=values["depth_image"], metres_per_unit=values["metres_per_unit"])
-    return Record(
-        dataset=dataset,
-        split=split,
-        depth=depth,
-        extras=_parsed(values["extras"]),
-        **{name: values[name] for name in _SAME_IN_RECORD},
-    )
-
-
-def _instance(values: dict[str, Any], points: NDArray[np.float32], points_3d: Any) -> Instance:
-    same = {name: values[name] for name in _SAME_IN_INSTANCE}
-    for name in ("head_bbox_xyxy", "center", "scale", "absent"):
-        same[name] = None if same[name] is None else tuple(same[name])
-    return Instance(
-        bbox_xywh=(values["bbox_x"], values["bbox_y"], values["bbox_w"], values["bbox_h"]),
-        keypoints=points,
-        keypoints_3d=None if points_3d is None else points_3d.reshape(-1, 3),
-        segmentation=None if values["segmentation"] is None else orjson.loads(values["segmentation"]),
-        extras=_parsed(values["extras"]),
-        **same,
-    )
+def _rows(table: pa.Table, *names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]:
+    """Some columns, row by row; lists as tuples. Column by column to Python takes half the time of row by row."""
+    columns = [table[name].to_pylist() for name in chain(*names)]
+    for place, name in enumerate(chain(*names)):
+        if pa.types.is_list(table.schema.field(name).type):
+            columns[place] = [None if values is None else tuple(values) for values in columns[place]]
+    return zip(*columns, strict=True)
 
 
 def _arrays(column: pa.ChunkedArray) -> Iterator[NDArray[np.float32] | None]:
@@ -146,8 +131,20 @@ def _arrays(column: pa.ChunkedArray) -> Iterator[NDArray[np.float32] | None]:
             yield None if missing[index] else values[offsets[index] : offsets[index + 1]]
 
 
-def _json(extras: dict[str, Json]) -> bytes | None:
-    return orjson.dumps(extras, option=_PLAIN, default=np.ndarray.tolist) if extras else None
+def _flat(points: NDArray[np.float32] | None) -> NDArray[np.float32] | None:
+    return None if points is None else np.ascontiguousarray(points, np.float32).ravel()
+
+
+def _json(record: Record, value: Json) -> bytes | None:
+    if value is None:
+        return None
+    try:
+        return orjson.dumps(value, option=_PLAIN, default=np.ndarray.tolist)
+    except TypeError as error:
+        raise DatasetError(
+            f"{record.dataset} {record.split}: the record of {record.image} cannot be written as JSON ({error}); "
+            "its reader must yield plain values, nested less than 250 deep."
+        ) from None
 
 
 def _parsed(extras: bytes | None) -> dict[str, Json]:

@@ -7,7 +7,16 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import ConfigError
-from posecore.storage import AnyPath, TooLarge, as_path, file_content, read_at_most, sha256_of, write_atomically
+from posecore.storage import (
+    AnyPath,
+    TooLarge,
+    as_path,
+    expect_read,
+    file_content,
+    read_at_most,
+    sha256_of,
+    write_atomically,
+)
 
 
 @pytest.fixture(params=["local", "memory"])
@@ -94,3 +103,12 @@ def test_a_dangling_link_is_a_missing_file(tmp_path: Path) -> None:
     (tmp_path / "x").symlink_to(tmp_path / "gone")
     with pytest.raises(FileNotFoundError):
         read_at_most(tmp_path / "x", 100)
+
+
+@pytest.mark.parametrize("name", ["file", "folder", "none", "none/within", "nul\0"])
+def test_what_is_expected_to_be_read_may_be_missing_or_no_file(tmp_path, name):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "folder").mkdir()
+    descriptors = len(list(Path("/proc/self/fd").iterdir()))
+    expect_read(tmp_path / name)
+    assert len(list(Path("/proc/self/fd").iterdir())) == descriptors

@@ -59,7 +59,8 @@ def test_a_flipped_byte_in_a_header_is_noticed(position):
 def test_the_writer_and_the_bytes_agree_on_the_digest(tmp_path):
     contents = {**CONTENTS, "d.jpg": bytes(3 << 20), **{f"{number}.json": b"{}" for number in range(400)}}
     path = tmp_path / "t.tar"
-    with FileIO(path, "wb") as file, TarWriter(file) as tar:
+    with FileIO(path, "wb") as file:
+        tar = TarWriter(file)
         found = [tar.add(name, data, hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
         digest = tar.finish()
     data = path.read_bytes()
