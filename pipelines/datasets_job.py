@@ -9,8 +9,8 @@ from pydantic import Field, model_validator
 from posecore.config import Config, parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
-from posecore.ingest.audit import AuditConfig
 from posecore.ingest.job import IngestSettings
+from posecore.ingest.perceptual import Likeness
 from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig
@@ -174,7 +174,7 @@ class DatasetsJob(Config):
     tracking: TrackingConfig = TrackingConfig()
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     ingest: IngestSettings = IngestSettings()
-    audit: AuditConfig = AuditConfig()
+    audit: Likeness = Likeness()
     allow_leakage: bool = False
 
     @model_validator(mode="after")

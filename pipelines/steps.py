@@ -165,10 +165,13 @@ def audit_step(
             for seen in training
             for judged in evaluation
         ]
-        found = {f"{report.a} x {report.b}": [str(pair) for pair in report.pairs] for report in reports}
+        found = {
+            f"{report.a} x {report.b}": {"counts": report.counts(), "first": [str(pair) for pair in report.pairs]}
+            for report in reports
+        }
         log.log_dict(found, "audit.json")
         refuse_leakage(reports, allow=config.allow_leakage)
-        return Outputs({"shared": sum(len(pairs) for pairs in found.values())})
+        return Outputs({"shared": sum(report.shared.height for report in reports)})
 
     return workflow.step(
         "audit",

@@ -1,10 +1,12 @@
 """``posecore audit``: what two ingested splits share."""
 
 import argparse
+from pathlib import Path
 
 from posecore.cli.commands import Commands
 from posecore.ingest.audit import compare
 from posecore.shards.store import open_store
+from posecore.storage import write_atomically
 
 
 def add(commands: Commands) -> None:
@@ -12,6 +14,7 @@ def add(commands: Commands) -> None:
     audit = commands.add_parser("audit", help="say what two ingested splits share; exit status 1 if anything")
     audit.add_argument("a", help="folder of an ingested split, local or an fsspec URL")
     audit.add_argument("b", help="the other one")
+    audit.add_argument("--out", type=Path, help="CSV file for all that is shared, of which the first are printed")
     audit.set_defaults(run=_audit)
 
 
@@ -19,6 +22,9 @@ def _audit(options: argparse.Namespace) -> int:
     report = compare(open_store(options.a), open_store(options.b))
     for pair in report.pairs:
         print(pair)
-    counts = ", ".join(f"{count} {reason}" for reason, count in report.counts().items())
-    print(f"{report.a} and {report.b} share {counts or 'nothing'}.")
+    if report.shared.height > len(report.pairs):
+        print(f"… and {report.shared.height - len(report.pairs)} more")
+    if options.out is not None:
+        write_atomically(options.out, report.shared.write_csv().encode())
+    print(f"{report}.")
     return 1 if report.leaks else 0

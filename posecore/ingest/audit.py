@@ -1,55 +1,26 @@
 """Whether two ingested sets share images, subjects or videos, so that no model is tested on what it was trained on."""
 
-import hashlib
-import io
-import logging
-import os
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 import numpy as np
+import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
-from pydantic import Field
 
-from posecore.config import Config
 from posecore.errors import LeakageError
-from posecore.ingest.perceptual import PerceptualHash, near_pairs, perceptual_hash, thumbnail_correlation
-from posecore.shards.index import write_table
+from posecore.ingest.kept_hashes import perceptual_hashes
+from posecore.ingest.perceptual import HASH_BITS, Likeness
+from posecore.ingest.twins import first_twins
 from posecore.shards.store import ShardStore
-from posecore.storage import AnyPath
 
 Reason: TypeAlias = Literal["exact", "perceptual", "subject", "video"]
 
-_HASH_SCHEMA = pa.schema(
-    [
-        pa.field("bits", pa.uint64(), nullable=False),
-        pa.field("thumbnail", pa.binary(), nullable=False),
-        pa.field("usable", pa.bool_(), nullable=False),
-    ]
-)
-_BINDING = b"posecore.binding"
+MOST_NAMED = 1000
+"""Pairs of each reason that a report names one by one; all are counted, and in its table."""
+
 _PAIRS_IN_MESSAGE = 5
-
-_log = logging.getLogger(__name__)
-
-
-class AuditConfig(Config):
-    """How alike two images must be to count as one.
-
-    The defaults find every one of 795 re-encoded or resized copies of 159 COCO photos (distance at most 8, correlation
-    at least 0.987) and none of their 12,561 pairs of different photos (at least 18; at most 0.80).
-
-    Attributes:
-        max_distance: hash bits that may differ, of 64.
-        min_correlation: least correlation of the 16x16 thumbnails.
-    """
-
-    max_distance: int = Field(8, ge=0, le=11)
-    min_correlation: float = Field(0.97, ge=-1, le=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,8 +41,8 @@ class SharedPair:
 
     Attributes:
         reason: the same bytes; the same picture; the same subject; the same video.
-        a: image of the first set. For subjects and videos, the first of them there.
-        b: image of the second set, likewise.
+        a: image of the first set, the first there.
+        b: image of the second set. For subjects and videos, the first of them there.
         detail: hash distance in bits for ``perceptual``; the shared id for ``subject`` and ``video``.
     """
 
@@ -84,7 +55,7 @@ class SharedPair:
         return f"{self.a} and {self.b} ({self.reason}{f', {self.detail}' if self.detail else ''})"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class AuditReport:
     """What two sets share.
 
@@ -92,47 +63,66 @@ class AuditReport:
         a: dataset and split of the first set.
         b: dataset and split of the second set.
         digests: dataset digests of both.
-        pairs: exact pairs first, then perceptual, subject and video ones, each in index order.
+        shared: a row per image of the second set that is in the first one, however often it is there, then one per
+            subject and video: ``reason``, ``a`` and ``b`` (keys within the sets) and ``detail`` as of
+            :class:`SharedPair`. Images with the same bytes come first, then those that show the same, subjects and
+            videos, each in the order of the second set or of the ids.
     """
 
     a: str
     b: str
     digests: tuple[str, str]
-    pairs: tuple[SharedPair, ...]
+    shared: pl.DataFrame
 
     @property
     def leaks(self) -> bool:
         """Whether anything is shared."""
-        return bool(self.pairs)
+        return not self.shared.is_empty()
 
-    def counts(self) -> dict[Reason, int]:
-        """Pairs by reason."""
-        totals: dict[Reason, int] = {}
-        for pair in self.pairs:
-            totals[pair.reason] = totals.get(pair.reason, 0) + 1
-        return totals
+    @property
+    def pairs(self) -> tuple[SharedPair, ...]:
+        """The first :data:`MOST_NAMED` of each reason."""
+        named = self.shared.group_by("reason", maintain_order=True).head(MOST_NAMED)
+        (dataset_a, _, split_a), (dataset_b, _, split_b) = self.a.partition("/"), self.b.partition("/")
+        return tuple(
+            SharedPair(reason, Place(dataset_a, split_a, a), Place(dataset_b, split_b, b), detail)
+            for reason, a, b, detail in named.select(_SHARED.names()).iter_rows()
+        )
+
+    def counts(self) -> Mapping[Reason, int]:
+        """Rows by reason."""
+        return dict(self.shared.group_by("reason", maintain_order=True).len().iter_rows())
+
+    def __str__(self) -> str:
+        said = ", ".join(f"{count} {reason}" for reason, count in self.counts().items())
+        return f"{self.a} and {self.b} share {said or 'nothing'}"
 
 
-def compare(a: ShardStore, b: ShardStore, config: AuditConfig | None = None) -> AuditReport:
+_SHARED = pl.Schema({"reason": pl.String(), "a": pl.String(), "b": pl.String(), "detail": pl.String()})
+
+
+def compare(a: ShardStore, b: ShardStore, likeness: Likeness | None = None) -> AuditReport:
     """Looks for images, subjects and videos that two splits share.
 
     Subject and video ids are compared only within one dataset: elsewhere equal ids are chance. The perceptual hashes
     are kept beside each index, named by its digest and bound to it, so that every image is hashed once.
 
     Args:
-        a: one split.
-        b: the other; the same split on both sides finds nothing but itself.
-        config: when two images count as one.
+        a: one split, such as to train on.
+        b: the other, such as to judge on; the same split on both sides finds nothing but itself.
+        likeness: when two images count as one.
     """
-    config = config or AuditConfig()
-    exact = list(_exact(a, b))
-    pairs = [
-        *exact,
-        *_perceptual(a, b, config, known={(pair.a, pair.b) for pair in exact}),
-        *_shared_ids(a, b, "subject", a.instances, b.instances),
-        *_shared_ids(a, b, "video", a.images, b.images),
-    ]
-    return AuditReport(_name(a), _name(b), (a.manifest.digest, b.manifest.digest), tuple(pairs))
+    exact = first_in(*(_frame(store.images, "sha256")["sha256"] for store in (a, b)))
+    shared = [_shared("exact", a, b, exact, np.full(len(exact), ""))]
+    first, distance = _perceptual(a, b, likeness or Likeness(), known=exact >= 0)
+    shared.append(_shared("perceptual", a, b, first, distance))
+    if a.manifest.dataset == b.manifest.dataset:
+        bodies_a, bodies_b = (_frame(store.instances, "subject_id", "key") for store in (a, b))
+        images_a, images_b = (_frame(store.images, "video_id", "key") for store in (a, b))
+        shared.append(shared_ids(bodies_a, bodies_b, "subject"))
+        shared.append(shared_ids(images_a, images_b, "video"))
+    digests = (a.manifest.digest, b.manifest.digest)
+    return AuditReport(_name(a), _name(b), digests, pl.concat(shared))
 
 
 def refuse_leakage(reports: Iterable[AuditReport], allow: bool = False) -> None:
@@ -150,11 +140,11 @@ def refuse_leakage(reports: Iterable[AuditReport], allow: bool = False) -> None:
         return
     sentences = []
     for report in leaking:
-        counts = ", ".join(f"{count} {reason}" for reason, count in report.counts().items())
-        named = "; ".join(str(pair) for pair in report.pairs[:_PAIRS_IN_MESSAGE])
-        more = len(report.pairs) - _PAIRS_IN_MESSAGE
-        sentences.append(f"{report.a} and {report.b} share {counts}: {named}{f'; and {more} more' if more > 0 else ''}")
-    divide = any(pair.reason in ("subject", "video") for report in leaking for pair in report.pairs)
+        pairs = report.pairs[:_PAIRS_IN_MESSAGE]
+        named = "; ".join(map(str, pairs))
+        more = report.shared.height - len(pairs)
+        sentences.append(f"{report}: {named}{f'; and {more} more' if more > 0 else ''}")
+    divide = any(report.counts().keys() & {"subject", "video"} for report in leaking)
     advice = "divide the pool by a `partition` in dataset.yaml, " if divide else ""
     raise LeakageError(
         f"training and evaluation data overlap: {'; '.join(sentences)}; {advice}take one of the sets out, or allow it "
@@ -162,116 +152,47 @@ def refuse_leakage(reports: Iterable[AuditReport], allow: bool = False) -> None:
     )
 
 
-def perceptual_hashes(store: ShardStore) -> list[PerceptualHash]:
-    """The hash of every image, in index order, from the cache beside the index or computed and put there."""
-    path = store.location / f"hashes-{store.manifest.digest[:16]}.parquet"
-    kept = _kept_hashes(path, store)
-    if kept is not None:
-        return kept
-    widths, heights = (store.images[name].to_pylist() for name in ("width", "height"))
-
-    def hash_row(row: int) -> PerceptualHash:
-        return perceptual_hash(store.read_image_bytes(row), widths[row], heights[row])
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        hashes = list(pool.map(hash_row, range(store.num_images)))
-    table = pa.Table.from_pylist([item._asdict() for item in hashes], _HASH_SCHEMA)
-    table = table.replace_schema_metadata({_BINDING: _binding(store, hashes)})
-    try:
-        write_table(path, table)
-    except OSError as error:  # a read-only set is audited all the same, only not remembered
-        _log.info("%s: perceptual hashes not kept (%s)", path, error)
-    return hashes
-
-
-def _kept_hashes(path: AnyPath, store: ShardStore) -> list[PerceptualHash] | None:
-    """The cached hashes, unless they are not those of exactly these images: then they are computed again.
-
-    A row that is missing or altered would hide a leak.
-    """
-    if not path.exists():
-        return None
-    try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
-    except (OSError, pa.ArrowException) as error:
-        _log.info("%s: not readable, computed again (%s)", path, error)
-        return None
-    if table.num_rows != store.num_images or not table.schema.equals(_HASH_SCHEMA, check_metadata=False):
-        return None
-    hashes = [PerceptualHash(**row) for row in table.to_pylist()]
-    return hashes if (table.schema.metadata or {}).get(_BINDING) == _binding(store, hashes) else None
-
-
-def _binding(store: ShardStore, hashes: Sequence[PerceptualHash]) -> bytes:
-    """What ties a cache to a split: SHA-256 over the dataset digest and every row, in order."""
-    digest = hashlib.sha256(store.manifest.digest.encode())
-    for item in hashes:
-        digest.update(b"%016x%d%08x" % (item.bits, item.usable, len(item.thumbnail)) + item.thumbnail)
-    return digest.hexdigest().encode()
-
-
-def _exact(a: ShardStore, b: ShardStore) -> Iterable[SharedPair]:
-    rows_of: dict[str, list[int]] = {}
-    for row, digest in enumerate(b.images["sha256"].to_pylist()):
-        rows_of.setdefault(digest, []).append(row)
-    places_a, places_b = _Places(a), _Places(b)
-    for row_a, digest in enumerate(a.images["sha256"].to_pylist()):
-        for row_b in rows_of.get(digest, ()):
-            yield SharedPair("exact", places_a[row_a], places_b[row_b], "")
+def first_in(a: pl.Series, b: pl.Series) -> NDArray[np.int64]:
+    """(B,) the first row of ``a`` with the value of each row of ``b``, or -1."""
+    rows = pl.DataFrame({"value": a}).with_row_index("row").unique("value", keep="first")
+    found = pl.DataFrame({"value": b}).join(rows, "value", how="left", maintain_order="left")
+    return found["row"].cast(pl.Int64).fill_null(-1).to_numpy()
 
 
 def _perceptual(
-    a: ShardStore, b: ShardStore, config: AuditConfig, known: set[tuple[Place, Place]]
-) -> Iterable[SharedPair]:
-    hashes_a, hashes_b = perceptual_hashes(a), perceptual_hashes(b)
-    usable_a, usable_b = _usable(hashes_a), _usable(hashes_b)
-    bits_a, bits_b = _bits(hashes_a)[usable_a], _bits(hashes_b)[usable_b]
-    places_a, places_b = _Places(a), _Places(b)
-    for i, j, distance in zip(*near_pairs(bits_a, bits_b, config.max_distance), strict=True):
-        row_a, row_b = int(usable_a[i]), int(usable_b[j])
-        if (places_a[row_a], places_b[row_b]) in known:
-            continue
-        if thumbnail_correlation(hashes_a[row_a].thumbnail, hashes_b[row_b].thumbnail) >= config.min_correlation:
-            yield SharedPair("perceptual", places_a[row_a], places_b[row_b], f"{distance} of 64 bits differ")
+    a: ShardStore, b: ShardStore, likeness: Likeness, known: NDArray[np.bool_]
+) -> tuple[NDArray[np.int64], NDArray[np.str_]]:
+    """(B,) the first row of ``a`` that shows the same, or -1, and how far the hashes are apart."""
+    of_a, of_b = perceptual_hashes(a), perceptual_hashes(b)
+    first = first_twins(of_a, replace(of_b, usable=of_b.usable & ~known), likeness)
+    distance = np.bitwise_count(of_a.bits[first] ^ of_b.bits)
+    return first, np.array([f"{bits} of {HASH_BITS} bits differ" for bits in range(HASH_BITS + 1)])[distance]
 
 
-def _shared_ids(
-    a: ShardStore, b: ShardStore, reason: Literal["subject", "video"], rows_a: pa.Table, rows_b: pa.Table
-) -> Iterable[SharedPair]:
-    if a.manifest.dataset != b.manifest.dataset:
-        return
-    first_a, first_b = (_first_key_by_id(rows, f"{reason}_id") for rows in (rows_a, rows_b))
-    for identity in sorted(first_a.keys() & first_b.keys()):
-        place_a, place_b = (
-            Place(store.manifest.dataset, store.manifest.split, first[identity])
-            for store, first in ((a, first_a), (b, first_b))
-        )
-        yield SharedPair(reason, place_a, place_b, f"{reason} {identity}")
+def _shared(
+    reason: Reason, a: ShardStore, b: ShardStore, first: NDArray[np.int64], detail: NDArray[np.str_]
+) -> pl.DataFrame:
+    rows = np.flatnonzero(first >= 0)
+    keys_a, keys_b = _frame(a.images, "key")["key"][first[rows]], _frame(b.images, "key")["key"][rows]
+    values = {"reason": [reason] * len(rows), "a": keys_a, "b": keys_b, "detail": detail[rows].tolist()}
+    return pl.DataFrame(values, schema=_SHARED)
 
 
-def _first_key_by_id(rows: pa.Table, column: str) -> dict[str, str]:
-    first: dict[str, str] = {}
-    for identity, key in zip(rows[column].to_pylist(), rows["key"].to_pylist(), strict=True):
-        if identity is not None:
-            first.setdefault(identity, key)
-    return first
+def shared_ids(a: pl.DataFrame, b: pl.DataFrame, reason: Literal["subject", "video"]) -> pl.DataFrame:
+    """Every ``subject_id`` or ``video_id`` that both have, with the first ``key`` of either."""
+    column = f"{reason}_id"
+    first_a, first_b = (
+        rows.select(column, pl.col("key").alias(name)).drop_nulls(column).unique(column, keep="first")
+        for rows, name in ((a, "a"), (b, "b"))
+    )
+    detail = pl.format(f"{reason} {{}}", pl.col(column))
+    return first_a.join(first_b, column).sort(column).select(reason=pl.lit(reason), a="a", b="b", detail=detail)
 
 
-class _Places:
-    def __init__(self, store: ShardStore) -> None:
-        self._keys: list[str] = store.images["key"].to_pylist()
-        self._manifest = store.manifest
-
-    def __getitem__(self, row: int) -> Place:
-        return Place(self._manifest.dataset, self._manifest.split, self._keys[row])
-
-
-def _usable(hashes: Sequence[PerceptualHash]) -> NDArray[np.int64]:
-    return np.flatnonzero([item.usable for item in hashes])
-
-
-def _bits(hashes: Sequence[PerceptualHash]) -> NDArray[np.uint64]:
-    return np.array([item.bits for item in hashes], np.uint64)
+def _frame(table: pa.Table, *columns: str) -> pl.DataFrame:
+    frame = pl.from_arrow(table.select(columns))
+    assert isinstance(frame, pl.DataFrame)
+    return frame
 
 
 def _name(store: ShardStore) -> str:

@@ -10,33 +10,14 @@ import pytest
 from posecore.cli import main
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import LeakageError
-from posecore.ingest.audit import compare, perceptual_hashes, refuse_leakage
+from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.job import IngestSettings, ingest_job
-from posecore.ingest.perceptual import near_pairs, perceptual_hash
+from posecore.ingest.kept_hashes import perceptual_hashes
+from posecore.ingest.perceptual import Likeness, PerceptualHashes, perceptual_hash
 from posecore.ingest.run import ingest
+from posecore.ingest.twins import first_twins
 from posecore.shards.store import open_store
 from tests.support.small_split import job, records
-
-
-@pytest.mark.parametrize("max_distance", [0, 3, 4, 8, 11])
-def test_the_search_finds_exactly_the_near_pairs(max_distance):
-    random = np.random.default_rng(max_distance)
-    a = random.integers(0, 1 << 63, 60, np.uint64)
-    noise = np.array([sum(1 << int(bit) for bit in random.choice(64, n % 14, replace=False)) for n in range(60)])
-    b = np.concatenate([a ^ noise.astype(np.uint64), random.integers(0, 1 << 63, 20, np.uint64)])
-    distance = np.bitwise_count(a[:, None] ^ b[None, :])
-    expected = np.argwhere(distance <= max_distance)
-    rows_a, rows_b, distances = near_pairs(a, b, max_distance)
-    assert np.array_equal(np.stack([rows_a, rows_b], axis=1), expected)
-    assert np.array_equal(distances, distance[rows_a, rows_b])
-    assert len(expected) >= 4
-
-
-def test_distances_the_search_cannot_do_are_refused():
-    empty = np.array([], np.uint64)
-    assert len(near_pairs(empty, empty, 8)[0]) == 0
-    with pytest.raises(ValueError, match="max_distance"):
-        near_pairs(empty, empty, 12)
 
 
 def test_uniform_and_broken_images_have_no_hash():
@@ -89,8 +70,12 @@ def test_hashes_are_kept_beside_the_index(stores, monkeypatch):
     first = perceptual_hashes(stores[0])
     (kept,) = stores[0].location.glob("hashes-*.parquet")
     assert stores[0].manifest.digest[:16] in kept.name
-    monkeypatch.setattr("posecore.ingest.audit.perceptual_hash", None)
-    assert perceptual_hashes(stores[0]) == first
+    monkeypatch.setattr("posecore.ingest.kept_hashes.perceptual_hash", None)
+    assert same_hashes(perceptual_hashes(stores[0]), first)
+
+
+def same_hashes(a, b):
+    return all(np.array_equal(getattr(a, name), getattr(b, name)) for name in ("bits", "thumbnails", "usable"))
 
 
 @pytest.mark.parametrize(
@@ -122,7 +107,7 @@ def test_a_cache_that_is_not_of_exactly_these_images_hides_no_leak(stores, damag
         further = open_store(place / "further" / "tiny" / "val")
         perceptual_hashes(further)
         shutil.copy(next(further.location.glob("hashes-*")), kept)
-    assert [perceptual_hashes(store) for store in stores] == hashes
+    assert all(map(same_hashes, [perceptual_hashes(store) for store in stores], hashes))
     assert compare(*stores).pairs == expected
     assert pq.read_table(kept).num_rows == 6, "and the cache is whole again"
 
@@ -132,6 +117,27 @@ def test_the_command_names_the_pairs(stores, capsys):
     printed = capsys.readouterr().out
     assert "tiny/train/2 and tiny/val/2 (exact)" in printed
     assert "share 1 exact, 1 perceptual, 1 subject, 1 video." in printed
+
+
+def test_many_copies_of_one_picture_are_one_row_for_each_image_of_the_second_set(tmp_path, monkeypatch, capsys):
+    stores = []
+    for split, number in (("train", 5), ("val", 3)):
+        copies = [replace(item, split=split, video_id=None, instances=[]) for item in records(tmp_path / split, number)]
+        for path in (tmp_path / split / "images").iterdir():
+            path.write_bytes((tmp_path / split / "images" / "0.jpg").read_bytes())
+        ingest(job(tmp_path / split, tmp_path / "out", split=split), copies)
+        stores.append(open_store(tmp_path / "out" / "tiny" / split))
+    monkeypatch.setattr("posecore.ingest.audit.MOST_NAMED", 2)
+    report = compare(*stores)
+    assert report.counts() == {"exact": 3}
+    assert report.shared.select("a", "b").rows() == [("0", "0"), ("0", "1"), ("0", "2")]
+    assert [pair.b.key for pair in report.pairs] == ["0", "1"], "the others are counted, not named"
+    out = tmp_path / "shared.csv"
+    assert main(["audit", str(stores[0].location), str(stores[1].location), "--out", str(out)]) == 1
+    assert capsys.readouterr().out.endswith("… and 1 more\ntiny/train and tiny/val share 3 exact.\n")
+    assert out.read_text().splitlines() == ["reason,a,b,detail", *(f'exact,0,{key},""' for key in range(3))]
+    with pytest.raises(LeakageError, match=r"share 3 exact: .*; and 1 more"):
+        refuse_leakage([report])
 
 
 def ingested(samples, out, name, split):
@@ -158,13 +164,13 @@ def test_wholebody_and_halpe_hold_the_same_photos(samples, tmp_path):
 def test_copies_of_photos_are_found_and_other_photos_are_not(samples, tmp_path):
     """The figures that the thresholds were chosen by, on fewer photos."""
     photos = sorted((samples / "coco" / "val2017").glob("*.jpg"))[:20]
-    bits, copies = [], []
+    originals, copies = [], []
     for path in photos:
         pixels = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
         height, width = pixels.shape[:2]
-        bits.append(perceptual_hash(path.read_bytes(), width, height).bits)
+        originals.append(perceptual_hash(path.read_bytes(), width, height))
         small = cv2.resize(pixels, None, fx=0.4, fy=0.4, interpolation=cv2.INTER_AREA)
         data = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, 60])[1].tobytes()
-        copies.append(perceptual_hash(data, small.shape[1], small.shape[0]).bits)
-    rows, columns, _ = near_pairs(np.array(bits, np.uint64), np.array(copies, np.uint64), 8)
-    assert rows.tolist() == columns.tolist() == list(range(len(photos)))
+        copies.append(perceptual_hash(data, small.shape[1], small.shape[0]))
+    found = first_twins(PerceptualHashes.of(originals), PerceptualHashes.of(copies), Likeness())
+    assert found.tolist() == list(range(len(photos)))

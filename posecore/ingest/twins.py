@@ -1,0 +1,292 @@
+"""The search for pictures that show the same, over millions of perceptual hashes and exact all the same.
+
+Two hashes that differ in at most d bits agree in at least m - d of m blocks of bits, whichever these are (the
+pigeonhole principle, as in Manku, Jain, Das Sarma: Detecting Near-Duplicates for Web Crawling, WWW 2007). So for each
+choice of m - d blocks, what agrees there is brought together by sorting, and compared. With unlike pictures that costs
+a number of sorts that does not depend on theirs: 495 for 8 bits and some hundred thousand to four million pictures.
+
+Pictures that are alike without being the same, such as those of one camera on one room, agree in many blocks and would
+be compared over and over. A picture that meets more than :data:`_MOST_MEETINGS` others is left out of that; those that
+are left out on both sides are compared in clusters around some of them, which the triangle inequality keeps apart, each
+pair once.
+"""
+
+from collections.abc import Iterator
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.ingest.perceptual import HASH_BITS, THUMBNAIL_SIDE, Likeness, PerceptualHashes
+
+_Rows = NDArray[np.int64]
+
+_MOST_MEETINGS = 2000
+_PAIRS_AT_ONCE = 1 << 22
+_MOST_KEY_BITS = 26
+_MOST_CLUSTERS = 1024
+_QUERIES_AT_ONCE = 1 << 13
+_MEMBERS_AT_ONCE = 1 << 9
+
+# Measured seconds on one core: per picture and sort, per pair that meets, per pair of a full comparison.
+_SORT_S, _MEETING_S, _COMPARISON_S = 6e-8, 4e-8, 3e-9
+
+
+def first_twins(a: PerceptualHashes, b: PerceptualHashes, likeness: Likeness, earlier_only: bool = False) -> _Rows:
+    """The first picture of ``a`` that shows the same, for each of ``b``; the same answer as from comparing all.
+
+    Args:
+        a: hashes of one set.
+        b: hashes of the other.
+        likeness: when two pictures show the same.
+        earlier_only: only rows of ``a`` before that of ``b``: for a set and itself.
+
+    Returns:
+        (B,) rows of ``a``; -1 where there is none.
+    """
+    rows_a, rows_b = np.flatnonzero(a.usable), np.flatnonzero(b.usable)
+    search = _Search(a.take(rows_a), b.take(rows_b), likeness, rows_b if earlier_only else None, rows_a)
+    found = np.full(len(b), -1, np.int64)
+    first = search.run()
+    has = first < len(rows_a)
+    found[rows_b[has]] = rows_a[first[has]]
+    return found
+
+
+def kept_of_twins(hashes: PerceptualHashes, likeness: Likeness) -> _Rows:
+    """Which picture each of a set is the same as, going through them in order and keeping what is like none kept.
+
+    Returns:
+        (N,) the row of a kept picture that shows the same, or -1 for a picture that is kept.
+    """
+    twin = np.full(len(hashes), -1, np.int64)
+    open_rows = np.arange(len(hashes))
+    while len(open_rows):
+        # Who is like nobody before is kept, and takes out whoever is like it; the rest is asked again among itself.
+        undecided = first_twins(hashes.take(open_rows), hashes.take(open_rows), likeness, earlier_only=True) >= 0
+        kept, rest = open_rows[~undecided], open_rows[undecided]
+        found = first_twins(hashes.take(kept), hashes.take(rest), likeness)
+        gone = found >= 0
+        twin[rest[gone]] = kept[found[gone]]
+        open_rows = rest[~gone]
+    return twin
+
+
+class _Search:
+    """One search over usable hashes.
+
+    Args:
+        a: of one set.
+        b: of the other.
+        likeness: when two are the same.
+        before: (B,) only rows of ``a`` whose number is below are wanted; None for all.
+        numbers: (A,) of the rows of ``a``.
+    """
+
+    def __init__(
+        self, a: PerceptualHashes, b: PerceptualHashes, likeness: Likeness, before: _Rows | None, numbers: _Rows
+    ) -> None:
+        self._a, self._b, self._likeness = a, b, likeness
+        self._bits_a, self._bits_b = _spread(a.bits), _spread(b.bits)
+        self._moments_a, self._moments_b = _moments(a.thumbnails), _moments(b.thumbnails)
+        # Only rows of ``a`` below are still of interest to a row of ``b``.
+        self._first = np.full(len(b), len(a)) if before is None else np.searchsorted(numbers, before)
+        self._none = self._first.copy()
+
+    def run(self) -> _Rows:
+        """(B,) the first row of ``a`` that is the same; at least A where there is none."""
+        num_blocks = _choose_blocks(len(self._a), len(self._b), self._likeness.max_distance)
+        if num_blocks is None:
+            self._compare_clusters(np.arange(len(self._a)), np.arange(len(self._b)))
+        else:
+            many_a, many_b = self._compare_by_blocks(num_blocks)
+            self._compare_clusters(many_a, many_b)
+        return np.where(self._first < self._none, self._first, len(self._a))
+
+    def _compare_by_blocks(self, num_blocks: int) -> tuple[_Rows, _Rows]:
+        """Compares all pairs but those of two pictures that meet too many others; returns these."""
+        met_a, met_b = np.zeros(len(self._a), np.int64), np.zeros(len(self._b), np.int64)
+        edges = [HASH_BITS * number // num_blocks for number in range(num_blocks + 1)]
+        for chosen in combinations(range(num_blocks), num_blocks - self._likeness.max_distance):
+            blocks = [(edges[block], edges[block + 1]) for block in chosen]
+            groups = _Groups(_keys(self._bits_a, blocks), _keys(self._bits_b, blocks), blocks)
+            met_a[groups.rows_a] += groups.counts_b[groups.group_a]
+            met_b[groups.rows_b] += groups.counts_a[groups.group_b]
+            few_a = met_a[groups.rows_a] <= _MOST_MEETINGS
+            few_b = met_b[groups.rows_b] <= _MOST_MEETINGS
+            for rows_b, rows_a in _meetings(groups.rows_b, groups.group_b, few_b, groups.rows_a, groups.counts_a):
+                self._judge(rows_a, rows_b)
+            if not few_b.all():
+                others = groups.rows_b[~few_b]
+                counts = np.bincount(groups.group_b[~few_b], minlength=len(groups.counts_b))
+                for rows_a, rows_b in _meetings(groups.rows_a, groups.group_a, few_a, others, counts):
+                    self._judge(rows_a, rows_b)
+        return np.flatnonzero(met_a > _MOST_MEETINGS), np.flatnonzero(met_b > _MOST_MEETINGS)
+
+    def _judge(self, rows_a: _Rows, rows_b: _Rows) -> None:
+        """Looks at some pairs."""
+        wanted = rows_a < self._first[rows_b]
+        rows_a, rows_b = rows_a[wanted], rows_b[wanted]
+        near = np.bitwise_count(self._bits_a[rows_a] ^ self._bits_b[rows_b]) <= self._likeness.max_distance
+        rows_a, rows_b = rows_a[near], rows_b[near]
+        for start in range(0, len(rows_a), _QUERIES_AT_ONCE):
+            of_a, of_b = rows_a[start : start + _QUERIES_AT_ONCE], rows_b[start : start + _QUERIES_AT_ONCE]
+            thumbnails = self._a.thumbnails[of_a].astype(np.float32), self._b.thumbnails[of_b].astype(np.float32)
+            products = np.einsum("ij,ij->i", *thumbnails)
+            alike = self._correlates(products, of_a, of_b)
+            np.minimum.at(self._first, of_b[alike], of_a[alike])
+
+    def _compare_clusters(self, rows_a: _Rows, rows_b: _Rows) -> None:
+        """Compares all pairs of some rows, but what is in clusters too far from each other."""
+        if not (len(rows_a) and len(rows_b)):
+            return
+        number = min(_MOST_CLUSTERS, max(1, int(len(rows_a) ** 0.5) // 4))
+        leaders = self._bits_a[rows_a[np.arange(number) * len(rows_a) // number]]
+        nearest, distance = np.empty(len(rows_a), np.int64), np.empty(len(rows_a), np.int64)
+        for start in range(0, len(rows_a), _QUERIES_AT_ONCE):
+            part = slice(start, start + _QUERIES_AT_ONCE)
+            distances = np.bitwise_count(self._bits_a[rows_a[part], None] ^ leaders)
+            nearest[part], distance[part] = distances.argmin(axis=1), distances.min(axis=1)
+        members = [rows_a[nearest == leader] for leader in range(number)]
+        radius = np.array([distance[nearest == leader].max(initial=-HASH_BITS) for leader in range(number)])
+        for start in range(0, len(rows_b), _QUERIES_AT_ONCE):
+            queries = rows_b[start : start + _QUERIES_AT_ONCE]
+            distances = np.bitwise_count(self._bits_b[queries, None] ^ leaders)
+            reached = distances <= radius + self._likeness.max_distance
+            for leader in range(number):
+                self._compare_all(members[leader], queries[reached[:, leader]])
+
+    def _compare_all(self, rows_a: _Rows, rows_b: _Rows) -> None:
+        for start in range(0, len(rows_a), _MEMBERS_AT_ONCE):
+            of_a = rows_a[start : start + _MEMBERS_AT_ONCE]
+            of_b = rows_b[self._first[rows_b] > of_a[0]]
+            if not len(of_b):
+                continue
+            distances = np.bitwise_count(self._bits_b[of_b, None] ^ self._bits_a[of_a])
+            near = distances <= self._likeness.max_distance
+            number = int(np.count_nonzero(near))
+            if number * 16 < near.size:
+                at_b, at_a = np.nonzero(near)
+                self._judge(of_a[at_a], of_b[at_b])
+                continue
+            ours, theirs = self._a.thumbnails[of_a].astype(np.float32), self._b.thumbnails[of_b].astype(np.float32)
+            alike = near & self._correlates(theirs @ ours.T, of_a[None], of_b[:, None])
+            first = of_a[alike.argmax(axis=1)]
+            better = alike.any(axis=1) & (first < self._first[of_b])
+            self._first[of_b[better]] = first[better]
+
+    def _correlates(self, products: NDArray[np.float32], rows_a: _Rows, rows_b: _Rows) -> NDArray[np.bool_]:
+        """Whether Pearson's correlation of thumbnails is high enough.
+
+        Args:
+            products: sums over the products of their grey values; float32 holds them exactly, for 256 times 255² is
+                below 2²⁴, so in whatever order they were added.
+            rows_a: of ``a``.
+            rows_b: of ``b``, likewise or to be broadcast.
+        """
+        (sum_a, spread_a), (sum_b, spread_b) = self._moments_a, self._moments_b
+        covariance = products * float(THUMBNAIL_SIDE**2) - sum_a[rows_a] * sum_b[rows_b]
+        return covariance >= self._likeness.min_correlation * (spread_a[rows_a] * spread_b[rows_b])
+
+
+class _Groups:
+    """Rows of both sets by key, those whose key the other set has not left out.
+
+    Attributes:
+        rows_a: in the order of their keys.
+        group_a: number of the key of each, from 0.
+        counts_a: rows of each key.
+        rows_b: as ``rows_a``, of the other set.
+        group_b: as ``group_a``; equal keys have equal numbers.
+        counts_b: as ``counts_a``.
+    """
+
+    def __init__(self, keys_a: NDArray[np.uint64], keys_b: NDArray[np.uint64], blocks: list[tuple[int, int]]) -> None:
+        size = 1 << sum(end - start for start, end in blocks)
+        wanted_b = np.flatnonzero(_occupied(keys_a, size)[keys_b])
+        wanted_a = np.flatnonzero(_occupied(keys_b[wanted_b], size)[keys_a])
+        self.rows_a, self.group_a, self.counts_a = _grouped(keys_a, wanted_a)
+        self.rows_b, self.group_b, self.counts_b = _grouped(keys_b, wanted_b)
+
+
+def _choose_blocks(num_a: int, num_b: int, max_distance: int) -> int | None:
+    """Into how many blocks hashes are best cut; None where comparing all with all is quicker."""
+    best, least = None, _COMPARISON_S * num_a * num_b
+    for num_blocks in range(max_distance + 1, HASH_BITS + 1):
+        agreeing = num_blocks - max_distance
+        key_bits = HASH_BITS * agreeing / num_blocks
+        if key_bits > _MOST_KEY_BITS:
+            break
+        sorts = comb(num_blocks, max_distance)
+        seconds = sorts * (_SORT_S * (num_a + num_b) + _MEETING_S * num_a * num_b / 2**key_bits)
+        if seconds < least:
+            best, least = num_blocks, seconds
+    return best
+
+
+def _spread(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """Hashes with their bits in another order, so that neighbours, which often agree, fall into different blocks."""
+    order = np.arange(HASH_BITS).reshape(8, 8).T.ravel()
+    each = np.unpackbits(bits.reshape(-1, 1).view(np.uint8), axis=1)
+    return np.packbits(each[:, order].ravel()).view(np.uint64)
+
+
+def _moments(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Sum of the grey values of each thumbnail, and the root of n times their sum of squares less that sum squared.
+
+    The latter is NaN, which is like nothing, where all are equal.
+    """
+    total = thumbnails.sum(axis=1, dtype=np.float64)
+    squares = np.einsum("ij,ij->i", thumbnails, thumbnails, dtype=np.float64)
+    variance = THUMBNAIL_SIDE**2 * squares - total**2
+    return total, np.sqrt(np.where(variance > 0, variance, np.nan))
+
+
+def _keys(bits: NDArray[np.uint64], blocks: list[tuple[int, int]]) -> NDArray[np.uint64]:
+    """The bits of some blocks as one number."""
+    keys = np.zeros(len(bits), np.uint64)
+    for start, end in blocks:
+        keys <<= np.uint64(end - start)
+        keys |= (bits >> np.uint64(start)) & np.uint64((1 << (end - start)) - 1)
+    return keys
+
+
+def _occupied(keys: NDArray[np.uint64], size: int) -> NDArray[np.bool_]:
+    found = np.zeros(size, np.bool_)
+    found[keys] = True
+    return found
+
+
+def _grouped(keys: NDArray[np.uint64], rows: _Rows) -> tuple[_Rows, _Rows, _Rows]:
+    packed = np.sort((keys[rows] << np.uint64(32)) | rows.astype(np.uint64))
+    key = packed >> np.uint64(32)
+    begins = np.flatnonzero(np.diff(key, prepend=~key[:1]))
+    counts = np.diff(begins, append=len(key))
+    return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), np.repeat(np.arange(len(counts)), counts), counts
+
+
+def _meetings(
+    rows: _Rows, groups: _Rows, wanted: NDArray[np.bool_], others: _Rows, counts: _Rows
+) -> Iterator[tuple[_Rows, _Rows]]:
+    """Wanted rows with each of the others of their group, some millions of pairs at a time.
+
+    Args:
+        rows: of one set.
+        groups: of each.
+        wanted: which of them.
+        others: rows of the other set, in the order of their groups.
+        counts: of these, by group.
+    """
+    rows, groups = rows[wanted], groups[wanted]
+    number = counts[groups]
+    starts = (np.cumsum(counts) - counts)[groups]
+    ends = np.cumsum(number)
+    edge = 0
+    while edge < len(rows):
+        before = ends[edge] - number[edge]
+        last = max(edge + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right")))
+        part = slice(edge, last)
+        within = np.arange(ends[last - 1] - before) - np.repeat(ends[part] - number[part] - before, number[part])
+        yield np.repeat(rows[part], number[part]), others[np.repeat(starts[part], number[part]) + within]
+        edge = last
