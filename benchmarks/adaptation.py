@@ -37,8 +37,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.repeated import Results, spread, trained
-from pipelines.adaptation_worker import AdaptationWorker
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.datasets.discovery import load_dataset, read_split
@@ -64,6 +62,8 @@ from posecore.synth.writers import DatasetName, write_dataset
 from posecore.training.gpus import find_gpu
 from posecore.training.loop import TrainingConfig
 from posecore.training.planner import AdaptedParts, PlannedRun, plan
+from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 KNOWN: Mapping[DatasetName, int] = {"coco": 4000, "ap10k": 1500}
 """Training pictures of what the parent knows."""

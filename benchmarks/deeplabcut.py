@@ -31,8 +31,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.repeated import Results, spread, trained
-from pipelines.adaptation_worker import AdaptationWorker
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, read_split
@@ -56,6 +54,8 @@ from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
 from posecore.viz.gallery import contact_sheet, encode_jpeg
 from posecore.viz.report import worst_cases
+from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 TARGET = "deeplabcut"
 Boxes = Literal["picture", "points"]

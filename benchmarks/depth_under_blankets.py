@@ -28,7 +28,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.repeated import Results, spread, trained
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
@@ -45,6 +44,7 @@ from posecore.schema import KeypointState, Record
 from posecore.shards.store import open_store
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 NUM_TRAIN, NUM_TEST = 800, 160
 COVERED = AugmentConfig(blanket_probability=1.0, blanket_least_cover=0.2, blanket_most_cover=0.7)

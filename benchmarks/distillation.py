@@ -29,7 +29,6 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.repeated import Results, spread, trained
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth
@@ -52,6 +51,7 @@ from posecore.models.sources import ModelFolder
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 NAME = "coco_wholebody"
 NUM_TRAIN, NUM_VAL = 2000, 200

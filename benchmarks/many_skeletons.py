@@ -33,7 +33,6 @@ from rich.table import Table
 from torch import Tensor
 
 from benchmarks.repeated import Results, spread, trained
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
@@ -50,6 +49,7 @@ from posecore.models.weights.initial import WeightsConfig
 from posecore.shards.store import open_store
 from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 PICTURES = {"coco": 2400, "mpii": 2800, "coco_wholebody": 1200, "ap10k": 310, "syrip": 200, "crowdpose": 120}
 """Training pictures; roughly 4000, 4000, 2000, 400, 200 and 200 labelled bodies."""

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import torch
 
-from pipelines.pretraining_worker import PretrainingWorker
-from pipelines.reconstruction_judge import ReconstructionJudge
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.job import IngestSettings, ingest_job
@@ -40,6 +38,8 @@ from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import CosineSchedule
+from posecore.workflows.pretraining.judge import ReconstructionJudge
+from posecore.workflows.pretraining.worker import PretrainingWorker
 
 NAME = "coco"
 AUGMENT = AugmentConfig(

@@ -8,10 +8,10 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import save_model
 from posecore.training.context import LocalContext
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 
 @dataclass(frozen=True)

@@ -20,17 +20,6 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pipelines.adaptation_checks import check_labels, check_roles
-from pipelines.adaptation_job import AdaptationJob
-from pipelines.adaptation_results import changes_table, outcome, register_step, report_step, verdict, verdict_word
-from pipelines.adaptation_start import Start, make_start, plan_table
-from pipelines.adaptation_worker import AdaptationWorker
-from pipelines.fetched_model import FetchedModel, fetch_model
-from pipelines.judge_step import judge_step
-from pipelines.label_check import LabelCheckConfig, check_losses, check_proportions
-from pipelines.recipe_choice import at_the_pace_of
-from pipelines.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
-from pipelines.train_step import judge_while_training, train_step
 from posecore.cluster.connection import connect_to_ray
 from posecore.errors import DatasetError
 from posecore.lineage.steps import Reuse, StepResult, Workflow
@@ -43,6 +32,23 @@ from posecore.methods.sharing import pinned
 from posecore.models.architecture import ModelCard
 from posecore.models.sources import StartFolder
 from posecore.training.preflight import crops_per_rank
+from posecore.workflows.adaptation.checks import check_labels, check_roles
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.adaptation.results import (
+    changes_table,
+    outcome,
+    register_step,
+    report_step,
+    verdict,
+    verdict_word,
+)
+from posecore.workflows.adaptation.start import Start, make_start, plan_table
+from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.fetched_model import FetchedModel, fetch_model
+from posecore.workflows.judge_step import judge_step
+from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
+from posecore.workflows.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
+from posecore.workflows.train_step import judge_while_training, train_step
 
 
 def run(config: AdaptationJob, reuse: Reuse) -> None:
@@ -55,7 +61,7 @@ def run(config: AdaptationJob, reuse: Reuse) -> None:
     check_places(config, definitions)
     tracking = connect(config.tracking, config.folder)
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
-    config = at_the_pace_of(config, parent.model.config)
+    config = config.at_the_pace_of(parent.model.config)
     check_roles(config, definitions, parent)
     start = make_start(config, definitions, parent)
     method = adaptation(config, parent)

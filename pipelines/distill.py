@@ -24,18 +24,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.datasets_job import DatasetsJob, learned_by
-from pipelines.distill_flags import FLAGS
-from pipelines.fetched_model import REGISTRY, fetch_model, fetch_start, refuse_other_conventions
-from pipelines.judge_step import as_registered, judge_step
-from pipelines.multidataset_train import LoaderSettings
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.ray_training import RayTrainingConfig
-from pipelines.recipe_choice import follow_teaching_recipe
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job
-from pipelines.teacher_cache import TeacherCache, cache_step, check_cache
-from pipelines.train_step import judge_while_training, train_step
 from posecore.cluster.connection import connect_to_ray
+from posecore.cluster.training import RayTrainingConfig
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
@@ -61,8 +51,21 @@ from posecore.shards.answers import AnswerTerms, Bodies, LessonTerms
 from posecore.shards.store import open_store
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
-from posecore.training.recipe import RecipeChoice, RecipeConfig
+from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
+from posecore.training.recipes import RECIPES
 from posecore.training.schedule import MultiStepSchedule
+from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
+from posecore.workflows.distillation.flags import declare, overrides
+from posecore.workflows.distillation.teacher_cache import TeacherCache, cache_step, check_cache
+from posecore.workflows.fetched_model import REGISTRY, fetch_model, fetch_start, refuse_other_conventions
+from posecore.workflows.judge_step import as_registered, judge_step
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
+from posecore.workflows.train_step import judge_while_training, train_step
+
+RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
+"""What the flags change where there is no ``--config``."""
+FLAGS = Flags(declare, overrides, RUN_FILE)
 
 
 def _named(field: str) -> BeforeValidator:
@@ -92,7 +95,7 @@ class TokenSettings(Config):
 
 
 class DistillationJob(DatasetsJob):
-    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+    """A complete run, whose data and folders are those of a :class:`~posecore.workflows.datasets_job.DatasetsJob`.
 
     Attributes:
         teacher: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
@@ -141,6 +144,16 @@ class DistillationJob(DatasetsJob):
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""
         return self.loading.config(self.datasets).model_copy(update={"bodies": self.bodies})
+
+    def followed(self, definitions: Mapping[str, DatasetDefinition]) -> "Followed[DistillationJob]":
+        """The job, completed by its recipe.
+
+        Raises:
+            ConfigError: the recipe is none of this student's.
+        """
+        keypoints = self.num_keypoints(definitions)
+        pupil = Pupil(model=self.student, keypoints=keypoints, job="distill", field="student")
+        return follow(self, self.recipe, pupil, RECIPES)
 
     def head_training(self) -> TrainingConfig:
         """The second stage's loop: shorter, and with a constant rate after the warm-up."""
@@ -204,7 +217,7 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     definitions = {entry.name: entry.load() for entry in config.datasets}
-    followed = follow_teaching_recipe(config, definitions)
+    followed = config.followed(definitions)
     config = followed.config
     for line in followed.lines():
         console.print(line)

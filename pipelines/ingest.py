@@ -13,7 +13,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.endings import exit_status
+from posecore.cluster.endings import exit_status
 from posecore.cluster.ingestion import ingest_split
 from posecore.config import Config, parse_config
 from posecore.datasets.discovery import load_dataset

@@ -21,17 +21,9 @@ from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from pipelines.datasets_job import DatasetsJob, MixtureSettings, learned_by
-from pipelines.evaluate import evaluate_stores
-from pipelines.fetched_model import fetch_start, refuse_other_conventions
-from pipelines.label_check import LabelCheckConfig, check_losses, check_passes
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.ray_training import RayTrainingConfig
-from pipelines.recipe_choice import follow_recipe
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
-from pipelines.train_step import judge_while_training, train_step
 from posecore.cluster.actors import kept_actors
 from posecore.cluster.connection import connect_to_ray
+from posecore.cluster.training import RayTrainingConfig
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
@@ -40,7 +32,6 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
-from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
@@ -52,23 +43,19 @@ from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
-from posecore.training.recipe import RecipeChoice, RecipeConfig
-
-
-class LoaderSettings(MixtureSettings):
-    """How batches are drawn, made and augmented.
-
-    Attributes:
-        augment: of every dataset that has none of its own.
-        late: augmentation of the last passes, of every dataset.
-    """
-
-    augment: AugmentConfig = AugmentConfig()
-    late: LateAugmentConfig | None = None
+from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
+from posecore.training.recipes import RECIPES
+from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
+from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
+from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from posecore.workflows.train_step import judge_while_training, train_step
 
 
 class JobConfig(DatasetsJob):
-    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+    """A complete run, whose data and folders are those of a :class:`~posecore.workflows.datasets_job.DatasetsJob`.
 
     Attributes:
         model: the architecture.
@@ -128,13 +115,26 @@ class JobConfig(DatasetsJob):
         config = self.loading.config(self.datasets)
         return config.model_copy(update={"depth": self.model.takes_depth or self.method.depth is not None})
 
+    def followed(self, definitions: Mapping[str, DatasetDefinition]) -> "Followed[JobConfig]":
+        """The job, completed by its recipe.
+
+        Raises:
+            ConfigError: the recipe is none of this backbone's.
+        """
+        pupil = Pupil(
+            model=self.method.architecture(self.model),
+            keypoints=self.num_keypoints(definitions),
+            method=self.method.kind if "method" in self.model_fields_set else None,
+        )
+        return follow(self, self.recipe, pupil, RECIPES)
+
 
 def run(config: JobConfig, reuse: Reuse) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     folder = config.folder
     definitions = {entry.name: entry.load() for entry in config.datasets}
-    followed = follow_recipe(config, definitions)
+    followed = config.followed(definitions)
     config = followed.config
     for line in followed.lines():
         console.print(line)
@@ -250,7 +250,7 @@ def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: St
             "worst_cases": config.worst_cases,
             "out": str(out),
         },
-        code=["pipelines.evaluate"],
+        code=["posecore.workflows.evaluation"],
     )
 
 

@@ -21,14 +21,8 @@ import torch
 from pydantic import Field, model_validator
 from rich.console import Console
 
-from pipelines.bad_samples import log_bad_samples
-from pipelines.datasets_job import DatasetsJob, MixtureSettings
-from pipelines.pretraining_worker import PretrainingWorker
-from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.reconstruction_judge import ReconstructionJudge
-from pipelines.run_folder import RunFolders
-from pipelines.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from posecore.cluster.connection import connect_to_ray
+from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.curve import CurveLog
@@ -48,10 +42,16 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.viz.gallery import encode_png
 from posecore.viz.reconstruction import reconstruction_sheet
+from posecore.workflows.bad_samples import log_bad_samples
+from posecore.workflows.datasets_job import DatasetsJob, MixtureSettings
+from posecore.workflows.pretraining.judge import ReconstructionJudge
+from posecore.workflows.pretraining.worker import PretrainingWorker
+from posecore.workflows.run_folder import RunFolders
+from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 
 
 class PretrainingConfig(DatasetsJob):
-    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+    """A complete run, whose data and folders are those of a :class:`~posecore.workflows.datasets_job.DatasetsJob`.
 
     A dataset's ``evaluate`` split, if it has one, is held out: reconstructions are judged and drawn on it.
 

@@ -12,7 +12,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipelines.endings import exit_status
+from posecore.cluster.endings import exit_status
 from posecore.config import load_config
 from posecore.lineage.promotion import Gate, PromotionConfig, history, promote, rollback
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect

@@ -20,7 +20,7 @@ def connect_to_ray() -> None:
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
     if callable(handler) and threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the place of the job's (pipelines/endings.py)
+        signal.signal(signal.SIGTERM, handler)  # Ray puts its own in the place of the job's (endings.py)
 
 
 def quiet_ray_data() -> None:

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.adaptation_job import AdaptationJob
 from pipelines.distill import DistillationJob
 from pipelines.multidataset_train import JobConfig, main
 from pipelines.pretrain import PretrainingConfig
 from posecore.config import load_config
 from posecore.errors import ConfigError
 from posecore.training.preflight import crops_per_rank
+from posecore.workflows.adaptation.job import AdaptationJob
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "pipelines" / "configs").glob("*.yaml"))
 

@@ -8,7 +8,6 @@ import torch
 
 from pipelines.distill import DistillationJob
 from pipelines.multidataset_train import JobConfig
-from pipelines.recipe_choice import follow_recipe, follow_teaching_recipe
 from posecore.config import load_config
 from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.head_distillation import HeadDistillation, HeadDistillationConfig
@@ -49,7 +48,7 @@ SMALL: dict[str, dict[str, Any]] = {
 def test_a_run_file_of_a_published_model_trains_by_its_recipe(name: str, recipe: str, tmp_path: Path) -> None:
     config = load_config(CONFIGS / f"{name}.yaml", JobConfig)
     definitions = {entry.name: entry.load() for entry in config.datasets}
-    followed = follow_recipe(config, definitions)
+    followed = config.followed(definitions)
     assert followed.recipe is not None
     assert followed.recipe.name == recipe
     assert not [remark for remark in followed.remarks if remark.startswith("warning")]
@@ -77,7 +76,7 @@ def test_a_run_file_of_a_published_model_trains_by_its_recipe(name: str, recipe:
 
 def test_the_run_file_of_dwpose_is_its_recipe_and_makes_a_step_of_either_stage(tmp_path: Path) -> None:
     config = load_config(CONFIGS / "dwpose_ubody_x_to_l.yaml", DistillationJob)
-    followed = follow_teaching_recipe(config, {entry.name: entry.load() for entry in config.datasets})
+    followed = config.followed({entry.name: entry.load() for entry in config.datasets})
     assert followed.recipe is not None
     assert (followed.recipe.name, followed.deviations) == ("dwpose-l", ())
     job, points, nowhere = followed.config, {"people": 133}, ModelFolder(source="nowhere")

@@ -5,10 +5,6 @@ from collections.abc import Mapping
 
 import pytest
 
-from pipelines.adaptation_worker import AdaptationWorker
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.periodic_evaluation import PeriodicEvaluation
-from pipelines.train_step import code_of
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_files
 from posecore.loading.loader import LoadingConfig
@@ -22,6 +18,10 @@ from posecore.methods.prototypes import PrototypesConfig
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.periodic_evaluation import PeriodicEvaluation
+from posecore.workflows.train_step import code_of
 
 ANYWHERE = ModelFolder(source="nowhere")
 LOADING = LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="coco"),)))
@@ -90,21 +90,21 @@ def test_a_trainings_code_is_what_it_runs(workers: Mapping[str, MultiDatasetWork
     assert own >= METHODS[step]
     assert not own & FOREIGN[step]
     assert [name for name in sorted(found) if name.startswith((*NEVER, "posecore.evaluation."))] == []
-    assert {name for name in found if name.startswith("pipelines.")} <= {
-        "pipelines.multidataset_worker", "pipelines.adaptation_worker",
-    }  # fmt: skip
+    of_jobs = {name for name in found if name.startswith(("pipelines", "posecore.cluster", "posecore.workflows."))}
+    workers_code = {f"posecore.workflows.{name}" for name in ("multidataset_worker", "adaptation", "adaptation.worker")}
+    assert of_jobs <= workers_code
 
 
 @pytest.mark.parametrize("step", METHODS)
 def test_the_evaluation_counts_if_it_is_ever_called(workers: Mapping[str, MultiDatasetWorker], step: str) -> None:
     quiet = code(code_of(workers[step], judges=False))
     judged = code(code_of(workers[step], judges=True))
-    assert {"posecore.evaluation.oks", "pipelines.periodic_evaluation"} <= judged - quiet
+    assert {"posecore.evaluation.oks", "posecore.workflows.periodic_evaluation"} <= judged - quiet
     assert "posecore.evaluation.label_losses" in code(code_of(workers[step], judges=False, records=True))
 
 
 def test_pretraining_is_code_of_its_own() -> None:
-    found = code(["pipelines.pretraining_worker"])
+    found = code(["posecore.workflows.pretraining.worker"])
     assert {"posecore.methods.masked_autoencoder", "posecore.loading.unlabelled_crops"} <= found
     own = {name.rpartition(".")[2] for name in found if name.startswith("posecore.methods.")}
     assert not own & {"supervised", "prototypes", "distillation", "adaptation", "mean_teacher", "knowledge_token"}

@@ -11,7 +11,7 @@ JOB = """
 import os, signal, subprocess, sys
 import ray
 from posecore.cluster.connection import connect_to_ray
-from pipelines.endings import exit_status
+from posecore.cluster.endings import exit_status
 
 @ray.remote
 def wait():

@@ -18,7 +18,7 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from pipelines.ray_training import RayTrainingConfig, train_with_ray
+from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from tests.support.watched_training import seen, watched_worker
 
 folder = Path(sys.argv[1])

@@ -13,9 +13,6 @@ import torch
 import yaml
 
 from pipelines.adapt import FLAGS, main, with_own_proportions
-from pipelines.adaptation_checks import refuse_unlearnable
-from pipelines.adaptation_job import AdaptationJob
-from pipelines.datasets_job import DatasetsJob
 from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
@@ -35,6 +32,9 @@ from posecore.models.warm_start import warm_start
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
+from posecore.workflows.adaptation.checks import refuse_unlearnable
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.datasets_job import DatasetsJob
 
 SIZE = (64, 48)
 FILM = {

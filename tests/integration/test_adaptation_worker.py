@@ -8,7 +8,6 @@ import pytest
 import torch
 from pydantic import TypeAdapter
 
-from pipelines.adaptation_worker import AdaptationWorker
 from posecore.conventions import Conventions
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -25,6 +24,7 @@ from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.adaptation.worker import AdaptationWorker
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 SIZE = (64, 48)

@@ -7,10 +7,10 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.bad_samples import FILE
 from posecore.errors import IntegrityError
 from posecore.lineage.tracking import Tracking
 from posecore.shards.store import open_store
+from posecore.workflows.bad_samples import FILE
 from tests.support.in_process import submit, train_in_this_process
 from tests.support.tiny_store import with_damaged_picture
 from tests.support.watched_training import WatchedWorker, watched_worker, write_stores

@@ -12,7 +12,6 @@ import pytest
 import torch
 
 from pipelines.multidataset_train import JobConfig
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.config import parse_config
 from posecore.conventions import Conventions
 from posecore.datasets.definition import EvaluationDefinition
@@ -37,6 +36,7 @@ from posecore.shards.store import ShardStore, open_store
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from tests.support.dot_worlds import HANDS, hands_definition
 
 SIZE = (64, 64)

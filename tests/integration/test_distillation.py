@@ -11,10 +11,7 @@ import torch
 import yaml
 
 from pipelines.distill import DistillationJob, main, run
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.ray_training import RayTrainingConfig, TrainedRun
-from pipelines.steps import Split
-from pipelines.teacher_cache import TeacherCacheSettings, cache_step
+from posecore.cluster.training import RayTrainingConfig, TrainedRun
 from posecore.config import load_config
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
@@ -50,6 +47,9 @@ from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
 from posecore.training.context import LocalContext
+from posecore.workflows.distillation.teacher_cache import TeacherCacheSettings, cache_step
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.steps import Split
 from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
@@ -172,7 +172,7 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
     monkeypatch.setattr("pipelines.distill.connect_to_ray", lambda: None)
     monkeypatch.setattr("pipelines.distill.ingest_splits", splits)
-    monkeypatch.setattr("pipelines.train_step.train_with_ray", train_here)
+    monkeypatch.setattr("posecore.workflows.train_step.train_with_ray", train_here)
 
 
 @pytest.mark.usefixtures("without_ray")

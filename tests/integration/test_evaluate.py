@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.evaluate import _Clinic, evaluate_stores, main
+from pipelines.evaluate import main
 from posecore.cluster.actors import ActorSettings
 from posecore.conventions import Conventions
 from posecore.datasets.definition import EvaluationDefinition
@@ -22,6 +22,7 @@ from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.shards.store import open_store
+from posecore.workflows.evaluation import _Clinic, evaluate_stores
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 from tests.support.tiny_store import instance, record, write_store
 

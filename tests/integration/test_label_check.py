@@ -8,8 +8,6 @@ import cv2
 import numpy as np
 import torch
 
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.periodic_evaluation import LabelRecording
 from posecore.conventions import LabelConventions
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
@@ -27,6 +25,8 @@ from posecore.shards.store import ShardStore, open_store
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.periodic_evaluation import LabelRecording
 from tests.support.dot_worlds import HANDS, hands_definition
 from tests.support.synthetic_bodies import area_under_curve
 

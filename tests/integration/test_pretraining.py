@@ -13,8 +13,6 @@ from mlflow import MlflowClient
 from safetensors.torch import save_file
 
 from pipelines.pretrain import main
-from pipelines.pretraining_worker import PretrainingWorker
-from pipelines.reconstruction_judge import ReconstructionJudge
 from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -37,6 +35,8 @@ from posecore.training.context import LocalContext, TrainContext
 from posecore.training.engine import DeepSpeedEngineConfig, EngineConfig, TorchEngineConfig
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
+from posecore.workflows.pretraining.judge import ReconstructionJudge
+from posecore.workflows.pretraining.worker import PretrainingWorker
 from tests.support.watched_training import STEPS, assert_same_bits, write_stores
 
 METHOD = MaskedAutoencoderConfig(decoder=MaeDecoderConfig(depth=1, width=16, num_heads=2))

@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.job import IngestSettings, ingest_job
@@ -25,6 +24,7 @@ from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import MultiStepSchedule
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 SPLITS = {"mpii": "val", "ap10k": "val"}
 STILL = AugmentConfig(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.ray_training import RayTrainingConfig, check_resources, train_with_ray
+from posecore.cluster.training import RayTrainingConfig, check_resources, train_with_ray
 from posecore.errors import CheckpointError, DivergenceError, PreflightError
 from posecore.training.checkpoint import load_checkpoint
 from posecore.training.optimizer import OptimizerConfig

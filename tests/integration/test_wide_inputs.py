@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.conventions import HeadConventions
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
@@ -20,6 +19,7 @@ from posecore.prediction.predictor import Predictor
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 ARCHITECTURE = {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2), "head": ClassicHeadConfig(channels=32)}

@@ -4,17 +4,17 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.datasets_job import DatasetsJob
-from pipelines.ray_training import RUN_NAME, RayTrainingConfig, TrainedRun
-from pipelines.train_step import train_step
+from posecore.cluster.training import RUN_NAME, RayTrainingConfig, TrainedRun
 from posecore.lineage.steps import EVERYTHING, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import Tracking
 from posecore.training.context import LocalContext
+from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.train_step import train_step
 from tests.support.watched_training import WatchedWorker
 
 
 def train_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has :func:`pipelines.train_step.train_step` call its worker here; checkpoints lie where Ray Train has them."""
+    """Has a job's train step call its worker here; checkpoints lie where Ray Train has them."""
 
     def train(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
         context = LocalContext(run_dir / RUN_NAME)
@@ -22,8 +22,8 @@ def train_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         with next(context.checkpoints()) as checkpoint:
             return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
 
-    monkeypatch.setattr("pipelines.train_step.train_with_ray", train)
-    monkeypatch.setattr("pipelines.train_step.log_dataset_inputs", lambda *_: None)
+    monkeypatch.setattr("posecore.workflows.train_step.train_with_ray", train)
+    monkeypatch.setattr("posecore.workflows.train_step.log_dataset_inputs", lambda *_: None)
 
 
 def submit(

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
@@ -25,6 +24,7 @@ from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import TrainContext
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from tests.support.tiny_store import write_store
 
 STEPS = 10

@@ -2,10 +2,10 @@
 
 import pytest
 
-from pipelines.datasets_job import DatasetEntry
 from pipelines.multidataset_train import JobConfig
 from posecore.config import parse_config
 from posecore.errors import ConfigError
+from posecore.workflows.datasets_job import DatasetEntry
 
 RUN = {
     "name": "x",

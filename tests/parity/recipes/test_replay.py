@@ -17,7 +17,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipelines.adaptation_job import AdaptationJob
 from posecore.config import parse_config
 from posecore.loading.loader import Loader
 from posecore.methods.adaptation import Adaptation
@@ -25,6 +24,7 @@ from posecore.models.pose_model import PoseModel
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
 from posecore.training.engine import EngineState
+from posecore.workflows.adaptation.job import AdaptationJob
 from tests.parity.recipes.comparison import SHORT, Loss, check, make_steps, short_training, without_key_biases
 from tests.parity.recipes.restated import Published, Trainer, heatmap_targets, joints_mse
 from tests.parity.recipes.toy import labels, pixels, posecore_run_on, rows

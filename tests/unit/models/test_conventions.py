@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipelines.fetched_model import refuse_other_conventions
 from pipelines.multidataset_train import JobConfig
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.config import parse_config
@@ -25,6 +24,7 @@ from posecore.models.saving import save_model
 from posecore.models.sources import StartFolder
 from posecore.models.warm_start import WarmStartConfig, warm_start
 from posecore.shards.manifest import MANIFEST_NAME, read_manifest
+from posecore.workflows.fetched_model import refuse_other_conventions
 from tests.support.tiny_store import write_store
 
 TINY: dict[str, Any] = {

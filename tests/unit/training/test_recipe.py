@@ -6,7 +6,6 @@ from typing import Any
 import pytest
 
 from pipelines.multidataset_train import JobConfig
-from pipelines.recipe_choice import follow_recipe
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
@@ -29,7 +28,7 @@ def _job(backbone: Any, datasets: tuple[str, ...] = ("coco",), **fields: Any) ->
 
 
 def _followed(config: JobConfig) -> Followed[JobConfig]:
-    return follow_recipe(config, {entry.name: load_dataset(entry.name) for entry in config.datasets})
+    return config.followed({entry.name: load_dataset(entry.name) for entry in config.datasets})
 
 
 def test_what_a_run_leaves_out_is_the_recipes() -> None:

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipelines.evaluate import evaluate_stores
-from pipelines.steps import Split, vouched
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
 from posecore.models.sources import ModelFolder
+from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.steps import Split, vouched
 
 
 def judge_step(
@@ -62,7 +62,7 @@ def judge_step(
         "settings": settings,
         "out": str(out),
     }
-    return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["pipelines.judge_step"])
+    return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["posecore.workflows.judge_step"])
 
 
 def as_registered(splits: Sequence[Split], judged: StepResult) -> list[EvaluationResult]:

@@ -12,9 +12,6 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, Field
 from tqdm import tqdm
 
-from pipelines.datasets_job import DatasetEntry
-from pipelines.multidataset_train import LoaderSettings
-from pipelines.steps import Split, vouched_shards
 from posecore.cluster.actors import ActorSettings, work_on_actors
 from posecore.cluster.connection import for_all_nodes
 from posecore.config import Config
@@ -34,6 +31,8 @@ from posecore.shards.answers import (
     refuse_other_terms,
 )
 from posecore.shards.manifest import INSTANCES_NAME
+from posecore.workflows.datasets_job import DatasetEntry, LoaderSettings
+from posecore.workflows.steps import Split, vouched_shards
 
 _CODE = ("posecore.methods.teacher_cache",)
 

@@ -13,7 +13,7 @@ from posecore.ingest.job import IngestSettings
 from posecore.ingest.perceptual import Likeness
 from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
-from posecore.loading.augment import AugmentConfig
+from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig, OnBadSample
 from posecore.loading.mixture import Unlabelled
 from posecore.loading.unlabelled_crops import UnlabelledConfig
@@ -154,6 +154,18 @@ class MixtureSettings(Config):
         return parse_config(values, LoadingConfig, origin="loading")
 
 
+class LoaderSettings(MixtureSettings):
+    """How batches are drawn, made and augmented.
+
+    Attributes:
+        augment: of every dataset that has none of its own.
+        late: augmentation of the last passes, of every dataset.
+    """
+
+    augment: AugmentConfig = AugmentConfig()
+    late: LateAugmentConfig | None = None
+
+
 class DatasetsJob(Config):
     """Base of the run files of such jobs.
 
@@ -206,6 +218,10 @@ class DatasetsJob(Config):
     def folder(self) -> Path:
         """The run folder, absolute: a submitted job runs in a directory that is thrown away."""
         return Path(self.run_folder).resolve()
+
+    def num_keypoints(self, definitions: Mapping[str, DatasetDefinition]) -> dict[str, int]:
+        """By dataset that is trained on, its points."""
+        return {name: each.skeleton.num_keypoints for name, each in learned_by(self.datasets, definitions).items()}
 
     def root(self, entry: DatasetEntry) -> str:
         """Where an entry's download lies."""

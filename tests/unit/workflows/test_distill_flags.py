@@ -4,8 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.distill import DistillationJob, main
-from pipelines.distill_flags import RUN_FILE
+from pipelines.distill import RUN_FILE, DistillationJob, main
 from posecore.config import load_config
 from posecore.models.architecture import ModelConfig
 

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 import torch
 from rich.table import Table
 
-from pipelines.adaptation_job import AdaptationJob, Group
-from pipelines.fetched_model import FetchedModel
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
@@ -20,6 +18,8 @@ from posecore.skeletons.compare import compare_skeletons
 from posecore.training.gpus import find_gpu
 from posecore.training.planner import AdaptedParts, PlannedRun, plan
 from posecore.training.preflight import crops_per_rank
+from posecore.workflows.adaptation.job import AdaptationJob, Group
+from posecore.workflows.fetched_model import FetchedModel
 
 
 @dataclass(frozen=True)

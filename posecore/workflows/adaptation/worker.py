@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.multidataset_worker import MultiDatasetWorker
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles, own_modules
 from posecore.models.architecture import ModelCard
@@ -12,6 +11,7 @@ from posecore.models.low_rank import is_low_rank, merge_low_rank, save_adapter
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,13 +28,13 @@ class AdaptationWorker(MultiDatasetWorker):
     card: ModelCard
 
     def _fresh(self, stores: Mapping[str, ShardStore]) -> PoseModel:
-        """See :class:`~pipelines.multidataset_worker.MultiDatasetWorker`; the datasets are the card's."""
+        """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`; the datasets are the card's."""
         return build_model(
             self.method.architecture(self.model), self.card.skeletons, self.card.conventions, self.card.licenses
         )
 
     def _learner(self, name: str) -> str:
-        """See :class:`~pipelines.multidataset_worker.MultiDatasetWorker`; unlabelled pictures teach the target's."""
+        """The head that learns from a dataset; unlabelled pictures teach the target's."""
         return self.method.target if name in self.method.unlabelled_sets else name
 
     def trained_model(self, checkpoint: AnyPath) -> PoseModel:

@@ -6,8 +6,6 @@ from typing import Any
 
 from pydantic import Field
 
-from pipelines.steps import Split, vouched
-from pipelines.train_step import LABEL_LOSSES
 from posecore.config import Config
 from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
@@ -22,6 +20,8 @@ from posecore.shards.corrections import write_corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
+from posecore.workflows.steps import Split, vouched
+from posecore.workflows.train_step import LABEL_LOSSES
 
 _MOST_NAMED = 40
 """Suspicious labels a step's result names itself; its table has all of them."""
@@ -99,7 +99,7 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         return Outputs(checked.values | {"proportions": str(learned)}, (*checked.files, *vouched(learned)))
 
     inputs = {**_labels_of(split), "settings": config, "out": str(out)}
-    code = ["pipelines.label_check", "posecore.labels.check"]
+    code = ["posecore.workflows.label_check", "posecore.labels.check"]
     return workflow.step(f"proportions:{split.entry.name}", execute, inputs=inputs, code=code)
 
 
@@ -129,7 +129,7 @@ def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, mod
         return _outputs(log, out, store, found, config, told, made_by if check.is_clear else None)
 
     inputs = {"model": model, **_labels_of(split), "settings": config, "out": str(out)}
-    code = ["pipelines.label_check", "posecore.labels.dynamics"]
+    code = ["posecore.workflows.label_check", "posecore.labels.dynamics"]
     return workflow.step(f"labels:{name}", execute, inputs=inputs, code=code)
 
 

@@ -1,7 +1,7 @@
 """What each training process of the main job does: open the stores, build the model, run the loop.
 
 It imports nothing that it does not run: the modules of its method and of its evaluation come with what it is given, and
-:func:`pipelines.train_step.train_step` counts them as its code.
+:func:`posecore.workflows.train_step.train_step` counts them as its code.
 """
 
 from collections.abc import Iterable, Mapping

@@ -8,8 +8,6 @@ from typing import Any
 
 import pytest
 
-from pipelines.datasets_job import DatasetsJob
-from pipelines.steps import ingest_step
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.errors import IntegrityError
@@ -19,6 +17,8 @@ from posecore.lineage.steps import Reuse, Workflow
 from posecore.lineage.tracking import Tracking
 from posecore.shards.manifest import Manifest
 from posecore.shards.store import open_store
+from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.steps import ingest_step
 from tests.support.small_split import HEIGHT, WIDTH, definition, picture, tree
 
 NUM_IMAGES, PER_SHARD = 7, 2
@@ -41,7 +41,7 @@ def submit(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         return ingest(ingest_job(of, split, root, out, settings), read_split(of, split, root))
 
     monkeypatch.setattr(
-        "pipelines.steps.ingest_split", lambda of, split, root, *rest: here(of, split, Path(root), *rest)
+        "posecore.workflows.steps.ingest_split", lambda of, split, root, *rest: here(of, split, Path(root), *rest)
     )
     values: dict[str, Any] = {
         "name": "job",

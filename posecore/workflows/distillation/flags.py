@@ -4,12 +4,10 @@ import argparse
 import json
 from pathlib import Path
 
-from pipelines.steps import Flags
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
 from posecore.schema import Json
 
-RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
 _NEEDED = ("teacher", "student", "data")
 
 
@@ -79,6 +77,3 @@ def _usual_splits(name: str) -> list[str]:
             f"--data {name}:{next(iter(splits))}=ROOT."
         )
     return training[:1] + evaluation[:1]
-
-
-FLAGS = Flags(declare, overrides, RUN_FILE)

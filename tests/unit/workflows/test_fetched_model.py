@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-from pipelines.fetched_model import fetch_start
 from posecore.config import digest_json
 from posecore.errors import CheckpointError
 from posecore.models.sources import StartFolder
@@ -14,6 +13,7 @@ from posecore.models.weights.initial import WeightsConfig, pin
 from posecore.models.weights.vitpose import VITPOSE
 from posecore.models.weights.write import write_weights
 from posecore.skeletons.library import load_skeleton
+from posecore.workflows.fetched_model import fetch_start
 from tests.support.tiny_weights import add_tiny_presets, tiny_model
 
 

@@ -4,13 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pipelines.bad_samples import log_bad_samples
-from pipelines.datasets_job import DatasetsJob
-from pipelines.multidataset_worker import MultiDatasetWorker
-from pipelines.periodic_evaluation import LabelRecording, PeriodicEvaluation
-from pipelines.ray_training import RayTrainingConfig, train_with_ray
-from pipelines.run_folder import RunFolders
-from pipelines.steps import Split, vouched
+from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.curve import CurveLog
@@ -19,6 +13,12 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+from posecore.workflows.bad_samples import log_bad_samples
+from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
+from posecore.workflows.run_folder import RunFolders
+from posecore.workflows.steps import Split, vouched
 
 LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""

@@ -22,8 +22,8 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
-from pipelines.verdicts import Verdict, comes_again
 from posecore.asides import AsideFolder
+from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.config import Config
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog

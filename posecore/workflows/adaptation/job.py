@@ -5,17 +5,20 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from pipelines.datasets_job import DatasetEntry, DatasetsJob
-from pipelines.label_check import LabelCheckConfig, check_passes
-from pipelines.multidataset_train import LoaderSettings
-from pipelines.ray_training import RayTrainingConfig
+from posecore.cluster.training import RayTrainingConfig
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.promotion import PromotionConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationTerms
+from posecore.models.architecture import ModelConfig
 from posecore.models.weights.initial import SourceConfig
+from posecore.schema import Json
 from posecore.training.engine import DeepSpeedEngineConfig
 from posecore.training.loop import TrainingConfig
+from posecore.training.recipe import filled, pace
+from posecore.training.recipes import RECIPES
+from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob, LoaderSettings
+from posecore.workflows.label_check import LabelCheckConfig, check_passes
 
 Group = Literal["target", "kept", "independent", "unlabelled"]
 
@@ -33,7 +36,7 @@ class GateSettings(PromotionConfig):
 
 
 class AdaptationJob(DatasetsJob):
-    """A complete run; its data and its folders are those of every :class:`~pipelines.datasets_job.DatasetsJob`.
+    """A complete run, whose data and folders are those of a :class:`~posecore.workflows.datasets_job.DatasetsJob`.
 
     Attributes:
         parent: ``models:/name@alias``, ``models:/name/version``, or any source of weights.
@@ -148,6 +151,11 @@ class AdaptationJob(DatasetsJob):
                 "rank; use 0, 1 or 2."
             )
         return self
+
+    def at_the_pace_of(self, parent: ModelConfig) -> "AdaptationJob":
+        """The job with its parent's published layer decay, if it leaves that out; no other recipe is published."""
+        fields: dict[str, Json] = {"training": {"optimizer": pace(parent, RECIPES)}}
+        return filled(self, fields, origin="the parent's recipe")
 
     def group_of(self, entry: DatasetEntry) -> Group:
         """What an entry is for."""

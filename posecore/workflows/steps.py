@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipelines.datasets_job import DatasetEntry, DatasetsJob
-from pipelines.endings import exit_status
+from posecore.cluster.endings import exit_status
 from posecore.cluster.ingestion import ingest_split
 from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
@@ -25,6 +24,7 @@ from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
 from posecore.shards.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from posecore.shards.store import open_store
+from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob
 
 _LEAST_FREE_BYTES = 1 << 30
 _JobT = TypeVar("_JobT", bound=DatasetsJob)

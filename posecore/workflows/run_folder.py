@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.ray_training import RUN_NAME
 from posecore.asides import aside_folder
+from posecore.cluster.training import RUN_NAME
 from posecore.config import Config, digest_json
 from posecore.errors import CheckpointError
 from posecore.lineage.steps import Workflow

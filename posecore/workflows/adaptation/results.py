@@ -10,12 +10,6 @@ from pathlib import Path
 import numpy as np
 from rich.table import Table
 
-from pipelines.adaptation_job import AdaptationJob, Group
-from pipelines.adaptation_start import Start
-from pipelines.fetched_model import FetchedModel
-from pipelines.judge_step import as_registered
-from pipelines.label_check import suspects
-from pipelines.steps import Split, vouched
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
 from posecore.evaluation.protocols import PROTOCOLS
@@ -29,6 +23,12 @@ from posecore.lineage.versions import RegisteredVersion
 from posecore.shards.store import open_store
 from posecore.viz.adaptation_report import AdaptationReport, LabelFindings, ReportTable, write_adaptation_report
 from posecore.viz.suspects import suspect_pictures
+from posecore.workflows.adaptation.job import AdaptationJob, Group
+from posecore.workflows.adaptation.start import Start
+from posecore.workflows.fetched_model import FetchedModel
+from posecore.workflows.judge_step import as_registered
+from posecore.workflows.label_check import suspects
+from posecore.workflows.steps import Split, vouched
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
 """Metrics that stand for a set judged for clinics, and the sign of a gain."""
@@ -282,7 +282,7 @@ def report_step(
         "version": version.uri,
         "out": str(path),
     }
-    return workflow.step("report", execute, inputs=inputs, code=["pipelines.adaptation_results"])
+    return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.adaptation.results"])
 
 
 def _label_findings(title: str, target: Split, checked: StepResult, beside: Path) -> LabelFindings:

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.endings import ClusterLostError
-from pipelines.verdicts import Verdict, comes_again
 from posecore import errors
+from posecore.cluster.endings import ClusterLostError
+from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.errors import IntegrityError, LineageError, PoseCoreError, PreflightError
 
 KINDS = [kind for _, kind in inspect.getmembers(errors, inspect.isclass) if issubclass(kind, PoseCoreError)]

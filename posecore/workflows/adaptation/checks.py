@@ -5,13 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool
 
-from pipelines.adaptation_job import AdaptationJob
-from pipelines.fetched_model import FetchedModel
-from pipelines.steps import Split
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError, DatasetError
 from posecore.labels.bodies import LabelledBodies
 from posecore.shards.store import open_store
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.fetched_model import FetchedModel
+from posecore.workflows.steps import Split
 
 FEWEST_INSTANCES = 4
 """Labelled bodies in the target's train split below which nothing can be learned, or told from chance."""

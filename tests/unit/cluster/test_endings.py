@@ -12,7 +12,7 @@ from ray.exceptions import LocalRayletDiedError, RayTaskError
 from ray.train import WorkerGroupError
 from safetensors import SafetensorError
 
-from pipelines.endings import exit_status, one_sentence
+from posecore.cluster.endings import exit_status, one_sentence
 from posecore.errors import CheckpointError
 
 FULL = OSError(errno.ENOSPC, "No space left on device", "/run/model.safetensors")
@@ -54,7 +54,7 @@ def test_a_fault_of_the_program_keeps_its_stack(error: Exception) -> None:
 
 JOB = """
 import sys, time
-from pipelines.endings import exit_status
+from posecore.cluster.endings import exit_status
 
 def job():
     try:

@@ -1,0 +1,1 @@
+"""The steps of jobs, and what their training processes do; scripts of `pipelines/` put them together."""

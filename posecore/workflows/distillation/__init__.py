@@ -1,0 +1,1 @@
+"""The steps of a distillation, one after the other in `pipelines/distill.py`."""

@@ -1,0 +1,235 @@
+"""Judging a model on ingested splits, on a cluster: metrics, result files, an HTML report.
+
+Predictions are made by processes of the cluster that hold the model once. The batches do not depend on how many there
+are, so the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import orjson
+import torch
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from posecore import __version__
+from posecore.cluster.actors import ActorSettings, actor_count, work_on_actors
+from posecore.cluster.connection import connect_to_ray, for_all_nodes
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
+from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
+from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.results import coco_results, read_boxes
+from posecore.evaluation.traits import Traits
+from posecore.models.saving import load_model, read_card
+from posecore.shards.store import ShardStore, open_store
+from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.training.recipe import recipe_facts
+from posecore.viz.report import EvaluationSection, worst_cases, write_report
+
+_BATCHES_AT_ONCE = 16
+_PIECES_EACH = 3
+CLINICAL_FILE = "clinical.json"
+"""What a clinic wants to know of a split, beside its results."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationResult:
+    """What :func:`evaluate_stores` found and wrote.
+
+    Attributes:
+        metrics: name of the split → metric → value: those of its protocol and, where it was judged for clinics, the
+            headline of that.
+        errors: name of the split → the error of each keypoint.
+        report: the HTML file.
+        clinical: name of the split → what a clinic wants to know, for splits that were judged so.
+        clinical_files: name of the split → the file with it.
+    """
+
+    metrics: dict[str, dict[str, float]]
+    errors: dict[str, list[KeypointError]]
+    report: AnyPath
+    clinical: dict[str, ClinicalResult]
+    clinical_files: dict[str, AnyPath]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Split:
+    """One split to judge; small, and sent to every actor."""
+
+    location: AnyPath
+    head: str | None
+    boxes: AnyPath | None
+    settings: InferenceSettings
+
+    def task(self) -> PredictionTask:
+        store = open_store(self.location)
+        return PredictionTask(
+            store=store,
+            head=self.head or store.manifest.dataset,
+            settings=self.settings,
+            boxes=None if self.boxes is None else read_boxes(self.boxes),
+        )
+
+
+def evaluate_stores(
+    model_folder: str | AnyPath,
+    stores: Mapping[str, str | AnyPath],
+    settings: InferenceSettings | None = None,
+    *,
+    out: str | AnyPath,
+    heads: Mapping[str, str] | None = None,
+    boxes: Mapping[str, str | AnyPath] | None = None,
+    worst_cases: int = 12,
+    actors: ActorSettings | None = None,
+    clinic: bool | None = None,
+    clinical: ClinicalSettings | None = None,
+) -> EvaluationResult:
+    """Predicts and judges splits on the Ray cluster this process is connected to (a local one is started if none is).
+
+    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/clinical.json`` for splits judged
+    for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
+
+    Args:
+        model_folder: a saved model; every node must reach it.
+        stores: name → folder of an ingested split; every node must reach them.
+        settings: how predictions are made.
+        out: where the files go.
+        heads: name of the split → the model's head that answers; default the dataset's own.
+        boxes: name of the split → COCO detection list to judge on instead of annotated boxes.
+        worst_cases: pictures per split in the report.
+        actors: how the work is spread.
+        clinic: judge for clinics: always, never, or (None) where the protocol is ``torso`` or subjects or films are
+            named, and any body has a torso.
+        clinical: thresholds and intervals of that.
+
+    Raises:
+        EvaluationError: a head or boxes do not fit a split, or ``clinic`` asks for what the data does not have.
+        CheckpointError: there is no whole model in the folder.
+        IntegrityError: a split or the model is damaged.
+    """
+    settings, out, folder = settings or InferenceSettings(), as_path(out), for_all_nodes(model_folder)
+    splits = {
+        name: _Split(
+            location=for_all_nodes(location),
+            head=(heads or {}).get(name),
+            boxes=for_all_nodes(boxes[name]) if boxes and name in boxes else None,
+            settings=settings,
+        )
+        for name, location in stores.items()
+    }
+    tasks = {name: split.task() for name, split in splits.items()}
+    wanted = _Clinic(clinic, clinical or ClinicalSettings())
+    for task in tasks.values():
+        wanted.check(task.store)
+    parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
+    sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
+    clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
+    metrics = {section.name: dict(section.metrics) for section in sections}
+    for name, result in clinical_results.items():
+        metrics[name] |= result.headline()
+    write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
+    facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
+    facts |= recipe_facts(read_card(folder).lineage)
+    report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
+    return EvaluationResult(
+        metrics=metrics,
+        errors={section.name: list(section.errors) for section in sections},
+        report=report,
+        clinical=clinical_results,
+        clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
+    )
+
+
+@dataclass(frozen=True)
+class _Clinic:
+    """Whether splits are judged for clinics (None: where it makes sense), and how."""
+
+    wanted: bool | None
+    settings: ClinicalSettings
+
+    def check(self, store: ShardStore) -> None:
+        """Refuses what is demanded and cannot be had, before anything is predicted."""
+        if self.wanted:
+            definition = store.manifest.definition
+            require_torso(definition.evaluation, definition.skeleton)
+
+    def judge(self, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
+        definition = store.manifest.definition
+        if self.wanted is None:
+            named = any(store.instances[who].null_count < len(store) for who in ("subject_id", "video_id"))
+            sensible = definition.evaluation.protocol == "torso" or named
+            wanted = sensible and can_judge(truth, definition.skeleton, definition.evaluation)
+        else:
+            wanted = self.wanted
+        if not wanted:
+            return None
+        traits = Traits.from_store(store)
+        return evaluate_clinic(truth, predictions, traits, definition.skeleton, definition.evaluation, self.settings)
+
+
+def _judge(
+    name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int, clinic: _Clinic
+) -> EvaluationSection:
+    manifest = task.store.manifest
+    definition = manifest.definition
+    truth = GroundTruth.from_store(task.store)
+    parts_of = definition.skeleton if definition.evaluation.protocol == "wholebody" else None
+    write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
+    clinical = clinic.judge(task.store, truth, predictions)
+    if clinical is not None:
+        write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
+    return EvaluationSection(
+        name=name,
+        protocol=definition.evaluation.protocol,
+        metrics=evaluate(definition.evaluation, definition.skeleton, truth, predictions),
+        errors=keypoint_errors(truth, predictions, definition.skeleton),
+        worst=worst_cases(task.store, definition.skeleton, truth, predictions, pictures),
+        license=definition.license.id,
+        digest=manifest.digest,
+        num_images=len(truth.image_ids),
+        num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
+        clinical=clinical,
+    )
+
+
+def _predict_on_ray(
+    model_folder: AnyPath, splits: Mapping[str, _Split], tasks: Mapping[str, PredictionTask], actors: ActorSettings
+) -> dict[str, list[Predictions]]:
+    """Name of the split → predictions of its rows in order."""
+    connect_to_ray()
+    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, actors)]
+    done: dict[int, Predictions] = {}
+    crops = sum(len(task.rows) for task in tasks.values())
+    with tqdm(total=crops, unit="crop", desc="evaluate") as bar:
+        build = partial(_Predictor, model_folder, dict(splits))
+        for position, predictions in work_on_actors(build, works, actors):
+            done[position] = predictions
+            bar.update(len(predictions))
+    return {name: [done[place] for place, work in enumerate(works) if work[0] == name] for name in tasks}
+
+
+def _portions(task: PredictionTask, actors: ActorSettings) -> list[NDArray[np.int64]]:
+    """A task's rows in pieces of whole batches: several batches each, and several pieces for each process."""
+    batches = task.batches()
+    processes = actor_count(actors, max(len(batches), 1))
+    each = min(_BATCHES_AT_ONCE, -(-len(batches) // (_PIECES_EACH * processes)))
+    return [np.concatenate(batches[start : start + each]) for start in range(0, len(batches), each)]
+
+
+class _Predictor:
+    """Loads the model and opens each split once."""
+
+    def __init__(self, model_folder: AnyPath, splits: Mapping[str, _Split]) -> None:
+        self._model = load_model(model_folder).to("cuda" if torch.cuda.is_available() else "cpu")
+        self._splits = splits
+        self._tasks: dict[str, PredictionTask] = {}
+
+    def __call__(self, work: tuple[str, NDArray[np.int64]]) -> Predictions:
+        name, rows = work
+        if name not in self._tasks:
+            self._tasks[name] = self._splits[name].task()
+        return predict_rows(self._model, self._tasks[name], rows)

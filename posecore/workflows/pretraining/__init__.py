@@ -1,0 +1,1 @@
+"""What pre-training does and is judged by, for `pipelines/pretrain.py`."""
