@@ -13,6 +13,11 @@ planned, the child is trained, parent and child are judged on everything, the ga
 registered with one report that has all of it.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -5,11 +5,17 @@ Renders five small synthetic datasets in the native formats of real ones, starts
 submits the main job to it exactly as a user would, and stops Ray again. The job prints the table of results.
 """
 
+if __name__ == "__main__":  # before the imports below, which take a second
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import argparse
 import os
 import secrets
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -18,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from posecore.interruption import Interrupted, signals_raise
 from posecore.synth.writers import DatasetName, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -60,9 +67,21 @@ def local_ray(folder: Path, num_cpus: int) -> Iterator[str]:
         address = f"http://127.0.0.1:{port}"
         _wait(lambda: _answers(f"{address}/api/version"), head, f"Ray did not start; see {folder / 'ray.log'}.")
         yield address
+    except Interrupted:  # nobody waits for what the job was doing
+        _end(head, patience_s=1.0)
+        raise
     finally:
-        head.terminate()
-        head.wait(timeout=60)
+        _end(head, patience_s=60.0)
+
+
+def _end(head: subprocess.Popen[bytes], patience_s: float) -> None:
+    """Has Ray stop its processes; after ``patience_s`` the system stops them."""
+    head.terminate()
+    try:
+        head.wait(patience_s)
+    except subprocess.TimeoutExpired:
+        os.killpg(head.pid, signal.SIGKILL)
+        head.wait()
 
 
 def submit(address: str, command: list[str], head_log: Path) -> int:
@@ -73,7 +92,13 @@ def submit(address: str, command: list[str], head_log: Path) -> int:
     print("$ " + shlex.join(line), flush=True)
     deadline = time.monotonic() + 180
     while True:
-        status = subprocess.run(line, cwd=REPOSITORY, check=False).returncode
+        # In a session of its own: at Ctrl-C it would show where it was.
+        with subprocess.Popen(line, cwd=REPOSITORY, start_new_session=True) as client:
+            try:
+                status = client.wait()
+            except Interrupted:
+                client.kill()
+                raise
         # A head answers a little earlier than it accepts jobs.
         if status == 0 or _answers(f"{address}/api/jobs/{job_id}") or time.monotonic() > deadline:
             return status
@@ -99,7 +124,16 @@ def _wait(ready: Callable[[], bool], head: subprocess.Popen[bytes], failure: str
 
 
 def main() -> int:
-    """Renders, submits, cleans up; returns the job's exit status."""
+    """Renders, submits, cleans up; returns the job's exit status, or 128 and the number of the signal that ended it."""
+    try:
+        with signals_raise():
+            return _demo()
+    except Interrupted as stop:
+        print(f"{stop}: what is finished stays: run it again to go on.", file=sys.stderr)
+        return stop.status
+
+
+def _demo() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "demo", help="where everything is written")
     parser.add_argument("--config", default="pipelines/configs/demo.yaml", help="run file, relative to the repository")

@@ -13,6 +13,11 @@ judged on the same sets, their size, arithmetic and latency are measured, and th
 child.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

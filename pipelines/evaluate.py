@@ -17,6 +17,11 @@ Predictions are made by processes of the cluster that hold the model once. The b
 are, so the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import argparse
 import sys
 from collections.abc import Sequence

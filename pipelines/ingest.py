@@ -9,6 +9,11 @@ Any path may be an fsspec URL. Run it again to continue after an interruption, t
 seconds that everything is whole. The shards are the same, byte for byte, for any number of workers.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import argparse
 import sys
 from collections.abc import Sequence

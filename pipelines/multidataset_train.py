@@ -12,6 +12,11 @@ of these is a step of a recorded workflow: a resubmitted job continues where it 
 everything.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path

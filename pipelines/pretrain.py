@@ -11,6 +11,11 @@ autoencoder is trained on crops of bodies or of whole images, its reconstruction
 registered with its lineage. The main job starts from it with ``weights: {source: <folder>}``.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

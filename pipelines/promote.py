@@ -8,6 +8,11 @@
 The exit status is 1, with the failing gate's sentence, if the alias did not move.
 """
 
+if __name__ == "__main__":  # before the imports below, which take seconds
+    from posecore.interruption import signals_end_the_process
+
+    signals_end_the_process()
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -6,20 +6,29 @@ from collections.abc import Sequence
 
 from posecore.cli import audit, datasets, export, labels, lineage, models, plan, predict, stages, synth
 from posecore.errors import PoseCoreError
+from posecore.interruption import Interrupted, signals_raise
 
 _GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Runs one command and returns its exit status: 0 done, 1 a deliberate error or a failed check, 2 bad usage."""
+    """Runs one command and returns its exit status.
+
+    Returns:
+        0 done, 1 a deliberate error or a failed check, 2 bad usage, 128 and the signal's number if one ended it.
+    """
     parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
     for group in _GROUPS:
         group.add(commands)
     options = parser.parse_args(arguments)
     try:
-        return int(options.run(options))
+        with signals_raise():
+            return int(options.run(options))
+    except Interrupted as stop:
+        print(f"{stop}.", file=sys.stderr)
+        return stop.status
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 1

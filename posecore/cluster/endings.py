@@ -14,12 +14,12 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from types import FrameType
 
 import ray
 from ray.exceptions import RayError, RayTaskError
 
 from posecore.errors import PoseCoreError
+from posecore.interruption import Interrupted, signals_raise
 from posecore.lineage.outage import told
 
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -27,18 +27,6 @@ _GO_ON = "what is finished stays: submit the same job again to go on."
 _POLL_S = 1.0
 _NODE_PATIENCE_S = 3.0
 _HEAD_PATIENCE_S = 30.0  # Ray itself gives up, and ends the process, after 60 s
-
-
-class Interrupted(KeyboardInterrupt):
-    """Ctrl-C, or the signal by which ``ray job stop`` and batch systems ask a process to end.
-
-    Attributes:
-        number: of the signal.
-    """
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
 
 
 class ClusterLostError(PoseCoreError, RuntimeError):
@@ -52,11 +40,11 @@ def exit_status(job: Callable[[], None]) -> int:
         0 if it ended well, 1 after an error, 128 and the signal's number after a signal.
     """
     try:
-        with _signals_raise(), _watched_cluster():
+        with signals_raise(_Watch.take), _watched_cluster():
             job()
     except Interrupted as stop:
-        print(f"stopped by {signal.Signals(stop.number).name}: {_GO_ON}", file=sys.stderr, flush=True)
-        return _leave_at_once(128 + stop.number)
+        print(f"{stop}: {_GO_ON}", file=sys.stderr, flush=True)
+        return _leave_at_once(stop.status)
     except Exception as error:
         sentence = one_sentence(error)
         if sentence is None:
@@ -112,27 +100,6 @@ def _leave_at_once(status: int) -> int:
 
 
 @contextmanager
-def _signals_raise() -> Iterator[None]:
-    """Ctrl-C and SIGTERM raise :class:`Interrupted` in the main thread."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def stop(number: int, _: FrameType | None) -> None:
-        if (lost := _Watch.lost) is not None:
-            _Watch.lost = None
-            raise ClusterLostError(lost)
-        raise Interrupted(number)
-
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
-@contextmanager
 def _watched_cluster() -> Iterator[None]:
     """Ends the job soon after the Ray processes it needs are gone.
 
@@ -156,6 +123,12 @@ class _Watch(threading.Thread):
     def __init__(self) -> None:
         super().__init__(name="ray-watch", daemon=True)
         self.ended = threading.Event()
+
+    @classmethod
+    def take(cls) -> ClusterLostError | None:
+        """What the main thread is told of, once."""
+        lost, cls.lost = cls.lost, None
+        return None if lost is None else ClusterLostError(lost)
 
     def run(self) -> None:
         addresses: dict[str, tuple[tuple[str, int], float]] = {}
