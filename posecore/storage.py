@@ -8,6 +8,7 @@ import errno
 import hashlib
 import mmap
 import os
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -128,6 +129,16 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+
+
+def remove_folder(folder: AnyPath) -> None:
+    """Removes a folder with all that is in it, if it is there."""
+    if not folder.exists():
+        return
+    if isinstance(folder, Path):
+        shutil.rmtree(folder)
+    else:
+        folder.fs.rm(folder.path, recursive=True)
 
 
 @contextmanager

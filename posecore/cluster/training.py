@@ -113,11 +113,16 @@ def train_with_ray(
     # The controller inherits these from the driver.
     os.environ["RAY_TRAIN_HEALTH_CHECK_INTERVAL_S"] = str(config.poll_interval_s)
     os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = str(config.start_timeout_s)
+    # Its start logs an error in every good run; without it a node that is taken away is a lost node.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     storage = as_path(run_dir)
     if isinstance(storage, Path):
         storage = storage.absolute()  # workers have another working directory
     stop, verdict = storage / "stop", storage / "verdict.json"
     from ray import train
+
+    from posecore.cluster.checkpoint_list import mend_checkpoint_list
+    from posecore.cluster.training_events import TrainingEvents
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer = _trainer_class()(
@@ -134,10 +139,13 @@ def train_with_ray(
                 max_failures=config.max_failures, controller_failure_limit=10 * (1 + config.max_failures)
             ),
             checkpoint_config=train.CheckpointConfig(num_to_keep=config.num_to_keep),
+            callbacks=[TrainingEvents()],
+            logging_config=train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
     for file in (stop, verdict):
         file.unlink(missing_ok=True)
+    mend_checkpoint_list(storage / RUN_NAME)
     try:
         result = _fit(trainer, stop if config.checkpoint_on_stop else None)
     except train.WorkerGroupError as error:

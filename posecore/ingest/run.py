@@ -1,11 +1,9 @@
 """One split from source to manifest, with whatever executes the planned shards: this process, or a cluster."""
 
 import hashlib
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -34,7 +32,7 @@ from posecore.shards.manifest import (
     write_manifest,
 )
 from posecore.stages.load import load_stages
-from posecore.storage import AnyPath, sha256_of
+from posecore.storage import AnyPath, remove_folder, sha256_of
 from posecore.tables.columns import renumbered
 from posecore.tables.parts import PartEntry
 
@@ -81,21 +79,12 @@ def _read(job: IngestJob, scratch: AnyPath, executor: Executor) -> tuple[PartEnt
 def _scratch(job: IngestJob) -> Iterator[AnyPath]:
     """A folder beside the shards, which every worker can reach; what a killed run left there is removed first."""
     folder = job.folder / SCRATCH_NAME
-    _remove(folder)
+    remove_folder(folder)
     folder.mkdir(parents=True)
     try:
         yield folder
     finally:
-        _remove(folder)
-
-
-def _remove(folder: AnyPath) -> None:
-    if not folder.exists():
-        return
-    if isinstance(folder, Path):
-        shutil.rmtree(folder)
-    else:
-        folder.fs.rm(folder.path, recursive=True)
+        remove_folder(folder)
 
 
 def advice(manifest: Manifest) -> str | None:

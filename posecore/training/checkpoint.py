@@ -164,6 +164,17 @@ def load_progress(folder: AnyPath) -> Progress:
     return _progress(_progress_file(_verified_files(folder, (_PROGRESS_FILE,))[_PROGRESS_FILE], folder))
 
 
+def check_sizes(folder: AnyPath) -> None:
+    """Returns if a checkpoint was finished and its files have the sizes they had then; their bytes are not read.
+
+    Raises:
+        CheckpointError: as :func:`load_checkpoint`.
+        IntegrityError: likewise.
+    """
+    for name, stated in _manifest(folder).files.items():
+        _check_size(folder / name, stated)
+
+
 def load_trained(folder: AnyPath, method: nn.Module) -> int:
     """Puts what a checkpoint learned into a method, to evaluate or save its model: the average if one was kept.
 
@@ -238,7 +249,7 @@ def _progress(values: _ProgressFile) -> Progress:
 _FileT = TypeVar("_FileT", bound=Config)
 
 
-def _verified_files(folder: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
+def _manifest(folder: AnyPath) -> _Manifest:
     path = folder / MANIFEST_FILE
     if not path.is_file():
         raise CheckpointError(f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another.")
@@ -247,23 +258,36 @@ def _verified_files(folder: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
     value = _json(path.read_bytes(), path)
     if not isinstance(value, dict) or value.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a checkpoint manifest of format {FORMAT}.")
-    manifest = _parsed(value, _Manifest, path)
+    return _parsed(value, _Manifest, path)
+
+
+def _check_size(path: AnyPath, stated: _File) -> None:
+    if not path.is_file():
+        raise IntegrityError(f"{path} is missing; use another checkpoint.")
+    size = path.stat().st_size
+    if size != stated.num_bytes:
+        raise _changed(path, size, stated)
+
+
+def _changed(path: AnyPath, size: int, stated: _File) -> IntegrityError:
+    return IntegrityError(
+        f"{path} is not what was written ({size} of {stated.num_bytes} bytes, or changed); use another checkpoint."
+    )
+
+
+def _verified_files(folder: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
+    manifest = _manifest(folder)
     files = {}
     for name in names:
         path, stated = folder / name, manifest.files.get(name)
         if stated is None:
             raise IntegrityError(f"{folder / MANIFEST_FILE} does not name {name}; use another checkpoint.")
-        if not path.is_file():
-            raise IntegrityError(f"{path} is missing; use another checkpoint.")
-        size = path.stat().st_size  # first: what has another size need not be read
-        if name == _PROGRESS_FILE and size > _PROGRESS_BYTES:
+        _check_size(path, stated)  # first: what has another size need not be read
+        if name == _PROGRESS_FILE and stated.num_bytes > _PROGRESS_BYTES:
             raise IntegrityError(f"{path} is larger than any such file; use another checkpoint.")
-        data = path.read_bytes() if size == stated.num_bytes else b""
-        if size != stated.num_bytes or hashlib.sha256(data).hexdigest() != stated.sha256:
-            raise IntegrityError(
-                f"{path} is not what was written ({size} of {stated.num_bytes} bytes, or changed); use another "
-                "checkpoint."
-            )
+        data = path.read_bytes()
+        if hashlib.sha256(data).hexdigest() != stated.sha256:
+            raise _changed(path, len(data), stated)
         files[name] = data
     return files
 
