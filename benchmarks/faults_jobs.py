@@ -1,33 +1,35 @@
-"""Whole jobs that lose a process, the disk or the tracking server; see ``benchmarks/faults.py``.
+"""Whole jobs that something is done to, and what became of them; see ``benchmarks/faults.py``.
 
-Every case is the main job, small, on real Ray with DeepSpeed, in a process group of its own. Something is done to it
-once it trains; it must end within a limit with one sentence, or not mind. The same job is then submitted again, and the
-model it ends with must be the one of a job left alone, byte for byte, with every point of its curve once.
+Every case is the main job, small, on real Ray with DeepSpeed, in a process group of its own, submitted as often as the
+case says. Each submission must end within a limit, well or with one sentence. Then the model must be the one of a job
+left alone, byte for byte, with every point of its curve once.
 """
 
 import contextlib
 import hashlib
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.synth.writers import write_dataset
-from tests.support.tracking_server import TrackingServer
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS, LOG_EVERY = 240, 10
+STEPS, LOG_EVERY, CHECKPOINT_EVERY = 240, 10, 60
 LIMIT_S = 420.0
-DISK_BYTES = 1100 << 20  # a job starts on no less than 1 GiB
+Process: TypeAlias = "subprocess.Popen[str]"
 
 
 @dataclass
@@ -39,41 +41,53 @@ class Job:
         run_folder: where it writes.
         tracking: URI of the store; None for the run folder's own file.
         patience_s: how long it waits for the store between steps.
+        environment: what it finds beside this process's own.
     """
 
     config: Path
     run_folder: Path
     tracking: str | None = None
     patience_s: float = 5.0
-    log: list[str] = field(default_factory=list)
+    environment: dict[str, str] = field(default_factory=dict)
+    logs: list[Path] = field(default_factory=list)
 
-    def start(self, *settings: str) -> subprocess.Popen[str]:
+    def start(self) -> Process:
         """Submits it, in a session of its own."""
         command = [sys.executable, "pipelines/multidataset_train.py", "--config", str(self.config)]
-        for setting in (f"run_folder={self.run_folder}", f"tracking.patience_s={self.patience_s}", *settings):
+        for setting in (f"run_folder={self.run_folder}", f"tracking.patience_s={self.patience_s}"):
             command += ["--set", setting]
         environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
-        environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0"}
+        environment |= {"RAY_AUTH_MODE": "disabled", "RAY_USAGE_STATS_ENABLED": "0", **self.environment}
         if self.tracking is not None:
             environment["MLFLOW_TRACKING_URI"] = self.tracking
-        output = (self.run_folder.parent / f"{self.run_folder.name}.{len(self.log)}.log").open("w+")
-        self.log.append(output.name)
-        return subprocess.Popen(
-            command, cwd=REPOSITORY, env=environment, stdout=output, stderr=output, text=True, start_new_session=True
-        )
+        self.logs.append(self.run_folder.parent / f"{self.run_folder.name}.{len(self.logs)}.log")
+        with self.logs[-1].open("w") as output:
+            return subprocess.Popen(
+                command,
+                cwd=REPOSITORY,
+                env=environment,
+                stdout=output,
+                stderr=output,
+                text=True,
+                start_new_session=True,
+            )
 
     def output(self) -> str:
         """Of the last submission."""
-        return Path(self.log[-1]).read_text(errors="replace")
+        return self.logs[-1].read_text(errors="replace")
 
     def checkpoints(self) -> list[Path]:
-        """Manifests of the finished ones, oldest first."""
-        return sorted(self.run_folder.glob("training/*/*/train/step_*/manifest.json"))
+        """Folders of the finished ones, oldest first."""
+        return sorted(path.parent for path in self.run_folder.glob("training/*/*/train/step_*/manifest.json"))
+
+    def model(self) -> Path:
+        """The file of the trained weights."""
+        (path,) = self.run_folder.glob("training/*/*/model/model.safetensors")
+        return path
 
     def digest(self) -> str:
         """Hash of the trained weights."""
-        (path,) = self.run_folder.glob("training/*/*/model/model.safetensors")
-        return hashlib.sha256(path.read_bytes()).hexdigest()
+        return hashlib.sha256(self.model().read_bytes()).hexdigest()
 
     def curve(self) -> list[int]:
         """Steps of the loss's points, over all runs of the training step."""
@@ -84,23 +98,39 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Submission:
+    """One submission of a case.
+
+    Attributes:
+        before: what is done before it.
+        during: what is done while it runs.
+        says: what its output must hold.
+    """
+
+    before: Callable[[Job], None] = lambda _: None
+    during: Callable[[Job, Process], None] = lambda _, __: None
+    says: str = ""
+
+
+Case: TypeAlias = Callable[[Path, Path], AbstractContextManager[tuple[Job, Sequence[Submission]]]]
+"""Given a folder of its own and the run file: the job, and how it is submitted before it is left alone."""
+
+
+@dataclass(frozen=True)
 class Outcome:
     """How a case ended.
 
     Attributes:
         case: its name.
         verdict: ``harmless``, ``refused well``, ``raw traceback``, ``hang`` or ``silently wrong``.
-        seconds: from the fault to the end of the process.
-        said: its last line.
+        seconds: the longest time from what was done during a submission to its end.
+        said: the last line, of the submission that ended worst.
     """
 
     case: str
     verdict: str
     seconds: float
     said: str
-
-
-Fault = Callable[[Job, "subprocess.Popen[str]"], None]
 
 
 def write_job(folder: Path) -> Path:
@@ -116,8 +146,8 @@ def write_job(folder: Path) -> Path:
             "backbone": {"preset": "vit-nano"}, "head": {"kind": "classic", "channels": 16}, "input_size": [64, 48],
         },
         "training": {
-            "steps": STEPS, "global_batch": 8, "log_every": LOG_EVERY, "checkpoint_every": 60, "progress": False,
-            "engine": {"kind": "deepspeed", "zero_stage": 1, "precision": "fp32"},
+            "steps": STEPS, "global_batch": 8, "log_every": LOG_EVERY, "checkpoint_every": CHECKPOINT_EVERY,
+            "progress": False, "engine": {"kind": "deepspeed", "zero_stage": 1, "precision": "fp32"},
         },
         "cluster": {"poll_interval_s": 0.2, "checkpoint_on_stop": True},
         "worst_cases": 2,
@@ -127,59 +157,74 @@ def write_job(folder: Path) -> Path:
     return path
 
 
-def run_jobs(folder: Path, names: list[str], outage_s: float, report: Callable[[str], None]) -> list[Outcome]:
-    """Runs the named cases, after a job left alone."""
-    config = write_job(folder)
-    alone = Job(config, folder / "alone")
-    process = alone.start()
-    if process.wait(LIMIT_S) != 0:
-        raise RuntimeError(f"the job left alone failed: {alone.output()[-2000:]}")
-    right = alone.digest(), alone.curve()
-    assert right[1] == list(range(LOG_EVERY, STEPS + 1, LOG_EVERY)), right[1]
+def run_jobs(folder: Path, cases: dict[str, Case], report: Callable[[Outcome], None]) -> list[Outcome]:
+    """Runs the cases, after a job left alone; a folder that has been used goes on with that one."""
+    right_file, config = folder / "right.json", folder / "job.yaml"
+    if not right_file.exists():
+        folder.mkdir(parents=True)
+        alone = Job(write_job(folder), folder / "alone")
+        if alone.start().wait(LIMIT_S) != 0:
+            raise RuntimeError(f"the job left alone failed: {alone.output()[-2000:]}")
+        if wrong := _complaint(alone):
+            raise RuntimeError(f"the job left alone said {wrong}")
+        right_file.write_text(json.dumps([alone.digest(), alone.curve()]))
+    digest, curve = json.loads(right_file.read_text())
+    assert curve == list(range(LOG_EVERY, STEPS + 1, LOG_EVERY)), curve
     outcomes = []
-    for name in names:
-        with CASES[name](folder / name.replace(" ", "_"), config, outage_s) as (job, fault):
-            outcomes.append(_outcome(name, job, fault, right))
-        report(f"{name:<44} {outcomes[-1].verdict:<16} {outcomes[-1].seconds:6.1f} s  {outcomes[-1].said}")
+    for name, case in cases.items():
+        own = folder / re.sub(r"\W+", "_", name)
+        shutil.rmtree(own, ignore_errors=True)
+        own.mkdir()
+        with case(own, config) as (job, submissions):
+            outcomes.append(_outcome(name, job, submissions, digest, curve))
+        report(outcomes[-1])
     return outcomes
 
 
-def _outcome(name: str, job: Job, fault: Fault, right: tuple[str, list[int]]) -> Outcome:
-    process = job.start()
-    try:
-        fault(job, process)
-        began = time.monotonic()
+def _outcome(name: str, job: Job, submissions: Sequence[Submission], digest: str, curve: list[int]) -> Outcome:
+    longest, worst, said, status = 0.0, "harmless", "", 0
+    for number, submission in enumerate((*submissions, Submission())):
+        last = number == len(submissions)
+        if last and number > 0 and status == 0:
+            break
+        submission.before(job)
+        process = job.start()
         try:
+            submission.during(job, process)
+            began = time.monotonic()
             status = process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
             return Outcome(name, "hang", LIMIT_S, _last_line(job))
-        seconds, said = time.monotonic() - began, _last_line(job)
-        if "Traceback (most recent call last)" in job.output():
-            return Outcome(name, "raw traceback", seconds, said)
-    finally:
-        _end(process)
-    if status != 0:
-        if status > 0 and "submit the same job again" not in job.output():
-            return Outcome(name, "raw traceback", seconds, said)
-        recover = getattr(fault, "recover", None)
-        if recover is not None:
-            recover()
-        again = job.start()
-        try:
-            if again.wait(LIMIT_S) != 0:
-                return Outcome(name, "silently wrong", seconds, f"submitted again: {_last_line(job)}")
-        except subprocess.TimeoutExpired:
-            return Outcome(name, "hang", seconds, f"submitted again: {_last_line(job)}")
         finally:
-            _end(again)
-    if (job.digest(), job.curve()) != right:
-        return Outcome(name, "silently wrong", seconds, f"curve {job.curve()}, weights {job.digest()[:8]}")
-    return Outcome(name, "harmless" if status == 0 else "refused well", seconds, said)
+            end_group(process)
+        if not last:
+            longest = max(longest, time.monotonic() - began)
+        said = said if worst != "harmless" else _last_line(job)
+        if wrong := _complaint(job):
+            return Outcome(name, "raw traceback", longest, wrong)
+        if submission.says and re.search(submission.says, job.output()) is None:
+            return Outcome(name, "silently wrong", longest, f"without a word of it: {_last_line(job)}")
+        if status != 0 and last:
+            return Outcome(name, "silently wrong", longest, f"submitted again: {_last_line(job)}")
+        if status != 0:
+            worst = "refused well"
+        if status > 0 and not re.search(r"^(error|stopped by) ?.*", job.output(), re.MULTILINE):
+            return Outcome(name, "raw traceback", longest, f"no sentence: {_last_line(job)}")
+    if (job.digest(), job.curve()) != (digest, curve):
+        return Outcome(name, "silently wrong", longest, f"curve {job.curve()}, weights {job.digest()[:8]}")
+    return Outcome(name, worst, longest, said)
 
 
-def _end(process: "subprocess.Popen[str]") -> None:
+def _complaint(job: Job) -> str | None:
+    """A line that nobody should have to read."""
+    found = re.search(r"^.*(Traceback \(most recent call last\)|\] E \d+|Exception ignored in).*$", job.output(), re.M)
+    return None if found is None else found.group()[:160]
+
+
+def end_group(process: Process) -> None:
     """Whatever is left of the job's processes."""
     with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGCONT)
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -187,127 +232,25 @@ def _end(process: "subprocess.Popen[str]") -> None:
 def _last_line(job: Job) -> str:
     lines = [line for line in job.output().splitlines() if line.strip()]
     told = [line for line in lines if line.startswith(("error:", "stopped"))]
-    return (told or lines or [""])[-1][:160]
+    return (told or lines or [""])[-1][:200]
 
 
-def _training(job: Job, process: "subprocess.Popen[str]") -> None:
-    """Returns once the job has a checkpoint."""
+def until_checkpoints(count: int, job: Job, process: Process) -> None:
+    """Returns once the job has so many checkpoints."""
     until = time.monotonic() + LIMIT_S
-    while not job.checkpoints():
+    while len(job.checkpoints()) < count:
         if process.poll() is not None or time.monotonic() > until:
             raise RuntimeError(f"the job did not come to train: {job.output()[-2000:]}")
         time.sleep(0.05)
 
 
-def _children(process: "subprocess.Popen[str]", *words: str) -> list[int]:
-    """Processes of the job's group whose command line has all the words."""
+def processes_of(process: Process, program: str = "") -> list[int]:
+    """Processes of the job's session whose program, or whose title, holds a word."""
     found = []
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            command = (folder / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            title = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
             session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
-            if session == process.pid and all(word in command for word in words):
+            if session == process.pid and program in title:
                 found.append(int(folder.name))
     return found
-
-
-def _kill(*words: str) -> Fault:
-    def fault(job: Job, process: "subprocess.Popen[str]") -> None:
-        _training(job, process)
-        victims = _children(process, *words)
-        if not victims:
-            raise RuntimeError(f"no process {words} to kill")
-        for victim in victims:
-            os.kill(victim, signal.SIGKILL)
-
-    return fault
-
-
-def _signal(number: int, group: bool = False) -> Fault:
-    def fault(job: Job, process: "subprocess.Popen[str]") -> None:
-        _training(job, process)
-        (os.killpg if group else os.kill)(process.pid, number)
-
-    return fault
-
-
-Case = Callable[[Path, Path, float], AbstractContextManager[tuple[Job, Fault]]]
-
-
-def _with(fault: Fault) -> Case:
-    @contextmanager
-    def case(folder: Path, config: Path, _: float) -> Iterator[tuple[Job, Fault]]:
-        yield Job(config, folder), fault
-
-    return case
-
-
-@contextmanager
-def _server_away(folder: Path, config: Path, outage_s: float) -> Iterator[tuple[Job, Fault]]:
-    """The tracking server is killed while the job trains, and comes back while it trains or after."""
-    (folder / "server").mkdir(parents=True)
-    with TrackingServer(folder / "server") as server:
-
-        def fault(job: Job, process: "subprocess.Popen[str]") -> None:
-            _training(job, process)
-            server.kill()
-            time.sleep(outage_s)
-            server.start()
-
-        yield Job(config, folder / "run", server.uri, patience_s=600), fault
-
-
-@contextmanager
-def _server_gone(folder: Path, config: Path, _: float) -> Iterator[tuple[Job, Fault]]:
-    """The tracking server is frozen while the job trains and stays so until the job has ended."""
-    (folder / "server").mkdir(parents=True)
-    with TrackingServer(folder / "server") as server:
-
-        class Freeze:
-            def __call__(self, job: Job, process: "subprocess.Popen[str]") -> None:
-                _training(job, process)
-                server.freeze()
-
-            def recover(self) -> None:
-                server.thaw()
-
-        yield Job(config, folder / "run", server.uri), Freeze()
-
-
-@contextmanager
-def _full_disk(folder: Path, config: Path, _: float) -> Iterator[tuple[Job, Fault]]:
-    """The run folder is a small file system, filled to the last byte while the job trains. Needs root."""
-    disk = folder / "run"  # what the job says is written beside it
-    disk.mkdir(parents=True)
-    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={DISK_BYTES}", "tmpfs", str(disk)], check=True)
-    filler = disk / "filler"
-
-    class Fill:
-        def __call__(self, job: Job, process: "subprocess.Popen[str]") -> None:
-            _training(job, process)
-            with filler.open("wb", buffering=0) as file:
-                for size in (1 << 20, 4096):
-                    with contextlib.suppress(OSError):
-                        while True:
-                            file.write(bytes(size))
-
-        def recover(self) -> None:
-            filler.unlink()
-
-    try:
-        yield Job(config, disk), Fill()
-    finally:
-        subprocess.run(["umount", "--lazy", str(disk)], check=True)
-
-
-CASES: dict[str, Case] = {
-    "Ctrl-C in a terminal": _with(_signal(signal.SIGINT, group=True)),
-    "SIGTERM to the driver": _with(_signal(signal.SIGTERM)),
-    "driver killed": _with(_signal(signal.SIGKILL)),
-    "training worker killed": _with(_kill("ray::RayTrainWorker")),
-    "node manager (raylet) killed": _with(_kill("raylet/raylet")),
-    "head (gcs_server) killed": _with(_kill("gcs_server")),
-    "tracking server away": _server_away,
-    "tracking server frozen for good": _server_gone,
-    "disk full": _full_disk,
-}
