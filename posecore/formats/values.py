@@ -21,9 +21,12 @@ class Refusal(DatasetError):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(reason, detail)  # what a process that gets it from another makes it anew from
         self.reason = reason
         self.detail = detail
+
+    def __str__(self) -> str:
+        return self.detail
 
     def reject(self, source: Source, where: str, source_id: str = "", instance_id: str = "") -> Reject:
         """The counted form; ``where`` is file and position."""

@@ -36,8 +36,12 @@ class _Refused(PredictionError):
     """A request that MLflow never sees."""
 
     def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
+        super().__init__(status, message)
         self.status = status
+        self.message = message
+
+    def __str__(self) -> str:
+        return self.message
 
 
 class RequestGuard:

@@ -289,6 +289,11 @@ def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise PreflightError(f"tracking store {uri}: its folder cannot be created ({error.strerror}).") from None
+        # MLflow tries for minutes to open what cannot be opened.
+        if path.exists() and not path.is_file():
+            raise PreflightError(f"tracking store {uri}: there is something at that path that is no file; {advice}")
+        if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
+            raise PreflightError(f"tracking store {uri}: its folder cannot be written; {advice}")
     elif (kind := parts.scheme.partition("+")[0]) in _DATABASE_PORTS:
         address = (parts.hostname or "localhost", parts.port or _DATABASE_PORTS[kind])
         try:

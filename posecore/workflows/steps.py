@@ -14,6 +14,7 @@ from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
 from posecore.errors import PreflightError
+from posecore.formats.files import source_file
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
@@ -71,7 +72,7 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
 
     Raises:
         ConfigError: a corrections file cannot be read.
-        DatasetError: a dataset has no split of that name.
+        DatasetError: a dataset has no split of that name, or its annotations are not there.
         PreflightError: relative folders in a submitted job, or the run folder and its disk.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
@@ -85,11 +86,14 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
         if entry.corrections is not None:
             read_corrections(entry.corrections)
         for role in entry.roles:
-            source_for(definitions[entry.name], entry.split(role), config.root(entry))
+            source = source_for(definitions[entry.name], entry.split(role), config.root(entry))
+            source_file(source, source.annotations)
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise PreflightError(f"run_folder {config.folder} cannot be made: {error.strerror}.") from None
+    if not os.access(config.folder, os.W_OK | os.X_OK):
+        raise PreflightError(f"run_folder {config.folder} cannot be written; choose another, or change who may write.")
     free = shutil.disk_usage(config.folder).free
     if free < _LEAST_FREE_BYTES:
         raise PreflightError(

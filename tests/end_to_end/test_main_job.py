@@ -146,6 +146,7 @@ def test_an_unreachable_tracking_server_stops_the_job_before_it_starts(job: Job,
         ("datasets.0.changes={license: 3}", "datasets.coco.changes: license"),
         ("training.global_batch=7", "training.global_batch 7 cannot be cut evenly"),
         ("datasets.0.train=trian", "has no split 'trian'"),
+        ("data_folder=/nowhere", "coco train: annotations/person_keypoints_train2017.json is missing below /nowhere"),
     ],
 )
 def test_a_wrong_setting_is_one_sentence(

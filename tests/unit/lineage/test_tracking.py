@@ -38,6 +38,18 @@ def test_the_environment_names_the_server_unless_the_configuration_does(
     assert connect(TrackingConfig(uri=uri), store_folder / "other").uri == uri
 
 
+def test_a_sqlite_path_that_no_file_can_have_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow itself would try for minutes, without a word."""
+    (tmp_path / "mlflow.db").mkdir()
+    with pytest.raises(PreflightError, match="that is no file"):
+        check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk mounted to be read: root may write anywhere else
+    with pytest.raises(PreflightError, match="its folder cannot be written"):
+        check_reachable(f"sqlite:///{tmp_path}/new.db")
+
+
 def test_a_relative_sqlite_path_is_refused() -> None:
     with pytest.raises(ConfigError, match="must be absolute"):
         check_reachable("sqlite:///mlflow.db")
