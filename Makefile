@@ -4,6 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# Two processes for two cores, with a thread each: a test that starts Ray waits most of its time. A file stays together,
+# and files begin in the order of their names, so that those that last minutes do not begin last.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart=0 --dist loadfile --no-loadscope-reorder
+
 .PHONY: setup demo test lint unit mutants format clean
 
 setup: $(STAMP)
@@ -23,14 +27,14 @@ lint: setup
 	$(BIN)/codespell posecore pipelines datasets docs tests README.md
 
 unit: setup
-	$(BIN)/python -m pytest -m "not ray and not slow and not gpu and not network"
+	$(PYTEST) -m "not ray and not slow and not gpu and not network"
 
 # First the numerics again with every array's shape checked at run time, then everything.
 test: lint
-	$(BIN)/python -m pytest -q --jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
+	$(PYTEST) -q --jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
 		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
 		tests/unit/codecs tests/unit/evaluation
-	$(BIN)/python -m pytest --durations=10 -m "not gpu and not network"
+	$(PYTEST) --durations=10 -m "not gpu and not network"
 
 # How many small bugs the quick tests notice, on a random sample: minutes to hours of a core, so no part of `make test`.
 SAMPLE ?= 150
