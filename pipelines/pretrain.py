@@ -30,12 +30,14 @@ from posecore.cluster.connection import connect_to_ray
 from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
+from posecore.lineage.contents import origin_tags
 from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, connect
 from posecore.lineage.versions import EvaluationResult
+from posecore.lineage.weights_use import weights_in
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
@@ -52,7 +54,7 @@ from posecore.workflows.datasets_job import DatasetsJob, MixtureSettings
 from posecore.workflows.pretraining.judge import ReconstructionJudge
 from posecore.workflows.pretraining.worker import PretrainingWorker
 from posecore.workflows.run_folder import RunFolders
-from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, made_of_training, run_job, vouched
 
 
 class PretrainingConfig(DatasetsJob):
@@ -196,13 +198,15 @@ def train_step(
         trained = train_with_ray(plan.worker, run_dir, config.cluster, CurveLog(log, str(config.folder)))
         log_bad_samples(log, trained.checkpoint)
         model = plan.worker.trained_method(trained.checkpoint).model
-        lineage = {"run_id": log.run_id, "step": config.training.steps, "data": plan.inputs["data"]} | folders.inputs
+        lineage = {"run_id": log.run_id, "step": config.training.steps} | folders.inputs
+        lineage["data"] = [split.use.portable for split in training]
         licenses = {split.entry.name: split.definition.license.id for split in training}
         model.card = model.card.model_copy(update={"lineage": lineage, "licenses": licenses})
         folder = save_model(model, run_dir / "model")
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, trained.checkpoint / MANIFEST_FILE)
         values = {"folder": str(folder), "run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
-        return Outputs(values, files)
+        log.set_tags(origin_tags(weights_in(model.card.lineage)))
+        return Outputs(values, files, made=made_of_training(files))
 
     return workflow.step("train", execute, inputs=plan.inputs | folders.inputs, code=code, continues=True)
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 
 from posecore.cli import audit, datasets, export, labels, lineage, models, plan, predict, stages, synth
-from posecore.errors import PoseCoreError
+from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
 _GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage)
@@ -16,7 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status.
 
     Returns:
-        0 done, 1 a deliberate error or a failed check, 2 bad usage, 128 and the signal's number if one ended it.
+        0 done, 1 a deliberate error or a failed check, 2 bad usage or a question about something that is nowhere
+        recorded, 128 and the signal's number if one ended it.
     """
     parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
@@ -31,4 +32,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return stop.status
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
-        return 1
+        return 2 if isinstance(error, QuestionError) else 1

@@ -1,35 +1,58 @@
-"""``posecore lineage``: what a model has seen, and which models have seen something."""
+"""``posecore lineage``: what a model has seen, and which models have seen something.
+
+The exit status is 0 for a complete answer, 1 for one that may not be complete, 2 for a question about nothing that is
+recorded.
+"""
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
+from posecore.cli.model_argument import add_registry
+
+if TYPE_CHECKING:
+    from posecore.lineage.query import Answer, LineageGraph
 
 
 def add(commands: Commands) -> None:
-    """Adds ``lineage model | dataset | image | subject | license | weights | send``."""
-    group = commands.add_parser("lineage", help="what a model has seen, and which models have seen something")
-    group.add_argument("--folder", default="runs", help="run folder with the local tracking store (default: runs)")
-    group.add_argument("--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file")
+    """Adds ``lineage model | dataset | image | subject | license | weights | stage | code | user | send``."""
+    group = commands.add_parser(
+        "lineage",
+        help="what a model has seen, and which models have seen something",
+        epilog="exit status: 0 the answer is complete, 1 it may not be, 2 nothing of that name is recorded",
+    )
+    add_registry(group)
     group.set_defaults(run=_answer_lineage)
     questions = group.add_subparsers(dest="question", required=True)
     model = questions.add_parser("model", help="data, parents and figures of a model version")
     model.add_argument("name", help="registered model")
     model.add_argument("version", type=int, help="its version number")
     dataset = questions.add_parser("dataset", help="every model trained on a dataset, itself or its ancestors")
-    dataset.add_argument("name_or_digest", help="coco, coco/train, or a digest (at least 8 digits of it)")
-    dataset.add_argument("--evaluated", action="store_true", help="also models only evaluated on it")
-    image = questions.add_parser("image", help="every model trained on an image")
-    image.add_argument("sha256", help="hash of the image file")
+    dataset.add_argument("asked", help="coco, coco/train, or a digest (at least 8 digits of it)")
+    dataset.add_argument("--judged", action="store_true", help="models that were judged on it instead")
+    image = questions.add_parser("image", help="every model trained on an image, or on one made from it")
+    image.add_argument("asked", metavar="sha256", help="hash of the image file")
     subject = questions.add_parser("subject", help="every model trained on a person or animal")
-    subject.add_argument("id", help="as in the dataset's records")
-    weights = questions.add_parser("weights", help="every model that started from certain published weights")
-    weights.add_argument("source_or_sha256", help="as they were named, or at least 8 digits of their SHA-256")
-    questions.add_parser("send", help="send the points of curves that an outage of the tracking server kept back")
-    license_ = questions.add_parser(
-        "license", help="every model trained on data, or started from weights, with these terms of commercial use"
+    subject.add_argument(
+        "asked", metavar="dataset/id", help="as in the dataset's records; the id alone where it is one"
     )
-    license_.add_argument("commercial_use", choices=["allowed", "not stated", "forbidden"])
+    weights = questions.add_parser("weights", help="every model that came from certain weights")
+    weights.add_argument("asked", metavar="weights", help="as they were named, or at least 8 digits of their SHA-256")
+    license_ = questions.add_parser("license", help="every model under certain terms, of data, pictures or weights")
+    license_.add_argument(
+        "asked",
+        metavar="license",
+        help="an id such as CC-BY-NC-4.0, or what is forbidden, such as "
+        "commercial, research, clinical, biometric or derivative",
+    )
+    stage = questions.add_parser("stage", help="every model trained on what an ingestion stage has handled")
+    stage.add_argument("asked", metavar="stage", help="as dataset.yaml names it, such as blur_faces")
+    code = questions.add_parser("code", help="every model that came out of a version of the code")
+    code.add_argument("asked", metavar="digest", help="a git commit or a code digest, at least 8 digits of it")
+    user = questions.add_parser("user", help="every model that came out of what somebody ran")
+    user.add_argument("asked", metavar="user", help="as MLflow shows it")
+    questions.add_parser("send", help="send the points of curves that an outage of the tracking server kept back")
 
 
 def _answer_lineage(options: argparse.Namespace) -> int:
@@ -46,17 +69,33 @@ def _answer_lineage(options: argparse.Namespace) -> int:
         print(f"{sent} curves sent to {shown_uri(tracking.uri)}")
         return 0
     graph = LineageGraph.load(tracking)
-    complete = True
     if options.question == "model":
-        lines = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
-    elif options.question == "dataset":
-        lines = answers.describe_sightings(graph.of_dataset(options.name_or_digest, evaluated=options.evaluated))
-    elif options.question == "weights":
-        lines = answers.describe_sightings(graph.of_weights(options.source_or_sha256))
-    elif options.question == "license":
-        lines = answers.describe_sightings(graph.of_license(options.commercial_use))
+        lines, complete = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
     else:
-        trace = graph.of_image(options.sha256) if options.question == "image" else graph.of_subject(options.id)
-        lines, complete = answers.describe_trace(trace), not trace.unread
+        answer = _answer(graph, options)
+        lines, complete = answers.describe_answer(graph, answer), not answer.unknown
     print("\n".join(lines))
     return 0 if complete else 1
+
+
+def _answer(graph: "LineageGraph", options: argparse.Namespace) -> "Answer":
+    from posecore.lineage import questions
+    from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
+
+    asked: str = options.asked
+    if options.question == "dataset":
+        return graph.judged_on(asked) if options.judged else graph.of_dataset(asked)
+    if options.question == "weights":
+        return graph.of_weights(asked)
+    if options.question == "code":
+        return questions.of_code(graph, asked)
+    if options.question == "user":
+        return graph.of_runs(lambda run: run.user == asked, f"user {asked}")
+    editions = Editions.of(graph)
+    if options.question == "image":
+        return models_that_saw(graph, find_picture(editions, asked))
+    if options.question == "subject":
+        return models_that_saw(graph, find_subject(editions, asked))
+    if options.question == "stage":
+        return questions.of_stage(graph, editions, asked)
+    return questions.of_license(graph, editions, asked)

@@ -3,55 +3,93 @@
 from collections.abc import Sequence
 
 from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.query import LineageGraph, Sighting, Start, Trace
-from posecore.lineage.versions import COST, RegisteredVersion, evaluations
+from posecore.lineage.graph import Node
+from posecore.lineage.query import Answer, LineageGraph, Sighting
+from posecore.lineage.versions import COST, EVALUATION, EvaluationResult, RegisteredVersion
 from posecore.lineage.weights_use import WeightsUse
 
 _TERMS = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not stated"}
 
 
-def describe_model(graph: LineageGraph, model: RegisteredVersion) -> list[str]:
-    """What a version is made from, its ancestors' data included, and how it was measured."""
-    lines = []
-    for generation, ancestor in enumerate(graph.ancestry(model)):
-        version = graph.version(ancestor)
-        lines.append(f"{'made from ' if generation else ''}{ancestor.name} version {ancestor.version}")
-        lines.append(f"  run {version.tags.get('run_id', 'unknown')}, git {version.tags.get('git') or 'unknown'}")
-        for use in graph.uses(ancestor):
-            if use.role == "training" or generation == 0:
-                lines.append(
-                    f"  {use.role:<10} {use.label}  {use.digest[:12]}  {use.license} ({_TERMS[use.commercial_use]})"
-                )
-                lines.append(f"             {use.location}")
-        for start in graph.weights(ancestor):
-            terms = f"{start.license} ({_TERMS[start.commercial_use]})"
-            lines.append(f"  started from {start.source}  {start.digest[:12]}  {terms}")
-            if start.note:
-                lines.append(f"             {start.note}")
-        if generation == 0:
-            for result in evaluations(version):
-                figures = ", ".join(f"{metric} {value:.4g}" for metric, value in result.metrics.items())
-                lines.append(f"  measured   {result.name} on {result.digest[:12]}: {figures}")
-            costs = [f"{tag.removeprefix(COST)} {value}" for tag, value in version.tags.items() if tag.startswith(COST)]
-            if costs:
-                lines.append(f"  one crop   {', '.join(sorted(costs))}")
+def describe_model(graph: LineageGraph, model: RegisteredVersion) -> tuple[list[str], bool]:
+    """What a version is made from, its ancestors' data included, how it was measured, and whether that is all.
+
+    Raises:
+        QuestionError: there is no such version.
+    """
+    own = graph.version_node(model)
+    behind = graph.behind(model)
+    lines: list[str] = []
+    for weights in (node for node in behind if node.kind == "weights"):
+        first = weights == graph.weights_node(model)
+        lines += _describe_weights(graph, own, weights, first=first)
+        lines += _figures(graph, own) if first else []
+    unknown = [why for node, why in graph.unknown_origins().items() if node in behind]
+    unknown += [line for line in graph.unreadable if model.uri in line or graph.name(own) in line]
+    return [*lines, *(f"unknown: {why}" for why in unknown)], not unknown
+
+
+def _describe_weights(graph: LineageGraph, own: Node, weights: Node, *, first: bool) -> list[str]:
+    versions = [own] if first else graph.registered_as(weights)
+    name = graph.name(versions[0] if versions else weights)
+    lines = [name if first else f"made from {name}"]
+    for version in versions[:1]:
+        record = graph.versions[version]
+        lines.append(f"  run {record.run_id or 'unknown'}, git {record.tags.get('git') or 'unknown'}")
+    uses = graph.uses_of(weights)
+    if first:
+        uses = [*uses, *(use for use in graph.versions[own].uses if use.role == "evaluation")]
+    for use in uses:
+        lines.append(f"  {use.role:<10} {use.label}  {use.digest[:12]}  {use.license} ({_TERMS[use.commercial_use]})")
+        lines += [f"             {use.location}"] if use.location else []
+    origin = graph.origins.get(weights)
+    if origin is not None:
+        terms = f"{origin.license} ({_TERMS[origin.commercial_use]})"
+        lines.append(f"  known as   {origin.source}  {origin.digest[:12]}  {terms}")
+        lines += [f"             {origin.note}"] if origin.note else []
     return lines
 
 
-def describe_sightings(sightings: Sequence[Sighting | Start]) -> list[str]:
-    """One line per model and split, or model and weights."""
+def _figures(graph: LineageGraph, own: Node) -> list[str]:
+    lines = []
+    tags = graph.versions[own].tags
+    for key, value in sorted(tags.items()):
+        if key.startswith(EVALUATION):
+            try:
+                result = EvaluationResult.model_validate_json(value)
+            except ValueError:
+                lines.append(f"  measured   {key}: not as we write it")
+                continue
+            figures = ", ".join(f"{metric} {number:.4g}" for metric, number in result.metrics.items())
+            lines.append(f"  measured   {result.name} on {result.digest[:12]}: {figures}")
+    costs = [f"{tag.removeprefix(COST)} {value}" for tag, value in tags.items() if tag.startswith(COST)]
+    return [*lines, *([f"  one crop   {', '.join(sorted(costs))}"] if costs else [])]
+
+
+def describe_sightings(graph: LineageGraph, sightings: Sequence[Sighting]) -> list[str]:
+    """One line per model, with the nearest way to it."""
     lines = []
     for seen in sightings:
-        via = "" if seen.through == seen.model else f" through {seen.through.name} version {seen.through.version}"
-        use = seen.use
-        lines.append(f"{seen.model.name} version {seen.model.version}: {_what(use)} {use.label} {use.digest[:12]}{via}")
-    return lines or ["no registered model"]
+        through = graph.name(seen.through)
+        via = "" if through == graph.name(seen.model) else f" through {through}"
+        lines.append(f"{graph.name(seen.model)}: {_what(graph, seen)}{via}")
+    return lines or ["no model"]
 
 
-def _what(use: DatasetUse | WeightsUse) -> str:
-    return f"{use.role} on" if isinstance(use, DatasetUse) else "started from"
+def _what(graph: LineageGraph, seen: Sighting) -> str:
+    start = seen.path[0].source if seen.path else seen.model
+    if isinstance(seen.use, WeightsUse):
+        return f"came from {seen.use.source} {seen.use.digest[:12]}"
+    if isinstance(seen.use, DatasetUse):
+        judged = bool(seen.path) and seen.path[0].relation == "judged on"
+        return f"{'judged' if judged else 'training'} on {seen.use.label} {start.key[:12]}"
+    return f"came out of {graph.name(start)}"
 
 
-def describe_trace(trace: Trace) -> list[str]:
-    """The models, and where the question could not be answered."""
-    return [*describe_sightings(trace.sightings), *(f"unknown: {line}" for line in trace.unread)]
+def describe_answer(graph: LineageGraph, answer: Answer) -> list[str]:
+    """The models, why there may be more, and what is taken on trust."""
+    return [
+        *describe_sightings(graph, answer.sightings),
+        *(f"unknown: {line}" for line in answer.unknown),
+        *(f"on trust: {line}" for line in answer.on_trust),
+    ]

@@ -8,6 +8,7 @@ from mlflow.entities import Dataset, DatasetInput, InputTag
 
 from posecore.config import Config
 from posecore.lineage.tracking import RunLog
+from posecore.schema import Json
 
 Role = Literal["training", "evaluation"]
 
@@ -22,7 +23,8 @@ class DatasetUse(Config):
         split: name of the split.
         digest: SHA-256 of the split's manifest, 64 hexadecimal digits.
         role: what it was used for.
-        location: folder of the shards when they were used; the way back from a model to its images.
+        location: folder of the shards when they were used, the way back from a model to its images; "" where the
+            record does not say.
         license: licence id of the dataset.
         commercial_use: whether the licence allows it; None where nothing is stated.
         weight: share in the training mixture, if it was trained on.
@@ -33,7 +35,7 @@ class DatasetUse(Config):
     split: str
     digest: str
     role: Role
-    location: str
+    location: str = ""
     license: str
     commercial_use: bool | None = None
     weight: float | None = None
@@ -43,6 +45,11 @@ class DatasetUse(Config):
     def label(self) -> str:
         """``name/split``, the name MLflow shows."""
         return f"{self.name}/{self.split}"
+
+    @property
+    def portable(self) -> dict[str, Json]:
+        """What a model's card says of it: everything but a place on this machine."""
+        return self.model_dump(mode="json", exclude={"location"}, exclude_none=True)
 
 
 def short_digest(digest: str) -> str:
@@ -62,7 +69,7 @@ def _dataset_input(use: DatasetUse) -> DatasetInput:
         source_type="local" if "://" not in use.location else use.location.partition("://")[0],
         source=json.dumps({"uri": use.location, "manifest_sha256": use.digest}),
     )
-    tags = {"mlflow.data.context": use.role, "license": use.license}
+    tags = {"mlflow.data.context": use.role, "license": use.license, "commercial_use": str(use.commercial_use)}
     if use.weight is not None:
         tags["weight"] = repr(use.weight)
     if use.corrections is not None:

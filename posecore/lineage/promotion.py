@@ -16,6 +16,8 @@ from pydantic import BeforeValidator
 
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError
+from posecore.lineage.permissions import objections
+from posecore.lineage.pictures import Editions
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, evaluations, get_version
@@ -292,11 +294,12 @@ def _compare(
 
 
 def _licence_check(tracking: Tracking, candidate: RegisteredVersion) -> Check:
-    uses = LineageGraph.load(tracking).training_data(candidate)
-    forbidden = sorted({f"{use.label} ({use.license})" for use in uses if use.commercial_use is not True})
-    if forbidden:
-        return Check(passed=False, statement=f"commercial use is not stated as allowed for {', '.join(forbidden)}.")
-    return Check(passed=True, statement="every licence of the training data allows commercial use.")
+    graph = LineageGraph.load(tracking)
+    found, unknown = objections(graph, Editions.of(graph), graph.weights_node(candidate), "commercial")
+    if found or unknown:
+        said = [*map(str, found), *(f"not known: {why}" for why in unknown)]
+        return Check(passed=False, statement=f"commercial use is not stated as allowed: {'; '.join(said)}.")
+    return Check(passed=True, statement="every licence of what the model came from allows commercial use.")
 
 
 def _start(

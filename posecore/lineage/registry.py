@@ -21,10 +21,19 @@ from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_card import model_card
 from posecore.lineage.serving_limits import ServingLimits
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import RESUMED_CODE, EvaluationResult, RegisteredVersion, dataset_tags, evaluation_tag
+from posecore.lineage.tracking import RunLog, user_name
+from posecore.lineage.versions import (
+    RESUMED_CODE,
+    SHA256,
+    VERSION,
+    EvaluationResult,
+    RegisteredVersion,
+    dataset_tags,
+    evaluation_tag,
+)
 from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
-from posecore.models.saving import read_card, verify_model
+from posecore.models.saving import WEIGHTS_FILE, read_card, verify_model
+from posecore.storage import sha256_of
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 _SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
@@ -70,6 +79,7 @@ def register_model(
         **dataset_tags(datasets),
         **weights_tags(weights),
         **dict(evaluation_tag(result) for result in evaluations),
+        SHA256: sha256_of(model_folder / WEIGHTS_FILE),
         "license": ", ".join(sorted({use.license for use in binding})),
         "commercial_use": commercial_use(binding),
         "run_id": run.run_id,
@@ -85,12 +95,13 @@ def register_model(
             client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
         metrics = {result.name: result.metrics for result in evaluations}
         card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
-        model_id = _log_model(run, name, model_folder, card)
+        model_id = _log_model(run, name, model_folder, card, version_tags)
         _ensure_registered(client, name)
         with default_store(run.tracking.uri):
             created = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
             )
+        client.set_logged_model_tags(model_id, {VERSION: f"{name}/{created.version}"})
     except MlflowException as error:
         raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
     return RegisteredVersion(name, int(created.version))
@@ -101,14 +112,16 @@ def _resumed_code(model_folder: Path) -> dict[str, str]:
     return {RESUMED_CODE: str(lineage[RESUMED_CODE])} if RESUMED_CODE in lineage else {}
 
 
-def _log_model(run: RunLog, name: str, model_folder: Path, card: str) -> str:
+def _log_model(run: RunLog, name: str, model_folder: Path, card: str, tags: Mapping[str, str]) -> str:
     """Stores the files as an MLflow "logged model" of the run and returns its id.
 
     Done by the client and not by ``mlflow.pyfunc.log_model``, which works through process-wide state (active run,
     tracking URI) that a driver with threads and workers must not touch.
     """
     client = run.tracking.client
-    logged = client.create_logged_model(run.tracking.experiment_id, name=name, source_run_id=run.run_id)
+    logged = client.create_logged_model(
+        run.tracking.experiment_id, name=name, source_run_id=run.run_id, tags={**tags, "mlflow.user": user_name()}
+    )
     try:
         with tempfile.TemporaryDirectory() as scratch:
             folder = Path(scratch) / "model"

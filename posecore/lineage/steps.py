@@ -26,6 +26,7 @@ from posecore.config import Config, digest_json
 from posecore.errors import IntegrityError, LineageError
 from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
+from posecore.lineage.contents import Made, making_tags, reading_tags
 from posecore.lineage.curve import send_if_reachable
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
@@ -33,7 +34,8 @@ from posecore.schema import Json
 from posecore.shards.tar import tar_digest
 from posecore.storage import AnyPath, as_path, file_content, sha256_of
 
-_OUTPUTS = "outputs.json"
+OUTPUTS_FILE = "outputs.json"
+"""Artifact of a step's run: what the step returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,29 @@ class Outputs:
         values: small results as JSON: digests, metrics, locations.
         files: files that must be unchanged for the step to be reused: every one that a later step reads.
         versions: registered versions that must still be there, and be those of the run that made them.
+        made: splits, models and other contents by which lineage knows the result again, wherever it is used.
     """
 
     values: dict[str, Json] = field(default_factory=dict)
     files: tuple[OutputFile, ...] = ()
     versions: tuple[RegisteredVersion, ...] = ()
+    made: tuple[Made, ...] = ()
 
 
 _READ_OUTPUTS = TypeAdapter(Outputs)
+
+
+def outputs_of(run: RunLog) -> Outputs:
+    """What a finished step returned.
+
+    Raises:
+        LineageError: there is no record of it, or it cannot be read.
+    """
+    try:
+        return _READ_OUTPUTS.validate_json(run.read_file(OUTPUTS_FILE))
+    except ValidationError as error:
+        detail = " ".join(str(error).split())[:200]
+        raise LineageError(f"run {run.run_id}: {OUTPUTS_FILE} is not what a step returns ({detail}).") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,7 +263,8 @@ class Workflow:
             Exception: whatever the function raises; the step's run is then closed as failed.
         """
         version = code_digest(code)
-        fingerprint = digest_json({"name": name, "code": version, "inputs": _fingerprint_input(inputs)})
+        read = _fingerprint_input(inputs)
+        fingerprint = digest_json({"name": name, "code": version, "inputs": read})
         with self._lock(fingerprint, name) as lock_path:
             if self.reuse.finished and (found := self._find(fingerprint)) is not None:
                 run, outputs = found
@@ -254,25 +272,20 @@ class Workflow:
                 seconds = (run.info.end_time - run.info.start_time) / 1000
                 self._report(f"{name:<32} reused  ({seconds:.1f} s when it ran, run {run.info.run_id})")
                 return StepResult(name, run.info.run_id, True, outputs)
-            return self._execute(name, function, fingerprint, version, lock_path, continues and self.reuse.finished)
+            tags = {
+                "posecore.kind": "step",
+                "posecore.step": name,
+                "posecore.fingerprint": fingerprint,
+                "posecore.code": version,
+                "posecore.lock": str(lock_path),
+                **reading_tags(read),
+            }
+            return self._execute(name, function, tags, continues and self.reuse.finished)
 
     def _execute(
-        self,
-        name: str,
-        function: Callable[[RunLog], Outputs],
-        fingerprint: str,
-        version: str,
-        lock_path: Path,
-        continues: bool,
+        self, name: str, function: Callable[[RunLog], Outputs], tags: Mapping[str, str], continues: bool
     ) -> StepResult:
-        tags = {
-            "posecore.kind": "step",
-            "posecore.step": name,
-            "posecore.fingerprint": fingerprint,
-            "posecore.code": version,
-            "posecore.lock": str(lock_path),
-        }
-        run = self._unfinished(fingerprint, lock_path) if continues else None
+        run = self._unfinished(tags["posecore.fingerprint"], tags["posecore.lock"]) if continues else None
         if run is None:
             run = self.tracking.start_run(name, tags, parent_run_id=self.run.run_id)
         else:
@@ -280,14 +293,16 @@ class Workflow:
         started = time.monotonic()
         try:
             outputs = function(run)
-            run.log_dict(asdict(outputs), _OUTPUTS)
+            result = StepResult(name, run.run_id, False, outputs)
+            run.set_tags(making_tags(result.digest, outputs.made))
+            run.log_dict(asdict(outputs), OUTPUTS_FILE)
         except BaseException as error:
             run.end_failed(error)
             self._report(f"{name:<32} failed  {time.monotonic() - started:8.1f} s")
             raise
         run.end()
         self._report(f"{name:<32} ran     {time.monotonic() - started:8.1f} s")
-        return StepResult(name, run.run_id, False, outputs)
+        return result
 
     def _find(self, fingerprint: str) -> tuple[Run, Outputs] | None:
         found = self.tracking.ask(
@@ -300,8 +315,8 @@ class Workflow:
         )
         for run in found:
             try:
-                outputs = _READ_OUTPUTS.validate_json(RunLog(self.tracking, run.info.run_id).read_file(_OUTPUTS))
-            except (LineageError, ValidationError):
+                outputs = outputs_of(RunLog(self.tracking, run.info.run_id))
+            except LineageError:
                 continue  # deleted or damaged; an older identical run may still have its own
             if all(file.is_alive(self.reuse.verify) for file in outputs.files) and all(
                 self._has(version, run) for version in outputs.versions
@@ -316,7 +331,7 @@ class Workflow:
         except LineageError:
             return False
 
-    def _unfinished(self, fingerprint: str, lock_path: Path) -> RunLog | None:
+    def _unfinished(self, fingerprint: str, lock_path: str) -> RunLog | None:
         """The newest run of this step in this run folder, if it was not finished."""
         found = self.tracking.ask(
             lambda client: client.search_runs(
@@ -327,7 +342,7 @@ class Workflow:
             )
         )
         # The lock's path tells a run of this folder from one of its copy, which has checkpoints of its own.
-        newest = next((run for run in found if run.data.tags.get("posecore.lock") == str(lock_path)), None)
+        newest = next((run for run in found if run.data.tags.get("posecore.lock") == lock_path), None)
         return None if newest is None or newest.info.status == "FINISHED" else RunLog(self.tracking, newest.info.run_id)
 
     @contextmanager

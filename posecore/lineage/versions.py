@@ -1,13 +1,15 @@
 """What a version in the model registry says of itself, written and read as tags.
 
 What lineage must answer years later is written redundantly as tags of the model version, because tags survive when
-runs are deleted and can be read without the artifact store:
+runs are deleted and can be read without the artifact store. The logged model carries the same tags, which survive when
+the version is deleted:
 
 - ``dataset.<role>.<name>/<split>``: a :class:`~posecore.lineage.dataset_inputs.DatasetUse` as JSON, one per dataset;
 - ``evaluation.<name>.<digest>``: metrics as JSON, per evaluation set and the digest they were measured on;
-- ``weights.<n>``: a :class:`~posecore.lineage.weights_use.WeightsUse` as JSON, published weights it started from;
+- ``weights.<n>``: a :class:`~posecore.lineage.weights_use.WeightsUse` as JSON, weights it came from, however they were
+  named;
 - ``cost.<figure>``: size, arithmetic and measured latency of a model that was made to be small;
-- ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``;
+- ``sha256`` of its weights, ``license``, ``commercial_use``, ``parent``, ``run_id``, ``code``, ``git``;
 - ``resumed_code``: another version of the code whose checkpoints its training went on from.
 """
 
@@ -23,6 +25,14 @@ from posecore.errors import LineageError
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.tracking import Tracking, metric_name
 
+DATASET = "dataset."
+"""What tags begin with that name a split."""
+EVALUATION = "evaluation."
+"""What tags begin with that hold figures."""
+SHA256 = "sha256"
+"""Tag: of the version's weights, by which whatever else they lie in is the same model."""
+VERSION = "posecore.version"
+"""Tag of a logged model: ``name/number`` it was registered as; it outlives the version."""
 COST = "cost."
 """What tags begin with that say what a version costs."""
 RESUMED_CODE = "resumed_code"
@@ -86,32 +96,35 @@ def get_version(tracking: Tracking, name: str, version: int | str) -> ModelVersi
         ) from None
 
 
-def dataset_uses(version: ModelVersion) -> list[DatasetUse]:
-    """The splits a version names as its own, its ancestors' not included."""
-    tags = sorted(version.tags.items())
-    return [DatasetUse.model_validate_json(value) for key, value in tags if key.startswith("dataset.")]
-
-
 def evaluations(version: ModelVersion) -> list[EvaluationResult]:
     """The metrics a version carries."""
     tags = sorted(version.tags.items())
-    return [EvaluationResult.model_validate_json(value) for key, value in tags if key.startswith("evaluation.")]
+    return [EvaluationResult.model_validate_json(value) for key, value in tags if key.startswith(EVALUATION)]
 
 
 def parent_of(version: ModelVersion) -> RegisteredVersion | None:
     """The version it was made from, or None."""
     uri = version.tags.get("parent")
-    if not uri:
-        return None
+    return parse_uri(uri) if uri else None
+
+
+def parse_uri(uri: str) -> RegisteredVersion:
+    """The version that ``models:/name/number`` names.
+
+    Raises:
+        ValueError: the text has another form.
+    """
     name, _, number = uri.removeprefix("models:/").rpartition("/")
+    if not name or not uri.startswith("models:/"):
+        raise ValueError(f"{uri} is not models:/name/number")
     return RegisteredVersion(name, int(number))
 
 
 def dataset_tags(datasets: Sequence[DatasetUse]) -> dict[str, str]:
     """One tag per split."""
-    return {f"dataset.{use.role}.{use.label}": use.model_dump_json() for use in datasets}
+    return {f"{DATASET}{use.role}.{use.label}": use.model_dump_json() for use in datasets}
 
 
 def evaluation_tag(result: EvaluationResult) -> tuple[str, str]:
     """Key and value of the tag that holds the metrics of one evaluation set."""
-    return f"evaluation.{metric_name(result.name)}.{short_digest(result.digest)}", result.model_dump_json()
+    return f"{EVALUATION}{metric_name(result.name)}.{short_digest(result.digest)}", result.model_dump_json()

@@ -147,7 +147,9 @@ def initial_weights(model: PoseModel, start: Start) -> WarmStart:
 def folder_record(card: ModelCard) -> dict[str, Json]:
     """What lineage says of a model folder of ours, its place excepted."""
     terms = ", ".join(sorted(set(card.licenses.values()))) or "not stated"
-    return {"layout": OWN_LAYOUT, "license": terms, "origin": card.lineage.get("weights")}
+    told = card.lineage
+    said = {"origin": told.get("weights"), "teacher": told.get("teacher"), "data": told.get("data")}
+    return {"layout": OWN_LAYOUT, "license": terms, **said}
 
 
 def other_file(source: str, found: str, stated: str) -> IntegrityError:

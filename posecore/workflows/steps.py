@@ -18,13 +18,17 @@ from posecore.formats.files import source_file
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
+from posecore.lineage.contents import Made
 from posecore.lineage.dataset_inputs import DatasetUse, Role
 from posecore.lineage.steps import OutputFile, Outputs, Reuse, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
 from posecore.shards.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from posecore.shards.store import open_store
+from posecore.storage import as_path
+from posecore.training.checkpoint import MANIFEST_FILE as CHECKPOINT_FILE
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob
 
 _LEAST_FREE_BYTES = 1 << 30
@@ -132,10 +136,12 @@ def ingest_step(
 
     def execute(log: RunLog) -> Outputs:
         manifest = ingest_split(definition, split, root, out, config.ingest)
+        log.log_params({"source": root})
         log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
         return Outputs(
             {"location": str(location), "digest": manifest.digest},
             vouched_shards(location, manifest.shards, manifest.files),
+            made=(Made("split", manifest.digest, str(location)),),
         )
 
     result = workflow.step(
@@ -193,6 +199,17 @@ def audit_step(
 def vouched(*paths: Any) -> tuple[OutputFile, ...]:
     """Files that must be as they are for a step's result to be used again."""
     return tuple(OutputFile.of(path) for path in paths)
+
+
+def made_of_training(files: Sequence[OutputFile]) -> tuple[Made, ...]:
+    """The model among a training's files, and what lies beside it for use elsewhere, such as an adapter."""
+    return tuple(
+        Made("weights", file.sha256, str(as_path(file.path).parent))
+        if as_path(file.path).name == WEIGHTS_FILE
+        else Made("export", file.sha256, file.path)
+        for file in files
+        if as_path(file.path).name not in (CARD_FILE, CHECKPOINT_FILE)
+    )
 
 
 def vouched_shards(

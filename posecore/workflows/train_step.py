@@ -7,10 +7,12 @@ from typing import Any
 from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_digest
+from posecore.lineage.contents import origin_tags
 from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
+from posecore.lineage.weights_use import weights_in
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.workflows.bad_samples import log_bad_samples
@@ -18,7 +20,7 @@ from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from posecore.workflows.run_folder import RunFolders
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_of_training, vouched
 
 LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""
@@ -101,15 +103,17 @@ def train_step(
         card = complete(model.card)
         if "recipe" in card.lineage:
             log.log_dict(card.lineage["recipe"], "recipe.json")
-        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps, "data": data} | folders.inputs
+        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps} | folders.inputs
+        lineage["data"] = [split.use.portable for split in training]
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         model.card = card.model_copy(update={"lineage": lineage})
         folder = save_model(model, run_dir / "model")
         beside = training_worker.write_beside(trained.checkpoint, run_dir)
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
+        log.set_tags(origin_tags(weights_in(lineage)))
         values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
-        return Outputs(values, files)
+        return Outputs(values, files, made=made_of_training(files))
 
     return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code, continues=True)
 

@@ -20,7 +20,7 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, evaluations, get_version, parent_of
-from posecore.lineage.weights_use import weights_uses
+from posecore.lineage.weights_use import WEIGHTS, WeightsUse
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -129,7 +129,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     tracking = connect(load_config(run_file, AdaptationJob).tracking, store_folder)
     version = get_version(tracking, "little-infants", 1)
     assert parent_of(version) == RegisteredVersion("body", 1)
-    assert [use.source for use in weights_uses(version)] == ["models:/body/1"]
+    weights = [WeightsUse.model_validate_json(value) for tag, value in version.tags.items() if tag.startswith(WEIGHTS)]
+    assert [use.source for use in weights] == ["models:/body/1"]
     assert version.tags["strategy"] == "lora"
     assert {artifact.path for artifact in tracking.client.list_artifacts(version.run_id, "adapter")} == {
         "adapter/adapter_config.json",

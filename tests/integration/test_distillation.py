@@ -24,7 +24,7 @@ from posecore.lineage.registry import register_model
 from posecore.lineage.steps import EVERYTHING
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
-from posecore.lineage.weights_use import weights_uses
+from posecore.lineage.weights_use import WEIGHTS, WeightsUse
 from posecore.loading.augment import mirrored_only
 from posecore.loading.samples import UsableInstances
 from posecore.models.architecture import ModelConfig
@@ -141,12 +141,13 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     tracking = connect(load_config(run_file, DistillationJob).tracking, store_folder)
     version = get_version(tracking, "small", 1)
     assert parent_of(version) == RegisteredVersion("large", 1)
-    assert [use.source for use in weights_uses(version)] == ["models:/large/1"]
+    weights = [WeightsUse.model_validate_json(value) for tag, value in version.tags.items() if tag.startswith(WEIGHTS)]
+    assert [use.source for use in weights] == ["models:/large/1"]
     parameters = sum(parameter.numel() for parameter in student.parameters())
     assert float(version.tags["cost.parameters"]) == parameters
     assert float(version.tags["cost.latency_ms"]) > 0
     assert {"cost.gflops", "cost.megabytes"} <= version.tags.keys()
-    told = "\n".join(describe_model(LineageGraph.load(tracking), RegisteredVersion("small", 1)))
+    told = "\n".join(describe_model(LineageGraph.load(tracking), RegisteredVersion("small", 1))[0])
     assert re.search(
         r"one crop   gflops \S+, latency_ms \S+, megabytes \S+, parameters \S+\nmade from large version 1", told
     )

@@ -13,6 +13,7 @@ from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
 from posecore.lineage.promotion import Gate, PromotionConfig, alias_holder, history, promote, rollback
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version, record_evaluation
+from tests.support.tiny_store import write_store
 
 EVAL = "e" * 64
 OTHER_EVAL = "f" * 64
@@ -24,15 +25,22 @@ def register(tracking: Tracking) -> Callable[..., RegisteredVersion]:
     """Creates versions without files, for tests of what happens after registration."""
     name = tracking.experiment
 
-    def create(digest: str = EVAL, *, commercial_use: bool | None = True, **metrics: float) -> RegisteredVersion:
+    def create(
+        digest: str = EVAL,
+        *,
+        commercial_use: bool | None = True,
+        data: str = "a" * 64,
+        location: str = "/data/coco",
+        **metrics: float,
+    ) -> RegisteredVersion:
         if not tracking.client.search_registered_models(f"name = '{name}'"):
             tracking.client.create_registered_model(name)
         use = DatasetUse(
             name="coco",
             split="train",
-            digest="a" * 64,
+            digest=data,
             role="training",
-            location="/data/coco",
+            location=location,
             license="X",
             commercial_use=commercial_use,
         )
@@ -130,10 +138,15 @@ def test_figures_on_other_evaluation_data_are_not_compared(
 
 @pytest.mark.parametrize("commercial_use", [False, None])
 def test_unclear_licences_are_refused_where_commercial_use_is_required(
-    tracking: Tracking, register: Callable[..., RegisteredVersion], commercial_use: bool | None
+    tracking: Tracking, register: Callable[..., RegisteredVersion], commercial_use: bool | None, tmp_path: Path
 ) -> None:
-    allowed, refused = register(), register(commercial_use=commercial_use)
-    with pytest.raises(LineageError, match=r"not stated as allowed for coco/train \(X\)"):
+    free, bound = (write_store(tmp_path / str(number), "coco", [number]) for number in (1, 2))
+    allowed = register(data=free.manifest.digest, location=str(free.location))
+    refused = register(data=bound.manifest.digest, location=str(bound.location), commercial_use=commercial_use)
+    unread = register()
+    with pytest.raises(LineageError, match="not known: the pictures' own licences of coco/train aaaaaaaaaaaa"):
+        promote(tracking, unread, "product", gates(commercial_use=True))
+    with pytest.raises(LineageError, match=r"not stated as allowed: coco/train \(X\) (forbids it|does not say)"):
         promote(tracking, refused, "product", gates(commercial_use=True))
     promote(tracking, allowed, "product", gates(commercial_use=True))
 
@@ -241,6 +254,7 @@ def test_dataset_inputs_can_be_searched_by_digest(tracking: Tracking) -> None:
     assert {tag.key: tag.value for tag in recorded.tags} == {
         "mlflow.data.context": "training",
         "license": "X",
+        "commercial_use": "None",
         "weight": "0.7",
     }
 

@@ -27,13 +27,16 @@ from safetensors.torch import load_file, save_file
 
 from posecore.cli import main as posecore_command
 from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, SplitDefinition
-from posecore.errors import CheckpointError, IntegrityError, LineageError
+from posecore.errors import CheckpointError, IntegrityError, LineageError, QuestionError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.lineage.answers import describe_model, describe_sightings
+from posecore.lineage.answers import describe_answer, describe_model
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_source import registered_model
-from posecore.lineage.query import LineageGraph
+from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
+from posecore.lineage.query import Answer, LineageGraph
+from posecore.lineage.questions import of_license
+from posecore.lineage.records import Records, VersionRecord
 from posecore.lineage.registry import default_store, register_model
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
@@ -42,6 +45,7 @@ from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
 from posecore.models.vit import VitConfig
+from posecore.models.weights.initial import SourceConfig
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Record
 from posecore.skeletons.library import load_skeleton
@@ -103,11 +107,17 @@ def split(tmp_path_factory: pytest.TempPathFactory) -> DatasetUse:
 
 @pytest.fixture(scope="module")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    torch.manual_seed(0)
+    return saved(0, tmp_path_factory.mktemp("model"))
+
+
+def saved(seed: int, folder: Path, lineage: dict[str, Any] | None = None) -> Path:
+    """A model of its own: equal weights are one model to lineage."""
+    torch.manual_seed(seed)
     backbone = VitConfig(embed_dim=16, depth=1, num_heads=2)
     config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=(64, 48))
     model = build_model(config, {"coco": load_skeleton("coco17"), "mpii": load_skeleton("mpii16")})
-    return Path(str(save_model(model, tmp_path_factory.mktemp("model"))))
+    model.card = model.card.model_copy(update={"lineage": lineage or {}})
+    return Path(str(save_model(model, folder)))
 
 
 @pytest.fixture(scope="module")
@@ -122,7 +132,9 @@ def parent(store: Tracking, split: DatasetUse, model_folder: Path) -> Registered
 
 
 @pytest.fixture(scope="module")
-def child(store: Tracking, split: DatasetUse, model_folder: Path, parent: RegisteredVersion) -> RegisteredVersion:
+def child(
+    store: Tracking, split: DatasetUse, tmp_path_factory: pytest.TempPathFactory, parent: RegisteredVersion
+) -> RegisteredVersion:
     """Fine-tuned on other data; has seen the parent's only through it."""
     other = split.model_copy(
         update={
@@ -133,7 +145,8 @@ def child(store: Tracking, split: DatasetUse, model_folder: Path, parent: Regist
             "commercial_use": True,
         }
     )
-    return register_model(store.start_run("adapt", {}), "infants", model_folder, [other], [], parent=parent)
+    folder = saved(1, tmp_path_factory.mktemp("child"))
+    return register_model(store.start_run("adapt", {}), "infants", folder, [other], [], parent=parent)
 
 
 @pytest.fixture(scope="module")
@@ -160,12 +173,12 @@ def test_a_version_carries_its_lineage(
 
 
 def test_registering_leaves_the_process_as_it_was(
-    store: Tracking, split: DatasetUse, model_folder: Path, monkeypatch: pytest.MonkeyPatch
+    store: Tracking, split: DatasetUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     mlflow.set_tracking_uri(None)
     other = split.model_copy(update={"name": "other", "digest": "c" * 64})
-    register_model(store.start_run("train", {}), "quiet", model_folder, [other], [])
+    register_model(store.start_run("train", {}), "quiet", saved(2, tmp_path), [other], [])
     assert "MLFLOW_TRACKING_URI" not in os.environ, "later jobs of this process would record in another store"
     assert not mlflow.is_tracking_uri_set()
 
@@ -273,13 +286,18 @@ def test_lineage_is_asked_forwards_and_backwards(
     store: Tracking, parent: RegisteredVersion, child: RegisteredVersion, split: DatasetUse
 ) -> None:
     graph = LineageGraph.load(store)
-    assert graph.ancestry(child) == [child, parent]
+    assert graph.ancestry(child) == [graph.weights_node(child), graph.weights_node(parent)]
     assert {use.label for use in graph.training_data(child)} == {"free/train", "clinic/train"}
     for question in ("clinic", "clinic/train", split.digest, split.digest[:10].upper()):
-        assert {seen.model for seen in graph.of_dataset(question)} == {parent, child}
-    forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.use == split}
-    assert forbidden == {(parent, parent), (child, parent)}
-    assert graph.of_dataset("clin") == []
+        assert models(graph, graph.of_dataset(question)) == {"adults version 1", "infants version 1"}
+    for misspelt in ("clin", "clinic/val", "0" * 64):
+        with pytest.raises(QuestionError, match="no dataset or digest of this name is recorded"):
+            graph.of_dataset(misspelt)
+
+
+def models(graph: LineageGraph, answer: Answer) -> set[str]:
+    """Names of the models in an answer, those of other tests left out."""
+    return {name for name in (graph.name(seen.model) for seen in answer.sightings) if not name.startswith("other")}
 
 
 def test_a_record_of_weights_that_is_none_is_not_registered(
@@ -295,10 +313,10 @@ def test_a_record_of_weights_that_is_none_is_not_registered(
 
 
 def test_a_damaged_version_is_named_by_its_uri_and_its_record_cannot_lead_out(
-    store: Tracking, split: DatasetUse, model_folder: Path
+    store: Tracking, split: DatasetUse, model_folder: Path, tmp_path: Path
 ) -> None:
     other = split.model_copy(update={"name": "damaged", "digest": "d" * 64, "location": "/nowhere/damaged"})
-    version = register_model(store.start_run("train", {}), "damaged", model_folder, [other], [])
+    version = register_model(store.start_run("train", {}), "damaged", saved(3, tmp_path), [other], [])
     logged = get_version(store, "damaged", version.version).source.rsplit("/", 1)[-1]
     files = Path(store.client.get_logged_model(logged).artifact_location.removeprefix("file://"))
     (card,) = files.rglob(CARD_FILE)
@@ -322,9 +340,8 @@ def test_a_damaged_version_is_named_by_its_uri_and_its_record_cannot_lead_out(
 
 
 def test_terms_of_published_weights_bind_what_was_made_from_them(
-    store: Tracking, split: DatasetUse, model_folder: Path, tmp_path: Path
+    store: Tracking, split: DatasetUse, tmp_path: Path
 ) -> None:
-    model = load_model(model_folder)
     record: dict[str, Any] = {"layout": "sapiens", "preset": "sapiens-1b", "license": "CC-BY-NC-4.0"}
     record |= {
         "source": "noahcao/sapiens-pose-coco",
@@ -332,37 +349,112 @@ def test_terms_of_published_weights_bind_what_was_made_from_them(
         "sha256": "f" * 64,
         "dropped": {"cls_token": "x"},
     }
-    model.card = model.card.model_copy(update={"lineage": {"weights": record}})
-    folder = Path(str(save_model(model, tmp_path / "model")))
-    free = split.model_copy(update={"name": "free", "digest": "1" * 64, "commercial_use": True, "license": "MIT"})
+    folder = saved(4, tmp_path / "model", {"weights": record})
+    free = split.model_copy(
+        update={"name": "free", "digest": "1" * 64, "location": "", "commercial_use": True, "license": "MIT"}
+    )
     started = register_model(store.start_run("train", {}), "started", folder, [free], [])
-    tuned = register_model(store.start_run("adapt", {}), "started", model_folder, [free], [], parent=started)
+    again = saved(5, tmp_path / "tuned")
+    tuned = register_model(store.start_run("adapt", {}), "started", again, [free], [], parent=started)
     version = get_version(store, "started", started.version)
     assert version.tags["license"] == "CC-BY-NC-4.0, MIT"
     assert version.tags["commercial_use"] == "forbidden"
     assert "Creative Commons Attribution-NonCommercial" in version.description
     graph = LineageGraph.load(store)
-    forbidden = {(seen.model, seen.through) for seen in graph.of_license("forbidden") if seen.model.name == "started"}
-    assert forbidden == {(started, started), (tuned, started)}
-    assert {start.model for start in graph.of_weights("ffffffff")} == {started, tuned}
-    words = describe_sightings(graph.of_license("forbidden"))
-    via = "noahcao/sapiens-pose-coco ffffffffffff through started version 1"
-    assert f"started version {tuned.version}: started from {via}" in words
-    assert any("CC-BY-NC-4.0 (no commercial use)" in line for line in describe_model(graph, tuned))
+    answer = graph.of_weights("ffffffff")
+    assert models(graph, answer) == {"started version 1", "started version 2"}
+    via = "came from noahcao/sapiens-pose-coco ffffffffffff through started version 1"
+    assert f"started version {tuned.version}: {via}" in describe_answer(graph, answer)
+    assert "on trust: what noahcao/sapiens-pose-coco was trained on is known to its publisher" in describe_answer(
+        graph, answer
+    )
+    lines, complete = describe_model(graph, tuned)
+    assert any("CC-BY-NC-4.0 (no commercial use)" in line for line in lines)
+    assert complete
+    editions = Editions.of(graph)
+    for asked in ("commercial", "CC-BY-NC-4.0"):
+        assert "started version 2" in models(graph, of_license(graph, editions, asked))
+    with pytest.raises(QuestionError, match=r"nothing recorded is under this licence; there is CC-BY-NC-4\.0"):
+        of_license(graph, editions, "CC-BY-NC-3.0")
+
+
+def test_a_folder_a_file_and_the_registry_are_the_same_parent(
+    store: Tracking, parent: RegisteredVersion, split: DatasetUse, model_folder: Path, tmp_path: Path
+) -> None:
+    """By hash: a child of the folder has seen what the version made from that folder has."""
+    record = SourceConfig(source=str(model_folder)).provenance(load_model(model_folder).card)
+    free = split.model_copy(update={"name": "free", "digest": "1" * 64, "location": ""})
+    folder = saved(6, tmp_path / "child", {"weights": dict(record)})
+    child = register_model(store.start_run("train", {}), "of-folder", folder, [free], [])
+    graph = LineageGraph.load(store)
+    assert graph.weights_node(parent) in graph.ancestry(child)
+    assert "of-folder version 1" in models(graph, models_that_saw(graph, find_subject(Editions.of(graph), SUBJECT)))
+
+
+def test_a_parent_whose_version_was_deleted_is_still_known_and_one_that_never_was_is_said(
+    store: Tracking, split: DatasetUse, tmp_path: Path
+) -> None:
+    doomed = register_model(store.start_run("train", {}), "doomed", saved(7, tmp_path / "doomed"), [split], [])
+    orphan = register_model(
+        store.start_run("adapt", {}), "bereft", saved(8, tmp_path / "orphan"), [split], [], parent=doomed
+    )
+    store.client.delete_model_version(doomed.name, str(doomed.version))
+    graph = LineageGraph.load(store)
+    lines, complete = describe_model(graph, orphan)
+    assert "made from doomed version 1 (deleted)" in lines
+    assert complete
+    store.client.set_model_version_tag(orphan.name, str(orphan.version), "parent", "models:/nobody/3")
+    store.client.set_model_version_tag(orphan.name, str(orphan.version), "dataset.mine", "hello")
+    try:
+        graph = LineageGraph.load(store)
+        lines, complete = describe_model(graph, orphan)
+        assert not complete
+        said = "\n".join(lines)
+        assert "unknown: models:/nobody/3, from which bereft version 1 was made, is not registered" in said
+        assert "unknown: bereft version 1, dataset.mine: a tag is not as we write it" in said
+        assert graph.of_dataset("clinic").unknown
+    finally:
+        store.client.delete_registered_model(orphan.name)
 
 
 def test_images_and_subjects_are_found_through_the_split(
     store: Tracking, parent: RegisteredVersion, child: RegisteredVersion
 ) -> None:
     graph = LineageGraph.load(store)
-    by_image = graph.of_image(hashlib.sha256(png(0)).hexdigest())
-    by_subject = graph.of_subject(SUBJECT)
-    assert (
-        {seen.model for seen in by_image.sightings} == {seen.model for seen in by_subject.sightings} == {parent, child}
-    )
-    assert graph.of_subject("infant-9").sightings == []
+    editions = Editions.of(graph)
+    by_image = models_that_saw(graph, find_picture(editions, hashlib.sha256(png(0)).hexdigest()))
+    for name in (SUBJECT, f"clinic/{SUBJECT}"):
+        by_subject = models_that_saw(graph, find_subject(editions, name))
+        assert {"adults version 1", "infants version 1"} <= models(graph, by_image) == models(graph, by_subject)
     # The other split's folder does not exist: the answer must say that it is incomplete.
-    assert [line for line in by_subject.unread if "free/train" in line and "/nowhere/free" in line]
+    assert [line for line in by_subject.unknown if "free/train" in line and "/nowhere/free" in line]
+
+
+def test_a_name_that_matches_nothing_is_a_mistake_where_everything_could_be_read(split: DatasetUse) -> None:
+    known = Records(
+        versions=[
+            VersionRecord(
+                version=RegisteredVersion("m", 1),
+                deleted=False,
+                model_id="",
+                run_id="",
+                user="",
+                sha256="a" * 64,
+                parent="",
+                aliases=(),
+                uses=[split],
+                weights=[],
+                tags={},
+            )
+        ]
+    )
+    editions = Editions.of(LineageGraph(known))
+    with pytest.raises(QuestionError, match="infant-9: no edition of any recorded split names this subject"):
+        find_subject(editions, "infant-9")
+    with pytest.raises(QuestionError, match="has a picture with this SHA-256"):
+        find_picture(editions, "0" * 64)
+    with pytest.raises(QuestionError, match="64 hexadecimal digits"):
+        find_picture(editions, "0.png")
 
 
 def test_the_command_answers(
@@ -377,8 +469,14 @@ def test_the_command_answers(
     assert "infants version 1: training on clinic/train" in capsys.readouterr().out
     assert posecore_command([*base, "subject", SUBJECT]) == 1, "an incomplete answer must not look like a full one"
     assert "unknown: free/train" in capsys.readouterr().out
-    assert posecore_command([*base, "model", "nobody", "1"]) == 1
-    assert "nobody version 1 is not registered" in capsys.readouterr().err
+    for question, problem in (
+        (["model", "infant", "1"], "infant version 1 is not registered; there is infants"),
+        (["dataset", "clinik"], "there is clinic"),
+        (["image", "abc"], "64 hexadecimal digits"),
+        (["user", "nobody"], "no recorded run"),
+    ):
+        assert posecore_command([*base, *question]) == 2
+        assert problem in capsys.readouterr().err
 
 
 def test_asking_where_nothing_was_recorded_creates_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,7 @@ from posecore.cluster.connection import for_all_nodes
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.lineage.code_version import code_digest
+from posecore.lineage.contents import Made
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, Workflow
 from posecore.lineage.tracking import RunLog
@@ -137,7 +138,8 @@ def cache_step(
         manifest = store_answers(job, on_ray)
         log.log_metrics({"crops": manifest.num_crops, "bytes": manifest.size_bytes})
         values = {"folder": str(job.folder), "crops": manifest.num_crops, "bytes": manifest.size_bytes}
-        return Outputs(values, vouched_shards(job.folder, manifest.shards, {INSTANCES_NAME: manifest.index}))
+        files = vouched_shards(job.folder, manifest.shards, {INSTANCES_NAME: manifest.index})
+        return Outputs(values, files, made=(Made("answers", terms.digest, str(job.folder)),))
 
     inputs = {
         "terms": terms,

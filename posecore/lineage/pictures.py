@@ -1,0 +1,283 @@
+"""From a picture or a person to the editions of splits that hold them: lineage's way into the tables beside the shards.
+
+A picture is known by the digest of its bytes, and by that of the file it came from where a stage changed it; so one
+picture in two datasets, or before and after its faces were blurred, is one picture. A person's name means something
+within one dataset only: ``minirgbd/03``.
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from posecore.errors import IntegrityError, QuestionError
+from posecore.lineage.graph import Node
+from posecore.lineage.query import Answer, LineageGraph
+from posecore.shards.editions import EDITIONS_NAME, find_edition
+from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, read_manifest
+from posecore.storage import AnyPath, as_path
+
+_UNREADABLE = (OSError, IntegrityError, pa.ArrowInvalid)
+
+
+@dataclass(frozen=True)
+class Edition:
+    """The tables of one edition of a split.
+
+    Attributes:
+        split: its node.
+        dataset: name of the dataset.
+        label: ``dataset/split``.
+        folder: where its tables lie.
+    """
+
+    split: Node
+    dataset: str
+    label: str
+    folder: AnyPath
+
+    def images(self, *columns: str) -> pa.Table:
+        """Columns of the table of images."""
+        return _read(self.folder / IMAGES_NAME, columns)
+
+    def instances(self, *columns: str) -> pa.Table:
+        """Columns of the table of instances."""
+        return _read(self.folder / INSTANCES_NAME, columns)
+
+    def holding(self, digests: Iterable[str]) -> pa.Table:
+        """``key, shard, sha256, source_sha256`` of the pictures that have, or came from a file that has, a digest."""
+        wanted, table = pa.array(sorted(set(digests)), pa.string()), self.pictures
+        found = [pc.is_in(table[name], wanted) for name in ("sha256", "source_sha256")]
+        return table.filter(pc.or_(*found))
+
+    @cached_property
+    def picture_licenses(self) -> dict[str, int]:
+        """Pictures by the licence that the annotations give each; those that are given none are left out."""
+        counts = pc.value_counts(self.images("license")["license"]).to_pylist()
+        return {entry["values"]: entry["counts"] for entry in counts if entry["values"] is not None}
+
+    @cached_property
+    def stages(self) -> list[str]:
+        """Names of the stages that its definition lists."""
+        return [entry.stage for entry in read_manifest(self.folder).definition.stages]
+
+    def pictures_of(self, subject_id: str) -> set[str]:
+        """Digests of the pictures that show a person, those of their source files included."""
+        bodies = self.instances("subject_id", "sha256")
+        shown = bodies.filter(pc.equal(bodies["subject_id"], subject_id))["sha256"].to_pylist()
+        return digests_in(self.holding(shown)) if shown else set()
+
+    @cached_property
+    def pictures(self) -> pa.Table:
+        """``key, shard, sha256, source_sha256`` of all."""
+        return self.images("key", "shard", "sha256", "source_sha256")
+
+    @cached_property
+    def subjects(self) -> set[str]:
+        """Names of all people and animals in it."""
+        return set(pc.unique(self.instances("subject_id")["subject_id"]).to_pylist()) - {None}
+
+    def unnamed(self) -> tuple[int, int]:
+        """How many bodies, crowds excepted, have no name, and of how many."""
+        bodies = self.instances("subject_id", "is_crowd")
+        bodies = bodies.filter(pc.invert(bodies["is_crowd"]))
+        return bodies["subject_id"].null_count, bodies.num_rows
+
+
+def digests_in(pictures: pa.Table) -> set[str]:
+    """Every digest, own or of the source, in a table of pictures."""
+    return (set(pictures["sha256"].to_pylist()) | set(pictures["source_sha256"].to_pylist())) - {None}
+
+
+def _read(path: AnyPath, columns: Iterable[str]) -> pa.Table:
+    with path.open("rb") as file:
+        return pq.read_table(file, columns=list(columns))
+
+
+@dataclass
+class Editions:
+    """Every edition of every split that the record, or a folder it names, knows of.
+
+    Attributes:
+        readable: those whose tables can be read.
+        unread: of the others, why not, by node of the split.
+    """
+
+    readable: list[Edition] = field(default_factory=list)
+    unread: dict[Node, str] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, graph: LineageGraph) -> "Editions":
+        """Finds them, by digest, wherever a use of a split says that it lay."""
+        found = cls()
+        for split in graph.graph.of_kind("split"):
+            found._find(graph, split)
+        known = {edition.split.key for edition in found.readable} | {split.key for split in found.unread}
+        places = {place for split in graph.graph.of_kind("split") for place in graph.places.get(split, ())}
+        for place in sorted(places):
+            for folder in _kept(as_path(place), known):
+                try:
+                    manifest = read_manifest(folder)
+                except _UNREADABLE:
+                    continue  # what was never used and cannot be read is nobody's edition
+                if manifest.digest not in known:
+                    known.add(manifest.digest)
+                    split = Node("split", manifest.digest)
+                    label = f"{manifest.dataset}/{manifest.split}"
+                    found.readable.append(Edition(split, manifest.dataset, label, folder))
+        return found
+
+    def _find(self, graph: LineageGraph, split: Node) -> None:
+        said = "the record names no place"
+        for place in graph.places.get(split, ()):
+            try:
+                folder = find_edition(as_path(place), split.key)
+                manifest = _manifest(folder)
+            except _UNREADABLE as error:
+                said = " ".join(str(error).split()).removesuffix(".")
+                continue
+            self.readable.append(Edition(split, manifest[0], f"{manifest[0]}/{manifest[1]}", folder))
+            return
+        self.unread[split] = f"{graph.name(split)}: {said}"
+
+
+@lru_cache(maxsize=4096)
+def _manifest(folder: AnyPath) -> tuple[str, str]:
+    manifest = read_manifest(folder)
+    return manifest.dataset, manifest.split
+
+
+def _kept(location: AnyPath, known: set[str]) -> Iterator[AnyPath]:
+    """Folders of a split that may hold an edition which is not known yet."""
+    shortened = {digest[:32] for digest in known}
+    yield location
+    try:
+        kept = sorted((location / EDITIONS_NAME).iterdir(), key=lambda path: path.name)
+    except OSError:
+        return
+    yield from (folder for folder in kept if folder.name not in shortened)
+
+
+@dataclass(frozen=True)
+class Found:
+    """Where a picture or a person is.
+
+    Attributes:
+        digests: of the pictures.
+        editions: with the pictures of each (:meth:`Edition.holding`).
+        unread: editions where it may be as well, with why they cannot be read.
+        unknown: why else there may be more.
+    """
+
+    digests: frozenset[str]
+    editions: list[tuple[Edition, pa.Table]]
+    unread: dict[Node, str]
+    unknown: list[str]
+
+
+def find_picture(editions: Editions, sha256: str) -> Found:
+    """Every edition with a picture.
+
+    Args:
+        editions: all.
+        sha256: of the picture's bytes, or of those of the file it came from.
+
+    Raises:
+        QuestionError: it is no SHA-256, or every edition could be read and none has it.
+    """
+    digest = sha256.lower()
+    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
+        raise QuestionError(f"{sha256}: a picture is named by the SHA-256 of its file, 64 hexadecimal digits.")
+    found = _holding(editions, {digest}, [])
+    return _or_mistake(found, f"{digest}: no edition of any recorded split has a picture with this SHA-256.")
+
+
+def find_subject(editions: Editions, name: str) -> Found:
+    """Every edition with a picture that shows a person, whatever dataset it is in.
+
+    Args:
+        editions: all.
+        name: ``dataset/subject``; the subject alone where only one dataset has one of this name.
+
+    Raises:
+        QuestionError: several datasets have such a one, or every edition could be read and none has.
+    """
+    dataset, subject = subject_of(editions, name)
+    own = [edition for edition in editions.readable if edition.dataset == dataset]
+    digests = {digest for edition in own for digest in edition.pictures_of(subject)}
+    unknown = []
+    for edition in own:
+        unnamed, bodies = edition.unnamed()
+        if unnamed:
+            unknown.append(
+                f"{edition.label} {edition.split.key[:12]} names nobody for {unnamed} of its {bodies} bodies"
+            )
+    found = _holding(editions, digests, unknown)
+    return _or_mistake(found, f"{name}: no edition of any recorded split names this subject.")
+
+
+def subject_of(editions: Editions, name: str) -> tuple[str, str]:
+    """Dataset and id of a subject as somebody names it.
+
+    Raises:
+        QuestionError: several datasets have a subject of this name.
+    """
+    datasets = {edition.dataset for edition in editions.readable}
+    dataset, _, subject = name.partition("/")
+    if subject and dataset in datasets:
+        return dataset, subject
+    having = sorted({edition.dataset for edition in editions.readable if name in edition.subjects})
+    if len(having) > 1:
+        raise QuestionError(f"{name}: {' and '.join(having)} each have such a subject; ask for {having[0]}/{name}.")
+    return (having[0], name) if having else (dataset, subject or name)
+
+
+def find_where(editions: Editions, keep: Callable[[pa.Table], pa.Array], *columns: str) -> Found:
+    """Every edition with pictures of which something holds.
+
+    Args:
+        editions: all.
+        keep: a truth per row, of a table of images with some columns.
+        columns: those.
+    """
+    found, digests = [], set()
+    for edition in editions.readable:
+        table = edition.images("key", "shard", "sha256", "source_sha256", *columns)
+        pictures = table.filter(keep(table))
+        if pictures.num_rows:
+            found.append((edition, pictures))
+            digests |= digests_in(pictures)
+    return Found(frozenset(digests), found, editions.unread, [])
+
+
+def _holding(editions: Editions, digests: set[str], unknown: list[str]) -> Found:
+    every = set(digests)
+    while True:  # the file behind one edition's picture may be another edition's picture
+        found = [(edition, edition.holding(every)) for edition in editions.readable] if every else []
+        found = [(edition, pictures) for edition, pictures in found if pictures.num_rows]
+        more = {digest for _, pictures in found for digest in digests_in(pictures)} - every
+        if not more:
+            return Found(frozenset(every), found, editions.unread, unknown)
+        every |= more
+
+
+def _or_mistake(found: Found, sentence: str) -> Found:
+    if not found.editions and not found.unread and not found.unknown:
+        raise QuestionError(sentence)
+    return found
+
+
+def models_that_saw(graph: LineageGraph, found: Found) -> Answer:
+    """Every model that was trained on an edition with certain pictures, itself or through an ancestor."""
+    starts = {edition.split: None for edition, _ in found.editions}
+    for split in starts:
+        graph.graph.add(split)
+    learned = [
+        why
+        for split, why in found.unread.items()
+        if any(edge.relation == "trained on" for edge in graph.graph.targets(split))
+    ]
+    return graph.answer({split: graph.use(split) for split in starts}, [*learned, *found.unknown])
