@@ -14,8 +14,8 @@
     ├── PreflightError      the machine or the services cannot run the job; nothing was started
     ├── EvaluationError     predictions and ground truth do not fit together
     ├── PredictionError     a photo, a video, a box or a detector cannot be used
-    └── LineageError        tracking server, registry or promotion gate said no
-        └── QuestionError     what was asked about is nothing that is recorded
+    ├── LineageError        tracking server, registry or promotion gate said no
+    └── QuestionError       what was asked about is nothing that is recorded
 
 A message is one or two sentences: what is wrong, where (file, record, field), why, and what to do.
 Errors a user can cause also derive from :class:`ValueError`, so that callers need not import this module.
@@ -74,5 +74,5 @@ class LineageError(PoseCoreError, RuntimeError):
     """Tracking server, registry or promotion gate said no."""
 
 
-class QuestionError(LineageError, ValueError):
+class QuestionError(PoseCoreError, ValueError):
     """A question about lineage names something that was never recorded; the answer is not "none"."""
