@@ -8,6 +8,7 @@
     ├── IngestError         raw data could not be turned into shards
     │   └── ImageHeaderError  an image file is empty, cut, or neither JPEG nor PNG
     ├── IntegrityError      stored bytes (shard, index, checkpoint) are not what was written
+    ├── StorageError        a remote store does not answer, or there is no room for what it holds
     ├── LeakageError        train and eval data share images, subjects or videos
     ├── CheckpointError     a checkpoint does not fit the model, is incomplete, or not finite
     ├── DivergenceError     a loss, a gradient or a weight in training is not finite
@@ -44,6 +45,10 @@ class ImageHeaderError(IngestError):
 
 class IntegrityError(PoseCoreError, ValueError):
     """Stored bytes are not what was written."""
+
+
+class StorageError(PoseCoreError, OSError):
+    """A remote store did not answer, however often it was asked, or the local disk has no room for what it holds."""
 
 
 class LeakageError(PoseCoreError, ValueError):

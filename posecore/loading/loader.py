@@ -7,7 +7,7 @@ releases the interpreter lock while it decodes and warps, so threads suffice.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from math import ceil
@@ -22,11 +22,13 @@ from posecore.config import Config
 from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
+from posecore.loading.blocks import ShardBlocks, divided
 from posecore.loading.buffers import ImageBuffers
 from posecore.loading.crop import CropPlan, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
+from posecore.loading.prefetch import RemoteEntry, ShardPrefetch
 from posecore.loading.randomness import Redrawn
-from posecore.loading.samples import ImageKey, SampleCache
+from posecore.loading.samples import ImageKey, SampleCache, UsableInstances
 from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
 from posecore.schema import BadSample, CropBatch, CropGroup
@@ -141,7 +143,8 @@ class Loader:
 
     Raises:
         ConfigError: an entry has no store or nothing to train on, the batch cannot be divided evenly, the answers are
-            to other crops, or depth is wanted and no store begins with an image that has it.
+            to other crops, depth is wanted and no store begins with an image that has it, or the cache of remote
+            shards cannot hold two blocks.
     """
 
     def __init__(
@@ -176,9 +179,24 @@ class Loader:
         self._conventions = conventions
         self._answers = answers or {}
         self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
+        block_bytes = blocks_of(config.mixture, stores)
+        _check_cache(config.mixture, [stores[name] for name in block_bytes])
         self.sampler = MixtureSampler(
-            config.mixture, {entry.name: entry.instances.image_rows for entry in self._entries}, seed, global_batch
+            config.mixture,
+            {entry.name: entry.instances.image_rows for entry in self._entries},
+            seed,
+            global_batch,
+            {
+                entry.name: _shard_blocks(stores[entry.name], entry.instances, block_bytes[entry.name])
+                for entry in self._entries
+                if entry.name in block_bytes
+            },
         )
+        self._remote = [
+            RemoteEntry(number, stores[entry.name], entry.instances)
+            for number, entry in enumerate(self._entries)
+            if entry.name in block_bytes and stores[entry.name].cache is not None
+        ]
         per_rank = global_batch // world_size
         self._buffers = ImageBuffers((per_rank, *input_size, 3))
         self._depth_shape = (per_rank, *input_size) if config.depth else None
@@ -214,9 +232,13 @@ class Loader:
 
     def __iter__(self) -> Iterator[CropBatch]:
         workers = [ThreadPoolExecutor(1, thread_name_prefix=f"loader-{index}") for index in range(len(self._caches))]
+        # Steps that other ranks may be behind, which deliver the same step but may not have begun as many ahead.
+        lag = (self.config.prefetch + 1) * self.config.mixture.shuffle_window + 1
+        fetching = ShardPrefetch(self._remote, self.sampler, self._slots, lag)
         ahead: deque[_Block] = deque()
         try:
             for steps in self._blocks():
+                fetching.advance(steps.start)
                 ahead.append(self._start(steps, workers))
                 if len(ahead) > self.config.prefetch:
                     for batch in self._finish(ahead.popleft()):
@@ -225,6 +247,7 @@ class Loader:
         finally:
             for worker in workers:
                 worker.shutdown(cancel_futures=True)
+            fetching.close()
 
     def _blocks(self) -> Iterator[range]:
         """The steps from the next one on, cut where a shuffle window or an epoch ends."""
@@ -387,6 +410,37 @@ class Loader:
             taught = entry.answers.stack([answer for answer in plan.answers[crops] if answer is not None])
             group.taught_outputs, group.taught_features = taught
         return group
+
+
+def blocks_of(mixture: MixtureConfig, stores: Mapping[str, ShardStore]) -> dict[str, int]:
+    """Which entries are read in blocks, and how many bytes of each make a block.
+
+    Args:
+        mixture: says how.
+        stores: by entry name.
+    """
+    sizes = {
+        entry.name: sum(shard.size_bytes for shard in stores[entry.name].manifest.shards)
+        for entry in mixture.entries
+        if mixture.shuffle == "blocks" or stores[entry.name].cache is not None
+    }
+    if mixture.shuffle == "full" or (mixture.shuffle == "auto" and sum(sizes.values()) <= 2 * mixture.block_bytes):
+        return {}
+    return divided(sizes, mixture.block_bytes)
+
+
+def _check_cache(mixture: MixtureConfig, blocked: Sequence[ShardStore]) -> None:
+    smallest = min((store.cache.max_bytes for store in blocked if store.cache is not None), default=None)
+    if smallest is not None and smallest < 2 * mixture.block_bytes:
+        raise ConfigError(
+            f"block_bytes: the cache of remote shards is to hold two blocks of {mixture.block_bytes} bytes, and has "
+            f"{smallest}; set block_bytes to {smallest // 2} or less, or allow the cache more (POSECORE_CACHE_BYTES)."
+        )
+
+
+def _shard_blocks(store: ShardStore, instances: UsableInstances, block_bytes: int) -> ShardBlocks:
+    sizes = np.array([shard.size_bytes for shard in store.manifest.shards])
+    return ShardBlocks(store.shard_of_image[instances.image_rows], sizes, block_bytes)
 
 
 def _check_depth(stores: Mapping[str, ShardStore]) -> None:

@@ -11,10 +11,15 @@ Each dataset is an endless sequence of *passes*, every pass a new permutation of
 share of every sequence and the next epoch continues where it ended. Nothing is dropped and nothing is padded: epochs
 are whole batches, the surplus of the last batch belongs to the next pass, and at any time the numbers of times two
 instances of one dataset have been drawn differ by at most one.
+
+Where an entry is read in blocks (:mod:`posecore.loading.blocks`), slots cannot walk through pieces of the whole epoch.
+The samples of all entries, each entry's spread evenly over the epoch, are then cut into stretches of some windows, a
+quarter of a block at most, and those of a stretch, sorted by lane, into a piece for each slot.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal, Self, TypeAlias
 
 import numpy as np
@@ -24,10 +29,16 @@ from pydantic import Field, model_validator
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
+from posecore.loading.blocks import BlockStarts, ShardBlocks
 from posecore.loading.randomness import Purpose, generator
+
+_MOST_WINDOWS = 8
 
 Unlabelled: TypeAlias = Literal["boxes", "images"]
 """What is cropped of pictures whose labels, if any, must not be seen: every box, or every image as one body."""
+
+
+Shuffle: TypeAlias = Literal["auto", "full", "blocks"]
 
 
 class MixtureEntry(Config):
@@ -57,6 +68,11 @@ class MixtureConfig(Config):
         temperature: 1 is natural, larger values approach equal shares.
         samples_per_epoch: None takes the number of instances of all datasets.
         shuffle_window: steps within which the instances of one slot are shuffled once more; 1 switches it off.
+        shuffle: ``full`` shuffles all images of a pass, ``blocks`` those of a block of shards among each other, block
+            after block. ``auto`` takes blocks for the sets behind URLs if they have more than twice ``block_bytes``
+            together, else and for all others ``full``.
+        block_bytes: size of the shards of a block, over all sets that are read in blocks; the cache of a node must
+            hold twice as much.
     """
 
     entries: tuple[MixtureEntry, ...] = Field(min_length=1)
@@ -64,6 +80,8 @@ class MixtureConfig(Config):
     temperature: float = Field(default=1.0, ge=1.0)
     samples_per_epoch: int | None = Field(default=None, gt=0)
     shuffle_window: int = Field(default=8, ge=1)
+    shuffle: Shuffle = "auto"
+    block_bytes: int = Field(default=30 << 30, gt=0)
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -103,11 +121,30 @@ class EpochTable:
         dataset: (S, G) int16, index of the mixture entry.
         instance: (S, G) int64, index into the entry's instances.
         number_of_pass: (S, G) int64, how many times the entry's instances had been gone through before.
+        blocks: of each entry that is read in blocks, by its index.
     """
 
     dataset: NDArray[np.int16]
     instance: NDArray[np.int64]
     number_of_pass: NDArray[np.int64]
+    blocks: Mapping[int, BlockStarts]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Draws:
+    """What one entry gives to an epoch, in order.
+
+    Attributes:
+        instance: (n,) int64.
+        number_of_pass: (n,) int64.
+        lane: (n,) float64, and
+        block: (n,) int64 where it is read in blocks, else both None.
+    """
+
+    instance: NDArray[np.int64]
+    number_of_pass: NDArray[np.int64]
+    lane: NDArray[np.float64] | None = None
+    block: NDArray[np.int64] | None = None
 
 
 class MixtureSampler:
@@ -118,13 +155,19 @@ class MixtureSampler:
         images: per entry name, (n,) image of each of its instances; instances of one image share a number.
         seed: of the run.
         global_batch: instances per step over all ranks.
+        blocks: of the entries that are read in blocks, by name.
 
     Raises:
         ConfigError: an entry has no instances, or a share too small for one of them in a whole epoch.
     """
 
     def __init__(
-        self, config: MixtureConfig, images: Mapping[str, NDArray[np.int64]], seed: int, global_batch: int
+        self,
+        config: MixtureConfig,
+        images: Mapping[str, NDArray[np.int64]],
+        seed: int,
+        global_batch: int,
+        blocks: Mapping[str, ShardBlocks] | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -137,6 +180,7 @@ class MixtureSampler:
                 "on points, none with a labelled one); take it out of the mixture or ingest another split."
             )
         self._images = [np.unique(images[name], return_inverse=True)[1].astype(np.int64) for name in names]
+        self._blocks = [(blocks or {}).get(name) for name in names]
         sizes = [len(image) for image in self._images]
         samples = config.samples_per_epoch or sum(sizes)
         self.steps_per_epoch = -(-samples // global_batch)
@@ -151,53 +195,106 @@ class MixtureSampler:
                 f"mixture entry {', '.join(undrawn)}: so small a share of an epoch of {self.draws.sum()} samples is "
                 "none, and the dataset would not be seen; raise its weight or samples_per_epoch, or take it out."
             )
-        self._epoch = -1
-        self._table: EpochTable | None = None
+        self._tables: dict[int, EpochTable] = {}
+
+    @cached_property
+    def stretch(self) -> int:
+        """Steps that are laid out at a time where entries are read in blocks; so long, a block overlaps the next."""
+        window = self.config.shuffle_window
+        passes = self.draws / [len(image) for image in self._images]
+        shortest = min(
+            self.steps_per_epoch / (share * blocks.num_blocks)
+            for share, blocks in zip(passes.tolist(), self._blocks, strict=True)
+            if blocks is not None
+        )
+        return window * int(np.clip(shortest // (4 * window), 1, _MOST_WINDOWS))
 
     def epoch_of(self, step: int) -> int:
         """Epoch that a global step belongs to."""
         return step // self.steps_per_epoch
 
     def table(self, epoch: int) -> EpochTable:
-        """All steps of one epoch; the latest is kept."""
-        if self._table is None or self._epoch != epoch:
-            self._table, self._epoch = self._draw(epoch), epoch
-        return self._table
+        """All steps of one epoch; the latest two are kept."""
+        if epoch not in self._tables:
+            self._tables = {number: table for number, table in self._tables.items() if abs(number - epoch) == 1}
+            self._tables[epoch] = self._draw(epoch)
+        return self._tables[epoch]
 
     def _draw(self, epoch: int) -> EpochTable:
         parts = [self._draws_of(entry, epoch) for entry in range(len(self._images))]
-        dataset = np.repeat(np.arange(len(parts), dtype=np.int16), [len(instance) for instance, _ in parts])
-        instance = np.concatenate([instance for instance, _ in parts])
-        number_of_pass = np.concatenate([number for _, number in parts])
-        image = np.concatenate([self._images[entry][instance] for entry, (instance, _) in enumerate(parts)])
+        dataset = np.repeat(np.arange(len(parts), dtype=np.int16), [len(part.instance) for part in parts])
+        instance = np.concatenate([part.instance for part in parts])
+        number_of_pass = np.concatenate([part.number_of_pass for part in parts])
+        image = np.concatenate([self._images[entry][part.instance] for entry, part in enumerate(parts)])
 
         random = generator(Purpose.EPOCH_ORDER, self.seed, major=epoch)
         starts = np.ones(len(image), bool)
         starts[1:] = (image[1:] != image[:-1]) | (dataset[1:] != dataset[:-1])
         unit = np.cumsum(starts) - 1
-        order = np.argsort(random.permutation(int(unit[-1]) + 1)[unit], kind="stable")
-        slots = order.reshape(self.global_batch, self.steps_per_epoch)
-        window = np.arange(self.steps_per_epoch) // self.config.shuffle_window
-        within = np.argsort(window + random.random(slots.shape), axis=1, kind="stable")
-        chosen = np.take_along_axis(slots, within, axis=1).T
-        return EpochTable(dataset[chosen], instance[chosen], number_of_pass[chosen])
+        if not any(self._blocks):
+            order = np.argsort(random.permutation(int(unit[-1]) + 1)[unit], kind="stable")
+            slots = order.reshape(self.global_batch, self.steps_per_epoch)
+            window = np.arange(self.steps_per_epoch) // self.config.shuffle_window
+            within = np.argsort(window + random.random(slots.shape), axis=1, kind="stable")
+            chosen = np.take_along_axis(slots, within, axis=1).T
+            return EpochTable(dataset[chosen], instance[chosen], number_of_pass[chosen], {})
 
-    def _draws_of(self, entry: int, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Instances one entry gives to an epoch, those of one image adjacent, and the pass each belongs to."""
-        image = self._images[entry]
+        lane = random.random(int(unit[-1]) + 1)[unit]
+        ends = np.cumsum([len(part.instance) for part in parts])
+        for part, end in zip(parts, ends.tolist(), strict=True):
+            if part.lane is not None:
+                lane[end - len(part.lane) : end] = part.lane
+        time = np.concatenate([(np.arange(len(part.instance)) + 0.5) / len(part.instance) for part in parts])
+        in_time = np.argsort(time, kind="stable")
+        length = self.stretch
+        stretch = np.arange(len(in_time)) // (length * self.global_batch)
+        order = in_time[np.lexsort((lane[in_time], stretch))]
+        whole = len(order) - len(order) % (length * self.global_batch)
+        chosen = np.concatenate([self._in_steps(piece, length, random) for piece in (order[:whole], order[whole:])])
+        place = np.empty(len(order), np.int64)
+        place[in_time] = stretch * length
+        blocks = {
+            entry: _starts(part.block, place[end - len(part.block) : end])
+            for entry, (part, end) in enumerate(zip(parts, ends.tolist(), strict=True))
+            if part.block is not None
+        }
+        return EpochTable(dataset[chosen], instance[chosen], number_of_pass[chosen], blocks)
+
+    def _in_steps(self, samples: NDArray[np.int64], length: int, random: np.random.Generator) -> NDArray[np.int64]:
+        """(steps, G) samples of whole stretches, or of one that is shorter; each slot's of a window are shuffled."""
+        length = max(min(length, len(samples) // self.global_batch), 1)
+        slots = samples.reshape(-1, self.global_batch, length)
+        window = np.arange(length) // self.config.shuffle_window
+        within = np.argsort(window + random.random(slots.shape), axis=2, kind="stable")
+        return np.take_along_axis(slots, within, axis=2).transpose(0, 2, 1).reshape(-1, self.global_batch)
+
+    def _draws_of(self, entry: int, epoch: int) -> _Draws:
+        """What one entry gives to an epoch, instances of one image adjacent."""
+        image, blocks = self._images[entry], self._blocks[entry]
         first, last = epoch * int(self.draws[entry]), (epoch + 1) * int(self.draws[entry])
-        instances, numbers = [], []
+        instances, numbers, lanes, of_block = [], [], [], []
         for number in range(first // len(image), -(-last // len(image))):
             random = generator(Purpose.PASS_ORDER, self.seed, self.config.entries[entry].name, major=number)
-            rank_of_image = random.permutation(int(image.max()) + 1)
-            order = np.lexsort((random.random(len(image)), rank_of_image[image]))
             start = number * len(image)
-            piece = order[max(first - start, 0) : last - start]
-            instances.append(piece)
-            numbers.append(np.full(len(piece), number))
-        if not instances:
-            return np.empty(0, np.int64), np.empty(0, np.int64)
-        return np.concatenate(instances), np.concatenate(numbers)
+            part = slice(max(first - start, 0), last - start)
+            if blocks is None:
+                rank_of_image = random.permutation(int(image.max()) + 1)
+                instances.append(np.lexsort((random.random(len(image)), rank_of_image[image]))[part])
+            else:
+                order = blocks.order(image, number, random)
+                instances.append(order.instance[part])
+                lanes.append(order.lane[part])
+                of_block.append(order.block[part])
+            numbers.append(np.full(len(instances[-1]), number))
+        if blocks is None:
+            return _Draws(np.concatenate(instances), np.concatenate(numbers))
+        return _Draws(*(np.concatenate(column) for column in (instances, numbers, lanes, of_block)))
+
+
+def _starts(block: NDArray[np.int64], step: NDArray[np.int64]) -> BlockStarts:
+    """Where each of the blocks begins; their samples come in order of time."""
+    begins = np.flatnonzero(np.diff(block, prepend=-1))
+    return BlockStarts(block[begins], step[begins])
 
 
 def _apportion(shares: NDArray[np.float64], total: int) -> NDArray[np.int64]:

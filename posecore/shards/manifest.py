@@ -11,6 +11,7 @@ from posecore.conventions import STORED
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IntegrityError
 from posecore.schema import Json
+from posecore.shards.remote import read_whole
 from posecore.storage import AnyPath, write_atomically
 
 FORMAT_VERSION: Literal[3] = 3
@@ -149,7 +150,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
     """
     path = folder / MANIFEST_NAME
     try:
-        value = json.loads(path.read_bytes())
+        value = json.loads(read_whole(path))
     except FileNotFoundError:
         raise IntegrityError(f"{folder}: no {MANIFEST_NAME}, so no finished split is here; ingest it first.") from None
     except ValueError as error:

@@ -7,6 +7,8 @@ there for that.
 import hashlib
 import io
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -15,16 +17,18 @@ from typing import NoReturn
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from posecore.errors import IntegrityError
+from posecore.errors import ConfigError, IntegrityError
 from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
 from posecore.shards.corrections import Corrections
 from posecore.shards.labels import Labels, with_fewer_labels
-from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, read_manifest
+from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, ShardEntry, read_manifest
 from posecore.shards.masks import UnifiedMasks, decode_masks
 from posecore.shards.open_files import OpenFiles
+from posecore.shards.remote import read_whole
 from posecore.shards.tar import stored_size, tar_digest
 from posecore.storage import AnyPath, as_path, file_content
 
@@ -69,6 +73,8 @@ def open_store(
     Raises:
         IntegrityError: no finished split is there, or its tables are not those its manifest names.
         DatasetError: the corrections are of another split, or drop a label that there is not.
+        ConfigError: the cache could not hold a single shard of it.
+        StorageError: a remote store does not answer.
     """
     return ShardStore(as_path(location), cache or CacheConfig(), corrections)
 
@@ -96,11 +102,41 @@ class ShardStore:
         self._cache_config = cache
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
         self._files = OpenFiles(self._local_path)
+        self._check_cache()
         self._columns = {name: self.images[name].to_numpy() for name in _PLACE_COLUMNS}
         self._keys = self.images["key"]  # to look a column of a table up by its name takes longer than to read from it
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_store, (self.location, self._cache_config, self.corrections)
+
+    def _check_cache(self) -> None:
+        largest = max((entry.size_bytes for entry in self.manifest.shards), default=0)
+        if self._cache is not None and largest > self._cache.max_bytes:
+            raise ConfigError(
+                f"{self.location}: a shard has {largest} bytes, and the cache holds {self._cache.max_bytes}; allow it "
+                "more (POSECORE_CACHE_BYTES), or ingest with fewer images_per_shard."
+            )
+
+    @property
+    def cache(self) -> ShardCache | None:
+        """Through which a remote split is read; None of a local one."""
+        return self._cache
+
+    def fetch(self, shard: int) -> None:
+        """Brings a shard of a remote split to this machine, ahead of its samples.
+
+        Raises:
+            IntegrityError: it is missing, or has other bytes than the manifest names.
+            StorageError: the store does not answer, or there is no room for the shard.
+        """
+        if self._cache is not None:
+            with self._named_if_missing(shard):
+                self._cache.fetch(*self._shard(shard))
+
+    @cached_property
+    def shard_of_image(self) -> NDArray[np.int64]:
+        """(num_images,) shard of each image."""
+        return self._columns["shard"].astype(np.int64)
 
     @cached_property
     def labels(self) -> Labels:
@@ -229,23 +265,34 @@ class ShardStore:
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:
         shard = int(self._columns["shard"][image_row])
-        try:
-            data = self._files.read(shard, offset, size)
-        except FileNotFoundError:
-            path = self.location / self.manifest.shards[shard].name
-            raise IntegrityError(f"{path}: the shard is missing; {REPAIR}.") from None
+        with self._named_if_missing(shard):
+            if self._cache is None:
+                data = self._files.read(shard, offset, size)
+            else:
+                data = self._cache.read(*self._shard(shard), offset, size)
         if len(data) != size:
             self._damaged(image_row, f"the shard ends at byte {offset + len(data)}, within a sample")
         return data
+
+    @contextmanager
+    def _named_if_missing(self, shard: int) -> Iterator[None]:
+        try:
+            yield
+        except FileNotFoundError:
+            raise IntegrityError(f"{self._shard(shard)[0]}: the shard is missing; {REPAIR}.") from None
+
+    def _shard(self, number: int) -> tuple[AnyPath, ShardEntry]:
+        entry = self.manifest.shards[number]
+        return self.location / entry.name, entry
 
     def _damaged(self, image_row: int, what: str) -> NoReturn:
         entry = self.manifest.shards[int(self._columns["shard"][image_row])]
         raise IntegrityError(f"{self.location / entry.name}: {what}; {REPAIR}.")
 
     def _local_path(self, number: int) -> Path:
-        entry = self.manifest.shards[number]
-        path = self.location / entry.name
-        return path if self._cache is None else self._cache.fetch(path, entry)
+        path = self._shard(number)[0]
+        assert isinstance(path, Path), path
+        return path
 
     def _read_table(self, name: str) -> pa.Table:
         return pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks()
@@ -253,7 +300,7 @@ class ShardStore:
     def _read_file(self, name: str) -> bytes:
         path = self.location / name
         try:
-            data = path.read_bytes()
+            data = read_whole(path)
         except FileNotFoundError:
             raise IntegrityError(f"{path}: the table is missing; {REPAIR}.") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:

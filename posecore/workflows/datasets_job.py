@@ -15,7 +15,7 @@ from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig, OnBadSample
-from posecore.loading.mixture import Unlabelled
+from posecore.loading.mixture import Shuffle, Unlabelled
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
 from posecore.storage import as_path
@@ -115,6 +115,8 @@ class MixtureSettings(Config):
         sampling: see :class:`~posecore.loading.mixture.MixtureConfig`.
         temperature: likewise.
         shuffle_window: likewise.
+        shuffle: likewise.
+        block_bytes: likewise.
         num_threads: decoding threads per worker.
         prefetch: batches prepared ahead.
         cache_bytes: bound on the decoded images a worker keeps.
@@ -125,6 +127,8 @@ class MixtureSettings(Config):
     sampling: Literal["natural", "temperature", "explicit"] = "natural"
     temperature: float = 1.0
     shuffle_window: int = 8
+    shuffle: Shuffle = "auto"
+    block_bytes: int = 30 << 30
     num_threads: int = 2
     prefetch: int = 2
     cache_bytes: int = 1 << 30
@@ -138,7 +142,7 @@ class MixtureSettings(Config):
             datasets: those with a train split are drawn from.
             unlabelled: for pre-training.
         """
-        drawing = {"sampling", "temperature", "shuffle_window"}
+        drawing = {"sampling", "temperature", "shuffle_window", "shuffle", "block_bytes"}
         entries = tuple(
             {
                 "name": entry.name,

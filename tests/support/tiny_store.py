@@ -51,6 +51,7 @@ def write_store(
     skeleton: str | Skeleton = "coco17",
     conventions: LabelConventions | None = None,
     records: Sequence[Record] | None = None,
+    images_per_shard: int = 7,
 ) -> ShardStore:
     """Ingests drawn images of 120x160 pixels with the given numbers of instances, or given records of such images."""
     made = definition(name, skeleton, conventions)
@@ -71,7 +72,7 @@ def write_store(
         if not path.exists():
             image = np.random.default_rng(row).integers(0, 256, (item.height, item.width, 3), np.uint8)
             path.write_bytes(cv2.imencode(".png", image)[1].tobytes())
-    job = ingest_job(made, "train", root, folder / "shards", IngestSettings(images_per_shard=7))
+    job = ingest_job(made, "train", root, folder / "shards", IngestSettings(images_per_shard=images_per_shard))
     ingest(job, records)
     return open_store(folder / "shards" / name / "train")
 

@@ -1,0 +1,122 @@
+"""A real S3 server on loopback, and a line to it that is slow, breaks off, and counts what is fetched."""
+
+import logging
+import re
+import socket
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from moto.server import ThreadedMotoServer
+from upath import UPath
+
+BUCKET = "shards"
+_TAR = re.compile(rb"GET /\S*?([\w.-]+\.tar)\S* HTTP")
+
+
+class Line:
+    """Forwards TCP connections to a server.
+
+    Args:
+        server: host and port.
+        latency_s: waited before anything of an answer goes back.
+
+    Attributes:
+        fetches: GET requests by the tar they ask for.
+        breaks: how many of the next answers with a tar's bytes break off.
+    """
+
+    def __init__(self, server: tuple[str, int], latency_s: float = 0.0) -> None:
+        self.fetches: Counter[str] = Counter()
+        self.breaks = 0
+        self._server = server
+        self._latency_s = latency_s
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._open: list[socket.socket] = []
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    @property
+    def url(self) -> str:
+        """Of this end."""
+        return f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def cut(self) -> None:
+        """Ends it for good: nobody answers any more."""
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for end in self._open:
+            _end(end)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            server = socket.create_connection(self._server)
+            self._open += [client, server]
+            for ends in ((client, server, self._asked), (server, client, self._answered)):
+                threading.Thread(target=_pump, args=ends, daemon=True).start()
+
+    def _asked(self, data: bytes) -> bool:
+        self.fetches.update(name.decode() for name in _TAR.findall(data))
+        time.sleep(self._latency_s)
+        return True
+
+    def _answered(self, data: bytes) -> bool:
+        if self.breaks and b".json" in data:  # a shard's pieces
+            self.breaks -= 1
+            return False
+        return True
+
+
+def _pump(source, target, look) -> None:
+    with suppress(OSError):
+        while data := source.recv(1 << 16):
+            if not look(data):
+                break
+            target.sendall(data)
+    _end(source)
+    _end(target)
+
+
+def _end(connection: socket.socket) -> None:
+    with suppress(OSError):
+        connection.shutdown(socket.SHUT_RDWR)
+    connection.close()
+
+
+@contextmanager
+def s3_server() -> Iterator[tuple[str, int]]:
+    """Host and port of an S3 server in this process, with an empty bucket."""
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        bucket(f"http://{host}:{port}").mkdir()
+        yield host, port
+    finally:
+        server.stop()
+
+
+def bucket(url: str) -> UPath:
+    """The bucket of the server behind a URL."""
+    return UPath(
+        f"s3://{BUCKET}",
+        key="test",
+        secret="test",
+        endpoint_url=url,
+        config_kwargs={"retries": {"max_attempts": 1}},  # its default would have a test wait
+    )
+
+
+def upload(folder: Path, target: UPath) -> None:
+    """Copies the files of a split."""
+    for path in folder.iterdir():
+        if path.is_file():
+            (target / path.name).write_bytes(path.read_bytes())
