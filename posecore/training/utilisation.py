@@ -6,6 +6,7 @@ of a large matrix product measured here, so that 1 means "as fast as this machin
 """
 
 import time
+from functools import cache
 
 import torch
 from torch import nn
@@ -40,8 +41,9 @@ def peak_flops(device: torch.device, precision: Precision) -> float:
     return measured_flops(device, AUTOCAST.get(precision, torch.float32))
 
 
+@cache
 def measured_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """FLOP/s of the fastest of a few products of square matrices."""
+    """FLOP/s of the fastest of a few products of square matrices, measured once per process."""
     side = _SIDE.get(device.type, 1024)
     a, b = (torch.ones(side, side, dtype=dtype, device=device) for _ in range(2))
     best_s = float("inf")

@@ -1,5 +1,6 @@
 """A run of seconds on made-up crops: two datasets, one of them often absent. Started by tests, alone or per rank."""
 
+import gc
 import json
 import shutil
 import sys
@@ -329,7 +330,9 @@ class OneBlindRank(LocalContext):
 
 def main() -> None:
     """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
-    for run in json.loads(sys.argv[1]):
+    for number, run in enumerate(json.loads(sys.argv[1])):
+        if number == 1:
+            gc.freeze()  # all that was imported: DeepSpeed collects garbage in every run, and would look through it
         deepspeed_engine.deepspeed_settings = _sharding_all if run.get("shard_all") else deepspeed_settings
         run_dir = Path(run["run_dir"])
         log = _logged_to(run_dir / LOG_FILE)
