@@ -13,10 +13,10 @@ one that has already imported torch, which imports the changed text in place of 
 
 Left alone are types, assertions, ``strict=`` and decorators of dataclasses, which no input of a test can reach.
 
-A mutant meets six test files at most that are about its module: that of its name, those of the modules of its room
-that import it, then others that import it. Subprocesses of a test see the code as it is. It has been noticed if a
-test fails, or after 100 s of a processor. At the end every test file that noticed something must pass on the code as
-it is. What survives is listed.
+A mutant meets eight test files at most that are about its module: that of its name, those of the modules of its room
+that import it, then others that import it, or what imports it, or what imports that. Processes that a test starts with
+Python import the changed text, too. It has been noticed if a test fails, or after 100 s of a processor. At the end
+every test file that noticed something must pass on the code as it is. What survives is listed.
 
 Needs ``pip install -e '.[mutants]'``. A mutant costs one to fifty seconds of a core.
 """
@@ -34,6 +34,7 @@ import time
 import tomllib
 import traceback
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.abc import Loader, MetaPathFinder
@@ -45,7 +46,8 @@ from types import ModuleType
 _ROOT = Path(__file__).resolve().parent.parent
 _SETTINGS = tomllib.loads((_ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["posecore"]["mutants"]
 ROOMS: tuple[str, ...] = tuple(_SETTINGS["rooms"])
-_MOST_FILES = 6
+_MOST_FILES = 8
+_FAR = 3  # imports away: no test of the module any more
 _LIMIT_S = 100  # of a processor; the tests of no module need half of it
 _PRELOADED = (
     "cv2", "hypothesis.extra.numpy", "numpy", "polars", "pyarrow.parquet", "pycocotools.cocoeval", "pydantic", "pytest",
@@ -211,17 +213,28 @@ def _nobody_can_see(node) -> bool:
 
 @cache
 def _files(module: str) -> tuple[str, ...]:
-    """Test files about a module: that of its name, those of modules that import it, then others that import it."""
+    """Test files about a module: that of its name, those of modules that import it, then others that reach it."""
     room = module.split(".")[1]
-    above = [
-        other for other, modules in _imports_of_code().items() if module in modules and other.split(".")[1] == room
-    ]
+    steps = _steps_to(module)
+    above = [other for other, far in steps.items() if far == 1 and other.split(".")[1] == room]
     named = [_named_after(name) for name in (module, *above)]
-    importing = [test for test, modules in _imports().items() if module in modules]
-    importing.sort(key=lambda test: (not test.startswith(f"tests/unit/{room}/"), Path(test).stat().st_size))
-    tests = list(dict.fromkeys(test for test in (*named, *importing) if test in _imports()))
+    reached = {
+        test: min((steps[name] for name in names & steps.keys()), default=_FAR) for test, names in _imports().items()
+    }
+    near = [test for test, far in reached.items() if far < _FAR]
+    near.sort(key=lambda test: (reached[test], not test.startswith(f"tests/unit/{room}/"), Path(test).stat().st_size))
+    tests = list(dict.fromkeys(test for test in (*named, *near) if test in reached))
     has_settings = "(Config)" in Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
     return (*tests[:_MOST_FILES], *([_SETTINGS["of_configurations"]] if has_settings else []))
+
+
+def _steps_to(module: str) -> dict[str, int]:
+    """Modules that import it, or one that does, … → by how many imports; it itself → 0."""
+    steps = {module: 0}
+    for far in range(1, _FAR):
+        found = [name for name, names in _imports_of_code().items() if name not in steps and names & steps.keys()]
+        steps |= dict.fromkeys(found, far)
+    return steps
 
 
 def _named_after(module: str) -> str:
@@ -233,7 +246,7 @@ def _named_after(module: str) -> str:
 def _imports() -> dict[str, set[str]]:
     """Test file → modules of posecore that it or its support modules import."""
     files = [path for folder in _SETTINGS["tests"] for path in sorted(Path(folder).rglob("test_*.py"))]
-    return {str(path): _imported(path, {}) for path in files if str(path) not in _SETTINGS["left_out"]}
+    return {str(path): _imported(path, {}) for path in files}
 
 
 @cache
@@ -263,6 +276,7 @@ class _Run:
         self.files, self.mutant = files, mutant
         self.outcome, self.noticed_by, self.seconds = "", "", 0.0
         self._output = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        self._for_children = tempfile.TemporaryDirectory(prefix="mutant-")
         self._deadline = time.monotonic() + 10 * _LIMIT_S  # something may wait for what never comes
         self._child = os.fork()
         if self._child == 0:
@@ -272,6 +286,8 @@ class _Run:
                 for stream in (1, 2):
                     os.dup2(self._output.fileno(), stream)
                 resource.setrlimit(resource.RLIMIT_CPU, (_LIMIT_S, _LIMIT_S + 5))
+                if mutant is not None:
+                    _show_to_children(mutant, Path(self._for_children.name))
                 code = _run(files, mutant)
             except BaseException:
                 traceback.print_exc()
@@ -287,6 +303,9 @@ class _Run:
             if time.monotonic() > self._deadline:
                 os.killpg(self._child, signal.SIGKILL)
             return False
+        with suppress(ProcessLookupError, PermissionError):  # what a test that failed has left running
+            os.killpg(self._child, signal.SIGKILL)
+        self._for_children.cleanup()
         code, self.seconds = os.waitstatus_to_exitcode(status), usage.ru_utime + usage.ru_stime
         self.outcome = {0: _SURVIVED, _NO_TESTS: _UNREACHED, _NOT_IMPORTED: _STILLBORN}.get(code, _NOTICED)
         if code >= _FIRST_FILE:
@@ -303,7 +322,7 @@ def _run(files: tuple[str, ...], mutant: Mutant | None) -> int:
     import pytest
 
     if mutant is not None:
-        sys.meta_path.insert(0, _Finder(mutant))
+        sys.meta_path.insert(0, Finder(mutant.place.module, mutant.place.path, mutant.source))
         try:
             __import__(mutant.place.module)
         except BaseException:
@@ -318,20 +337,40 @@ def _run(files: tuple[str, ...], mutant: Mutant | None) -> int:
     return result
 
 
-class _Finder(MetaPathFinder, Loader):
-    """Imports a mutant in place of its module."""
+def _show_to_children(mutant: Mutant, folder: Path) -> None:
+    """Has every Python that starts from here on import the mutant, too."""
+    arguments = (mutant.place.module, mutant.place.path, mutant.source)
+    lines = [
+        "import sys",
+        f"sys.path.append({str(_ROOT)!r})",
+        "from benchmarks.mutants import Finder",
+        f"sys.meta_path.insert(0, Finder{arguments!r})",
+    ]
+    (folder / "sitecustomize.py").write_text("\n".join(lines), encoding="utf-8")
+    found = [str(folder), str(_ROOT), os.environ.get("PYTHONPATH", "")]
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, found))
 
-    def __init__(self, mutant: Mutant) -> None:
-        self._mutant = mutant
+
+class Finder(MetaPathFinder, Loader):
+    """Imports a mutant in place of its module.
+
+    Args:
+        module: dotted name.
+        path: of the module, relative to the repository.
+        source: the changed text.
+    """
+
+    def __init__(self, module: str, path: str, source: str) -> None:
+        self._module, self._path, self._source = module, str(_ROOT / path), source
 
     def find_spec(self, fullname: str, path: object, target: ModuleType | None = None) -> ModuleSpec | None:
-        if fullname != self._mutant.place.module:
-            return None
-        return spec_from_loader(fullname, self, origin=str(_ROOT / self._mutant.place.path))
+        """The mutant's, for its module alone."""
+        return spec_from_loader(fullname, self, origin=self._path) if fullname == self._module else None
 
     def exec_module(self, module: ModuleType) -> None:
-        module.__file__ = str(_ROOT / self._mutant.place.path)
-        exec(compile(self._mutant.source, module.__file__, "exec"), module.__dict__)
+        """Runs the changed text."""
+        module.__file__ = self._path
+        exec(compile(self._source, self._path, "exec"), module.__dict__)
 
 
 def _print_table(tested: Sequence[Mutant]) -> None:
