@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.blanket import _outline, draw_blanket
+from posecore.loading.blanket import _cloth, _outline, draw_blanket
 from posecore.schema import KeypointState
 from posecore.skeletons.library import load_skeleton
 
@@ -76,6 +76,120 @@ def test_its_sides_are_straight_and_run_along_the_body(seed):
     assert abs(np.rad2deg(np.arctan2(along[0], along[1]))) < 22  # 20 degrees either way, and the body's own lean
     across = foot_right - foot_left
     assert abs(across @ left) < 0.05 * np.linalg.norm(across) * np.linalg.norm(left)
+
+
+def shares(**told):
+    """Every draw a half, which tilts nothing and waves nothing, but for those told by their place."""
+    draws = np.full(16 + 9 + 25, 0.5)
+    for place, value in told.items():
+        draws[int(place[1:])] = value
+    return draws
+
+
+BOX = {"blanket_probability": 1, "blanket_least_cover": 0.25, "blanket_most_cover": 0.75}
+LENGTH = 110 - 12  # from the eyes to the ankles; STANDING leans to no side, and is 40 px wide
+
+
+@pytest.mark.parametrize(
+    ("told", "edge", "foot", "sides"),
+    [
+        ({}, 110 - 0.5 * LENGTH, 110 + 0.3 * LENGTH, (44 - 0.3 * LENGTH, 84 + 0.3 * LENGTH)),
+        ({"d1": 0.0}, 110 - 0.25 * LENGTH, 110 + 0.3 * LENGTH, (44 - 0.3 * LENGTH, 84 + 0.3 * LENGTH)),
+        ({"d1": 1.0}, 110 - 0.75 * LENGTH, 110 + 0.3 * LENGTH, (44 - 0.3 * LENGTH, 84 + 0.3 * LENGTH)),
+        ({"d3": 0.0}, 110 - 0.5 * LENGTH, 110 + 0.1 * LENGTH, (44 - 0.3 * LENGTH, 84 + 0.3 * LENGTH)),
+        ({"d3": 1.0}, 110 - 0.5 * LENGTH, 110 + 0.5 * LENGTH, (44 - 0.3 * LENGTH, 84 + 0.3 * LENGTH)),
+        ({"d4": 0.0, "d5": 1.0}, 110 - 0.5 * LENGTH, 110 + 0.3 * LENGTH, (44 - 0.5 * LENGTH, 84 + 0.1 * LENGTH)),
+        ({"d4": 1.0, "d5": 0.0}, 110 - 0.5 * LENGTH, 110 + 0.3 * LENGTH, (44 - 0.1 * LENGTH, 84 + 0.5 * LENGTH)),
+    ],
+)
+def test_how_far_it_reaches(told, edge, foot, sides):
+    """A straight edge over the share of the body that is drawn, and 0.1 to 0.5 of its length beyond it elsewhere."""
+    labelled = np.ones(17, bool)
+    outline = _outline(STANDING, labelled, COCO, AugmentConfig(**BOX), shares(**told))
+    assert outline.shape == (11, 2)
+    np.testing.assert_allclose(outline[:9, 1], edge, atol=0.51)
+    np.testing.assert_allclose(outline[9:, 1], foot, atol=0.51)
+    np.testing.assert_allclose(outline[:9, 0], np.linspace(*sides[::-1], 9), atol=0.51)
+    np.testing.assert_allclose(outline[9:, 0], sides, atol=0.51)
+
+
+def test_its_edge_swings_by_a_twentieth_of_the_body_either_way():
+    told = {f"d{16 + i}": float(i % 2) for i in range(9)}
+    outline = _outline(STANDING, np.ones(17, bool), COCO, AugmentConfig(**BOX), shares(**told))
+    swing = np.where(np.arange(9) % 2, 0.05, -0.05) * LENGTH
+    np.testing.assert_allclose(outline[:9, 1], 110 - 0.5 * LENGTH + swing, atol=0.51)
+
+
+@pytest.mark.parametrize(("tilt", "degrees"), [(0.0, -20), (0.5, 0), (1.0, 20)])
+def test_it_is_turned_by_up_to_twenty_degrees_against_the_body(tilt, degrees):
+    outline = _outline(STANDING, np.ones(17, bool), COCO, AugmentConfig(**BOX), shares(d2=tilt)).astype(float)
+    across = outline[10] - outline[9]
+    assert np.rad2deg(np.arctan2(across[1], across[0])) == pytest.approx(degrees, abs=0.5)
+
+
+def test_there_is_no_direction_to_lie_across_where_the_body_is_shorter_than_four_pixels():
+    config, labelled = AugmentConfig(**BOX), np.ones(17, bool)
+    for length, lies in ((3.9, False), (4.1, True)):
+        small = ((STANDING - 64) * length / LENGTH + 64).astype(np.float32)
+        assert (_outline(small, labelled, COCO, config, shares()) is not None) == lies
+    for apart, lies in ((0.9, False), (1.1, True)):  # of the middles of both halves
+        folded = np.full((17, 2), 50, np.float32)
+        folded[COCO.lower_body_mask, 1] += apart + 20 * (-1.0) ** np.arange(6)
+        assert (_outline(folded, labelled, COCO, config, shares()) is not None) == lies
+
+
+FIRST, SECOND = (0.1, 0.5, 0.9), (0.8, 0.2, 0.4)
+COLOURS = np.floor(40 + 200 * np.array([FIRST, SECOND]))
+SHADE = 115 / 128  # folds of one depth: 128 * (0.65 + 0.5 * 0.5), cut
+
+
+def cloth(width=64, height=32, **told):
+    colours = {f"d{9 + i}": value for i, value in enumerate((*FIRST, *SECOND))}
+    return _cloth(width, height, shares(**colours, **told)).astype(float)
+
+
+def test_a_plain_cloth_is_its_first_colour_in_shade():
+    for pattern in (0.0, 0.33):
+        np.testing.assert_allclose(cloth(d6=pattern), np.broadcast_to(COLOURS[0] * SHADE, (32, 64, 3)), atol=0.6)
+
+
+@pytest.mark.parametrize(("spacing", "period"), [(0.0, 4), (1.0, 32)])
+def test_stripes_have_a_period_of_four_to_thirty_two_pixels(spacing, period):
+    stripes = np.where(np.arange(64)[:, None] % period < period / 2, *COLOURS) * SHADE
+    np.testing.assert_allclose(cloth(d6=0.34, d7=spacing, d8=0.0), np.broadcast_to(stripes, (32, 64, 3)), atol=0.6)
+    upright = cloth(d6=0.66, d7=spacing, d8=0.5)
+    np.testing.assert_allclose(upright, np.broadcast_to(stripes[:32, None], (32, 64, 3)), atol=0.6)
+
+
+def test_slanting_stripes_advance_as_their_normal_says():
+    slant, period = 0.2, 4 + 28 * 0.5
+    x, y = np.meshgrid(np.arange(64), np.arange(32))
+    phase = (x * np.cos(np.pi * slant) + y * np.sin(np.pi * slant)) / period % 1
+    expected = np.where(phase[..., None] < 0.5, *COLOURS) * SHADE
+    wrong = np.abs(cloth(d6=0.5, d8=slant) - expected).max(axis=2) > 0.6
+    assert wrong.mean() < 0.05  # phases are cut to 256ths
+
+
+def test_a_chequered_cloth_is_the_mean_of_two_striped_ones_at_right_angles():
+    x, y = np.meshgrid(np.arange(64), np.arange(32))
+    first, second = (np.where((place % 32 < 16)[..., None], *COLOURS) for place in (x, -y))
+    np.testing.assert_allclose(cloth(d6=0.67, d7=1.0, d8=0.0), (first + second) / 2 * SHADE, atol=1.1)
+    slant, period = 0.2, 32
+    along, across = np.array([np.cos(np.pi * slant), np.sin(np.pi * slant)]), np.array([1, -1])
+    phases = [(x * a + y * b) / period % 1 for a, b in (along, along[::-1] * across)]
+    expected = sum(np.where(phase[..., None] < 0.5, *COLOURS) for phase in phases) / 2 * SHADE
+    wrong = np.abs(cloth(d6=0.9, d7=1.0, d8=slant) - expected).max(axis=2) > 1.1
+    assert wrong.mean() < 0.06
+
+
+def test_folds_darken_to_two_thirds_and_brighten_to_more_than_the_colour():
+    white = {f"d{place}": 1.0 for place in range(9, 12)}
+    for depth, shade in ((0.0, 83 / 128), (1.0, 147 / 128)):
+        folds = {f"d{25 + i}": depth for i in range(25)}
+        painted = _cloth(20, 20, shares(d6=0.0, **white, **folds))
+        np.testing.assert_allclose(painted.astype(float), np.minimum(240 * shade, 255), atol=0.6)
+    one = _cloth(50, 50, shares(d6=0.0, **white, **{f"d{25 + i}": float(i == 7) for i in range(25)}))
+    assert np.unravel_index(one[..., 0].argmax(), (50, 50)) == pytest.approx((15, 25), abs=3)  # row 1, column 2 of 5x5
 
 
 def test_more_cover_hides_more():

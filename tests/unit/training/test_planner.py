@@ -16,7 +16,20 @@ from posecore.models.heads import ClassicHeadConfig
 from posecore.models.vit import VitConfig
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.gpus import find_gpu
-from posecore.training.planner import AdaptedParts, PlannedRun, plan, remedies, trace_step, with_checkpointing
+from posecore.training.memory_trace import Moment
+from posecore.training.planner import (
+    AdaptedParts,
+    Plan,
+    PlannedRun,
+    StepTrace,
+    _changes,
+    _even_groups,
+    _fed_heads,
+    plan,
+    remedies,
+    trace_step,
+    with_checkpointing,
+)
 
 TINY = ModelConfig(backbone=VitConfig(embed_dim=64, depth=3, num_heads=2, drop_path=0.1), input_size=(64, 64))
 TOLD = ModelConfig(
@@ -210,3 +223,166 @@ def test_a_twentieth_for_fragmentation_and_a_gibibyte_and_a_half_for_libraries_c
     room = replace(RUN.gpu, memory_bytes=planned.peak)
     assert plan(replace(RUN, gpu=room)).fits
     assert not plan(replace(RUN, gpu=replace(room, memory_bytes=planned.peak - 1))).fits
+
+
+# Made-up bytes of three moments: before any gradient is finished, when some are, and when all are.
+TOLD_TRACE = StepTrace(
+    backbone=1, heads=2, weight_copies=3, largest_group=240, parameters=4, trained=5, backbone_learns=True,
+    moments=(Moment(9000, 500, 0), Moment(6000, 200, 1500), Moment(500, 0, 4000)),
+)  # fmt: skip
+SENT = 4 * 100_000_000  # one communication bucket of float32
+
+
+def _told(zero_stage: int | None, **changes: Any) -> Plan:
+    """A plan for four GPUs on which a thousand parameters learn; without DeepSpeed for None."""
+    settings = {name: changes.pop(name) for name in list(changes) if name.startswith("offload")}
+    precision = changes.pop("precision", "bf16")
+    engine = TorchEngineConfig(precision=precision) if zero_stage is None else DeepSpeedEngineConfig(
+        zero_stage=zero_stage, precision=precision, **settings
+    )  # fmt: skip
+    trace = replace(TOLD_TRACE, largest_group=changes.pop("largest_group", 240))
+    return plan(replace(RUN, **{"engine": engine, "num_gpus": 4, "trainable": 1000, **changes}), trace)
+
+
+@pytest.mark.parametrize(
+    ("zero_stage", "changes", "resident", "on_top"),
+    [
+        # float32 weights of everything, both moments of what learns; the first moment of the three
+        (None, {"num_gpus": 1}, 8000, 9500),
+        (0, {"num_gpus": 1}, 8000, 9500),
+        # whole gradients wait for the last pass
+        (None, {"num_gpus": 1, "accumulation": 2}, 8000, 9500 + 4000),
+        # the update: gradients, twelve bytes per parameter of the largest group, one flat copy to be averaged
+        (None, {}, 8000, 4000 + 12 * 240 + 4 * 1000),
+        (None, {"num_gpus": 1, "largest_group": 5000}, 8000, 4000 + 12 * 5000),
+        (None, {"largest_group": 5000}, 8000, 4000 + 12 * 5000 + 4 * 1000),
+        (0, {"largest_group": 5000}, 8000, 4000 + 12 * 5000 + 4 * 1000),
+        # moments and a second copy of the weights by four; two buckets where bfloat16 is sent beside float32
+        (1, {}, 3000, 6200 + 1500 + 2 * SENT),
+        (1, {"precision": "fp32"}, 3000, 6200 + 1500 + SENT),
+        (1, {"accumulation": 2}, 3000, 6200 + 4000 + 2 * SENT),
+        (1, {"largest_group": 400_000_000}, 3000, 4000 + 12 * 100_000_000),
+        # gradients by four, too
+        (2, {}, 3000, 6200 + 1000 + 2 * SENT),
+        (2, {"largest_group": 400_000_000}, 3000, 1000 + 12 * 100_000_000),
+        # the optimiser on the host
+        (1, {"offload_optimizer": True}, 0, 6200 + 1500 + 2 * SENT),
+        (2, {"offload_optimizer": True}, 0, 6200 + 2 * SENT),
+    ],
+)  # fmt: skip
+def test_the_peak_is_what_is_alive_at_the_fullest_moment(
+    zero_stage: int | None, changes: dict[str, Any], resident: int, on_top: int
+) -> None:
+    answer = _told(zero_stage, **changes)
+    weights = 4 * answer.cost.parameters
+    assert answer.weights == weights
+    assert answer.resident == weights + resident
+    assert answer.peak_tensors == weights + resident + on_top
+
+
+@pytest.mark.parametrize(
+    ("changes", "resident", "buckets"),
+    [
+        ({}, 1000 + 2000 + 1000, SENT + SENT // 2),  # master, moments, gradients; bfloat16 is sent in half the size
+        ({"precision": "fp32"}, 1000 + 2000 + 1000, SENT),
+        ({"offload_optimizer": True}, 0, SENT + SENT // 2),
+    ],
+)
+def test_stage_3_holds_a_part_of_everything_and_gathers_weights(
+    changes: dict[str, Any], resident: int, buckets: int
+) -> None:
+    answer = _told(3, **changes)
+    parameters = answer.cost.parameters
+    assert (answer.weights, answer.gathered) == (parameters, 4 * parameters)  # a quarter of 4 bytes; all of them
+    assert answer.resident == parameters + resident + buckets
+    assert answer.peak_tensors == answer.resident + 9500 + 4 * parameters
+    assert answer.buffers == buckets + 12 * 60
+    updating = _told(3, largest_group=4_000_000_000, **changes)
+    assert updating.peak_tensors == updating.resident + 12 * 1_000_000_000
+
+
+def test_no_more_is_gathered_than_is_kept_for_reuse() -> None:
+    huge = replace(TOLD_TRACE, parameters=10**9, trained=1000)
+    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("frozen-backbone"), target="new")
+    run = replace(TWO_HEADS, model=LEAN, adapted=parts, num_gpus=4, engine=DeepSpeedEngineConfig(zero_stage=3))
+    assert plan(run, huge).gathered == 4 * 550_000_000
+
+
+def test_what_is_offloaded_is_counted_on_the_host() -> None:
+    """The part's master copy, moments and gradients, and below stage 3 a staging buffer; weights where those go."""
+    assert _told(1, offload_optimizer=True).host == 1000 + 2000 + 1000 + 1000
+    assert _told(2, offload_optimizer=True).host == 1000 + 2000 + 1000 + 1000
+    assert _told(3, offload_optimizer=True).host == 1000 + 2000 + 1000
+    gone = _told(3, offload_optimizer=True, offload_parameters=True)
+    assert (gone.host, gone.weights) == (4000 + gone.cost.parameters, 0)
+    only = _told(3, offload_parameters=True)
+    assert (only.host, only.weights, only.moments, only.master) == (only.cost.parameters, 0, 2000, 1000)
+    assert _told(2).host == 0
+    assert (_told(1, offload_optimizer=True).gradients, _told(2, offload_optimizer=True).gradients) == (4000, 0)
+
+
+def test_whole_copies_are_never_sharded() -> None:
+    for stage in (None, 1, 2):
+        answer, without = _told(stage, num_copies=2), _told(stage)
+        assert answer.average == 2 * 4 * answer.cost.parameters
+        assert answer.resident == without.resident + answer.average
+
+
+def test_a_bucket_of_stage_0_is_no_larger_than_the_gradients_or_a_message() -> None:
+    for trained, bucket in ((1000, 4000), (300_000_000, SENT)):
+        assert _told(0, trainable=trained).buffers == bucket + 12 * 240
+        assert _told(None, trainable=trained).buffers == 4 * trained + 12 * 240
+        assert _told(0, trainable=trained, num_gpus=1).buffers == 12 * 240
+
+
+def _words(run: PlannedRun) -> list[str]:
+    return [words for words, _ in _changes(run)]
+
+
+def test_remedies_are_those_that_a_run_leaves_open() -> None:
+    last = ["optimiser state in host memory (slower steps)", "2 GPUs", "4 GPUs", "8 GPUs"]
+    small = replace(RUN, model=with_checkpointing(TINY), micro_batch=1)
+    assert _words(small) == last
+    assert _words(replace(small, micro_batch=6)) == ["3 crops per pass, accumulated over 2", *last]
+    far = DeepSpeedEngineConfig(zero_stage=2, offload_optimizer=True)
+    assert _words(replace(small, engine=far)) == last[1:]
+    averaging = replace(small, num_gpus=4, num_copies=1)
+    assert _words(averaging) == ["ZeRO stage 1", "ZeRO stage 2", last[0], "8 GPUs", "16 GPUs", "32 GPUs"]
+    assert _words(replace(averaging, engine=DeepSpeedEngineConfig(zero_stage=2))) == [*last[:1], *_words(averaging)[3:]]
+
+
+def test_remedies_keep_the_precision_and_say_what_they_did() -> None:
+    answers = [run for _, run in _changes(replace(RUN, engine=TorchEngineConfig(), num_gpus=2))]
+    assert {answer.engine.precision for answer in answers} == {"fp32"}
+    assert [answer.zero_stage for answer in answers] == [0, 1, 2, 3, 3, 3, 3, 3, 3, 3]
+    assert [answer.micro_batch * answer.accumulation for answer in answers] == [4] * 10
+    assert [answer.offloads_optimizer for answer in answers] == [False] * 6 + [True] * 4
+    *_, (_, alone) = _changes(replace(RUN, engine=TorchEngineConfig()))
+    assert (alone.zero_stage, alone.engine.precision) == (1, "fp32")
+
+
+def test_crops_are_dealt_evenly() -> None:
+    assert _even_groups(("a",), 5) == [("a", 0, 5)]
+    for names, count in ((("a", "b", "c"), 8), (("a", "b"), 1), (("a", "b", "c", "d"), 12)):
+        groups = _even_groups(names, count)
+        assert [name for name, _, _ in groups] == list(names)
+        assert [start for _, start, _ in groups] == [0, *(stop for _, _, stop in groups[:-1])]
+        assert groups[-1][2] == count
+        sizes = [stop - start for _, start, stop in groups]
+        assert max(sizes) - min(sizes) <= 1
+
+
+def test_heads_that_are_replayed_get_crops_and_others_none() -> None:
+    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("full"), target="new", replayed=("old",))
+    three = replace(TWO_HEADS, model=LEAN, keypoints={"old": 5, "new": 7, "other": 9}, adapted=parts)
+    assert _fed_heads(three, ("old", "new", "other")) == ("new", "old")
+    assert _fed_heads(replace(three, adapted=None), ("old", "new", "other")) == ("old", "new", "other")
+    shared = LEAN.model_copy(update={"shared_heads": {"new": "old"}})
+    assert _fed_heads(replace(three, model=shared), ("old",)) == ("old",)
+
+
+def test_classification_of_bins_is_traced_like_maps() -> None:
+    run = replace(RUN, model=ModelConfig(backbone="rtmpose-t"), keypoints={"a": 5}, micro_batch=2)
+    trace = trace_step(run, dtype=torch.bfloat16)
+    measured = _kept_by_autograd(run.model, 2, torch.bfloat16)
+    assert trace.backbone + trace.heads + trace.weight_copies == pytest.approx(measured, rel=0.1)
