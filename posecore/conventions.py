@@ -32,6 +32,20 @@ class LabelConventions(Config):
     padded: bool = False
     half_bodies: bool = True
 
+    @model_validator(mode="before")
+    @classmethod
+    def _halves(cls, values: Any, info: ValidationInfo) -> Any:
+        """``half_body_min_keypoints: null``, as definitions used to say that these bodies have no halves."""
+        name = "half_body_min_keypoints"
+        if (
+            isinstance(values, dict)
+            and name in values
+            and values[name] is None
+            and not (info.context or {}).get("stored")
+        ):
+            return {key: value for key, value in values.items() if key != name} | {"half_bodies": False}
+        return values
+
     @model_validator(mode="after")
     def _refuse_more(self, info: ValidationInfo) -> "LabelConventions":
         more = [*(self.model_extra or {})]

@@ -126,9 +126,15 @@ def test_a_definition_says_nothing_of_heads() -> None:
     values = load_dataset("aic").model_dump()
     for name in HeadConventions.model_fields:
         with pytest.raises(ConfigError, match=f"conventions: {name} is of the model, not of the labels"):
-            parse_config({**values, "conventions": {name: None}}, DatasetDefinition, origin="aic")
+            parse_config({**values, "conventions": {name: 4}}, DatasetDefinition, origin="aic")
     with pytest.raises(ConfigError, match="conventions: codek is no convention of labels"):
         parse_config({**values, "conventions": {"codek": 1}}, DatasetDefinition, origin="aic")
+
+
+def test_bodies_without_halves_may_be_said_the_old_way() -> None:
+    values = load_dataset("aic").model_dump() | {"conventions": {"half_body_min_keypoints": None}}
+    definition = parse_config(values, DatasetDefinition, origin="aic")
+    assert definition.conventions == LabelConventions(half_bodies=False)
 
 
 def test_a_manifest_from_when_definitions_did_is_read_with_its_digest(tmp_path: Path) -> None:
