@@ -122,8 +122,8 @@ class Record:
         video_id: video the frame belongs to, or None.
         view_id: camera or view, or None.
         frame_index: position within the video, or None.
-        sha256: hash of the image bytes, set by ingestion; empty before.
-        source_sha256: SHA-256 of the source file of an image that a stage has changed; None where it is the source.
+        digest: of the image bytes (:mod:`posecore.shards.digests`), set by ingestion; empty before.
+        source_digest: that of the source file of an image that a stage has changed; None where it is the source.
         depth: the depth picture beside the image, or None.
         extras: further JSON values of the image (CrowdPose ``crowdIndex``, AP-10K ``background``, …).
     """
@@ -139,8 +139,8 @@ class Record:
     video_id: str | None = None
     view_id: str | None = None
     frame_index: int | None = None
-    sha256: str = ""
-    source_sha256: str | None = None
+    digest: str = ""
+    source_digest: str | None = None
     depth: DepthImage | None = None
     extras: dict[str, Json] = field(default_factory=dict)
 
@@ -177,7 +177,9 @@ _OPTIONAL_INSTANCE_FIELDS = (
     "subject_id",
     "track_id",
 )
-_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index", "source_sha256")
+_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index", "source_digest")
+_FORMERLY = {"digest": "sha256", "source_digest": "source_sha256"}
+"""Names in shards of format 3."""
 
 
 def _instance_to_json(instance: Instance) -> dict[str, Json]:
@@ -240,7 +242,7 @@ def record_to_json(record: Record) -> bytes:
         "image": record.image,
         "width": record.width,
         "height": record.height,
-        "sha256": record.sha256,
+        "digest": record.digest,
         "instances": [_instance_to_json(instance) for instance in record.instances],
     }
     if record.depth is not None:
@@ -256,8 +258,10 @@ def record_to_json(record: Record) -> bytes:
 
 
 def record_from_json(text: bytes | memoryview) -> Record:
-    """The inverse of :func:`record_to_json`."""
+    """The inverse of :func:`record_to_json`, also as shards of format 3 have it."""
     value: dict[str, Json] = orjson.loads(text)
+    if "digest" not in value:
+        value |= {name: value[former] for name, former in _FORMERLY.items() if former in value}
     return Record(
         dataset=value["dataset"],
         split=value["split"],
@@ -265,7 +269,7 @@ def record_from_json(text: bytes | memoryview) -> Record:
         image=value["image"],
         width=value["width"],
         height=value["height"],
-        sha256=value["sha256"],
+        digest=value["digest"],
         instances=[_instance_from_json(item) for item in value["instances"]],
         depth=DepthImage(**value["depth"]) if "depth" in value else None,
         extras=value.get("extras", {}),

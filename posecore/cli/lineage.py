@@ -32,7 +32,7 @@ def add(commands: Commands) -> None:
     dataset.add_argument("asked", help="coco, coco/train, or a digest (at least 8 digits of it)")
     dataset.add_argument("--judged", action="store_true", help="models that were judged on it instead")
     image = questions.add_parser("image", help="every model trained on an image, or on one made from it")
-    image.add_argument("asked", metavar="sha256", help="hash of the image file")
+    image.add_argument("asked", metavar="file", help="the image file, or its BLAKE3 or SHA-256")
     subject = questions.add_parser("subject", help="every model trained on a person or animal")
     subject.add_argument(
         "asked", metavar="dataset/id", help="as in the dataset's records; the id alone where it is one"

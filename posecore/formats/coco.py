@@ -21,7 +21,19 @@ from posecore.formats.claims import Claims, Texts, recurring
 from posecore.formats.files import relative_path
 from posecore.formats.json_lists import Entries, StoredList, open_json
 from posecore.formats.reader import Source
-from posecore.formats.values import Refusal, area_of_box, box_xywh, integer, mapping, number, numbers, sequence, text
+from posecore.formats.segmentations import check_segmentation
+from posecore.formats.values import (
+    Refusal,
+    area_of_box,
+    box_xywh,
+    integer,
+    mapping,
+    number,
+    numbers,
+    numeric_array,
+    sequence,
+    text,
+)
 from posecore.schema import BoxXywh, FloatArray, Instance, Json, Record, Reject, Segmentation
 
 JsonObject = Mapping[str, Json]
@@ -29,8 +41,6 @@ Categories = Mapping[int, JsonObject]
 
 _MAX_PIXELS = 1 << 29
 """Sizes beyond this are a mistake or an attack: masks are made in the stated size."""
-_MAX_COORDINATE = 1e5
-"""A polygon is walked pixel by pixel along its edges."""
 
 
 class CocoReader:
@@ -229,21 +239,6 @@ def image_size(image: JsonObject) -> tuple[int, int]:
     return width, height
 
 
-def numeric_array(value: Json, what: str) -> NDArray[np.float64]:
-    """Plain numbers as a float64 array of their own shape.
-
-    Raises:
-        Refusal: something in it is not a number, or lists of different lengths are nested.
-    """
-    try:
-        array = np.array(value)
-    except ValueError:
-        raise Refusal("not-a-number", f"{what} is a ragged list; expected plain numbers.") from None
-    if array.dtype.kind not in "iuf":
-        raise Refusal("not-a-number", f"{what} must be a list of numbers.")
-    return array.astype(np.float64)
-
-
 def flat_keypoints(annotation: JsonObject, field: str, num_keypoints: int) -> NDArray[np.float64]:
     """(K, 3) float64 from a flat list of x, y, flag.
 
@@ -256,17 +251,6 @@ def flat_keypoints(annotation: JsonObject, field: str, num_keypoints: int) -> ND
     if array.shape != (3 * num_keypoints,):
         raise Refusal("wrong-length", f"{field} must be a list of {3 * num_keypoints} numbers, not {array.shape}.")
     return array.reshape(num_keypoints, 3)
-
-
-def check_polygon(value: Json) -> None:
-    """Refuses what is not a flat list of x, y of at least 3 points, or lies so far off that filling it would not end.
-
-    Raises:
-        Refusal: it is not a polygon.
-    """
-    points = numeric_array(value, "a polygon")
-    if points.ndim != 1 or points.size < 6 or points.size % 2 or not (np.abs(points) < _MAX_COORDINATE).all():
-        raise Refusal("bad-segmentation", "a polygon must be a flat list of x, y of at least 3 points near the image.")
 
 
 def coco_flags(points: NDArray[np.float64]) -> FloatArray:
@@ -383,42 +367,5 @@ def _segmentation(value: Json, record: Record) -> Segmentation | None:
     """Polygons or RLE as in the file, None if empty."""
     if not value or value == [[]]:
         return None
-    if isinstance(value, dict):
-        _check_rle(value, record)
-        return value
-    if not isinstance(value, list):
-        raise Refusal("bad-segmentation", f"a mask is a list of polygons or an RLE object, not {type(value).__name__}.")
-    for polygon in value:
-        check_polygon(polygon)
+    check_segmentation(value, record.height, record.width)
     return value
-
-
-def _check_rle(value: JsonObject, record: Record) -> None:
-    height, width = numbers(value.get("size"), 2, "size of a mask")
-    if record.width and record.height and (height, width) != (record.height, record.width):
-        raise Refusal("bad-segmentation", f"the mask is {width:g}×{height:g} pixels, but the image is not.")
-    counts = value.get("counts")
-    runs = _runs(counts) if isinstance(counts, str) else numeric_array(counts, "counts of a mask")
-    size = height * width
-    # The bound on each run comes before their sum, which could overflow.
-    if runs.ndim != 1 or ((runs < 0) | (runs > size) | (runs % 1 != 0)).any() or runs.sum() != size:
-        raise Refusal("bad-segmentation", "the mask's runs must be whole numbers that add up to its size.")
-
-
-def _runs(text: str) -> NDArray[np.float64]:
-    """Run lengths of compressed counts (pycocotools ``rleFrString``), which decodes a short text to stray memory."""
-    runs: list[int] = []
-    value = shift = 0
-    for character in text:
-        digit = ord(character) - 48
-        if not 0 <= digit < 64 or shift > 30:
-            raise Refusal("bad-segmentation", "the mask's compressed counts are not RLE text.")
-        value |= (digit & 31) << shift
-        shift += 5
-        if digit & 32:
-            continue
-        if digit & 16:
-            value -= 1 << shift
-        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
-        value = shift = 0
-    return np.array(runs, np.float64)

@@ -6,9 +6,10 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import check_polygon, coco_flags, flat_keypoints, identifier, image_size
+from posecore.formats.coco import coco_flags, flat_keypoints, identifier, image_size
 from posecore.formats.files import read_json, relative_path
 from posecore.formats.reader import Source
+from posecore.formats.segmentations import check_polygon
 from posecore.formats.values import Refusal, area_of_box, box_from_corners, mapping, sequence, text
 from posecore.schema import FloatArray, Instance, Json, Record, Reject, Segmentation
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.formats.reader import Source
@@ -72,6 +73,21 @@ def numbers(value: Json, count: int, what: str) -> tuple[float, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != count:
         raise Refusal("wrong-length", f"{what} must be a list of {count} numbers, not {_short(value)}.")
     return tuple(number(item, what) for item in value)
+
+
+def numeric_array(value: Json, what: str) -> NDArray[np.float64]:
+    """Plain numbers as a float64 array of their own shape.
+
+    Raises:
+        Refusal: something in it is not a number, or lists of different lengths are nested.
+    """
+    try:
+        array = np.array(value)
+    except ValueError:
+        raise Refusal("not-a-number", f"{what} is a ragged list; expected plain numbers.") from None
+    if array.dtype.kind not in "iuf":
+        raise Refusal("not-a-number", f"{what} must be a list of numbers.")
+    return array.astype(np.float64)
 
 
 def text(value: Json, what: str) -> str:

@@ -6,7 +6,6 @@ than two reading threads did, and takes half of their processor's time. From obj
 there waiting dominates.
 """
 
-import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -25,6 +24,7 @@ from posecore.ingest.source_image import SourceImage, Unusable, read_depth_image
 from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
 from posecore.ingest.tally import Tally
 from posecore.schema import Record
+from posecore.shards.digests import content_digest
 from posecore.stages.load import LoadedStage, load_stages
 from posecore.stages.protocol import ModelStage, Picture
 from posecore.stages.rejects import reject_image
@@ -117,13 +117,12 @@ def _described(record: Record, image: SourceImage, depth: SourceImage | None) ->
     described = record.depth
     if depth is not None and described is not None:
         described = replace(described, size_bytes=len(depth.data), xxh3=f"{depth.xxh3:016x}")
-    return replace(record, width=image.width, height=image.height, sha256=image.sha256, depth=described)
+    return replace(record, width=image.width, height=image.height, digest=image.digest, depth=described)
 
 
 def _source_image(data: bytes) -> SourceImage:
     size = image_size(data)
-    digest = hashlib.sha256(data).hexdigest()
-    return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
+    return SourceImage(data, size.format, size.width, size.height, content_digest(data), xxh3_64_intdigest(data))
 
 
 def _with_images(job: IngestJob, records: Sequence[Record]) -> Iterator[tuple[Record, _Pictures]]:

@@ -1,6 +1,5 @@
 """Reading one source image: whole, bounded, and judged by its structure before anything decodes it."""
 
-import hashlib
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from posecore.errors import ImageHeaderError
 from posecore.image_header import ImageFormat, image_size
 from posecore.image_structure import find_damage
 from posecore.ingest.job import IngestSettings
+from posecore.shards.digests import content_digest
 from posecore.storage import AnyPath, TooLarge, read_at_most
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
@@ -34,7 +34,7 @@ class SourceImage:
         format: ``jpeg`` or ``png``.
         width: pixels, as stored; EXIF orientation is ignored.
         height: pixels.
-        sha256: of the bytes, 64 hexadecimal digits.
+        digest: of the bytes.
         xxh3: 64-bit XXH3 of the bytes, which every later read is checked against.
     """
 
@@ -42,7 +42,7 @@ class SourceImage:
     format: ImageFormat
     width: int
     height: int
-    sha256: str
+    digest: str
     xxh3: int
 
 
@@ -94,12 +94,12 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
     damage = find_damage(data, size.format)
     if damage is not None:
         return Unusable("truncated-image" if damage.is_cut else "damaged-image", f"{path} {damage.what}.")
-    sha256 = hashlib.sha256(data).hexdigest()
-    if settings.decode == "full" or int(sha256[:8], 16) < settings.decode_share * (1 << 32):
+    digest = content_digest(data)
+    if settings.decode == "full" or int(digest[-8:], 16) < settings.decode_share * (1 << 32):
         problem = _decoding_problem(data, size.width, size.height)
         if problem is not None:
             return Unusable("undecodable-image", f"{path} cannot be decoded ({problem}).")
-    return SourceImage(data, size.format, size.width, size.height, sha256, xxh3_64_intdigest(data))
+    return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
 
 
 def read_depth_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:

@@ -4,7 +4,6 @@ Stages that look at annotations run before any picture is read, whatever it cost
 that wants pictures, all have them.
 """
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any, TypeAlias
@@ -16,6 +15,7 @@ from posecore.errors import ImageHeaderError, IngestError, PoseCoreError
 from posecore.image_header import image_size
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
+from posecore.shards.digests import content_digest
 from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.load import LoadedStage
 from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, Stage, TableStage
@@ -150,8 +150,8 @@ def _changed(stage: LoadedStage, before: Picture, after: Picture) -> Picture | R
         return reject_image(
             before.record, "not-an-image", f"stage {stage.label} made of {before.record.image}: {error}"
         )
-    source = before.record.source_sha256 or hashlib.sha256(before.data).hexdigest()
-    described = replace(after.record, width=size.width, height=size.height, source_sha256=source)
+    source = before.record.source_digest or content_digest(before.data)
+    described = replace(after.record, width=size.width, height=size.height, source_digest=source)
     return replace(after, record=described)
 
 

@@ -27,6 +27,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
+from posecore.formats.values import Refusal
 from posecore.ingest.fetch import Examined, ready_stages, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
@@ -37,9 +38,10 @@ from posecore.ingest.tally import Tally
 from posecore.schema import record_from_json, record_to_json
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
-from posecore.shards.masks import encode_masks, unify
+from posecore.shards.masks import encode_state, keypoint_state
+from posecore.shards.regions import check_regions
 from posecore.shards.store import DEPTH_EXTENSION
-from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, members, stored_size, tar_digest
+from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
 from posecore.stages.load import LoadedStage
 from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
@@ -181,11 +183,12 @@ def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examine
         for sample in samples:
             record, key = sample.record, sample_key(sample.record.source_id)
             try:
-                masks = encode_masks(unify(record, job.definition.skeleton, job.vocabulary))
-            except (ValueError, TypeError, KeyError) as error:
-                problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be read ({error}).")
+                check_regions(record)
+            except (Refusal, TypeError) as error:
+                problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be drawn ({error}).")
                 tally.reject_image(IMAGE_STAGE, problem, record)
                 continue
+            masks = encode_state(keypoint_state(record, job.definition.skeleton, job.vocabulary))
             rows.add(key, record, _add_sample(tar, shard.number, key, sample, record_to_json(record), masks))
             num_images += 1
             num_instances += len(record.instances)
@@ -201,12 +204,12 @@ def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examine
 def _add_sample(tar: TarWriter, number: int, key: str, sample: Examined, text: bytes, masks: bytes) -> SamplePlace:
     image, depth = sample.image, sample.depth
     members = [
-        tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.sha256),
-        tar.add(f"{key}.json", text, hashlib.sha256(text).hexdigest()),
-        tar.add(f"{key}.masks.npz", masks, hashlib.sha256(masks).hexdigest()),
+        tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.digest),
+        tar.add(f"{key}.json", text),
+        tar.add(f"{key}.masks.npz", masks),
     ]
     if depth is not None:
-        members.append(tar.add(f"{key}.{DEPTH_EXTENSION}", depth.data, depth.sha256))
+        members.append(tar.add(f"{key}.{DEPTH_EXTENSION}", depth.data, depth.digest))
     return _place(number, members, (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks)))
 
 
@@ -283,7 +286,7 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenRows | None:
         return None
     try:
         with file_content(path) as data:
-            if tar_digest(data, str(path)) != commit.shard.digest:
+            if not has_tar_digest(data, commit.shard.digest, str(path)):
                 return None
             rows, sources = _rows(data, job.definition.skeleton.num_keypoints, shard.number, str(path))
     except (FileNotFoundError, IntegrityError):

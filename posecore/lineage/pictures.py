@@ -1,24 +1,30 @@
 """From a picture or a person to the editions of splits that hold them: lineage's way into the tables beside the shards.
 
 A picture is known by the digest of its bytes, and by that of the file it came from where a stage changed it; so one
-picture in two datasets, or before and after its faces were blurred, is one picture. A person's name means something
+picture in two datasets, or before and after its faces were blurred, is one picture. Splits of format 3 have digests of
+another kind; between formats a picture is known by its 64-bit XXH3, which all have. A person's name means something
 within one dataset only: ``minirgbd/03``.
 """
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from posecore.errors import IntegrityError, QuestionError
 from posecore.lineage.graph import Node
 from posecore.lineage.query import Answer, LineageGraph
+from posecore.shards.digests import as_blake3, is_blake3, known_digests
 from posecore.shards.editions import EDITIONS_NAME, find_edition
+from posecore.shards.index import read_columns
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, read_manifest
 from posecore.storage import AnyPath, as_path
+
+PICTURE_COLUMNS = ("key", "shard", "digest", "source_digest", "image_xxh3")
+"""Of a table of pictures."""
 
 _UNREADABLE = (OSError, IntegrityError, pa.ArrowInvalid)
 
@@ -41,17 +47,17 @@ class Edition:
 
     def images(self, *columns: str) -> pa.Table:
         """Columns of the table of images."""
-        return _read(self.folder / IMAGES_NAME, columns)
+        return read_columns(self.folder / IMAGES_NAME, columns)
 
     def instances(self, *columns: str) -> pa.Table:
         """Columns of the table of instances."""
-        return _read(self.folder / INSTANCES_NAME, columns)
+        return read_columns(self.folder / INSTANCES_NAME, columns)
 
-    def holding(self, digests: Iterable[str]) -> pa.Table:
-        """``key, shard, sha256, source_sha256`` of the pictures that have, or came from a file that has, a digest."""
-        wanted, table = pa.array(sorted(set(digests)), pa.string()), self.pictures
-        found = [pc.is_in(table[name], wanted) for name in ("sha256", "source_sha256")]
-        return table.filter(pc.or_(*found))
+    def holding(self, digests: Iterable[str], marks: Iterable[int] = ()) -> pa.Table:
+        """:data:`PICTURE_COLUMNS` of the pictures that have, or came from a file that has, a digest, or have a mark."""
+        wanted, marked, table = pa.array(sorted(set(digests)), pa.string()), pa.array(marks, pa.uint64()), self.pictures
+        found = [pc.is_in(table[name], wanted) for name in ("digest", "source_digest")]
+        return table.filter(pc.or_(pc.or_(*found), pc.is_in(table["image_xxh3"], marked)))
 
     @cached_property
     def picture_licenses(self) -> dict[str, int]:
@@ -66,14 +72,14 @@ class Edition:
 
     def pictures_of(self, subject_id: str) -> set[str]:
         """Digests of the pictures that show a person, those of their source files included."""
-        bodies = self.instances("subject_id", "sha256")
-        shown = bodies.filter(pc.equal(bodies["subject_id"], subject_id))["sha256"].to_pylist()
+        bodies = self.instances("subject_id", "digest")
+        shown = bodies.filter(pc.equal(bodies["subject_id"], subject_id))["digest"].to_pylist()
         return digests_in(self.holding(shown)) if shown else set()
 
     @cached_property
     def pictures(self) -> pa.Table:
-        """``key, shard, sha256, source_sha256`` of all."""
-        return self.images("key", "shard", "sha256", "source_sha256")
+        """:data:`PICTURE_COLUMNS` of all."""
+        return self.images(*PICTURE_COLUMNS)
 
     @cached_property
     def subjects(self) -> set[str]:
@@ -89,12 +95,7 @@ class Edition:
 
 def digests_in(pictures: pa.Table) -> set[str]:
     """Every digest, own or of the source, in a table of pictures."""
-    return (set(pictures["sha256"].to_pylist()) | set(pictures["source_sha256"].to_pylist())) - {None}
-
-
-def _read(path: AnyPath, columns: Iterable[str]) -> pa.Table:
-    with path.open("rb") as file:
-        return pq.read_table(file, columns=list(columns))
+    return (set(pictures["digest"].to_pylist()) | set(pictures["source_digest"].to_pylist())) - {None}
 
 
 @dataclass
@@ -178,21 +179,31 @@ class Found:
     unknown: list[str]
 
 
-def find_picture(editions: Editions, sha256: str) -> Found:
+def find_picture(editions: Editions, file_or_digest: str) -> Found:
     """Every edition with a picture.
 
     Args:
         editions: all.
-        sha256: of the picture's bytes, or of those of the file it came from.
+        file_or_digest: the picture or the file it came from, or the BLAKE3 or SHA-256 of its bytes.
 
     Raises:
-        QuestionError: it is no SHA-256, or every edition could be read and none has it.
+        QuestionError: it is neither, or every edition could be read and none has it.
     """
-    digest = sha256.lower()
-    if len(digest) != 64 or set(digest) - set("0123456789abcdef"):
-        raise QuestionError(f"{sha256}: a picture is named by the SHA-256 of its file, 64 hexadecimal digits.")
-    found = _holding(editions, {digest}, [])
-    return _or_mistake(found, f"{digest}: no edition of any recorded split has a picture with this SHA-256.")
+    found = _holding(editions, _digests(file_or_digest), [])
+    return _or_mistake(found, f"{file_or_digest}: no edition of any recorded split has this picture.")
+
+
+def _digests(file_or_digest: str) -> set[str]:
+    path = Path(file_or_digest)
+    if path.is_file():
+        return set(known_digests(path.read_bytes()))
+    digest = file_or_digest.lower()
+    digits = digest.removeprefix(as_blake3(""))
+    if len(digits) != 64 or set(digits) - set("0123456789abcdef"):
+        raise QuestionError(
+            f"{file_or_digest}: a picture is named by its file, or by its BLAKE3 or SHA-256, 64 hexadecimal digits."
+        )
+    return {digest} if is_blake3(digest) else {digest, as_blake3(digest)}
 
 
 def find_subject(editions: Editions, name: str) -> Found:
@@ -245,7 +256,7 @@ def find_where(editions: Editions, keep: Callable[[pa.Table], pa.Array], *column
     """
     found, digests = [], set()
     for edition in editions.readable:
-        table = edition.images("key", "shard", "sha256", "source_sha256", *columns)
+        table = edition.images(*PICTURE_COLUMNS, *columns)
         pictures = table.filter(keep(table))
         if pictures.num_rows:
             found.append((edition, pictures))
@@ -254,14 +265,16 @@ def find_where(editions: Editions, keep: Callable[[pa.Table], pa.Array], *column
 
 
 def _holding(editions: Editions, digests: set[str], unknown: list[str]) -> Found:
-    every = set(digests)
+    every, marks = set(digests), set[int]()
     while True:  # the file behind one edition's picture may be another edition's picture
-        found = [(edition, edition.holding(every)) for edition in editions.readable] if every else []
+        found = [(edition, edition.holding(every, marks)) for edition in editions.readable] if every else []
         found = [(edition, pictures) for edition, pictures in found if pictures.num_rows]
         more = {digest for _, pictures in found for digest in digests_in(pictures)} - every
-        if not more:
+        more_marks = {mark for _, pictures in found for mark in pictures["image_xxh3"].to_pylist()} - marks
+        if not more and not more_marks:
             return Found(frozenset(every), found, editions.unread, unknown)
         every |= more
+        marks |= more_marks
 
 
 def _or_mistake(found: Found, sentence: str) -> Found:

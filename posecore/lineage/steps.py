@@ -31,7 +31,7 @@ from posecore.lineage.curve import send_if_reachable
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
-from posecore.shards.tar import tar_digest
+from posecore.shards.tar import has_tar_digest
 from posecore.storage import AnyPath, as_path, file_content, sha256_of
 
 OUTPUTS_FILE = "outputs.json"
@@ -47,7 +47,7 @@ class OutputFile:
         size_bytes: its size.
         mtime: its modification time in seconds, 0 where the store has none.
         sha256: hash of its content; of a tar of ours its digest.
-        is_tar: whether :func:`~posecore.shards.tar.tar_digest` is that hash, which whoever wrote a tar knows already.
+        is_tar: whether :func:`~posecore.shards.tar.tar_digest` made that hash, which whoever wrote a tar knows already.
     """
 
     path: str
@@ -63,11 +63,11 @@ class OutputFile:
         Args:
             location: local path or fsspec URL.
             sha256: the hash of its content if the writer knows it; else the file is read.
-            is_tar: the hash is the digest of a tar.
+            is_tar: the hash, which is given, is the digest of a tar.
         """
         path = as_path(location)
         stat = path.stat()
-        return cls(str(path), stat.st_size, stat.st_mtime, sha256 or _hash_of(path, is_tar), is_tar)
+        return cls(str(path), stat.st_size, stat.st_mtime, sha256 or sha256_of(path), is_tar)
 
     def is_alive(self, verify: bool = False) -> bool:
         """Whether the file is still what was written.
@@ -82,7 +82,16 @@ class OutputFile:
             return False
         if stat.st_size != self.size_bytes:
             return False
-        return (not verify and stat.st_mtime == self.mtime) or _hash_of(path, self.is_tar) == self.sha256
+        return (not verify and stat.st_mtime == self.mtime) or self._has_content(path)
+
+    def _has_content(self, path: AnyPath) -> bool:
+        if not self.is_tar:
+            return sha256_of(path) == self.sha256
+        try:
+            with file_content(path) as data:
+                return has_tar_digest(data, self.sha256, str(path))
+        except IntegrityError:  # cut, or a header is damaged
+            return False
 
 
 @dataclass(frozen=True, slots=True)
@@ -380,16 +389,6 @@ def close_dead_runs(tracking: Tracking) -> int:
             log.end("KILLED")
             closed += 1
     return closed
-
-
-def _hash_of(path: AnyPath, is_tar: bool) -> str:
-    if not is_tar:
-        return sha256_of(path)
-    try:
-        with file_content(path) as data:
-            return tar_digest(data, str(path))
-    except IntegrityError:  # cut, or a header is damaged
-        return ""
 
 
 def _try_lock(path: Path) -> TextIO | None:

@@ -34,7 +34,7 @@ from posecore.shards.index import write_table
 from posecore.shards.manifest import INSTANCES_NAME, MANIFEST_NAME
 from posecore.shards.npy import npy_bytes, npy_header
 from posecore.shards.open_files import OpenFiles
-from posecore.shards.tar import BLOCK_BYTES, TarWriter, stored_size, tar_digest
+from posecore.shards.tar import BLOCK_BYTES, TarWriter, has_tar_digest, stored_size
 from posecore.storage import file_content, write_atomically, written_aside
 
 FORMAT: Literal[1] = 1
@@ -245,7 +245,7 @@ def _add(tar: TarWriter, key: str, answer: Answer) -> int:
     for name, array in zip(Answer._fields, answer, strict=True):
         if array is not None:
             content = npy_bytes(array)
-            tar.add(f"{key}.{name}.npy", content, hashlib.sha256(content).hexdigest())
+            tar.add(f"{key}.{name}.npy", content)
             checksum.update(content)
     return checksum.intdigest()
 
@@ -268,7 +268,7 @@ def finished_shard(
         if (commit.terms, commit.code, commit.rows) != (terms.digest, code, tuple(rows)):
             return None
         with file_content(path) as data:
-            return commit if tar_digest(data, str(path)) == commit.shard.digest else None
+            return commit if has_tar_digest(data, commit.shard.digest, str(path)) else None
     except (FileNotFoundError, ValueError):
         return None
 

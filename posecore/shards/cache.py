@@ -23,7 +23,7 @@ from posecore.config import Config
 from posecore.errors import ConfigError, IntegrityError, StorageError
 from posecore.shards.manifest import ShardEntry
 from posecore.shards.remote import asked_again
-from posecore.shards.tar import tar_digest
+from posecore.shards.tar import has_tar_digest
 from posecore.storage import AnyPath, file_content
 
 _CHUNK_BYTES = 1 << 22
@@ -221,7 +221,7 @@ def _download(source: AnyPath, descriptor: int, entry: ShardEntry) -> None:
 
 def _check(source: AnyPath, fetched: Path, entry: ShardEntry) -> None:
     with file_content(fetched) as data:
-        intact = tar_digest(data, str(source)) == entry.digest
+        intact = has_tar_digest(data, entry.digest, str(source))
     if not intact:
         raise _not_it(source)
 

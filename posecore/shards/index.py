@@ -30,7 +30,7 @@ _PLACE = [
     pa.field("json_size", pa.int64(), nullable=False),
     pa.field("masks_offset", pa.int64(), nullable=False),
     pa.field("masks_size", pa.int64(), nullable=False),
-    pa.field("sha256", pa.string(), nullable=False),
+    pa.field("digest", pa.string(), nullable=False),
 ]
 
 IMAGE_SCHEMA = pa.schema(
@@ -49,13 +49,15 @@ IMAGE_SCHEMA = pa.schema(
         pa.field("video_id", pa.string()),
         pa.field("view_id", pa.string()),
         pa.field("frame_index", pa.int64()),
-        pa.field("source_sha256", pa.string()),
+        pa.field("source_digest", pa.string()),
     ]
 )
-"""``images.parquet``. ``image`` is the source path below the dataset's root; ``sha256`` is that of the image bytes.
-
-``source_sha256`` is that of the source file where a stage has changed the bytes, else null.
+"""``images.parquet``. ``image`` is the source path below the dataset's root; ``digest`` is that of the image bytes
+(:mod:`posecore.shards.digests`), ``source_digest`` that of the source file where a stage has changed them, else null.
 """
+
+_FORMER_NAMES = {"sha256": "digest", "source_sha256": "source_digest"}
+"""Columns of format 3, and what they are called now."""
 
 
 def instance_schema(num_keypoints: int) -> pa.Schema:
@@ -167,6 +169,18 @@ class IndexTables:
 
     images: pa.Table
     instances: pa.Table
+
+
+def with_present_names(table: pa.Table) -> pa.Table:
+    """A table of a split of any format, its columns called as they are now."""
+    return table.rename_columns([_FORMER_NAMES.get(name, name) for name in table.column_names])
+
+
+def read_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:
+    """Columns, by their present names, of a table of a split of any format."""
+    with path.open("rb") as opened, pq.ParquetFile(opened) as file:
+        wanted = [name for name in file.schema_arrow.names if _FORMER_NAMES.get(name, name) in columns]
+        return with_present_names(file.read(wanted)).select(list(columns))
 
 
 def write_table(path: AnyPath, table: pa.Table) -> bytes:

@@ -9,7 +9,7 @@ import io
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
@@ -24,12 +24,13 @@ from posecore.errors import ConfigError, IntegrityError
 from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
 from posecore.shards.corrections import Corrections
+from posecore.shards.index import with_present_names
 from posecore.shards.labels import Labels, with_fewer_labels
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, ShardEntry, read_manifest
-from posecore.shards.masks import UnifiedMasks, decode_masks
+from posecore.shards.masks import UnifiedMasks, decode_state
 from posecore.shards.open_files import OpenFiles
 from posecore.shards.remote import read_whole
-from posecore.shards.tar import stored_size, tar_digest
+from posecore.shards.tar import has_tar_digest, stored_size
 from posecore.storage import AnyPath, as_path, file_content
 
 REPAIR = "ingest the split again, which writes anew what is damaged and nothing else (in a job: run it with --verify)"
@@ -47,7 +48,7 @@ class Sample:
         key: name within the split.
         image_bytes: the source file, untouched.
         record: its annotations.
-        masks: its unified masks, over the names of ``store.manifest.vocabulary``.
+        masks: its unified masks, over the names of ``store.manifest.vocabulary``; regions are drawn when asked for.
         depth_bytes: the PNG of ``record.depth``, untouched; None where the record has none.
     """
 
@@ -167,16 +168,13 @@ class ShardStore:
         """
         start, size = self._place(image_row, "sample")
         data = self._read(image_row, start, size)
-        record, masks = self._corrected(
-            record_from_json(self._member(image_row, "json", data, start)),
-            decode_masks(self._member(image_row, "masks", data, start)),
-        )
+        masks = self._masks(image_row, data, start)
         return Sample(
             key=self.key(image_row),
             image_bytes=self._member(image_row, "image", data, start),
-            record=record,
+            record=masks.record,
             masks=masks,
-            depth_bytes=self._depth(image_row, record, data, start),
+            depth_bytes=self._depth(image_row, masks.record, data, start),
         )
 
     def read_image_bytes(self, image_row: int) -> bytes:
@@ -201,15 +199,13 @@ class ShardStore:
         return record
 
     def read_masks(self, image_row: int) -> UnifiedMasks:
-        """The unified masks of one image.
+        """The unified masks of one image, without the image.
 
         Raises:
             IntegrityError: as :meth:`read_sample`.
         """
-        if self.corrections is not None:  # which are written down by the ids of the record
-            return self.read_sample(image_row).masks
-        start, size = self._place(image_row, "masks")
-        return decode_masks(self._member(image_row, "masks", self._read(image_row, start, size), start))
+        (start, _), (last, size) = self._place(image_row, "json"), self._place(image_row, "masks")
+        return self._masks(image_row, self._read(image_row, start, last + size - start), start)
 
     def verify(self) -> None:
         """Reads every file of the split and compares it with the manifest: tars, index, quarantine.
@@ -225,18 +221,21 @@ class ShardStore:
             if not path.exists():
                 raise IntegrityError(f"{path}: the shard is missing; {REPAIR}.")
             with file_content(path) as data:
-                intact = tar_digest(data, str(path)) == entry.digest
+                intact = has_tar_digest(data, entry.digest, str(path))
             if intact:
                 continue
             for row in np.flatnonzero(self._columns["shard"] == number).tolist():
                 self.read_sample(row)
             raise IntegrityError(f"{path}: the shard's bytes are not those that were written; {REPAIR}.")
 
-    def _corrected(self, record: Record, masks: UnifiedMasks) -> tuple[Record, UnifiedMasks]:
-        if self.corrections is None:
-            return record, masks
-        changed = self.corrections.applied(record, self.manifest)
-        return record, replace(masks, state=self.corrections.corrected_state(masks.state, changed, self.manifest))
+    def _masks(self, image_row: int, data: bytes, data_offset: int) -> UnifiedMasks:
+        """Record and states, corrected."""
+        record = record_from_json(self._member(image_row, "json", data, data_offset))
+        state = decode_state(self._member(image_row, "masks", data, data_offset))
+        if self.corrections is not None:
+            changed = self.corrections.applied(record, self.manifest)
+            state = self.corrections.corrected_state(state, changed, self.manifest)
+        return UnifiedMasks(state, record)
 
     def _place(self, image_row: int, member: str) -> tuple[int, int]:
         return int(self._columns[f"{member}_offset"][image_row]), int(self._columns[f"{member}_size"][image_row])
@@ -295,7 +294,7 @@ class ShardStore:
         return path
 
     def _read_table(self, name: str) -> pa.Table:
-        return pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks()
+        return with_present_names(pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks())
 
     def _read_file(self, name: str) -> bytes:
         path = self.location / name

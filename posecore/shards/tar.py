@@ -3,9 +3,10 @@
 Names are short and sizes below 8 GiB, so no extension header is ever needed (POSIX.1-2017, pax, "ustar Interchange
 Format"). Any tar or WebDataset tool reads the result.
 
-A tar is named by its digest: the SHA-256 of the tar with the content of every member replaced by the 64 hexadecimal
-digits of that content's own SHA-256. It covers every byte as the SHA-256 of the file would (a header states how long
-its content is, so no two tars give the same text), and spares hashing an image twice, whose SHA-256 is wanted anyway.
+A tar is named by its digest: the BLAKE3 of the tar with the content of every member of 16 KiB or more replaced by the
+digest of that content (:mod:`posecore.shards.digests`). It covers every byte as the BLAKE3 of the file would (a header
+states how long its content is, so no two tars give the same text), and spares hashing a picture twice, whose digest is
+wanted anyway. Tars of format 3 are named by SHA-256, and there every member's content is replaced by its own.
 """
 
 import hashlib
@@ -15,12 +16,17 @@ from collections.abc import Iterator
 from io import FileIO
 from typing import NamedTuple
 
+from blake3 import blake3
+
 from posecore.errors import IntegrityError
+from posecore.shards.digests import as_blake3, content_digest, is_blake3
 
 BLOCK_BYTES = 512
 MAX_NAME_BYTES = 99
 END_OF_ARCHIVE = bytes(2 * BLOCK_BYTES)
 
+_DIGESTED_FROM = 1 << 14
+"""Smaller contents are hashed with the headers around them, many at a time, which takes less than a digest of each."""
 _WRITE_BYTES = 1 << 20
 _WRITE_PARTS = 512
 """Linux takes at most 1024 pieces in one write; a member adds three."""
@@ -83,24 +89,26 @@ class TarWriter:
     def __init__(self, file: FileIO) -> None:
         self.position = 0
         self._file = file
-        self._digest = hashlib.sha256()
+        self._digest = blake3()
+        self._named: list[bytes] = []
         self._pending: list[bytes] = []
         self._pending_bytes = 0
 
-    def add(self, name: str, content: bytes, sha256: str) -> Member:
+    def add(self, name: str, content: bytes, digest: str | None = None) -> Member:
         """Appends a member.
 
         Args:
             name: file name, ASCII.
             content: its bytes.
-            sha256: of the content, 64 hexadecimal digits.
+            digest: of the content, if it is known already.
 
         Raises:
             OSError: an earlier piece could not be written.
         """
         size = len(content)
         header, fill = member_header(name, size), padding(size)
-        self._digest.update(b"".join((header, sha256.encode(), fill)))
+        named = content if size < _DIGESTED_FROM else (digest or content_digest(content)).encode()
+        self._named += (header, named, fill)
         member = Member(name, self.position + BLOCK_BYTES, size)
         self._append(BLOCK_BYTES + size + len(fill), header, content, fill)
         return member
@@ -111,10 +119,10 @@ class TarWriter:
         Raises:
             OSError: a piece could not be written.
         """
-        self._digest.update(END_OF_ARCHIVE)
+        self._named.append(END_OF_ARCHIVE)
         self._append(len(END_OF_ARCHIVE), END_OF_ARCHIVE)
         self._flush()
-        return self._digest.hexdigest()
+        return as_blake3(self._digest.hexdigest())
 
     def _append(self, size: int, *parts: bytes) -> None:
         self._pending += parts
@@ -125,7 +133,8 @@ class TarWriter:
 
     def _flush(self) -> None:
         parts, size = self._pending, self._pending_bytes
-        self._pending, self._pending_bytes = [], 0
+        self._digest.update(b"".join(self._named))
+        self._named, self._pending, self._pending_bytes = [], [], 0
         written = os.writev(self._file.fileno(), parts)
         if written < size:  # a signal, or a disk with room for a part only: the next write says which
             rest = memoryview(b"".join(parts))[written:]
@@ -143,6 +152,33 @@ def tar_digest(data: bytes | memoryview, origin: str) -> str:
     Raises:
         IntegrityError: a header is damaged, or the tar ends early.
     """
+    digest = blake3()
+    position = 0
+    for member in members(data, origin):
+        if member.size >= _DIGESTED_FROM:
+            end = member.offset + member.size
+            digest.update(data[position : member.offset])
+            digest.update(content_digest(data[member.offset : end]).encode())
+            position = end
+    digest.update(data[position:])
+    return as_blake3(digest.hexdigest())
+
+
+def has_tar_digest(data: bytes | memoryview, digest: str, origin: str) -> bool:
+    """Whether a tar is the one that a digest names, of whatever format.
+
+    Args:
+        data: the whole tar.
+        digest: as its writer stated it.
+        origin: what to call it in messages.
+
+    Raises:
+        IntegrityError: a header is damaged, or the tar ends early.
+    """
+    return (tar_digest if is_blake3(digest) else _sha256_tar_digest)(data, origin) == digest
+
+
+def _sha256_tar_digest(data: bytes | memoryview, origin: str) -> str:
     digest = hashlib.sha256()
     position = 0
     for member in members(data, origin):

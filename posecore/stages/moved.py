@@ -13,6 +13,7 @@ from pycocotools import mask as coco_mask
 
 from posecore.errors import IngestError
 from posecore.schema import BoxXywh, Instance, Record, Segmentation
+from posecore.shards.regions import segmentation_rle
 from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.pixels import Pixels
 
@@ -125,7 +126,6 @@ def _moved_segmentation(body: Instance, record: Record, move: Move) -> Segmentat
             f"{record.image}, instance {body.id}: the mask was made for {width}x{height} pixels, but the picture has "
             f"{record.width}x{record.height}."
         )
-    listed = isinstance(segmentation["counts"], list)
-    mask = coco_mask.decode(coco_mask.frPyObjects(segmentation, height, width) if listed else segmentation)
+    mask = coco_mask.decode(segmentation_rle(segmentation, height, width))
     packed = coco_mask.encode(np.asfortranarray(move.pixels(mask)))
     return {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode()}

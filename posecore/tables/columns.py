@@ -24,7 +24,7 @@ IMAGE_COLUMNS = pa.schema(
         pa.field("video_id", pa.string()),
         pa.field("view_id", pa.string()),
         pa.field("frame_index", pa.int64()),
-        pa.field("source_sha256", pa.string()),
+        pa.field("source_digest", pa.string()),
         pa.field("depth_image", pa.string()),
         pa.field("metres_per_unit", pa.float64()),
         pa.field("extras", pa.binary()),

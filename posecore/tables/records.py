@@ -23,7 +23,7 @@ _SAME_IN_INSTANCE = (
     *("head_bbox_xyxy", "center", "scale", "subject_id", "track_id"),
 )
 _SAME_IN_RECORD = (
-    *("source_id", "image", "width", "height", "license", "video_id", "view_id", "frame_index", "source_sha256"),
+    *("source_id", "image", "width", "height", "license", "video_id", "view_id", "frame_index", "source_digest"),
 )
 
 

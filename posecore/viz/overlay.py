@@ -7,9 +7,9 @@ from typing import TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools import mask as coco_mask
 
 from posecore.schema import Instance, Segmentation
+from posecore.shards.regions import pixels, segmentation_rle
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 
 Rgb: TypeAlias = tuple[int, int, int]
@@ -101,19 +101,8 @@ def segmentation_mask(segmentation: Segmentation | None, height: int, width: int
     Raises:
         ValueError: an RLE was made for another image size.
     """
-    if not segmentation:
-        return None
-    if isinstance(segmentation, list):
-        polygons = [polygon for polygon in segmentation if len(polygon) >= 6]
-        if not polygons:
-            return None
-        rle = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    else:
-        if list(segmentation["size"]) != [height, width]:
-            raise ValueError(f"the mask was made for size {segmentation['size']}, but the image has {[height, width]}.")
-        counts = segmentation["counts"]
-        rle = coco_mask.frPyObjects(segmentation, height, width) if isinstance(counts, list) else segmentation
-    return np.asarray(coco_mask.decode(rle)).astype(np.bool_)
+    rle = segmentation_rle(segmentation, height, width)
+    return None if rle is None else pixels(rle)
 
 
 def _tint(canvas: NDArray[np.uint8], mask: NDArray[np.bool_], colour: Rgb) -> None:

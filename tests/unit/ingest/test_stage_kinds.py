@@ -179,14 +179,14 @@ def test_an_image_stage_changes_pictures_and_points_and_the_source_stays_known(t
     store.verify()
     assert store.images["key"].to_pylist() == ["0", "1", "3", "4", "5"]
     assert store.images["width"].to_pylist() == [32, 32, 32, 64, 32]
-    originals = dict(zip(plain.images["key"].to_pylist(), plain.images["sha256"].to_pylist(), strict=True))
-    kept = dict(zip(store.images["key"].to_pylist(), store.images["source_sha256"].to_pylist(), strict=True))
+    originals = dict(zip(plain.images["key"].to_pylist(), plain.images["digest"].to_pylist(), strict=True))
+    kept = dict(zip(store.images["key"].to_pylist(), store.images["source_digest"].to_pylist(), strict=True))
     assert kept == {key: None if key == "4" else originals[key] for key in kept}
     first = store.read_sample(0)
     assert first.image_bytes.startswith(b"\x89PNG")
     assert first.record.instances[0].keypoints[0].tolist() == [2.5, 3, 2]
     assert first.record.extras == {"seen": 32}
-    assert first.record.source_sha256 == originals["0"]
+    assert first.record.source_digest == originals["0"]
 
 
 def ingested(out, root, source, stages):

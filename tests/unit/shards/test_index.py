@@ -14,7 +14,7 @@ BOX = (10.0, 10.0, 60.0, 80.0)
 @pytest.mark.parametrize(
     ("schema", "may_be_empty"),
     [
-        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index", "source_sha256"}),
+        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index", "source_digest"}),
         (instance_schema(17), {"center", "scale", "subject_id", "track_id", "video_id"}),
     ],
 )

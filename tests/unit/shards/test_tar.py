@@ -5,9 +5,19 @@ import tarfile
 from io import FileIO
 
 import pytest
+from blake3 import blake3
 
 from posecore.errors import IntegrityError
-from posecore.shards.tar import END_OF_ARCHIVE, TarWriter, member_header, members, padding, stored_size, tar_digest
+from posecore.shards.tar import (
+    END_OF_ARCHIVE,
+    TarWriter,
+    has_tar_digest,
+    member_header,
+    members,
+    padding,
+    stored_size,
+    tar_digest,
+)
 
 CONTENTS = {"a.jpg": b"x" * 513, "b.json": b"", "c.masks.npz": b"y" * 512}
 
@@ -61,7 +71,7 @@ def test_the_writer_and_the_bytes_agree_on_the_digest(tmp_path):
     path = tmp_path / "t.tar"
     with FileIO(path, "wb") as file:
         tar = TarWriter(file)
-        found = [tar.add(name, data, hashlib.sha256(data).hexdigest()) for name, data in contents.items()]
+        found = [tar.add(name, data) for name, data in contents.items()]
         digest = tar.finish()
     data = path.read_bytes()
     assert len(data) == tar.position
@@ -70,12 +80,25 @@ def test_the_writer_and_the_bytes_agree_on_the_digest(tmp_path):
     assert tar_digest(data, "t") == digest
 
 
-def test_the_digest_is_that_of_headers_and_content_hashes():
+def test_the_digest_is_that_of_the_tar_with_large_contents_replaced_by_theirs():
+    contents = {"a.jpg": bytes(16384), "a.json": bytes(16383), "a.masks.npz": b"z"}
+    parts = [member_header(name, len(data)) + data + padding(len(data)) for name, data in contents.items()]
+    named = f"blake3-{blake3(bytes(16384)).hexdigest()}".encode()
+    assert not padding(16384)
+    replaced = [member_header("a.jpg", 16384) + named, *parts[1:], END_OF_ARCHIVE]
+    found = tar_digest(b"".join(parts) + END_OF_ARCHIVE, "t")
+    assert found == f"blake3-{blake3(b''.join(replaced)).hexdigest()}"
+    assert has_tar_digest(b"".join(parts) + END_OF_ARCHIVE, found, "t")
+
+
+def test_a_digest_of_the_third_format_is_recognised():
     parts = [
         member_header(name, len(data)) + hashlib.sha256(data).hexdigest().encode() + padding(len(data))
         for name, data in CONTENTS.items()
     ]
-    assert tar_digest(archive(), "t") == hashlib.sha256(b"".join(parts) + END_OF_ARCHIVE).hexdigest()
+    former = hashlib.sha256(b"".join(parts) + END_OF_ARCHIVE).hexdigest()
+    assert has_tar_digest(archive(), former, "t")
+    assert not has_tar_digest(archive().replace(b"xx", b"xy"), former, "t")
 
 
 def test_any_flipped_byte_changes_the_digest_or_is_refused():
