@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.oks import evaluate_oks, similarity
+from posecore.evaluation.oks import evaluate_oks, extent, similarity, similarity_to_region
 from tests.support.random_poses import COCO_SIGMAS, paired_case, random_case
 
 
@@ -23,6 +23,35 @@ def test_similarity_is_the_published_formula_point_by_point():
         ]
         assert got[pair] == pytest.approx(np.mean(terms), abs=1e-12)
     assert got[4] == 0
+
+
+def test_without_a_labelled_point_distances_are_those_to_the_box_and_its_own_size_around_it() -> None:
+    """Ten to 40 and 20 to 60 grow to -20 to 70 and -20 to 100; inside it is as good as on the spot."""
+    box, area, sigmas = np.array([[10.0, 20.0, 30.0, 40.0]]), np.array([300.0]), np.array([0.1, 0.2])
+    inside, far = (70.0, 100.0), np.array([[-23.0, 50.0], [-20.0, -20.0], [75.0, 112.0]])
+    for point, squared in zip(far, (9.0, 0.0, 25.0 + 144.0), strict=True):
+        points = np.array([[inside, point]])
+        expected = (1 + np.exp(-squared / (2 * 300 * 0.4**2))) / 2
+        assert similarity_to_region(points, box, area, sigmas) == pytest.approx([expected])
+
+
+def test_the_extent_of_points_is_their_tight_box_wherever_it_lies() -> None:
+    places = np.array([[[3.0, 4.0], [9.0, 10.0], [5.0, 11.0]], [[-5.0, -3.0], [-2.0, -9.0], [-4.0, -4.0]]])
+    assert extent(places).tolist() == [6.0 * 7.0, 3.0 * 6.0]
+
+
+def test_categories_of_one_image_are_judged_apart() -> None:
+    """Both are found, each by a better and a worse detection, of which the other's is a mistake in its own category."""
+    truth, found = _persons([2000.0, 2000.0])
+    one = {"image_row": np.zeros(2, int), "category_id": np.array([7, 9])}
+    images = {name: getattr(truth, name)[:1] for name in ("image_ids", "image_size", "crowd_index")}
+    truth = replace(truth, **one, **images)
+    found = replace(found, **one, image_ids=truth.image_ids)
+    arguments = {"area": truth.area, "ignored": np.zeros(2, bool), "per_category": True}
+    result = evaluate_oks(truth, found, COCO_SIGMAS, **arguments)
+    assert result.ap_per_category() == pytest.approx({7: 1.0, 9: 1.0})
+    swapped = replace(found, category_id=np.array([9, 7]))
+    assert evaluate_oks(truth, swapped, COCO_SIGMAS, **arguments).ap_per_category() == {7: 0.0, 9: 0.0}
 
 
 def test_perfect_predictions_score_one_and_none_score_zero():

@@ -6,7 +6,14 @@ from scipy.stats import kstest, truncnorm, uniform
 
 from posecore.config import parse_config
 from posecore.errors import ConfigError
-from posecore.loading.augment import AugmentConfig, Region, RegionDraws, augment_regions, center_jitter
+from posecore.loading.augment import (
+    AugmentConfig,
+    Region,
+    RegionDraws,
+    augment_regions,
+    center_jitter,
+    mirrored_only,
+)
 from posecore.skeletons.library import load_skeleton
 
 COCO = load_skeleton("coco17")
@@ -276,3 +283,28 @@ def test_a_region_is_the_same_to_the_last_bit_in_any_batch(preset):
         for name in ("center", "scale", "rotation", "flipped"):
             assert getattr(alone, name).tobytes() == getattr(together, name)[place : place + 1].tobytes()
     assert len(regions(slice(0, 0)).center) == 0
+
+
+def test_a_setting_displaces_or_paints_as_soon_as_it_is_more_than_none():
+    still = mirrored_only(0.5)
+    assert (still.displacing, still.paints) == ((), False)
+    jitter = {"center_jitter": "per_sample", "center_jitter_probability": 0.1, "center_jitter_extent": 0.1}
+    turning = {"rotation_probability": 0.1, "rotation_degrees": 5}
+    alone = {
+        "half_body_probability": ({"half_body_probability": 0.01}, False),
+        "scale_factor": ({"scale_factor": 0.01}, False),
+        "rotation_probability": (turning, False),
+        "center_jitter": (jitter, False),
+        "appearance": ({"appearance": {}}, True),
+        "blanket_probability": ({"blanket_probability": 0.01}, True),
+        "infrared_probability": ({"infrared_probability": 0.01}, True),
+        "grey_probability": ({"grey_probability": 0.01}, True),
+    }
+    for name, (changes, paints) in alone.items():
+        config = AugmentConfig.model_validate(still.model_dump() | changes)
+        assert (config.displacing, config.paints) == ((name,), paints)
+    together = {key: value for changes, _ in alone.values() for key, value in changes.items()}
+    assert AugmentConfig.model_validate(still.model_dump() | together).displacing == tuple(alone)
+    for changes, off in ((turning, "rotation_probability"), (turning, "rotation_degrees"),
+                         (jitter, "center_jitter_probability"), (jitter, "center_jitter_extent")):  # fmt: skip
+        assert AugmentConfig.model_validate(still.model_dump() | changes | {off: 0}).displacing == ()
