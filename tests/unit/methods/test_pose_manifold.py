@@ -1,8 +1,12 @@
 """The learned distance: the tree, the frame, nearest poses against an exhaustive search, and what it learns."""
 
+import json
+
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from posecore.errors import ConfigError, DatasetError
 from posecore.labels.proportions import bones_of
@@ -10,6 +14,10 @@ from posecore.methods.pose_manifold import (
     BoneTree,
     ManifoldEnergy,
     ManifoldTraining,
+    PoseManifold,
+    _noisy_poses,
+    _Poses,
+    _with_gaps,
     bone_directions,
     learn_manifold,
     load_manifold,
@@ -148,3 +156,118 @@ def test_too_few_complete_bodies_are_refused():
     labelled[3:, 9] = False
     with pytest.raises(DatasetError, match="and it needs 20; label more"):
         learn_manifold(keypoints[:12], labelled[:12], COCO, QUICK)
+
+
+SMALL = BoneTree(points=("a", "b", "c", "d", "e"), parents=(-1, 0, 1, 0, 2))  # a-b-c-e, and d beside
+
+
+def test_levels_are_distances_from_the_root():
+    assert SMALL.num_bones == 4
+    assert SMALL.levels == [([0, 2], [-1, -1]), ([1], [0]), ([3], [1])]
+    assert SMALL.torso == ((0,), (1, 2, 3, 4))
+    hips = ("left_hip", "left_shoulder", "right_hip", "nose", "right_shoulder")
+    assert BoneTree(points=hips, parents=(-1, 0, 0, 1, 2)).torso == ((0, 2), (1, 4))
+
+
+def test_a_tree_begins_where_most_bones_meet_and_leaves_out_what_hangs_apart():
+    links = [(3, 1), (1, 2), (2, 4), (2, 0), (7, 8)]
+    tree = BoneTree.of(COCO, links)
+    assert tree.points == tuple(COCO.union_names[point] for point in (2, 1, 4, 0, 3))
+    assert tree.parents == (-1, 0, 0, 0, 1)
+    assert BoneTree.of(COCO, [(5, 4), (4, 3)]).points == tuple(COCO.union_names[point] for point in (4, 5, 3))
+    assert BoneTree.of(COCO, [(9, 6)]).points[0] == COCO.union_names[6], "of equals the first"
+
+
+def test_every_bone_has_a_code_that_sees_its_parents():
+    torch.manual_seed(0)
+    network = PoseManifold(SMALL, width=8, depth=2)
+    with torch.no_grad():
+        for bias in (network.inner_bias, network.outer_bias):
+            bias.normal_()
+    directions = torch.randn(5, 4, 2)
+    codes = []
+    for bone, parent in enumerate((-1, 0, -1, 1)):
+        above = torch.cat([directions[:, bone], codes[parent] if parent >= 0 else torch.zeros(5, 6)], dim=1)
+        hidden = torch.relu(above @ network.inner[bone] + network.inner_bias[bone])
+        codes.append(hidden @ network.outer[bone] + network.outer_bias[bone])
+    # Directions come in the order of bones, and bone 2 comes after bone 1, whose parent is bone 0.
+    seen = torch.cat([torch.cat([code, directions[:, bone]], dim=1) for bone, code in enumerate(codes)], dim=1)
+    expected = torch.log1p(network.distance(seen)[:, 0].exp())
+    torch.testing.assert_close(network(directions), expected)
+    linear = [layer for layer in network.distance if isinstance(layer, torch.nn.Linear)]
+    assert [(layer.in_features, layer.out_features) for layer in linear] == [(32, 8), (8, 8), (8, 1)]
+
+
+def test_codes_begin_as_linear_layers_do():
+    tree = BoneTree(points=tuple("abcdefghijklmnop"), parents=tuple(range(-1, 15)))
+    network = PoseManifold(tree, width=8, depth=1)
+    for weight, inputs in ((network.inner, 8), (network.outer, 6)):
+        most = inputs**-0.5
+        assert 0.97 * most < weight.max() <= most
+        assert -most <= weight.min() < -0.97 * most
+    assert not network.inner_bias.any()
+    assert not network.outer_bias.any()
+
+
+def test_a_body_whose_head_is_to_the_right_is_turned_to_stand():
+    names = ("left_hip", "right_hip", "left_shoulder", "right_shoulder", "nose")
+    tree = BoneTree(points=names, parents=(-1, 0, 0, 1, 2))
+    points = torch.tensor([[[10.0, 20.0], [10.0, 24.0], [40.0, 20.0], [40.0, 24.0], [43.0, 24.0]]])
+    known = torch.ones(1, 5, dtype=torch.bool)
+    expected = [[1.0, 0.0], [0.0, -1.0], [0.0, -1.0], [0.8, -0.6]]  # down has become right, and right up
+    torch.testing.assert_close(bone_directions(points, known, tree), torch.tensor([expected]))
+    assert not bone_directions(points, known & torch.tensor([1, 1, 1, 1, 0], dtype=torch.bool), tree)[0, 3].any()
+    near = points.clone()
+    near[0, 4] = near[0, 2] + torch.tensor([0.1, 0.0])  # below half a percent of a body of 35 px
+    assert not bone_directions(near, known, tree)[0, 3].any()
+    near[0, 4, 0] += 0.2
+    torch.testing.assert_close(bone_directions(near, known, tree)[0, 3], torch.tensor([0.0, -1.0]))
+
+
+def test_bones_are_left_out_of_a_share_of_the_poses_and_up_to_a_third_of_them():
+    directions = torch.ones(4000, 12, 2)
+    generator = torch.Generator().manual_seed(0)
+    gaps = _with_gaps(directions, 0.5, generator) == 0
+    assert torch.equal(gaps[..., 0], gaps[..., 1])
+    share = gaps[..., 0].float().mean(dim=1)
+    assert 0.55 < (share == 0).float().mean() < 0.65  # half, and those of the others that happen to lose none
+    assert share.mean() == pytest.approx(0.5 / 6, abs=0.01)
+    assert _with_gaps(directions, 1.0, generator).eq(0).float().mean() == pytest.approx(1 / 6, abs=0.01)
+    assert torch.equal(_with_gaps(directions, 0.0, generator), directions)
+
+
+def test_noise_turns_bones_and_what_hangs_on_them():
+    rng = np.random.default_rng(0)
+    points = torch.from_numpy(rng.uniform(0, 50, (30, 5, 2))).float()
+    poses = _Poses(SMALL, points)
+    real = bone_directions(points, torch.ones(30, 5, dtype=torch.bool), SMALL)
+    settings = ManifoldTraining(noisy_poses=400, concentrations=(1e7,))
+    noisy, distances = _noisy_poses(poses, real, settings, torch.Generator().manual_seed(0))
+    between = (noisy[:, None] - real).norm(dim=-1).mean(dim=-1)
+    assert between.amin(dim=1).max() < 0.01, "hardly turned, every one is a real one"
+    settings = ManifoldTraining(noisy_poses=400, concentrations=(4.0,))
+    noisy, distances = _noisy_poses(poses, real, settings, torch.Generator().manual_seed(0))
+    between = (noisy[:, None] - real).norm(dim=-1).mean(dim=-1)
+    torch.testing.assert_close(distances, between.topk(5, largest=False).values.mean(dim=1), rtol=1e-5, atol=1e-5)
+    assert 0.2 < between.amin(dim=1).mean() < 0.6
+
+
+def test_a_point_as_sure_as_the_least_counts(manifold):
+    keypoints, labelled = bodies(40)
+    points = torch.from_numpy(keypoints[labelled[:, BODY].all(axis=1)][:3]).float()
+    energy = ManifoldEnergy(manifold, COCO)
+    sure, barely, hardly = (torch.full(points.shape[:2], value) for value in (1.0, 0.1, 0.0999))
+    assert torch.equal(energy(points, sure), energy(points, barely))
+    assert not energy(points, hardly).any()
+
+
+def test_a_file_says_what_it_was_learned_from(manifold, tmp_path):
+    path = save_manifold(tmp_path / "a.safetensors", manifold, dataset="infants/train", digest="ab", num_bodies=150)
+    with safe_open(str(path), "pt") as file:
+        about = file.metadata()
+    assert about["format"] == "posecore-pose-manifold-1"
+    assert (about["dataset"], about["digest"], about["num_bodies"]) == ("infants/train", "ab", "150")
+    assert json.loads(about["network"]) == {"width": 48, "depth": 2}
+    save_file({"x": torch.zeros(1)}, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="holds no pose prior; make one with `posecore labels prior`"):
+        load_manifold(tmp_path / "other.safetensors")
