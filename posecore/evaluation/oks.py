@@ -171,7 +171,7 @@ def evaluate_oks(
     recall = np.full((len(THRESHOLDS), len(categories), len(area_ranges)), -1.0)
     bounds = np.searchsorted(group, np.arange(len(categories) + 1) * num_images)
     for column, (start, stop) in enumerate(pairwise(bounds.tolist())):
-        of_category = truth_group // max(num_images, 1) == column
+        of_category = truth_group // num_images == column
         ranking = start + np.argsort(-predictions.scores[order[start:stop]], kind="stable")
         for index in range(len(area_ranges)):
             num_positive = int((of_category & ~outside[index]).sum())
@@ -249,8 +249,9 @@ def _candidates(
     labelled: NDArray[np.bool_] = truth.visibility > 0
     has_points: NDArray[np.bool_] = labelled.sum(axis=1) > 0
     oks = np.empty(len(detection))
-    step = max(1, _CHUNK // max(1, keypoints.shape[1]))
-    for pairs in np.array_split(np.arange(len(detection)), max(1, -(-len(detection) // step))):
+    step = max(1, _CHUNK // keypoints.shape[1])
+    for first in range(0, len(detection), step):
+        pairs = np.arange(first, min(first + step, len(detection)))
         with_points = pairs[has_points[annotation[pairs]]]
         reference = annotation[with_points]
         oks[with_points] = similarity(
@@ -298,7 +299,7 @@ def _match(
     stops = np.append(starts[1:], num_pairs)
     busy_group = group[detections]
     turn = np.arange(len(detections)) - np.searchsorted(busy_group, busy_group)
-    for round_number in range(int(turn.max(initial=-1)) + 1):
+    for round_number in np.unique(turn):
         now = np.flatnonzero(turn == round_number)
         sizes = stops[now] - starts[now]
         segment = np.cumsum(sizes) - sizes

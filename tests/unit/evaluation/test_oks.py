@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from posecore.evaluation import oks
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.oks import evaluate_oks, extent, similarity, similarity_to_region
 from tests.support.random_poses import COCO_SIGMAS, paired_case, random_case
@@ -52,6 +53,20 @@ def test_categories_of_one_image_are_judged_apart() -> None:
     assert result.ap_per_category() == pytest.approx({7: 1.0, 9: 1.0})
     swapped = replace(found, category_id=np.array([9, 7]))
     assert evaluate_oks(truth, swapped, COCO_SIGMAS, **arguments).ap_per_category() == {7: 0.0, 9: 0.0}
+
+
+def test_pairs_are_compared_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    truth, predictions = random_case(3, num_images=10, noise=0.2)
+    arguments = {"area": truth.area, "ignored": truth.num_keypoints == 0}
+    whole = evaluate_oks(truth, predictions, COCO_SIGMAS, **arguments)
+    assert whole.summary()["AP"] > 0.1
+    for pairs in (1, 7):
+        monkeypatch.setattr(oks, "_CHUNK", 17 * pairs)
+        pieces = evaluate_oks(truth, predictions, COCO_SIGMAS, **arguments)
+        np.testing.assert_array_equal(pieces.precision, whole.precision)
+        np.testing.assert_array_equal(pieces.recall, whole.recall)
+    monkeypatch.setattr(oks, "_CHUNK", 1)
+    np.testing.assert_array_equal(evaluate_oks(truth, predictions, COCO_SIGMAS, **arguments).recall, whole.recall)
 
 
 def test_perfect_predictions_score_one_and_none_score_zero():

@@ -127,3 +127,83 @@ def test_an_entry_without_anything_to_crop_is_refused(tmp_path):
     assert len(batches(store, 2, unit="images")) == 2
     with pytest.raises(ConfigError, match="mixture entry people"):
         batches(store, 1, unit="bodies")
+
+
+class Told:
+    """Stands for a generator of four draws."""
+
+    def __init__(self, *shares):
+        self.shares = shares
+
+    def random(self, count):
+        assert count == len(self.shares)
+        return np.array(self.shares)
+
+
+STANDING = Region(np.array([200.0, 150.0]), np.array([150.0, 200.0]))  # x 125 to 275, y 50 to 250
+
+
+@pytest.mark.parametrize(
+    ("draws", "window"),
+    [
+        # a quarter of 150 x 200 in the crop's shape is 75 x 100
+        ((0, 0.5, 0, 0), (125, 50, 200, 150)),
+        ((0, 0.5, 1, 1), (200, 150, 275, 250)),
+        ((0, 0.5, 0.4, 0.3), (155, 80, 230, 180)),
+        # at 4 / 3 of 3 / 4 the sides are equal, √7500; at 3 / 4 of it one is √(7500 · 9 / 16)
+        ((0, 1, 0, 0), (125, 50, 212, 137)),
+        ((0, 0, 0, 0), (125, 50, 190, 165)),
+        # half way to all of it
+        ((0.5, 0.5, 0, 0), (125, 50, 125 + 119, 50 + 158)),
+        ((1, 0.5, 0.7, 0.2), (125, 50, 275, 250)),
+        # the whole area as a square would be wider than it is: 150 x 150
+        ((1, 1, 0.5, 0.5), (125, 75, 275, 225)),
+    ],
+)
+def test_a_window_is_as_large_as_wide_and_as_far_as_drawn(draws, window):
+    config = UnlabelledConfig(least_area=0.25, aspect_distortion=4 / 3)
+    assert draw_window(STANDING, (300, 400), 0.75, config, Told(*draws)) == window
+
+
+@pytest.mark.parametrize(
+    ("center", "scale", "window"),
+    [
+        ((0, 0), (100, 100), (0, 0, 50, 50)),
+        ((400, 300), (100, 100), (350, 250, 400, 300)),
+        ((1000, 150), (10, 10), (399, 145, 400, 146)),  # beyond the image: its last column
+        ((-50, 900), (10, 10), (0, 299, 1, 300)),
+    ],
+)
+def test_what_lies_outside_the_image_belongs_to_no_area(center, scale, window):
+    config = UnlabelledConfig(least_area=1.0, aspect_distortion=1.0)
+    area = Region(np.array(center, float), np.array(scale, float))
+    left, top, right, bottom = draw_window(area, (300, 400), 1.0, config, Told(0, 0.5, 0, 0))
+    assert (left, top, right, bottom) == window
+
+
+def test_a_window_has_at_least_a_pixel_each_way():
+    config = UnlabelledConfig(least_area=0.01, aspect_distortion=1.0)
+    area = Region(np.array([12.0, 12.0]), np.array([4.0, 4.0]))
+    assert draw_window(area, (300, 400), 1.0, config, Told(0, 0.5, 0, 0)) == (10, 10, 11, 11)
+    assert draw_window(area, (300, 400), 1.0, config, Told(0, 0.5, 1, 1)) == (14, 14, 15, 15)
+    corner = Region(np.array([398.0, 298.0]), np.array([4.0, 4.0]))
+    assert draw_window(corner, (300, 400), 1.0, config, Told(0, 0.5, 1, 1)) == (399, 299, 400, 300)
+
+
+@pytest.mark.parametrize("unit", ["bodies", "images"])
+def test_windows_that_shrink_are_averaged_and_others_interpolated(store, unit):
+    ways = {True: cv2.INTER_AREA, False: cv2.INTER_LINEAR}
+    seen = set()
+    for batch in batches(store, 30, unit=unit, least_area=0.1):
+        group = batch.groups[0]
+        for place, row in enumerate(group.rows.tolist()):
+            image_row = row if unit == "images" else {0: 0, 1: 1, 3: 3, 4: 3}[row]
+            image = cv2.imdecode(np.frombuffer(store.read_image_bytes(image_row), np.uint8), cv2.IMREAD_COLOR_RGB)
+            left, top = (group.center[place] - group.scale[place] / 2).astype(int)
+            right, bottom = (group.center[place] + group.scale[place] / 2).astype(int)
+            shrinks = bool(right - left >= SIZE[1] and bottom - top >= SIZE[0])
+            crop = cv2.resize(image[top:bottom, left:right], SIZE[::-1], interpolation=ways[shrinks])
+            np.testing.assert_array_equal(batch.images[place], crop[:, ::-1] if group.flipped[place] else crop)
+            seen.add((shrinks, bool(group.flipped[place])))
+            assert group.rotation[place] == 0
+    assert len(seen) == 4
