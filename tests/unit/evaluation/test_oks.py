@@ -56,7 +56,7 @@ def test_categories_of_one_image_are_judged_apart() -> None:
 
 
 def test_pairs_are_compared_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
-    truth, predictions = random_case(3, num_images=10, noise=0.2)
+    truth, predictions = random_case(3, num_images=10, noise=0.03)
     arguments = {"area": truth.area, "ignored": truth.num_keypoints == 0}
     whole = evaluate_oks(truth, predictions, COCO_SIGMAS, **arguments)
     assert whole.summary()["AP"] > 0.1
