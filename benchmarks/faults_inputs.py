@@ -37,10 +37,10 @@ from posecore.schema import Record, Reject, record_to_json
 from posecore.shards.store import open_store
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.synth.writers import write_dataset
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.loop import TrainingConfig
+from tests.support.checkpoints import load_checkpoint
 from tests.support.tiny_store import write_store
 from tests.support.tiny_training import tiny_model, tiny_training
 

@@ -108,8 +108,9 @@ def pretrain(scale: Scale, seed: int) -> tuple[PoseModel, float]:
     )
     context = LocalContext(scale.folder / f"pretraining_{seed}_{scale.pretraining_steps}_{scale.pretraining_lr}")
     worker(context)
-    with next(context.checkpoints()) as checkpoint:
-        method = worker.trained_method(checkpoint)
+    checkpoint = context.store.newest()
+    assert checkpoint is not None
+    method = worker.trained_method(checkpoint)
     judge = ReconstructionJudge(
         stores={NAME: str(split(scale, "held_out").location)}, unlabelled=unlabelled, num_threads=1
     )

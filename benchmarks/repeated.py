@@ -52,8 +52,9 @@ def trained(worker: MultiDatasetWorker, folder: Path) -> tuple[PoseModel, float]
     began = time.process_time()
     worker(context)
     seconds = time.process_time() - began
-    with next(context.checkpoints()) as checkpoint:
-        model = worker.trained_model(checkpoint)
+    checkpoint = context.store.newest()
+    assert checkpoint is not None
+    model = worker.trained_model(checkpoint)
     save_model(model, folder / "model")
     return model, seconds
 

@@ -42,7 +42,7 @@ from posecore.loading.loader import LoadingConfig
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.storage import as_path, write_atomically
 from posecore.training.checkpoint import MANIFEST_FILE
 from posecore.training.loop import TrainingConfig
@@ -197,15 +197,15 @@ def train_step(
         log_dataset_inputs(log, [split.use for split in training])
         trained = train_with_ray(plan.worker, run_dir, config.cluster, CurveLog(log, str(config.folder)))
         log_bad_samples(log, trained.checkpoint)
-        model = plan.worker.trained_method(trained.checkpoint).model
+        model = plan.worker.trained(trained.checkpoint)
         lineage = {"run_id": log.run_id, "step": config.training.steps} | folders.inputs
         lineage["data"] = [split.use.portable for split in training]
         licenses = {split.entry.name: split.definition.license.id for split in training}
-        model.card = model.card.model_copy(update={"lineage": lineage, "licenses": licenses})
-        folder = save_model(model, run_dir / "model")
+        card = model.card.model_copy(update={"lineage": lineage, "licenses": licenses})
+        folder = model.save(run_dir / "model", card)
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, trained.checkpoint / MANIFEST_FILE)
         values = {"folder": str(folder), "run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
-        log.set_tags(origin_tags(weights_in(model.card.lineage)))
+        log.set_tags(origin_tags(weights_in(lineage)))
         return Outputs(values, files, made=made_of_training(files))
 
     return workflow.step("train", execute, inputs=plan.inputs | folders.inputs, code=code, continues=True)

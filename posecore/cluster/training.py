@@ -1,19 +1,17 @@
 """Runs the training loop under Ray Train: workers are started, watched, and started again from the last checkpoint.
 
-The loop knows nothing of Ray; :class:`RayContext` is all it sees. A checkpoint counts once the controller has
-registered it, and the loop waits for that: otherwise a crash within the next two seconds would lose it although it is
-on disk.
+The loop knows nothing of Ray; :class:`RayContext` is all it sees. Nor does Ray know of checkpoints: the workers write
+them into the run's folder themselves, each its own pieces. Reported to Ray they would pass through rank 0's node, a
+crash within the next two seconds would lose one that is whole, and two attempts at a step would be merged into one.
 """
 
 import os
-import shutil
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
@@ -22,20 +20,22 @@ import ray
 import torch
 from pydantic import Field, model_validator
 
-from posecore.asides import AsideFolder
 from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.config import Config
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path
+from posecore.training.checkpoint_store import CheckpointStore
 from posecore.training.context import Log, TrainContext, agreed_word
 from posecore.training.loop import TrainResult
 
 if TYPE_CHECKING:
-    from ray.train import Checkpoint, Result
+    from ray.train import Result
     from ray.train.torch import TorchTrainer
 
 RUN_NAME = "train"
+"""Folder of the checkpoints in a run's folder."""
+_RAY_NAME = "ray"
 _LOOK_S = 0.5  # between two looks for the stop file, which may lie on a shared file system
 
 
@@ -80,7 +80,7 @@ class TrainedRun:
 
     Attributes:
         checkpoint: folder of the last checkpoint (:mod:`posecore.training.checkpoint`).
-        metrics: rank 0's, as of that checkpoint.
+        metrics: rank 0's last record.
     """
 
     checkpoint: AnyPath
@@ -96,7 +96,7 @@ def train_with_ray(
 ) -> TrainedRun:
     """Runs a worker function on several processes until it has returned on all of them.
 
-    A worker that dies takes its group with it; the group starts again from the last registered checkpoint. A run that
+    A worker that dies takes its group with it; the group starts again from the newest whole checkpoint. A run that
     was interrupted as a whole continues the same way when it is called again with the same ``run_dir``.
 
     Args:
@@ -119,33 +119,31 @@ def train_with_ray(
     if isinstance(storage, Path):
         storage = storage.absolute()  # workers have another working directory
     stop, verdict = storage / "stop", storage / "verdict.json"
+    store = CheckpointStore(storage / RUN_NAME, config.num_to_keep)
     from ray import train
 
-    from posecore.cluster.checkpoint_list import mend_checkpoint_list
     from posecore.cluster.training_events import TrainingEvents
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer = _trainer_class()(
-        lambda: _work(worker, curve, verdict, stop if config.checkpoint_on_stop else None),
+        lambda: _work(worker, store, curve, verdict, stop if config.checkpoint_on_stop else None),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.gpus_per_worker else {}),
         ),
         run_config=train.RunConfig(
-            name=RUN_NAME,
+            name=_RAY_NAME,
             storage_path=str(storage),
             failure_config=train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=10 * (1 + config.max_failures)
             ),
-            checkpoint_config=train.CheckpointConfig(num_to_keep=config.num_to_keep),
             callbacks=[TrainingEvents()],
             logging_config=train.LoggingConfig(log_level="CRITICAL"),
         ),
     )
     for file in (stop, verdict):
         file.unlink(missing_ok=True)
-    mend_checkpoint_list(storage / RUN_NAME)
     try:
         result = _fit(trainer, stop if config.checkpoint_on_stop else None)
     except train.WorkerGroupError as error:
@@ -153,11 +151,11 @@ def train_with_ray(
             if isinstance(failure, PoseCoreError):
                 raise failure from None
         raise
-    if result.return_value is not None:
+    if isinstance(result.return_value, Verdict):
         raise result.return_value.error()
-    assert result.checkpoint is not None, "the last step always writes a checkpoint"
-    name = Path(result.checkpoint.path).name
-    return TrainedRun(checkpoint=storage / RUN_NAME / name, metrics=result.metrics or {})
+    checkpoint = store.newest()
+    assert checkpoint is not None, "the last step always writes a checkpoint"
+    return TrainedRun(checkpoint=checkpoint, metrics=result.return_value or {})
 
 
 def check_resources(config: RayTrainingConfig) -> None:
@@ -227,8 +225,10 @@ def _outcome(future: "Future[Result]") -> "Result":
             return future.result(timeout=0.2)  # a wait without end would hear no signal
 
 
-def _work(worker: Worker, curve: CurveLog | None, verdict: AnyPath, stop: AnyPath | None) -> Verdict | None:
-    """Runs the worker, and returns what ended it for good.
+def _work(
+    worker: Worker, store: CheckpointStore, curve: CurveLog | None, verdict: AnyPath, stop: AnyPath | None
+) -> "Verdict | Mapping[str, float]":
+    """Runs the worker, and returns its last metrics, or what ended it for good.
 
     Only what every rank has may be returned: the others would wait for a rank that did. What one rank may have alone is
     left for the next attempt, and all of that return it.
@@ -240,7 +240,7 @@ def _work(worker: Worker, curve: CurveLog | None, verdict: AnyPath, stop: AnyPat
     context = train.get_context()
     with curve.writing() if curve is not None and context.get_world_rank() == 0 else nullcontext() as log:
         try:
-            worker(RayContext(log, stop))
+            return dict(worker(RayContext(store, log, stop)).metrics)
         except PoseCoreError as error:
             if not comes_again(error):
                 raise
@@ -248,13 +248,12 @@ def _work(worker: Worker, curve: CurveLog | None, verdict: AnyPath, stop: AnyPat
                 return Verdict.of(error)
             Verdict.of(error).leave_in(verdict)
             raise
-    return None
 
 
 class RayContext:
     """A training process under Ray Train; see :class:`posecore.training.context.TrainContext`."""
 
-    def __init__(self, log: Log | None, stop: AnyPath | None = None) -> None:
+    def __init__(self, store: CheckpointStore, log: Log | None, stop: AnyPath | None = None) -> None:
         from ray import train
         from ray.train.torch import get_device
 
@@ -264,6 +263,7 @@ class RayContext:
         if self.device.type == "cpu":  # Ray sets OMP_NUM_THREADS to 1, whatever was reserved
             torch.set_num_threads(max(1, int(ray.get_runtime_context().get_assigned_resources().get("CPU", 1))))
         self.attempt = agreed_word()
+        self.store = store
         self._log = log
         self._stop = stop
         self._looked = time.monotonic()
@@ -272,22 +272,6 @@ class RayContext:
         """See :meth:`posecore.training.context.TrainContext.log`."""
         if self._log is not None:
             self._log(metrics, step)
-
-    def scratch(self) -> Path:
-        """See :meth:`posecore.training.context.TrainContext.scratch`."""
-        self._aside = AsideFolder(Path(tempfile.gettempdir()))
-        return self._aside.path
-
-    def report(self, metrics: Mapping[str, float], checkpoint: Path | None, name: str) -> None:
-        """See :meth:`posecore.training.context.TrainContext.report`."""
-        from ray import train
-
-        handed = None if checkpoint is None else train.Checkpoint.from_directory(checkpoint)
-        train.report(dict(metrics), handed, checkpoint_dir_name=name)
-        train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
-        if checkpoint is not None:
-            shutil.rmtree(checkpoint)
-            self._aside.close()
 
     def asked_to_stop(self) -> bool:
         """See :meth:`posecore.training.context.TrainContext.asked_to_stop`."""
@@ -302,23 +286,3 @@ class RayContext:
         answer = torch.tensor(int(asked), device=self.device)
         torch.distributed.broadcast(answer, src=0)
         return bool(answer)
-
-    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
-        """See :meth:`posecore.training.context.TrainContext.checkpoints`."""
-        from ray import train
-
-        newest = train.get_checkpoint()
-        if newest is None:
-            return
-        yield self._opened(newest)
-        reported = train.get_all_reported_checkpoints(train.CheckpointConsistencyMode.COMMITTED)
-        for other in reversed(reported):
-            if other.checkpoint.path != newest.path:
-                yield self._opened(other.checkpoint)
-
-    @contextmanager
-    def _opened(self, checkpoint: "Checkpoint") -> Iterator[Path]:
-        with checkpoint.as_directory() as folder:
-            yield Path(folder)
-            if self.world_size > 1:  # Ray deletes a downloaded copy when the first reader on the node leaves
-                torch.distributed.barrier()

@@ -49,7 +49,8 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, dropout: float, dora
             "take full, frozen-backbone, bitfit or two-stage."
         )
     config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, use_dora=dora, target_modules=layers)
-    inject_adapter_in_model(config, model)
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    inject_adapter_in_model(config, model, low_cpu_mem_usage=on_meta)  # that flag puts the updates there, too
 
 
 def is_low_rank(name: str) -> bool:

@@ -11,22 +11,23 @@ from then on the new one is, and whoever reads the folder next finishes what was
 import hashlib
 import json
 import os
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import BinaryIO
 
 import safetensors
 import torch
 from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from posecore.config import parse_config
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.architecture import ModelCard
-from posecore.models.finite import refuse_nonfinite
+from posecore.models.finite import is_finite, refuse_nonfinite
 from posecore.models.pose_model import PoseModel
-from posecore.storage import AnyPath, as_path, read_at_most, sha256_of, write_atomically
+from posecore.models.tensor_file import Slot, write_tensor_file
+from posecore.storage import AnyPath, as_path, read_at_most, sha256_of
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
@@ -53,19 +54,51 @@ def save_model(model: PoseModel, folder: str | AnyPath) -> AnyPath:
     Raises:
         CheckpointError: a weight is not finite, or the folder cannot be written; what was in it is still there.
     """
-    folder = as_path(folder)
     state = model.state_dict()
-    refuse_nonfinite(state, f"the model for {folder}", "it is not saved; train again from a finite checkpoint.")
-    weights = save_tensors({name: tensor.contiguous().cpu() for name, tensor in state.items()})
-    value = {
-        "format": FORMAT,
-        "weights_sha256": hashlib.sha256(weights).hexdigest(),
-        "card": model.card.model_dump(mode="json"),
-    }
+    slots = [Slot(name, tuple(tensor.shape), tensor.dtype) for name, tensor in state.items()]
+    return save_streamed(model.card, slots, state.__getitem__, folder)
+
+
+def save_streamed(
+    card: ModelCard, slots: Sequence[Slot], values: Callable[[str], Tensor], folder: str | AnyPath
+) -> AnyPath:
+    """Writes a model folder from tensors that come one at a time, as :func:`save_model` does.
+
+    Args:
+        card: what is written beside the weights.
+        slots: the model's tensors.
+        values: given a name, the tensor; it may be on any device.
+        folder: see :func:`save_model`.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: as :func:`save_model`.
+    """
+    folder = as_path(folder)
+    bad: dict[str, Tensor] = {}
+
+    def checked(name: str) -> Tensor:
+        tensor = values(name)
+        if not is_finite(tensor):
+            bad[name] = tensor
+        return tensor
+
     try:
         _finish_saving(folder)
-        _write_beside(folder / _NEXT_WEIGHTS, weights)
-        _write_beside(folder / _PART_CARD, json.dumps(value, indent=1).encode())
+        digest = hashlib.sha256()
+        with _beside(folder / _NEXT_WEIGHTS) as file:
+
+            def write(data: bytes | memoryview) -> None:
+                digest.update(data)
+                file.write(data)
+
+            write_tensor_file(write, slots, checked)
+            refuse_nonfinite(bad, f"the model for {folder}", "it is not saved; train again from a finite checkpoint.")
+        value = {"format": FORMAT, "weights_sha256": digest.hexdigest(), "card": card.model_dump(mode="json")}
+        with _beside(folder / _PART_CARD) as file:
+            file.write(json.dumps(value, indent=1).encode())
         _replace(folder, _PART_CARD, _NEXT_CARD)
         _finish_saving(folder)
     except OSError as error:
@@ -200,17 +233,16 @@ def _read_weights(folder: AnyPath, card: ModelCard) -> bytes:
     )
 
 
-def _write_beside(path: AnyPath, data: bytes) -> None:
+@contextmanager
+def _beside(path: AnyPath) -> Iterator[BinaryIO]:
     """Under one name, so that what a killed process leaves is overwritten by the next and not kept for ever."""
-    if not isinstance(path, Path):
-        write_atomically(path, data)
-        return
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         with path.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            yield file
+            if isinstance(path, Path):
+                file.flush()
+                os.fsync(file.fileno())
     except BaseException:
         path.unlink(missing_ok=True)
         raise
@@ -248,24 +280,43 @@ def load_weights(module: nn.Module, tensors: Mapping[str, Tensor], origin: str) 
     Raises:
         CheckpointError: one sentence naming what is missing, unexpected, of another shape or not finite.
     """
-    expected = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
+    refuse_other_architecture(_shapes(module.state_dict()), _shapes(tensors), origin)
+    refuse_nonfinite(tensors, origin, _NONFINITE_ADVICE)
+    module.load_state_dict(dict(tensors))
+
+
+def refuse_other_architecture(
+    expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], origin: str
+) -> None:
+    """Returns if names and shapes of tensors are exactly a module's.
+
+    Args:
+        expected: name to shape in the module.
+        found: name to shape of the tensors.
+        origin: where they come from, for the error message.
+
+    Raises:
+        CheckpointError: one sentence naming what is missing, unexpected or of another shape.
+    """
     problems = [
-        ("missing", [name for name in expected if name not in tensors]),
-        ("unexpected", [name for name in tensors if name not in expected]),
+        ("missing", [name for name in expected if name not in found]),
+        ("unexpected", [name for name in found if name not in expected]),
         (
             "of another shape",
             [
-                f"{name} {tuple(tensors[name].shape)} instead of {shape}"
+                f"{name} {found[name]} instead of {shape}"
                 for name, shape in expected.items()
-                if name in tensors and tuple(tensors[name].shape) != shape
+                if name in found and found[name] != shape
             ],
         ),
     ]
-    found = [f"{kind}: {_shortened(names)}" for kind, names in problems if names]
-    if found:
-        raise CheckpointError(f"{origin} belongs to another architecture; {'; '.join(found)}.")
-    refuse_nonfinite(tensors, origin, _NONFINITE_ADVICE)
-    module.load_state_dict(dict(tensors))
+    clauses = [f"{kind}: {_shortened(names)}" for kind, names in problems if names]
+    if clauses:
+        raise CheckpointError(f"{origin} belongs to another architecture; {'; '.join(clauses)}.")
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
 
 
 def _shortened(names: list[str], limit: int = 3) -> str:

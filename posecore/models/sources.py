@@ -126,7 +126,7 @@ def initial_weights(model: PoseModel, start: Start) -> WarmStart:
 
     Args:
         model: receives the weights; its card then names them in ``lineage["weights"]`` and their terms in
-            ``licenses``.
+            ``licenses``. On the meta device its card alone changes, and of a :class:`ModelFolder` no weights are read.
         start: where they are.
 
     Returns:
@@ -137,7 +137,8 @@ def initial_weights(model: PoseModel, start: Start) -> WarmStart:
         ConfigError: they are of a backbone of other widths.
         IntegrityError: the file is not the stated one.
     """
-    parent = start.read()
+    on_meta = all(parameter.is_meta for parameter in model.parameters())
+    parent = start.outline() if on_meta and isinstance(start, ModelFolder) else start.read()
     report = warm_start(model, parent, start.take)
     record = start.provenance(parent.card) | {"copied": report.as_dict(), "fresh": report.fresh()}
     model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})

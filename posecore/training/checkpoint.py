@@ -1,40 +1,44 @@
 """Checkpoints that fit any world size, sharding stage and engine, and are whole or absent.
 
-A checkpoint is a folder: ``state.safetensors`` (float32 weights, both AdamW moments, buffers, moving average, anchors,
-all under their full names), ``state.json`` (step, seed, world size, configuration) and ``manifest.json``, written last,
-with the size and SHA-256 of the other two. A reader trusts nothing that the manifest does not name: Ray Train may merge
-the folders of two attempts that used one name, and a killed process may leave a folder half written.
+A checkpoint is a folder, or a prefix of an object store. Every rank writes its own pieces of the state into safetensors
+files (:mod:`posecore.training.checkpoint_pieces`): float32 weights, both AdamW moments, buffers, moving average,
+anchors, all under their full names. ``state.json`` has step, seed, world size and configuration. ``manifest.json`` is
+written last and says what every file holds and what its bytes hash to. A reader trusts nothing that the manifest does
+not name, and reads, whatever the number of ranks that wrote it, the runs of values that it needs and no more.
+
+Checkpoints of format 1, one file with everything in it, are read as well.
 """
 
-import hashlib
 import json
+import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypeVar
 
+import torch
 from pydantic import Field
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
 from posecore.config import Config, parse_config
 from posecore.errors import CheckpointError, ConfigError, IntegrityError
 from posecore.models.finite import refuse_nonfinite
-from posecore.models.saving import load_weights
+from posecore.models.saving import refuse_other_architecture
+from posecore.models.tensor_file import DTYPES
 from posecore.schema import Json
-from posecore.storage import AnyPath, write_atomically
-from posecore.training.engine import EngineState
+from posecore.storage import AnyPath, TooLarge, read_at_most, write_atomically
+from posecore.training.checkpoint_files import FileEntry, OldFileEntry, TensorEntry, VerifiedFile, hashed_file
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST_FILE = "manifest.json"
-_TENSORS_FILE = "state.safetensors"
+SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
 _PROGRESS_FILE = "state.json"
-_MANIFEST_BYTES, _PROGRESS_BYTES = 1 << 20, 16 << 20
-_SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
+_OLD_TENSORS_FILE = "state.safetensors"
+_MANIFEST_BYTES, _PROGRESS_BYTES, _HEADER_BYTES = 256 << 20, 16 << 20, 100 << 20
+_STAGED_VALUES = 4 << 20  # on their way to a GPU or another precision
+_FILE_NAME = re.compile(r"[A-Za-z0-9_][\w.-]{0,99}")
 _NAME = re.compile(r"step_(\d{8})_ws(\d+)_\w+")
+_DIVERGED = "its run had diverged; use another checkpoint."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +67,27 @@ class Progress:
     bad_samples: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Counts:
+    """What is counted beside the tensors; the same on every rank.
+
+    Attributes:
+        optimizer_steps: updates AdamW has made.
+        updates: part of a staged method to the updates AdamW has made of it, where it was frozen in some.
+        average_updates: how many the moving average has had.
+        loss_scale: the factor of the loss in ``fp16``, and the updates since it last changed; None elsewhere.
+    """
+
+    optimizer_steps: int
+    updates: Mapping[str, int] = field(default_factory=dict)
+    average_updates: int = 0
+    loss_scale: tuple[float, int] | None = None
+
+
+class UnfinishedError(CheckpointError):
+    """A checkpoint has no manifest: it was being written when its run was killed."""
+
+
 def checkpoint_name(step: int, world_size: int, attempt: str) -> str:
     """A folder name no other attempt of the same run can use.
 
@@ -80,103 +105,191 @@ def step_of(name: str) -> int | None:
     return int(found.group(1)) if found else None
 
 
-def save_checkpoint(folder: Path, state: EngineState, progress: Progress) -> None:
-    """Writes a checkpoint into an empty or missing folder; the manifest comes last.
-
-    Raises:
-        CheckpointError: a tensor is not finite; nothing is written.
-    """
-    refuse_nonfinite_state(state, f"the checkpoint of step {progress.step}")
-    values = _ProgressFile(
-        format=FORMAT,
-        optimizer_steps=state.optimizer_steps,
-        updates=state.updates,
-        average_updates=state.average_updates,
-        loss_scale=state.loss_scale,
-        step=progress.step,
-        seed=progress.seed,
-        world_size=progress.world_size,
-        config=progress.config,
-        datasets=progress.datasets,
-        skipped=progress.skipped,
-        bad_samples=dict(progress.bad_samples),
-    )
-    files = {
-        _TENSORS_FILE: save_tensors(dict(_tensors(state))),
-        _PROGRESS_FILE: json.dumps(values.model_dump(mode="json"), indent=1).encode(),
-    }
-    for name, data in files.items():
-        write_atomically(folder / name, data)
-    manifest = {
-        name: {"num_bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
-    }
-    write_atomically(folder / MANIFEST_FILE, json.dumps({"format": FORMAT, "files": manifest}, indent=1).encode())
-
-
-def refuse_nonfinite_state(state: EngineState, origin: str) -> None:
-    """Returns if every tensor of a state is finite.
+def commit_checkpoint(folder: AnyPath, files: Mapping[str, FileEntry], counts: Counts, progress: Progress) -> None:
+    """Makes a checkpoint of what all ranks have written.
 
     Args:
-        state: weights, moments, buffers and averages.
-        origin: what the message calls it.
+        folder: in which the files lie.
+        files: by name.
+        counts: of the state.
+        progress: of the run.
 
     Raises:
-        CheckpointError: one is not; names some.
+        OSError: the store cannot be written.
     """
-    refuse_nonfinite(_tensors(state), origin, "it is not saved, and the last checkpoint is one from before.")
+    state = _ProgressFile(format=FORMAT, **asdict(progress), **asdict(counts))
+    with hashed_file(folder / _PROGRESS_FILE) as file:
+        file.write(json.dumps(state.model_dump(mode="json"), indent=1).encode())
+    manifest = _Manifest(format=FORMAT, files={_PROGRESS_FILE: file.entry(), **files})
+    write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json().encode())
 
 
-def load_checkpoint(folder: AnyPath) -> tuple[EngineState, Progress]:
-    """Reads and verifies a checkpoint.
+class Checkpoint:
+    """A whole checkpoint, of which nothing is in memory but where everything lies.
+
+    Args:
+        folder: local or remote.
 
     Raises:
-        CheckpointError: there is no manifest (the checkpoint was never finished), it is of another format, or holds
-            numbers that are not finite.
+        UnfinishedError: there is no manifest.
+        CheckpointError: it is of another format.
         IntegrityError: a file is missing, truncated, changed, or says what no checkpoint says.
     """
-    files = _verified_files(folder, (_TENSORS_FILE, _PROGRESS_FILE))
-    values = _progress_file(files[_PROGRESS_FILE], folder)
-    sections: dict[str, dict[str, Tensor]] = {section: {} for section in _SECTIONS}
-    try:
-        for key, tensor in load_tensors(files[_TENSORS_FILE]).items():
-            section, _, name = key.partition("/")
-            sections[section][name] = tensor
-    except (SafetensorError, KeyError) as error:
-        raise IntegrityError(f"{folder / _TENSORS_FILE} holds no state ({error}); use another checkpoint.") from None
-    state = EngineState(
-        **sections,
-        optimizer_steps=values.optimizer_steps,
-        updates=values.updates,
-        average_updates=values.step if values.average_updates is None else values.average_updates,
-        loss_scale=values.loss_scale,
-    )
-    refuse_nonfinite(_tensors(state), str(folder), "its run had diverged; use another checkpoint.")
-    return state, _progress(values)
+
+    def __init__(self, folder: AnyPath) -> None:
+        self.folder = folder
+        files = _manifest(folder)
+        self._files = {name: VerifiedFile(folder / name, entry) for name, entry in files.items()}
+        self._progress = self._read_progress()
+        self._runs: dict[str, list[tuple[TensorEntry, VerifiedFile]]] | None = None
+
+    @property
+    def progress(self) -> Progress:
+        """Where the run stands."""
+        values = self._progress
+        names = Progress.__dataclass_fields__
+        return Progress(**{name: getattr(values, name) for name in names})
+
+    @property
+    def counts(self) -> Counts:
+        """What the engine and the average had counted."""
+        values = self._progress
+        averaged = values.step if values.average_updates is None else values.average_updates
+        return Counts(
+            optimizer_steps=values.optimizer_steps,
+            updates=values.updates,
+            average_updates=averaged,
+            loss_scale=values.loss_scale,
+        )
+
+    def shapes(self, section: str) -> dict[str, tuple[int, ...]]:
+        """Name to shape of a section's tensors: weights, exp_avg, exp_avg_sq, buffers, average or anchor.
+
+        Raises:
+            IntegrityError: the files do not hold all of a tensor, or no tensors at all.
+        """
+        prefix = f"{section}/"
+        return {
+            key.removeprefix(prefix): runs[0][0].shape for key, runs in self._index().items() if key.startswith(prefix)
+        }
+
+    def has(self, section: str, name: str) -> bool:
+        """Whether a section has a tensor of that name."""
+        return f"{section}/{name}" in self._index()
+
+    def trained_section(self, name: str) -> str:
+        """Where what was learned of a parameter or buffer lies: in the average, if it is part of one."""
+        return next(section for section in ("average", "weights", "buffers") if self.has(section, name))
+
+    def read(self, section: str, name: str) -> Tensor:
+        """A whole tensor, on the CPU.
+
+        Raises:
+            CheckpointError: it holds numbers that are not finite.
+            IntegrityError: a file is missing, truncated or changed.
+        """
+        entry, _ = self._index()[f"{section}/{name}"][0]
+        tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
+        self.read_into(section, name, tensor.view(-1))
+        return tensor
+
+    @torch.no_grad()
+    def read_into(self, section: str, name: str, target: Tensor, start: int = 0) -> None:
+        """Fills a tensor with a run of a tensor's values, those from ``start`` on.
+
+        Args:
+            section: see :meth:`shapes`.
+            name: of the tensor.
+            target: (n,) of any precision on any device; the values are rounded to it.
+            start: index in the flattened tensor.
+
+        Raises:
+            CheckpointError: it holds numbers that are not finite.
+            IntegrityError: a file is missing, truncated or changed.
+        """
+        key = f"{section}/{name}"
+        runs = self._index()[key]
+        dtype = DTYPES[runs[0][0].dtype]
+        if target.device.type == "cpu" and target.dtype == dtype and target.is_contiguous():
+            self._read_run(key, runs, target, start)
+            return
+        for first in range(0, len(target), _STAGED_VALUES):
+            part = target[first : first + _STAGED_VALUES]
+            staged = torch.empty(len(part), dtype=dtype)
+            self._read_run(key, runs, staged, start + first)
+            part.copy_(staged)
+
+    def refuse_other_method(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Returns if the checkpoint's weights and buffers are exactly a method's.
+
+        Args:
+            shapes: of the method's parameters and buffers.
+
+        Raises:
+            CheckpointError: one sentence naming what is missing, unexpected or of another shape.
+        """
+        found = self.shapes("weights") | self.shapes("buffers")
+        refuse_other_architecture(shapes, found, origin=str(self.folder))
+
+    def close(self) -> None:
+        """Lets go of all files."""
+        for file in self._files.values():
+            file.close()
+
+    def _read_run(self, key: str, runs: list[tuple[TensorEntry, VerifiedFile]], target: Tensor, start: int) -> None:
+        stop, size = start + len(target), target.element_size()
+        view = target.view(torch.uint8).numpy().data
+        for entry, file in runs:
+            first, last = max(start, entry.start), min(stop, entry.start + entry.count)
+            if first < last:
+                place = slice((first - start) * size, (last - start) * size)
+                file.read_into(entry.offset + (first - entry.start) * size, view[place])
+        refuse_nonfinite({key: target}, str(self.folder), _DIVERGED)
+
+    def _index(self) -> dict[str, list[tuple[TensorEntry, VerifiedFile]]]:
+        """Where the runs of every tensor lie, in order, without gaps."""
+        if self._runs is None:
+            self._runs = {}
+            for file in self._files.values():
+                for key, entry in self._tensors(file).items():
+                    file.look()  # before a tensor of the stated size is made
+                    self._runs.setdefault(key, []).append((entry, file))
+            for key, runs in self._runs.items():
+                runs.sort(key=lambda run: run[0].start)
+                self._check_runs(key, runs)
+            self._runs = dict(sorted(self._runs.items(), key=lambda item: SECTIONS.index(item[0].partition("/")[0])))
+        return self._runs
+
+    def _check_runs(self, key: str, runs: list[tuple[TensorEntry, VerifiedFile]]) -> None:
+        section, slash, _ = key.partition("/")
+        first, end = runs[0][0], 0
+        sound = section in SECTIONS and bool(slash) and first.dtype in DTYPES
+        for entry, file in runs:
+            sound = sound and (entry.shape, entry.dtype) == (first.shape, first.dtype)
+            sound = sound and entry.offset + entry.count * DTYPES[entry.dtype].itemsize <= file.entry.num_bytes
+            end = entry.start + entry.count if entry.start == end else -1
+        if not sound:
+            raise IntegrityError(f"{self.folder / MANIFEST_FILE} holds no state ({key}); use another checkpoint.")
+        if end != math.prod(first.shape):
+            raise IntegrityError(f"{self.folder / MANIFEST_FILE} lacks a piece of {key}; use another checkpoint.")
+
+    def _tensors(self, file: VerifiedFile) -> Mapping[str, TensorEntry]:
+        if isinstance(file.entry, FileEntry):
+            return file.entry.tensors
+        return _old_tensors(file) if file.path.name == _OLD_TENSORS_FILE else {}
+
+    def _read_progress(self) -> "_ProgressFile":
+        path, file = self.folder / _PROGRESS_FILE, self._files.get(_PROGRESS_FILE)
+        if file is None:
+            raise IntegrityError(f"{self.folder / MANIFEST_FILE} does not name {path.name}; use another checkpoint.")
+        if file.entry.num_bytes > _PROGRESS_BYTES:
+            raise IntegrityError(f"{path} is larger than any such file; use another checkpoint.")
+        return _parsed(_json(file.read(0, file.entry.num_bytes), path), _ProgressFile, path)
 
 
-def load_progress(folder: AnyPath) -> Progress:
-    """Reads where a run stands, and not its tensors.
-
-    Raises:
-        CheckpointError: as :func:`load_checkpoint`.
-        IntegrityError: likewise.
-    """
-    return _progress(_progress_file(_verified_files(folder, (_PROGRESS_FILE,))[_PROGRESS_FILE], folder))
-
-
-def check_sizes(folder: AnyPath) -> None:
-    """Returns if a checkpoint was finished and its files have the sizes they had then; their bytes are not read.
-
-    Raises:
-        CheckpointError: as :func:`load_checkpoint`.
-        IntegrityError: likewise.
-    """
-    for name, stated in _manifest(folder).files.items():
-        _check_size(folder / name, stated)
-
-
+@torch.no_grad()
 def load_trained(folder: AnyPath, method: nn.Module) -> int:
-    """Puts what a checkpoint learned into a method, to evaluate or save its model: the average if one was kept.
+    """Puts what a checkpoint learned into a method, to evaluate its model: the average if one was kept.
 
     BatchNorm's statistics are then the average's, too, where the checkpoint has them: those of runs before it had a
     warm-up do not.
@@ -188,28 +301,27 @@ def load_trained(folder: AnyPath, method: nn.Module) -> int:
         CheckpointError: the checkpoint is unfinished or belongs to another architecture.
         IntegrityError: a file is missing, truncated or changed.
     """
-    state, progress = load_checkpoint(folder)
-    load_weights(method, state.weights | state.buffers | state.average, origin=str(folder))
-    return progress.step
+    checkpoint = Checkpoint(folder)
+    own = method.state_dict()
+    checkpoint.refuse_other_method({name: tuple(tensor.shape) for name, tensor in own.items()})
+    for name, tensor in own.items():
+        tensor.copy_(checkpoint.read(checkpoint.trained_section(name), name))
+    checkpoint.close()
+    return checkpoint.progress.step
 
 
-def _tensors(state: EngineState) -> Iterator[tuple[str, Tensor]]:
-    """Every tensor under the name it has in the file."""
-    return ((f"{section}/{name}", t) for section in _SECTIONS for name, t in getattr(state, section).items())
+class _OldManifest(Config):
+    """``manifest.json`` of format 1."""
 
-
-class _File(Config):
-    """What the manifest says of a file."""
-
-    num_bytes: int = Field(ge=0)
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    format: int
+    files: dict[str, OldFileEntry]
 
 
 class _Manifest(Config):
     """``manifest.json``."""
 
     format: int
-    files: dict[str, _File]
+    files: dict[str, FileEntry]
 
 
 class _ProgressFile(Config):
@@ -229,67 +341,52 @@ class _ProgressFile(Config):
     bad_samples: dict[str, tuple[int, ...]] = {}
 
 
-def _progress_file(data: bytes, folder: AnyPath) -> _ProgressFile:
-    path = folder / _PROGRESS_FILE
-    return _parsed(_json(data, path), _ProgressFile, path)
-
-
-def _progress(values: _ProgressFile) -> Progress:
-    return Progress(
-        step=values.step,
-        seed=values.seed,
-        world_size=values.world_size,
-        config=values.config,
-        datasets=values.datasets,
-        skipped=values.skipped,
-        bad_samples=values.bad_samples,
-    )
-
-
 _FileT = TypeVar("_FileT", bound=Config)
 
 
-def _manifest(folder: AnyPath) -> _Manifest:
+def _manifest(folder: AnyPath) -> "Mapping[str, FileEntry | OldFileEntry]":
     path = folder / MANIFEST_FILE
     if not path.is_file():
-        raise CheckpointError(f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another.")
-    if path.stat().st_size > _MANIFEST_BYTES:
-        raise IntegrityError(f"{path} is larger than any manifest; use another checkpoint.")
-    value = _json(path.read_bytes(), path)
-    if not isinstance(value, dict) or value.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint manifest of format {FORMAT}.")
-    return _parsed(value, _Manifest, path)
-
-
-def _check_size(path: AnyPath, stated: _File) -> None:
-    if not path.is_file():
-        raise IntegrityError(f"{path} is missing; use another checkpoint.")
-    size = path.stat().st_size
-    if size != stated.num_bytes:
-        raise _changed(path, size, stated)
-
-
-def _changed(path: AnyPath, size: int, stated: _File) -> IntegrityError:
-    return IntegrityError(
-        f"{path} is not what was written ({size} of {stated.num_bytes} bytes, or changed); use another checkpoint."
-    )
-
-
-def _verified_files(folder: AnyPath, names: Sequence[str]) -> dict[str, bytes]:
-    manifest = _manifest(folder)
-    files = {}
-    for name in names:
-        path, stated = folder / name, manifest.files.get(name)
-        if stated is None:
-            raise IntegrityError(f"{folder / MANIFEST_FILE} does not name {name}; use another checkpoint.")
-        _check_size(path, stated)  # first: what has another size need not be read
-        if name == _PROGRESS_FILE and stated.num_bytes > _PROGRESS_BYTES:
-            raise IntegrityError(f"{path} is larger than any such file; use another checkpoint.")
-        data = path.read_bytes()
-        if hashlib.sha256(data).hexdigest() != stated.sha256:
-            raise _changed(path, len(data), stated)
-        files[name] = data
+        raise UnfinishedError(f"{folder} has no {MANIFEST_FILE}: the checkpoint was never finished; use another.")
+    try:
+        value = _json(read_at_most(path, _MANIFEST_BYTES), path)
+    except TooLarge:
+        raise IntegrityError(f"{path} is larger than any manifest; use another checkpoint.") from None
+    except OSError as error:
+        raise IntegrityError(f"{path} cannot be read ({error.strerror or error}); use another checkpoint.") from None
+    kinds: dict[Any, type[_Manifest] | type[_OldManifest]] = {1: _OldManifest, FORMAT: _Manifest}
+    if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] not in kinds:
+        raise CheckpointError(f"{path} is not a checkpoint manifest of format 1 or {FORMAT}.")
+    files = _parsed(value, kinds[value["format"]], path).files
+    stray = next((name for name in files if not _FILE_NAME.fullmatch(name)), None)
+    if stray is not None:
+        raise IntegrityError(f"{path} names {stray[:100]!r}, which is no file of a checkpoint; use another checkpoint.")
+    if value["format"] == 1 and _OLD_TENSORS_FILE not in files:
+        raise IntegrityError(f"{path} does not name {_OLD_TENSORS_FILE}; use another checkpoint.")
     return files
+
+
+def _old_tensors(file: VerifiedFile) -> dict[str, TensorEntry]:
+    """What a safetensors file of format 1 says of itself."""
+    try:
+        length = int.from_bytes(file.read(0, 8), "little")
+        header = _json(file.read(8, min(length, _HEADER_BYTES)), file.path)
+        return dict(_entries(header, 8 + length))
+    except (AttributeError, KeyError, TypeError, ValueError, ConfigError) as error:
+        if isinstance(error, IntegrityError):
+            raise
+        raise IntegrityError(f"{file.path} holds no state ({error}); use another checkpoint.") from None
+
+
+def _entries(header: Json, first: int) -> Iterator[tuple[str, TensorEntry]]:
+    for key, said in header.items():
+        if key != "__metadata__":
+            begin, end = said["data_offsets"]
+            count = math.prod(said["shape"])
+            if end - begin != count * DTYPES[said["dtype"]].itemsize:
+                raise ValueError(key)
+            values = {"dtype": said["dtype"], "shape": said["shape"], "start": 0, "count": count}
+            yield key, parse_config(values | {"offset": first + begin}, TensorEntry, origin=key)
 
 
 def _json(data: bytes, path: AnyPath) -> Json:
@@ -302,5 +399,5 @@ def _json(data: bytes, path: AnyPath) -> Json:
 def _parsed(value: Json, kind: type[_FileT], path: AnyPath) -> _FileT:
     try:
         return parse_config(value, kind, origin=str(path))
-    except ConfigError as error:
+    except (ConfigError, TypeError) as error:
         raise IntegrityError(f"{' '.join(str(error).split())[:500]} Use another checkpoint.") from None

@@ -2,15 +2,15 @@
 
 DeepSpeed's own checkpoints either refuse another world size or, as universal checkpoints with several parameter groups,
 continue wrongly or not at all (stage 3 gives every group the first one's rate; stages 1 and 2 fail where a rank owns
-no piece of a group). So the whole float32 state is gathered here tensor by tensor, and put back the same way. The
-moments are laid out before the first step, because stages 1 and 2 otherwise link only the first group's. Private
-attributes are read for that; ``tests/integration/test_deepspeed_engine.py`` would notice if they changed.
+no piece of a group). So every rank gives out the runs of the flattened float32 tensors that it keeps, and takes others
+back. The moments are laid out before the first step, because stages 1 and 2 otherwise link only the first group's.
+Private attributes are read for that; ``tests/integration/test_deepspeed_engine.py`` would notice if they changed.
 """
 
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -18,10 +18,30 @@ from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from posecore.methods.batch import DeviceBatch
-from posecore.models.saving import load_weights
-from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, EngineState, Update, checked_total
+from posecore.training.checkpoint import Checkpoint, Counts
+from posecore.training.checkpoint_pieces import Piece
+from posecore.training.engine import (
+    BeforeUpdate,
+    DeepSpeedEngineConfig,
+    EngineSettings,
+    Update,
+    at_once,
+    checked_total,
+)
 from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
-from posecore.training.torch_engine import clip_gradients, restore_moments, set_learning_rates, to_cpu, whole_state
+from posecore.training.torch_engine import (
+    MOMENTS,
+    buffer_pieces,
+    clip_gradients,
+    own_share,
+    read_whole,
+    restore_buffers,
+    restore_moments,
+    restore_weights,
+    set_learning_rates,
+    whole_counts,
+    whole_pieces,
+)
 
 BUCKET_ELEMENTS = 100_000_000
 """Gradients averaged in one message. DeepSpeed's own 5e8 takes 4 GB per GPU whatever the model's size, for two buffers;
@@ -31,37 +51,23 @@ a message of 400 MB is long enough for any network."""
 class DeepSpeedEngine:
     """See :class:`posecore.training.engine.Engine`."""
 
-    def __init__(
-        self, config: DeepSpeedEngineConfig, method: nn.Module, settings: EngineSettings, state: EngineState | None
-    ) -> None:
+    def __init__(self, config: DeepSpeedEngineConfig, method: nn.Module, settings: EngineSettings) -> None:
         deepspeed = _import_deepspeed(settings.device)
         if not dist.is_initialized():  # DeepSpeed wants a process group even for one process
             dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
         os.environ.setdefault("LOCAL_RANK", "0")
-        if state is not None:
-            load_weights(method, state.weights | state.buffers, origin="the checkpoint")
         self._settings = settings
         self._stage = config.zero_stage
-        self._frozen = {name: to_cpu(p) for name, p in method.named_parameters() if not p.requires_grad}
         adam = settings.optimizer
         optimizer = make_optimizer(method, adam)
-        names = {parameter: name for name, parameter in method.named_parameters()}
-        self._anchored = {
-            names[p] for group in optimizer.param_groups if group["anchor_decay"] for p in group["params"]
-        }
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=method.to(settings.device).train(),
             optimizer=optimizer,
             config=deepspeed_settings(config, adam, settings.micro_batch, settings.accumulation),
         )
-        self._steps = state.optimizer_steps if state is not None else 0
-        if self._stage == 0:
-            if state is not None:
-                restore_moments(self._optimizer, self.method, state)
-        else:
-            self._lay_out_moments(state.updates if state is not None else {})
-            if state is not None:
-                self._restore_sharded_moments(state)
+        self._steps = 0
+        if self._stage > 0:
+            self._lay_out_moments()
 
     @property
     def method(self) -> nn.Module:
@@ -69,7 +75,13 @@ class DeepSpeedEngine:
         module: nn.Module = self._engine.module
         return module
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
+    def step(
+        self,
+        batches: Sequence[DeviceBatch],
+        lr_factor: float,
+        frozen: Set[str] = frozenset(),
+        before_update: BeforeUpdate = at_once,
+    ) -> Update:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
@@ -77,8 +89,9 @@ class DeepSpeedEngine:
         for number, batch in enumerate(batches, start=1):
             losses = self._engine(batch)
             self._engine.backward(checked_total(losses))
-            if self._stage == 0 and number == len(batches):
-                made = self._clip()
+            if number == len(batches):
+                made = self._clip() if self._stage == 0 else True
+                before_update()
             self._engine.step()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
@@ -92,33 +105,73 @@ class DeepSpeedEngine:
                 moments["step"].zero_()
         return Update(losses=totals, made=True)
 
-    def snapshot(self) -> EngineState | None:
-        """See :meth:`posecore.training.engine.Engine.snapshot`."""
-        first = dist.get_rank() == 0
+    def pieces(self) -> list[Piece]:
+        """See :meth:`posecore.training.engine.Engine.pieces`."""
         if self._stage == 0:
-            return whole_state(self._optimizer, self.method) if first else None
-        from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+            return own_share(whole_pieces(self._optimizer, self.method))
+        learned = [
+            Piece(f"{section}/{name}", _shape(parameter), run.start, run.values)
+            for section in ("weights", *MOMENTS)
+            for name, parameter in self._trainable()
+            if (run := self._run(parameter, section)) is not None
+        ]
+        frozen = [(name, p) for name, p in self.method.named_parameters() if not p.requires_grad]
+        if self._stage == 3:
+            learned += [
+                Piece(f"weights/{name}", _shape(parameter), run.start, run.values)
+                for name, parameter in frozen
+                if (run := _own_run(parameter)) is not None
+            ]
+            return learned + own_share(buffer_pieces(self.method))
+        alike = [Piece.whole(f"weights/{name}", parameter) for name, parameter in frozen]
+        return learned + own_share(alike + buffer_pieces(self.method))
 
-        state = EngineState(weights=dict(self._frozen), exp_avg={}, exp_avg_sq={}, buffers={}, optimizer_steps=0)
+    def counts(self) -> Counts:
+        """See :meth:`posecore.training.engine.Engine.counts`."""
+        if self._stage == 0:
+            return whole_counts(self._optimizer)
+        updates = {part: int(moments["step"].item()) for moments, part in self._moments() if part}
+        return Counts(optimizer_steps=self._steps, updates=updates)
+
+    @torch.no_grad()
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """See :meth:`posecore.training.engine.Engine.restore`."""
+        counts = checkpoint.counts
+        self._steps = counts.optimizer_steps
+        if self._stage == 0:
+            restore_weights(self.method, checkpoint)
+            restore_moments(self._optimizer, self.method, checkpoint)
+            return
+        for moments, part in self._moments():
+            moments["step"].fill_(counts.updates.get(part, self._steps))
         for name, parameter in self._trainable():
-            gathered = (
-                safe_get_full_fp32_param(parameter),
-                safe_get_full_optimizer_state(parameter, "exp_avg"),
-                safe_get_full_optimizer_state(parameter, "exp_avg_sq"),
-            )
-            if first:  # copied at once, so that only one gathered tensor is ever held on the device
-                sections = (state.weights, state.exp_avg, state.exp_avg_sq)
-                for section, tensor in zip(sections, gathered, strict=True):
-                    section[name] = to_cpu(tensor)
-        for name, parameter in self._trainable():
-            if name in self._anchored:
-                anchor = safe_get_full_optimizer_state(parameter, "anchor")
-                if first:
-                    state.anchor[name] = to_cpu(anchor)
-        state.buffers = {name: to_cpu(buffer) for name, buffer in self.method.named_buffers()}
-        state.optimizer_steps = self._steps
-        state.updates = {part: int(moments["step"].item()) for moments, part in self._moments() if part}
-        return state if first else None
+            for section in ("weights", *MOMENTS):
+                run = self._run(parameter, section)
+                if run is None:
+                    continue
+                if checkpoint.has(section, name):
+                    checkpoint.read_into(section, name, run.values, run.start)
+                elif section != "anchor":
+                    run.values.zero_()  # its moments: it had no gradient yet
+        if self._stage == 3:
+            self._restore_partitions(checkpoint)
+        else:
+            restore_weights(self.method, checkpoint)
+
+    def _restore_partitions(self, checkpoint: Checkpoint) -> None:
+        """Stage 3: what layers compute with are other tensors than the optimiser's where precision or place differ."""
+        zero = self._optimizer
+        for index, (own, master) in enumerate(
+            zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
+        ):
+            if own is not master:
+                zero._reassign_or_swap_out_partitioned_parameters(index)
+        for name, parameter in self.method.named_parameters():
+            if not parameter.requires_grad and (run := _own_run(parameter)) is not None:
+                checkpoint.read_into("weights", name, run.values, run.start)
+            if parameter.numel():  # it is whole on every rank, because it is small
+                read_whole(checkpoint, "weights", name, parameter)
+        restore_buffers(self.method, checkpoint)
 
     def _clip(self) -> bool:
         """Stage 0 would make an update of any gradient. Without gradients it makes none."""
@@ -132,11 +185,23 @@ class DeepSpeedEngine:
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.method.named_parameters() if p.requires_grad)
 
-    def _lay_out_moments(self, updates: Mapping[str, int]) -> None:
+    def _run(self, parameter: nn.Parameter, section: str) -> "_Run | None":
+        """What this rank's optimiser keeps of a parameter: weights, or a moment of that name; None for nothing."""
+        zero, key = self._optimizer, None if section == "weights" else section
+        if self._stage == 3:
+            group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
+            flat = zero.fp32_partitioned_groups_flat[group]
+            kept = flat.detach() if key is None else zero.optimizer.state[flat].get(key)
+            return None if kept is None else _run_of(parameter, kept.narrow(0, offset, size))
+        fragment = parameter._hp_mapping  # type: ignore[attr-defined]
+        if fragment is None or (key is not None and key not in fragment.get_optim_state_keys()):
+            return None
+        return _Run(fragment.lp_fragment_address.start, fragment.get_hp_fragment(key).detach())
+
+    def _lay_out_moments(self) -> None:
         zero = self._optimizer
         for flat, group in self._flats():
-            steps = updates.get(group["part"], self._steps)
-            zero.optimizer.state[flat] = fresh_moments(flat, group["anchor_decay"] > 0, steps)
+            zero.optimizer.state[flat] = fresh_moments(flat, group["anchor_decay"] > 0)
         if self._stage < 3:
             zero._lazy_init_hp_params_optimizer_state()
 
@@ -161,27 +226,12 @@ class DeepSpeedEngine:
                     if parameter in self._optimizer.state:
                         yield self._optimizer.state[parameter], group["part"]
 
-    def _restore_sharded_moments(self, state: EngineState) -> None:
-        from deepspeed.utils import (
-            safe_get_local_optimizer_state,
-            safe_set_full_optimizer_state,
-            safe_set_local_optimizer_state,
-        )
 
-        for name, parameter in self._trainable():
-            for key, moments in (
-                ("exp_avg", state.exp_avg),
-                ("exp_avg_sq", state.exp_avg_sq),
-                ("anchor", state.anchor),
-            ):
-                if name not in moments:
-                    continue
-                whole = moments[name].to(self._settings.device)
-                if self._stage == 3:
-                    size = safe_get_local_optimizer_state(parameter, key).numel()
-                    safe_set_local_optimizer_state(parameter, _own_piece(whole, size), key)
-                else:
-                    safe_set_full_optimizer_state(parameter, whole, key)
+class _Run(NamedTuple):
+    """Values that a rank keeps of a flattened tensor, and the index of the first."""
+
+    start: int
+    values: Tensor
 
 
 def deepspeed_settings(
@@ -207,11 +257,20 @@ def deepspeed_settings(
     return settings
 
 
-def _own_piece(whole: Tensor, size: int) -> Tensor:
-    """This rank's piece of a flattened tensor that stage 3 cuts into equal, zero-padded pieces."""
-    start = dist.get_rank() * size
-    piece = whole.flatten()[start : start + size]
-    return nn.functional.pad(piece, (0, size - len(piece)))
+def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
+    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # under stage 3 the local shape is (0,)
+
+
+def _own_run(parameter: Any) -> _Run | None:
+    """What this rank keeps of a parameter under stage 3."""
+    return _run_of(parameter, parameter.ds_tensor.detach())
+
+
+def _run_of(parameter: Any, piece: Tensor) -> _Run | None:
+    """This rank's piece of a flattened tensor that stage 3 cuts into equal, padded pieces, without the padding."""
+    start = dist.get_rank() * len(piece)
+    count = min(len(piece), parameter.ds_numel - start)
+    return _Run(start, piece[:count]) if count > 0 else None
 
 
 def _import_deepspeed(device: torch.device) -> Any:

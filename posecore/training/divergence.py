@@ -5,7 +5,7 @@ An engine makes no update of a gradient that is not finite and says so on every 
 """
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import torch
 import torch.distributed as dist
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from posecore.errors import CheckpointError, DivergenceError
-from posecore.training.checkpoint import refuse_nonfinite_state
-from posecore.training.engine import EngineState, Update
+from posecore.models.finite import refuse_nonfinite
+from posecore.training.context import first_said
+from posecore.training.engine import Update
 
 
 class SkippedSteps:
@@ -76,26 +77,26 @@ class SkippedSteps:
         return False
 
 
-def refuse_diverged(state: EngineState | None, step: int) -> None:
+def refuse_diverged(tensors: Iterable[tuple[str, Tensor]], step: int) -> None:
     """Returns if what a checkpoint would hold is finite. Collective, so that no rank waits for one that gave up.
 
     Args:
-        state: on rank 0; None on the others.
+        tensors: this rank's pieces, by name.
         step: number of steps done.
 
     Raises:
         DivergenceError: names tensors that are not; on every rank.
     """
-    found: list[str | None] = [None]
-    if state is not None:
-        try:
-            refuse_nonfinite_state(state, f"training diverged by step {step}")
-        except CheckpointError as error:
-            found = [str(error)]
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast_object_list(found, src=0)
-    if found[0] is not None:
-        raise DivergenceError(found[0])
+    found = None
+    try:
+        refuse_nonfinite(
+            tensors, f"training diverged by step {step}", "it is not saved, and the last checkpoint is one from before."
+        )
+    except CheckpointError as error:
+        found = str(error)
+    found = first_said(found)
+    if found is not None:
+        raise DivergenceError(found)
 
 
 def _nonfinite(losses: Mapping[str, Tensor]) -> list[str]:

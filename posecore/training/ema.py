@@ -23,6 +23,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.models.moving_average import follow
+from posecore.training.checkpoint import Checkpoint
+from posecore.training.checkpoint_pieces import Piece
+from posecore.training.torch_engine import own_share, read_whole
 
 _MOST_OF_START = 0.01
 
@@ -80,20 +83,12 @@ class WeightAverage:
     Args:
         method: what is followed.
         config: the rule.
-        average: where to continue, by name; statistics may be missing from that of an older checkpoint and start from
-            the present ones. None to start at the first update.
-        updates: how many have been made of it.
     """
 
-    def __init__(
-        self, method: nn.Module, config: AverageConfig, average: dict[str, Tensor] | None = None, updates: int = 0
-    ) -> None:
+    def __init__(self, method: nn.Module, config: AverageConfig) -> None:
         self._config = config
-        self._updates = updates if average else 0
-        self._average = {
-            name: (average or {}).get(name, tensor).detach().to(tensor.device, copy=True)
-            for name, tensor in _followed(method)
-        }
+        self._updates = 0
+        self._average = {name: tensor.detach().clone() for name, tensor in _followed(method)}
 
     @property
     def updates(self) -> int:
@@ -105,9 +100,25 @@ class WeightAverage:
         follow(self._average, _followed(method), 1 - self._config.share(self._updates))
         self._updates += 1
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Copies on the CPU, by name."""
-        return {name: tensor.to("cpu", copy=True) for name, tensor in self._average.items()}
+    def pieces(self) -> list[Piece]:
+        """What this rank writes of the average."""
+        return own_share([Piece.whole(f"average/{name}", tensor) for name, tensor in self._average.items()])
+
+    def restore(self, method: nn.Module, checkpoint: Checkpoint) -> None:
+        """Takes over an average, where the checkpoint has one; otherwise it starts at the next update. Not collective.
+
+        Statistics may be missing from that of an older checkpoint, and start from the method's, which are restored.
+
+        Raises:
+            CheckpointError: numbers are not finite.
+            IntegrityError: a file is missing, truncated or changed.
+        """
+        self._updates = checkpoint.counts.average_updates if checkpoint.shapes("average") else 0
+        for name, tensor in _followed(method):
+            if checkpoint.has("average", name):
+                read_whole(checkpoint, "average", name, self._average[name])
+            else:
+                self._average[name].copy_(tensor.detach())
 
     @contextmanager
     def applied(self, method: nn.Module) -> Iterator[None]:

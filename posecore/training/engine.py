@@ -8,8 +8,8 @@ loss: the scale halves, and the update is left out, where a gradient overflows, 
 ``torch`` alone has it. A state taken from one engine may be given to any other.
 """
 
-from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeAlias
 
 import torch
@@ -18,6 +18,8 @@ from torch import Tensor, nn
 
 from posecore.config import Config
 from posecore.methods.batch import DeviceBatch
+from posecore.training.checkpoint import Checkpoint, Counts
+from posecore.training.checkpoint_pieces import Piece
 from posecore.training.optimizer import OptimizerConfig
 
 Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
@@ -29,33 +31,8 @@ FIRST_LOSS_SCALE = 2.0**14
 gradient overflows, twice after 2000 updates without."""
 
 
-@dataclass(kw_only=True, eq=False)
-class EngineState:
-    """Everything an optimiser step changes, whole and on the CPU, whatever the sharding.
-
-    Attributes:
-        weights: parameter name to float32 weights.
-        exp_avg: name of every trainable parameter to AdamW's first moment.
-        exp_avg_sq: likewise the second moment.
-        buffers: buffer name to value (BatchNorm statistics).
-        optimizer_steps: updates AdamW has made.
-        updates: part of a staged method to the updates AdamW has made of it, where it was frozen in some.
-        average: parameter name, or name of a BatchNorm statistic, to moving average; empty where none is kept.
-        average_updates: how many the average has had.
-        anchor: parameter name to the weights the run started from, of those that decay to them.
-        loss_scale: the factor of the loss in ``fp16``, and the updates since it last changed; None elsewhere.
-    """
-
-    weights: dict[str, Tensor]
-    exp_avg: dict[str, Tensor]
-    exp_avg_sq: dict[str, Tensor]
-    buffers: dict[str, Tensor]
-    optimizer_steps: int
-    updates: dict[str, int] = field(default_factory=dict)
-    average: dict[str, Tensor] = field(default_factory=dict)
-    average_updates: int = 0
-    anchor: dict[str, Tensor] = field(default_factory=dict)
-    loss_scale: tuple[float, int] | None = None
+BeforeUpdate: TypeAlias = Callable[[], None]
+"""Called when the gradients of a step are ready; weights and moments change once it has returned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +50,10 @@ class EngineSettings:
     micro_batch: int
     accumulation: int
     device: torch.device
+
+
+def at_once() -> None:
+    """Nothing is waited for before an update."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -99,18 +80,43 @@ class Engine(Protocol):
         """The method being trained; under ZeRO-3 its parameters are only whole inside its own forward."""
         ...
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
+    def step(
+        self,
+        batches: Sequence[DeviceBatch],
+        lr_factor: float,
+        frozen: Set[str] = frozenset(),
+        before_update: BeforeUpdate = at_once,
+    ) -> Update:
         """Makes one optimiser update, unless a loss term or the gradient is not finite on any rank.
 
         Args:
             batches: the micro-batches to accumulate; every rank gives the same number.
             lr_factor: what the schedule multiplies every group's peak rate by.
             frozen: parts of a staged method that this step does not change.
+            before_update: is waited for between the gradients and the update.
         """
         ...
 
-    def snapshot(self) -> EngineState | None:
-        """The whole state on rank 0, None elsewhere; every rank must call it."""
+    def pieces(self) -> list[Piece]:
+        """What this rank keeps of the state, or writes of what all have: weights, moments, anchors and buffers.
+
+        The values are those that training works on. Together the ranks' pieces are the whole state, each value once.
+        """
+        ...
+
+    def counts(self) -> Counts:
+        """What belongs to the pieces and is no tensor; without the average's."""
+        ...
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Takes over what this rank keeps of a state, whoever wrote it. Not collective.
+
+        If it fails, the engine is to be given another checkpoint.
+
+        Raises:
+            CheckpointError: numbers are not finite.
+            IntegrityError: a file is missing, truncated or changed.
+        """
         ...
 
 
@@ -172,7 +178,6 @@ def build_engine(
     config: EngineConfig,
     method: nn.Module,
     settings: EngineSettings,
-    state: EngineState | None = None,
 ) -> Engine:
     """Puts a method under an engine; DeepSpeed is imported only if it is asked for.
 
@@ -180,15 +185,11 @@ def build_engine(
         config: which engine.
         method: is moved to the device; rank 0's weights go to every rank.
         settings: what every engine must know.
-        state: where to continue, the same on every rank; None starts afresh.
-
-    Raises:
-        CheckpointError: the state belongs to another architecture.
     """
     if isinstance(config, DeepSpeedEngineConfig):
         from posecore.training.deepspeed_engine import DeepSpeedEngine
 
-        return DeepSpeedEngine(config, method, settings, state)
+        return DeepSpeedEngine(config, method, settings)
     from posecore.training.torch_engine import TorchEngine
 
-    return TorchEngine(config, method, settings, state)
+    return TorchEngine(config, method, settings)

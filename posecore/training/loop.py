@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any, Self, TypeAlias
 
@@ -20,28 +20,29 @@ from torch import nn
 from tqdm import tqdm
 
 from posecore.config import Config
-from posecore.errors import CheckpointError, IntegrityError
+from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
 from posecore.methods.staged import ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
 from posecore.training.bad_samples import BadSamples
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
-from posecore.training.checkpoint import Progress, checkpoint_name, load_checkpoint, save_checkpoint
-from posecore.training.context import TrainContext, first_said
-from posecore.training.divergence import SkippedSteps, refuse_diverged
+from posecore.training.checkpoint import Progress
+from posecore.training.checkpoint_saver import CheckpointSaver
+from posecore.training.context import TrainContext
+from posecore.training.divergence import SkippedSteps
 from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import (
     DeepSpeedEngineConfig,
     Engine,
     EngineConfig,
     EngineSettings,
-    EngineState,
     TorchEngineConfig,
     build_engine,
 )
 from posecore.training.meter import Meter
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
+from posecore.training.resume import resume
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
 from posecore.training.utilisation import flops_per_crop, peak_flops
 
@@ -157,11 +158,6 @@ def train(
         IntegrityError: a sample is damaged, or more of them than may be passed over.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
-    state, progress = _resume(config, context)
-    start = 0 if progress is None else progress.step
-    batches = _timed(make_loader(start), start, config.steps)
-    if progress is not None:
-        batches = _of_the_same_datasets(batches, progress)
     settings = EngineSettings(
         optimizer=config.optimizer,
         micro_batch=per_rank // config.accumulation,
@@ -172,9 +168,15 @@ def train(
         normalise_whole_batches(method)
     if config.compile:
         compile_backbone(method)
-    engine = build_engine(config.engine, method, settings, state)
-    average = None if config.average is None else _average(engine.method, config.average, config.steps - start, state)
-    del state
+    engine = build_engine(config.engine, method, settings)
+    average = None if config.average is None else WeightAverage(engine.method, config.average)
+    progress = resume(engine, average, context, config.seed, config.global_batch)
+    start = 0 if progress is None else progress.step
+    if config.average is not None and average is not None and not average.updates:
+        config.average.check_length(config.steps - start)  # again: it may begin in the middle of a run
+    batches = _timed(make_loader(start), start, config.steps)
+    if progress is not None:
+        batches = _of_the_same_datasets(batches, progress)
     meter = Meter(
         context=context,
         global_batch=config.global_batch,
@@ -184,7 +186,7 @@ def train(
     )
     bad = BadSamples({} if progress is None else progress.bad_samples, context.device)
     skipped = SkippedSteps(engine.method, config.skip_nonfinite_steps, 0 if progress is None else progress.skipped)
-    with _progress_bar(config, context, start) as bar:
+    with CheckpointSaver(context) as saver, _progress_bar(config, context, start) as bar:
         datasets: tuple[str, ...] = ()
         for batch, waited_s in batches:
             datasets = tuple(group.dataset for group in batch.groups)
@@ -193,7 +195,7 @@ def train(
             parts = [to_device(part, context.device) for part in split_batch(batch, config.accumulation)]
             frozen = method.begin_step(batch.step, config.steps) if isinstance(method, StagedMethod) else frozenset()
             skipped.prepare()
-            update = engine.step(parts, config.schedule.factor(batch.step, config.steps), frozen)
+            update = engine.step(parts, config.schedule.factor(batch.step, config.steps), frozen, saver.before_update)
             observed = method.observations() if isinstance(method, ObservingMethod) else {}
             step = batch.step + 1
             if update.made and average is not None:
@@ -220,7 +222,7 @@ def train(
                     skipped=skipped.count,
                     bad_samples=bad.rows,
                 )
-                _save(engine, average, context, meter.latest, at)
+                _save(engine, average, saver, at)
             if stopping:
                 return TrainResult(step=step, metrics=meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
@@ -238,73 +240,12 @@ def seed_step(seed: int, step: int, rank: int) -> None:
     torch.manual_seed(int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0]))
 
 
-def _resume(config: TrainingConfig, context: TrainContext) -> tuple[EngineState | None, Progress | None]:
-    found = _newest_whole(context)
-    if found is None:
-        return None, None
-    state, progress = found
-    batch = progress.config.get("global_batch")
-    if progress.seed != config.seed or batch != config.global_batch:
-        raise CheckpointError(
-            f"the checkpoint of step {progress.step} was written with seed {progress.seed} and global_batch {batch}, "
-            f"not {config.seed} and {config.global_batch}: its steps name other samples; set them back or start a new "
-            "run."
-        )
-    return state, progress
-
-
-def _newest_whole(context: TrainContext) -> tuple[EngineState, Progress] | None:
-    """The newest checkpoint that every rank can read, the same on all; None if there is none of any kind."""
-    faults: list[str] = []
-    for opened in context.checkpoints():
-        loaded, fault = None, None
-        with opened as folder:
-            try:
-                loaded = load_checkpoint(folder)
-            except (CheckpointError, IntegrityError) as error:
-                fault = str(error)
-        fault = first_said(fault)
-        if fault is not None:
-            faults.append(fault)
-            continue
-        assert loaded is not None
-        if faults and context.rank == 0:
-            step = loaded[1].step
-            tqdm.write(f"training goes on from the checkpoint of step {step}: {' '.join(faults)}", file=sys.stderr)
-        return loaded
-    if faults:
-        raise CheckpointError(
-            f"none of the run's {len(faults)} checkpoints is whole (the newest: {faults[0]}) Put one back from a copy, "
-            "or start anew (of a job: --no-reuse)."
-        )
-    return None
-
-
-def _average(method: nn.Module, config: AverageConfig, remaining: int, state: EngineState | None) -> WeightAverage:
-    if state is not None and state.average:
-        return WeightAverage(method, config, state.average, state.average_updates)
-    config.check_length(remaining)  # again: it may begin in the middle of a run
-    return WeightAverage(method, config)
-
-
-def _save(
-    engine: Engine,
-    average: WeightAverage | None,
-    context: TrainContext,
-    metrics: Mapping[str, float],
-    progress: Progress,
-) -> None:
+def _save(engine: Engine, average: WeightAverage | None, saver: CheckpointSaver, progress: Progress) -> None:
     _synchronise(engine.method, average)
-    state = engine.snapshot()
-    if state is not None and average is not None:
-        state.average, state.average_updates = average.tensors(), average.updates
-    refuse_diverged(state, progress.step)
-    folder = None
-    if state is not None:
-        folder = context.scratch()
-        save_checkpoint(folder, state, progress)
-    name = checkpoint_name(progress.step, context.world_size, context.attempt)
-    context.report({"step": progress.step, **metrics}, folder, name)
+    pieces, counts = engine.pieces(), engine.counts()
+    if average is not None:
+        pieces, counts = pieces + average.pieces(), replace(counts, average_updates=average.updates)
+    saver.save(pieces, counts, progress)
 
 
 def _evaluate(engine: Engine, average: WeightAverage | None, evaluate: Evaluate, step: int) -> Mapping[str, float]:

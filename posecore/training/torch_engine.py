@@ -1,6 +1,7 @@
 """Training with plain PyTorch: the whole state on every rank, gradients averaged over ranks."""
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 
 import torch
 import torch.distributed as dist
@@ -8,43 +9,45 @@ from torch import Tensor, nn
 from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 from posecore.methods.batch import DeviceBatch
-from posecore.models.saving import load_weights
+from posecore.training.checkpoint import Checkpoint, Counts
+from posecore.training.checkpoint_pieces import Piece, share
 from posecore.training.engine import (
     AUTOCAST,
     FIRST_LOSS_SCALE,
+    BeforeUpdate,
     EngineSettings,
-    EngineState,
     TorchEngineConfig,
     Update,
+    at_once,
     checked_total,
 )
-from posecore.training.optimizer import make_optimizer
+from posecore.training.optimizer import fresh_moments, make_optimizer
+
+MOMENTS = ("exp_avg", "exp_avg_sq", "anchor")
+"""What the optimiser keeps of a weight, by the names that torch and checkpoints have for it."""
 
 
 class TorchEngine:
     """See :class:`posecore.training.engine.Engine`."""
 
-    def __init__(
-        self, config: TorchEngineConfig, method: nn.Module, settings: EngineSettings, state: EngineState | None
-    ) -> None:
-        if state is not None:
-            load_weights(method, state.weights | state.buffers, origin="the checkpoint")
+    def __init__(self, config: TorchEngineConfig, method: nn.Module, settings: EngineSettings) -> None:
         self.method = method.to(settings.device).train()
         for tensor in method.state_dict().values():
             _broadcast(tensor)
         self._settings = settings
         self._dtype = AUTOCAST.get(config.precision)
         self._optimizer = make_optimizer(method, settings.optimizer)
-        if state is not None:
-            restore_moments(self._optimizer, method, state)
         self._scaler = torch.amp.GradScaler(
             settings.device.type, init_scale=FIRST_LOSS_SCALE, enabled=config.precision == "fp16"
         )
-        if state is not None and state.loss_scale is not None:
-            scale, updates = state.loss_scale
-            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
 
-    def step(self, batches: Sequence[DeviceBatch], lr_factor: float, frozen: Set[str] = frozenset()) -> Update:
+    def step(
+        self,
+        batches: Sequence[DeviceBatch],
+        lr_factor: float,
+        frozen: Set[str] = frozenset(),
+        before_update: BeforeUpdate = at_once,
+    ) -> Update:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         for batch in batches:
@@ -58,6 +61,7 @@ class TorchEngine:
         # Every rank has the same gradients now, and so finds the same of them not to be finite.
         self._scaler.unscale_(self._optimizer)
         made, rescaled = clip_gradients(trainable, self._settings.optimizer.clip_norm), False
+        before_update()
         if made:
             set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
             self._scaler.step(self._optimizer)
@@ -67,15 +71,25 @@ class TorchEngine:
         self._optimizer.zero_grad(set_to_none=True)
         return Update(losses=totals, made=made, rescaled=rescaled)
 
-    def snapshot(self) -> EngineState | None:
-        """See :meth:`posecore.training.engine.Engine.snapshot`."""
-        if dist.is_initialized() and dist.get_rank() > 0:
-            return None
-        state = whole_state(self._optimizer, self.method)
-        if self._scaler.is_enabled():
-            scaler = self._scaler.state_dict()
-            state.loss_scale = (scaler["scale"], scaler["_growth_tracker"])
-        return state
+    def pieces(self) -> list[Piece]:
+        """See :meth:`posecore.training.engine.Engine.pieces`."""
+        return own_share(whole_pieces(self._optimizer, self.method))
+
+    def counts(self) -> Counts:
+        """See :meth:`posecore.training.engine.Engine.counts`."""
+        counts = whole_counts(self._optimizer)
+        if not self._scaler.is_enabled():
+            return counts
+        scaler = self._scaler.state_dict()
+        return replace(counts, loss_scale=(scaler["scale"], scaler["_growth_tracker"]))
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """See :meth:`posecore.training.engine.Engine.restore`."""
+        restore_weights(self.method, checkpoint)
+        restore_moments(self._optimizer, self.method, checkpoint)
+        if checkpoint.counts.loss_scale is not None:
+            scale, updates = checkpoint.counts.loss_scale
+            self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> bool:
@@ -97,46 +111,76 @@ def set_learning_rates(
         group["lr"] = 0.0 if group["part"] in frozen else peak * group["lr_scale"] * factor
 
 
-def whole_state(optimizer: torch.optim.Optimizer, method: nn.Module) -> EngineState:
+def whole_pieces(optimizer: torch.optim.Optimizer, method: nn.Module) -> list[Piece]:
     """The state of an optimiser that is not sharded."""
-    moments = {name: optimizer.state[p] for name, p in method.named_parameters() if p in optimizer.state}
-    steps = max((int(moment["step"].item()) for moment in moments.values()), default=0)
+    pieces = [Piece.whole(f"weights/{name}", parameter) for name, parameter in method.named_parameters()]
+    for key in MOMENTS:
+        for name, parameter in method.named_parameters():
+            if key in optimizer.state.get(parameter, {}):
+                pieces.append(Piece.whole(f"{key}/{name}", optimizer.state[parameter][key]))
+    return pieces + buffer_pieces(method)
+
+
+def buffer_pieces(method: nn.Module) -> list[Piece]:
+    """What the method keeps beside its parameters."""
+    return [Piece.whole(f"buffers/{name}", buffer) for name, buffer in method.named_buffers()]
+
+
+def whole_counts(optimizer: torch.optim.Optimizer) -> Counts:
+    """The updates of an optimiser that is not sharded, and of the parts that were frozen in some."""
     updates: dict[str, int] = {}
     for group in optimizer.param_groups:
-        if group["part"]:
-            made = [int(optimizer.state[p]["step"].item()) for p in group["params"] if p in optimizer.state]
-            updates[group["part"]] = max([updates.get(group["part"], 0), *made])
-    return EngineState(
-        weights={name: to_cpu(parameter) for name, parameter in method.named_parameters()},
-        exp_avg={name: to_cpu(moment["exp_avg"]) for name, moment in moments.items()},
-        exp_avg_sq={name: to_cpu(moment["exp_avg_sq"]) for name, moment in moments.items()},
-        buffers={name: to_cpu(buffer) for name, buffer in method.named_buffers()},
-        optimizer_steps=steps,
-        updates=updates,
-        anchor={name: to_cpu(moment["anchor"]) for name, moment in moments.items() if "anchor" in moment},
-    )
+        made = [int(optimizer.state[p]["step"].item()) for p in group["params"] if p in optimizer.state]
+        updates[group["part"]] = max([updates.get(group["part"], 0), *made])
+    steps = max(updates.values(), default=0)
+    return Counts(optimizer_steps=steps, updates={part: made for part, made in updates.items() if part})
 
 
-def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, state: EngineState) -> None:
+def own_share(pieces: Sequence[Piece]) -> list[Piece]:
+    """What this rank writes of pieces that every rank has."""
+    if not dist.is_initialized():
+        return list(pieces)
+    return share(pieces, dist.get_rank(), dist.get_world_size())
+
+
+@torch.no_grad()
+def restore_weights(method: nn.Module, checkpoint: Checkpoint) -> None:
+    """Fills whole parameters, and buffers."""
+    for name, parameter in method.named_parameters():
+        read_whole(checkpoint, "weights", name, parameter)
+    restore_buffers(method, checkpoint)
+
+
+@torch.no_grad()
+def restore_buffers(method: nn.Module, checkpoint: Checkpoint) -> None:
+    """Fills the buffers."""
+    for name, buffer in method.named_buffers():
+        read_whole(checkpoint, "buffers", name, buffer)
+
+
+def read_whole(checkpoint: Checkpoint, section: str, name: str, target: Tensor) -> None:
+    """Fills a tensor with one of the same shape, in its own memory if that is laid out in a row."""
+    if target.is_contiguous():
+        checkpoint.read_into(section, name, target.detach().view(-1))
+    else:
+        target.copy_(checkpoint.read(section, name))
+
+
+def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, checkpoint: Checkpoint) -> None:
     """Fills an optimiser that is not sharded; parameters that never had a gradient start from nothing, as before."""
     names = {parameter: name for name, parameter in method.named_parameters()}
+    counts = checkpoint.counts
     for group in optimizer.param_groups:
-        steps = state.updates.get(group["part"], state.optimizer_steps)
+        steps = counts.updates.get(group["part"], counts.optimizer_steps)
         for parameter in group["params"]:
+            optimizer.state.pop(parameter, None)
             name = names[parameter]
-            if name in state.exp_avg:
-                optimizer.state[parameter] = {
-                    "step": torch.tensor(float(steps)),
-                    "exp_avg": state.exp_avg[name].to(parameter.device, copy=True),
-                    "exp_avg_sq": state.exp_avg_sq[name].to(parameter.device, copy=True),
-                }
-                if name in state.anchor:
-                    optimizer.state[parameter]["anchor"] = state.anchor[name].to(parameter.device, copy=True)
-
-
-def to_cpu(tensor: Tensor) -> Tensor:
-    """A copy on the CPU that later steps cannot change."""
-    return tensor.detach().to("cpu", copy=True).contiguous()
+            if checkpoint.has("exp_avg", name):
+                state = fresh_moments(parameter, checkpoint.has("anchor", name), steps)
+                for key in MOMENTS:
+                    if key in state:
+                        read_whole(checkpoint, key, name, state[key])
+                optimizer.state[parameter] = state
 
 
 def _average(tensors: list[Tensor]) -> None:

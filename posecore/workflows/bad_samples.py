@@ -2,7 +2,7 @@
 
 from posecore.lineage.tracking import RunLog
 from posecore.storage import AnyPath
-from posecore.training.checkpoint import load_progress
+from posecore.training.checkpoint import Checkpoint
 
 FILE = "bad_samples.json"
 
@@ -14,7 +14,7 @@ def log_bad_samples(log: RunLog, checkpoint: AnyPath) -> None:
         log: the run.
         checkpoint: the training's last.
     """
-    rows = load_progress(checkpoint).bad_samples
+    rows = Checkpoint(checkpoint).progress.bad_samples
     if rows:
         log.set_tags({"posecore.bad_samples": ", ".join(f"{name} {len(bad)}" for name, bad in rows.items())})
         log.log_dict({name: list(bad) for name, bad in rows.items()}, FILE)

@@ -25,9 +25,10 @@ from posecore.shards.answers import AnswerStore
 from posecore.shards.corrections import Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
-from posecore.training.checkpoint import load_trained
+from posecore.training.checkpoint import Checkpoint, load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+from posecore.training.trained import LoadedModel, TrainedModel
 
 
 class Method(Protocol):
@@ -131,9 +132,31 @@ class MultiDatasetWorker:
         assert isinstance(trained, PoseModel), type(trained)
         return trained.eval()
 
+    def trained(self, checkpoint: AnyPath) -> TrainedModel | LoadedModel:
+        """The model of a checkpoint, to be written a tensor at a time; its card names the weights it started from.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to another architecture, or the initial weights are gone.
+            IntegrityError: one of them is damaged.
+        """
+        if not any(name.startswith(self._prefix) for name in Checkpoint(checkpoint).shapes("weights")):
+            return LoadedModel(self.trained_model(checkpoint))  # the method trains a part of another model
+        with torch.device("meta"):
+            model, _ = self._initial(self._open())
+            self._prepare(model)
+        return TrainedModel(checkpoint, model, self._prefix)
+
     def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
         """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
         return ()
+
+    @property
+    def _prefix(self) -> str:
+        """Of the model's names in the method."""
+        return "model."
+
+    def _prepare(self, model: PoseModel) -> None:
+        """Adds to the model what the method adds to it, which here is nothing."""
 
     def _learner(self, name: str) -> str:
         """The head that learns from a dataset."""

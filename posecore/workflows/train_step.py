@@ -14,7 +14,7 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.weights_use import weights_in
 from posecore.models.architecture import ModelCard
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.workflows.bad_samples import log_bad_samples
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
@@ -89,7 +89,7 @@ def train_step(
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
         trained = train_with_ray(training_worker, run_dir, cluster, CurveLog(log, str(config.folder)))
         log_bad_samples(log, trained.checkpoint)
-        model = training_worker.trained_model(trained.checkpoint)
+        model = training_worker.trained(trained.checkpoint)
         if worker.weights is not None:
             record = model.card.lineage["weights"]
             log.log_dict(record, "weights.json")
@@ -107,8 +107,7 @@ def train_step(
         lineage["data"] = [split.use.portable for split in training]
         if corrections:
             lineage["corrections"] = inputs["corrections"]
-        model.card = card.model_copy(update={"lineage": lineage})
-        folder = save_model(model, run_dir / "model")
+        folder = model.save(run_dir / "model", card.model_copy(update={"lineage": lineage}))
         beside = training_worker.write_beside(trained.checkpoint, run_dir)
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
         log.set_tags(origin_tags(weights_in(lineage)))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from pydantic import TypeAdapter
+from safetensors.torch import load_file
 
 from posecore.conventions import Conventions
 from posecore.loading.loader import LoadingConfig
@@ -15,6 +16,7 @@ from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
+from posecore.models.low_rank import merge_low_rank
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder, StartFolder
@@ -25,6 +27,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.adaptation.worker import AdaptationWorker
+from tests.support.checkpoints import newest
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 SIZE = (64, 48)
@@ -63,10 +66,15 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     )
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with next(context.checkpoints()) as checkpoint:
-        child = worker.trained_model(checkpoint)
-        beside = worker.write_beside(checkpoint, tmp_path)
-    read = load_model(save_model(child, tmp_path / "child"))
+    checkpoint = newest(context)
+    child = worker.trained_model(checkpoint)
+    merge_low_rank(child)
+    beside = worker.write_beside(checkpoint, tmp_path)
+    trained = worker.trained(checkpoint)
+    read = load_model(trained.save(tmp_path / "child", trained.card))
+    assert all(torch.equal(tensor, child.state_dict()[name]) for name, tensor in read.state_dict().items())
+    assert trained.card == child.card
+    assert all(parameter.is_meta for parameter in trained.model.parameters()), "nothing stays in memory"
     images = torch.randn(2, 3, *SIZE, generator=torch.Generator().manual_seed(5))
     for head, skeleton in (("coco", parent.skeletons["coco"]), ("hands", HANDS)):
         assert read.predict(images, head).shape == (2, skeleton.num_keypoints, *config.heatmap_size)
@@ -74,6 +82,10 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     assert not torch.equal(read.predict(images, "hands"), start.eval().predict(images, "hands"))
     if strategy in ("expert", "prototypes"):
         torch.testing.assert_close(read.predict(images, "coco"), parent.predict(images, "coco"))
+    if beside:
+        tensors = load_file(beside[1])
+        assert len(tensors) == 3 * 4 * 2 + len(child.heads["hands"].state_dict())
+        assert all(torch.isfinite(tensor).all() for tensor in tensors.values())
     names = [path.name for path in beside]
     assert names == (["adapter_config.json", "adapter_model.safetensors"] if strategy == "dora" else [])
 

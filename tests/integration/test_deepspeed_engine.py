@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from posecore.training.checkpoint import load_checkpoint
+from tests.support.checkpoints import load_checkpoint
 from tests.support.launched_runs import TORCH, last_state, launch, zero
 
 pytestmark = pytest.mark.slow

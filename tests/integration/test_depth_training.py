@@ -37,6 +37,7 @@ from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from tests.support.checkpoints import newest
 from tests.support.dot_worlds import HANDS, hands_definition
 
 SIZE = (64, 64)
@@ -103,8 +104,8 @@ def test_what_only_depth_shows_is_learned(tmp_path: Path) -> None:
     context = LocalContext(tmp_path / "run")
     result = worker(context)
     assert 0 < result.metrics["depth"] < 1e-3
-    with next(context.checkpoints()) as checkpoint:
-        model = worker.trained_model(checkpoint)
+    checkpoint = newest(context)
+    model = worker.trained_model(checkpoint)
     assert not any("depth_task" in name for name in model.state_dict())
 
     predictor = Predictor(model)

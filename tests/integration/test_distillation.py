@@ -50,6 +50,7 @@ from posecore.training.context import LocalContext
 from posecore.workflows.distillation.teacher_cache import TeacherCacheSettings, cache_step
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.steps import Split
+from tests.support.checkpoints import newest
 from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
@@ -168,8 +169,8 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         with curve.writing() as log:
             context = LocalContext(run_dir, log)
             result = worker(context)
-        with next(context.checkpoints()) as folder:
-            return TrainedRun(checkpoint=folder, metrics=result.metrics)
+        folder = newest(context)
+        return TrainedRun(checkpoint=folder, metrics=result.metrics)
 
     monkeypatch.setattr("pipelines.distill.connect_to_ray", lambda: None)
     monkeypatch.setattr("pipelines.distill.ingest_splits", splits)

@@ -14,6 +14,7 @@ from posecore.models.saving import save_model
 from posecore.models.sources import StartFolder
 from posecore.shards.store import open_store
 from posecore.training.context import LocalContext
+from tests.support.checkpoints import newest
 from tests.support.in_process import submit, train_in_this_process
 from tests.support.watched_training import WatchedWorker, watched_worker, write_stores
 
@@ -25,8 +26,8 @@ def worker_stores(worker: WatchedWorker):
 def trained(worker: WatchedWorker, folder: Path):
     context = LocalContext(folder)
     worker(context)
-    with next(context.checkpoints()) as checkpoint:
-        return worker.trained_model(checkpoint)
+    checkpoint = newest(context)
+    return worker.trained_model(checkpoint)
 
 
 def test_a_model_with_experts_starts_from_one_without_and_names_it(tmp_path: Path, capsys):

@@ -25,6 +25,7 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import MultiStepSchedule
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from tests.support.checkpoints import newest
 
 SPLITS = {"mpii": "val", "ap10k": "val"}
 STILL = AugmentConfig(
@@ -61,8 +62,8 @@ def test_a_small_rtmpose_learns_real_photos_by_heart(samples: Path, tmp_path: Pa
     torch.set_num_threads(1)
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with next(context.checkpoints()) as checkpoint:
-        model = worker.trained_model(checkpoint)
+    checkpoint = newest(context)
+    model = worker.trained_model(checkpoint)
     assert {conventions.codec for conventions in model.conventions.values()} == {"msra"}
     settings = InferenceSettings(flip_test=False)
     metrics = {name: evaluate_store(model, open_store(stores[name]), settings) for name in SPLITS}

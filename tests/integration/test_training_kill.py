@@ -10,8 +10,8 @@ import pytest
 
 from posecore.cluster.training import RayTrainingConfig, check_resources, train_with_ray
 from posecore.errors import CheckpointError, DivergenceError, PreflightError
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.optimizer import OptimizerConfig
+from tests.support.checkpoints import load_checkpoint
 from tests.support.watched_training import STEPS, assert_same_bits, seen, watched_worker, write_stores
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.usefixtures("local_ray")]
@@ -50,7 +50,7 @@ def test_stopped_on_two_workers_and_resumed_on_one(tmp_path: Path, stores: dict[
     assert len(list(record.glob("rank0_*.jsonl"))) == 1
     on_two = seen(record)
     (newest,) = (run_dir / "train").glob("step_00000006_*")
-    (newest / "state.safetensors").write_bytes(b"cut")
+    (newest / "rank_00001-000.safetensors").write_bytes(b"cut")
     for path in record.iterdir():
         path.unlink()
     worker = watched_worker(record, stores)

@@ -20,6 +20,7 @@ from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig
 from posecore.training.optimizer import OptimizerConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from tests.support.checkpoints import newest
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 ARCHITECTURE = {"backbone": VitConfig(embed_dim=64, depth=2, num_heads=2), "head": ClassicHeadConfig(channels=32)}
@@ -47,8 +48,8 @@ def test_a_landscape_model_starts_from_a_portrait_one_and_learns(tmp_path: Path)
     )
     context = LocalContext(tmp_path / "run")
     worker(context)
-    with next(context.checkpoints()) as checkpoint:
-        model = worker.trained_model(checkpoint)
+    checkpoint = newest(context)
+    model = worker.trained_model(checkpoint)
     assert model.input_size == LANDSCAPE
     assert "resampled from 6×4" in str(model.card.lineage["weights"]["copied"])
 

@@ -10,6 +10,7 @@ from posecore.lineage.tracking import Tracking
 from posecore.training.context import LocalContext
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.train_step import train_step
+from tests.support.checkpoints import newest
 from tests.support.watched_training import WatchedWorker
 
 
@@ -19,8 +20,8 @@ def train_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     def train(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
         context = LocalContext(run_dir / RUN_NAME)
         result = worker(context)
-        with next(context.checkpoints()) as checkpoint:
-            return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
+        checkpoint = newest(context)
+        return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
 
     monkeypatch.setattr("posecore.workflows.train_step.train_with_ray", train)
     monkeypatch.setattr("posecore.workflows.train_step.log_dataset_inputs", lambda *_: None)

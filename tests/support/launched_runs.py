@@ -8,10 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from posecore.training.checkpoint import load_checkpoint
-from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState
 from tests.support import tiny_training
+from tests.support.checkpoints import State, load_checkpoint, newest
 
 TORCH = {"kind": "torch"}
 
@@ -42,7 +40,7 @@ def launch(runs: list[dict[str, Any]], world_size: int) -> None:
         assert process.returncode == 0, output.decode()[-3000:]
 
 
-def last_state(run_dir: Path) -> EngineState:
+def last_state(run_dir: Path) -> State:
     """What the newest checkpoint of a run holds."""
-    with next(LocalContext(run_dir).checkpoints()) as folder:
-        return load_checkpoint(folder)[0]
+    folder = newest(run_dir)
+    return load_checkpoint(folder)[0]

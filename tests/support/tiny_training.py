@@ -5,7 +5,6 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +30,10 @@ from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.schema import BadSample, CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton
+from posecore.storage import AnyPath
 from posecore.training import deepspeed_engine
-from posecore.training.context import LocalContext, Log, TrainContext
+from posecore.training.checkpoint_store import CheckpointStore
+from posecore.training.context import LocalContext, TrainContext
 from posecore.training.deepspeed_engine import deepspeed_settings
 from posecore.training.engine import EngineConfig
 from posecore.training.loop import TrainingConfig, TrainResult, train
@@ -316,16 +317,22 @@ def one_bad_sample(step: int, rank: int) -> list[BadSample]:
     return [] if step % 3 else [BadSample(dataset="people", row=100 * rank + step, reason=reason, allowed=6)]
 
 
-class OneBlindRank(LocalContext):
-    """A run of which one rank finds nothing in the newest checkpoint."""
+class OneBlindRank(CheckpointStore):
+    """Checkpoints of a run of which one rank finds nothing in the newest."""
 
-    def __init__(self, run_dir: Path, log: Log, blind: int) -> None:
-        super().__init__(run_dir, log=log)
-        self._blind, self._nothing = blind, run_dir / "nothing"
+    unseen: str | None = None
 
-    def checkpoints(self) -> Iterator[AbstractContextManager[Path]]:
-        for place, opened in enumerate(super().checkpoints()):
-            yield nullcontext(self._nothing) if place == 0 and self.rank == self._blind else opened
+    def names(self) -> list[str]:
+        names = super().names()
+        self.unseen = names[0]
+        return names
+
+    def path(self, name: str) -> AnyPath:
+        return super().path("nothing" if name == self.unseen else name)
+
+    def pass_over(self, name: str) -> None:
+        super().pass_over(name)
+        self.unseen = None
 
 
 def main() -> None:
@@ -336,7 +343,9 @@ def main() -> None:
         deepspeed_engine.deepspeed_settings = _sharding_all if run.get("shard_all") else deepspeed_settings
         run_dir = Path(run["run_dir"])
         log = _logged_to(run_dir / LOG_FILE)
-        context = OneBlindRank(run_dir, log, run["blind"]) if "blind" in run else LocalContext(run_dir, log=log)
+        context = LocalContext(run_dir, log=log)
+        if run.get("blind") == context.rank:
+            context.store = OneBlindRank(run_dir / "checkpoints")
         if "copy_of" in run and context.rank == 0:
             shutil.copytree(run["copy_of"], run_dir)
         if context.world_size > 1:

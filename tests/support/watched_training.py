@@ -20,11 +20,11 @@ from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import TrainContext
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from tests.support.checkpoints import load_checkpoint
 from tests.support.tiny_store import write_store
 
 STEPS = 10

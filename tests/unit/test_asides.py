@@ -6,10 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from posecore.asides import AsideFolder, aside_file, aside_folder, sweep, sweep_once
+from posecore.asides import aside_file, aside_folder, sweep, sweep_once
 from posecore.storage import write_atomically, written_aside
-from posecore.training.checkpoint import MANIFEST_FILE
-from posecore.training.context import LocalContext
 
 KILLED = """
 import os, signal, sys
@@ -72,17 +70,3 @@ def test_what_is_not_renamed_goes_with_the_block(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError), written_aside(tmp_path / "deep" / "file"):
         _ = 1 / 0
     assert list((tmp_path / "deep").iterdir()) == []
-
-
-def test_a_scratch_folder_is_its_run_s_until_it_is_reported(tmp_path: Path) -> None:
-    context = LocalContext(tmp_path)
-    scratch = context.scratch()
-    sweep(scratch.parent)
-    assert scratch.exists()
-    (scratch / MANIFEST_FILE).touch()  # what makes it a checkpoint that was finished
-    context.report({}, scratch, "step_00000001_ws1_a")
-    assert [path.name for path in scratch.parent.iterdir()] == ["step_00000001_ws1_a"]
-    left = AsideFolder(tmp_path / "checkpoints")
-    left.close()  # as the system does for a killed process
-    sweep(tmp_path / "checkpoints")
-    assert not left.path.exists()

@@ -7,10 +7,11 @@ from pathlib import Path
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles, own_modules
 from posecore.models.architecture import ModelCard
-from posecore.models.low_rank import is_low_rank, merge_low_rank, save_adapter
+from posecore.models.low_rank import is_low_rank, save_adapter
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
+from posecore.training.trained import TrainedModel
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 
@@ -37,18 +38,29 @@ class AdaptationWorker(MultiDatasetWorker):
         """The head that learns from a dataset; unlabelled pictures teach the target's."""
         return self.method.target if name in self.method.unlabelled_sets else name
 
-    def trained_model(self, checkpoint: AnyPath) -> PoseModel:
-        """The child with low-rank updates merged into its weights, so that it is an ordinary model."""
-        model = super().trained_model(checkpoint)
-        merge_low_rank(model)
-        return model.requires_grad_(True)
+    @property
+    def _prefix(self) -> str:
+        """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`."""
+        return "method.model."
+
+    def _prepare(self, model: PoseModel) -> None:
+        """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`."""
+        self.method.strategy.apply(model, self._roles(model))
 
     def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
-        """The low-rank updates in the files of ``peft``."""
-        model = super().trained_model(checkpoint)
-        if not any(is_low_rank(name) for name, _ in model.named_parameters()):
+        """The low-rank updates in the files of ``peft``; only they, and what was trained whole, are read."""
+        trained = self.trained(checkpoint)
+        assert isinstance(trained, TrainedModel), "a child is a model of its own"
+        if not trained.has_low_rank:
             return ()
+        modules = own_modules(trained.model, self._roles(trained.model))
+        wanted = tuple(f"{name}." for name in modules)
+        model = trained.fill(lambda name: is_low_rank(name) or name.startswith(wanted))
         folder = run_dir / "adapter"
-        roles = Roles(model.owner(self.method.target), new_depth=self.method.new_depth)
-        save_adapter(model, folder, own_modules(model, roles), self.parent)
+        save_adapter(model, folder, modules, self.parent)
         return tuple(sorted(folder.iterdir()))
+
+    def _roles(self, model: PoseModel) -> Roles:
+        replayed = tuple(dict.fromkeys(model.owner(name) for name in self.method.replayed))
+        target = model.owner(self.method.target)
+        return Roles(target, replayed, self.method.parent_has_embedding, self.method.new_depth)

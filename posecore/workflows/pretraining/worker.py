@@ -14,6 +14,7 @@ from posecore.storage import AnyPath
 from posecore.training.checkpoint import load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+from posecore.training.trained import TrainedModel
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,16 @@ class PretrainingWorker:
         """
         torch.manual_seed(self.training.seed)
         return MaskedAutoencoder(pretraining_model(self.model), self.method)
+
+    def trained(self, checkpoint: AnyPath) -> TrainedModel:
+        """The encoder of a checkpoint, to be written a tensor at a time.
+
+        Raises:
+            CheckpointError: the checkpoint belongs to another architecture.
+            IntegrityError: it is damaged.
+        """
+        with torch.device("meta"):
+            return TrainedModel(checkpoint, pretraining_model(self.model), "model.")
 
     def trained_method(self, checkpoint: AnyPath) -> MaskedAutoencoder:
         """Encoder and decoder as a checkpoint of this worker holds them, on the CPU, in evaluation mode.

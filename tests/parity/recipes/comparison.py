@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from posecore.schema import CropBatch
-from posecore.training.engine import EngineState
 from posecore.training.loop import TrainingConfig
 from tests.parity.recipes.restated import Published, Trainer, in_steps
 from tests.parity.recipes.toy import STEPS, batches, begin_step, compare, training_of
+from tests.support.checkpoints import State
 
 Loss: TypeAlias = Callable[[nn.Module, CropBatch, int], Tensor]
 """What a network loses on the crops of a 0-based step."""
@@ -24,7 +24,7 @@ these steps, and float32 rounds it by 6e-8 in each.
 
 
 def check(
-    state: EngineState,
+    state: State,
     trainer: Trainer,
     start: Mapping[str, Tensor],
     idle: Callable[[str, Tensor], Tensor],

@@ -25,7 +25,6 @@ from posecore.methods.sharing import ExpertsConfig, HeadsConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.sources import ModelFolder
 from posecore.schema import CropBatch
-from posecore.training.engine import EngineState
 from posecore.training.recipes import RECIPES
 from posecore.training.schedule import ScheduleConfig
 from tests.parity.recipes import posebh
@@ -60,6 +59,7 @@ from tests.parity.recipes.toy import (
     toy_model,
     training_of,
 )
+from tests.support.checkpoints import State
 
 TALL = (64, 48)
 SPREAD = {"input_size": TALL, "heatmap_sigma": 2.0, "blur_kernel": 11}  # those of whole inputs, on small maps
@@ -446,7 +446,7 @@ def test_every_schedule_is_the_published_one_from_the_first_step_to_the_last(rec
     ids=lambda error: next(iter(error)),
 )  # fmt: skip
 def test_a_wrong_number_would_be_noticed(
-    error: dict[str, Any], base: tuple[EngineState, nn.Module, dict[str, Tensor]]
+    error: dict[str, Any], base: tuple[State, nn.Module, dict[str, Tensor]]
 ) -> None:
     """The comparison can fail: every one of these is a mistake that could be made."""
     state, network, start = base
@@ -457,7 +457,7 @@ def test_a_wrong_number_would_be_noticed(
 
 
 @pytest.fixture(scope="module")
-def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[EngineState, nn.Module, dict[str, Tensor]]:
+def base(tmp_path_factory: pytest.TempPathFactory) -> tuple[State, nn.Module, dict[str, Tensor]]:
     """What ViTPose-B's run ends with, and what it started from."""
     method = vitpose("base")
     network, start = copy.deepcopy(method), copy.deepcopy(method.state_dict())

@@ -23,11 +23,11 @@ from posecore.methods.adaptation import Adaptation
 from posecore.models.pose_model import PoseModel
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
-from posecore.training.engine import EngineState
 from posecore.workflows.adaptation.job import AdaptationJob
 from tests.parity.recipes.comparison import SHORT, Loss, check, make_steps, short_training, without_key_biases
 from tests.parity.recipes.restated import Published, Trainer, heatmap_targets, joints_mse
 from tests.parity.recipes.toy import labels, pixels, posecore_run_on, rows
+from tests.support.checkpoints import State
 from tests.support.tiny_store import write_store
 from tests.support.tiny_training import INPUT_SIZE, tiny_adaptation, tiny_parent
 
@@ -206,7 +206,7 @@ def restated_loss(parent: PoseModel, old: tuple[str, ...], kept: float) -> Loss:
 
 
 OLD = ("people", "horses")
-Run: TypeAlias = tuple[EngineState, Adaptation, dict[str, Tensor]]
+Run: TypeAlias = tuple[State, Adaptation, dict[str, Tensor]]
 
 
 @pytest.fixture(scope="module")

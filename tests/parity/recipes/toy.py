@@ -12,10 +12,9 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.schema import CropBatch, CropGroup
 from posecore.skeletons.skeleton import Keypoint, Skeleton
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState
 from posecore.training.loop import LoaderFactory, TrainingConfig, train
+from tests.support.checkpoints import State, load_checkpoint, newest
 
 STEPS = 20
 WARMUP = 5
@@ -123,19 +122,19 @@ def training_of(fields: Mapping[str, Any], batch_size: int, warmup: int = WARMUP
     return TrainingConfig.model_validate({**fields, **changes, "schedule": schedule, "engine": {"kind": "torch"}})
 
 
-def posecore_run(folder: Path, method: nn.Module, training: TrainingConfig, points: Mapping[str, int]) -> EngineState:
+def posecore_run(folder: Path, method: nn.Module, training: TrainingConfig, points: Mapping[str, int]) -> State:
     """The real loop on one process, on made-up crops."""
     size, batch_size = method.model.input_size, training.global_batch  # type: ignore[union-attr]
     return posecore_run_on(folder, method, training, lambda start: batches(points, size, batch_size, start))
 
 
-def posecore_run_on(folder: Path, method: nn.Module, training: TrainingConfig, crops: LoaderFactory) -> EngineState:
+def posecore_run_on(folder: Path, method: nn.Module, training: TrainingConfig, crops: LoaderFactory) -> State:
     """The real loop on one process."""
     torch.set_num_threads(1)
     context = LocalContext(folder)
     train(method, crops, training, context)
-    with next(context.checkpoints()) as checkpoint:
-        return load_checkpoint(checkpoint)[0]
+    checkpoint = newest(context)
+    return load_checkpoint(checkpoint)[0]
 
 
 def compare(ours: Tensor, theirs: Tensor, start: Tensor) -> tuple[float, float]:

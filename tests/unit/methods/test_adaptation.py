@@ -12,10 +12,10 @@ from posecore.methods.adaptation import Adaptation, AdaptationTerms
 from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.prototypes import WEIGHTS
 from posecore.models.embedding_head import EmbeddingConfig
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import AnchoredAdamW, OptimizerConfig, make_optimizer, parameter_groups
+from tests.support.checkpoints import load_checkpoint, newest
 from tests.support.tiny_training import Stopped, stop_at, tiny_adaptation, tiny_batches, tiny_parent, tiny_training
 
 CPU = torch.device("cpu")
@@ -188,7 +188,7 @@ def test_a_resumed_run_is_held_to_the_first_start(tmp_path: Path) -> None:
     trained("other", resumed)
     theirs = resumed.state_dict()
     assert all(torch.equal(tensor, theirs[name]) for name, tensor in whole.state_dict().items())
-    with next(LocalContext(tmp_path / "other").checkpoints()) as folder:
-        anchor = load_checkpoint(folder)[0].anchor
+    folder = newest(tmp_path / "other")
+    anchor = load_checkpoint(folder)[0].anchor
     assert all(torch.equal(tensor, first[name]) for name, tensor in anchor.items())
     assert "method.model.backbone.pos_embed" in anchor

@@ -30,12 +30,11 @@ from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.ema import AverageConfig
-from posecore.training.engine import EngineState
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
+from tests.support.checkpoints import State, load_checkpoint, newest
 from tests.support.tiny_training import Stopped, stop_at
 
 CPU = torch.device("cpu")
@@ -533,7 +532,7 @@ def _stage_two(folder: Path) -> HeadDistillation:
     return HeadDistillationConfig(teacher=teacher, backbone_statistics="drift").build(_rtmpose(seed=7))
 
 
-def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, checkpoint_every: int = 2) -> EngineState:
+def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, checkpoint_every: int = 2) -> State:
     check = stop_at(stop_before)
 
     def batches(start: int) -> Iterator[CropBatch]:
@@ -556,8 +555,8 @@ def _train(method: nn.Module, run_dir: Path, stop_before: int | None = None, che
         train(method, batches, config, context)
     except Stopped:
         assert stop_before is not None
-    with next(context.checkpoints()) as folder:
-        return load_checkpoint(folder)[0]
+    folder = newest(context)
+    return load_checkpoint(folder)[0]
 
 
 @pytest.mark.parametrize("stage", [_stage_one, _stage_two], ids=["first", "second"])

@@ -25,12 +25,11 @@ from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import MultiStepSchedule
+from tests.support.checkpoints import State, load_checkpoint, newest
 from tests.support.tiny_training import Stopped, stop_at
 
 CPU = torch.device("cpu")
@@ -152,7 +151,7 @@ def test_a_teacher_with_simcc_learns_by_the_loss_of_simcc() -> None:
     torch.testing.assert_close(method(batch)["loss/people"], expected)
 
 
-def _train(method: nn.Module, run_dir: Path, steps: int = 6, stop_before: int | None = None) -> EngineState:
+def _train(method: nn.Module, run_dir: Path, steps: int = 6, stop_before: int | None = None) -> State:
     check = stop_at(stop_before)
 
     def batches(start: int) -> Iterator[CropBatch]:
@@ -177,8 +176,8 @@ def _train(method: nn.Module, run_dir: Path, steps: int = 6, stop_before: int | 
         train(method, batches, config, context)
     except Stopped:
         assert stop_before is not None
-    with next(context.checkpoints()) as folder:
-        return load_checkpoint(folder)[0]
+    folder = newest(context)
+    return load_checkpoint(folder)[0]
 
 
 def test_the_learned_token_helps_the_teacher_and_nothing_else_of_it_changes(tmp_path: Path) -> None:

@@ -21,9 +21,9 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.skeletons.skeleton import Keypoint, Skeleton
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
+from tests.support.checkpoints import load_checkpoint, newest
 from tests.support.tiny_training import (
     Stopped,
     stop_at,
@@ -356,8 +356,8 @@ def test_a_stopped_run_ends_like_one_left_alone(tmp_path: Path, precision: Any, 
     assert {"loss/dogs", "unlabelled/people", "unlabelled/used_share", "unlabelled/confidence"} <= set(kept)
     assert all(last["whole"][name] == last["other"][name] for name in kept)
     assert last["whole"]["loss"] == pytest.approx(last["whole"]["loss/dogs"] + last["whole"]["unlabelled/people"])
-    with next(LocalContext(tmp_path / "other").checkpoints()) as folder:
-        buffers = load_checkpoint(folder)[0].buffers
+    folder = newest(tmp_path / "other")
+    buffers = load_checkpoint(folder)[0].buffers
     moved = "mean_teacher.model.heads.dogs.final_layer.weight"
     assert not torch.equal(buffers[moved], resumed.model.heads["dogs"].final_layer.weight)
 

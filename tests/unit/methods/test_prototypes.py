@@ -24,10 +24,10 @@ from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.pose_model import build_model
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.schema import CropBatch, KeypointState
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState, TorchEngineConfig
+from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
+from tests.support.checkpoints import State, load_checkpoint, newest
 from tests.support.tiny_training import Stopped, stop_at, tiny_batches, tiny_prototypes, tiny_training
 
 CPU = torch.device("cpu")
@@ -464,9 +464,9 @@ def test_parts_have_groups_of_their_own() -> None:
             assert group["part"] == expected
 
 
-def _state(run_dir: Path) -> EngineState:
-    with next(LocalContext(run_dir).checkpoints()) as folder:
-        return load_checkpoint(folder)[0]
+def _state(run_dir: Path) -> State:
+    folder = newest(run_dir)
+    return load_checkpoint(folder)[0]
 
 
 def _train(run_dir: Path, stop_before: int | None = None) -> None:

@@ -32,10 +32,10 @@ from posecore.shards.answers import AnswerPrecision, AnswerStore, AnswerTerms
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton
-from posecore.training.checkpoint import load_checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
+from tests.support.checkpoints import load_checkpoint, newest
 from tests.support.tiny_store import write_store
 from tests.support.tiny_training import Stopped, stop_at
 
@@ -242,8 +242,8 @@ def test_a_stopped_run_resumes_bit_for_bit(world: World, tmp_path: Path) -> None
             train(_method(world, answers).train(), batches, config, context)
         except Stopped:
             assert stop_before is not None
-        with next(context.checkpoints()) as latest:
-            return load_checkpoint(latest)[0].weights
+        latest = newest(context)
+        return load_checkpoint(latest)[0].weights
 
     alone = run(tmp_path / "alone")
     run(tmp_path / "stopped", stop_before=3)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import IntegrityError
-from posecore.training.checkpoint import load_progress
+from posecore.training.checkpoint import Checkpoint
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from tests.support.tiny_training import one_bad_sample, tiny_training
@@ -28,7 +28,7 @@ def test_a_run_and_its_resumption_count_each_once(tmp_path: Path, capsys: pytest
     assert [metrics["bad_samples"] for metrics in _train(tmp_path, 7)] == [2, 3]
     assert "row 6" in capsys.readouterr().err
     newest = sorted((tmp_path / "checkpoints").iterdir())[-1]
-    assert load_progress(newest).bad_samples == {"people": (0, 3, 6)}
+    assert Checkpoint(newest).progress.bad_samples == {"people": (0, 3, 6)}
 
 
 def test_more_than_are_allowed_end_the_run_also_over_a_resumption(tmp_path: Path) -> None:
@@ -47,4 +47,4 @@ def test_a_run_without_any_says_nothing(tmp_path: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err == ""
     assert "bad_samples" not in logged[0]
     (folder,) = (tmp_path / "checkpoints").iterdir()
-    assert load_progress(folder).bad_samples == {}
+    assert Checkpoint(folder).progress.bad_samples == {}

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from posecore.errors import CheckpointError
-from posecore.training.checkpoint import MANIFEST_FILE, load_checkpoint, step_of
+from posecore.training.checkpoint import MANIFEST_FILE, step_of
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
+from tests.support.checkpoints import load_checkpoint
 from tests.support.launched_runs import last_state
 from tests.support.tiny_training import tiny_training
 
@@ -24,15 +25,16 @@ def _changed(path: Path) -> None:
     path.write_bytes(data)
 
 
+PIECES = "rank_00000-000.safetensors"
 DAMAGES: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "missing tensors": ("state.safetensors", Path.unlink, "state.safetensors is missing"),
+    "missing tensors": (PIECES, Path.unlink, "rank_00000-000.safetensors is missing"),
     "missing progress": ("state.json", Path.unlink, "state.json is missing"),
     "missing manifest": (MANIFEST_FILE, Path.unlink, "was never finished"),
-    "cut tensors": ("state.safetensors", _cut, "state.safetensors is not what was written"),
-    "another byte": ("state.safetensors", _changed, "state.safetensors is not what was written"),
+    "cut tensors": (PIECES, _cut, "rank_00000-000.safetensors is not what was written"),
+    "another byte": (PIECES, _changed, "rank_00000-000.safetensors is not what was written"),
     "cut manifest": (MANIFEST_FILE, _cut, "manifest.json is not readable as JSON"),
     "empty manifest": (MANIFEST_FILE, lambda path: path.write_bytes(b""), "manifest.json is not readable as JSON"),
-    "another format": (MANIFEST_FILE, lambda path: path.write_text("{}"), "is not a checkpoint manifest of format 1"),
+    "another format": (MANIFEST_FILE, lambda path: path.write_text("{}"), "is not a checkpoint manifest of format"),
 }
 
 
@@ -82,7 +84,7 @@ def test_the_newest_whole_checkpoint_is_taken_and_the_damage_named(
 
 def test_two_damaged_ones_are_both_named(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
     for step in (4, 6):
-        _cut(_folders(run_dir)[step] / "state.safetensors")
+        _cut(_folders(run_dir)[step] / PIECES)
     _train(run_dir)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("training goes on from the checkpoint of step 2: ")
@@ -96,7 +98,7 @@ def test_whole_checkpoints_say_nothing(run_dir: Path, capsys: pytest.CaptureFixt
 
 def test_none_whole_is_one_sentence_and_no_new_start(run_dir: Path) -> None:
     for folder in _folders(run_dir).values():
-        _cut(folder / "state.safetensors")
+        _cut(folder / PIECES)
     with pytest.raises(
         CheckpointError, match=r"none of the run's 3 checkpoints is whole \(the newest: .*step_00000006"
     ):
@@ -104,19 +106,19 @@ def test_none_whole_is_one_sentence_and_no_new_start(run_dir: Path) -> None:
     assert sorted(_folders(run_dir)) == [2, 4, 6]
 
 
-def test_a_damaged_checkpoint_takes_no_whole_ones_place(run_dir: Path) -> None:
+def test_a_damaged_checkpoint_takes_no_whole_ones_place(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It stays until the run has overtaken it; the whole ones beside it are counted alone."""
     damaged = _folders(run_dir)[6]
-    _cut(damaged / "state.safetensors")
+    _cut(damaged / PIECES)
     context = LocalContext(run_dir, num_to_keep=2)
     kept: list[set[str]] = []
-    report = context.report
+    remove = context.store.remove_superseded
 
-    def watched(metrics: object, checkpoint: Path | None, name: str) -> None:
-        report({}, checkpoint, name)
+    def watched(name: str) -> None:
+        remove(name)
         kept.append({path.name for path in (run_dir / "checkpoints").iterdir()})
 
-    context.report = watched
+    monkeypatch.setattr(context.store, "remove_superseded", watched)
     tiny_training(context, TorchEngineConfig(), 6, checkpoint_every=1, drop_path=0.0)
     assert [sorted(step_of(name) for name in names if name != damaged.name) for names in kept] == [[4, 5], [5, 6]]
     assert [damaged.name in names for names in kept] == [True, False]
@@ -125,7 +127,22 @@ def test_a_damaged_checkpoint_takes_no_whole_ones_place(run_dir: Path) -> None:
 
 
 def test_what_is_damaged_among_the_older_ones_is_not_read(run_dir: Path, capsys: pytest.CaptureFixture) -> None:
-    _cut(_folders(run_dir)[2] / "state.safetensors")
+    _cut(_folders(run_dir)[2] / PIECES)
     _train(run_dir, steps=8)
     assert capsys.readouterr().err == ""
     assert sorted(_folders(run_dir)) == [4, 6, 8]
+
+
+def test_a_run_killed_while_it_wrote_its_first_checkpoint_starts_anew(
+    finished: Path, run_dir: Path, capsys: pytest.CaptureFixture
+) -> None:
+    for folder in _folders(run_dir).values():
+        (folder / MANIFEST_FILE).unlink()
+    _train(run_dir)
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("training starts anew: ")
+    assert line.count("was never finished") == 3
+    assert sorted(_folders(run_dir)) == [2, 4, 6]
+    assert all(
+        torch.equal(tensor, last_state(run_dir).tensors[key]) for key, tensor in last_state(finished).tensors.items()
+    )

@@ -9,11 +9,12 @@ from torch import Tensor, nn
 
 from posecore.errors import DivergenceError
 from posecore.methods.batch import DeviceBatch
-from posecore.training.checkpoint import load_checkpoint, step_of
+from posecore.training.checkpoint import step_of
 from posecore.training.context import LocalContext
 from posecore.training.ema import AverageConfig
-from posecore.training.engine import EngineState, TorchEngineConfig, checked_total
+from posecore.training.engine import TorchEngineConfig, checked_total
 from posecore.training.schedule import MultiStepSchedule
+from tests.support.checkpoints import State, load_checkpoint
 from tests.support.tiny_training import Fault, FaultyHeads, tiny_model, tiny_prototypes, tiny_training
 
 TORCH = TorchEngineConfig()
@@ -25,12 +26,12 @@ def _faulty(kind: str, *steps: int) -> FaultyHeads:
     return FaultyHeads(tiny_model(), Fault(kind, steps))
 
 
-def _checkpoints(run_dir: Path) -> dict[int, EngineState]:
+def _checkpoints(run_dir: Path) -> dict[int, State]:
     folders = (run_dir / "checkpoints").iterdir()
     return {step_of(folder.name) or 0: load_checkpoint(folder)[0] for folder in folders}
 
 
-def _assert_equal(first: EngineState, second: EngineState) -> None:
+def _assert_equal(first: State, second: State) -> None:
     assert (first.optimizer_steps, first.average_updates) == (second.optimizer_steps, second.average_updates)
     for section in SECTIONS:
         ours, theirs = getattr(first, section), getattr(second, section)

@@ -17,20 +17,21 @@ from posecore.errors import CheckpointError, ConfigError, PreflightError
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.supervised import SupervisedHeads
 from posecore.schema import CropBatch
-from posecore.training.checkpoint import load_checkpoint, load_trained, save_checkpoint
+from posecore.training.checkpoint import load_trained
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState, TorchEngineConfig
+from posecore.training.engine import TorchEngineConfig
 from posecore.training.loop import TrainingConfig, seed_step, train
 from posecore.training.preflight import crops_per_rank
+from tests.support.checkpoints import State, load_checkpoint, newest, save_format_1
 from tests.support.tiny_training import Stopped, stop_at, tiny_batches, tiny_model, tiny_training
 
 
-def _last(run_dir: Path) -> EngineState:
-    with next(LocalContext(run_dir).checkpoints()) as folder:
-        return load_checkpoint(folder)[0]
+def _last(run_dir: Path) -> State:
+    folder = newest(run_dir)
+    return load_checkpoint(folder)[0]
 
 
-def _assert_equal(first: EngineState, second: EngineState) -> None:
+def _assert_equal(first: State, second: State) -> None:
     assert first.optimizer_steps == second.optimizer_steps
     assert first.loss_scale == second.loss_scale
     for section in ("weights", "exp_avg", "exp_avg_sq", "buffers"):
@@ -198,7 +199,7 @@ def test_a_run_whose_average_had_a_constant_decay_and_no_statistics_goes_on(tmp_
     shutil.rmtree(next((tmp_path / "checkpoints").glob("step_00000004_*")))
     state, progress = load_checkpoint(folder)
     older = {name: tensor + 1 for name, tensor in state.average.items() if name in state.weights}
-    save_checkpoint(folder, replace(state, average=older), progress)
+    save_format_1(folder, replace(state, average=older), progress)
     values = json.loads((folder / "state.json").read_text())
     del values["average_updates"]  # unknown to that format, as the statistics were
     values["config"] = values["config"] | {"average_decay": 0.999}
@@ -313,7 +314,7 @@ def test_old_checkpoints_go_and_a_half_written_one_is_not_taken(tmp_path: Path) 
     steps = sorted(int(path.name.split("_")[1]) for path in folder.iterdir())
     assert steps == [6, 8, 10]
     (folder / "step_00000012_ws1_dead").mkdir()
-    (folder / "step_00000012_ws1_dead" / "state.safetensors").write_bytes(b"half")
+    (folder / "step_00000012_ws1_dead" / "rank_00000-000.safetensors").write_bytes(b"half")
     assert _train(tmp_path, _config(steps=11, checkpoint_every=2))[0][0] == 11
 
 

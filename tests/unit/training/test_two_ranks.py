@@ -11,9 +11,10 @@ import torch
 
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedHeads
-from posecore.training.checkpoint import load_checkpoint, load_progress, step_of
+from posecore.training.checkpoint import Checkpoint, step_of
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineState, TorchEngineConfig
+from posecore.training.engine import TorchEngineConfig
+from tests.support.checkpoints import State, load_checkpoint
 from tests.support.launched_runs import TORCH, last_state, launch
 from tests.support.tiny_training import LOG_FILE, described_method, tiny_batches, tiny_training
 
@@ -38,7 +39,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def _state(runs: Path, name: str, step: int) -> EngineState:
+def _state(runs: Path, name: str, step: int) -> State:
     (folder,) = (runs / name / "checkpoints").glob(f"step_{step:08d}_*")
     return load_checkpoint(folder)[0]
 
@@ -81,7 +82,7 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_passed_over_by_both(runs: Pat
 
 def test_damaged_samples_of_all_ranks_are_in_the_checkpoint_and_counted(runs: Path) -> None:
     folders = sorted((runs / "bad" / "checkpoints").iterdir())
-    assert load_progress(folders[-1]).bad_samples == {"people": (0, 3, 100, 103)}
+    assert Checkpoint(folders[-1]).progress.bad_samples == {"people": (0, 3, 100, 103)}
     logged = [json.loads(line) for line in (runs / "bad" / LOG_FILE).read_text().splitlines()]
     assert [(line["step"], line["bad_samples"]) for line in logged] == [(2, 2), (4, 4), (5, 4)]
 
