@@ -9,7 +9,7 @@ from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
-from posecore.ingest.stage_check import check_stages
+from posecore.ingest.stage_check import check_stages, made_of
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
@@ -103,7 +103,7 @@ def _check_dataset(options: argparse.Namespace) -> int:
     splits = [options.split] if options.split else present_splits(definition, options.root)
     healthy = True
     for split in splits or definition.splits:
-        report = check_split(definition, split, options.root)
+        report = check_split(definition, split, options.root, made_of(definition))
         print(report)
         healthy &= not report.has_errors
         if report.sample:

@@ -149,7 +149,7 @@ class _Operator:
 
 
 def _operators(plan: Plan) -> list[_Operator]:
-    _, stages = divided_stages(load_stages(plan.job.definition))
+    _, _, stages = divided_stages(load_stages(plan.job.definition))
     if not stages:
         return [_Operator(_named("write_shard", _guarded(functools.partial(_write_whole, plan))), StageResources())]
     middle = [
@@ -199,8 +199,9 @@ def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
     if kept is not None:
         return whole(kept)
     tally = Tally(job.stage_names)
-    first, _ = divided_stages(load_stages(job.definition))
-    samples = staged(job, first, planned_annotations(scratch, shard), tally)
+    first, source, _ = divided_stages(load_stages(job.definition))
+    up_to_pictures = first if source is None else [*first, source]
+    samples = staged(job, up_to_pictures, planned_annotations(scratch, shard), tally)
     return content(shard.number, [sample.picture for sample in samples], tally)
 
 
@@ -222,7 +223,7 @@ class _StageActor:
     """Holds a model stage. Its name in the dashboard is followed by the stage's in the log of its process."""
 
     def __init__(self, job: IngestJob, place: int) -> None:
-        _, stages = divided_stages(load_stages(job.definition))
+        _, _, stages = divided_stages(load_stages(job.definition))
         self._job, self._stage = job, stages[place]
         assert isinstance(self._stage.work, ModelStage), self._stage
         self._stage.work.set_up()

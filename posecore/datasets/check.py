@@ -5,7 +5,7 @@ Nothing is decoded: an image is judged by its first and last 64 KiB.
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Literal, TypeAlias
@@ -118,20 +118,27 @@ def present_splits(definition: DatasetDefinition, root: str | AnyPath) -> tuple[
     return tuple(name for name, split in definition.splits.items() if (top / split.annotations).exists())
 
 
-def check_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> CheckReport:
+def check_split(
+    definition: DatasetDefinition,
+    split: str,
+    root: str | AnyPath,
+    made_of: Callable[[str], str | None] = lambda image: None,
+) -> CheckReport:
     """Reads one split completely, looks at every image's header, and says what is wrong.
 
     Args:
         definition: the dataset.
         split: a split of the definition.
         root: folder of the download, local or any fsspec URL.
+        made_of: for the ``image`` of a record, the file that a stage makes its picture of, of which only is asked
+            whether it exists; None where it is a picture file.
 
     Raises:
         DatasetError: the definition has no such split, or its reader cannot be loaded.
     """
     top = as_path(root)
     findings: list[Finding] = []
-    tally = _Tally(definition.skeleton.num_keypoints, top)
+    tally = _Tally(definition.skeleton.num_keypoints, top, made_of)
     sample = Sample(SAMPLE_SIZE)
     expected = definition.splits.get(split)
     if expected is not None:
@@ -166,11 +173,13 @@ class _Tally:
     Attributes:
         num_keypoints: K of the skeleton.
         root: of the download.
+        made_of: as of :func:`check_split`.
         areas: px², annotated and of the box, of every body of which the annotation states one.
     """
 
     num_keypoints: int
     root: AnyPath
+    made_of: Callable[[str], str | None]
     num_images: int = 0
     num_instances: int = 0
     flags: Counter[int] = field(default_factory=Counter)
@@ -231,6 +240,11 @@ class _Tally:
 
     def _look_at_image(self, record: Record) -> tuple[int, int]:
         """Width and height to judge boxes and points by: the file's, else the annotation's; 0 if unknown."""
+        made_of = self.made_of(record.image)
+        if made_of is not None:
+            if not (self.root / made_of).is_file():
+                self._add("missing-image", made_of)
+            return record.width, record.height
         try:
             size = _examine(self.root / record.image)
         except FileNotFoundError:

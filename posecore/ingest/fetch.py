@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from itertools import takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,15 +21,17 @@ from posecore.image_header import image_size
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.reach import without_far_instances
 from posecore.ingest.source_image import SourceImage, Unusable, read_depth_image, read_source_image
-from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
+from posecore.ingest.staging import run_on_annotations, run_on_pictures, run_source_stage, wants_pictures
 from posecore.ingest.tally import Tally
 from posecore.schema import Record
 from posecore.shards.digests import content_digest
+from posecore.stages.duplicates import Deduplicate
 from posecore.stages.load import LoadedStage, load_stages
-from posecore.stages.protocol import ModelStage, Picture
+from posecore.stages.protocol import ModelStage, Picture, SourceStage
 from posecore.stages.rejects import reject_image
 from posecore.storage import expect_read
 from posecore.tables.columns import Annotations
+from posecore.videos.address import parse_frame_address
 
 _AHEAD = 16
 _REMOTE_READERS = 16
@@ -72,8 +74,8 @@ def staged(job: IngestJob, stages: Sequence[LoadedStage], annotations: Annotatio
     Raises:
         IngestError: a stage failed; names it, and the record or its options.
     """
-    first, then = divided_stages(stages)
-    samples = fetched(job, _first(job, first, annotations, tally), tally)
+    first, source, then = divided_stages(stages)
+    samples = fetched(job, _first(job, first, annotations, tally), tally, source)
     if not then:
         return samples
     pictures: Iterable[Picture] = (sample.picture for sample in samples)
@@ -82,23 +84,72 @@ def staged(job: IngestJob, stages: Sequence[LoadedStage], annotations: Annotatio
     return (examined(picture) for picture in pictures)
 
 
-def divided_stages(stages: Sequence[LoadedStage]) -> tuple[list[LoadedStage], list[LoadedStage]]:
-    """The stages that need no picture, up to the first that does, and the rest."""
-    first = list(takewhile(lambda stage: not wants_pictures(stage), stages))
-    return first, list(stages[len(first) :])
+def divided_stages(
+    stages: Sequence[LoadedStage],
+) -> tuple[list[LoadedStage], LoadedStage | None, list[LoadedStage]]:
+    """The stages that need no picture, up to the first that does; the one that makes pictures, if any; and the rest."""
+    of_shards = [stage for stage in stages if not isinstance(stage.work, Deduplicate)]  # which the plan has asked
+    first = list(takewhile(lambda stage: not wants_pictures(stage), of_shards))
+    then = of_shards[len(first) :]
+    if then and isinstance(then[0].work, SourceStage):
+        return first, then[0], then[1:]
+    return first, None, then
 
 
-def fetched(job: IngestJob, records: Sequence[Record], tally: Tally) -> Iterator[Examined]:
-    """The records in order, each with its files, read ahead by threads; what cannot be used is counted and left out."""
+def source_file(stages: Sequence[LoadedStage], image: str) -> str | None:
+    """The file that a source stage reads an image from; None for a picture file."""
+    for stage in stages:
+        if isinstance(stage.work, SourceStage):
+            return stage.work.source_file(image)
+    return None
+
+
+def fetched(
+    job: IngestJob, records: Sequence[Record], tally: Tally, source: LoadedStage | None = None
+) -> Iterator[Examined]:
+    """The records in order, each with its files, read ahead by threads; what cannot be used is counted and left out.
+
+    Args:
+        job: the split.
+        records: in order.
+        tally: counts.
+        source: the stage that makes pictures of what is none, if there is one.
+    """
+    for made, run in groupby(records, key=lambda record: source is not None and _is_made(source, record)):
+        if made:
+            yield from _made(job, source, list(run), tally)
+        else:
+            yield from _read(job, list(run), tally)
+
+
+def _is_made(source: LoadedStage, record: Record) -> bool:
+    return source_file([source], record.image) is not None
+
+
+def _made(job: IngestJob, source: LoadedStage | None, records: Sequence[Record], tally: Tally) -> Iterator[Examined]:
+    assert source is not None, records
+    assert isinstance(source.work, SourceStage), source
+    max_pixels = job.settings.max_image_pixels
+    for picture in run_source_stage(source, source.work, job.root, records, tally, max_pixels):
+        sample = examined(picture)
+        tally.enter(IMAGE_STAGE, sample.record)
+        yield _near(sample, tally)
+
+
+def _read(job: IngestJob, records: Sequence[Record], tally: Tally) -> Iterator[Examined]:
     for record, pictures in _with_images(job, records):
         tally.enter(IMAGE_STAGE, record)
         if isinstance(pictures, Unusable):
             tally.reject_image(IMAGE_STAGE, reject_image(record, pictures.reason, pictures.detail), record)
             continue
-        near, far = without_far_instances(_described(record, *pictures))
-        for reject in far:
-            tally.reject_instance(IMAGE_STAGE, reject)
-        yield Examined(near, *pictures)
+        yield _near(Examined(_described(record, *pictures), *pictures), tally)
+
+
+def _near(sample: Examined, tally: Tally) -> Examined:
+    near, far = without_far_instances(sample.record)
+    for reject in far:
+        tally.reject_instance(IMAGE_STAGE, reject)
+    return replace(sample, record=near)
 
 
 def examined(picture: Picture) -> Examined:
@@ -141,6 +192,9 @@ def _with_images(job: IngestJob, records: Sequence[Record]) -> Iterator[tuple[Re
 
 
 def _read_pictures(job: IngestJob, record: Record) -> _Pictures:
+    if parse_frame_address(record.image) is not None:
+        detail = f"{record.image} is a frame of a video; list the stage video_frames in dataset.yaml."
+        return Unusable("frame-of-a-video", detail)
     image = read_source_image(job.root / record.image, record.width, record.height, job.settings)
     if isinstance(image, Unusable) or record.depth is None:
         return image if isinstance(image, Unusable) else (image, None)

@@ -40,11 +40,7 @@ def perceptual_hashes(store: ShardStore) -> PerceptualHashes:
 
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         hashes = PerceptualHashes.of(list(pool.map(hash_row, range(store.num_images))))
-    thumbnails = pa.FixedSizeBinaryArray.from_buffers(
-        _SCHEMA.field("thumbnail").type, len(hashes), [None, pa.py_buffer(hashes.thumbnails.tobytes())]
-    )
-    columns = [pa.array(hashes.bits), thumbnails, pa.array(hashes.usable)]
-    table = pa.Table.from_arrays(columns, schema=_SCHEMA.with_metadata({_BINDING: _binding(store, hashes)}))
+    table = hashes_to_table(hashes).replace_schema_metadata({_BINDING: _binding(store, hashes)})
     try:
         write_table(path, table)
     except OSError as error:  # a read-only set is audited all the same, only not remembered
@@ -66,11 +62,20 @@ def _kept(path: AnyPath, store: ShardStore) -> PerceptualHashes | None:
         return None
     if table.num_rows != store.num_images or not table.schema.equals(_SCHEMA, check_metadata=False):
         return None
-    hashes = _from_table(table)
+    hashes = hashes_from_table(table)
     return hashes if (table.schema.metadata or {}).get(_BINDING) == _binding(store, hashes) else None
 
 
-def _from_table(table: pa.Table) -> PerceptualHashes:
+def hashes_to_table(hashes: PerceptualHashes) -> pa.Table:
+    """Hashes as they are written down."""
+    thumbnails = pa.FixedSizeBinaryArray.from_buffers(
+        _SCHEMA.field("thumbnail").type, len(hashes), [None, pa.py_buffer(hashes.thumbnails.tobytes())]
+    )
+    return pa.Table.from_arrays([pa.array(hashes.bits), thumbnails, pa.array(hashes.usable)], schema=_SCHEMA)
+
+
+def hashes_from_table(table: pa.Table) -> PerceptualHashes:
+    """The inverse of :func:`hashes_to_table`."""
     thumbnails = table["thumbnail"].combine_chunks()
     if isinstance(thumbnails, pa.ChunkedArray):
         thumbnails = pa.concat_arrays([*thumbnails.chunks, pa.array([], thumbnails.type)])

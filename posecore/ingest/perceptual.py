@@ -94,7 +94,8 @@ class PerceptualHashes:
         return PerceptualHashes(self.bits[rows], self.thumbnails[rows], self.usable[rows])
 
 
-_UNUSABLE = PerceptualHash(0, bytes(THUMBNAIL_SIDE**2), False)
+UNUSABLE = PerceptualHash(0, bytes(THUMBNAIL_SIDE**2), False)
+"""Of a picture that is like none."""
 
 
 def perceptual_hash(image_bytes: bytes, width: int, height: int) -> PerceptualHash:
@@ -102,15 +103,15 @@ def perceptual_hash(image_bytes: bytes, width: int, height: int) -> PerceptualHa
     try:
         grey = cv2.imdecode(np.frombuffer(image_bytes, np.uint8), _reading_flags(min(width, height)))
     except cv2.error:
-        return _UNUSABLE
-    return _UNUSABLE if grey is None else perceptual_hash_of_pixels(grey)
+        return UNUSABLE
+    return UNUSABLE if grey is None else perceptual_hash_of_pixels(grey)
 
 
 def perceptual_hash_of_pixels(grey: NDArray[np.uint8]) -> PerceptualHash:
     """The hash of (H, W) grey values."""
     small = cv2.resize(grey, (_DCT_SIDE, _DCT_SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
     if small.std() < _MIN_CONTRAST:
-        return _UNUSABLE
+        return UNUSABLE
     low = cv2.dct(small)[1:9, 1:9].ravel()
     bits = np.packbits(low > np.median(low))
     thumbnail = cv2.resize(small, (THUMBNAIL_SIDE, THUMBNAIL_SIDE), interpolation=cv2.INTER_AREA)

@@ -18,6 +18,7 @@ from posecore.config import digest_json
 from posecore.errors import IngestError
 from posecore.formats.files import relative_path
 from posecore.formats.values import Refusal
+from posecore.ingest.duplicates import DUPLICATE, deduplicate_stage, read_hashes, twins_of
 from posecore.ingest.job import PLAN_STAGE, IngestJob
 from posecore.ingest.stage_code import READER_STAGE, codes_of
 from posecore.ingest.tally import Tally
@@ -99,7 +100,7 @@ def plan_shards(job: IngestJob, scratch: AnyPath, entries: Sequence[PartEntry]) 
     tally.reject_rows(READER_STAGE, parts.rejects(), unread=True)
     tally.enter_many(READER_STAGE, parts.num_images, parts.num_instances)
     tally.enter_many(PLAN_STAGE, parts.num_images, parts.num_instances)
-    images = _images_in_order(job, parts, tally)
+    images = _without_duplicates(job, parts, _images_in_order(job, parts, tally), tally)
     instances = _instances_in_order(job, parts, images, tally)
     if not len(images.rows):
         reasons = ", ".join(f"{r}: {n}" for count in tally.counts() for r, n in count.reasons.items())
@@ -183,6 +184,32 @@ def _images_in_order(job: IngestJob, parts: Parts, tally: Tally) -> _Images:
     place_of = np.full(parts.num_images, -1, np.int64)
     place_of[rows] = np.arange(len(rows))
     return _Images(rows, place_of, kept["source_id"])
+
+
+def _without_duplicates(job: IngestJob, parts: Parts, images: _Images, tally: Tally) -> _Images:
+    """The images that the stage ``deduplicate`` leaves, if it is listed."""
+    stage = deduplicate_stage(job)
+    if stage is None:
+        return images
+    twin = twins_of(stage, read_hashes(parts.folder, parts.entries).take(images.rows))
+    counts = _instances_per_image(parts)
+    gone = np.flatnonzero(twin >= 0)
+    sources = parts.take("images", images.rows[gone]).select(["image", "source_id"]).to_pylist()
+    rejects = [
+        _reject(job, DUPLICATE, f"it shows the same as {kept}, which is kept.", at["image"], at["source_id"])
+        for at, kept in zip(sources, images.ids.gather(twin[gone]), strict=True)
+    ]
+    tally.enter_many(stage.label, len(images.rows), int(counts[images.rows].sum()))
+    tally.reject_rows(stage.label, rejects_table(rejects))
+    tally.lose_instances(stage.label, int(counts[images.rows[gone]].sum()))
+    return _kept(images, twin < 0, parts.num_images)
+
+
+def _kept(images: _Images, wanted: NDArray[np.bool_], num_images: int) -> _Images:
+    rows = images.rows[wanted]
+    place_of = np.full(num_images, -1, np.int64)
+    place_of[rows] = np.arange(len(rows))
+    return _Images(rows, place_of, images.ids.filter(pl.Series(wanted)))
 
 
 def _instances_per_image(parts: Parts) -> NDArray[np.int64]:

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from posecore import __version__
 from posecore.datasets.areas import impossible_areas
 from posecore.errors import IngestError, IntegrityError
+from posecore.ingest.duplicates import deduplicate_stage, hash_part
 from posecore.ingest.executor import Executor, InProcess
 from posecore.ingest.job import IngestJob, IngestSettings
 from posecore.ingest.plan import Plan, plan_shards
@@ -62,6 +63,8 @@ def ingest(
     load_stages(job.definition)  # what cannot be had is known before anything is read
     with no_space_is_an_ingest_error(job.folder), _scratch(job) as scratch:
         parts = _read(job, scratch, executor) if source is None else write_parts(source, job, scratch)
+        if deduplicate_stage(job) is not None:
+            executor.map(hash_part, parts, job, scratch)
         plan = executor.call(plan_shards, job, scratch, parts)
         _withdraw_if_stale(plan)
         written = sorted(executor.write(plan), key=lambda shard: shard.number)

@@ -1,20 +1,24 @@
 """A dataset's stages tried on some of its images before anything is ingested: what they leave, and what is wrong."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import PoseCoreError
-from posecore.ingest.fetch import fetched, ready_stages, staged
-from posecore.ingest.job import IMAGE_STAGE, IngestJob, IngestSettings, ingest_job
+from posecore.ingest.duplicates import DUPLICATE, hashed, twins_of
+from posecore.ingest.fetch import fetched, ready_stages, source_file, staged
+from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
 from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.read import fitting
 from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
 from posecore.shards.manifest import StageCounts
+from posecore.stages.duplicates import Deduplicate
 from posecore.stages.load import LoadedStage, load_stages
-from posecore.stages.protocol import Picture
+from posecore.stages.protocol import Picture, SourceStage
+from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, as_path
 from posecore.tables.records import to_annotations
 
@@ -61,14 +65,28 @@ def check_stages(
     try:
         held: list[Record] | list[Picture] = records
         for stage in load_stages(definition):
-            if wants_pictures(stage) and held and isinstance(held[0], Record):
-                read = fetched(job, [item for item in held if isinstance(item, Record)], Tally([IMAGE_STAGE]))
-                held = [item.picture for item in read]
             met.append(stage.label)
-            held = _passed(stage, held, job, tally)
+            if isinstance(stage.work, Deduplicate):
+                held = _without_duplicates(stage, records, job, tally)
+                continue
+            if wants_pictures(stage) and held and isinstance(held[0], Record):
+                source = stage if isinstance(stage.work, SourceStage) else None
+                read = fetched(job, [item for item in held if isinstance(item, Record)], tally, source)
+                held = [item.picture for item in read]
+            if not isinstance(stage.work, SourceStage):
+                held = _passed(stage, held, job, tally)
     except PoseCoreError as error:
         problem = str(error)
     return StageReport(len(records), tuple(count for count in tally.counts() if count.stage in met), problem)
+
+
+def made_of(definition: DatasetDefinition) -> Callable[[str], str | None]:
+    """For the ``image`` of a record, the file that a stage makes the picture of; None where it is a picture file."""
+    try:
+        stages = load_stages(definition)
+    except PoseCoreError:  # which trying them tells
+        stages = ()
+    return partial(source_file, stages)
 
 
 def staged_sample(
@@ -101,6 +119,19 @@ def _usable(sample: Sequence[Record], definition: DatasetDefinition) -> list[Rec
     misfits: list[Reject] = []
     once = {record.source_id: record for record in reversed(sample)}
     return [fitting(record, definition.skeleton.num_keypoints, misfits) for record in reversed(once.values())]
+
+
+def _without_duplicates(stage: LoadedStage, records: list[Record], job: IngestJob, tally: Tally) -> list[Record]:
+    kept = []
+    records = sorted(records, key=lambda record: (len(record.source_id), record.source_id))
+    for record, twin in zip(records, twins_of(stage, hashed(job, records)).tolist(), strict=True):
+        tally.enter(stage.label, record)
+        if twin < 0:
+            kept.append(record)
+        else:
+            detail = f"it shows the same as {records[twin].source_id}."
+            tally.reject_image(stage.label, reject_image(record, DUPLICATE, detail), record)
+    return kept
 
 
 def _passed(

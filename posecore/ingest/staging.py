@@ -15,12 +15,13 @@ from posecore.errors import ImageHeaderError, IngestError, PoseCoreError
 from posecore.image_header import image_size
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
-from posecore.shards.digests import content_digest
+from posecore.shards.digests import content_digest, file_digest
 from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.load import LoadedStage
-from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, Stage, TableStage
+from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, SourceStage, Stage, TableStage
 from posecore.stages.records import RecordStage, StageResult
 from posecore.stages.rejects import reject_image
+from posecore.storage import AnyPath
 from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_of, rejects_table
 from posecore.tables.records import to_annotations, to_records
 
@@ -28,8 +29,8 @@ PictureAnswer: TypeAlias = Picture | Reject | tuple[Picture, Sequence[Reject]]
 
 
 def wants_pictures(stage: LoadedStage) -> bool:
-    """Whether a stage is given pictures."""
-    return isinstance(stage.work, (ImageStage, ModelStage))
+    """Whether a stage is given pictures, or makes them."""
+    return isinstance(stage.work, (SourceStage, ImageStage, ModelStage))
 
 
 def run_on_annotations(
@@ -103,6 +104,35 @@ def run_on_pictures(
                     yield replace(picture, record=record)
 
 
+def run_source_stage(
+    stage: LoadedStage, work: SourceStage, root: AnyPath, records: Sequence[Record], tally: Tally, max_pixels: int
+) -> Iterator[Picture]:
+    """The pictures of records whose files are none, in order; what it rejects is counted and does not come out.
+
+    Raises:
+        IngestError: as :func:`run_on_annotations`.
+    """
+    answers = iter(_asked(stage, records[0].image, work, root, records, max_pixels))
+    digests: dict[str, str] = {}
+    for record in records:
+        tally.enter(stage.label, record)
+        answer = _asked(stage, record.image, next, answers, None)
+        if answer is None:
+            raise IngestError(f"stage {stage.label} said nothing of {record.image}; it owes each record an answer.")
+        if isinstance(answer, Reject):
+            tally.reject_image(stage.label, answer, record)
+            continue
+        file = work.source_file(record.image)
+        assert file is not None, record
+        if file not in digests:
+            digests = {file: file_digest(root / file)}  # the last one: neighbours are often of one file
+        problem = _measured(stage, record, answer, digests[file])
+        if isinstance(problem, Reject):
+            tally.reject_image(stage.label, problem, record)
+        else:
+            yield problem
+
+
 def _run_model_stage(
     stage: LoadedStage, work: ModelStage, pictures: Iterable[Picture], tally: Tally
 ) -> Iterator[Picture]:
@@ -143,16 +173,18 @@ def _answered(stage: LoadedStage, picture: Picture, answer: PictureAnswer, tally
 
 
 def _changed(stage: LoadedStage, before: Picture, after: Picture) -> Picture | Reject:
-    """The changed picture with its own size, and with the digest of the file it came from."""
-    try:
-        size = image_size(after.data)
-    except ImageHeaderError as error:
-        return reject_image(
-            before.record, "not-an-image", f"stage {stage.label} made of {before.record.image}: {error}"
-        )
     source = before.record.source_digest or content_digest(before.data)
-    described = replace(after.record, width=size.width, height=size.height, source_digest=source)
-    return replace(after, record=described)
+    return _measured(stage, before.record, after, source)
+
+
+def _measured(stage: LoadedStage, before: Record, made: Picture, source_digest: str) -> Picture | Reject:
+    """A picture that a stage made, with its own size, and with the digest of the file it came from."""
+    try:
+        size = image_size(made.data)
+    except ImageHeaderError as error:
+        return reject_image(before, "not-an-image", f"stage {stage.label} made of {before.image}: {error}")
+    described = replace(made.record, width=size.width, height=size.height, source_digest=source_digest)
+    return replace(made, record=described)
 
 
 def _run_table_stage(

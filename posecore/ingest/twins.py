@@ -6,9 +6,9 @@ choice of m - d blocks, what agrees there is brought together by sorting, and co
 a number of sorts that does not depend on theirs: 495 for 8 bits and some hundred thousand to four million pictures.
 
 Pictures that are alike without being the same, such as those of one camera on one room, agree in many blocks and would
-be compared over and over. A picture that meets more than :data:`_MOST_MEETINGS` others is left out of that; those that
-are left out on both sides are compared in clusters around some of them, which the triangle inequality keeps apart, each
-pair once.
+be compared over and over. A picture that meets so many others that comparing it with all would be quicker is left out
+of that; those that are left out on both sides are compared in clusters around some of them, which the triangle
+inequality keeps apart, each pair once.
 """
 
 from collections.abc import Iterator
@@ -22,12 +22,14 @@ from posecore.ingest.perceptual import HASH_BITS, THUMBNAIL_SIDE, Likeness, Perc
 
 _Rows = NDArray[np.int64]
 
-_MOST_MEETINGS = 2000
+_FEW_MEETINGS = 2000
 _PAIRS_AT_ONCE = 1 << 22
 _MOST_KEY_BITS = 26
 _MOST_CLUSTERS = 1024
 _QUERIES_AT_ONCE = 1 << 13
 _MEMBERS_AT_ONCE = 1 << 9
+
+_TRIED_KEYS = 3
 
 # Measured seconds on one core: per picture and sort, per pair that meets, per pair of a full comparison.
 _SORT_S, _MEETING_S, _COMPARISON_S = 6e-8, 4e-8, 3e-9
@@ -96,7 +98,7 @@ class _Search:
 
     def run(self) -> _Rows:
         """(B,) the first row of ``a`` that is the same; at least A where there is none."""
-        num_blocks = _choose_blocks(len(self._a), len(self._b), self._likeness.max_distance)
+        num_blocks = _choose_blocks(self._bits_a, self._bits_b, self._likeness.max_distance)
         if num_blocks is None:
             self._compare_clusters(np.arange(len(self._a)), np.arange(len(self._b)))
         else:
@@ -107,14 +109,13 @@ class _Search:
     def _compare_by_blocks(self, num_blocks: int) -> tuple[_Rows, _Rows]:
         """Compares all pairs but those of two pictures that meet too many others; returns these."""
         met_a, met_b = np.zeros(len(self._a), np.int64), np.zeros(len(self._b), np.int64)
-        edges = [HASH_BITS * number // num_blocks for number in range(num_blocks + 1)]
-        for chosen in combinations(range(num_blocks), num_blocks - self._likeness.max_distance):
-            blocks = [(edges[block], edges[block + 1]) for block in chosen]
+        most_a, most_b = (max(_FEW_MEETINGS, int(_COMPARISON_S / _MEETING_S * len(of))) for of in (self._b, self._a))
+        for blocks in _choices(num_blocks, self._likeness.max_distance):
             groups = _Groups(_keys(self._bits_a, blocks), _keys(self._bits_b, blocks), blocks)
             met_a[groups.rows_a] += groups.counts_b[groups.group_a]
             met_b[groups.rows_b] += groups.counts_a[groups.group_b]
-            few_a = met_a[groups.rows_a] <= _MOST_MEETINGS
-            few_b = met_b[groups.rows_b] <= _MOST_MEETINGS
+            few_a = met_a[groups.rows_a] <= most_a
+            few_b = met_b[groups.rows_b] <= most_b
             for rows_b, rows_a in _meetings(groups.rows_b, groups.group_b, few_b, groups.rows_a, groups.counts_a):
                 self._judge(rows_a, rows_b)
             if not few_b.all():
@@ -122,7 +123,7 @@ class _Search:
                 counts = np.bincount(groups.group_b[~few_b], minlength=len(groups.counts_b))
                 for rows_a, rows_b in _meetings(groups.rows_a, groups.group_a, few_a, others, counts):
                     self._judge(rows_a, rows_b)
-        return np.flatnonzero(met_a > _MOST_MEETINGS), np.flatnonzero(met_b > _MOST_MEETINGS)
+        return np.flatnonzero(met_a > most_a), np.flatnonzero(met_b > most_b)
 
     def _judge(self, rows_a: _Rows, rows_b: _Rows) -> None:
         """Looks at some pairs."""
@@ -185,9 +186,10 @@ class _Search:
             rows_a: of ``a``.
             rows_b: of ``b``, likewise or to be broadcast.
         """
-        (sum_a, spread_a), (sum_b, spread_b) = self._moments_a, self._moments_b
+        (sum_a, variance_a), (sum_b, variance_b) = self._moments_a, self._moments_b
         covariance = products * float(THUMBNAIL_SIDE**2) - sum_a[rows_a] * sum_b[rows_b]
-        return covariance >= self._likeness.min_correlation * (spread_a[rows_a] * spread_b[rows_b])
+        # The root of a product: that of a square is exact, so a picture correlates with itself by 1.
+        return covariance >= self._likeness.min_correlation * np.sqrt(variance_a[rows_a] * variance_b[rows_b])
 
 
 class _Groups:
@@ -209,17 +211,36 @@ class _Groups:
         self.rows_a, self.group_a, self.counts_a = _grouped(keys_a, wanted_a)
         self.rows_b, self.group_b, self.counts_b = _grouped(keys_b, wanted_b)
 
+    @property
+    def num_meetings(self) -> float:
+        """Pairs of rows of equal keys."""
+        return float(self.counts_a.astype(np.float64) @ self.counts_b)
 
-def _choose_blocks(num_a: int, num_b: int, max_distance: int) -> int | None:
-    """Into how many blocks hashes are best cut; None where comparing all with all is quicker."""
+
+def _choices(num_blocks: int, max_distance: int) -> Iterator[list[tuple[int, int]]]:
+    """Every choice of blocks, as first and last bit of each, of which one is such that near hashes agree in it."""
+    edges = [HASH_BITS * number // num_blocks for number in range(num_blocks + 1)]
+    for chosen in combinations(range(num_blocks), num_blocks - max_distance):
+        yield [(edges[block], edges[block + 1]) for block in chosen]
+
+
+def _choose_blocks(bits_a: NDArray[np.uint64], bits_b: NDArray[np.uint64], max_distance: int) -> int | None:
+    """Into how many blocks hashes are best cut, as some choices of them tell; None: comparing all is quicker."""
+    num_a, num_b = len(bits_a), len(bits_b)
     best, least = None, _COMPARISON_S * num_a * num_b
     for num_blocks in range(max_distance + 1, HASH_BITS + 1):
-        agreeing = num_blocks - max_distance
-        key_bits = HASH_BITS * agreeing / num_blocks
-        if key_bits > _MOST_KEY_BITS:
+        number = comb(num_blocks, max_distance)
+        sorting = number * _SORT_S * (num_a + num_b)
+        key_bits = -(-HASH_BITS * (num_blocks - max_distance) // num_blocks)
+        if key_bits > _MOST_KEY_BITS or sorting > least:
             break
-        sorts = comb(num_blocks, max_distance)
-        seconds = sorts * (_SORT_S * (num_a + num_b) + _MEETING_S * num_a * num_b / 2**key_bits)
+        tried = range(0, number, -(-number // _TRIED_KEYS))
+        meetings = [
+            _Groups(_keys(bits_a, blocks), _keys(bits_b, blocks), blocks).num_meetings
+            for place, blocks in enumerate(_choices(num_blocks, max_distance))
+            if place in tried
+        ]
+        seconds = sorting + _MEETING_S * number * float(np.mean(meetings))
         if seconds < least:
             best, least = num_blocks, seconds
     return best
@@ -233,14 +254,14 @@ def _spread(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _moments(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Sum of the grey values of each thumbnail, and the root of n times their sum of squares less that sum squared.
+    """Sum of the grey values of each thumbnail, and n times their sum of squares less that sum squared.
 
     The latter is NaN, which is like nothing, where all are equal.
     """
     total = thumbnails.sum(axis=1, dtype=np.float64)
     squares = np.einsum("ij,ij->i", thumbnails, thumbnails, dtype=np.float64)
     variance = THUMBNAIL_SIDE**2 * squares - total**2
-    return total, np.sqrt(np.where(variance > 0, variance, np.nan))
+    return total, np.where(variance > 0, variance, np.nan)
 
 
 def _keys(bits: NDArray[np.uint64], blocks: list[tuple[int, int]]) -> NDArray[np.uint64]:

@@ -28,7 +28,7 @@ from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
 from posecore.formats.values import Refusal
-from posecore.ingest.fetch import Examined, ready_stages, staged
+from posecore.ingest.fetch import Examined, ready_stages, source_file, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
 from posecore.ingest.source_image import (
@@ -36,13 +36,14 @@ from posecore.ingest.source_image import (
 )
 from posecore.ingest.tally import Tally
 from posecore.schema import record_from_json, record_to_json
+from posecore.shards.digests import file_digest
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_state, keypoint_state
 from posecore.shards.regions import check_regions
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
-from posecore.stages.load import LoadedStage
+from posecore.stages.load import LoadedStage, load_stages
 from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
 
@@ -291,32 +292,48 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenRows | None:
             rows, sources = _rows(data, job.definition.skeleton.num_keypoints, shard.number, str(path))
     except (FileNotFoundError, IntegrityError):
         return None
-    if isinstance(job.root, Path) and not _sources_unchanged(job.root, sources):
+    if isinstance(job.root, Path) and not _sources_unchanged(job, sources):
         return None
     return commit, rows.tables()
 
 
-def _sources_unchanged(root: Path, sources: list[tuple[str, int]]) -> bool:
-    """Whether every source still has the size that was stored: a look-up each, cheap on a mounted file system only."""
+def _sources_unchanged(job: IngestJob, sources: dict[str, int | str]) -> bool:
+    """Whether every source still is what it was: by its size where it was stored as it is, else by its digest.
+
+    The former is a look-up each, cheap on a mounted file system only; the latter reads the file, which is cheap beside
+    passing it through the stages again.
+    """
+    stages = load_stages(job.definition)
+    known: dict[str, str] = {}
     try:
-        return all((root / name).stat().st_size == size for name, size in sources)
+        for image, stored in sources.items():
+            file = source_file(stages, image) or image
+            if isinstance(stored, int):
+                if (job.root / file).stat().st_size != stored:
+                    return False
+                continue
+            if file not in known:
+                known[file] = file_digest(job.root / file)
+            if known[file] != stored:
+                return False
     except OSError:
         return False
+    return True
 
 
 def _rows(
     data: bytes | memoryview, num_keypoints: int, number: int, origin: str
-) -> tuple[IndexRows, list[tuple[str, int]]]:
-    """The index rows of an existing shard and the sizes of its sources, read back from the tar alone."""
+) -> tuple[IndexRows, dict[str, int | str]]:
+    """The index rows of an existing shard, and the size or digest of its sources, read back from the tar alone."""
     rows = IndexRows(num_keypoints)
-    sources: list[tuple[str, int]] = []
+    sources: dict[str, int | str] = {}
     for key, of_sample in groupby(members(data, origin), key=lambda member: member.name.partition(".")[0]):
         found = list(of_sample)
         in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in found[:3])
         checksums = (xxh3_64_intdigest(in_image), xxh3_64_intdigest(in_text), xxh3_64_intdigest(in_masks))
         record = record_from_json(in_text)
-        sources.append((record.image, found[0].size))
-        if record.depth is not None:
-            sources.append((record.depth.image, record.depth.size_bytes))
+        sources[record.image] = found[0].size if record.source_digest is None else record.source_digest
+        if record.depth is not None and record.source_digest is None:
+            sources[record.depth.image] = record.depth.size_bytes
         rows.add(key, record, _place(number, found, checksums))
     return rows, sources

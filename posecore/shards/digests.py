@@ -8,7 +8,10 @@ import hashlib
 
 from blake3 import blake3
 
+from posecore.storage import AnyPath, open_regular
+
 _BLAKE3 = "blake3-"
+_PIECE_BYTES = 1 << 22
 
 
 def content_digest(data: bytes | memoryview) -> str:
@@ -29,3 +32,16 @@ def known_digests(data: bytes) -> tuple[str, ...]:
 def is_blake3(digest: str) -> bool:
     """Whether a digest is one of :func:`content_digest`, and no SHA-256."""
     return digest.startswith(_BLAKE3)
+
+
+def file_digest(path: AnyPath) -> str:
+    """The :func:`content_digest` of a file, which is never held whole.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    digest = blake3()
+    with open_regular(path) as file:
+        while piece := file.read(_PIECE_BYTES):
+            digest.update(piece)
+    return as_blake3(digest.hexdigest())

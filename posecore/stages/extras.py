@@ -3,6 +3,9 @@
 ANNOTATED_BOX = "annotated_bbox_xywh"
 """Of a body: the box it came with, where ``box_from_points`` made another."""
 
+VIDEO = "video"
+"""Of an image that was a frame of a video: ``frame``, its number from 0, ``time_s`` since the first, mean ``fps``."""
+
 PSEUDO_LABEL = "pseudo_label"
 """Of a body, or of an image that is one: what ``pseudo_label`` found: ``model``, ``skeleton``, and ``points``, by name
 x, y in image pixels and a score."""

@@ -1,7 +1,7 @@
 """From the entries of a ``dataset.yaml`` to stages that can be run, each built with its options."""
 
 import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import entry_points
@@ -14,7 +14,8 @@ from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
 from posecore.errors import ConfigError, IngestError
 from posecore.stages.declared_file import DeclaredFile
-from posecore.stages.protocol import SKELETON, Stage
+from posecore.stages.duplicates import Deduplicate
+from posecore.stages.protocol import SKELETON, ImageStage, ModelStage, SourceStage, Stage
 from posecore.stages.records import RecordStage
 
 BUILT_IN: Mapping[str, str] = {
@@ -27,8 +28,10 @@ BUILT_IN: Mapping[str, str] = {
         ("keep_subjects", "stages.subjects", "KeepSubjects"),
         ("drop_subjects", "stages.subjects", "DropSubjects"),
         ("filter", "stages.filtering", "Filter"),
+        ("deduplicate", "stages.duplicates", "Deduplicate"),
         ("set_fields", "stages.fields", "SetFields"),
         ("box_from_points", "stages.boxes", "BoxFromPoints"),
+        ("video_frames", "stages.videos", "VideoFrames"),
         ("orient", "stages.orientation", "Orient"),
         ("scale_range", "stages.ranges", "ScaleRange"),
         ("scale_depth", "stages.ranges", "ScaleDepth"),
@@ -75,10 +78,25 @@ def load_stages(definition: DatasetDefinition) -> tuple[LoadedStage, ...]:
     """
     search_path()
     where = f"dataset {definition.name}: stage"
-    return tuple(
+    stages = tuple(
         _load(label, entry, definition, f"{where} {label}")
         for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
     )
+    _check_order(stages, where)
+    return stages
+
+
+def _check_order(stages: Sequence[LoadedStage], where: str) -> None:
+    before: LoadedStage | None = None
+    for place, stage in enumerate(stages):
+        if isinstance(stage.work, Deduplicate) and place:
+            raise IngestError(f"{where} {stage.label} looks at the whole split before any other stage; list it first.")
+        if isinstance(stage.work, SourceStage) and before is not None:
+            raise IngestError(
+                f"{where} {stage.label} reads pictures, but {before.label} before it is given them; swap them."
+            )
+        if isinstance(stage.work, (SourceStage, ImageStage, ModelStage)):
+            before = stage
 
 
 def stage_path(name: str) -> str:

@@ -10,7 +10,7 @@ A stage with a field ``skeleton: Skeleton = Field(exclude=True)`` is given the d
 Besides these, a plain function ``record -> record | Reject | (record, rejects)`` is a stage without options.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -19,6 +19,7 @@ import polars as pl
 from posecore.config import Config
 from posecore.datasets.definition import StageResources
 from posecore.schema import Record, Reject
+from posecore.storage import AnyPath
 
 SKELETON = "skeleton"
 """Field of a stage that is no option: the dataset's skeleton."""
@@ -66,6 +67,30 @@ class TableStage(Stage):
         Args:
             images: of :data:`~posecore.tables.columns.IMAGE_COLUMNS`.
             instances: of :func:`~posecore.tables.columns.instance_columns`; ``image_row`` is the row of ``images``.
+        """
+        raise NotImplementedError
+
+
+class SourceStage(Stage):
+    """From what a download holds to pictures, where its files are none: frames of videos, pictures of a scanner.
+
+    Annotations stay as they are up to it, and from it on stages are given pictures; there is one at most.
+    """
+
+    def source_file(self, image: str) -> str | None:
+        """The file that the ``image`` of a record is read from, by its path below the download.
+
+        None if it is a picture: that is read without the stage.
+        """
+        raise NotImplementedError
+
+    def __call__(self, root: AnyPath, records: Sequence[Record], max_pixels: int) -> Iterator[Picture | Reject]:
+        """Yields the picture of each record, in order, or a reject of it; neighbours are often of one file.
+
+        Args:
+            root: folder of the download.
+            records: of which :meth:`source_file` names a file.
+            max_pixels: a larger picture is rejected before it is decoded.
         """
         raise NotImplementedError
 

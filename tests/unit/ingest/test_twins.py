@@ -50,8 +50,9 @@ def way(request, monkeypatch):
     if request.param != "all with all":
         monkeypatch.setattr(twins, "_COMPARISON_S", 1.0)
     if request.param == "by blocks, most in clusters":
-        monkeypatch.setattr(twins, "_MOST_MEETINGS", 20)
-    if request.param == "blocks of few bits":
+        monkeypatch.setattr(twins, "_FEW_MEETINGS", 20)
+        monkeypatch.setattr(twins, "_MEETING_S", 1e3)
+    if "few bits" in request.param or "clusters" in request.param:
         monkeypatch.setattr(twins, "_MOST_KEY_BITS", 13)
     monkeypatch.setattr(twins, "_PAIRS_AT_ONCE", 500)
     monkeypatch.setattr(twins, "_QUERIES_AT_ONCE", 64)
