@@ -42,6 +42,9 @@ BoxXyxy: TypeAlias = tuple[float, float, float, float]
 Segmentation: TypeAlias = list[list[float]] | dict[str, Json]
 """Polygons as flat x, y lists, or a COCO RLE ``{"size": [h, w], "counts": str | list[int]}``, as in the source."""
 
+NUMBERS_OF_A_POLYGON = 6
+"""Fewer enclose nothing, and a list of exactly four would be taken for a box."""
+
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Instance:

@@ -9,10 +9,29 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.formats.values import Refusal, numbers, numeric_array
-from posecore.schema import Json
+from posecore.schema import NUMBERS_OF_A_POLYGON, Json, Record
 
 MAX_COORDINATE = 1e5
 """Pixels. A polygon is walked pixel by pixel along its edges."""
+
+
+def check_regions(record: Record) -> None:
+    """Returns if every body's region can be drawn.
+
+    Args:
+        record: with its picture's size.
+
+    Raises:
+        Refusal: one cannot.
+    """
+    for body in record.instances:
+        segmentation = body.segmentation
+        if isinstance(segmentation, dict):
+            check_rle(segmentation, record.height, record.width)
+            continue
+        for polygon in segmentation or ():
+            if len(polygon) >= NUMBERS_OF_A_POLYGON:
+                check_polygon(polygon if len(polygon) % 2 == 0 else polygon[:-1])
 
 
 def check_segmentation(value: Json, height: int, width: int) -> None:
@@ -44,7 +63,12 @@ def check_polygon(value: Json) -> None:
     if isinstance(value, list) and _are_near_points(value):
         return
     points = numeric_array(value, "a polygon")
-    if points.ndim != 1 or points.size < 6 or points.size % 2 or not (np.abs(points) < MAX_COORDINATE).all():
+    if (
+        points.ndim != 1
+        or points.size < NUMBERS_OF_A_POLYGON
+        or points.size % 2
+        or not (np.abs(points) < MAX_COORDINATE).all()
+    ):
         raise Refusal("bad-segmentation", "a polygon must be a flat list of x, y of at least 3 points near the image.")
 
 
@@ -55,7 +79,7 @@ def _are_near_points(values: list[Json]) -> bool:
         near = min(values) > -MAX_COORDINATE and max(values) < MAX_COORDINATE and isfinite(sum(values))
     except (TypeError, ValueError):
         return False
-    return near and len(values) >= 6 and len(values) % 2 == 0 and not isinstance(values[0], bool)
+    return near and len(values) >= NUMBERS_OF_A_POLYGON and len(values) % 2 == 0 and not isinstance(values[0], bool)
 
 
 def check_rle(value: dict[str, Json], height: int, width: int) -> None:

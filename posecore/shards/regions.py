@@ -10,40 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
-from posecore.formats.segmentations import check_polygon, check_rle
-from posecore.schema import Instance, Json, Record, Segmentation
+from posecore.schema import NUMBERS_OF_A_POLYGON, Instance, Json, Record, Segmentation
 
 Rle: TypeAlias = dict[str, Json]
 """``{"size": [height, width], "counts": bytes}``, compressed as pycocotools does."""
-
-_THREE_CORNERS = 6
-"""Numbers of a polygon; fewer enclose nothing, and a list of exactly four would be taken for a box."""
-
-
-def check_regions(record: Record) -> None:
-    """Returns if every body's region can be drawn.
-
-    Args:
-        record: with its picture's size.
-
-    Raises:
-        Refusal: one cannot.
-    """
-    for body in record.instances:
-        segmentation = body.segmentation
-        if isinstance(segmentation, dict):
-            check_rle(segmentation, record.height, record.width)
-            continue
-        for polygon in segmentation or ():
-            if len(polygon) >= _THREE_CORNERS:
-                check_polygon(polygon if len(polygon) % 2 == 0 else polygon[:-1])
 
 
 def segmentation_rle(segmentation: Segmentation | None, height: int, width: int) -> Rle | None:
     """A region of a picture, or None where there is nothing to draw.
 
     Args:
-        segmentation: polygons or RLE that :func:`check_regions` has passed.
+        segmentation: polygons or RLE that :func:`~posecore.formats.segmentations.check_regions` has passed.
         height: of the picture.
         width: of the picture.
 
@@ -59,7 +36,7 @@ def segmentation_rle(segmentation: Segmentation | None, height: int, width: int)
         if isinstance(counts, list):
             return coco_mask.frPyObjects(segmentation, height, width)
         return {"size": [height, width], "counts": counts.encode() if isinstance(counts, str) else counts}
-    polygons = [polygon for polygon in segmentation if len(polygon) >= _THREE_CORNERS]
+    polygons = [polygon for polygon in segmentation if len(polygon) >= NUMBERS_OF_A_POLYGON]
     if not polygons:
         return None
     parts = coco_mask.frPyObjects(polygons, height, width)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from pycocotools import mask as coco_mask
 
+from posecore.formats.segmentations import check_regions
 from posecore.formats.values import Refusal
 from posecore.shards.masks import UnifiedMasks
-from posecore.shards.regions import check_regions, ignore_rle, instance_rles, pixels
+from posecore.shards.regions import ignore_rle, instance_rles, pixels
 from tests.support.small_split import HEIGHT, WIDTH, instance
 from tests.unit.shards.test_masks import record
 
