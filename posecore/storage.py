@@ -39,7 +39,8 @@ def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
     if text.startswith("file://"):
         return Path(text.removeprefix("file://"))
     try:
-        return UPath(text)
+        # A listing that one process remembers would hide what another has written since.
+        return UPath(text, use_listings_cache=False)
     except (ValueError, ImportError) as error:
         raise ConfigError(f"{text}: {error}; give a local path or a URL that fsspec can open.") from None
 

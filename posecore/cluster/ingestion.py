@@ -32,6 +32,7 @@ from posecore.ingest.write import (
     write_shard,
 )
 from posecore.shards.manifest import Manifest
+from posecore.shards.remote import outage_in_a_sentence
 from posecore.stages.load import LoadedStage, load_stages
 from posecore.stages.protocol import ModelStage
 from posecore.storage import AnyPath
@@ -151,17 +152,23 @@ class _Operator:
 def _operators(plan: Plan) -> list[_Operator]:
     _, _, stages = divided_stages(load_stages(plan.job.definition))
     if not stages:
-        return [_Operator(_named("write_shard", _guarded(functools.partial(_write_whole, plan))), StageResources())]
+        return [
+            _Operator(
+                _named("write_shard", _guarded(functools.partial(_write_whole, plan), plan.job)), StageResources()
+            )
+        ]
     middle = [
         _Operator(_StageActor, stage.resources, (plan.job, place))
         if isinstance(stage.work, ModelStage)
-        else _Operator(_named(stage.label, _guarded(functools.partial(_run_stage, plan.job, stage))), stage.resources)
+        else _Operator(
+            _named(stage.label, _guarded(functools.partial(_run_stage, plan.job, stage), plan.job)), stage.resources
+        )
         for place, stage in enumerate(stages)
     ]
     return [
-        _Operator(_named("fetch", _guarded(functools.partial(_fetch, plan))), StageResources()),
+        _Operator(_named("fetch", _guarded(functools.partial(_fetch, plan), plan.job)), StageResources()),
         *middle,
-        _Operator(_named("write", _guarded(functools.partial(_write_content, plan))), StageResources()),
+        _Operator(_named("write", _guarded(functools.partial(_write_content, plan), plan.job)), StageResources()),
     ]
 
 
@@ -175,14 +182,16 @@ def _named(name: str, work: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Tabl
     return operator
 
 
-def _guarded(work: Callable[[pa.Table], pa.Table]) -> Callable[[pa.Table], pa.Table]:
-    """Passes on what is finished or has failed, and turns a deliberate error into a value."""
+def _guarded(work: Callable[[pa.Table], pa.Table], job: IngestJob) -> Callable[[pa.Table], pa.Table]:
+    """Passes on what is finished or has failed, and turns a deliberate error, or a store that is gone, into a value."""
+    places = (job.root, job.folder)
 
     def guarded(block: pa.Table) -> pa.Table:
         if "written" in block.column_names and outcome(block) is not None:
             return block
         try:
-            return work(block)
+            with outage_in_a_sentence(*places):
+                return work(block)
         except PoseCoreError as error:
             return failed(number_of(block), error)
 
@@ -229,7 +238,7 @@ class _StageActor:
         self._stage.work.set_up()
 
     def __call__(self, block: pa.Table) -> pa.Table:
-        return _guarded(functools.partial(_run_stage, self._job, self._stage))(block)
+        return _guarded(functools.partial(_run_stage, self._job, self._stage), self._job)(block)
 
 
 def _answer(task: ray.ObjectRef) -> Any:

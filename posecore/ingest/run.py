@@ -1,10 +1,11 @@
 """One split from source to manifest, with whatever executes the planned shards: this process, or a cluster."""
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import wraps
 from itertools import chain
-from typing import Literal
+from typing import Literal, ParamSpec, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -32,10 +33,14 @@ from posecore.shards.manifest import (
     read_manifest,
     write_manifest,
 )
+from posecore.shards.remote import outage_in_a_sentence
 from posecore.stages.load import load_stages
 from posecore.storage import AnyPath, remove_folder, sha256_of
 from posecore.tables.columns import renumbered
 from posecore.tables.parts import PartEntry
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
 
 SCRATCH_NAME = ".ingest"
 """Folder beside the shards while they are made."""
@@ -61,21 +66,32 @@ def ingest(
     """
     executor = executor or InProcess()
     load_stages(job.definition)  # what cannot be had is known before anything is read
-    with no_space_is_an_ingest_error(job.folder), _scratch(job) as scratch:
+    with no_space_is_an_ingest_error(job.folder), outage_in_a_sentence(job.root, job.folder), _scratch(job) as scratch:
         parts = _read(job, scratch, executor) if source is None else write_parts(source, job, scratch)
         if deduplicate_stage(job) is not None:
-            executor.map(hash_part, parts, job, scratch)
-        plan = executor.call(plan_shards, job, scratch, parts)
+            executor.map(_reaching(hash_part, job), parts, job, scratch)
+        plan = executor.call(_reaching(plan_shards, job), job, scratch, parts)
         _withdraw_if_stale(plan)
         written = sorted(executor.write(plan), key=lambda shard: shard.number)
         if [shard.number for shard in written] != list(range(len(plan.shards))):
             raise AssertionError(f"{job.folder}: the executor did not return every planned shard exactly once")
-        return executor.call(_publish, plan, written)
+        return executor.call(_reaching(_publish, job), plan, written)
 
 
 def _read(job: IngestJob, scratch: AnyPath, executor: Executor) -> tuple[PartEntry, ...]:
-    read = executor.map(read_portion, executor.call(portions, job), job, scratch)
+    read = executor.map(_reaching(read_portion, job), executor.call(_reaching(portions, job), job), job, scratch)
     return tuple(chain.from_iterable(read))
+
+
+def _reaching(work: Callable[_P, _T], job: IngestJob) -> Callable[_P, _T]:
+    """The same work, saying in one sentence that a store is gone: its client's errors do not travel to the driver."""
+
+    @wraps(work)
+    def told(*arguments: _P.args, **named: _P.kwargs) -> _T:
+        with outage_in_a_sentence(job.root, job.folder):
+            return work(*arguments, **named)
+
+    return told
 
 
 @contextmanager
@@ -86,8 +102,11 @@ def _scratch(job: IngestJob) -> Iterator[AnyPath]:
     folder.mkdir(parents=True)
     try:
         yield folder
-    finally:
-        remove_folder(folder)
+    except BaseException:
+        with suppress(Exception):  # a store that is gone; the next ingestion begins with it
+            remove_folder(folder)
+        raise
+    remove_folder(folder)
 
 
 def advice(manifest: Manifest) -> str | None:

@@ -1,6 +1,7 @@
 """Reading one source image: whole, bounded, and judged by its structure before anything decodes it."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -9,11 +10,12 @@ import simplejpeg
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from posecore.errors import ImageHeaderError
+from posecore.errors import ImageHeaderError, StorageError
 from posecore.image_header import ImageFormat, image_size
 from posecore.image_structure import find_damage
 from posecore.ingest.job import IngestSettings
 from posecore.shards.digests import content_digest
+from posecore.shards.remote import asked_again
 from posecore.storage import AnyPath, TooLarge, read_at_most
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
@@ -71,9 +73,14 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         The image, or the reason: ``missing-image``, ``unreadable-image``, ``empty-image``, ``too-large``,
         ``not-an-image``, ``too-many-pixels``, ``size-mismatch``, ``truncated-image``, ``damaged-image``,
         ``undecodable-image``.
+
+    Raises:
+        StorageError: a remote store does not answer, however often it is asked.
     """
     try:
-        data = read_at_most(path, settings.max_image_bytes)
+        data = _read(path, settings.max_image_bytes)
+    except StorageError:  # says nothing of the image
+        raise
     except (FileNotFoundError, NotADirectoryError):
         return Unusable("missing-image", f"{path} does not exist.")
     except TooLarge as error:
@@ -100,6 +107,12 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
         if problem is not None:
             return Unusable("undecodable-image", f"{path} cannot be decoded ({problem}).")
     return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
+
+
+def _read(path: AnyPath, max_bytes: int) -> bytes:
+    if isinstance(path, Path):
+        return read_at_most(path, max_bytes)
+    return asked_again(path, lambda: read_at_most(path, max_bytes))
 
 
 def read_depth_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:

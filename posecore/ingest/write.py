@@ -27,6 +27,7 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
+from posecore.formats.segmentations import check_regions
 from posecore.formats.values import Refusal
 from posecore.ingest.fetch import Examined, ready_stages, source_file, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
@@ -40,7 +41,7 @@ from posecore.shards.digests import file_digest
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_state, keypoint_state
-from posecore.shards.regions import check_regions
+from posecore.shards.remote import asked_again
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
 from posecore.stages.load import LoadedStage, load_stages
@@ -250,7 +251,7 @@ def whole_file(path: AnyPath) -> Iterator[FileIO]:
         local = Path(folder) / path.name
         with FileIO(local, "wb") as file:
             yield file
-        path.fs.put_file(str(local), path.path)
+        asked_again(path, lambda: path.fs.put_file(str(local), path.path), "written")
 
 
 @contextmanager

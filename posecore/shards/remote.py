@@ -1,27 +1,33 @@
-"""Reading from a remote store that may lose the connection: asked again, a few times, then given up in one sentence."""
+"""Using a remote store that may lose the connection: asked again, a few times, then given up in one sentence."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
 from posecore.errors import PoseCoreError, StorageError
-from posecore.storage import AnyPath
+from posecore.storage import AnyPath, TooLarge
 
 T = TypeVar("T")
 
 WAITS_S = (0.5, 1.0, 2.0, 4.0)
 """Before each further try."""
 
-_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, PoseCoreError)
+_FINAL = (FileNotFoundError, IsADirectoryError, PermissionError, TooLarge, PoseCoreError)
+_CLIENTS = frozenset(
+    ("adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "fsspec", "gcsfs", "google", "requests", "s3fs", "urllib3")
+)
+"""Packages whose exceptions mean that a store was not reached; an error of ours keeps its traceback."""
 
 
-def asked_again(path: AnyPath, read: Callable[[], T]) -> T:
+def asked_again(path: AnyPath, read: Callable[[], T], done: str = "read") -> T:
     """What ``read`` returns, tried again where the store fails.
 
     Args:
         path: what is read, for the message.
         read: may be called several times; what it raises of its own, a missing file and a refused access are final.
+        done: what cannot be done with the path, if reading is not it.
 
     Raises:
         StorageError: every try failed.
@@ -40,8 +46,8 @@ def asked_again(path: AnyPath, read: Callable[[], T]) -> T:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StorageError(
-            f"{path}: cannot be read, tried {len(WAITS_S) + 1} times ({reason}); see whether the store can be reached "
-            "from here, and run the command again."
+            f"{path}: cannot be {done}, tried {len(WAITS_S) + 1} times ({reason}); see whether the store can be "
+            "reached from here, and run the command again."
         ) from None
 
 
@@ -52,3 +58,29 @@ def read_whole(path: AnyPath) -> bytes:
         OSError: it cannot be read; of a remote store as :func:`asked_again` says.
     """
     return path.read_bytes() if isinstance(path, Path) else asked_again(path, path.read_bytes)
+
+
+@contextmanager
+def outage_in_a_sentence(*places: AnyPath) -> Iterator[None]:
+    """Turns what a store's client raises after all its own tries into one sentence.
+
+    Args:
+        places: what is read and written in the block; where all of them are mounted, nothing is changed.
+
+    Raises:
+        StorageError: a store cannot be reached.
+    """
+    remote = [str(place) for place in places if not isinstance(place, Path)]
+    try:
+        yield
+    except PoseCoreError:
+        raise
+    except Exception as error:
+        client = type(error).__module__.partition(".")[0]
+        if not remote or not (isinstance(error, OSError) or client in _CLIENTS):
+            raise
+        reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
+        raise StorageError(
+            f"{' and '.join(remote)}: the store does not do what it is asked ({reason}); see whether it can be reached "
+            "from here, and run the command again. What is whole is kept."
+        ) from None

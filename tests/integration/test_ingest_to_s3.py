@@ -1,0 +1,117 @@
+"""Ingestion to a real S3 server: the same shards as on disk, through a line that breaks off, and one that ends."""
+
+import threading
+
+import pytest
+
+from posecore.errors import StorageError
+from posecore.ingest.executor import InProcess
+from posecore.ingest.run import ingest
+from posecore.shards import remote
+from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.store import open_store
+from posecore.storage import AnyPath
+from tests.support.s3_server import Line, bucket, s3_server
+from tests.support.small_split import job, records, tree
+
+IMAGES, IMAGES_PER_SHARD = 7, 2
+
+
+@pytest.fixture(scope="module")
+def server():
+    with s3_server() as address:
+        yield address
+
+
+@pytest.fixture
+def source(tmp_path):
+    records(tmp_path / "src", IMAGES)
+    return tmp_path / "src"
+
+
+class Flaky(Line):
+    """Loses the connection when shards are put.
+
+    Attributes:
+        losses: how many of the next puts are lost.
+        puts: of shards so far.
+        until: the put from which on nobody answers any more.
+    """
+
+    def __init__(self, server, losses=0, until=None) -> None:
+        self.losses, self.until, self.puts = losses, until, 0
+        super().__init__(server)
+
+    def _asked(self, data: bytes) -> bool:
+        if b"PUT" in data and b".tar" in data:
+            self.puts += 1
+            if self.puts == self.until:
+                threading.Thread(target=self.cut).start()
+                return False
+            if self.losses:
+                self.losses -= 1
+                return False
+        return super()._asked(data)
+
+
+def to(folder: AnyPath, source):
+    return job(source, folder, images_per_shard=IMAGES_PER_SHARD)
+
+
+def on_disk(source, tmp_path) -> dict[str, bytes]:
+    ingest(to(tmp_path / "disk", source))
+    return tree(tmp_path / "disk" / "tiny" / "train")
+
+
+def stored(folder: AnyPath) -> dict[str, bytes]:
+    below = folder / "tiny" / "train"
+    below.fs.invalidate_cache()
+    found = below.fs.find(below.path)
+    return {name.removeprefix(f"{below.path}/"): below.fs.cat_file(name) for name in found}
+
+
+def test_shards_in_a_store_are_those_on_disk_through_a_line_that_breaks_off(server, source, tmp_path):
+    line = Flaky(server, losses=2)
+    folder = bucket(line.url) / "flaky"
+    ingest(to(folder, source))
+    assert line.losses == 0
+    assert stored(bucket("http://{}:{}".format(*server)) / "flaky") == on_disk(source, tmp_path)
+    open_store(folder / "tiny" / "train").verify()
+
+
+def test_a_line_that_ends_stops_the_ingestion_whole_and_another_one_continues_it(server, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    line = Flaky(server, until=3)
+    with pytest.raises(StorageError, match=r"^s3://shards/ended/tiny/train\S*: .*run the command again") as stopped:
+        ingest(to(bucket(line.url) / "ended", source))
+    assert "\n" not in str(stopped.value)
+    direct = bucket("http://{}:{}".format(*server)) / "ended"
+    left = stored(direct)
+    assert MANIFEST_NAME not in left
+    assert {"shard-000000.tar", "shard-000000.json", "shard-000001.tar", "shard-000001.json"} <= left.keys()
+    assert not {name for name in left if name.startswith(("shard-000002", "shard-000003"))}
+    counted = Flaky(server)
+    ingest(to(bucket(counted.url) / "ended", source))
+    assert counted.puts == 2, "what was whole is kept"
+    assert stored(direct) == on_disk(source, tmp_path)
+
+
+def test_pictures_in_a_store_that_is_gone_are_no_rejects(server, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    line = Line(server)
+    root = bucket(line.url) / "pictures"
+    for name, data in tree(source).items():
+        (root / name).write_bytes(data)
+    plans = []
+
+    class Ending(InProcess):
+        def write(self, plan):
+            plans.append(plan)
+            line.cut()
+            yield from super().write(plan)
+
+    with pytest.raises(StorageError, match=r"s3://shards/pictures/images/\S+: cannot be read, tried 3 times"):
+        ingest(to(tmp_path / "out", root), executor=Ending())
+    assert len(plans) == 1
+    assert not list((tmp_path / "out").rglob("*.tar")), "nothing half-written"
+    assert not list((tmp_path / "out").rglob("quarantine.parquet"))
