@@ -19,6 +19,7 @@ from posecore.training.checkpoint import (
 )
 from posecore.training.checkpoint_pieces import Piece, share, write_pieces
 from posecore.training.context import LocalContext
+from posecore.training.ema import WeightAverage
 
 
 @dataclass(kw_only=True, eq=False)
@@ -57,6 +58,11 @@ def load_checkpoint(folder: AnyPath) -> tuple[State, Progress]:
     sections = {name: {key: checkpoint.read(name, key) for key in checkpoint.shapes(name)} for name in SECTIONS}
     checkpoint.close()
     return State(**sections, **asdict(checkpoint.counts)), checkpoint.progress
+
+
+def averaged(average: WeightAverage) -> dict[str, Tensor]:
+    """What an average is now, by name, where no other rank has a part of it."""
+    return {piece.key.removeprefix("average/"): piece.values.view(piece.shape).clone() for piece in average.pieces()}
 
 
 def save_checkpoint(folder: AnyPath, state: State, progress: Progress, ranks: int = 1) -> None:

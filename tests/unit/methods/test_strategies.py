@@ -27,6 +27,7 @@ from posecore.training.context import LocalContext
 from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
+from tests.support.checkpoints import averaged
 from tests.support.tiny_training import (
     INPUT_SIZE,
     POINTS,
@@ -368,14 +369,14 @@ def test_a_moving_average_leaves_what_is_frozen_alone() -> None:
     method = _adaptation("lora")
     average = WeightAverage(method, AverageConfig(momentum=0.1, warmup=0))
     average.update(method)
-    first = average.tensors()
+    first = averaged(average)
     with torch.no_grad():
         for parameter in method.parameters():
             if parameter.requires_grad:
                 parameter.add_(1.0)
     average.update(method)
     for name, parameter in method.named_parameters():
-        moved = average.tensors()[name] - first[name]
+        moved = averaged(average)[name] - first[name]
         torch.testing.assert_close(moved, torch.full_like(moved, 0.1) if parameter.requires_grad else moved * 0)
 
 

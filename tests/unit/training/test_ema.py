@@ -11,6 +11,7 @@ from torch.optim.swa_utils import AveragedModel
 
 from posecore.errors import ConfigError
 from posecore.training.ema import AverageConfig, WeightAverage
+from tests.support.checkpoints import averaged
 
 
 def _model() -> nn.Sequential:
@@ -50,11 +51,11 @@ def test_it_is_the_published_rule_as_torch_averages(momentum: float, warmup: int
         theirs.update_parameters(model)
         ours.update(model)
     expected = theirs.module.state_dict()
-    assert ours.tensors().keys() == expected.keys()
-    for name, tensor in ours.tensors().items():
+    assert averaged(ours).keys() == expected.keys()
+    for name, tensor in averaged(ours).items():
         torch.testing.assert_close(tensor, expected[name], rtol=1e-5, atol=1e-6, msg=name)
-    assert int(ours.tensors()["1.num_batches_tracked"]) == 25
-    assert not torch.allclose(ours.tensors()["1.running_var"], model[1].running_var, rtol=1e-4)
+    assert int(averaged(ours)["1.num_batches_tracked"]) == 25
+    assert not torch.allclose(averaged(ours)["1.running_var"], model[1].running_var, rtol=1e-4)
 
 
 @pytest.mark.parametrize(("momentum", "warmup"), [(0.01, 7), (0.2, 30), (0.05, 0)])
@@ -69,7 +70,7 @@ def test_the_share_of_the_start_is_what_an_average_of_a_step_function_keeps(mome
     nn.init.zeros_(weight.weight)
     for updates in range(2, 13):
         average.update(weight)
-        assert average.tensors()["weight"].item() == pytest.approx(config.share_of_start(updates), rel=1e-9)
+        assert averaged(average)["weight"].item() == pytest.approx(config.share_of_start(updates), rel=1e-9)
 
 
 @pytest.mark.parametrize(("steps", "percent"), [(300, 94), (2000, 67), (4400, 41)])
@@ -104,7 +105,7 @@ def test_statistics_of_the_average_are_the_mean_over_ranks(monkeypatch: pytest.M
         for _ in _after_each_step(model, (4, 12)[rank]):
             average.update(model)
         averages.append(average)
-    before = [(deepcopy(model.state_dict()), average.tensors()) for model, average in zip(ranks, averages, strict=True)]
+    before = [(deepcopy(model.state_dict()), averaged(average)) for model, average in zip(ranks, averages, strict=True)]
 
     sums: list[Tensor] = []
     monkeypatch.setattr("torch.distributed.is_initialized", lambda: True)
@@ -119,7 +120,8 @@ def test_statistics_of_the_average_are_the_mean_over_ranks(monkeypatch: pytest.M
 
     monkeypatch.setattr("torch.distributed.all_reduce", reduce)
     _synchronise(ranks[0], averages[0])
-    for kind, now in enumerate((ranks[0].state_dict(), averages[0].tensors())):
+    monkeypatch.undo()
+    for kind, now in enumerate((ranks[0].state_dict(), averaged(averages[0]))):
         for name in ("1.running_mean", "1.running_var"):
             expected = 0.25 * before[0][kind][name] + 0.75 * before[1][kind][name]
             torch.testing.assert_close(now[name], expected)
