@@ -52,6 +52,7 @@ from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.judge_step import judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
+from posecore.workflows.protocol_check import check_protocols
 from posecore.workflows.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from posecore.workflows.train_step import judge_while_training, train_step
 
@@ -64,6 +65,7 @@ def run(config: AdaptationJob, reuse: Reuse) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_protocols(config, definitions)
     tracking = connect(config.tracking, config.folder)
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
     config = config.at_the_pace_of(parent.model.config)

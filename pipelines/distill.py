@@ -65,6 +65,7 @@ from posecore.workflows.distillation.teacher_cache import TeacherCache, cache_st
 from posecore.workflows.fetched_model import REGISTRY, fetch_model, fetch_start, refuse_other_conventions
 from posecore.workflows.judge_step import as_registered, judge_step
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.protocol_check import check_protocols
 from posecore.workflows.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
 from posecore.workflows.train_step import judge_while_training, train_step
 
@@ -228,6 +229,7 @@ def run(config: DistillationJob, reuse: Reuse) -> None:
         console.print(line)
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_protocols(config, definitions)
     # A store made new for this run has no teacher.
     tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(REGISTRY))
     teacher = fetch_teacher(config, definitions, tracking)

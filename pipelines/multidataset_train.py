@@ -55,6 +55,7 @@ from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.protocol_check import check_protocols
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
 from posecore.workflows.train_step import judge_while_training, train_step
 
@@ -185,6 +186,7 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     """
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_protocols(config, definitions)
 
 
 def train(

@@ -1,4 +1,4 @@
-"""Size and format of a JPEG or PNG from its first bytes, without decoding a pixel.
+"""Size, format, depth and orientation of a JPEG or PNG from its first bytes, without decoding a pixel.
 
 Read from the formats' own definitions: ITU-T T.81 annex B (JPEG markers), PNG specification (third edition) §5 and §11.
 """
@@ -20,6 +20,8 @@ _PNG_BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16),
 _JPEG_SCAN = b"\xff\xda"
 _JPEG_END = b"\xff\xd9"
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ORIENTATION, _SHORT = 0x0112, 3
+_EXIF = b"Exif\0\0"
 _WITHOUT_LENGTH = frozenset({0x01, *range(0xD0, 0xD8)})
 
 
@@ -72,6 +74,28 @@ def has_end_mark(last_bytes: bytes, image_format: ImageFormat) -> bool:
     return last_bytes.find(_JPEG_END, max(0, last_bytes.rfind(_JPEG_SCAN))) >= 0
 
 
+def bits_per_sample(first_bytes: bytes) -> int:
+    """Bits of one value of a pixel, 8 or less and 16; asked of a file that :func:`image_size` can read."""
+    return first_bytes[24] if first_bytes.startswith(_PNG_SIGNATURE) else 8
+
+
+def exif_orientation(data: bytes) -> int:
+    """The EXIF orientation of a JPEG or PNG file, 1 to 8; 1 where it says nothing that is one."""
+    tiff = _exif_of_jpeg(data) if data.startswith(b"\xff\xd8") else _exif_of_png(data)
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    if order is None or len(tiff) < 8:
+        return 1
+    (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+    if start + 2 > len(tiff):
+        return 1
+    (entries,) = struct.unpack_from(f"{order}H", tiff, start)
+    for place in range(start + 2, min(start + 2 + 12 * entries, len(tiff) - 11), 12):
+        tag, kind, count, value = struct.unpack_from(f"{order}HHIH", tiff, place)
+        if (tag, kind, count) == (_ORIENTATION, _SHORT, 1):
+            return value if 1 <= value <= 8 else 1
+    return 1
+
+
 def _png_size(data: bytes) -> ImageSize:
     if len(data) < 33:
         raise ImageHeaderError(f"the PNG is cut within its header ({len(data)} of at least 33 bytes).")
@@ -120,3 +144,29 @@ def _jpeg_frame_size(data: bytes, position: int, length: int) -> ImageSize:
     if not height or not width:
         raise ImageHeaderError(f"the JPEG states the impossible size {width}x{height}.")
     return ImageSize(height, width, "jpeg")
+
+
+def _exif_of_jpeg(data: bytes) -> bytes:
+    position = 2
+    while position + 4 <= len(data) and data[position] == 0xFF:
+        marker = data[position + 1]
+        if marker == 0xFF:  # any number of fill bytes may precede a marker
+            position += 1
+            continue
+        if marker in (0xD9, 0xDA):
+            break
+        (length,) = struct.unpack_from(">H", data, position + 2)
+        if marker == 0xE1 and data.startswith(_EXIF, position + 4):
+            return data[position + 4 + len(_EXIF) : position + 2 + length]
+        position += 2 + length
+    return b""
+
+
+def _exif_of_png(data: bytes) -> bytes:
+    position = 8
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"eXIf":
+            return data[position + 8 : position + 8 + length]
+        position += 12 + length
+    return b""

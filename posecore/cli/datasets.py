@@ -9,6 +9,7 @@ from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.augment import AugmentConfig
@@ -100,8 +101,13 @@ def _show_augmentations(options: argparse.Namespace) -> int:
 
 def _check_dataset(options: argparse.Namespace) -> int:
     definition = _load_and_say(options.name)
+    unjudged = protocol_problem(definition.evaluation, definition.skeleton)
+    if not any(split.use == "eval" for split in definition.splits.values()):
+        unjudged = None
+    if unjudged is not None:
+        print(f"error: evaluation: {unjudged}")
     splits = [options.split] if options.split else present_splits(definition, options.root)
-    healthy = True
+    healthy = unjudged is None
     for split in splits or definition.splits:
         report = check_split(definition, split, options.root, made_of(definition))
         print(report)

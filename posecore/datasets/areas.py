@@ -17,6 +17,23 @@ _ALIKE = 1e-6
 _UNLIKE = 1.5  # the largest box by the smallest: bodies of one size have boxes of other sizes
 
 
+_SAME = 0.005
+_NEARLY_ALL = 0.9
+
+
+def areas_of_boxes(area: Float[np.ndarray, " N"], box_area: Float[np.ndarray, " N"]) -> str | None:
+    """The same of areas that are those of the boxes, which some datasets mean and other tools leave behind."""
+    same = int((np.abs(area - box_area) <= _SAME * box_area).sum())
+    if len(area) < FEWEST_BODIES or same < _NEARLY_ALL * len(area):
+        return None
+    return (
+        f"the annotations state width × height of the box as area for {same} of {len(area)} bodies, where the COCO "
+        "family means the body's outline, about half of it; tools that a file went through write that, and OKS then "
+        "counts worse predictions as right. Take the publisher's file, or set area_rule in dataset.yaml: box if boxes "
+        "are meant, box_053 for a body's usual share"
+    )
+
+
 def impossible_areas(area: Float[np.ndarray, " N"], box_area: Float[np.ndarray, " N"]) -> str | None:
     """What is wrong with stated areas and what to do, as a sentence without its end; None if nothing is.
 

@@ -1,32 +1,36 @@
-"""What is wrong with a download, in plain words: files, counts, boxes, points, flags, image headers.
+"""What is wrong with a download, in plain words: files, counts, boxes, points, flags, images, and relations.
 
-Nothing is decoded: an image is judged by its first and last 64 KiB.
+An image is judged by its first and last 64 KiB; only some of those with more than 8 bits are decoded, for their range.
 """
 
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 from tqdm import tqdm
 
-from posecore.datasets.areas import impossible_areas
+from posecore.datasets.areas import areas_of_boxes, impossible_areas
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
+from posecore.datasets.finding import MAX_EXAMPLES, Finding, Severity
+from posecore.datasets.image_files import TRANSPOSED, examine, fitting_reading, value_range
+from posecore.datasets.relations import columns_of, relations
 from posecore.datasets.sample import Sample
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.geometry import beyond_reach, boxes_beyond_reach
-from posecore.image_header import HEADER_BYTES, ImageSize, has_end_mark, image_size
 from posecore.schema import Instance, Record, Reject
-from posecore.storage import AnyPath, as_path, open_regular
+from posecore.skeletons.mirror_names import wrong_partners
+from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import AnyPath, as_path
 
-Severity: TypeAlias = Literal["error", "warning"]
-
-MAX_EXAMPLES = 3
 SAMPLE_SIZE = 50
+RELATED_SIZE = 2000
+"""Records whose labels are related to each other; shares of them stand for the split's."""
+_DECODED_SIZE = 20
 POINT_TOLERANCE_PX = 1.0
 """Annotators click on the border; a point this far outside is not reported."""
 
@@ -54,30 +58,6 @@ _SENTENCES: dict[str, tuple[Severity, str]] = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """One thing that is wrong, with how often and where.
-
-    Attributes:
-        severity: an ``error`` would be lost or do harm in ingestion; a ``warning`` deserves a look.
-        code: kebab-case name of the problem.
-        message: what is wrong, in words that follow the count.
-        count: how many images or instances are affected.
-        examples: up to :data:`MAX_EXAMPLES` places.
-    """
-
-    severity: Severity
-    code: str
-    message: str
-    count: int = 1
-    examples: tuple[str, ...] = ()
-
-    def __str__(self) -> str:
-        many = f"{self.count} × " if self.examples else ""
-        where = f" (for example {'; '.join(self.examples)})" if self.examples else ""
-        return f"{self.severity}: {self.code}: {many}{self.message}{where}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class CheckReport:
     """The findings on one split.
 
@@ -89,6 +69,7 @@ class CheckReport:
         num_subjects: different subjects they state; 0 if none.
         findings: errors first.
         sample: some of its records, to try the stages on.
+        related: some of its records, widths and heights those of the files, whose labels were related to each other.
     """
 
     dataset: str
@@ -98,6 +79,7 @@ class CheckReport:
     num_subjects: int
     findings: tuple[Finding, ...]
     sample: tuple[Record, ...] = ()
+    related: tuple[Record, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -138,7 +120,7 @@ def check_split(
     """
     top = as_path(root)
     findings: list[Finding] = []
-    tally = _Tally(definition.skeleton.num_keypoints, top, made_of)
+    tally = _Tally(definition.skeleton, top, made_of)
     sample = Sample(SAMPLE_SIZE)
     expected = definition.splits.get(split)
     if expected is not None:
@@ -154,7 +136,7 @@ def check_split(
             findings.append(Finding(severity="error", code="unreadable-annotations", message=str(error)))
         else:
             findings += _counts(definition, split, tally)
-    findings += tally.findings()
+    findings += tally.findings() + _sides(definition.skeleton)
     return CheckReport(
         dataset=definition.name,
         split=split,
@@ -163,6 +145,7 @@ def check_split(
         num_subjects=len(tally.subjects),
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
         sample=tuple(sample.records),
+        related=tuple(tally.related.records),
     )
 
 
@@ -171,13 +154,17 @@ class _Tally:
     """Counts problems while records pass by.
 
     Attributes:
-        num_keypoints: K of the skeleton.
+        skeleton: of the dataset.
         root: of the download.
         made_of: as of :func:`check_split`.
         areas: px², annotated and of the box, of every body of which the annotation states one.
+        at_origin: (K,) labels at exactly (0, 0).
+        turned: images that viewers show turned or mirrored, by the reading that their labels fit.
+        deep: some images of more than 8 bits.
+        related: some records, with the sizes of their files.
     """
 
-    num_keypoints: int
+    skeleton: Skeleton
     root: AnyPath
     made_of: Callable[[str], str | None]
     num_images: int = 0
@@ -189,6 +176,15 @@ class _Tally:
     seen: dict[str, set[str]] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
     areas: list[tuple[float, float]] = field(default_factory=list)
+    at_origin: NDArray[np.int64] = field(init=False)
+    turned: Counter[str] = field(default_factory=Counter)
+    turned_examples: list[str] = field(default_factory=list)
+    num_deep: int = 0
+    deep: list[str] = field(default_factory=list)
+    related: Sample = field(default_factory=lambda: Sample(RELATED_SIZE))
+
+    def __post_init__(self) -> None:
+        self.at_origin = np.zeros(self.skeleton.num_keypoints, np.int64)
 
     def look_at(self, item: Record | Reject) -> None:
         if isinstance(item, Reject):
@@ -204,6 +200,7 @@ class _Tally:
                 self.subjects.add(instance.subject_id)
             self._once("duplicate-instance-id", instance.id, item.image)
             self._look_at_instance(instance, f"{item.image}, instance {instance.id}", width, height)
+        self.related.offer(replace(item, width=width, height=height))
 
     def findings(self) -> list[Finding]:
         found = []
@@ -221,10 +218,52 @@ class _Tally:
                     examples=tuple(f"{reject.source}: {reject.detail}" for reject in rejects[:MAX_EXAMPLES]),
                 )
             )
-        problem = impossible_areas(*np.array(self.areas, np.float64).reshape(-1, 2).T)
-        if problem is not None:
+        areas = np.array(self.areas, np.float64).reshape(-1, 2).T
+        if (problem := impossible_areas(*areas)) is not None:
             found.append(Finding(severity="error", code="impossible-areas", message=problem))
-        return found
+        if (problem := areas_of_boxes(*areas)) is not None:
+            found.append(Finding(severity="warning", code="areas-are-boxes", message=problem))
+        bodies = columns_of(self.related.records, self.skeleton.num_keypoints)
+        return [*found, *self._origins(), *self._turned(), *self._depths(), *relations(bodies, self.skeleton)]
+
+    def _origins(self) -> list[Finding]:
+        if not self.at_origin.any():
+            return []
+        named = zip(self.skeleton.names, self.at_origin.tolist(), strict=True)
+        listed = ", ".join(f"{name} {count}" for name, count in named if count)
+        message = (
+            f"{self.at_origin.sum()} labelled points lie at exactly (0, 0) ({listed}): where a missing point is "
+            "written so, say reader_options: {zero_is_missing: true} in dataset.yaml"
+        )
+        return [Finding(severity="warning", code="labelled-at-origin", message=message)]
+
+    def _turned(self) -> list[Finding]:
+        if not self.turned:
+            return []
+        counts = ", ".join(f"{reading} {count}" for reading, count in sorted(self.turned.items()))
+        upright = self.turned["upright"] > self.turned["stored"]
+        advice = (
+            "the labels are those of the upright picture: add the stage {stage: orient, options: {annotated: shown}}"
+            if upright
+            else "labels are taken to mean the stored pixels; if viewers show them right, add the stage "
+            "{stage: orient, options: {annotated: shown}}"
+        )
+        message = f"images are stored turned or mirrored (EXIF), and their labels fit: {counts}; {advice}"
+        count, examples = self.turned.total(), tuple(self.turned_examples)
+        severity: Severity = "error" if upright else "warning"
+        return [Finding(severity=severity, code="stored-turned", message=message, count=count, examples=examples)]
+
+    def _depths(self) -> list[Finding]:
+        if not self.num_deep:
+            return []
+        ranges = [found for name in self.deep if (found := value_range(self.root / name)) is not None]
+        low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 65535)
+        message = (
+            f"images have 16 bits per value, and models see 8; values from {low} to {high} in {len(ranges)} of them; "
+            f"say what is black and what is white: {{stage: scale_range, options: {{low: {low}, high: {high}}}}}"
+        )
+        examples = tuple(self.deep[:MAX_EXAMPLES])
+        return [Finding(severity="warning", code="16-bit", message=message, count=self.num_deep, examples=examples)]
 
     def _add(self, code: str, example: str) -> None:
         self.counts[code] += 1
@@ -246,7 +285,7 @@ class _Tally:
                 self._add("missing-image", made_of)
             return record.width, record.height
         try:
-            size = _examine(self.root / record.image)
+            size, orientation, bits = examine(self.root / record.image)
         except FileNotFoundError:
             self._add("missing-image", record.image)
             return record.width, record.height
@@ -256,7 +295,17 @@ class _Tally:
         if size is None:
             self._add("truncated-image", record.image)
             return record.width, record.height
-        if (record.width and record.width != size.width) or (record.height and record.height != size.height):
+        if bits > 8:
+            self.num_deep += 1
+            if len(self.deep) < _DECODED_SIZE:
+                self.deep.append(record.image)
+        differs = (record.width and record.width != size.width) or (record.height and record.height != size.height)
+        if orientation != 1:
+            self.turned[fitting_reading(record, size, orientation)] += 1
+            self.turned_examples += [record.image][: MAX_EXAMPLES - len(self.turned_examples)]
+            if orientation in TRANSPOSED and (record.width, record.height) == (size.height, size.width):
+                return record.width, record.height
+        if differs:
             stated = f"{record.width}x{record.height}"
             self._add("size-mismatch", f"{record.image} is {size.width}x{size.height}, annotated as {stated}")
         return size.width, size.height
@@ -274,9 +323,10 @@ class _Tally:
         elif instance.area_rule == "annotated" and w * h > 0 and not instance.is_crowd:
             self.areas.append((instance.area, w * h))
         points = instance.keypoints
-        if points.shape != (self.num_keypoints, 3):
-            self._add("wrong-keypoint-count", f"{where}: shape {points.shape}, not ({self.num_keypoints}, 3)")
+        if points.shape != (self.skeleton.num_keypoints, 3):
+            self._add("wrong-keypoint-count", f"{where}: shape {points.shape}, not ({self.skeleton.num_keypoints}, 3)")
             return
+        self.at_origin += (points[:, 2] > 0) & (points[:, :2] == 0).all(axis=1)
         wrong = points[~np.isin(points[:, 2], (0, 1, 2)), 2]
         if wrong.size:
             self._add("flag-out-of-range", f"{where}: {wrong[0]:g}")
@@ -295,28 +345,22 @@ class _Tally:
                 self._add("point-outside-image", f"{where}: ({px:g}, {py:g}) in {width}x{height}")
 
 
-def _examine(path: AnyPath) -> ImageSize | None:
-    """Size of an image file, or None if its end is missing.
-
-    Raises:
-        ImageHeaderError: no size can be read.
-        OSError: no file can be read.
-    """
-    with open_regular(path) as file:
-        head = file.read(HEADER_BYTES)
-        tail = head
-        if len(head) == HEADER_BYTES:
-            length = file.seek(0, 2)
-            file.seek(max(0, length - HEADER_BYTES))
-            tail = file.read()
-        try:
-            size = image_size(head)
-        except ImageHeaderError:
-            if len(head) < HEADER_BYTES:
-                raise
-            file.seek(0)
-            size = image_size(file.read())
-    return size if has_end_mark(tail, size.format) else None
+def _sides(skeleton: Skeleton) -> list[Finding]:
+    findings = []
+    wrong = wrong_partners(skeleton)
+    missing = [item for item in wrong if item.partner is None]
+    crossed = [item for item in wrong if item.partner is not None]
+    if missing:
+        listed = ", ".join(f"{item.name}: {item.expected}" for item in missing)
+        message = f"points whose names have a side, but no mirror partner; say flip in the skeleton ({listed})"
+        findings.append(Finding(severity="warning", code="no-mirror-partner", message=message))
+    if crossed:
+        listed = ", ".join(
+            f"{item.name} ↔ {item.partner}{f', not {item.expected}' if item.expected else ''}" for item in crossed
+        )
+        message = f"points are mirrored to another part of the body, by their names ({listed})"
+        findings.append(Finding(severity="warning", code="crossed-mirror-partners", message=message))
+    return findings
 
 
 def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Finding]:

@@ -20,6 +20,48 @@ from posecore.evaluation.wholebody import evaluate_wholebody
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 
+_OKS_PROTOCOLS = frozenset({"oks", "oks_per_category", "wholebody", "crowdpose", "aic"})
+
+
+def protocol_problem(definition: EvaluationDefinition, skeleton: Skeleton) -> str | None:
+    """Why a skeleton cannot be judged by a protocol, known before there are predictions; None if it can.
+
+    A sentence without the place, such as ``point tail has no OKS constant …``.
+    """
+    protocol = PROTOCOLS[definition.protocol]
+    unknown = sorted(set(definition.options) - set(protocol.options))
+    if unknown:
+        has = ", ".join(protocol.options) or "none"
+        return f"protocol {definition.protocol} has no option {', '.join(unknown)}; it has {has}."
+    if definition.protocol in _OKS_PROTOCOLS:
+        without = [point.name for point in skeleton.keypoints if point.oks_sigma is None]
+        if without:
+            listed = f"{', '.join(without[:4])}{', …' if len(without) > 4 else ''}"
+            return (
+                f"protocol {definition.protocol} divides by an OKS constant per point; skeleton {skeleton.name} has "
+                f"none for {listed}; give each keypoint an oks_sigma, or choose the pck, torso or pixel protocol."
+            )
+    for option, default in _NAMED_POINTS.get(definition.protocol, {}).items():
+        named = definition.options.get(option, list(default))
+        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
+            return f"option {option} of protocol {definition.protocol} must be a list of names of points."
+        strange = [str(name) for name in named if name not in skeleton.names]
+        if strange and (option in definition.options or definition.protocol == "torso"):
+            native = {point.union: point.name for point in skeleton.keypoints}
+            hint = f"; here {strange[0]} is called {native[strange[0]]}" if strange[0] in native else ""
+            return (
+                f"protocol {definition.protocol} measures by {option}: {', '.join(strange)}, which skeleton "
+                f"{skeleton.name} does not have{hint}; name points of the dataset's own in evaluation.options.{option}."
+            )
+    return None
+
+
+_NAMED_POINTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "torso": {"neck": ("left_shoulder", "right_shoulder"), "hip": ("left_hip", "right_hip")},
+    "pckh": {"excluded": ()},
+}
+"""Options that name points, with what is meant where they are left out."""
+
 
 def evaluate(
     definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions

@@ -244,3 +244,58 @@ def test_an_image_that_is_a_pipe_is_not_waited_for(download: Download) -> None:
     path.unlink()
     os.mkfifo(path)
     assert only_finding(download.check()) == ("error", "unreadable-image", 1)
+
+
+def test_labels_at_the_origin_are_counted_by_name(download: Download) -> None:
+    for annotation in download.document["annotations"]:
+        annotation["keypoints"][:3] = [0, 0, 2]
+    found = {item.code: item for item in download.check().findings}["labelled-at-origin"]
+    assert "2 labelled points lie at exactly (0, 0) (nose 2)" in found.message
+
+
+def test_pictures_of_16_bits_are_met_with_their_range(download: Download) -> None:
+    pixels = np.zeros((30, 40), np.uint16)
+    pixels[3, 4], pixels[5, 5] = 4000, 16
+    cv2.imwrite(str(download.root / "images" / "b.png"), pixels)
+    found = {item.code: item for item in download.check().findings}["16-bit"]
+    assert (found.count, found.examples) == (1, ("images/b.png",))
+    assert "{stage: scale_range, options: {low: 0, high: 4000}}" in found.message
+
+
+@pytest.mark.parametrize(
+    ("stated", "reach", "severity", "reading"),
+    [((40, 30), 28, "warning", "either 1"), ((30, 40), 28, "error", "upright 1"), (None, 38, "error", "upright 1")],
+)
+def test_turned_pictures_are_counted_by_the_reading_their_labels_fit(
+    download: Download, stated: tuple[int, int] | None, reach: int, severity: str, reading: str
+) -> None:
+    """Stored 40 wide and 30 high, shown 30 wide and 40 high."""
+    data = (download.root / "images" / "a.jpg").read_bytes()
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (2 + 6 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    (download.root / "images" / "a.jpg").write_bytes(data[:2] + segment + data[2:])
+    image = download.document["images"][0]
+    del image["width"], image["height"]
+    if stated is not None:
+        image["width"], image["height"] = stated
+    download.document["annotations"][0] |= {"bbox": [1, 1, 25, reach - 1], "keypoints": [5, 5, 2, 9, reach, 2]}
+    found = {item.code: item for item in download.check().findings}["stored-turned"]
+    assert (found.severity, found.count) == (severity, 1)
+    assert f"their labels fit: {reading};" in found.message
+
+
+def test_a_protocol_that_cannot_be_computed_is_an_error(download: Download, capsys: pytest.CaptureFixture[str]) -> None:
+    text = DEFINITION.replace(
+        "val: {annotations: annotations/val.json, images: images}",
+        "val: {annotations: annotations/val.json, images: images, use: eval}",
+    )
+    download.yaml.write_text(text)
+    download.check()
+    arguments = ["datasets", "check", str(download.yaml), "--root", str(download.root)]
+    assert cli.main(arguments) == 1
+    assert (
+        "error: evaluation: protocol oks divides by an OKS constant per point; skeleton tiny2 has none for nose, tail"
+        in (capsys.readouterr().out)
+    )
+    download.yaml.write_text(text + "evaluation: {protocol: pck}\n")
+    assert cli.main(arguments) == 0
