@@ -13,7 +13,7 @@ the same tenth:
 - the distance in steps between two samples of one shard, median, as a share of the epoch;
 - the share of samples with another sample of their subject in the same batch, subjects being runs of 30 images.
 
-    python benchmarks/remote_loading.py [--shards 104] [--images 40] [--latency 0.05] [--full-steps 40]
+    python benchmarks/remote_loading.py [--shards 104] [--images 100] [--latency 0.05] [--full-steps 12]
 """
 
 import argparse
@@ -37,7 +37,7 @@ from posecore.shards.store import ShardStore, open_store
 from tests.support.s3_server import Line, bucket, s3_server, upload
 from tests.support.tiny_store import instance, record, write_store
 
-BATCH, RANKS, STEP_S = 32, 2, 0.05
+BATCH, RANKS, STEP_S = 16, 2, 0.02
 SIZE = (64, 48)
 
 
@@ -101,7 +101,13 @@ def taken(folder: Path) -> int:
 def make_store(folder: Path, shards: int, images: int) -> ShardStore:
     """Writes the set."""
     records = [
-        record("people", row, [instance(f"{row}", 17, (5.0, 8.0, 100.0, 80.0))], width=160, height=120)
+        record(
+            "people",
+            row,
+            [instance(f"{row}-{place}", 17, (5.0, 8.0, 40.0, 30.0)) for place in range(2)],
+            width=56,
+            height=48,
+        )
         for row in range(shards * images)
     ]
     return write_store(folder, "people", (), records=records, images_per_shard=images)
@@ -179,9 +185,9 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--shards", type=int, default=104)
-    parser.add_argument("--images", type=int, default=40)
+    parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--latency", type=float, default=0.05)
-    parser.add_argument("--full-steps", type=int, default=40)
+    parser.add_argument("--full-steps", type=int, default=12)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as name, server() as address:
         folder = Path(name)

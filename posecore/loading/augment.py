@@ -31,6 +31,7 @@ _NORMAL = NormalDist()
 _BELOW = _NORMAL.cdf(-1.0)
 
 
+_DRAWN_AT_A_TIME = 1 << 18
 _LEAST_LOWER = 3
 _LEAST_CHOSEN = 2
 
@@ -220,6 +221,36 @@ def center_jitter(draws: NDArray[np.float64], config: AugmentConfig) -> NDArray[
     else:
         spread = draws[:, 1:] - 0.5
     return np.where(moves[:, None], config.center_jitter_extent * spread, 0.0)
+
+
+class RunJitter:
+    """How far the centres of n instances are moved, once for a whole run; only those that are moved take memory.
+
+    Args:
+        count: n.
+        config: share, distribution and extent.
+        random: of the run.
+    """
+
+    def __init__(self, count: int, config: AugmentConfig, random: np.random.Generator) -> None:
+        moved, moves = [], []
+        for start in range(0, count, _DRAWN_AT_A_TIME):
+            drawn = center_jitter(random.random((min(_DRAWN_AT_A_TIME, count - start), 3)), config)
+            here = np.flatnonzero(drawn.any(axis=1))
+            moved.append((here + start).astype(np.uint32))
+            moves.append(drawn[here])
+        self._moved = np.concatenate([np.empty(0, np.uint32), *moved])
+        self._moves = np.concatenate([*moves, np.zeros((1, 2))])  # the last of those that are not moved
+
+    def moves(self, instances: NDArray[np.int64]) -> NDArray[np.float64]:
+        """(m, 2) in units of width and height.
+
+        Args:
+            instances: (m,) which of the n.
+        """
+        place = np.searchsorted(self._moved, instances.astype(np.uint32))
+        is_moved = self._moved[np.minimum(place, len(self._moved) - 1)] == instances if len(self._moved) else False
+        return self._moves[np.where(is_moved, place, len(self._moved))]
 
 
 class RegionDraws(NamedTuple):

@@ -40,13 +40,17 @@ class ShardBlocks:
         block_bytes: what the shards of a block may have together. A block is at least one shard.
 
     Attributes:
+        shard: see above, and
+        shard_bytes, block_bytes: likewise.
         num_blocks: of a pass, at most.
     """
 
     def __init__(self, shard: NDArray[np.int64], shard_bytes: NDArray[np.int64], block_bytes: int) -> None:
-        used, self._shard = np.unique(shard, return_inverse=True)
-        self._bytes = shard_bytes[used]
-        total, largest = int(self._bytes.sum()), int(self._bytes.max(initial=0))
+        self.shard = shard.astype(np.int32, copy=False)
+        self.shard_bytes = shard_bytes
+        self.block_bytes = block_bytes
+        used = shard_bytes[np.bincount(self.shard, minlength=len(shard_bytes)) > 0]
+        total, largest = int(used.sum()), int(used.max(initial=0))
         if total <= block_bytes:
             self.num_blocks = 1
         elif block_bytes <= largest:
@@ -55,7 +59,7 @@ class ShardBlocks:
             # A block is of those that begin within the same part of the whole: at most that part and one shard.
             self.num_blocks = -(-total // (block_bytes - largest))
 
-    def order(self, image: NDArray[np.int64], number_of_pass: int, random: np.random.Generator) -> BlockedOrder:
+    def order(self, image: NDArray[np.integer], number_of_pass: int, random: np.random.Generator) -> BlockedOrder:
         """The order of one pass.
 
         Args:
@@ -63,10 +67,11 @@ class ShardBlocks:
             number_of_pass: counts the blocks on from those of earlier passes.
             random: of the pass.
         """
-        num_images, shard_of_image = int(image.max()) + 1, self._shard[np.unique(image, return_index=True)[1]]
-        permuted = random.permutation(len(self._bytes))
+        used, shard = np.unique(self.shard, return_inverse=True)
+        num_images, shard_of_image = int(image.max()) + 1, shard[np.unique(image, return_index=True)[1]]
+        permuted = random.permutation(len(used))
         block_of_shard = np.empty(len(permuted), np.int64)
-        block_of_shard[permuted] = self._cut(self._bytes[permuted])
+        block_of_shard[permuted] = self._cut(self.shard_bytes[used][permuted])
 
         by_shard = np.lexsort((random.random(num_images), shard_of_image))
         count = np.bincount(shard_of_image, minlength=len(permuted))
@@ -77,7 +82,7 @@ class ShardBlocks:
         rank[np.lexsort((time, block_of_shard[shard_of_image]))] = np.arange(num_images)
         instance = np.lexsort((random.random(len(image)), rank[image]))
 
-        width = np.bincount(self._shard, minlength=len(permuted)).astype(np.float64)
+        width = np.bincount(shard, minlength=len(permuted)).astype(np.float64)
         start = np.empty(len(permuted))
         start[permuted] = np.cumsum(width[permuted]) - width[permuted]
         of_block = np.bincount(block_of_shard, width, self.num_blocks)
@@ -86,7 +91,7 @@ class ShardBlocks:
         lane = (within[shard_of_image] + random.random(num_images) * width[shard_of_image]) / of_block[
             block_of_shard[shard_of_image]
         ]
-        block = block_of_shard[self._shard[instance]] + number_of_pass * _BLOCKS_PER_PASS
+        block = block_of_shard[shard[instance]] + number_of_pass * _BLOCKS_PER_PASS
         return BlockedOrder(instance, lane[image[instance]], block)
 
     def _cut(self, sizes: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -85,7 +85,11 @@ class EvalCrops:
         self._max_pixels = max_pixels
         self._depth = depth
         if rows is None:
-            rows = UsableInstances.of(store).rows if detections is None else np.arange(len(detections.image_rows))
+            rows = (
+                UsableInstances.of(store).rows.astype(np.int64)
+                if detections is None
+                else np.arange(len(detections.image_rows))
+            )
         self.rows = rows
         self._image_rows = store.instances["image_row"].to_numpy() if detections is None else detections.image_rows
         aspect_ratio, conventions = input_size[1] / input_size[0], self._conventions

@@ -33,6 +33,7 @@ from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
 from posecore.schema import BadSample, CropBatch, CropGroup
 from posecore.shards.answers import AnswerStore, Bodies
+from posecore.shards.cache import CacheConfig
 from posecore.shards.store import ShardStore
 
 _TRIES = 8
@@ -191,6 +192,7 @@ class Loader:
                 for entry in self._entries
                 if entry.name in block_bytes
             },
+            CacheConfig().scratch,
         )
         self._remote = [
             RemoteEntry(number, stores[entry.name], entry.instances)
@@ -275,8 +277,8 @@ class Loader:
         return _Block(
             steps=steps,
             dataset=np.take_along_axis(table.dataset[rows, self._slots], order, axis=1),
-            instance=np.take_along_axis(table.instance[rows, self._slots], order, axis=1),
-            number_of_pass=np.take_along_axis(table.number_of_pass[rows, self._slots], order, axis=1),
+            instance=np.take_along_axis(table.instance[rows, self._slots], order, axis=1).astype(np.int64),
+            number_of_pass=np.take_along_axis(table.number_of_pass[rows, self._slots], order, axis=1).astype(np.int64),
             row_of_slot=np.argsort(order, axis=1),
             images=[self._buffers.take() for _ in steps],
             depth=None if self._depth_shape is None else [np.empty(self._depth_shape, np.float32) for _ in steps],
@@ -299,7 +301,7 @@ class Loader:
         """The images of n crops."""
         rows = np.empty(len(instance), np.int64)
         for number, entry in enumerate(self._entries):
-            rows[dataset == number] = entry.instances.image_rows[instance[dataset == number]]
+            rows[dataset == number] = entry.instances.image_rows_of(instance[dataset == number])
         names = [entry.name for entry in self._entries]
         return [(names[number], row) for number, row in zip(dataset.tolist(), rows.tolist(), strict=True)]
 
@@ -369,7 +371,7 @@ class Loader:
             instance = instances.on_another_image(instance)
             other = entry.plan(np.array([instance]), plan.number_of_pass[crop : crop + 1], redrawn)
             try:
-                sample = cache.get((entry.name, int(instances.image_rows[instance])))
+                sample = cache.get((entry.name, int(instances.image_rows_of(np.array([instance]))[0])))
                 entry.cut(other, 0, sample, redrawn, out, depth)
             except IntegrityError as again:
                 error = again

@@ -17,10 +17,12 @@ The samples of all entries, each entry's spread evenly over the epoch, are then 
 quarter of a block at most, and those of a stretch, sorted by lane, into a piece for each slot.
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self, TypeAlias
+from pathlib import Path
+from typing import Any, Literal, Self, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +32,7 @@ from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.blocks import BlockStarts, ShardBlocks
+from posecore.loading.epochs import LEAST_SAMPLES, DrawnFiles, Epochs, EpochTable, read_arrays
 from posecore.loading.randomness import Purpose, generator
 
 _MOST_WINDOWS = 8
@@ -114,23 +117,6 @@ class MixtureConfig(Config):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class EpochTable:
-    """The instances of one epoch, S steps by G slots.
-
-    Attributes:
-        dataset: (S, G) int16, index of the mixture entry.
-        instance: (S, G) int64, index into the entry's instances.
-        number_of_pass: (S, G) int64, how many times the entry's instances had been gone through before.
-        blocks: of each entry that is read in blocks, by its index.
-    """
-
-    dataset: NDArray[np.int16]
-    instance: NDArray[np.int64]
-    number_of_pass: NDArray[np.int64]
-    blocks: Mapping[int, BlockStarts]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
 class _Draws:
     """What one entry gives to an epoch, in order.
 
@@ -156,6 +142,7 @@ class MixtureSampler:
         seed: of the run.
         global_batch: instances per step over all ranks.
         blocks: of the entries that are read in blocks, by name.
+        scratch: local folder in which large epochs are drawn once for all processes; None draws all in this process.
 
     Raises:
         ConfigError: an entry has no instances, or a share too small for one of them in a whole epoch.
@@ -168,6 +155,7 @@ class MixtureSampler:
         seed: int,
         global_batch: int,
         blocks: Mapping[str, ShardBlocks] | None = None,
+        scratch: Path | None = None,
     ) -> None:
         self.config = config
         self.seed = seed
@@ -179,7 +167,7 @@ class MixtureSampler:
                 f"mixture entry {', '.join(empty)}: nothing in it can be cropped (no body with a box, or, for training "
                 "on points, none with a labelled one); take it out of the mixture or ingest another split."
             )
-        self._images = [np.unique(images[name], return_inverse=True)[1].astype(np.int64) for name in names]
+        self._images = [_numbered(images[name]) for name in names]
         self._blocks = [(blocks or {}).get(name) for name in names]
         sizes = [len(image) for image in self._images]
         samples = config.samples_per_epoch or sum(sizes)
@@ -195,7 +183,11 @@ class MixtureSampler:
                 f"mixture entry {', '.join(undrawn)}: so small a share of an epoch of {self.draws.sum()} samples is "
                 "none, and the dataset would not be seen; raise its weight or samples_per_epoch, or take it out."
             )
-        self._tables: dict[int, EpochTable] = {}
+        self._epochs = Epochs(self.draw)
+        if scratch is not None and self.steps_per_epoch * global_batch >= LEAST_SAMPLES:
+            files = DrawnFiles(scratch / "orders", *self._description(), "posecore.loading.draw_order")
+            self._images = [files.arrays()[f"image-{entry}"] for entry in range(len(names))]
+            self._epochs = Epochs(files.table)
 
     @cached_property
     def stretch(self) -> int:
@@ -214,17 +206,42 @@ class MixtureSampler:
         return step // self.steps_per_epoch
 
     def table(self, epoch: int) -> EpochTable:
-        """All steps of one epoch; the latest two are kept."""
-        if epoch not in self._tables:
-            self._tables = {number: table for number, table in self._tables.items() if abs(number - epoch) == 1}
-            self._tables[epoch] = self._draw(epoch)
-        return self._tables[epoch]
+        """All steps of one epoch; the next is drawn meanwhile, and those before and after are kept."""
+        return self._epochs[epoch]
 
-    def _draw(self, epoch: int) -> EpochTable:
+    def _description(self) -> tuple[dict[str, object], dict[str, NDArray[Any]]]:
+        """What :meth:`described` makes the same sampler from."""
+        blocked = [(entry, blocks) for entry, blocks in enumerate(self._blocks) if blocks is not None]
+        arrays: dict[str, NDArray[Any]] = {f"image-{entry}": image for entry, image in enumerate(self._images)}
+        for entry, blocks in blocked:
+            arrays |= {f"shard-{entry}": blocks.shard, f"bytes-{entry}": blocks.shard_bytes}
+        settings: dict[str, object] = {
+            "mixture": self.config.model_dump(mode="json"),
+            "seed": self.seed,
+            "global_batch": self.global_batch,
+            "block_bytes": {str(entry): blocks.block_bytes for entry, blocks in blocked},
+        }
+        return settings, arrays
+
+    @classmethod
+    def described(cls, folder: Path) -> "MixtureSampler":
+        """The sampler of a folder of :class:`~posecore.loading.epochs.DrawnFiles`."""
+        settings, arrays = json.loads((folder / "settings.json").read_text()), read_arrays(folder)
+        config = MixtureConfig.model_validate(settings["mixture"])
+        names = [entry.name for entry in config.entries]
+        blocks = {
+            names[int(entry)]: ShardBlocks(arrays[f"shard-{entry}"], arrays[f"bytes-{entry}"], block_bytes)
+            for entry, block_bytes in settings["block_bytes"].items()
+        }
+        images = {name: arrays[f"image-{entry}"] for entry, name in enumerate(names)}
+        return cls(config, images, settings["seed"], settings["global_batch"], blocks)
+
+    def draw(self, epoch: int) -> EpochTable:
+        """Draws all steps of one epoch."""
         parts = [self._draws_of(entry, epoch) for entry in range(len(self._images))]
         dataset = np.repeat(np.arange(len(parts), dtype=np.int16), [len(part.instance) for part in parts])
-        instance = np.concatenate([part.instance for part in parts])
-        number_of_pass = np.concatenate([part.number_of_pass for part in parts])
+        instance = np.concatenate([part.instance.astype(np.uint32) for part in parts])
+        number_of_pass = np.concatenate([part.number_of_pass.astype(np.uint32) for part in parts])
         image = np.concatenate([self._images[entry][part.instance] for entry, part in enumerate(parts)])
 
         random = generator(Purpose.EPOCH_ORDER, self.seed, major=epoch)
@@ -289,6 +306,14 @@ class MixtureSampler:
         if blocks is None:
             return _Draws(np.concatenate(instances), np.concatenate(numbers))
         return _Draws(*(np.concatenate(column) for column in (instances, numbers, lanes, of_block)))
+
+
+def _numbered(image: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """(n,) the images numbered in rising order, without a gap."""
+    begins = image[1:] > image[:-1]
+    if (begins | (image[1:] == image[:-1])).all():  # which spares sorting them
+        return np.concatenate([np.zeros(1, np.uint32), np.cumsum(begins, dtype=np.uint32)])
+    return np.unique(image, return_inverse=True)[1].astype(np.uint32)
 
 
 def _starts(block: NDArray[np.int64], step: NDArray[np.int64]) -> BlockStarts:

@@ -86,7 +86,7 @@ class ShardPrefetch:
             end = min(stop, (epoch + 1) * length)
             rows = slice(start - epoch * length, end - epoch * length)
             instance = table.instance[rows, self._slots][table.dataset[rows, self._slots] == entry.index]
-            found.append(of_image[entry.instances.image_rows[instance]])
+            found.append(of_image[entry.instances.image_rows_of(instance)])
             start = end
         shards, first = np.unique(np.concatenate([np.empty(0, np.int64), *found]), return_index=True)
         return shards[np.argsort(first)].tolist()

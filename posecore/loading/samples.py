@@ -12,6 +12,8 @@ from posecore.geometry import clip_bbox_xywh
 from posecore.loading.crop import DepthMap, decode_depth, decode_image
 from posecore.shards.store import ShardStore
 
+_ROWS_AT_A_TIME = 1 << 18
+
 ImageKey: TypeAlias = tuple[str, int]
 """An image: the name of its store, and its row of ``images.parquet``."""
 
@@ -91,26 +93,62 @@ class SampleCache:
             self._bytes -= sample.nbytes
 
 
-@dataclass(frozen=True, slots=True, eq=False)
 class UsableInstances:
-    """The instances of a store to crop.
+    """The instances of a store to crop; where they are is looked up when it is asked, as of millions it is gigabytes.
 
     Attributes:
-        rows: (n,) rows of ``index.parquet``; of ``images.parquet`` where whole images are taken.
-        image_rows: (n,) rows of ``images.parquet``.
-        bbox_xywh: (n, 4) boxes in image pixels, clipped if the dataset's conventions say so.
+        rows: (n,) uint32 rows of ``index.parquet``; of ``images.parquet`` where whole images are taken.
         image_bytes: size of all their images together, decoded.
     """
 
-    rows: NDArray[np.int64]
-    image_rows: NDArray[np.int64]
-    bbox_xywh: NDArray[np.float64]
-    image_bytes: int
+    def __init__(self, store: ShardStore, rows: NDArray[np.integer], *, are_images: bool = False) -> None:
+        self.rows = rows.astype(np.uint32)
+        self._height, self._width = (store.images[side].to_numpy() for side in ("height", "width"))
+        self._boxes = None if are_images else [store.instances[f"bbox_{side}"].to_numpy() for side in "xywh"]
+        self._image_row = None if are_images else store.instances["image_row"].to_numpy()
+        self._clips = store.manifest.definition.conventions.clip_boxes
+        is_used = np.zeros(store.num_images, np.bool_)
+        is_used[self.image_rows] = True
+        self.image_bytes = 3 * int((self._height[is_used].astype(np.int64) * self._width[is_used]).sum())
+
+    @property
+    def image_rows(self) -> NDArray[np.int64]:
+        """(n,) rows of ``images.parquet``."""
+        return self.image_rows_of(slice(None))
+
+    def image_rows_of(self, instances: NDArray[np.int64] | slice) -> NDArray[np.int64]:
+        """Of some of them.
+
+        Args:
+            instances: (m,) indices into :attr:`rows`.
+        """
+        rows = self.rows[instances]
+        return rows.astype(np.int64) if self._image_row is None else self._image_row[rows]
+
+    @property
+    def bbox_xywh(self) -> NDArray[np.float64]:
+        """(n, 4) boxes in image pixels, clipped if the dataset's conventions say so."""
+        return self.bbox_xywh_of(slice(None))
+
+    def bbox_xywh_of(self, instances: NDArray[np.int64] | slice) -> NDArray[np.float64]:
+        """(m, 4) :attr:`bbox_xywh` of some of them.
+
+        Args:
+            instances: (m,) indices into :attr:`rows`.
+        """
+        image_rows = self.image_rows_of(instances)
+        height, width = self._height[image_rows], self._width[image_rows]
+        if self._boxes is None:
+            sides = np.stack([width, height], axis=-1).astype(np.float64)
+            return np.concatenate([np.zeros_like(sides), sides], axis=1)
+        rows = self.rows[instances]
+        boxes = np.stack([side[rows] for side in self._boxes], axis=-1)
+        return clip_bbox_xywh(boxes, (height, width)) if self._clips else boxes
 
     def on_another_image(self, instance: int) -> int:
         """The next instance that is on another image, after the last the first; the same one if there is no other."""
         others = np.flatnonzero(np.roll(self.image_rows != self.image_rows[instance], -instance))
-        return instance if not len(others) else (instance + int(others[0])) % len(self.image_rows)
+        return instance if not len(others) else (instance + int(others[0])) % len(self.rows)
 
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":
@@ -125,33 +163,15 @@ class UsableInstances:
     @classmethod
     def whole_images(cls, store: ShardStore) -> "UsableInstances":
         """Takes every image as one instance, those without a body as well."""
-        heights, widths = (store.images[side].to_numpy().astype(np.int64) for side in ("height", "width"))
-        rows = np.arange(store.num_images)
-        corners = np.zeros((store.num_images, 2))
-        return cls(
-            rows=rows,
-            image_rows=rows,
-            bbox_xywh=np.concatenate([corners, np.stack([widths, heights], axis=-1)], axis=1),
-            image_bytes=3 * int((heights * widths).sum()),
-        )
+        return cls(store, np.arange(store.num_images), are_images=True)
 
     @classmethod
     def _with_boxes(cls, store: ShardStore, wanted: NDArray[np.bool_]) -> "UsableInstances":
-        table = store.instances
-        image_rows = table["image_row"].to_numpy()
-        heights, widths = (store.images[side].to_numpy() for side in ("height", "width"))
-        chosen = wanted & ~table["is_crowd"].to_numpy()
-        conventions = store.manifest.definition.conventions
-        boxes = np.stack([table[f"bbox_{side}"].to_numpy() for side in "xywh"], axis=-1)
-        if conventions.clip_boxes:
-            boxes = clip_bbox_xywh(boxes, (heights[image_rows], widths[image_rows]))
-        if conventions.box_source == "bbox":
-            chosen &= (boxes[:, 2:] > 0).all(axis=1)
-        rows = np.flatnonzero(chosen)
-        images = np.unique(image_rows[rows])
-        return cls(
-            rows=rows,
-            image_rows=image_rows[rows],
-            bbox_xywh=boxes[rows],
-            image_bytes=3 * int((heights[images].astype(np.int64) * widths[images]).sum()),
-        )
+        chosen = cls(store, np.flatnonzero(wanted & ~store.instances["is_crowd"].to_numpy()))
+        if store.manifest.definition.conventions.box_source != "bbox":
+            return chosen
+        has_extent = np.empty(len(chosen.rows), np.bool_)
+        for start in range(0, len(has_extent), _ROWS_AT_A_TIME):
+            part = slice(start, start + _ROWS_AT_A_TIME)
+            has_extent[part] = (chosen.bbox_xywh_of(part)[:, 2:] > 0).all(axis=1)
+        return chosen if has_extent.all() else cls(store, chosen.rows[has_extent])

@@ -14,6 +14,7 @@ from posecore.loading.augment import (
     LateAugmentConfig,
     Region,
     RegionDraws,
+    RunJitter,
     augment_regions,
     center_jitter,
 )
@@ -29,16 +30,16 @@ from posecore.shards.store import ShardStore
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Phase:
-    """An augmentation and the box centres it starts from.
+    """An augmentation and how it moves box centres.
 
     Attributes:
         augment: how crops change.
-        center: (n, 2) x, y in image pixels, moved where that is done once per run.
+        run_jitter: where they are moved once per run.
         jitters: whether they are moved in every sample.
     """
 
     augment: AugmentConfig
-    center: NDArray[np.float64]
+    run_jitter: RunJitter | None
     jitters: bool
 
 
@@ -96,18 +97,14 @@ class TrainingCrops:
                 f"mixture entry {name}: a blanket lies below the upper body, and skeleton {skeleton.name} says of no "
                 "point that it is (part: upper); say so there, or set augment.blanket_probability to 0."
             )
-        padding = self._conventions.padding
         self._of_boxes = self._conventions.box_source == "bbox" or bodies == "images"
-        if self._of_boxes:
-            boxes = self.instances.bbox_xywh
-            center, self._scale = bbox_to_center_scale(boxes, self._aspect_ratio, padding)
-            self._padded_size = boxes[:, 2:] * padding
-        else:
-            region = instance_regions(store, self.instances.rows, self._aspect_ratio, self._conventions)
-            center, self._scale = region.center, region.scale
-            self._padded_size = store.labels.center_scale(self.instances.rows)[1] * padding
-        self._early = self._phase(augment, center)
-        self._late = None if late is None else (late.from_pass, self._phase(late.augment, center))
+        self._stored = None
+        if not self._of_boxes:
+            rows = self.instances.rows.astype(np.int64)
+            region = instance_regions(store, rows, self._aspect_ratio, self._conventions)
+            self._stored = region, store.labels.center_scale(rows)[1] * self._conventions.padding
+        self._early = self._phase(augment)
+        self._late = None if late is None else (late.from_pass, self._phase(late.augment))
         self._paints = any(phase.paints for phase in _phases(augment, late))
         self.answers = answers
         if answers is not None:
@@ -115,13 +112,13 @@ class TrainingCrops:
             wanted = crop_terms(store, augment, late, input_size, self._conventions, bodies)
             refuse_other_terms(answers.folder, answers.manifest.terms.crops, wanted)
 
-    def _phase(self, augment: AugmentConfig, center: NDArray[np.float64]) -> _Phase:
+    def _phase(self, augment: AugmentConfig) -> _Phase:
         how = augment.center_jitter if self._conventions.center_jitter else "off"
+        jitter = None
         if how == "per_run" and self._of_boxes:
-            sizes = self.instances.bbox_xywh[:, 2:]
-            draws = generator(Purpose.CENTER_JITTER, self._seed, self.name).random((len(sizes), 3))
-            center = center + center_jitter(draws, augment) * sizes
-        return _Phase(augment, center, how == "per_sample")
+            random = generator(Purpose.CENTER_JITTER, self._seed, self.name)
+            jitter = RunJitter(len(self.instances.rows), augment, random)
+        return _Phase(augment, jitter, how == "per_sample")
 
     @property
     def num_keypoints(self) -> int:
@@ -136,7 +133,7 @@ class TrainingCrops:
             number_of_pass: (n,) how many times the dataset had been gone through before; every pass is augmented anew.
             redrawn: of the calling thread.
         """
-        rows, count = self.instances.rows[instances], len(instances)
+        rows, count = self.instances.rows[instances].astype(np.int64), len(instances)
         if self._labels is None:
             keypoints = np.zeros((count, self.num_keypoints, 2), np.float32)
             state = np.full((count, self.num_keypoints), KeypointState.UNLABELLED, np.uint8)
@@ -154,7 +151,7 @@ class TrainingCrops:
             rows,
             number_of_pass,
             region,
-            self._image_widths[self.instances.image_rows[instances]],
+            self._image_widths[self.instances.image_rows_of(instances)],
             keypoints,
             state,
             self.definition.skeleton,
@@ -234,8 +231,16 @@ class TrainingCrops:
         redrawn: Redrawn,
     ) -> Region:
         """The regions of n crops of one phase."""
-        rows, padded_size = self.instances.rows[instances], self._padded_size[instances]
-        center, moves = phase.center[instances], None
+        rows, moves = self.instances.rows[instances].astype(np.int64), None
+        if self._stored is None:
+            boxes = self.instances.bbox_xywh_of(instances)
+            center, scale = bbox_to_center_scale(boxes, self._aspect_ratio, self._conventions.padding)
+            padded_size = boxes[:, 2:] * self._conventions.padding
+        else:
+            region, padded_sizes = self._stored
+            center, scale, padded_size = region.center[instances], region.scale[instances], padded_sizes[instances]
+        if phase.run_jitter is not None:
+            center = center + phase.run_jitter.moves(instances) * boxes[:, 2:]
         if phase.jitters:
             draws = np.empty((len(rows), 3))
             each = redrawn.each(Purpose.CENTER_JITTER, self._seed, self.name, number_of_pass, rows)
@@ -244,11 +249,11 @@ class TrainingCrops:
             moves = center_jitter(draws, phase.augment)
             if phase.augment.center_jitter_distribution != "truncated":  # which moves what is cropped, a half body too
                 if self._of_boxes:
-                    center = center + moves * self.instances.bbox_xywh[instances, 2:]
+                    center = center + moves * boxes[:, 2:]
                 moves = None
         each = redrawn.each(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, rows)
         return augment_regions(
-            Region(center, self._scale[instances]),
+            Region(center, scale),
             padded_size,
             keypoints,
             labelled,

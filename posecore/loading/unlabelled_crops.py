@@ -57,14 +57,13 @@ class UnlabelledCrops:
         self._config = config
         self._aspect_ratio = input_size[1] / input_size[0]
         self._seed = seed
-        image_rows = self.instances.image_rows
-        self._sizes = np.stack([store.images[side].to_numpy()[image_rows] for side in ("height", "width")], axis=-1)
-        if of_bodies:
-            conventions = HeadConventions().on(store.manifest.definition.conventions)
-            self._areas = instance_regions(store, self.instances.rows, self._aspect_ratio, conventions)
-        else:
-            extent = self._sizes[:, ::-1].astype(np.float64)
-            self._areas = Region(extent / 2, extent)
+        self._store = store
+        self._of_bodies = of_bodies
+        self._conventions = HeadConventions().on(store.manifest.definition.conventions)
+        self._sides = [store.images[side].to_numpy() for side in ("height", "width")]
+        if of_bodies and self._conventions.box_source == "center_scale":
+            rows = self.instances.rows.astype(np.int64)
+            instance_regions(store, rows, self._aspect_ratio, self._conventions)  # which refuses what has no centre
 
     def plan(self, instances: NDArray[np.int64], number_of_pass: NDArray[np.int64], redrawn: Redrawn) -> CropPlan:
         """Plans n crops; each is a function of seed, entry, pass and instance, whoever asks, when, and beside what.
@@ -74,12 +73,18 @@ class UnlabelledCrops:
             number_of_pass: (n,) how many times the dataset had been gone through before.
             redrawn: of the calling thread.
         """
-        rows, count = self.instances.rows[instances], len(instances)
+        rows, count = self.instances.rows[instances].astype(np.int64), len(instances)
+        image_rows = self.instances.image_rows_of(instances)
+        sizes = np.stack([side[image_rows] for side in self._sides], axis=-1)
+        if self._of_bodies:
+            areas = instance_regions(self._store, rows, self._aspect_ratio, self._conventions)
+        else:
+            extent = sizes[:, ::-1].astype(np.float64)
+            areas = Region(extent / 2, extent)
         windows, flips = np.empty((count, 4), np.int64), np.empty(count)
         each = redrawn.each(Purpose.AUGMENTATION, self._seed, self.name, number_of_pass, rows)
-        for place, (random, instance) in enumerate(zip(each, instances.tolist(), strict=True)):
-            area = Region(self._areas.center[instance], self._areas.scale[instance])
-            height, width = self._sizes[instance].tolist()
+        for place, (random, (height, width)) in enumerate(zip(each, sizes.tolist(), strict=True)):
+            area = Region(areas.center[place], areas.scale[place])
             windows[place] = draw_window(area, (height, width), self._aspect_ratio, self._config, random)
             flips[place] = random.random()
         start, stop = windows[:, :2], windows[:, 2:]

@@ -87,7 +87,7 @@ class AnswerWriter:
     @property
     def rows(self) -> NDArray[np.int64]:
         """Instances with an answer, as rows of ``index.parquet``."""
-        return self._crops(False).instances.rows
+        return self._crops(False).instances.rows.astype(np.int64)
 
     def write(self, number: int) -> AnswerCommit:
         """Writes a shard, or keeps the one that is there if it is whole and made from the same.
@@ -133,7 +133,7 @@ class AnswerWriter:
             instances = np.array([batch[place][0] for place in places], np.int64)
             plan = crops.plan(instances, np.zeros_like(instances), redrawn)
             for index, (place, image_row) in enumerate(
-                zip(places, crops.instances.image_rows[instances].tolist(), strict=True)
+                zip(places, crops.instances.image_rows_of(instances).tolist(), strict=True)
             ):
                 crops.cut(plan, index, cache.get((_NAME, image_row)), redrawn, images[place])
             plans.append(plan)

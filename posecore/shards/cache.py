@@ -40,21 +40,22 @@ def _bytes_of_machine() -> int:
         raise ConfigError(f"POSECORE_CACHE_BYTES: {text!r} is no number of bytes; give one such as 64e9.") from None
 
 
-def _folder_of_machine() -> Path:
-    return Path(os.environ.get("POSECORE_CACHE") or Path.home() / ".cache" / "posecore")
-
-
 class CacheConfig(Config):
-    """Where remote shards are kept.
+    """Where remote shards are kept, and tables that are mapped.
 
     Attributes:
         folder: local folder; None takes POSECORE_CACHE, else ``~/.cache/posecore``.
-        max_bytes: the least recently read shards are removed, so that never more is taken; None takes
+        max_bytes: of shards; the least recently read are removed, so that never more is taken; None takes
             POSECORE_CACHE_BYTES, else 64 GiB.
     """
 
     folder: Path | None = None
     max_bytes: int | None = Field(default=None, gt=0)
+
+    @property
+    def scratch(self) -> Path:
+        """The folder."""
+        return self.folder or Path(os.environ.get("POSECORE_CACHE") or Path.home() / ".cache" / "posecore")
 
 
 class ShardCache:
@@ -67,7 +68,7 @@ class ShardCache:
     """
 
     def __init__(self, config: CacheConfig) -> None:
-        self.folder = (config.folder or _folder_of_machine()) / "shards"
+        self.folder = config.scratch / "shards"
         self.max_bytes = config.max_bytes or _bytes_of_machine()
         self.num_fetched = 0
 

@@ -1,5 +1,7 @@
 """What ``index.parquet`` says of every body's points, as arrays, so that nobody opens a record to cut a crop."""
 
+from functools import cached_property
+
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
@@ -51,7 +53,12 @@ class Labels:
         Args:
             rows: (n,) of ``index.parquet``.
         """
-        return _pairs(self._instances["center"])[rows], _pairs(self._instances["scale"])[rows]
+        center, scale = self._centers_and_scales
+        return center[rows], scale[rows]
+
+    @cached_property
+    def _centers_and_scales(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        return _pairs(self._instances["center"]), _pairs(self._instances["scale"])
 
 
 def with_fewer_labels(instances: pa.Table, rows: NDArray[np.int64], points: NDArray[np.int64]) -> pa.Table:

@@ -27,6 +27,7 @@ from posecore.shards.corrections import Corrections
 from posecore.shards.index import with_present_names
 from posecore.shards.labels import Labels, with_fewer_labels
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, ShardEntry, read_manifest
+from posecore.shards.mapped import LEAST_ROWS, MappedTable, mapped_table
 from posecore.shards.masks import UnifiedMasks, decode_state
 from posecore.shards.open_files import OpenFiles
 from posecore.shards.remote import read_whole
@@ -94,8 +95,9 @@ class ShardStore:
     def __init__(self, location: AnyPath, cache: CacheConfig, corrections: Corrections | None = None) -> None:
         self.location = location
         self.manifest: Manifest = read_manifest(location)
-        self.images: pa.Table = self._read_table(IMAGES_NAME)
-        self.instances: pa.Table = self._read_table(INSTANCES_NAME)
+        self._mapped: list[MappedTable] = []
+        self.images: pa.Table = self._read_table(IMAGES_NAME, self.manifest.num_images, cache)
+        self.instances: pa.Table = self._read_table(INSTANCES_NAME, self.manifest.num_instances, cache)
         self.corrections = corrections
         if corrections is not None:
             corrections.check(self.manifest)
@@ -293,8 +295,15 @@ class ShardStore:
         assert isinstance(path, Path), path
         return path
 
-    def _read_table(self, name: str) -> pa.Table:
-        return with_present_names(pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks())
+    def _read_table(self, name: str, num_rows: int, cache: CacheConfig) -> pa.Table:
+        if num_rows < LEAST_ROWS:
+            return with_present_names(pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks())
+        path = self.location / name
+        try:
+            self._mapped.append(mapped_table(path, self.manifest.files[name], cache.scratch / "tables"))
+        except FileNotFoundError:
+            raise IntegrityError(f"{path}: the table is missing; {REPAIR}.") from None
+        return with_present_names(self._mapped[-1].table)
 
     def _read_file(self, name: str) -> bytes:
         path = self.location / name
