@@ -78,7 +78,7 @@ class Job:
 
     def checkpoints(self) -> list[Path]:
         """Folders of the finished ones, oldest first."""
-        return sorted(path.parent for path in self.run_folder.glob("training/*/*/train/step_*/manifest.json"))
+        return sorted(path.parent for path in self.run_folder.glob("training/*/*/checkpoints/step_*/manifest.json"))
 
     def model(self) -> Path:
         """The file of the trained weights."""

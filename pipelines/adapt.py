@@ -25,9 +25,9 @@ from pathlib import Path
 
 from rich.console import Console
 
-from posecore.cluster.connection import connect_to_ray
+from posecore.cluster.launch import launched
 from posecore.errors import DatasetError
-from posecore.lineage.steps import Reuse, StepResult, Workflow
+from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
@@ -42,22 +42,25 @@ from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.results import (
     changes_table,
     outcome,
-    register_step,
+    register_child,
     report_step,
     verdict,
     verdict_word,
 )
 from posecore.workflows.adaptation.start import Start, make_start, plan_table
 from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.command_line import Flags, read_job
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
+from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
+from posecore.workflows.machines import Machines
 from posecore.workflows.protocol_check import check_protocols
-from posecore.workflows.steps import Flags, Split, audit_step, check_places, ingest_splits, run_job
+from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
 
 
-def run(config: AdaptationJob, reuse: Reuse) -> None:
+def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     config = config.taking_part()
@@ -79,9 +82,9 @@ def run(config: AdaptationJob, reuse: Reuse) -> None:
         console.print(f"note      {config.target}: its head begins at chance, so the parent is not compared on it.")
     planned = plan_table(config, method, start)
     console.print(planned)
-    connect_to_ray()
+    machines.connect()
 
-    with Workflow(tracking, config.name, config.folder, config, reuse=reuse) as workflow:
+    with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
@@ -97,7 +100,7 @@ def run(config: AdaptationJob, reuse: Reuse) -> None:
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
         judged = outcome(config, start, evaluation, before, after)
-        registered = register_step(workflow, config, parent, child, splits, judged, leaks)
+        registered = register_child(workflow, config, parent, child, splits, judged, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         checks = verdict(config, start, evaluation, judged, tracking, version)
         report = report_step(workflow, config, start, child, judged, labels, target, checks, version)
@@ -147,7 +150,7 @@ def with_own_proportions(method: AdaptationConfig, config: AdaptationJob, checke
 
 
 def train(
-    workflow: Workflow,
+    workflow: JobWorkflow,
     config: AdaptationJob,
     method: AdaptationConfig,
     parent: FetchedModel,
@@ -214,7 +217,7 @@ FLAGS = Flags(declare, overrides)
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return run_job(__doc__, AdaptationJob, run, arguments, FLAGS)
+    return launched(read_job(__doc__, AdaptationJob, run, arguments, FLAGS))
 
 
 if __name__ == "__main__":

@@ -28,8 +28,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from posecore.cluster.actors import ActorSettings
-from posecore.cluster.endings import exit_status
+from posecore.cluster.launch import launched
 from posecore.config import parse_config
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
@@ -37,6 +36,7 @@ from posecore.evaluation.tables import as_markdown, forgetting_table
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.evaluation import EvaluationResult, evaluate_stores
+from posecore.workflows.machines import ActorSettings, Machines
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     options = parser.parse_args(arguments)
 
-    def job() -> None:
+    def job(machines: Machines) -> None:
         settings = parse_config(
             {
                 "batch_size": options.batch_size,
@@ -98,6 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         def judged(model: str, out: AnyPath) -> EvaluationResult:
             return evaluate_stores(
+                machines,
                 model,
                 stores,
                 settings,
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(as_markdown(forgetting_table(parent.metrics, result.metrics, protocols)))
         print(f"report {result.report}")
 
-    return exit_status(job)
+    return launched(job)
 
 
 if __name__ == "__main__":

@@ -18,13 +18,14 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cluster.endings import exit_status
-from posecore.cluster.ingestion import ingest_split
+from posecore.cluster.launch import launched
 from posecore.config import Config, parse_config
 from posecore.datasets.discovery import load_dataset
 from posecore.ingest.job import IngestSettings
 from posecore.ingest.stage_code import foreign_code
 from posecore.storage import as_path
+from posecore.workflows.ingestion import ingest_split
+from posecore.workflows.machines import Machines
 
 
 class IngestConfig(Config):
@@ -59,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--decode", choices=("header", "full"), default=IngestSettings().decode)
     options = parser.parse_args(arguments)
 
-    def job() -> None:
+    def job(machines: Machines) -> None:
         values = {name: value for name, value in vars(options).items() if name not in ("images_per_shard", "decode")}
         settings = {"images_per_shard": options.images_per_shard, "decode": options.decode}
         config = parse_config({**values, "settings": settings}, IngestConfig, origin="command line")
@@ -68,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in foreign_code(definition):
                 print(f"code      {definition.name} runs {line}", file=sys.stderr, flush=True)
         manifest = ingest_split(
-            definition, config.split, config.root, config.out, config.settings, workers=config.workers
+            machines, definition, config.split, config.root, config.out, config.settings, workers=config.workers
         )
         rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"
         print(
@@ -76,7 +77,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f"{len(manifest.shards)} shards; rejected: {rejects}\ndigest {manifest.digest}"
         )
 
-    return exit_status(job)
+    return launched(job)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@
 
     ray job submit --working-dir . -- python pipelines/multidataset_train.py --config pipelines/configs/demo.yaml
     python pipelines/multidataset_train.py --config pipelines/configs/demo.yaml        # the same on a laptop
+    torchrun --nproc-per-node 2 pipelines/multidataset_train.py --config pipelines/configs/demo.yaml     # without Ray
 
 Every named dataset is ingested into shards, the splits are audited for leakage, one backbone with a head per dataset is
 trained on all of them, every dataset is judged by its own protocol, and the model is registered with its lineage. Each
@@ -19,24 +20,18 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
 from rich.console import Console
 from rich.table import Table
 
-from posecore.cluster.actors import kept_actors
-from posecore.cluster.connection import connect_to_ray
-from posecore.cluster.training import RayTrainingConfig
+from posecore.cluster.launch import launched
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, Reuse, StepResult, Workflow
-from posecore.lineage.tracking import RunLog, connect
-from posecore.lineage.versions import EvaluationResult
+from posecore.lineage.steps import Reuse, StepResult
+from posecore.lineage.tracking import connect
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
@@ -50,13 +45,17 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
+from posecore.workflows.command_line import read_job
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
-from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
+from posecore.workflows.job import JobWorkflow
+from posecore.workflows.judge_step import as_registered, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
+from posecore.workflows.machines import Machines, WorkersConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.protocol_check import check_protocols
-from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits, run_job, vouched
+from posecore.workflows.register_step import register_step
+from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
 
 
@@ -83,7 +82,7 @@ class JobConfig(DatasetsJob):
     recipe: RecipeChoice = RecipeConfig()
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
-    cluster: RayTrainingConfig = RayTrainingConfig()
+    cluster: WorkersConfig = WorkersConfig()
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
     label_check: LabelCheckConfig | None = None
@@ -135,7 +134,7 @@ class JobConfig(DatasetsJob):
         return follow(self, self.recipe, pupil, RECIPES)
 
 
-def run(config: JobConfig, reuse: Reuse) -> None:
+def run(config: JobConfig, reuse: Reuse, machines: Machines) -> None:
     """The whole job as a list of steps."""
     console = Console(soft_wrap=True)
     folder = config.folder
@@ -154,18 +153,19 @@ def run(config: JobConfig, reuse: Reuse) -> None:
         refuse_other_conventions(architecture, learned_by(config.datasets, definitions), start)
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
-    connect_to_ray()
+    machines.connect()
 
-    with Workflow(tracking, config.name, folder, config, reuse=reuse) as workflow:
+    with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, start, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)
-        with kept_actors():
-            judged = [evaluate_step(workflow, config, split, model) for split in evaluation]
-        registered = register_step(workflow, config, model, splits, judged, leaks)
+        with machines.kept():
+            judged = [judge(workflow, config, split, model) for split in evaluation]
+        results = [as_registered([split], step)[0] for split, step in zip(evaluation, judged, strict=True)]
+        registered = register_step(workflow, model, splits, results, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
     console.print(results_table(evaluation, judged))
@@ -190,7 +190,7 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
 
 
 def train(
-    workflow: Workflow,
+    workflow: JobWorkflow,
     config: JobConfig,
     start: StartFolder | None,
     training: Sequence[Split],
@@ -223,75 +223,10 @@ def train(
     )
 
 
-def evaluate_step(workflow: Workflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:
-    """A model on one split, by that dataset's protocol, with an HTML report."""
-    name = split.entry.name
-    head = split.entry.answering_head
-    out = Path(model.values["run_dir"]) / "evaluation" / name
-
-    def execute(log: RunLog) -> Outputs:
-        log_dataset_inputs(log, [split.use])
-        result = evaluate_stores(
-            model.values["folder"],
-            {name: split.location},
-            config.inference,
-            heads={name: head},
-            out=out,
-            worst_cases=config.worst_cases,
-        )
-        metrics = result.metrics[name]
-        log.log_metrics(metrics)
-        files = [result.report, *result.clinical_files.values()]
-        for path in files:
-            log.log_file(Path(path))
-        return Outputs({"metrics": metrics, "report": str(result.report)}, vouched(*files))
-
-    return workflow.step(
-        f"evaluate:{name}",
-        execute,
-        inputs={
-            "model": model,
-            "data": split.digest,
-            "head": head,
-            "settings": config.inference,
-            "worst_cases": config.worst_cases,
-            "out": str(out),
-        },
-        code=["posecore.workflows.evaluation"],
-    )
-
-
-def register_step(
-    workflow: Workflow,
-    config: JobConfig,
-    model: StepResult,
-    splits: Sequence[Split],
-    judged: Sequence[StepResult],
-    leaks: StepResult,
-) -> StepResult:
-    """The model as a new version in the registry, with everything it came from."""
-    evaluation = [split for split in splits if split.role == "evaluation"]
-
-    def execute(log: RunLog) -> Outputs:
-        version = register_model(
-            log,
-            config.name,
-            Path(model.values["folder"]),
-            [split.use for split in splits],
-            [
-                EvaluationResult(name=split.entry.name, digest=split.digest, metrics=result.values["metrics"])
-                for split, result in zip(evaluation, judged, strict=True)
-            ],
-            tags={"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"])},
-        )
-        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
-
-    return workflow.step(
-        "register",
-        execute,
-        inputs={"name": config.name, "model": model, "judged": list(judged), "audit": leaks},
-        code=["posecore.lineage.registry"],
-    )
+def judge(workflow: JobWorkflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:
+    """The model on one split, by that dataset's protocol; a step of its own, so that a change judges no other again."""
+    folder, pictures = model.values["folder"], config.worst_cases
+    return judge_step(workflow, split.entry.name, folder, [split], config.inference, worst_cases=pictures)
 
 
 def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> Table:
@@ -301,7 +236,7 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
         table.add_column(column, overflow="fold")
     for split, result in zip(evaluation, judged, strict=True):
         protocol = split.definition.evaluation.protocol
-        metrics = result.values["metrics"]
+        metrics = result.values["metrics"][split.entry.name]
         primary = PROTOCOLS[protocol].primary
         others = ", ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:6])
         table.add_row(split.entry.name, protocol, primary, f"{metrics[primary]:.3f}", others)
@@ -310,7 +245,7 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return run_job(__doc__, JobConfig, run, arguments)
+    return launched(read_job(__doc__, JobConfig, run, arguments))
 
 
 if __name__ == "__main__":

@@ -17,11 +17,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cluster.endings import exit_status
 from posecore.config import load_config
 from posecore.lineage.promotion import Gate, PromotionConfig, history, promote, rollback
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion
+from posecore.workflows.endings import exit_status
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

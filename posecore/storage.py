@@ -45,6 +45,20 @@ def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
         raise ConfigError(f"{text}: {error}; give a local path or a URL that fsspec can open.") from None
 
 
+def for_all_nodes(location: str | AnyPath) -> AnyPath:
+    """The location in a form that means the same in every process: local paths become absolute.
+
+    Raises:
+        ConfigError: the location exists in this process only.
+    """
+    path = as_path(location)
+    if isinstance(path, Path):
+        return path.resolve()
+    if path.protocol == "memory":
+        raise ConfigError(f"{path}: memory:// exists in one process only; give a folder or URL every node can reach.")
+    return path
+
+
 class TooLarge(OSError):
     """A file has more bytes than the reader allows."""
 

@@ -9,34 +9,16 @@ import hashlib
 import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeAlias
+from typing import Any
 
 import ray
-from pydantic import Field
 
 from posecore.cluster.connection import connect_to_ray
-from posecore.config import Config
 from posecore.errors import PoseCoreError
-
-Tool: TypeAlias = Callable[[Any], Any]
-"""Does one piece of work."""
+from posecore.workflows.machines import ActorSettings, Tool
 
 _WAITING = 2
 _RESTARTS = 3
-
-
-class ActorSettings(Config):
-    """How such work is spread over a Ray cluster.
-
-    Attributes:
-        actors: processes; None takes one per CPU (or per GPU) of the cluster.
-        cpus_per_actor: CPU cores Ray reserves for each.
-        gpus_per_actor: GPUs for each; a fraction shares one.
-    """
-
-    actors: int | None = Field(default=None, gt=0)
-    cpus_per_actor: float = Field(default=1.0, gt=0)
-    gpus_per_actor: float = Field(default=0.0, ge=0)
 
 
 def work_on_actors(

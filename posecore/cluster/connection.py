@@ -1,16 +1,12 @@
-"""What every job on Ray needs first: a connection, quiet data stages, and places all nodes can reach."""
+"""What every job on Ray needs first: a connection, and quiet data stages."""
 
 import logging
 import os
 import signal
 import threading
-from pathlib import Path
 
 import ray
 import ray.data
-
-from posecore.errors import ConfigError
-from posecore.storage import AnyPath, as_path
 
 
 def connect_to_ray() -> None:
@@ -29,17 +25,3 @@ def quiet_ray_data() -> None:
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
-
-
-def for_all_nodes(location: str | AnyPath) -> AnyPath:
-    """The location in a form that means the same in every process: local paths become absolute.
-
-    Raises:
-        ConfigError: the location exists in this process only.
-    """
-    path = as_path(location)
-    if isinstance(path, Path):
-        return path.resolve()
-    if path.protocol == "memory":
-        raise ConfigError(f"{path}: memory:// exists in one process only; give a folder or URL every node can reach.")
-    return path

@@ -1,11 +1,5 @@
-"""How a job ends when something stops it: one sentence and an exit status, never a stack of calls.
+"""How a job on Ray ends when something stops it, its Ray processes included."""
 
-A full disk, a tracking server that is gone, a lost Ray node and Ctrl-C are no faults of the program; what is finished
-stays, and the same job submitted again goes on from there. An error nobody foresaw still shows where it arose.
-"""
-
-import atexit
-import errno
 import os
 import signal
 import socket
@@ -19,11 +13,9 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from posecore.errors import PoseCoreError
-from posecore.interruption import Interrupted, signals_raise
-from posecore.lineage.outage import told
+from posecore.workflows import endings
+from posecore.workflows.endings import GO_ON
 
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
-_GO_ON = "what is finished stays: submit the same job again to go on."
 _POLL_S = 1.0
 _NODE_PATIENCE_S = 3.0
 _HEAD_PATIENCE_S = 30.0  # Ray itself gives up, and ends the process, after 60 s
@@ -34,24 +26,13 @@ class ClusterLostError(PoseCoreError, RuntimeError):
 
 
 def exit_status(job: Callable[[], None]) -> int:
-    """Runs a job to its end and returns its exit status; whatever stopped it is said in one sentence.
+    """See :func:`posecore.workflows.endings.exit_status`; a lost cluster stops a job, too."""
 
-    Returns:
-        0 if it ended well, 1 after an error, 128 and the signal's number after a signal.
-    """
-    try:
-        with signals_raise(_Watch.take), _watched_cluster():
+    def watched() -> None:
+        with _watched_cluster():
             job()
-    except Interrupted as stop:
-        print(f"{stop}: {_GO_ON}", file=sys.stderr, flush=True)
-        return _leave_at_once(stop.status)
-    except Exception as error:
-        sentence = one_sentence(error)
-        if sentence is None:
-            raise
-        print(f"error: {sentence}", file=sys.stderr, flush=True)
-        return _leave_at_once(1) if isinstance(error, (ClusterLostError, RayError)) else 1
-    return 0
+
+    return endings.exit_status(watched, one_sentence, _Watch.take, lost=(ClusterLostError, RayError))
 
 
 def one_sentence(error: BaseException) -> str | None:
@@ -65,38 +46,11 @@ def one_sentence(error: BaseException) -> str | None:
         return known[0] if known else None
     if (controller := getattr(error, "controller_failure", None)) is not None:
         return one_sentence(controller)
-    if isinstance(error, PoseCoreError):
-        return str(error)
-    if _is_full(error):
-        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
-        return f"no space is left on the disk{where}; free some and submit the same job again: what is finished stays."
-    if (sentence := told(error)) is not None:
-        return sentence
-    if isinstance(error, OSError):
-        return str(error)  # it names the file, as our own do
-    if isinstance(error, RayError):
+    sentence = endings.one_sentence(error)
+    if sentence is None and isinstance(error, RayError):
         first = " ".join(str(error).strip().partition("\n")[0].split())
-        return f"Ray gave up ({type(error).__name__}: {first}); {_GO_ON}"
-    return None
-
-
-def _is_full(error: BaseException) -> bool:
-    # Writers in C++ and Rust raise errors of their own with the system's text in them.
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
-    return any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _NO_SPACE)
-
-
-def _leave_at_once(status: int) -> int:
-    """Has the process end without Ray's own farewell, which waits for processes that are gone or about to be."""
-
-    def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(status)
-
-    atexit.register(leave)
-    return status
+        return f"Ray gave up ({type(error).__name__}: {first}); {GO_ON}"
+    return sentence
 
 
 @contextmanager
@@ -144,7 +98,7 @@ class _Watch(threading.Thread):
                 if _takes_connections(address):
                     seen[name] = now
                 elif now - seen.setdefault(name, now) > patience_s and ray.is_initialized():
-                    self._tell(f"{name} is gone; {_GO_ON}")
+                    self._tell(f"{name} is gone; {GO_ON}")
                     return
 
     def _tell(self, sentence: str) -> None:

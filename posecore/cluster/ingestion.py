@@ -13,14 +13,13 @@ import ray
 from tqdm import tqdm
 
 from posecore.cluster.actors import fitting_processes
-from posecore.cluster.connection import connect_to_ray, for_all_nodes, quiet_ray_data
+from posecore.cluster.connection import quiet_ray_data
 from posecore.cluster.shard_block import content, content_of, failed, number_of, outcome, whole
-from posecore.datasets.definition import DatasetDefinition, StageResources
+from posecore.datasets.definition import StageResources
 from posecore.errors import PoseCoreError
 from posecore.ingest.fetch import divided_stages, examined, staged
-from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
+from posecore.ingest.job import IngestJob
 from posecore.ingest.plan import Plan, planned_annotations
-from posecore.ingest.run import advice, ingest
 from posecore.ingest.staging import run_on_pictures
 from posecore.ingest.tally import Tally
 from posecore.ingest.write import (
@@ -31,46 +30,13 @@ from posecore.ingest.write import (
     write_content,
     write_shard,
 )
-from posecore.shards.manifest import Manifest
 from posecore.shards.remote import outage_in_a_sentence
 from posecore.stages.load import LoadedStage, load_stages
 from posecore.stages.protocol import ModelStage
-from posecore.storage import AnyPath
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _Item = TypeVar("_Item")
-
-
-def ingest_split(
-    definition: DatasetDefinition,
-    split: str,
-    root: str | AnyPath,
-    out: str | AnyPath,
-    settings: IngestSettings | None = None,
-    workers: int | None = None,
-) -> Manifest:
-    """Ingests one split on the Ray cluster this process is connected to (a local one is started if there is none).
-
-    Args:
-        definition: the dataset.
-        split: name of the split.
-        root: folder of the download; every node must reach it.
-        out: shards go to ``<out>/<dataset>/<split>``; every node must reach it.
-        settings: shape of the shards and depth of the examination.
-        workers: shards written at a time; None takes what the cluster has.
-
-    Raises:
-        DatasetError: the annotations cannot be read.
-        IngestError: the split is empty, too much of it is rejected, or the disk is full.
-    """
-    job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), settings or IngestSettings())
-    connect_to_ray()
-    manifest = ingest(job, executor=OnRay(workers))
-    told = advice(manifest)
-    if told is not None:
-        print(told)
-    return manifest
 
 
 class OnRay:

@@ -9,90 +9,33 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 import ray
 import torch
-from pydantic import Field, model_validator
 
 from posecore.cluster.verdicts import Verdict, comes_again
-from posecore.config import Config
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path
 from posecore.training.checkpoint_store import CheckpointStore
-from posecore.training.context import Log, TrainContext, agreed_word
-from posecore.training.loop import TrainResult
+from posecore.training.context import Log, agreed_word
+from posecore.workflows.machines import RUN_NAME, TrainedRun, Worker, WorkersConfig
 
 if TYPE_CHECKING:
     from ray.train import Result
     from ray.train.torch import TorchTrainer
 
-RUN_NAME = "train"
-"""Folder of the checkpoints in a run's folder."""
 _RAY_NAME = "ray"
 _LOOK_S = 0.5  # between two looks for the stop file, which may lie on a shared file system
 
 
-class RayTrainingConfig(Config):
-    """How training is spread over a Ray cluster.
-
-    Attributes:
-        num_workers: training processes.
-        min_workers: fewer may go on after a node is lost, down to this number; None insists on ``num_workers`` and
-            waits for a replacement.
-        cpus_per_worker: CPU cores Ray reserves for each worker; loader threads count.
-        gpus_per_worker: GPUs for each worker, 0 or 1.
-        max_failures: restarts after a lost worker before the job gives up.
-        num_to_keep: older checkpoints are deleted.
-        poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
-        start_timeout_s: how long a group of workers may take to start before it is tried again. The first attempt
-            after a node loss still counts the lost node, so this is what a loss costs at least.
-        checkpoint_on_stop: Ctrl-C and SIGTERM have the workers write a checkpoint before they end; a second one does
-            not wait for it. Costs a question among the workers in every step.
-    """
-
-    num_workers: int = Field(default=1, gt=0)
-    min_workers: int | None = Field(default=None, gt=0)
-    cpus_per_worker: float = Field(default=1.0, gt=0)
-    gpus_per_worker: int = Field(default=0, ge=0, le=1)
-    max_failures: int = Field(default=3, ge=0)
-    num_to_keep: int = Field(default=3, gt=0)
-    poll_interval_s: float = Field(default=0.5, gt=0)
-    start_timeout_s: float = Field(default=30.0, gt=0)
-    checkpoint_on_stop: bool = False
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.min_workers is not None and self.min_workers > self.num_workers:
-            raise ValueError(f"min_workers {self.min_workers} exceeds num_workers {self.num_workers}.")
-        return self
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainedRun:
-    """How training ended.
-
-    Attributes:
-        checkpoint: folder of the last checkpoint (:mod:`posecore.training.checkpoint`).
-        metrics: rank 0's last record.
-    """
-
-    checkpoint: AnyPath
-    metrics: Mapping[str, float]
-
-
-Worker = Callable[[TrainContext], TrainResult]
-"""What every training process does; must be picklable."""
-
-
 def train_with_ray(
-    worker: Worker, run_dir: str | AnyPath, config: RayTrainingConfig, curve: CurveLog | None = None
+    worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: CurveLog | None = None
 ) -> TrainedRun:
     """Runs a worker function on several processes until it has returned on all of them.
 
@@ -158,7 +101,7 @@ def train_with_ray(
     return TrainedRun(checkpoint=checkpoint, metrics=result.return_value or {})
 
 
-def check_resources(config: RayTrainingConfig) -> None:
+def check_resources(config: WorkersConfig) -> None:
     """Refuses a group of workers that cannot start.
 
     Raises:

@@ -1,6 +1,6 @@
-"""Judging a model on ingested splits, on a cluster: metrics, result files, an HTML report.
+"""Judging a model on ingested splits: metrics, result files, an HTML report.
 
-Predictions are made by processes of the cluster that hold the model once. The batches do not depend on how many there
+Predictions are made by processes that hold the model once. The batches do not depend on how many there
 are, so the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
 """
 
@@ -15,8 +15,6 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posecore import __version__
-from posecore.cluster.actors import ActorSettings, actor_count, work_on_actors
-from posecore.cluster.connection import connect_to_ray, for_all_nodes
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
@@ -26,9 +24,10 @@ from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
 from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
-from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.storage import AnyPath, as_path, for_all_nodes, write_atomically
 from posecore.training.recipe import recipe_facts
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
+from posecore.workflows.machines import ActorSettings, Machines
 
 _BATCHES_AT_ONCE = 16
 _PIECES_EACH = 3
@@ -76,6 +75,7 @@ class _Split:
 
 
 def evaluate_stores(
+    machines: Machines,
     model_folder: str | AnyPath,
     stores: Mapping[str, str | AnyPath],
     settings: InferenceSettings | None = None,
@@ -88,12 +88,13 @@ def evaluate_stores(
     clinic: bool | None = None,
     clinical: ClinicalSettings | None = None,
 ) -> EvaluationResult:
-    """Predicts and judges splits on the Ray cluster this process is connected to (a local one is started if none is).
+    """Predicts and judges splits.
 
     Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/clinical.json`` for splits judged
     for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
 
     Args:
+        machines: who predicts.
         model_folder: a saved model; every node must reach it.
         stores: name → folder of an ingested split; every node must reach them.
         settings: how predictions are made.
@@ -125,7 +126,7 @@ def evaluate_stores(
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
     for task in tasks.values():
         wanted.check(task.store)
-    parts = _predict_on_ray(folder, splits, tasks, actors or ActorSettings())
+    parts = _predicted(machines, folder, splits, tasks, actors or ActorSettings())
     sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
     clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
     metrics = {section.name: dict(section.metrics) for section in sections}
@@ -196,26 +197,29 @@ def _judge(
     )
 
 
-def _predict_on_ray(
-    model_folder: AnyPath, splits: Mapping[str, _Split], tasks: Mapping[str, PredictionTask], actors: ActorSettings
+def _predicted(
+    machines: Machines,
+    model_folder: AnyPath,
+    splits: Mapping[str, _Split],
+    tasks: Mapping[str, PredictionTask],
+    actors: ActorSettings,
 ) -> dict[str, list[Predictions]]:
     """Name of the split → predictions of its rows in order."""
-    connect_to_ray()
-    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, actors)]
+    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, machines, actors)]
     done: dict[int, Predictions] = {}
     crops = sum(len(task.rows) for task in tasks.values())
     with tqdm(total=crops, unit="crop", desc="evaluate") as bar:
         build = partial(_Predictor, model_folder, dict(splits))
-        for position, predictions in work_on_actors(build, works, actors):
+        for position, predictions in machines.work(build, works, actors):
             done[position] = predictions
             bar.update(len(predictions))
     return {name: [done[place] for place, work in enumerate(works) if work[0] == name] for name in tasks}
 
 
-def _portions(task: PredictionTask, actors: ActorSettings) -> list[NDArray[np.int64]]:
+def _portions(task: PredictionTask, machines: Machines, actors: ActorSettings) -> list[NDArray[np.int64]]:
     """A task's rows in pieces of whole batches: several batches each, and several pieces for each process."""
     batches = task.batches()
-    processes = actor_count(actors, max(len(batches), 1))
+    processes = machines.room(actors, max(len(batches), 1))
     each = min(_BATCHES_AT_ONCE, -(-len(batches) // (_PIECES_EACH * processes)))
     return [np.concatenate(batches[start : start + each]) for start in range(0, len(batches), each)]
 

@@ -5,21 +5,23 @@ from pathlib import Path
 
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
 from posecore.models.sources import ModelFolder
 from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.job import JobWorkflow
 from posecore.workflows.steps import Split, vouched
 
 
 def judge_step(
-    workflow: Workflow,
+    workflow: JobWorkflow,
     who: str,
     folder: str,
     splits: Sequence[Split],
     settings: InferenceSettings,
     heads: Mapping[str, str] | None = None,
+    worst_cases: int = 12,
 ) -> StepResult:
     """Predicts and judges, with one report beside the model.
 
@@ -30,6 +32,7 @@ def judge_step(
         splits: what it is judged on.
         settings: how predictions are made.
         heads: the model's head by name of the split, where it is not the split's own.
+        worst_cases: pictures per split in the report.
 
     Returns:
         By name of the split ``metrics`` and ``errors`` (of each keypoint, as a share of the box; None where it is
@@ -42,13 +45,16 @@ def judge_step(
 
     def execute(log: RunLog) -> Outputs:
         log_dataset_inputs(log, [split.use for split in splits])
-        result = evaluate_stores(folder, stores, settings, heads=answering, out=out)
+        result = evaluate_stores(
+            workflow.machines, folder, stores, settings, heads=answering, out=out, worst_cases=worst_cases
+        )
         for name, metrics in result.metrics.items():
             log.log_metrics({f"{name}/{metric}": value for metric, value in metrics.items()})
         errors = {
             name: {error.name: error.relative if error.labelled else None for error in found}
             for name, found in result.errors.items()
         }
+        log.log_file(Path(result.report))
         for name, path in result.clinical_files.items():
             log.log_file(Path(path), name)
         clinical = {name: str(path) for name, path in result.clinical_files.items()}
@@ -60,6 +66,7 @@ def judge_step(
         "data": {split.entry.name: split.digest for split in splits},
         "heads": answering,
         "settings": settings,
+        "worst_cases": worst_cases,
         "out": str(out),
     }
     return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["posecore.workflows.judge_step"])

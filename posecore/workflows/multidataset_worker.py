@@ -4,10 +4,10 @@ It imports nothing that it does not run: the modules of its method and of its ev
 :func:`posecore.workflows.train_step.train_step` counts them as its code.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
 from rich.console import Console
@@ -146,8 +146,21 @@ class MultiDatasetWorker:
             self._prepare(model)
         return TrainedModel(checkpoint, model, self._prefix)
 
-    def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
-        """Writes what a run leaves beside its model and returns the files: none, for training that adds nothing."""
+    def decided_by(self) -> dict[str, Any]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`."""
+        fields = ("model", "method", "weights", "loading", "training")
+        return {name: getattr(self, name) for name in fields}
+
+    def given(self) -> Sequence[object]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`."""
+        return [self.method, *([] if self.weights is None else [self.weights])]
+
+    def refined(self, corrections: Mapping[str, Corrections], evaluate: Evaluate | None) -> Self:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`."""
+        return replace(self, corrections=corrections, evaluate=evaluate)
+
+    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`: none, for training that adds nothing."""
         return ()
 
     @property

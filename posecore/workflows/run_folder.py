@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 from posecore.asides import aside_folder
-from posecore.cluster.training import RUN_NAME
 from posecore.config import Config, digest_json
 from posecore.errors import CheckpointError
 from posecore.lineage.steps import Workflow
 from posecore.lineage.versions import RESUMED_CODE
 from posecore.schema import Json
 from posecore.training.checkpoint import MANIFEST_FILE
+from posecore.workflows.machines import RUN_NAME
 
 _DIGITS = 12
 _NAME = re.compile(r"(?P<lineage>[0-9a-f]{12}(-from-[0-9a-f]{12})?)(-(?P<number>\d+))?")

@@ -1,16 +1,12 @@
 """Steps that jobs on several datasets have in common: check what can be checked, ingest, audit."""
 
-import argparse
 import os
 import shutil
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from posecore.cluster.endings import exit_status
-from posecore.cluster.ingestion import ingest_split
-from posecore.config import load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
 from posecore.errors import PreflightError
@@ -20,7 +16,7 @@ from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
 from posecore.lineage.contents import Made
 from posecore.lineage.dataset_inputs import DatasetUse, Role
-from posecore.lineage.steps import OutputFile, Outputs, Reuse, StepResult, Workflow
+from posecore.lineage.steps import OutputFile, Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.shards.answers import AnswerShard
@@ -30,9 +26,10 @@ from posecore.shards.store import open_store
 from posecore.storage import as_path
 from posecore.training.checkpoint import MANIFEST_FILE as CHECKPOINT_FILE
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob
+from posecore.workflows.ingestion import ingest_split
+from posecore.workflows.job import JobWorkflow
 
 _LEAST_FREE_BYTES = 1 << 30
-_JobT = TypeVar("_JobT", bound=DatasetsJob)
 
 
 @dataclass(frozen=True)
@@ -106,7 +103,9 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
         )
 
 
-def ingest_splits(workflow: Workflow, config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> list[Split]:
+def ingest_splits(
+    workflow: JobWorkflow, config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]
+) -> list[Split]:
     """All splits of all datasets to shards; says first what code of definitions is about to run for the first time."""
     for entry in config.datasets:
         definition = definitions[entry.name]
@@ -126,7 +125,7 @@ def shards_of(config: DatasetsJob, entry: DatasetEntry) -> Path:
 
 
 def ingest_step(
-    workflow: Workflow, config: DatasetsJob, entry: DatasetEntry, definition: DatasetDefinition, role: Role
+    workflow: JobWorkflow, config: DatasetsJob, entry: DatasetEntry, definition: DatasetDefinition, role: Role
 ) -> Split:
     """Raw files of one split to shards."""
     split = entry.split(role)
@@ -135,7 +134,7 @@ def ingest_step(
     location = out / definition.name / split
 
     def execute(log: RunLog) -> Outputs:
-        manifest = ingest_split(definition, split, root, out, config.ingest)
+        manifest = ingest_split(workflow.machines, definition, split, root, out, config.ingest)
         log.log_params({"source": root})
         log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
         return Outputs(
@@ -165,7 +164,7 @@ def ingest_step(
 
 
 def audit_step(
-    workflow: Workflow, config: DatasetsJob, training: Sequence[Split], evaluation: Sequence[Split]
+    workflow: JobWorkflow, config: DatasetsJob, training: Sequence[Split], evaluation: Sequence[Split]
 ) -> StepResult:
     """Refuses a training set that shares images, subjects or videos with an evaluation set."""
 
@@ -225,66 +224,3 @@ def vouched_shards(
     tars = [OutputFile.of(folder / shard.name, shard.digest, is_tar=True) for shard in shards]
     beside = [OutputFile.of(folder / name, sha256) for name, sha256 in tables.items()]
     return (OutputFile.of(folder / MANIFEST_NAME), *beside, *tars)
-
-
-@dataclass(frozen=True)
-class Flags:
-    """Settings that a job takes by flags of their own as well.
-
-    Attributes:
-        declare: adds them to the parser.
-        overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
-        run_file: what they change where no ``--config`` is given; None requires one.
-    """
-
-    declare: Callable[[argparse.ArgumentParser], None]
-    overrides: Callable[[argparse.Namespace], list[str]]
-    run_file: Path | None = None
-
-
-def run_job(
-    description: str | None,
-    config_class: type[_JobT],
-    run: Callable[[_JobT, Reuse], None],
-    arguments: Sequence[str] | None,
-    flags: Flags | None = None,
-) -> int:
-    """Runs the job named on the command line; returns the exit status.
-
-    Args:
-        description: help text.
-        config_class: what the run file must be.
-        run: given the configuration and what of earlier submissions may be used.
-        arguments: None for the process's own.
-        flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
-    """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    usual = None if flags is None else flags.run_file
-    default = "" if usual is None else f"; default {usual.name}, changed by the flags below"
-    parser.add_argument("--config", required=usual is None, default=None, help=f"run file (YAML){default}")
-    if flags is not None:
-        flags.declare(parser)
-    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
-    parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
-    parser.add_argument(
-        "--verify", action="store_true", help="read what finished steps wrote, and make anew what is not as it was"
-    )
-    earlier = parser.add_mutually_exclusive_group()
-    earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
-    earlier.add_argument(
-        "--resume-from-code",
-        action="append",
-        default=[],
-        metavar="DIGEST",
-        help="go on from the checkpoints of this other version of the code; recorded in the run and the version",
-    )
-    options = parser.parse_args(arguments)
-
-    def job() -> None:
-        run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
-        if flags is not None:
-            run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
-        reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
-        run(load_config(run_file, config_class, overrides), reuse)
-
-    return exit_status(job)

@@ -1,23 +1,29 @@
-"""The step that trains a model on ingested splits: of the main job, and of each stage of distillation."""
+"""The step that trains a model on ingested splits, of every job that trains."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, Self
 
-from posecore.cluster.training import RayTrainingConfig, train_with_ray
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.contents import origin_tags
 from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.steps import Outputs, StepResult, Workflow
+from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.weights_use import weights_in
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
+from posecore.schema import Json
+from posecore.shards.corrections import Corrections
+from posecore.storage import AnyPath
+from posecore.training.context import TrainContext
+from posecore.training.loop import Evaluate, TrainingConfig, TrainResult
+from posecore.training.trained import LoadedModel, TrainedModel
 from posecore.workflows.bad_samples import log_bad_samples
 from posecore.workflows.datasets_job import DatasetsJob
-from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.job import JobWorkflow
+from posecore.workflows.machines import WorkersConfig
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from posecore.workflows.run_folder import RunFolders
 from posecore.workflows.steps import Split, made_of_training, vouched
@@ -26,12 +32,55 @@ LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""
 
 
+class TrainingWorker(Protocol):
+    """What each training process does, and what comes of it; picklable."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The loop."""
+        ...
+
+    @property
+    def stores(self) -> Mapping[str, str]:
+        """By name of the set, the location of its ingested split."""
+        ...
+
+    @property
+    def evaluate(self) -> Evaluate | None:
+        """Periodic evaluation."""
+        ...
+
+    def __call__(self, context: TrainContext) -> TrainResult:
+        """Trains from the newest checkpoint, or from the start, to the last step."""
+        ...
+
+    def decided_by(self) -> dict[str, Any]:
+        """What decides the result beside the data: configurations, for the fingerprint."""
+        ...
+
+    def given(self) -> Sequence[object]:
+        """What it is given beside configurations of the loop, and whose modules it runs therefore."""
+        ...
+
+    def refined(self, corrections: Mapping[str, Corrections], evaluate: Evaluate | None) -> Self:
+        """The worker that reads corrected labels and judges so."""
+        ...
+
+    def trained(self, checkpoint: AnyPath) -> TrainedModel | LoadedModel:
+        """The model of a checkpoint of this worker, to be written a tensor at a time."""
+        ...
+
+    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+        """What later steps read beside the model, written if it is not there."""
+        ...
+
+
 def train_step(
-    workflow: Workflow,
+    workflow: JobWorkflow,
     name: str,
     config: DatasetsJob,
-    cluster: RayTrainingConfig,
-    worker: MultiDatasetWorker,
+    cluster: WorkersConfig,
+    worker: TrainingWorker,
     training: Sequence[Split],
     complete: Callable[[ModelCard], ModelCard] = lambda card: card,
     record_labels: Sequence[str] = (),
@@ -51,17 +100,11 @@ def train_step(
         inference: batch size and threads of that.
 
     Returns:
-        ``folder`` of the model, ``run_dir``, which later steps write beside it, and files ``beside`` the model.
+        ``folder`` of the model, ``checkpoint`` it was read from, ``run_dir``, which later steps write beside them, and
+        files ``beside`` the model.
     """
     data = {split.entry.name: split.digest for split in training}
-    inputs: dict[str, Any] = {
-        "data": data,
-        "model": worker.model,
-        "method": worker.method,
-        "weights": worker.weights,
-        "loading": worker.loading,
-        "training": worker.training,
-    }
+    inputs: dict[str, Any] = {"data": data, **worker.decided_by()}
     corrections = {split.entry.name: split.corrections for split in training if split.corrections is not None}
     if corrections:
         inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
@@ -72,34 +115,25 @@ def train_step(
 
     def execute(log: RunLog) -> Outputs:
         run_dir = folders.open(clean=not workflow.reuse.finished)
-        training_worker = replace(worker, corrections=corrections)
+        evaluate = worker.evaluate
         if record_labels:
-            recording = LabelRecording(
+            evaluate = LabelRecording(
                 stores={entry: worker.stores[entry] for entry in record_labels},
                 corrections=corrections,
                 folder=str(run_dir / LABEL_LOSSES),
                 settings=inference,
-                judge=worker.evaluate,
+                judge=evaluate,
             )
-            training_worker = replace(training_worker, evaluate=recording)
+        working = worker.refined(corrections, evaluate)
         log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
         log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
         log_dataset_inputs(log, [split.use for split in training])
         for entry, found in corrections.items():
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
-        trained = train_with_ray(training_worker, run_dir, cluster, CurveLog(log, str(config.folder)))
+        trained = workflow.machines.train(working, run_dir, cluster, CurveLog(log, str(config.folder)))
         log_bad_samples(log, trained.checkpoint)
-        model = training_worker.trained(trained.checkpoint)
-        if worker.weights is not None:
-            record = model.card.lineage["weights"]
-            log.log_dict(record, "weights.json")
-            copied, fresh = record["copied"], record["fresh"]
-            columns = {
-                "part": list(copied),
-                "copied": list(copied.values()),
-                "freshly initialised": [", ".join(fresh.get(part, ())) for part in copied],
-            }
-            log.log_table(columns, "warm_start.json")
+        model = working.trained(trained.checkpoint)
+        _log_weights(log, model.card)
         card = complete(model.card)
         if "recipe" in card.lineage:
             log.log_dict(card.lineage["recipe"], "recipe.json")
@@ -108,16 +142,32 @@ def train_step(
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         folder = model.save(run_dir / "model", card.model_copy(update={"lineage": lineage}))
-        beside = training_worker.write_beside(trained.checkpoint, run_dir)
+        beside = working.kept_files(trained.checkpoint, run_dir)
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
         log.set_tags(origin_tags(weights_in(lineage)))
-        values = {"folder": str(folder), "run_dir": str(run_dir), "beside": [str(path) for path in beside]}
+        values: dict[str, Json] = {"folder": str(folder), "beside": [str(path) for path in beside]}
+        values |= {"run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
         return Outputs(values, files, made=made_of_training(files))
 
     return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code, continues=True)
 
 
-def code_of(worker: MultiDatasetWorker, *, judges: bool, records: bool = False) -> list[str]:
+def _log_weights(log: RunLog, card: ModelCard) -> None:
+    """What a model started from, as the run shows it."""
+    record = card.lineage.get("weights")
+    if record is None:
+        return
+    log.log_dict(record, "weights.json")
+    copied, fresh = record["copied"], record["fresh"]
+    columns = {
+        "part": list(copied),
+        "copied": list(copied.values()),
+        "freshly initialised": [", ".join(fresh.get(part, ())) for part in copied],
+    }
+    log.log_table(columns, "warm_start.json")
+
+
+def code_of(worker: TrainingWorker, *, judges: bool, records: bool = False) -> list[str]:
     """The modules that a training runs: the worker's, and those of what it is given.
 
     Args:
@@ -125,9 +175,7 @@ def code_of(worker: MultiDatasetWorker, *, judges: bool, records: bool = False) 
         judges: whether its evaluation is ever called.
         records: whether losses of labels are recorded.
     """
-    given: list[object] = [worker, worker.method]
-    if worker.weights is not None:
-        given.append(worker.weights)
+    given = [worker, *worker.given()]
     if judges and worker.evaluate is not None:
         given.append(worker.evaluate)
     modules = {type(each).__module__ for each in given}

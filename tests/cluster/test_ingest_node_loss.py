@@ -23,7 +23,8 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from posecore.cluster.ingestion import ingest_split
+from posecore.cluster.machines import RayMachines
+from posecore.workflows.ingestion import ingest_split
 from posecore.ingest.job import IngestSettings
 from tests.support.small_split import definition, records
 
@@ -37,7 +38,7 @@ slow = definition(stages=["tests.cluster.test_ingest_node_loss:slow_stage"])
 digests = []
 job = threading.Thread(
     target=lambda: digests.append(
-        ingest_split(slow, "train", root, out, IngestSettings(images_per_shard=4)).digest
+        ingest_split(RayMachines(), slow, "train", root, out, IngestSettings(images_per_shard=4)).digest
     )
 )
 job.start()

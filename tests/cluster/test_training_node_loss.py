@@ -18,12 +18,13 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
-from posecore.cluster.training import RayTrainingConfig, train_with_ray
+from posecore.cluster.training import train_with_ray
+from posecore.workflows.machines import WorkersConfig
 from tests.support.watched_training import seen, watched_worker
 
 folder = Path(sys.argv[1])
 stores = {name: str(folder / "shards" / name / "train") for name in ("people", "animals")}
-config = RayTrainingConfig(num_workers=2, poll_interval_s=0.2, start_timeout_s=15)
+config = WorkersConfig(num_workers=2, poll_interval_s=0.2, start_timeout_s=15)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import ray
 
-from posecore.cluster.actors import ActorSettings, kept_actors, work_on_actors
+from posecore.cluster.actors import kept_actors, work_on_actors
 from posecore.errors import EvaluationError
+from posecore.workflows.machines import ActorSettings
 
 pytestmark = pytest.mark.ray
 

@@ -69,7 +69,7 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     checkpoint = newest(context)
     child = worker.trained_model(checkpoint)
     merge_low_rank(child)
-    beside = worker.write_beside(checkpoint, tmp_path)
+    beside = worker.kept_files(checkpoint, tmp_path)
     trained = worker.trained(checkpoint)
     read = load_model(trained.save(tmp_path / "child", trained.card))
     assert all(torch.equal(tensor, child.state_dict()[name]) for name, tensor in read.state_dict().items())

@@ -11,7 +11,7 @@ from posecore.errors import IntegrityError
 from posecore.lineage.tracking import Tracking
 from posecore.shards.store import open_store
 from posecore.workflows.bad_samples import FILE
-from tests.support.in_process import submit, train_in_this_process
+from tests.support.in_process import submit
 from tests.support.tiny_store import with_damaged_picture
 from tests.support.watched_training import WatchedWorker, watched_worker, write_stores
 
@@ -19,7 +19,6 @@ from tests.support.watched_training import WatchedWorker, watched_worker, write_
 @pytest.fixture
 def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WatchedWorker:
     """Of people's ten instances the first, alone on its picture, is damaged."""
-    train_in_this_process(monkeypatch)
     stores = write_stores(tmp_path / "stores")
     with_damaged_picture(open_store(stores["people"]), 0)
     return watched_worker(tmp_path / "record", {"people": stores["people"]})

@@ -11,13 +11,11 @@ import torch
 import yaml
 
 from pipelines.distill import DistillationJob, main, run
-from posecore.cluster.training import RayTrainingConfig, TrainedRun
 from posecore.config import load_config
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.lineage.answers import describe_model
-from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
@@ -46,11 +44,8 @@ from posecore.shards.answers import (
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
-from posecore.training.context import LocalContext
 from posecore.workflows.distillation.teacher_cache import TeacherCacheSettings, cache_step
-from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.steps import Split
-from tests.support.checkpoints import newest
 from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
@@ -165,16 +160,8 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         location = str(tmp_path / "shards" / "people" / "train")
         return [Split(entry, "training", location, store.manifest.digest, definitions[entry.name])]
 
-    def train_here(worker: MultiDatasetWorker, run_dir: Path, _: RayTrainingConfig, curve: CurveLog) -> TrainedRun:
-        with curve.writing() as log:
-            context = LocalContext(run_dir, log)
-            result = worker(context)
-        folder = newest(context)
-        return TrainedRun(checkpoint=folder, metrics=result.metrics)
-
-    monkeypatch.setattr("pipelines.distill.connect_to_ray", lambda: None)
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")  # as torchrun sets it
     monkeypatch.setattr("pipelines.distill.ingest_splits", splits)
-    monkeypatch.setattr("posecore.workflows.train_step.train_with_ray", train_here)
 
 
 @pytest.mark.usefixtures("without_ray")

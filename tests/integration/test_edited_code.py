@@ -13,7 +13,7 @@ from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.saving import load_model
-from tests.support.in_process import submit, train_in_this_process
+from tests.support.in_process import submit
 from tests.support.watched_training import STEPS, WatchedWorker, seen, watched_worker, write_stores
 
 SOURCES = Path(code_version.__file__).parents[2]
@@ -27,7 +27,6 @@ def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[WatchedW
     for package in ("posecore", "pipelines", "tests/support"):
         shutil.copytree(SOURCES / package, tmp_path / "code" / package, ignore=shutil.ignore_patterns("__pycache__"))
     monkeypatch.setattr(code_version, "_ROOT", tmp_path / "code")
-    train_in_this_process(monkeypatch)
     stores = write_stores(tmp_path / "stores")
     yield watched_worker(tmp_path / "record", {"people": stores["people"]})
     torch.set_num_threads(threads)

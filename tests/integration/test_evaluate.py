@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipelines.evaluate import main
-from posecore.cluster.actors import ActorSettings
+from posecore.cluster.machines import RayMachines
 from posecore.conventions import Conventions
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
@@ -23,6 +23,7 @@ from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.shards.store import open_store
 from posecore.workflows.evaluation import _Clinic, evaluate_stores
+from posecore.workflows.machines import ActorSettings
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 from tests.support.tiny_store import instance, record, write_store
 
@@ -49,7 +50,7 @@ def world(tmp_path_factory):
 def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, actors):
     _, stores, model_folder = world
     result = evaluate_stores(
-        model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=actors)
+        RayMachines(), model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=actors)
     )
     model = load_model(model_folder)
     for name, location in stores.items():
@@ -78,7 +79,9 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(128, 96))
     model = save_model(build_model(config, {"babies": coco}, {"babies": Conventions()}), folder / "baby_model")
     stores = {"babies": store.location}
-    result = evaluate_stores(model, stores, SETTINGS, out=tmp_path, worst_cases=0, actors=ActorSettings(actors=1))
+    result = evaluate_stores(
+        RayMachines(), model, stores, SETTINGS, out=tmp_path, worst_cases=0, actors=ActorSettings(actors=1)
+    )
     written = json.loads((tmp_path / "babies" / "clinical.json").read_text())
     clinical = result.clinical["babies"]
     assert written["whole"]["error"]["value"] == clinical.whole.error.value
@@ -116,7 +119,7 @@ def test_detected_boxes_come_from_a_file(local_ray, world, tmp_path):
     _, stores, model_folder = world
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps([{"image_id": 2, "category_id": 1, "bbox": [30, 40, 100, 120], "score": 0.8}]))
-    evaluate_stores(model_folder, {"near": stores["near"]}, SETTINGS, out=tmp_path, boxes={"near": path})
+    evaluate_stores(RayMachines(), model_folder, {"near": stores["near"]}, SETTINGS, out=tmp_path, boxes={"near": path})
     results = json.loads((tmp_path / "near" / "results.json").read_text())
     assert [item["image_id"] for item in results] == [2]
 
@@ -125,9 +128,9 @@ def test_errors_come_back_as_one_sentence(local_ray, world, tmp_path, capsys):
     _, stores, model_folder = world
     near = {"near": stores["near"]}
     with pytest.raises(EvaluationError, match="the model has no head 'coco'; it has hands"):
-        evaluate_stores(model_folder, near, SETTINGS, out=tmp_path, heads={"near": "coco"})
+        evaluate_stores(RayMachines(), model_folder, near, SETTINGS, out=tmp_path, heads={"near": "coco"})
     with pytest.raises(CheckpointError, match="holds no whole model"):
-        evaluate_stores(tmp_path, near, SETTINGS, out=tmp_path)
+        evaluate_stores(RayMachines(), tmp_path, near, SETTINGS, out=tmp_path)
     capsys.readouterr()
     assert main(["--model", str(model_folder), "--store", "near", "--out", str(tmp_path)]) == 1
     assert capsys.readouterr().err.startswith("error: --store near: expected NAME=VALUE")

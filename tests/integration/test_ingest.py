@@ -7,13 +7,14 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from pipelines.ingest import main
-from posecore.cluster.ingestion import ingest_split
+from posecore.cluster.machines import RayMachines
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError, IngestError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.read import portions
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
+from posecore.workflows.ingestion import ingest_split
 from tests.support.small_split import definition, picture, records, tree
 
 pytestmark = pytest.mark.ray
@@ -38,20 +39,20 @@ def test_one_two_and_four_workers_and_no_ray_write_the_same_bytes(local_ray, tin
     expected = ingest(ingest_job(definition(), "train", tiny, tmp_path / "0", SETTINGS))
     for workers in (1, 2, 4):
         out = tmp_path / str(workers)
-        manifest = ingest_split(definition(), "train", tiny, out, SETTINGS, workers)
+        manifest = ingest_split(RayMachines(), definition(), "train", tiny, out, SETTINGS, workers)
         assert manifest.digest == expected.digest
         assert tree(out / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
 
 
 def test_a_second_run_repairs_one_flipped_byte_and_keeps_the_rest(local_ray, tiny, tmp_path):
-    first = ingest_split(definition(), "train", tiny, tmp_path, SETTINGS)
+    first = ingest_split(RayMachines(), definition(), "train", tiny, tmp_path, SETTINGS)
     folder = tmp_path / "tiny" / "train"
     content = tree(folder)
     times = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
     damaged = bytearray(content["shard-000003.tar"])
     damaged[2000] ^= 8
     (folder / "shard-000003.tar").write_bytes(damaged)
-    assert ingest_split(definition(), "train", tiny, tmp_path, SETTINGS).digest == first.digest
+    assert ingest_split(RayMachines(), definition(), "train", tiny, tmp_path, SETTINGS).digest == first.digest
     assert tree(folder) == content
     changed = {path.name for path in folder.glob("*.tar") if path.stat().st_mtime_ns != times[path.name]}
     assert changed == {"shard-000003.tar"}
@@ -71,7 +72,7 @@ def test_folders_are_read_by_several_tasks_and_the_bytes_are_the_same(local_ray,
     made = DatasetDefinition.model_validate(values)
     expected = ingest(ingest_job(made, "train", tmp_path / "raw", tmp_path / "0", SETTINGS))
     assert len(portions(ingest_job(made, "train", tmp_path / "raw", tmp_path, SETTINGS))) == 5
-    manifest = ingest_split(made, "train", tmp_path / "raw", tmp_path / "ray", SETTINGS)
+    manifest = ingest_split(RayMachines(), made, "train", tmp_path / "raw", tmp_path / "ray", SETTINGS)
     assert (manifest.num_images, manifest.digest) == (16, expected.digest)
     assert tree(tmp_path / "ray" / "ward" / "train") == tree(tmp_path / "0" / "ward" / "train")
 
@@ -94,22 +95,22 @@ def test_stages_that_see_pictures_are_operators_and_write_the_same_bytes(local_r
     made = definition(max_loss=0.7, stages=stages, folder=tmp_path)
     expected = ingest(ingest_job(made, "train", tiny, tmp_path / "0", SETTINGS))
     assert expected.rejects == {"second": 1, "crowd": 11}
-    manifest = ingest_split(made, "train", tiny, tmp_path / "ray", SETTINGS)
+    manifest = ingest_split(RayMachines(), made, "train", tiny, tmp_path / "ray", SETTINGS)
     assert manifest.digest == expected.digest
     assert tree(tmp_path / "ray" / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
-    again = ingest_split(made, "train", tiny, tmp_path / "ray", SETTINGS)
+    again = ingest_split(RayMachines(), made, "train", tiny, tmp_path / "ray", SETTINGS)
     assert again.digest == expected.digest
     fails = definition(stages=[{"stage": f"{KINDS}:Fails", "options": {"at": "7"}}])
     with pytest.raises(IngestError, match=r"Fails .* failed at images/7\.jpg in .*test_stage_kinds\.py"):
-        ingest_split(fails, "train", tiny, tmp_path / "failing", SETTINGS)
+        ingest_split(RayMachines(), fails, "train", tiny, tmp_path / "failing", SETTINGS)
 
 
 def test_rejects_and_errors_of_workers_arrive(local_ray, tiny, tmp_path):
     (tiny / "images" / "7.jpg").write_bytes(b"")
-    manifest = ingest_split(definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)
+    manifest = ingest_split(RayMachines(), definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)
     assert manifest.rejects == {"empty-image": 1}
     with pytest.raises(IngestError, match="stage image lost"):
-        ingest_split(definition(), "train", tiny, tmp_path / "strict", SETTINGS)
+        ingest_split(RayMachines(), definition(), "train", tiny, tmp_path / "strict", SETTINGS)
 
 
 def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, tmp_path):
@@ -117,7 +118,7 @@ def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, 
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         root = f"http://127.0.0.1:{server.server_port}"
-        manifest = ingest_split(definition(), "train", root, f"file://{tmp_path}/out", SETTINGS)
+        manifest = ingest_split(RayMachines(), definition(), "train", root, f"file://{tmp_path}/out", SETTINGS)
     finally:
         server.shutdown()
     assert manifest.num_images == 23
@@ -126,7 +127,7 @@ def test_images_are_read_over_http_and_shards_written_to_a_url(local_ray, tiny, 
 
 def test_memory_urls_are_refused_because_workers_cannot_see_them(tmp_path):
     with pytest.raises(ConfigError, match="one process only"):
-        ingest_split(definition(), "train", "memory://x", tmp_path)
+        ingest_split(RayMachines(), definition(), "train", "memory://x", tmp_path)
 
 
 def test_the_command_ingests_a_real_split(local_ray, samples, tmp_path, capsys):

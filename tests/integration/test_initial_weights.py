@@ -15,7 +15,7 @@ from posecore.models.sources import StartFolder
 from posecore.shards.store import open_store
 from posecore.training.context import LocalContext
 from tests.support.checkpoints import newest
-from tests.support.in_process import submit, train_in_this_process
+from tests.support.in_process import submit
 from tests.support.watched_training import WatchedWorker, watched_worker, write_stores
 
 
@@ -74,7 +74,6 @@ def test_what_was_copied_is_a_table_of_the_training_run(tmp_path: Path, tracking
     weights = StartFolder.at(save_model(parent, tmp_path / "parent_model"))
     worker = replace(watched_worker(tmp_path / "child", stores), method=ExpertsConfig(), weights=weights)
 
-    train_in_this_process(monkeypatch)
     step = submit(tracking, tmp_path / "run", worker)
     table = json.loads(RunLog(tracking, step.run_id).read_file("warm_start.json"))
     rows = {row[0]: row[1:] for row in table["data"]}

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from posecore.cluster.training import RayTrainingConfig, check_resources, train_with_ray
+from posecore.cluster.training import check_resources, train_with_ray
 from posecore.errors import CheckpointError, DivergenceError, PreflightError
 from posecore.training.optimizer import OptimizerConfig
+from posecore.workflows.machines import WorkersConfig
 from tests.support.checkpoints import load_checkpoint
 from tests.support.watched_training import STEPS, assert_same_bits, seen, watched_worker, write_stores
 
@@ -22,10 +23,8 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     return write_stores(tmp_path_factory.mktemp("stores"))
 
 
-def _cluster(num_workers: int, max_failures: int = 1) -> RayTrainingConfig:
-    return RayTrainingConfig(
-        num_workers=num_workers, cpus_per_worker=0.5, max_failures=max_failures, poll_interval_s=0.2
-    )
+def _cluster(num_workers: int, max_failures: int = 1) -> WorkersConfig:
+    return WorkersConfig(num_workers=num_workers, cpus_per_worker=0.5, max_failures=max_failures, poll_interval_s=0.2)
 
 
 def test_a_killed_worker_changes_no_bit(tmp_path: Path, stores: dict[str, str]) -> None:
@@ -49,7 +48,7 @@ def test_stopped_on_two_workers_and_resumed_on_one(tmp_path: Path, stores: dict[
         train_with_ray(watched_worker(record, stores, stop_at=8), run_dir, _cluster(2, max_failures=3))
     assert len(list(record.glob("rank0_*.jsonl"))) == 1
     on_two = seen(record)
-    (newest,) = (run_dir / "train").glob("step_00000006_*")
+    (newest,) = (run_dir / "checkpoints").glob("step_00000006_*")
     (newest / "rank_00001-000.safetensors").write_bytes(b"cut")
     for path in record.iterdir():
         path.unlink()
@@ -74,12 +73,12 @@ def test_a_run_that_diverges_is_not_started_again(tmp_path: Path, stores: dict[s
     with pytest.raises(DivergenceError, match=r"training diverged in step [12]: "):
         train_with_ray(replace(worker, training=absurd), tmp_path / "run", _cluster(2, max_failures=3))
     assert len(list((tmp_path / "seen").glob("rank0_*"))) == 1
-    for folder in (tmp_path / "run").glob("train/step_*"):
+    for folder in (tmp_path / "run").glob("checkpoints/step_*"):
         load_checkpoint(folder)
 
 
 def test_workers_that_do_not_fit_are_refused_at_once() -> None:
     with pytest.raises(PreflightError, match="8 training workers with 1 CPU each do not fit a cluster with 2 CPU"):
-        check_resources(RayTrainingConfig(num_workers=8))
+        check_resources(WorkersConfig(num_workers=8))
     with pytest.raises(PreflightError, match="gpus_per_worker"):
-        check_resources(RayTrainingConfig(num_workers=1, gpus_per_worker=1))
+        check_resources(WorkersConfig(num_workers=1, gpus_per_worker=1))

@@ -1,30 +1,17 @@
-"""Steps that train, with their worker called in this process and not by Ray."""
+"""Steps that train, in this process and not on Ray."""
 
 from pathlib import Path
 
-import pytest
-
-from posecore.cluster.training import RUN_NAME, RayTrainingConfig, TrainedRun
-from posecore.lineage.steps import EVERYTHING, Reuse, StepResult, Workflow
+from posecore.lineage.steps import EVERYTHING, Reuse, StepResult
 from posecore.lineage.tracking import Tracking
-from posecore.training.context import LocalContext
+from posecore.shards.store import open_store
 from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.job import JobWorkflow
+from posecore.workflows.machines import WorkersConfig
+from posecore.workflows.steps import Split
 from posecore.workflows.train_step import train_step
-from tests.support.checkpoints import newest
+from posecore.workflows.without_ray import ThisProcess
 from tests.support.watched_training import WatchedWorker
-
-
-def train_in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Has a job's train step call its worker here; checkpoints lie where Ray Train has them."""
-
-    def train(worker: WatchedWorker, run_dir: Path, *_: object) -> TrainedRun:
-        context = LocalContext(run_dir / RUN_NAME)
-        result = worker(context)
-        checkpoint = newest(context)
-        return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
-
-    monkeypatch.setattr("posecore.workflows.train_step.train_with_ray", train)
-    monkeypatch.setattr("posecore.workflows.train_step.log_dataset_inputs", lambda *_: None)
 
 
 def submit(
@@ -41,6 +28,11 @@ def submit(
     """
     entries = [{"name": name, "root": name, "train": "train"} for name in worker.stores]
     job = DatasetsJob.model_validate({"name": "job", "run_folder": str(folder), "datasets": entries})
+    manifests = {name: open_store(location).manifest for name, location in worker.stores.items()}
+    splits = [
+        Split(entry, "training", worker.stores[entry.name], manifest.digest, manifest.definition)
+        for entry, manifest in zip(job.datasets, manifests.values(), strict=True)
+    ]
     lines: list[str] = [] if said is None else said
-    with Workflow(tracking, "job", folder, job, reuse=reuse, report=lines.append) as workflow:
-        return train_step(workflow, "train", job, RayTrainingConfig(), worker, [])
+    with JobWorkflow(ThisProcess(), tracking, job, reuse, report=lines.append) as workflow:
+        return train_step(workflow, "train", job, WorkersConfig(), worker, splits)

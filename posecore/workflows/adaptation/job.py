@@ -5,7 +5,6 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
-from posecore.cluster.training import RayTrainingConfig
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.promotion import PromotionConfig
 from posecore.loading.loader import LoadingConfig
@@ -19,6 +18,7 @@ from posecore.training.recipe import filled, pace
 from posecore.training.recipes import RECIPES
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob, LoaderSettings
 from posecore.workflows.label_check import LabelCheckConfig, check_passes
+from posecore.workflows.machines import WorkersConfig
 
 Group = Literal["target", "kept", "independent", "unlabelled"]
 
@@ -77,7 +77,7 @@ class AdaptationJob(DatasetsJob):
     own_proportions: float = Field(default=0.0, ge=0)
     loading: LoaderSettings = LoaderSettings()
     training: TrainingConfig
-    cluster: RayTrainingConfig = RayTrainingConfig()
+    cluster: WorkersConfig = WorkersConfig()
     inference: InferenceSettings = InferenceSettings()
     label_check: LabelCheckConfig | None = None
     gates: GateSettings = GateSettings()

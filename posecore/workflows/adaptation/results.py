@@ -16,7 +16,6 @@ from posecore.evaluation.protocols import PROTOCOLS
 from posecore.evaluation.tables import Change, forgetting_table
 from posecore.labels.suspects import TABLE_NAME
 from posecore.lineage.promotion import Check, Gate, check_gates
-from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
@@ -28,6 +27,7 @@ from posecore.workflows.adaptation.start import Start
 from posecore.workflows.fetched_model import FetchedModel
 from posecore.workflows.judge_step import as_registered
 from posecore.workflows.label_check import suspects
+from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, vouched
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
@@ -155,7 +155,7 @@ def verdict_word(checks: Sequence[Check]) -> str:
     return "may be promoted" if all(check.passed for check in checks) else "must not be promoted"
 
 
-def register_step(
+def register_child(
     workflow: Workflow,
     config: AdaptationJob,
     parent: FetchedModel,
@@ -166,39 +166,21 @@ def register_step(
 ) -> StepResult:
     """The child as a new version in the registry, its parent named, low-rank updates as further artifacts."""
     evaluation = [split for split in splits if split.role == "evaluation"]
-    measured = [
-        result.model_copy(update={"metrics": result.metrics | judged.changes(result.name)})
-        for result in as_registered(evaluation, judged.child)
-    ]
-
-    def execute(log: RunLog) -> Outputs:
-        for path in child.values["beside"]:
-            log.log_file(Path(path), "adapter")
-        version = register_model(
-            log,
-            config.name,
-            Path(child.values["folder"]),
-            [split.use for split in splits],
-            measured,
-            parent=parent.version,
-            tags={
-                "training_run_id": child.run_id,
-                "leaked_pairs": str(leaks.values["shared"]),
-                "strategy": config.method.strategy.kind,
-                "target": config.target,
-            },
-            summary=f"Adapted to {config.target} from {parent.record['source']} by {config.method.strategy.kind}.",
-        )
-        return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
-
-    inputs = {
-        "name": config.name,
-        "model": child,
-        "parent": parent.version.uri if parent.version else None,
-        "judged": [result.model_dump(mode="json") for result in measured],
-        "audit": leaks,
-    }
-    return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
+    kind = config.method.strategy.kind
+    return register_step(
+        workflow,
+        child,
+        splits,
+        [
+            result.model_copy(update={"metrics": result.metrics | judged.changes(result.name)})
+            for result in as_registered(evaluation, judged.child)
+        ],
+        leaks,
+        parent=parent.version,
+        tags={"strategy": kind, "target": config.target},
+        summary=f"Adapted to {config.target} from {parent.record['source']} by {kind}.",
+        adapter=child.values["beside"],
+    )
 
 
 def report_step(

@@ -47,7 +47,7 @@ class AdaptationWorker(MultiDatasetWorker):
         """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`."""
         self.method.strategy.apply(model, self._roles(model))
 
-    def write_beside(self, checkpoint: AnyPath, run_dir: Path) -> tuple[Path, ...]:
+    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
         """The low-rank updates in the files of ``peft``; only they, and what was trained whole, are read."""
         trained = self.trained(checkpoint)
         assert isinstance(trained, TrainedModel), "a child is a model of its own"

@@ -1,6 +1,6 @@
-"""The step of distillation that asks a teacher for its answers once, on the whole cluster, and stores them as shards.
+"""The step of distillation that asks a teacher for its answers once and stores them as shards.
 
-The driver plans the shards, an actor writes whole ones; so their bytes do not depend on how many actors there are, and
+The driver plans the shards, and whoever is free writes a whole one; so their bytes do not depend on how many write, and
 an interrupted step continues with the shards that are missing.
 """
 
@@ -12,14 +12,12 @@ from typing import Annotated, Any, TypeAlias
 from pydantic import BeforeValidator, Field
 from tqdm import tqdm
 
-from posecore.cluster.actors import ActorSettings, work_on_actors
-from posecore.cluster.connection import for_all_nodes
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.contents import Made
 from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.steps import Outputs, Workflow
+from posecore.lineage.steps import Outputs
 from posecore.lineage.tracking import RunLog
 from posecore.loading.training_crops import refuse_displacing
 from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
@@ -32,7 +30,10 @@ from posecore.shards.answers import (
     refuse_other_terms,
 )
 from posecore.shards.manifest import INSTANCES_NAME
+from posecore.storage import for_all_nodes
 from posecore.workflows.datasets_job import DatasetEntry, LoaderSettings
+from posecore.workflows.job import JobWorkflow
+from posecore.workflows.machines import ActorSettings, Machines
 from posecore.workflows.steps import Split, vouched_shards
 
 _CODE = ("posecore.methods.teacher_cache",)
@@ -88,7 +89,7 @@ def check_cache(settings: TeacherCacheSettings, datasets: Sequence[DatasetEntry]
 
 
 def cache_step(
-    workflow: Workflow,
+    workflow: JobWorkflow,
     split: Split,
     teacher: ModelFolder,
     terms: AnswerTerms,
@@ -129,13 +130,13 @@ def cache_step(
         batch_size=settings.batch_size,
     )
 
-    def on_ray(writer: AnswerWriter, numbers: range) -> list[AnswerCommit]:
-        return _write_on_ray(writer, numbers, settings.actors, f"cache {name}")
+    def write(writer: AnswerWriter, numbers: range) -> list[AnswerCommit]:
+        return _write(workflow.machines, writer, numbers, settings.actors, f"cache {name}")
 
     def execute(log: RunLog) -> Outputs:
         log_dataset_inputs(log, [split.use])
         log.log_dict(terms.model_dump(mode="json"), "terms.json")
-        manifest = store_answers(job, on_ray)
+        manifest = store_answers(job, write)
         log.log_metrics({"crops": manifest.num_crops, "bytes": manifest.size_bytes})
         values = {"folder": str(job.folder), "crops": manifest.num_crops, "bytes": manifest.size_bytes}
         files = vouched_shards(job.folder, manifest.shards, {INSTANCES_NAME: manifest.index})
@@ -151,10 +152,12 @@ def cache_step(
     return str(workflow.step(f"cache:{name}", execute, inputs=inputs, code=_CODE).values["folder"])
 
 
-def _write_on_ray(writer: AnswerWriter, numbers: range, actors: ActorSettings, title: str) -> list[AnswerCommit]:
+def _write(
+    machines: Machines, writer: AnswerWriter, numbers: range, actors: ActorSettings, title: str
+) -> list[AnswerCommit]:
     done: dict[int, AnswerCommit] = {}
     with tqdm(total=len(writer.rows) * len(writer.job.views), unit="crop", desc=title) as bar:
-        for position, commit in work_on_actors(partial(_teller, writer.job), list(numbers), actors):
+        for position, commit in machines.work(partial(_teller, writer.job), list(numbers), actors):
             done[position] = commit
             bar.update(commit.shard.num_crops)
     return [done[position] for position in range(len(numbers))]

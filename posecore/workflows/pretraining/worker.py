@@ -1,17 +1,21 @@
 """What each training process of the pre-training job does; its evaluation is given, and code of its own."""
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 import torch
 
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel
 from posecore.schema import CropBatch
+from posecore.shards.corrections import Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath
-from posecore.training.checkpoint import load_trained
+from posecore.training.checkpoint import MANIFEST_FILE, load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
 from posecore.training.trained import TrainedModel
@@ -59,6 +63,18 @@ class PretrainingWorker:
             start_step=start,
         )
 
+    def decided_by(self) -> dict[str, Any]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`."""
+        return {name: getattr(self, name) for name in ("model", "method", "loading", "training")}
+
+    def given(self) -> Sequence[object]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`: nothing."""
+        return ()
+
+    def refined(self, corrections: Mapping[str, Corrections], evaluate: Evaluate | None) -> Self:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`; labels are not looked at, corrected or not."""
+        return replace(self, evaluate=evaluate)
+
     def fresh_method(self) -> MaskedAutoencoder:
         """The method before its first step.
 
@@ -88,3 +104,11 @@ class PretrainingWorker:
         method = self.fresh_method()
         load_trained(checkpoint, method)
         return method.eval()
+
+    def trained_model(self, checkpoint: AnyPath) -> PoseModel:
+        """The encoder as a checkpoint of this worker holds it; raises what :meth:`trained_method` raises."""
+        return self.trained_method(checkpoint).model
+
+    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+        """See :class:`~posecore.workflows.train_step.TrainingWorker`: the checkpoint, which has the decoder as well."""
+        return (checkpoint / MANIFEST_FILE,)

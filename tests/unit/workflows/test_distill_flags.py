@@ -15,7 +15,7 @@ THREE = ["--teacher", "models:/whole-body@champion", "--student", "rtmpose-m", "
 def started(monkeypatch: pytest.MonkeyPatch) -> list[DistillationJob]:
     """The jobs that would have run."""
     jobs: list[DistillationJob] = []
-    monkeypatch.setattr("pipelines.distill.run", lambda config, reuse: jobs.append(config))
+    monkeypatch.setattr("pipelines.distill.run", lambda config, *_: jobs.append(config))
     return jobs
 
 
@@ -97,6 +97,10 @@ def test_a_registered_teacher_is_not_looked_for_in_a_store_made_for_this_run(
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
-    assert main(THREE) == 1
+    for split in ("train", "val"):
+        file = tmp_path / "coco" / "annotations" / f"coco_wholebody_{split}_v1.0.json"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert main([*THREE[:-1], "coco_wholebody=coco"]) == 1
     assert "nothing has been recorded at sqlite:///" in capsys.readouterr().err
     assert not list(tmp_path.glob("**/mlflow.db"))

@@ -8,24 +8,21 @@ from typing import Any
 
 import pytest
 
-from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import read_split
 from posecore.errors import IntegrityError
-from posecore.ingest.job import IngestSettings, ingest_job
-from posecore.ingest.run import ingest
-from posecore.lineage.steps import Reuse, Workflow
+from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import Tracking
-from posecore.shards.manifest import Manifest
 from posecore.shards.store import open_store
 from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.job import JobWorkflow
 from posecore.workflows.steps import ingest_step
+from posecore.workflows.without_ray import ThisProcess
 from tests.support.small_split import HEIGHT, WIDTH, definition, picture, tree
 
 NUM_IMAGES, PER_SHARD = 7, 2
 
 
 @pytest.fixture
-def submit(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[Path, bool]]:
+def submit(tracking: Tracking, tmp_path: Path) -> Callable[..., tuple[Path, bool]]:
     """Submits a job whose only step ingests, in this process; tells the folder, and whether the step was reused."""
     raw = tmp_path / "raw"
     (raw / "images").mkdir(parents=True)
@@ -37,12 +34,6 @@ def submit(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         annotations.append({"id": number, "image_id": number, "category_id": 1, **body})
     (raw / "train.json").write_text(json.dumps({"images": images, "annotations": annotations}))
 
-    def here(of: DatasetDefinition, split: str, root: Path, out: Path, settings: IngestSettings) -> Manifest:
-        return ingest(ingest_job(of, split, root, out, settings), read_split(of, split, root))
-
-    monkeypatch.setattr(
-        "posecore.workflows.steps.ingest_split", lambda of, split, root, *rest: here(of, split, Path(root), *rest)
-    )
     values: dict[str, Any] = {
         "name": "job",
         "run_folder": str(tmp_path / "run"),
@@ -52,7 +43,7 @@ def submit(tracking: Tracking, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     job = DatasetsJob.model_validate(values)
 
     def once(**reuse: bool) -> tuple[Path, bool]:
-        with Workflow(tracking, "job", tmp_path, job, reuse=Reuse(**reuse), report=lines.append) as workflow:
+        with JobWorkflow(ThisProcess(), tracking, job, Reuse(**reuse), report=lines.append) as workflow:
             split = ingest_step(workflow, job, job.datasets[0], of, "training")
         return Path(split.location), " reused " in lines[-1]
 

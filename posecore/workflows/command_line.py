@@ -1,0 +1,77 @@
+"""The command line of jobs that have a run file."""
+
+import argparse
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from posecore.config import load_config
+from posecore.lineage.steps import Reuse
+from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.machines import Machines
+
+_JobT = TypeVar("_JobT", bound=DatasetsJob)
+
+
+@dataclass(frozen=True)
+class Flags:
+    """Settings that a job takes by flags of their own as well.
+
+    Attributes:
+        declare: adds them to the parser.
+        overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
+        run_file: what they change where no ``--config`` is given; None requires one.
+    """
+
+    declare: Callable[[argparse.ArgumentParser], None]
+    overrides: Callable[[argparse.Namespace], list[str]]
+    run_file: Path | None = None
+
+
+def read_job(
+    description: str | None,
+    config_class: type[_JobT],
+    run: Callable[[_JobT, Reuse, Machines], None],
+    arguments: Sequence[str] | None,
+    flags: Flags | None = None,
+) -> Callable[[Machines], None]:
+    """The job named on the command line, which wants machines to run on.
+
+    Args:
+        description: help text.
+        config_class: what the run file must be.
+        run: given the configuration, what of earlier submissions may be used, and who does the work.
+        arguments: None for the process's own.
+        flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    usual = None if flags is None else flags.run_file
+    default = "" if usual is None else f"; default {usual.name}, changed by the flags below"
+    parser.add_argument("--config", required=usual is None, default=None, help=f"run file (YAML){default}")
+    if flags is not None:
+        flags.declare(parser)
+    parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting")
+    parser.add_argument("--allow-leakage", action="store_true", help="go on although train and evaluation sets overlap")
+    parser.add_argument(
+        "--verify", action="store_true", help="read what finished steps wrote, and make anew what is not as it was"
+    )
+    earlier = parser.add_mutually_exclusive_group()
+    earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
+    earlier.add_argument(
+        "--resume-from-code",
+        action="append",
+        default=[],
+        metavar="DIGEST",
+        help="go on from the checkpoints of this other version of the code; recorded in the run and the version",
+    )
+    options = parser.parse_args(arguments)
+
+    def job(machines: Machines) -> None:
+        run_file, overrides = options.config, [*options.set, *(["allow_leakage=true"] if options.allow_leakage else [])]
+        if flags is not None:
+            run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
+        reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
+        run(load_config(run_file, config_class, overrides), reuse, machines)
+
+    return job

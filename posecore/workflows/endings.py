@@ -1,0 +1,81 @@
+"""How a job ends when something stops it: one sentence and an exit status, never a stack of calls.
+
+A full disk, a tracking server that is gone, lost processes and Ctrl-C are no faults of the program; what is finished
+stays, and the same job submitted again goes on from there. An error nobody foresaw still shows where it arose.
+"""
+
+import atexit
+import errno
+import os
+import sys
+from collections.abc import Callable
+
+from posecore.errors import PoseCoreError
+from posecore.interruption import Interrupted, signals_raise
+from posecore.lineage.outage import told
+
+GO_ON = "what is finished stays: submit the same job again to go on."
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+
+def one_sentence(error: BaseException) -> str | None:
+    """What stopped a job, for a person; None for an error that only its stack of calls explains."""
+    if isinstance(error, PoseCoreError):
+        return str(error)
+    if _is_full(error):
+        where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
+        return f"no space is left on the disk{where}; free some and submit the same job again: what is finished stays."
+    if (sentence := told(error)) is not None:
+        return sentence
+    return str(error) if isinstance(error, OSError) else None  # it names the file, as our own do
+
+
+def exit_status(
+    job: Callable[[], None],
+    sentence_of: Callable[[BaseException], str | None] = one_sentence,
+    instead: Callable[[], BaseException | None] = lambda: None,
+    lost: tuple[type[BaseException], ...] = (),
+) -> int:
+    """Runs a job to its end and returns its exit status; whatever stopped it is said in one sentence.
+
+    Args:
+        job: to be run.
+        sentence_of: what is said of an error; None for one that only its stack of calls explains.
+        instead: asked at each signal for an error to raise in its place.
+        lost: errors after which nobody is left to say farewell to.
+
+    Returns:
+        0 if it ended well, 1 after an error, 128 and the signal's number after a signal.
+    """
+    try:
+        with signals_raise(instead):
+            job()
+    except Interrupted as stop:
+        print(f"{stop}: {GO_ON}", file=sys.stderr, flush=True)
+        return _leave_at_once(stop.status)
+    except Exception as error:
+        sentence = sentence_of(error)
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr, flush=True)
+        return _leave_at_once(1) if isinstance(error, lost) else 1
+    return 0
+
+
+def _is_full(error: BaseException) -> bool:
+    # Writers in C++ and Rust raise errors of their own with the system's text in them.
+    if isinstance(error, OSError) and error.errno in _NO_SPACE:
+        return True
+    return any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _NO_SPACE)
+
+
+def _leave_at_once(status: int) -> int:
+    """Has the process end without farewells, which would wait for processes that are gone or about to be."""
+
+    def leave() -> None:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+
+    atexit.register(leave)
+    return status

@@ -1,0 +1,34 @@
+"""One submission of a job on several datasets: its steps, and who works on them."""
+
+from collections.abc import Callable
+
+from posecore.lineage.steps import EVERYTHING, Reuse, Workflow
+from posecore.lineage.tracking import Tracking
+from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.machines import Machines
+
+
+class JobWorkflow(Workflow):
+    """A workflow whose steps are worked on by machines. Use as a context manager.
+
+    Args:
+        machines: who does the work.
+        tracking: the store.
+        config: the resolved configuration.
+        reuse: what of earlier submissions may be used.
+        report: called with one line per step.
+
+    Attributes:
+        machines: likewise.
+    """
+
+    def __init__(
+        self,
+        machines: Machines,
+        tracking: Tracking,
+        config: DatasetsJob,
+        reuse: Reuse = EVERYTHING,
+        report: Callable[[str], None] = print,
+    ) -> None:
+        super().__init__(tracking, config.name, config.folder, config, reuse=reuse, report=report)
+        self.machines = machines

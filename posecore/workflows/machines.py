@@ -1,0 +1,146 @@
+"""Who does the work of a job: the processes of a Ray cluster, or this one and those that torchrun started with it.
+
+Steps are written against :class:`Machines`. What they write does not depend on who writes it.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self, TypeAlias
+
+from pydantic import Field, model_validator
+
+from posecore.config import Config
+from posecore.ingest.executor import Executor
+from posecore.lineage.curve import CurveLog
+from posecore.storage import AnyPath
+from posecore.training.context import TrainContext
+from posecore.training.loop import TrainResult
+
+RUN_NAME = "checkpoints"
+"""Folder of the checkpoints in a training's folder, whoever trained."""
+
+Worker: TypeAlias = Callable[[TrainContext], TrainResult]
+"""What every training process does; must be picklable."""
+Tool: TypeAlias = Callable[[Any], Any]
+"""Does one piece of work."""
+
+
+class WorkersConfig(Config):
+    """How training is spread over a Ray cluster; torchrun has flags of its own for that.
+
+    Attributes:
+        num_workers: training processes.
+        min_workers: fewer may go on after a node is lost, down to this number; None insists on ``num_workers`` and
+            waits for a replacement.
+        cpus_per_worker: CPU cores Ray reserves for each worker; loader threads count.
+        gpus_per_worker: GPUs for each worker, 0 or 1.
+        max_failures: restarts after a lost worker before the job gives up.
+        num_to_keep: older checkpoints are deleted.
+        poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
+        start_timeout_s: how long a group of workers may take to start before it is tried again. The first attempt
+            after a node loss still counts the lost node, so this is what a loss costs at least.
+        checkpoint_on_stop: Ctrl-C and SIGTERM have the workers write a checkpoint before they end; a second one does
+            not wait for it. Costs a question among the workers in every step.
+    """
+
+    num_workers: int = Field(default=1, gt=0)
+    min_workers: int | None = Field(default=None, gt=0)
+    cpus_per_worker: float = Field(default=1.0, gt=0)
+    gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    max_failures: int = Field(default=3, ge=0)
+    num_to_keep: int = Field(default=3, gt=0)
+    poll_interval_s: float = Field(default=0.5, gt=0)
+    start_timeout_s: float = Field(default=30.0, gt=0)
+    checkpoint_on_stop: bool = False
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.min_workers is not None and self.min_workers > self.num_workers:
+            raise ValueError(f"min_workers {self.min_workers} exceeds num_workers {self.num_workers}.")
+        return self
+
+
+class ActorSettings(Config):
+    """How pieces of work that need a model are spread over a Ray cluster.
+
+    Attributes:
+        actors: processes; None takes one per CPU (or per GPU) of the cluster.
+        cpus_per_actor: CPU cores Ray reserves for each.
+        gpus_per_actor: GPUs for each; a fraction shares one.
+    """
+
+    actors: int | None = Field(default=None, gt=0)
+    cpus_per_actor: float = Field(default=1.0, gt=0)
+    gpus_per_actor: float = Field(default=0.0, ge=0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun:
+    """How training ended.
+
+    Attributes:
+        checkpoint: folder of the last checkpoint (:mod:`posecore.training.checkpoint`).
+        metrics: rank 0's, as of that checkpoint.
+    """
+
+    checkpoint: AnyPath
+    metrics: Mapping[str, float]
+
+
+class Machines(Protocol):
+    """What a job has its work done by."""
+
+    def connect(self) -> None:
+        """Returns when they are there to work.
+
+        Raises:
+            PreflightError: they are not.
+        """
+        ...
+
+    def ingestion(self, workers: int | None = None) -> Executor:
+        """Who reads, plans and writes shards; ``workers`` of them at a time, None for what there is room for."""
+        ...
+
+    def train(
+        self, worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: CurveLog | None = None
+    ) -> TrainedRun:
+        """Runs a worker function on several processes until it has returned on all of them.
+
+        A run that was interrupted continues when it is called again with the same ``run_dir``.
+
+        Args:
+            worker: called with a context on every process.
+            run_dir: a folder that all of them can write; checkpoints go to ``run_dir/checkpoints``.
+            config: how many workers, and how patient.
+            curve: where rank 0's metrics go.
+
+        Raises:
+            PreflightError: there is no room for the workers.
+            PoseCoreError: whatever deliberate error the workers raised.
+        """
+        ...
+
+    def work(
+        self, build: Callable[[], Tool], works: Sequence[Any], settings: ActorSettings
+    ) -> Iterator[tuple[int, Any]]:
+        """Has every piece of work done; yields its position and the answer, in the order they are finished.
+
+        Args:
+            build: makes the tool, once in each process; must be picklable, and small.
+            works: what the tool is given.
+            settings: how many processes, and what each reserves.
+
+        Raises:
+            PoseCoreError: what the tool, or building it, raised deliberately; the first of them.
+        """
+        ...
+
+    def room(self, settings: ActorSettings, num_works: int) -> int:
+        """Processes that :meth:`work` would spread so many pieces over, at least one if there is anything to do."""
+        ...
+
+    def kept(self) -> AbstractContextManager[None]:
+        """Keeps the tools of :meth:`work` for the next pieces, as long as the block lasts, in which nothing trains."""
+        ...
