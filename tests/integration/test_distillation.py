@@ -46,6 +46,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
 from posecore.workflows.distillation.teacher_cache import TeacherCacheSettings, cache_step
 from posecore.workflows.steps import Split
+from posecore.workflows.without_ray import ThisProcess
 from tests.support.tiny_store import write_store
 
 SIZE = (64, 32)
@@ -160,7 +161,6 @@ def without_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         location = str(tmp_path / "shards" / "people" / "train")
         return [Split(entry, "training", location, store.manifest.digest, definitions[entry.name])]
 
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")  # as torchrun sets it
     monkeypatch.setattr("pipelines.distill.ingest_splits", splits)
 
 
@@ -177,7 +177,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
         values["method"] = {"feature_weight": 0}
         file = tmp_path / "told.yaml"
         file.write_text(yaml.safe_dump(values))
-        run(load_config(file, DistillationJob, changes), EVERYTHING)
+        run(load_config(file, DistillationJob, changes), EVERYTHING, ThisProcess())
         said = capsys.readouterr().out
         ran, reused = (re.findall(rf"^(\S+) +{word} ", said, re.MULTILINE) for word in ("ran", "reused"))
         return ran, reused, load_model(re.findall(r"\(folder (\S+)\)", said)[0])
