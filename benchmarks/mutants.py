@@ -18,7 +18,8 @@ that import it, then others that import it, or what imports it, or what imports 
 Python import the changed text, too. It has been noticed if a test fails, or after 100 s of a processor. At the end
 every test file that noticed something must pass on the code as it is. What survives is listed.
 
-Needs ``pip install -e '.[mutants]'``. A mutant costs one to fifty seconds of a core.
+Needs ``pip install -e '.[mutants]'``. A mutant costs one to fifty seconds of a core, one of DeepSpeed's engine, which
+slow tests alone reach, up to three minutes.
 """
 
 import argparse
@@ -225,7 +226,8 @@ def _files(module: str) -> tuple[str, ...]:
     near.sort(key=lambda test: (reached[test], not test.startswith(f"tests/unit/{room}/"), Path(test).stat().st_size))
     tests = list(dict.fromkeys(test for test in (*named, *near) if test in reached))
     has_settings = "(Config)" in Path(*module.split(".")).with_suffix(".py").read_text(encoding="utf-8")
-    return (*tests[:_MOST_FILES], *([_SETTINGS["of_configurations"]] if has_settings else []))
+    settings = [_SETTINGS["of_configurations"]] if has_settings else []
+    return (*tests[:_MOST_FILES], *settings, *_SETTINGS["slow"].get(module, ()))
 
 
 def _steps_to(module: str) -> dict[str, int]:
@@ -329,7 +331,10 @@ def _run(files: tuple[str, ...], mutant: Mutant | None) -> int:
             return _NOT_IMPORTED
     result = _NO_TESTS
     for index, file in enumerate(files):  # one by one: what the first notices need not wait for the others' imports
-        options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider", "-m", _SETTINGS["markers"]]
+        slow = any(file in files_of for files_of in _SETTINGS["slow"].values())
+        options = ["-x", "-q", "--assert=plain", "-p", "no:cacheprovider"] + (
+            [] if slow else ["-m", _SETTINGS["markers"]]
+        )
         code = int(pytest.main([*options, file]))
         if code not in (0, 5):
             return _FIRST_FILE + index
