@@ -48,6 +48,14 @@ def test_losses_of_labels_add_up_to_the_loss_of_a_batch(people):
     assert np.nansum(losses) / (6 * 17) == pytest.approx(whole.item(), rel=1e-5)
 
 
+def test_nothing_is_kept_for_a_backward_pass(people):
+    model = model_for(people, {"backbone": TINY_VIT, "head": {"kind": "classic", "channels": 8}})
+    kept = []
+    model.backbone.register_forward_hook(lambda module, inputs, output: kept.append(output.requires_grad))
+    label_losses(model, people, "people", SETTINGS)
+    assert kept == [False]
+
+
 def test_a_model_that_takes_depth_is_given_it(tmp_path):
     store = depth_store(tmp_path, 3, "people")
     model = model_for(store, {"backbone": TINY_VIT | {"depth_input": True}, "head": {"kind": "classic", "channels": 8}})

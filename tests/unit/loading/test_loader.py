@@ -2,6 +2,7 @@
 
 import threading
 from itertools import islice
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -17,7 +18,8 @@ from posecore.loading.augment import AugmentConfig, Region, RegionDraws, augment
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
 from posecore.loading.crop import crop_image, decode_image, plan_crops
-from posecore.loading.loader import Loader, LoadingConfig
+from posecore.loading.loader import Loader, LoadingConfig, blocks_of
+from posecore.loading.mixture import MixtureConfig
 from posecore.loading.randomness import Purpose, generator
 from posecore.loading.samples import UsableInstances
 from posecore.schema import KeypointState
@@ -483,3 +485,30 @@ def test_a_dataset_with_nothing_to_train_on_is_refused(stores, tmp_path, bodies)
     config = loading(mixture={"entries": [{"name": name} for name in (*stores, "empty")]})
     with pytest.raises(ConfigError, match=r"^mixture entry empty: nothing in it can be cropped"):
         batches({**stores, "empty": empty}, 1, config)
+
+
+@pytest.mark.parametrize(
+    ("shuffle", "behind_urls", "block_bytes", "in_blocks"),
+    [
+        ("full", True, 1, []),
+        ("blocks", False, 1, ["a", "b"]),
+        ("auto", False, 1, []),
+        ("auto", True, 1, ["b"]),
+        ("auto", True, 0.5, []),  # of its size: not more than two blocks
+        ("auto", True, 0.49, ["b"]),
+    ],
+)
+def test_sets_are_read_in_blocks_where_asked_for_or_too_large_for_the_cache(
+    shuffle, behind_urls, block_bytes, in_blocks
+):
+    """One of two sets lies behind a URL, or none does."""
+
+    def store(size, is_remote):
+        manifest = SimpleNamespace(shards=[SimpleNamespace(size_bytes=size // 2)] * 2)
+        return SimpleNamespace(manifest=manifest, cache="a cache" if is_remote else None)
+
+    stores = {"a": store(400, False), "b": store(1000, behind_urls)}
+    entries = [{"name": name} for name in stores]
+    size = block_bytes if block_bytes == 1 else int(1000 * block_bytes)
+    mixture = MixtureConfig.model_validate({"entries": entries, "shuffle": shuffle, "block_bytes": size})
+    assert list(blocks_of(mixture, stores)) == in_blocks

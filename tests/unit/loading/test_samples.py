@@ -97,3 +97,11 @@ def test_nothing_but_the_picture_is_read_for_a_crop(tmp_path):
     for read in (store.read_record, store.read_masks):
         with pytest.raises(IntegrityError, match="is not what was written"):
             read(0)
+
+
+def test_the_latest_image_is_kept_however_large_and_no_other(tmp_path):
+    store = write_store(tmp_path, "a", [1] * 2)
+    cache = SampleCache({"a": store}, 1, 10**6)
+    for row, decoded in ((0, 1), (0, 1), (1, 2), (0, 3), (0, 3)):
+        cache.get(("a", row))
+        assert cache.num_decoded == decoded

@@ -17,6 +17,7 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, split_batch, to_device
 from posecore.methods.prototype_terms import assign, contrast, distance, labelled_pixels
 from posecore.methods.prototypes import STAGES, WEIGHTS, PrototypeLearning, PrototypesConfig, Stage
+from posecore.methods.self_supervision import AgreementConfig, agreed_points
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
@@ -229,6 +230,39 @@ def test_agreed_points_teach_the_other_datasets_heads_wherever_they_lie(x: float
     assert not gradient[1:].any(), "no label, no penalty"
     assert gradient[0, int(y), int(x)] < 0
     assert embedding.maps.grad.any()
+
+
+def test_what_agreed_points_teach_is_the_sum_of_its_formulas() -> None:
+    """Three images, on the second of which head and prototypes see nothing; labels count the lower of two maxima,
+    and errors are multiplied by it before they are squared."""
+    method = _method(agreement={"confidence": 0.25, "distance_px": 2.1})
+    _agreeing(method, 5.0, 9.0)
+    height, width = method.model.config.heatmap_size
+    prototypes = method.model.prototypes("people")
+    maps = method.model.heads["people"].maps.detach().repeat(3, 1, 1, 1)
+    embeddings = method.model.embedding_head.maps.detach().repeat(3, 1, 1, 1)
+    maps[1], embeddings[1] = 0, torch.eye(16)[15][:, None, None]
+    found = method._self_supervision("people", maps, embeddings, prototypes)
+    targets, counted = agreed_points(maps, prototype_heatmaps(embeddings, prototypes), *_codec_and_agreement(method))
+    assert counted[:, 0].tolist() == pytest.approx([0.9, 0.0, 0.9])
+    assert not counted[:, 1:].any()
+    errors = [
+        ((drawn - targets) * counted[:, :, None, None]).square().sum() / (2 * maps.shape[1] * height * width)
+        for drawn in (maps, prototype_heatmaps(embeddings, prototypes))
+    ]
+    believed = targets.clone()
+    believed[:, 0] *= torch.tensor([0.9, 0.0, 0.9])[:, None, None]
+    believed[:, 1:] = 0
+    assigned = assign(labelled_pixels(embeddings, believed, method.config.pixel_threshold), prototypes)
+    weights = method.config.weights
+    pixels = weights.contrast * contrast(assigned) + weights.distance * distance(assigned)
+    expected = weights.self_supervision * (errors[0] + weights.heatmap * errors[1] + pixels)
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert pixels > 0.01 * expected / weights.self_supervision
+
+
+def _codec_and_agreement(method: PrototypeLearning) -> tuple[HeatmapCodec, AgreementConfig]:
+    return method.codecs["people"], method.config.agreement
 
 
 def test_self_supervision_counts_only_from_its_stage_on_and_only_others_images() -> None:

@@ -110,3 +110,22 @@ def test_any_flipped_byte_changes_the_digest_or_is_refused():
             assert tar_digest(memoryview(data), "t") != whole
         data[position] ^= 0x11
     assert tar_digest(memoryview(data), "t") == whole
+
+
+def test_pieces_are_written_at_a_megabyte_or_at_512_parts_and_not_before(tmp_path):
+    """Each member has three parts: header, content, and what fills its last block."""
+    path = tmp_path / "t.tar"
+    with FileIO(path, "w") as file:
+        writer = TarWriter(file)
+        for number in range(170):
+            writer.add(str(number), b"x")
+        assert path.stat().st_size == 0
+        writer.add("170", b"x")
+        assert path.stat().st_size == writer.position == 171 * 1024
+        writer.add("large", bytes((1 << 20) - 2 * 512))
+        assert path.stat().st_size == 171 * 1024, "a block is missing to a megabyte"
+        writer.add("empty", b"")
+        assert path.stat().st_size == writer.position
+        writer.finish()
+    with tarfile.open(path) as tar:
+        assert len(tar.getnames()) == 173
