@@ -10,7 +10,7 @@ Private attributes are read for that; ``tests/integration/test_deepspeed_engine.
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -29,10 +29,12 @@ from posecore.training.engine import (
     checked_total,
 )
 from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
+from posecore.training.sharded import Run, copy_masters, moment_run, shape_of, weight_run
 from posecore.training.torch_engine import (
     MOMENTS,
     buffer_pieces,
     clip_gradients,
+    materialise,
     own_share,
     read_whole,
     restore_buffers,
@@ -43,9 +45,22 @@ from posecore.training.torch_engine import (
     whole_pieces,
 )
 
-BUCKET_ELEMENTS = 100_000_000
-"""Gradients averaged in one message. DeepSpeed's own 5e8 takes 4 GB per GPU whatever the model's size, for two buffers;
-a message of 400 MB is long enough for any network."""
+_MOST_IN_BUCKET, _LEAST_IN_BUCKET, _BUCKETS = 100_000_000, 1_000_000, 32
+_LIVE_BUCKETS = 4
+
+
+def bucket_elements(parameters: int) -> int:
+    """Gradients averaged in one message, and weights gathered ahead, for a model of so many parameters.
+
+    DeepSpeed's own 5e8 takes 4 GB per GPU whatever the model's size, for two buffers. A message of 400 MB is long
+    enough for any network, and a 32nd of a model leaves enough of its backward pass to send the gradients in.
+    """
+    return min(_MOST_IN_BUCKET, max(_LEAST_IN_BUCKET, parameters // _BUCKETS))
+
+
+def live_elements(parameters: int) -> int:
+    """Weights that stage 3 has whole at a time. DeepSpeed's own 1e9 keep all of most models on every rank."""
+    return _LIVE_BUCKETS * bucket_elements(parameters)
 
 
 class DeepSpeedEngine:
@@ -59,11 +74,18 @@ class DeepSpeedEngine:
         self._settings = settings
         self._stage = config.zero_stage
         adam = settings.optimizer
+        trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in method.parameters())
+        described = deepspeed_settings(config, adam, settings.micro_batch, settings.accumulation, trained, total)
+        if self._stage == 3:
+            _shard(deepspeed, method, settings.device, described)
+        else:
+            materialise(method, settings.device)
         optimizer = make_optimizer(method, adam)
         self._engine, self._optimizer, _, _ = deepspeed.initialize(
             model=method.to(settings.device).train(),
             optimizer=optimizer,
-            config=deepspeed_settings(config, adam, settings.micro_batch, settings.accumulation),
+            config=described,
         )
         self._steps = 0
         if self._stage > 0:
@@ -110,7 +132,7 @@ class DeepSpeedEngine:
         if self._stage == 0:
             return own_share(whole_pieces(self._optimizer, self.method))
         learned = [
-            Piece(f"{section}/{name}", _shape(parameter), run.start, run.values)
+            Piece(f"{section}/{name}", shape_of(parameter), run.start, run.values)
             for section in ("weights", *MOMENTS)
             for name, parameter in self._trainable()
             if (run := self._run(parameter, section)) is not None
@@ -118,9 +140,9 @@ class DeepSpeedEngine:
         frozen = [(name, p) for name, p in self.method.named_parameters() if not p.requires_grad]
         if self._stage == 3:
             learned += [
-                Piece(f"weights/{name}", _shape(parameter), run.start, run.values)
+                Piece(f"weights/{name}", shape_of(parameter), run.start, run.values)
                 for name, parameter in frozen
-                if (run := _own_run(parameter)) is not None
+                if (run := weight_run(parameter)) is not None
             ]
             return learned + own_share(buffer_pieces(self.method))
         alike = [Piece.whole(f"weights/{name}", parameter) for name, parameter in frozen]
@@ -160,14 +182,9 @@ class DeepSpeedEngine:
 
     def _restore_partitions(self, checkpoint: Checkpoint) -> None:
         """Stage 3: what layers compute with are other tensors than the optimiser's where precision or place differ."""
-        zero = self._optimizer
-        for index, (own, master) in enumerate(
-            zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
-        ):
-            if own is not master:
-                zero._reassign_or_swap_out_partitioned_parameters(index)
+        copy_masters(self._optimizer)
         for name, parameter in self.method.named_parameters():
-            if not parameter.requires_grad and (run := _own_run(parameter)) is not None:
+            if not parameter.requires_grad and (run := weight_run(parameter)) is not None:
                 checkpoint.read_into("weights", name, run.values, run.start)
             if parameter.numel():  # it is whole on every rank, because it is small
                 read_whole(checkpoint, "weights", name, parameter)
@@ -185,18 +202,15 @@ class DeepSpeedEngine:
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.method.named_parameters() if p.requires_grad)
 
-    def _run(self, parameter: nn.Parameter, section: str) -> "_Run | None":
+    def _run(self, parameter: nn.Parameter, section: str) -> Run | None:
         """What this rank's optimiser keeps of a parameter: weights, or a moment of that name; None for nothing."""
-        zero, key = self._optimizer, None if section == "weights" else section
+        key = None if section == "weights" else section
         if self._stage == 3:
-            group, offset, size = zero.grad_position[zero.get_param_id(parameter)]
-            flat = zero.fp32_partitioned_groups_flat[group]
-            kept = flat.detach() if key is None else zero.optimizer.state[flat].get(key)
-            return None if kept is None else _run_of(parameter, kept.narrow(0, offset, size))
+            return moment_run(parameter, key)
         fragment = parameter._hp_mapping  # type: ignore[attr-defined]
         if fragment is None or (key is not None and key not in fragment.get_optim_state_keys()):
             return None
-        return _Run(fragment.lp_fragment_address.start, fragment.get_hp_fragment(key).detach())
+        return Run(fragment.lp_fragment_address.start, fragment.get_hp_fragment(key).detach())
 
     def _lay_out_moments(self) -> None:
         zero = self._optimizer
@@ -227,18 +241,36 @@ class DeepSpeedEngine:
                         yield self._optimizer.state[parameter], group["part"]
 
 
-class _Run(NamedTuple):
-    """Values that a rank keeps of a flattened tensor, and the index of the first."""
-
-    start: int
-    values: Tensor
-
-
 def deepspeed_settings(
-    config: DeepSpeedEngineConfig, optimizer: OptimizerConfig, micro_batch: int, accumulation: int
+    config: DeepSpeedEngineConfig,
+    optimizer: OptimizerConfig,
+    micro_batch: int,
+    accumulation: int,
+    trained: int,
+    total: int,
 ) -> dict[str, Any]:
-    """The dictionary DeepSpeed wants."""
-    zero: dict[str, Any] = {"stage": config.zero_stage, "reduce_bucket_size": BUCKET_ELEMENTS}
+    """The dictionary DeepSpeed wants.
+
+    Args:
+        config: stage, precision, offloading.
+        optimizer: clipping.
+        micro_batch: crops per rank and forward pass.
+        accumulation: forward passes per step.
+        trained: number of parameters that learn.
+        total: number of all.
+    """
+    zero: dict[str, Any] = {
+        "stage": config.zero_stage,
+        "reduce_bucket_size": bucket_elements(trained),
+        "allgather_bucket_size": bucket_elements(total),
+    }
+    if config.zero_stage == 3:
+        zero |= {
+            "stage3_prefetch_bucket_size": bucket_elements(total),
+            "stage3_max_live_parameters": live_elements(total),
+            "stage3_max_reuse_distance": live_elements(total),
+            "sub_group_size": live_elements(trained),  # what the optimiser works on at a time
+        }
     if config.offload_optimizer:
         zero["offload_optimizer"] = {"device": "cpu"}
     if config.offload_parameters:
@@ -257,20 +289,22 @@ def deepspeed_settings(
     return settings
 
 
-def _shape(parameter: nn.Parameter) -> tuple[int, ...]:
-    return tuple(getattr(parameter, "ds_shape", parameter.shape))  # under stage 3 the local shape is (0,)
+def _shard(deepspeed: Any, method: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> None:
+    """Divides the parameters of a method among the ranks, layer by layer: no rank has more than one layer whole.
 
-
-def _own_run(parameter: Any) -> _Run | None:
-    """What this rank keeps of a parameter under stage 3."""
-    return _run_of(parameter, parameter.ds_tensor.detach())
-
-
-def _run_of(parameter: Any, piece: Tensor) -> _Run | None:
-    """This rank's piece of a flattened tensor that stage 3 cuts into equal, padded pieces, without the padding."""
-    start = dist.get_rank() * len(piece)
-    count = min(len(piece), parameter.ds_numel - start)
-    return _Run(start, piece[:count]) if count > 0 else None
+    Parameters on the meta device get no values; those of rank 0 go to every rank otherwise.
+    """
+    first = None
+    for module in reversed(list(method.modules())):
+        materialise(module, device, recurse=False)
+        own = list(module.parameters(recurse=False))
+        if not own:
+            continue
+        if first is None:
+            deepspeed.zero.Init(module=module, config_dict_or_path=dict(settings))
+            first = own[0]
+        else:
+            first.convert_to_zero_parameters(param_list=own)  # type: ignore[attr-defined]
 
 
 def _import_deepspeed(device: torch.device) -> Any:

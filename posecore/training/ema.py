@@ -13,11 +13,12 @@ constants and prototypes with the weights, and truncates BatchNorm's count of ba
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import numpy as np
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.config import Config
@@ -25,7 +26,8 @@ from posecore.errors import ConfigError
 from posecore.models.moving_average import follow
 from posecore.training.checkpoint import Checkpoint
 from posecore.training.checkpoint_pieces import Piece
-from posecore.training.torch_engine import own_share, read_whole
+from posecore.training.sharded import is_sharded, shape_of, take_over, weight_run
+from posecore.training.torch_engine import own_share
 
 _MOST_OF_START = 0.01
 
@@ -78,7 +80,7 @@ class WeightAverage:
     What is averaged with the weights are the statistics that the layers had with these weights; their counts of batches
     are copied. Other buffers are constants, or averages already (prototypes, a mean teacher), and are left as they are.
 
-    Needs whole parameters on every rank, so ZeRO-3 is refused by the configuration.
+    Where weights are sharded, every rank averages the runs that it keeps.
 
     Args:
         method: what is followed.
@@ -88,7 +90,8 @@ class WeightAverage:
     def __init__(self, method: nn.Module, config: AverageConfig) -> None:
         self._config = config
         self._updates = 0
-        self._average = {name: tensor.detach().clone() for name, tensor in _followed(method)}
+        self._average = {piece.key: piece.values.clone() for piece in _followed(method)}
+        self._method = method
 
     @property
     def updates(self) -> int:
@@ -97,12 +100,21 @@ class WeightAverage:
 
     def update(self, method: nn.Module) -> None:
         """Takes in the weights after a step."""
-        follow(self._average, _followed(method), 1 - self._config.share(self._updates))
+        present = ((piece.key, piece.values) for piece in _followed(method))
+        if self._updates == 0:  # a copy, whatever was there: sharded weights may have had no values yet
+            for name, tensor in present:
+                self._average[name].copy_(tensor)
+        else:
+            follow(self._average, present, 1 - self._config.share(self._updates))
         self._updates += 1
 
     def pieces(self) -> list[Piece]:
         """What this rank writes of the average."""
-        return own_share([Piece.whole(f"average/{name}", tensor) for name, tensor in self._average.items()])
+        followed = _followed(self._method)
+        pieces = [replace(p, key=f"average/{p.key}", values=self._average[p.key]) for p in followed]
+        divided = {f"average/{name}" for name, p in self._method.named_parameters() if is_sharded(p)}
+        runs = [piece for piece in pieces if piece.key in divided]
+        return runs + own_share([piece for piece in pieces if piece.key not in divided])
 
     def restore(self, method: nn.Module, checkpoint: Checkpoint) -> None:
         """Takes over an average, where the checkpoint has one; otherwise it starts at the next update. Not collective.
@@ -114,11 +126,12 @@ class WeightAverage:
             IntegrityError: a file is missing, truncated or changed.
         """
         self._updates = checkpoint.counts.average_updates if checkpoint.shapes("average") else 0
-        for name, tensor in _followed(method):
-            if checkpoint.has("average", name):
-                read_whole(checkpoint, "average", name, self._average[name])
+        for piece in _followed(method):
+            average = self._average[piece.key]
+            if checkpoint.has("average", piece.key):
+                checkpoint.read_into("average", piece.key, average, piece.start)
             else:
-                self._average[name].copy_(tensor.detach())
+                average.copy_(piece.values)
 
     @contextmanager
     def applied(self, method: nn.Module) -> Iterator[None]:
@@ -131,17 +144,21 @@ class WeightAverage:
 
     @torch.no_grad()
     def _swap(self, method: nn.Module) -> None:
-        for name, tensor in _followed(method):
-            weights = tensor.clone()
-            tensor.copy_(self._average[name])
-            self._average[name] = weights
+        for piece in _followed(method):
+            weights = piece.values.clone()
+            piece.values.copy_(self._average[piece.key])
+            self._average[piece.key] = weights
+        take_over(method)
 
 
-def _followed(method: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Parameters and statistics by their names in the method."""
-    yield from method.named_parameters()
+def _followed(method: nn.Module) -> Iterator[Piece]:
+    """What this rank keeps of the parameters, and the statistics, by their names in the method; in their own memory."""
+    for name, parameter in method.named_parameters():
+        run = weight_run(parameter)
+        if run is not None:
+            yield Piece(name, shape_of(parameter), run.start, run.values)
     for prefix, module in method.named_modules():
         if isinstance(module, _BatchNorm):
             for name, buffer in module.named_buffers(prefix, recurse=False):
                 if name.rpartition(".")[2] in ("running_mean", "running_var", "num_batches_tracked"):
-                    yield name, buffer
+                    yield Piece(name, tuple(buffer.shape), 0, buffer.view(-1))

@@ -44,6 +44,7 @@ from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.resume import resume
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
+from posecore.training.start import FirstState, MethodMakers, is_sharded
 from posecore.training.utilisation import flops_per_crop, peak_flops
 
 LoaderFactory: TypeAlias = Callable[[int], Iterable[CropBatch]]
@@ -109,8 +110,6 @@ class TrainingConfig(Config):
         shards_weights = isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.zero_stage == 3
         if self.average is not None:
             self.average.check_length(self.steps)
-        if shards_weights and self.average is not None:
-            raise ValueError("average needs whole weights on every rank; use engine.zero_stage 0, 1 or 2.")
         if shards_weights and self.compile:
             raise ValueError("compile would start anew for every weight that ZeRO-3 gathers; use engine.zero_stage 2.")
         return self
@@ -130,7 +129,7 @@ class TrainResult:
 
 
 def train(
-    method: nn.Module,
+    method: nn.Module | MethodMakers,
     make_loader: LoaderFactory,
     config: TrainingConfig,
     context: TrainContext,
@@ -143,7 +142,8 @@ def train(
     Args:
         method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
             is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it, an
-            :class:`~posecore.methods.staged.ObservingMethod` is asked after it.
+            :class:`~posecore.methods.staged.ObservingMethod` is asked after it. Where ways to make it are given and
+            the engine shards weights, no rank but one has them whole at any time, and that one only for a fresh start.
         make_loader: makes this rank's batches; called once.
         config: the run.
         context: where it runs.
@@ -164,6 +164,14 @@ def train(
         accumulation=config.accumulation,
         device=context.device,
     )
+    first = None
+    if isinstance(method, MethodMakers):
+        makers = method
+        if is_sharded(config.engine, context):
+            first = FirstState(makers, context)
+            if not context.store.names():
+                first.write()  # before the engine takes its memory
+        method = makers.build() if first is None else makers.outline()
     if config.synchronised_batchnorm:
         normalise_whole_batches(method)
     if config.compile:
@@ -171,6 +179,10 @@ def train(
     engine = build_engine(config.engine, method, settings)
     average = None if config.average is None else WeightAverage(engine.method, config.average)
     progress = resume(engine, average, context, config.seed, config.global_batch)
+    if first is not None:
+        if progress is None:
+            first.restore(engine)
+        first.remove()
     start = 0 if progress is None else progress.step
     if config.average is not None and average is not None and not average.updates:
         config.average.check_length(config.steps - start)  # again: it may begin in the middle of a run

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from posecore.config import Config
 from posecore.methods.staged import InheritingMethod, StagedMethod
 from posecore.models.layers import block_index, layer_index
+from posecore.training.sharded import shape_of
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
@@ -109,8 +110,7 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
     for name, parameter in trainable:
         layer = layer_index(name, depth)
         if config.undecayed == "vectors":
-            shape = getattr(parameter, "ds_shape", parameter.shape)  # under ZeRO-3 the local shape is (0,)
-            decayed = len(shape) > 1 and not name.endswith(".bias") and "pos_embed" not in name
+            decayed = len(shape_of(parameter)) > 1 and not name.endswith(".bias") and "pos_embed" not in name
         else:
             decayed = id(parameter) not in of_norms and not name.endswith(".bias")
         part = next((prefix for prefix in parts if name.startswith(prefix)), "")

@@ -29,7 +29,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.cost import ModelCost, build_parts, count_parameters, model_cost
 from posecore.models.groups import Group
 from posecore.models.pose_model import rest_frozen
-from posecore.training.deepspeed_engine import BUCKET_ELEMENTS
+from posecore.training.deepspeed_engine import bucket_elements, live_elements
 from posecore.training.engine import DeepSpeedEngineConfig, EngineConfig
 from posecore.training.gpus import GIB, Gpu
 from posecore.training.memory_trace import MemoryTrace, Moment
@@ -39,7 +39,6 @@ OUTSIDE_BYTES = 3 * GIB // 2
 """Assumed for what no tensor holds: CUDA's context, NCCL, work space of cuBLAS and cuDNN."""
 FRAGMENTATION = 0.05
 """Assumed share of the allocator's memory that is lost between tensors."""
-_GATHERED_ELEMENTS = 550_000_000  # stage 3: half the reuse distance of 1e9, and 5e7 fetched ahead
 
 
 @dataclass(frozen=True)
@@ -241,8 +240,10 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     gradients = 4 * (part if stage >= 2 else trained)
     master, moments = (4 * part if stage else 0), 8 * part
     average = 4 * total * run.num_copies
-    gathered = 4 * min(total, _GATHERED_ELEMENTS) if stage == 3 else 0
+    gathered = 4 * min(total, live_elements(total)) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
+    if stage == 3:
+        largest_group = min(largest_group, live_elements(trained))
     host = 0.0
     if run.offloads_optimizer:  # the part's gradients and, below stage 3, a staging buffer go there too
         host = master + moments + 4 * part + (4 * part if stage < 3 else 0)
@@ -302,10 +303,10 @@ def _bucket_bytes(run: PlannedRun, trained: int) -> float:
         if run.num_gpus == 1:
             return 0
         sharded = isinstance(run.engine, DeepSpeedEngineConfig)
-        return 4 * (min(trained, BUCKET_ELEMENTS) if sharded else trained)
+        return 4 * (min(trained, bucket_elements(trained)) if sharded else trained)
     if stage == 3:
-        return BUCKET_ELEMENTS * (4 + 2 if half else 4)
-    return BUCKET_ELEMENTS * 4 * (2 if half else 1)  # one for parameters sent in two bytes, one for the others
+        return bucket_elements(trained) * (4 + 2 if half else 4)
+    return bucket_elements(trained) * 4 * (2 if half else 1)  # one for parameters sent in two bytes, one for the others
 
 
 def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace:

@@ -9,6 +9,7 @@ from posecore.training.checkpoint import Checkpoint, Progress, UnfinishedError
 from posecore.training.context import TrainContext, first_said
 from posecore.training.ema import WeightAverage
 from posecore.training.engine import Engine
+from posecore.training.sharded import shape_of
 
 
 def resume(
@@ -85,5 +86,5 @@ def _refuse_other_run(checkpoint: Checkpoint, engine: Engine, seed: int, global_
             f"not {seed} and {global_batch}: its steps name other samples; set them back or start a new "
             "run."
         )
-    shapes = {name: tuple(getattr(p, "ds_shape", p.shape)) for name, p in engine.method.named_parameters()}
+    shapes = {name: shape_of(parameter) for name, parameter in engine.method.named_parameters()}
     checkpoint.refuse_other_method(shapes | {name: tuple(b.shape) for name, b in engine.method.named_buffers()})

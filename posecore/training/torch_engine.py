@@ -31,6 +31,7 @@ class TorchEngine:
     """See :class:`posecore.training.engine.Engine`."""
 
     def __init__(self, config: TorchEngineConfig, method: nn.Module, settings: EngineSettings) -> None:
+        materialise(method, settings.device)
         self.method = method.to(settings.device).train()
         for tensor in method.state_dict().values():
             _broadcast(tensor)
@@ -109,6 +110,28 @@ def set_learning_rates(
     """Gives every group the scheduled rate of its layer, and groups of frozen parts none, so that nothing decays."""
     for group in optimizer.param_groups:
         group["lr"] = 0.0 if group["part"] in frozen else peak * group["lr_scale"] * factor
+
+
+def materialise(module: nn.Module, device: torch.device, recurse: bool = True) -> None:
+    """Gives memory, and no values, to whatever of a module is on the meta device; in place.
+
+    Args:
+        module: keeps its names; a parameter that it uses twice is still one afterwards.
+        device: where the memory is.
+        recurse: whether the modules in it are given memory, too.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for part in module.modules() if recurse else (module,):
+        for name, parameter in part.named_parameters(recurse=False, remove_duplicate=False):
+            if parameter.is_meta:
+                fresh = made.get(id(parameter))
+                if fresh is None:
+                    empty = torch.empty_like(parameter, device=device)
+                    fresh = made[id(parameter)] = nn.Parameter(empty, parameter.requires_grad)
+                part.register_parameter(name, fresh)
+        for name, buffer in part.named_buffers(recurse=False):
+            if buffer.is_meta:
+                part.register_buffer(name, torch.empty_like(buffer, device=device))
 
 
 def whole_pieces(optimizer: torch.optim.Optimizer, method: nn.Module) -> list[Piece]:

@@ -28,6 +28,7 @@ from posecore.storage import AnyPath
 from posecore.training.checkpoint import Checkpoint, load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+from posecore.training.start import MethodMakers
 from posecore.training.trained import LoadedModel, TrainedModel
 
 
@@ -82,15 +83,24 @@ class MultiDatasetWorker:
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
         stores = self._open()
-        model, warm_start = self._initial(stores)
-        if warm_start is not None and context.rank == 0:
-            Console(stderr=True).print(warm_start.table())
-        method = self.method.build(model)
+        models: list[PoseModel] = []
+
+        def build() -> nn.Module:
+            model, warm_start = self._initial(stores)
+            if warm_start is not None and context.rank == 0:
+                Console(stderr=True).print(warm_start.table())
+            models.append(model)
+            return self.method.build(model)
+
+        def outline() -> nn.Module:
+            with torch.device("meta"):
+                models.append(self._initial(stores)[0])
+            return self.method.build(models[-1])
 
         def batches(start: int) -> Iterable[CropBatch]:
-            return self.batches(stores, context, start, model.conventions)
+            return self.batches(stores, context, start, models[-1].conventions)
 
-        return train(method, batches, self.training, context, self.evaluate)
+        return train(MethodMakers(build, outline), batches, self.training, context, self.evaluate)
 
     def batches(
         self,

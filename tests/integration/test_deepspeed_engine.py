@@ -4,6 +4,7 @@ All runs are made by two groups of processes of :mod:`tests.support.tiny_trainin
 would; the tests compare what the runs left behind.
 """
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from safetensors.torch import load_file
 
 from tests.support.checkpoints import load_checkpoint
 from tests.support.launched_runs import TORCH, last_state, launch, zero
+from tests.support.tiny_training import LOG_FILE
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
@@ -21,6 +23,9 @@ SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers")
 ENGINES = {"torch": TORCH, **{f"zero{stage}": zero(stage) for stage in STAGES}}
 FAULTY_ENGINES = {**ENGINES, "offload": zero(2, offload_optimizer=True), "bf16": zero(3, precision="bf16")}
 FAULT = {"steps": [3], "rank": 1}
+AVERAGED = {"training": {"average": {"momentum": 0.7, "warmup": 0}, "evaluate_every": 3}}
+LOW_RANK = {"adaptation": {"strategy": {"kind": "lora", "rank": 2}}}
+OUTLINED = {"outlined": True, "shard_all": True}
 DEPTH_ENGINES = {"torch": TORCH, "zero3": zero(3), "bf16": zero(3, precision="bf16")}
 
 
@@ -45,6 +50,14 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("bf16-resumed", zero(2, precision="bf16"), copy_of="bf16-stopped"),
         run("zero3-stopped", zero(3), stop_before=4),
         run("zero3-resumed", zero(3), copy_of="zero3-stopped"),
+        run("zero3-outlined", zero(3), **OUTLINED),
+        run("zero3-outlined-resumed", zero(3), copy_of="zero3-stopped", **OUTLINED),
+        run("average-torch", TORCH, **AVERAGED),
+        run("average-zero3", zero(3), **OUTLINED, **AVERAGED),
+        run("average-zero3-stopped", zero(3), stop_before=4, **OUTLINED, **AVERAGED),
+        run("average-zero3-resumed", zero(3), copy_of="average-zero3-stopped", **OUTLINED, **AVERAGED),
+        run("lora-torch", TORCH, **LOW_RANK),
+        run("lora-zero3", zero(3), **OUTLINED, **LOW_RANK),
         *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
         run("prototypes-torch", TORCH, method="prototypes"),
         *(run(f"prototypes-zero{stage}", zero(stage), method="prototypes") for stage in (0, 2, 3)),
@@ -112,6 +125,38 @@ def test_a_stopped_group_ends_bit_for_bit_like_one_left_alone(runs: Path, name: 
 
 def test_a_stage_3_state_of_two_ranks_continues_on_one_whoever_reads_it(runs: Path) -> None:
     _assert_close(runs / "torch-on-one", runs / "zero1-on-one", tolerance=2e-5)
+
+
+@pytest.mark.parametrize("name", ["zero3-outlined", "zero3-outlined-resumed"])
+def test_a_model_that_no_rank_ever_has_whole_is_trained_alike(runs: Path, name: str) -> None:
+    """Its first weights are those that rank 0 draws, or a checkpoint's, of which each rank reads its part."""
+    _assert_close(runs / name, runs / "torch", tolerance=2e-5)
+    assert not list((runs / name / "checkpoints").glob("start_*"))
+
+
+def test_frozen_weights_are_sharded_and_saved_as_well(runs: Path) -> None:
+    _assert_close(runs / "lora-zero3", runs / "lora-torch", tolerance=2e-5)
+
+
+@pytest.mark.parametrize("name", ["average-zero3", "average-zero3-resumed"])
+def test_an_average_of_sharded_weights_is_that_of_whole_ones(runs: Path, name: str) -> None:
+    """In the checkpoint and in the evaluation, which computes with it; training goes on with the weights."""
+    _assert_close(runs / name, runs / "average-torch", tolerance=2e-5)
+    ours, theirs = last_state(runs / name), last_state(runs / "average-torch")
+    assert ours.average.keys() == theirs.average.keys()
+    assert ours.average_updates == theirs.average_updates == 6
+    for key, tensor in theirs.average.items():
+        torch.testing.assert_close(ours.average[key], tensor, rtol=2e-5, atol=2e-5, msg=key)
+    assert any(
+        not torch.equal(tensor, theirs.weights[key]) for key, tensor in theirs.average.items() if key in theirs.weights
+    )
+    judged, expected = (_judged(runs / run) for run in (name, "average-torch"))
+    assert judged[6] == pytest.approx(expected[6], rel=1e-4)
+
+
+def _judged(run: Path) -> dict[int, float]:
+    lines = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+    return {line["step"]: line["eval/loss/people"] for line in lines if "eval/loss/people" in line}
 
 
 def test_depth_that_one_rank_has_and_the_other_has_not(runs: Path) -> None:

@@ -17,7 +17,7 @@ from torch import nn
 
 from posecore.errors import DivergenceError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig
-from posecore.methods.batch import DeviceBatch
+from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
@@ -35,10 +35,12 @@ from posecore.training import deepspeed_engine
 from posecore.training.checkpoint_store import CheckpointStore
 from posecore.training.context import LocalContext, TrainContext
 from posecore.training.deepspeed_engine import deepspeed_settings
+from posecore.training.ema import AverageConfig
 from posecore.training.engine import EngineConfig
 from posecore.training.loop import TrainingConfig, TrainResult, train
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import CosineSchedule
+from posecore.training.start import MethodMakers
 
 INPUT_SIZE = (64, 48)
 POINTS = {"people": 5, "dogs": 7}
@@ -226,7 +228,7 @@ def tiny_training(
     before_step: Callable[[int], None] | None = None,
     record: Path | None = None,
     drop_path: float = 0.2,
-    method: nn.Module | None = None,
+    method: nn.Module | MethodMakers | None = None,
     datasets: Sequence[str] = tuple(POINTS),
     training: Mapping[str, Any] | None = None,
     bad: Callable[[int, int], Sequence[BadSample]] | None = None,
@@ -260,9 +262,14 @@ def tiny_training(
                 before_step(batch.step)
             if bad is not None:
                 batch.bad = tuple(bad(batch.step, context.rank))
-            yield with_depth(batch, context.rank) if method.model.takes_depth else batch
+            takes_depth = isinstance(method, nn.Module) and method.model.takes_depth
+            yield with_depth(batch, context.rank) if takes_depth else batch
 
-    return train(method, batches, config, context)
+    def evaluate(method: nn.Module, step: int) -> dict[str, float]:
+        batch = to_device(next(tiny_batches(0, context.rank, context.world_size)), context.device)
+        return {f"eval/{name}": loss.item() for name, loss in method(batch).items()}
+
+    return train(method, batches, config, context, evaluate)
 
 
 def _sharding_all(*arguments: Any) -> dict[str, Any]:
@@ -300,6 +307,20 @@ def described_method(name: str | None, adaptation: dict[str, Any] | None = None)
         architecture = card.architecture.model_copy(update={"head": SimpleHeadConfig()})
         return SupervisedHeads(PoseModel(card.model_copy(update={"architecture": architecture})))
     return SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25))
+
+
+def outlined(run: Mapping[str, Any]) -> MethodMakers:
+    """The method of a launched run as jobs give theirs: its model's weights have no memory on any rank but one."""
+
+    def build() -> nn.Module:
+        assert torch.distributed.get_rank() == 0
+        return described_method(run.get("method"), run.get("adaptation"))
+
+    def outline() -> nn.Module:
+        with torch.device("meta"):
+            return described_method(run.get("method"), run.get("adaptation"))
+
+    return MethodMakers(build, outline)
 
 
 def _logged_to(path: Path) -> Callable[[Mapping[str, float], int], None]:
@@ -352,10 +373,14 @@ def main() -> None:
             torch.distributed.barrier()
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
         method = described_method(run.get("method"), run.get("adaptation"))
+        if run.get("outlined"):
+            method = outlined(run)
         if "fault" in run:
             method = FaultyHeads(method.model, Fault(**run["fault"]))
         stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
-        steps, every, changes = run.get("steps", 6), run.get("checkpoint_every", 3), run.get("training")
+        steps, every, changes = run.get("steps", 6), run.get("checkpoint_every", 3), dict(run.get("training", {}))
+        if "average" in changes:
+            changes["average"] = AverageConfig.model_validate(changes["average"])
         try:
             settings |= {"training": changes, "bad": one_bad_sample if run.get("bad_samples") else None}
             tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
@@ -363,7 +388,7 @@ def main() -> None:
             pass
         except DivergenceError as error:
             (run_dir / f"diverged_rank{context.rank}").write_text(str(error))
-        if run.get("method") == "prototypes":
+        if run.get("method") == "prototypes" and isinstance(method, nn.Module):
             save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
 
 

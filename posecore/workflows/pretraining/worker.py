@@ -18,6 +18,7 @@ from posecore.storage import AnyPath
 from posecore.training.checkpoint import MANIFEST_FILE, load_trained
 from posecore.training.context import TrainContext
 from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
+from posecore.training.start import MethodMakers
 from posecore.training.trained import TrainedModel
 
 
@@ -48,7 +49,12 @@ class PretrainingWorker:
         def batches(start: int) -> Iterable[CropBatch]:
             return self.batches(stores, context, start)
 
-        return train(self.fresh_method(), batches, self.training, context, self.evaluate)
+        def outline() -> MaskedAutoencoder:
+            with torch.device("meta"):
+                model = pretraining_model(self.model)
+            return MaskedAutoencoder(model, self.method)
+
+        return train(MethodMakers(self.fresh_method, outline), batches, self.training, context, self.evaluate)
 
     def batches(self, stores: Mapping[str, ShardStore], context: TrainContext, start: int) -> Iterable[CropBatch]:
         """This rank's crops from step ``start`` on."""

@@ -228,11 +228,6 @@ def _rewrite(folder: Path, values: dict[str, object]) -> None:
     (folder / "manifest.json").write_text(json.dumps(manifest))
 
 
-def test_an_average_needs_whole_weights() -> None:
-    with pytest.raises(ValueError, match=r"average needs whole weights on every rank; use engine\.zero_stage"):
-        _config(average={}, engine={"kind": "deepspeed", "zero_stage": 3})
-
-
 def test_an_average_longer_than_the_run_is_refused(tmp_path: Path) -> None:
     """Also one that begins in the middle of it."""
     with pytest.raises(ValueError, match=r"94 % of what is kept after its 300 steps would be the weights it started"):

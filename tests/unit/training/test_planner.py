@@ -230,7 +230,7 @@ TOLD_TRACE = StepTrace(
     backbone=1, heads=2, weight_copies=3, largest_group=240, parameters=4, trained=5, backbone_learns=True,
     moments=(Moment(9000, 500, 0), Moment(6000, 200, 1500), Moment(500, 0, 4000)),
 )  # fmt: skip
-SENT = 4 * 100_000_000  # one communication bucket of float32
+SENT = 4 * 1_000_000  # the least communication bucket, of float32
 
 
 def _told(zero_stage: int | None, **changes: Any) -> Plan:
@@ -298,14 +298,14 @@ def test_stage_3_holds_a_part_of_everything_and_gathers_weights(
     assert answer.peak_tensors == answer.resident + 9500 + 4 * parameters
     assert answer.buffers == buckets + 12 * 60
     updating = _told(3, largest_group=4_000_000_000, **changes)
-    assert updating.peak_tensors == updating.resident + 12 * 1_000_000_000
+    assert updating.peak_tensors == updating.resident + 12 * 4_000_000  # the optimiser works on so much at a time
 
 
-def test_no_more_is_gathered_than_is_kept_for_reuse() -> None:
+def test_no_more_is_gathered_than_is_ever_whole() -> None:
     huge = replace(TOLD_TRACE, parameters=10**9, trained=1000)
     parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("frozen-backbone"), target="new")
     run = replace(TWO_HEADS, model=LEAN, adapted=parts, num_gpus=4, engine=DeepSpeedEngineConfig(zero_stage=3))
-    assert plan(run, huge).gathered == 4 * 550_000_000
+    assert plan(run, huge).gathered == 4 * 10**9 // 8
 
 
 def test_what_is_offloaded_is_counted_on_the_host() -> None:
@@ -329,7 +329,7 @@ def test_whole_copies_are_never_sharded() -> None:
 
 
 def test_a_bucket_of_stage_0_is_no_larger_than_the_gradients_or_a_message() -> None:
-    for trained, bucket in ((1000, 4000), (300_000_000, SENT)):
+    for trained, bucket in ((1000, 4000), (320_000_000, 4 * 10_000_000), (10**10, 4 * 10**8)):
         assert _told(0, trainable=trained).buffers == bucket + 12 * 240
         assert _told(None, trainable=trained).buffers == 4 * trained + 12 * 240
         assert _told(0, trainable=trained, num_gpus=1).buffers == 12 * 240
