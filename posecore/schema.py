@@ -148,9 +148,12 @@ class Record:
     extras: dict[str, Json] = field(default_factory=dict)
 
 
+Outcome: TypeAlias = Literal["lost", "kept", "skipped"]
+
+
 @dataclass(slots=True, kw_only=True, frozen=True)
 class Reject:
-    """A record or instance that was not taken over, with its reason: counted in the manifest, kept in quarantine.
+    """A record or instance that was not taken over as it stands: counted in the manifest by reason, kept in quarantine.
 
     Attributes:
         reason: short kebab-case code, the same for the same cause (``missing-image``, ``nan-keypoints``).
@@ -160,6 +163,8 @@ class Reject:
         source: file and position, such as ``annotations/x.json annotations[3]``.
         source_id: image id, if known.
         instance_id: annotation id, if one instance was rejected and not the whole image.
+        outcome: ``lost``; ``kept`` if it was taken over without what was wrong with it, such as a body without its
+            broken mask; ``skipped`` if it never was of this dataset, such as another category.
     """
 
     reason: str
@@ -169,6 +174,7 @@ class Reject:
     source: str
     source_id: str = ""
     instance_id: str = ""
+    outcome: Outcome = "lost"
 
 
 _OPTIONAL_INSTANCE_FIELDS = (

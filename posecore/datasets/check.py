@@ -22,7 +22,7 @@ from posecore.datasets.relations import columns_of, relations
 from posecore.datasets.sample import Sample
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.geometry import beyond_reach, boxes_beyond_reach
-from posecore.schema import Instance, Record, Reject
+from posecore.schema import Instance, Outcome, Record, Reject
 from posecore.skeletons.mirror_names import wrong_partners
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath, as_path
@@ -36,6 +36,12 @@ POINT_TOLERANCE_PX = 1.0
 
 _GAPS_OF_THE_PUBLISHER = frozenset({"no-center", "no-keypoints"})
 """Rejects that a whole and healthy download has too."""
+
+_OUTCOMES: dict[Outcome, str] = {
+    "lost": "annotations cannot be taken over",
+    "kept": "annotations are taken over without what is wrong with them",
+    "skipped": "kinds of annotations are left aside",
+}
 
 _SENTENCES: dict[str, tuple[Severity, str]] = {
     "missing-image": ("error", "image files do not exist"),
@@ -209,11 +215,12 @@ class _Tally:
             examples = tuple(self.problems[code])
             found.append(Finding(severity=severity, code=code, message=sentence, count=count, examples=examples))
         for reason, rejects in self.rejects.items():
+            harmless = reason in _GAPS_OF_THE_PUBLISHER or all(reject.outcome != "lost" for reject in rejects)
             found.append(
                 Finding(
-                    severity="warning" if reason in _GAPS_OF_THE_PUBLISHER else "error",
+                    severity="warning" if harmless else "error",
                     code=reason,
-                    message="annotations cannot be taken over",
+                    message=_OUTCOMES[rejects[0].outcome],
                     count=len(rejects),
                     examples=tuple(f"{reject.source}: {reject.detail}" for reject in rejects[:MAX_EXAMPLES]),
                 )

@@ -8,16 +8,19 @@ Two fields are read beyond the official format, so that COCO files of one's own 
 annotation, and ``absent``, a list of names of points that do not exist on that body.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
+from posecore.config import parse_config
 from posecore.errors import DatasetError
 from posecore.formats.claims import Claims, Texts, recurring
+from posecore.formats.coco_options import CocoOptions
+from posecore.formats.coco_points import coco_flags, flat_keypoints
 from posecore.formats.files import relative_path
 from posecore.formats.json_lists import Entries, StoredList, open_json
 from posecore.formats.reader import Source
@@ -25,12 +28,13 @@ from posecore.formats.segmentations import check_segmentation
 from posecore.formats.values import (
     Refusal,
     area_of_box,
+    boolean,
+    box_around,
     box_xywh,
     integer,
     mapping,
     number,
     numbers,
-    numeric_array,
     sequence,
     text,
 )
@@ -48,18 +52,16 @@ class CocoReader:
 
     Subclasses state a dataset's deviations by overriding the hooks below :meth:`read`.
 
-    Options:
-        image_extras: further fields of an image entry to keep, such as ``[posture]``; none unless stated.
-        instance_extras: further fields of an annotation to keep.
-        boxes_alone: true for a file of boxes, such as a detector's, whose annotations have no ``keypoints``: every
-            point is then not labelled. Otherwise such an annotation is rejected.
+    Options are those of :class:`~posecore.formats.coco_options.CocoOptions`, which says what each means: image_extras,
+    instance_extras, boxes_alone, categories, box_margin, zero_is_missing, first_pixel, flags, video_field, frame_field,
+    subject_field.
 
     Attributes:
         image_extras: fields of an image entry kept in :attr:`~posecore.schema.Record.extras`.
         instance_extras: fields of an annotation kept in :attr:`~posecore.schema.Instance.extras`.
     """
 
-    options: ClassVar[frozenset[str]] = frozenset({"image_extras", "instance_extras", "boxes_alone"})
+    options: ClassVar[frozenset[str]] = frozenset(CocoOptions.model_fields)
 
     image_extras: ClassVar[tuple[str, ...]] = ()
     instance_extras: ClassVar[tuple[str, ...]] = ()
@@ -81,11 +83,11 @@ class CocoReader:
         Raises:
             DatasetError: the top level is not COCO's, or a category contradicts the skeleton.
         """
-        for option in ("image_extras", "instance_extras"):
-            for name in sequence(source.options.get(option, ()), f"reader option {option}"):
-                text(name, f"an entry of reader option {option}")
-        images, annotations, categories = _top_level(document, where)
+        options = _options(source)
+        images, annotations, listed = _top_level(document, where)
+        categories = _wanted_categories(listed, options, where)
         self.check_categories(categories, source, where)
+        skipped: Counter[str] = Counter()
         licenses = _licenses(document)
         wanted, annotation_ids, image_ids = Texts(), Texts(), Texts()
         for index, annotation in enumerate(annotations):
@@ -102,26 +104,37 @@ class CocoReader:
         used: set[str] = set()
         for index, image in enumerate(images):
             try:
-                record = self._record(image, licenses, source)
+                record, remarks = self._record(image, licenses, source, options)
                 if claims.is_claimed(index):
                     raise Refusal("duplicate-id", f"image id {record.source_id} was already used in this file.")
             except Refusal as refusal:
                 yield refusal.reject(source, f"{where} images[{index}]", source_id=_shown_id(image))
                 continue
+            for remark in remarks:
+                yield remark.reject(source, f"{where} images[{index}]", record.source_id, outcome="kept")
             for position in claims.claim(index):
                 annotation = annotations[position]
+                place = f"{where} annotations[{position}]"
                 try:
-                    instance = self._instance(annotation, record, categories, source)
+                    category = _category(annotation, listed)
+                    if listed and category not in categories:
+                        skipped[str(listed[category]["name"])] += 1
+                        continue
+                    instance, remarks = self._instance(annotation, record, categories, source, options)
                     if instance.id in used:
                         raise Refusal("duplicate-id", f"annotation id {instance.id} was already used in this file.")
                 except Refusal as refusal:
-                    place = f"{where} annotations[{position}]"
                     yield refusal.reject(source, place, record.source_id, _shown_id(annotation))
                     continue
+                for remark in remarks:
+                    yield remark.reject(source, place, record.source_id, instance.id, outcome="kept")
                 if recurs[position]:
                     used.add(instance.id)
                 record.instances.append(instance)
             yield record
+        for name, count in sorted(skipped.items()):
+            remark = Refusal("other-category", f"{count} annotations of category {name!r} are not of this dataset.")
+            yield remark.reject(source, f"{where} annotations", outcome="skipped")
         for image_id, positions in claims.unclaimed():
             for position in positions:
                 orphan = Refusal("missing-image-entry", f"the annotation's image {image_id} has no usable image entry.")
@@ -141,7 +154,9 @@ class CocoReader:
                 raise DatasetError(
                     f"{where}: category {category['name']!r} lists {len(listed)} keypoints "
                     f"({', '.join(listed[:4])}, …), not those of skeleton {source.skeleton.name} in its order "
-                    f"({', '.join(source.skeleton.names[:4])}, …); name a skeleton that fits the file."
+                    f"({', '.join(source.skeleton.names[:4])}, …){_first_difference(listed, source.skeleton.names)}; "
+                    "name a skeleton that fits the file, or, if that category is not of this dataset, those that are: "
+                    "reader_options: {categories: [...]}."
                 )
 
     def keypoint_names(self, category: JsonObject) -> tuple[str, ...]:
@@ -169,16 +184,20 @@ class CocoReader:
 
     def locate(self, record: Record, image: JsonObject) -> None:
         """Fills what the image entry says of its video; called once per record."""
-        for name in ("video_id", "view_id"):
-            if image.get(name) is not None:
-                setattr(record, name, identifier(image[name], name))
-        if image.get("frame_id") is not None:
-            record.frame_index = integer(image["frame_id"], "frame_id")
+        if image.get("view_id") is not None:
+            record.view_id = identifier(image["view_id"], "view_id")
 
-    def _record(self, image: Json, licenses: Mapping[str, str], source: Source) -> Record:
+    def _record(
+        self, image: Json, licenses: Mapping[str, str], source: Source, options: CocoOptions
+    ) -> tuple[Record, list[Refusal]]:
+        """A record, and what was passed over in it."""
         image = mapping(image, "an image entry")
         license_id = image.get("license")
         width, height = image_size(image)
+        remarks = []
+        if -1 in (image.get("width"), image.get("height")):
+            detail = "the size is said to be -1, which states none; that of the file counts."
+            remarks.append(Refusal("size-not-stated", detail))
         record = Record(
             dataset=source.dataset,
             split=source.split,
@@ -187,101 +206,122 @@ class CocoReader:
             width=width,
             height=height,
             license=source.license if license_id is None else licenses.get(str(license_id), str(license_id)),
-            extras=_kept(image, self.image_extras, source.options.get("image_extras", ())),
+            extras=_kept(image, self.image_extras, options.image_extras),
         )
+        if image.get(options.video_field) is not None:
+            record.video_id = identifier(image[options.video_field], options.video_field)
+        if image.get(options.frame_field) is not None:
+            record.frame_index = integer(image[options.frame_field], options.frame_field)
         self.locate(record, image)
-        return record
+        return record, remarks
 
-    def _instance(self, annotation: JsonObject, record: Record, categories: Categories, source: Source) -> Instance:
-        category_id = integer(annotation.get("category_id", 1), "category_id")
-        if categories and category_id not in categories:
-            raise Refusal("unknown-category", f"category {category_id} is not among the file's categories.")
-        bbox = box_xywh(*numbers(annotation.get("bbox"), 4, "bbox"))
-        segmentation = _segmentation(annotation.get("segmentation"), record)
-        return Instance(
+    def _instance(
+        self, annotation: JsonObject, record: Record, categories: Categories, source: Source, options: CocoOptions
+    ) -> tuple[Instance, list[Refusal]]:
+        """An instance, and what was passed over in it."""
+        category_id = _category(annotation, categories)
+        keypoints = options.points(self.keypoints(annotation, record, source))
+        bbox = _box(annotation, keypoints, options)
+        remarks = []
+        try:
+            segmentation = _segmentation(annotation.get("segmentation"), record)
+        except Refusal as refusal:
+            if source.area_rule == "segment":
+                raise
+            segmentation = None
+            remarks.append(Refusal("bad-segmentation", refusal.detail))
+        instance = Instance(
             id=identifier(annotation.get("id"), "id"),
             bbox_xywh=bbox,
-            keypoints=self.keypoints(annotation, record, source),
+            keypoints=keypoints,
             area=_area(annotation, bbox, segmentation, record, source),
             area_rule=source.area_rule,
             category=str(categories[category_id]["name"]) if categories else "person",
             category_id=category_id,
-            is_crowd=bool(integer(annotation.get("iscrowd", 0), "iscrowd")),
+            is_crowd=boolean(annotation.get("iscrowd", 0), "iscrowd"),
             absent=_absent(annotation, source),
             num_keypoints=self.num_keypoints(annotation, source),
             segmentation=segmentation,
-            subject_id=_optional_id(annotation, "subject_id"),
+            subject_id=_optional_id(annotation, options.subject_field),
             track_id=_optional_id(annotation, "track_id"),
-            extras=_kept(annotation, self.instance_extras, source.options.get("instance_extras", ())),
+            extras=_kept(annotation, self.instance_extras, options.instance_extras),
         )
+        return instance, remarks
+
+
+def _options(source: Source) -> CocoOptions:
+    own = {name: value for name, value in source.options.items() if name in CocoOptions.model_fields}
+    return parse_config(own, CocoOptions, origin=f"{source.dataset}: reader_options")
+
+
+def _wanted_categories(listed: Categories, options: CocoOptions, where: str) -> Categories:
+    """Those of the dataset.
+
+    Raises:
+        DatasetError: the options name one that the file does not list.
+    """
+    if options.categories is None:
+        return listed
+    names = {str(category["name"]) for category in listed.values()}
+    if missing := [name for name in options.categories if name not in names]:
+        raise DatasetError(
+            f"{where}: reader_options: categories names {missing[0]!r}, but the file's categories are "
+            f"{', '.join(sorted(names)) or 'none'}."
+        )
+    return {number: category for number, category in listed.items() if category["name"] in options.categories}
+
+
+def _category(annotation: JsonObject, categories: Categories) -> int:
+    value = annotation.get("category_id", 1)
+    is_text = isinstance(value, str) and value.isascii() and value.isdecimal()
+    category_id = int(value) if is_text and len(value) < 16 else integer(value, "category_id")
+    if categories and category_id not in categories:
+        raise Refusal("unknown-category", f"category {category_id} is not among the file's categories.")
+    return category_id
+
+
+def _box(annotation: JsonObject, keypoints: FloatArray, options: CocoOptions) -> BoxXywh:
+    value = annotation.get("bbox")
+    if value is not None:
+        x, y, width, height = numbers(value, 4, "bbox")
+        return box_xywh(x - options.first_pixel, y - options.first_pixel, width, height)
+    if options.box_margin is None:
+        raise Refusal(
+            "no-box", "the annotation has no bbox; reader_options: {box_margin: 0.1} would draw one around its points."
+        )
+    return box_around(keypoints, options.box_margin)
+
+
+def _first_difference(listed: Sequence[str], expected: Sequence[str]) -> str:
+    for place, (name, other) in enumerate(zip(listed, expected, strict=False)):
+        if name != other:
+            return f"; the first that differs is number {place}, {name!r} where the skeleton has {other!r}"
+    return ""
 
 
 def identifier(value: Json, what: str) -> str:
-    """An id as text: a text, or a whole number of any size (Human-Art's exceed 31 bits).
+    """An id as text: a text, or a whole number of any size (Human-Art's exceed 31 bits), also written as 3.0.
 
     Raises:
         Refusal: it is neither.
     """
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise Refusal("bad-id", f"{what} must be a whole number or a text, not {value!r:.60}.")
     return str(value)
 
 
 def image_size(image: JsonObject) -> tuple[int, int]:
-    """Width and height in pixels as an image entry states them, 0 where it does not.
+    """Width and height in pixels as an image entry states them, 0 where it does not, or says -1 as VIA does.
 
     Raises:
         Refusal: they are not whole numbers, negative, or beyond any photograph.
     """
-    width, height = integer(image.get("width", 0), "width"), integer(image.get("height", 0), "height")
+    width, height = (0 if image.get(side) == -1 else integer(image.get(side, 0), side) for side in ("width", "height"))
     if width < 0 or height < 0 or width * height > _MAX_PIXELS:
         raise Refusal("bad-size", f"the image is said to be {width}×{height} pixels.")
     return width, height
-
-
-def flat_keypoints(annotation: JsonObject, field: str, num_keypoints: int) -> NDArray[np.float64]:
-    """(K, 3) float64 from a flat list of x, y, flag.
-
-    Raises:
-        Refusal: the field is missing or is not a list of 3·K numbers.
-    """
-    if field not in annotation:
-        raise Refusal("missing-field", f"the annotation has no field {field!r}.")
-    array = numeric_array(annotation[field], field)
-    if array.shape != (3 * num_keypoints,):
-        raise Refusal("wrong-length", f"{field} must be a list of {3 * num_keypoints} numbers, not {array.shape}.")
-    return array.reshape(num_keypoints, 3)
-
-
-def coco_flags(points: NDArray[np.float64]) -> FloatArray:
-    """(K, 3) float32 of points whose flags are COCO's already; unlabelled points become 0, 0, 0.
-
-    Raises:
-        Refusal: a flag is not 0, 1 or 2, or a labelled coordinate is not finite.
-    """
-    flags = points[:, 2]
-    wrong = np.flatnonzero((flags != 0) & (flags != 1) & (flags != 2))
-    if wrong.size:
-        raise Refusal("flag-out-of-range", f"keypoint {wrong[0]} has flag {flags[wrong[0]]:g}; 0, 1 and 2 exist.")
-    with np.errstate(over="ignore"):
-        kept = np.where(flags[:, None] > 0, points, 0).astype(np.float32)
-    if not np.isfinite(kept).all():
-        raise Refusal("nan-keypoints", "a labelled keypoint has a coordinate that is not a finite number.")
-    return kept
-
-
-def any_positive_flag(points: NDArray[np.float64], threshold: float = 0.0) -> NDArray[np.float64]:
-    """Points whose flag is a detector's score: above the threshold they are labelled (2), others not (0).
-
-    Scores must not be truncated to whole numbers: 0.9 would become "not labelled".
-
-    Raises:
-        Refusal: a flag is negative or not a number.
-    """
-    flags = points[:, 2]
-    if not (flags >= 0).all():
-        raise Refusal("flag-out-of-range", "a flag is negative or not a number; scores and flags are 0 or more.")
-    return np.column_stack([points[:, :2], np.where(flags > threshold, 2.0, 0.0)])
 
 
 def _top_level(document: Json, where: str) -> tuple[Entries, Entries, Categories]:
@@ -316,7 +356,9 @@ def _licenses(document: JsonObject) -> dict[str, str]:
 
 
 def _shown_id(entry: Json) -> str:
-    return str(entry.get("id", "")) if isinstance(entry, dict) else ""
+    """The id of an entry as :func:`identifier` would have it, or whatever stands there."""
+    value = entry.get("id", "") if isinstance(entry, dict) else ""
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
 def _kept(entry: JsonObject, own: Sequence[str], further: Sequence[str]) -> dict[str, Json]:

@@ -5,7 +5,8 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.formats.coco import CocoReader, JsonObject, any_positive_flag, coco_flags, flat_keypoints
+from posecore.formats.coco import CocoReader, JsonObject
+from posecore.formats.coco_points import any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.reader import Source
 from posecore.schema import FloatArray, Record
 

@@ -6,7 +6,7 @@ No box, no image size, no name of the image but the file's own: ``<name>_keypoin
 from collections.abc import Iterator
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import coco_flags, flat_keypoints
+from posecore.formats.coco_points import coco_flags, flat_keypoints
 from posecore.formats.files import read_json, relative_path, source_file
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, area_of_box, box_around, mapping

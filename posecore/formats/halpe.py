@@ -4,7 +4,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from posecore.formats.coco import CocoReader, JsonObject, coco_flags, flat_keypoints
+from posecore.formats.coco import CocoReader, JsonObject
+from posecore.formats.coco_points import coco_flags, flat_keypoints
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, number
 from posecore.schema import FloatArray, Record

@@ -3,7 +3,8 @@
 from typing import ClassVar
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import CocoReader, JsonObject, coco_flags, flat_keypoints
+from posecore.formats.coco import CocoReader, JsonObject
+from posecore.formats.coco_points import coco_flags, flat_keypoints
 from posecore.formats.reader import Source
 from posecore.formats.values import integer
 from posecore.schema import FloatArray, Record

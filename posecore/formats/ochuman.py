@@ -6,7 +6,8 @@ import numpy as np
 from pycocotools import mask as coco_mask
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import coco_flags, flat_keypoints, identifier, image_size
+from posecore.formats.coco import identifier, image_size
+from posecore.formats.coco_points import coco_flags, flat_keypoints
 from posecore.formats.files import read_json, relative_path
 from posecore.formats.reader import Source
 from posecore.formats.segmentations import check_polygon

@@ -9,7 +9,8 @@ from zipfile import BadZipFile
 import numpy as np
 
 from posecore.errors import DatasetError
-from posecore.formats.coco import CocoReader, JsonObject, any_positive_flag, coco_flags, flat_keypoints
+from posecore.formats.coco import CocoReader, JsonObject
+from posecore.formats.coco_points import any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.coco_wholebody import BODY, part_keypoints
 from posecore.formats.files import read_bytes, read_json, source_file
 from posecore.formats.reader import ReaderOfParts, Source

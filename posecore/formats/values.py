@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.formats.reader import Source
-from posecore.schema import AreaRule, BoxXywh, FloatArray, Json, Reject
+from posecore.schema import AreaRule, BoxXywh, FloatArray, Json, Outcome, Reject
 
 MAX_NUMBER = 2**53
 """No coordinate, count or area of an image comes near it, and a float64 holds every whole number below it."""
@@ -29,7 +29,9 @@ class Refusal(DatasetError):
     def __str__(self) -> str:
         return self.detail
 
-    def reject(self, source: Source, where: str, source_id: str = "", instance_id: str = "") -> Reject:
+    def reject(
+        self, source: Source, where: str, source_id: str = "", instance_id: str = "", outcome: Outcome = "lost"
+    ) -> Reject:
         """The counted form; ``where`` is file and position."""
         return Reject(
             reason=self.reason,
@@ -39,6 +41,7 @@ class Refusal(DatasetError):
             source=where,
             source_id=source_id,
             instance_id=instance_id,
+            outcome=outcome,
         )
 
 
@@ -62,6 +65,15 @@ def integer(value: Json, what: str) -> int:
     if not number(value, what).is_integer():
         raise Refusal("not-an-integer", f"{what} must be a whole number, not {_short(value)}.")
     return int(value)
+
+
+def boolean(value: Json, what: str) -> bool:
+    """A truth value, written as such or as a whole number, which is false if 0.
+
+    Raises:
+        Refusal: it is neither.
+    """
+    return value if isinstance(value, bool) else bool(integer(value, what))
 
 
 def numbers(value: Json, count: int, what: str) -> tuple[float, ...]:

@@ -9,14 +9,12 @@ import pyarrow.compute as pc
 
 from posecore.schema import Json, Record, Reject
 from posecore.shards.manifest import StageCounts
+from posecore.tables.columns import REJECT_COLUMNS
 
 QUARANTINE_SCHEMA = pa.schema(
-    [
-        pa.field(name, pa.string(), nullable=False)
-        for name in ("stage", "reason", "detail", "dataset", "split", "source", "source_id", "instance_id")
-    ]
+    [pa.field(name, pa.string(), nullable=False) for name in ("stage", *REJECT_COLUMNS.names)]
 )
-"""``quarantine.parquet``: a row per rejected image or instance."""
+"""``quarantine.parquet``: a row per image or instance that was not taken over as it stands."""
 
 
 @dataclass(slots=True)
@@ -64,7 +62,8 @@ class Tally:
         if not rejects.num_rows:
             return
         named = np.asarray(pc.not_equal(rejects["instance_id"], "").to_numpy())
-        instances, images = int(named.sum()), int((~named).sum())
+        lost = np.asarray(pc.equal(rejects["outcome"], "lost").to_numpy())
+        instances, images = int((named & lost).sum()), int((~named & lost).sum())
         reasons = {item["values"]: item["counts"] for item in pc.value_counts(rejects["reason"]).to_pylist()}
         came_in = (images, instances) if unread else (0, 0)
         self._counts[stage].add(_Count(came_in[0], images, came_in[1], instances, reasons))
@@ -86,7 +85,7 @@ class Tally:
         """Takes over the tally of a part."""
         for item in counts:
             self._counts[item.stage].add(item)
-        self._rejects += rejects
+        self._rejects += ({"outcome": "lost", **reject} for reject in rejects)
 
     def counts(self) -> tuple[StageCounts, ...]:
         """Counts per stage, in order."""

@@ -96,10 +96,10 @@ def keypoints_of(instances: pa.Table) -> NDArray[np.float32]:
 REJECT_COLUMNS = pa.schema(
     [
         pa.field(name, pa.string(), nullable=False)
-        for name in ("reason", "detail", "dataset", "split", "source", "source_id", "instance_id")
+        for name in ("reason", "detail", "dataset", "split", "source", "source_id", "instance_id", "outcome")
     ]
 )
-"""``rejects``: a row per image or body that was not taken over."""
+"""``rejects``: a row per image or body that was not taken over as it stands."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -122,7 +122,7 @@ def test_shipped_readers_load():
         ),
         (
             {"reader_options": {}, "splits": {"train": {"annotations": "a.json", "options": {"b": 2}}}},
-            r"own: options of split train: .*CocoReader has no option 'b'. Known: boxes_alone, image_extras, ",
+            r"own: options of split train: .*CocoReader has no option 'b'. Known: box_margin, boxes_alone, ",
         ),
     ],
 )

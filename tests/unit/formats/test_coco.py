@@ -8,7 +8,7 @@ import pytest
 from pycocotools import mask as coco_mask
 
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.errors import DatasetError
+from posecore.errors import ConfigError, DatasetError
 from posecore.formats.coco import CocoReader
 from posecore.schema import Record, Reject
 
@@ -68,9 +68,9 @@ def test_further_fields_are_kept_on_demand(read_document):
     (only,), rejects = read_document(content, image_extras=["posture"])
     assert only.source_id == empty.source_id
     assert rejects[0].reason == "bad-extras"
-    with pytest.raises(DatasetError, match="reader option image_extras must be a list"):
+    with pytest.raises(ConfigError, match="reader_options: image_extras"):
         read_document(content, image_extras="posture")
-    with pytest.raises(DatasetError, match="entry of reader option instance_extras must be"):
+    with pytest.raises(ConfigError, match="reader_options: instance_extras"):
         read_document(content, instance_extras=[["posture"]])
 
 
@@ -160,25 +160,16 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("bbox", [1, 2, float("inf"), 4], "not-a-number"),
         ("bbox", [1, 2, 3], "wrong-length"),
         ("bbox", "1234", "wrong-length"),
-        ("bbox", ..., "wrong-length"),
+        ("bbox", ..., "no-box"),
         ("area", float("nan"), "not-a-number"),
         ("area", 0, "bad-area"),
         ("area", ..., "not-a-number"),
         ("id", ..., "bad-id"),
         ("id", 1.5, "bad-id"),
         ("category_id", 4, "unknown-category"),
-        ("category_id", "3", "not-a-number"),
+        ("category_id", "person", "not-a-number"),
+        ("category_id", "4", "unknown-category"),
         ("iscrowd", "no", "not-a-number"),
-        ("segmentation", [[1, 2, 3, 4]], "bad-segmentation"),
-        ("segmentation", [["a"] * 6], "not-a-number"),
-        ("segmentation", 5, "bad-segmentation"),
-        ("segmentation", {"size": [9, 9], "counts": [81]}, "bad-segmentation"),
-        ("segmentation", {"size": [50, 100], "counts": [4990, 11]}, "bad-segmentation"),
-        ("segmentation", {"size": [50, 100], "counts": [-10, 5010]}, "bad-segmentation"),
-        ("segmentation", {"size": [50, 100], "counts": "zzzz"}, "bad-segmentation"),
-        ("segmentation", {"size": [50, 100], "counts": "é"}, "bad-segmentation"),
-        ("segmentation", {"size": [50, 100], "counts": None}, "not-a-number"),
-        ("segmentation", [[0, 0, 1e9, 0, 1e9, 1e9]], "bad-segmentation"),
         ("keypoints", [1e300, 6, 2, 7, 8, 0], "nan-keypoints"),
         ("absent", ["c"], "unknown-keypoint"),
         ("absent", 5, "not-a-list"),
@@ -191,6 +182,30 @@ def test_a_bad_annotation_is_rejected_and_the_image_stays(read_document, path, v
     assert reject.source == "a.json annotations[0]"
     assert reject.source_id == "2000000001648"
     assert [record.instances for record in records] == [[], []]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        [[1, 2, 3, 4]],
+        [["a"] * 6],
+        5,
+        {"size": [9, 9], "counts": [81]},
+        {"size": [50, 100], "counts": [4990, 11]},
+        {"size": [50, 100], "counts": [-10, 5010]},
+        {"size": [50, 100], "counts": "zzzz"},
+        {"size": [50, 100], "counts": "é"},
+        {"size": [50, 100], "counts": None},
+        [[0, 0, 1e9, 0, 1e9, 1e9]],
+    ],
+)
+def test_a_bad_mask_is_left_out_and_the_body_stays(read_document, value):
+    content = change("annotations.0.segmentation", value)
+    records, (reject,) = read_document(content, area_rule="annotated")
+    assert (reject.reason, reject.outcome, reject.source) == ("bad-segmentation", "kept", "a.json annotations[0]")
+    assert [body.segmentation for record in records for body in record.instances] == [None]
+    records, (reject,) = read_document(content, area_rule="segment")
+    assert (reject.outcome, [record.instances for record in records]) == ("lost", [[], []])
 
 
 @pytest.mark.parametrize(
@@ -209,7 +224,7 @@ def test_a_file_name_that_leaves_the_folder_is_rejected_with_its_annotations(rea
         ("images.1", "2.jpg", "not-an-object"),
         ("images.1.file_name", 5, "not-a-text"),
         ("images.1.file_name", ..., "not-a-text"),
-        ("images.1.width", -1, "bad-size"),
+        ("images.1.width", -2, "bad-size"),
         ("images.1.height", 1.5, "not-an-integer"),
         ("images.1.id", True, "bad-id"),
         ("images.1.id", 1, "duplicate-id"),

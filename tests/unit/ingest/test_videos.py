@@ -117,7 +117,7 @@ def test_check_and_show_see_frames(tmp_path):
     write_annotations(tmp_path / "raw", made)
     of = definition(stages=[*STAGES, "reencode"])
     report = check_split(of, "train", tmp_path / "raw", made_of(of))
-    assert [(finding.code, finding.count) for finding in report.findings] == [("missing-image", 1)]
+    assert ("missing-image", 1) in [(finding.code, finding.count) for finding in report.findings]
     tried = check_stages(of, "train", tmp_path / "raw", report.sample)
     assert tried.problem == ""
     assert [(count.stage, count.images_in, count.images_rejected) for count in tried.counts] == [
