@@ -209,18 +209,19 @@ def _run_table_stage(
     sources = done_images.select("image", "source_id").with_columns(image_row=pl.int_range(pl.len(), dtype=pl.Int64))
     alone = done_instances.filter(pl.Series(lost_instance & ~with_image))
     named = alone.join(sources, "image_row", maintain_order="left").rename({"id": "instance_id"})
-    rejects = [Reject(dataset=of[0], split=of[1], **row) for frame in (done_images, named) for row in _reasons(frame)]
+    rows = [row for frame in (done_images, named) for row in _reasons(frame)]
+    rejects = [Reject(dataset=of[0], split=of[1], outcome="lost", **row) for row in rows]
     tally.reject_rows(stage.label, rejects_table(rejects))
     tally.lose_instances(stage.label, int(with_image.sum()))
     kept_images = done_images.filter(pl.Series(~lost_image))
     place = (~lost_image).cumsum() - 1
     kept_instances = done_instances.filter(pl.Series(~(lost_instance | with_image)))
-    rows = pl.Series("image_row", place[kept_instances["image_row"].to_numpy()], pl.Int64)
+    kept_rows = pl.Series("image_row", place[kept_instances["image_row"].to_numpy()], pl.Int64)
     num_keypoints = keypoints_of(held.instances).shape[1]
     try:
         return Annotations(
             _table(kept_images, IMAGE_COLUMNS),
-            _table(kept_instances.with_columns(rows), instance_columns(num_keypoints)),
+            _table(kept_instances.with_columns(kept_rows), instance_columns(num_keypoints)),
         )
     except (pa.ArrowInvalid, pa.ArrowTypeError, pl.exceptions.PolarsError) as error:
         raise IngestError(f"stage {stage.label} left a column of another type or without a value: {error}.") from None
