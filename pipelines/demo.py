@@ -16,6 +16,7 @@ import secrets
 import shlex
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -58,14 +59,18 @@ def local_ray(folder: Path, num_cpus: int) -> Iterator[str]:
     # Ray Train leaves an actor on the node, for which a head that is told to stop waits 30 s as if it still served
     # somebody (findings/ray_head_drains_after_a_training.sh).
     os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
-    port = 8265 + secrets.randbelow(1000)
+    # Of its own: a head beside another one on this machine would accept no jobs, because its agent has no port.
+    port, agent_port = _free_port(), _free_port()
     command = ["ray", "start", "--head", "--block", "--port", "0", "--num-cpus", str(num_cpus)]
     command += ["--dashboard-host", "127.0.0.1", "--dashboard-port", str(port), "--disable-usage-stats"]
+    command += ["--dashboard-agent-listen-port", str(agent_port)]
     with (folder / "ray.log").open("wb") as log:
         head = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
     try:
         address = f"http://127.0.0.1:{port}"
-        _wait(lambda: _answers(f"{address}/api/version"), head, f"Ray did not start; see {folder / 'ray.log'}.")
+        # The server answers earlier than the agent, by which it starts jobs.
+        asked = (f"{address}/api/version", f"http://127.0.0.1:{agent_port}/api/local_raylet_healthz")
+        _wait(lambda: all(map(_answers, asked)), head, f"Ray did not start; see {folder / 'ray.log'}.")
         yield address
     except Interrupted:  # nobody waits for what the job was doing
         _end(head, patience_s=1.0)
@@ -104,6 +109,12 @@ def submit(address: str, command: list[str], head_log: Path) -> int:
             return status
         print(f"the cluster does not accept jobs yet (its log: {head_log}); trying again", flush=True)
         time.sleep(2)
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
 
 
 def _answers(url: str) -> bool:

@@ -270,19 +270,22 @@ def _batches(path: Path, offset: int, reached: Mapping[str, int]) -> Iterator[tu
     with path.open("rb") as file:
         file.seek(offset)
         while (line := file.readline()).endswith(b"\n"):
-            value = _read_line(line)
-            if "metrics" in value:
-                new = [
-                    Metric(key, number, value["time_ms"], value["step"])
-                    for key, number in value["metrics"].items()
-                    if value["step"] > reached.get(key, -1)
-                ]
-                if points and len(points) + len(new) > _BATCH_POINTS:
-                    yield points, offset
-                    points = []
-                points += new
+            new = [metric for metric in _points(_read_line(line)) if metric.step > reached.get(metric.key, -1)]
+            if points and len(points) + len(new) > _BATCH_POINTS:
+                yield points, offset
+                points = []
+            points += new
             offset += len(line)
     yield points, offset
+
+
+def _points(value: Mapping[str, Any]) -> list[Metric]:
+    """The points of a journal's line; none of the header, or of a line that is not as it was written."""
+    try:
+        step, time_ms = int(value["step"]), int(value["time_ms"])
+        return [Metric(str(key), float(number), time_ms, step) for key, number in value["metrics"].items()]
+    except (KeyError, TypeError, ValueError, AttributeError):
+        return []
 
 
 def _header(run_id: str, tracking: Tracking) -> dict[str, Any]:

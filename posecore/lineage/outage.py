@@ -5,7 +5,8 @@ from requests.exceptions import ConnectionError as NoConnection
 from requests.exceptions import RequestException, Timeout
 from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
-_NOT_ITS_FAULT = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
+_PASSES = ("TEMPORARILY_UNAVAILABLE", "DEADLINE_EXCEEDED", "REQUEST_LIMIT_EXCEEDED")
+_NOT_ITS_FAULT = ("INTERNAL_ERROR", *_PASSES)
 STORE_ERRORS = (MlflowException, SQLAlchemyError, RequestException)
 """What MLflow's client raises when the store refuses or does not answer."""
 
@@ -15,6 +16,17 @@ def may_pass(error: BaseException) -> bool:
     if isinstance(error, MlflowException):
         return error.error_code in _NOT_ITS_FAULT
     return isinstance(error, (OperationalError, NoConnection, Timeout))
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether a store that does answer says itself that it will be able to later, so that it may be waited for.
+
+    MLflow says so of every error of a database's operation, a full disk and a missing table among them.
+    """
+    code = error.error_code if isinstance(error, MlflowException) else ""
+    if "OperationalError" in str(error) or isinstance(error, OperationalError):
+        return "database is locked" in str(error)
+    return code in _PASSES
 
 
 def told(error: BaseException) -> str | None:

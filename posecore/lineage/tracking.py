@@ -28,7 +28,8 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
-from posecore.lineage.outage import STORE_ERRORS, may_pass
+from posecore.lineage.outage import STORE_ERRORS, is_busy, may_pass
+from posecore.lineage.sqlite_store import create_store
 
 T = TypeVar("T")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -96,7 +97,7 @@ class Tracking:
                 check_reachable(self.uri)
                 return call(self.client)
             except (PreflightError, *STORE_ERRORS) as error:
-                away = isinstance(error, PreflightError)
+                away = isinstance(error, PreflightError) or is_busy(error)
                 failures += not away
                 # A store that answers /health and fails all the same is given three tries, not all the patience.
                 if not away and (not may_pass(error) or failures == 3):
@@ -241,6 +242,8 @@ def connect(
     if root is not None and "://" not in root:
         root = Path(root).resolve().as_uri()
     try:
+        if uri.startswith("sqlite:") and not (file := Path(uri.removeprefix("sqlite:///"))).exists():
+            create_store(file)
         return Tracking(
             uri=uri,
             experiment=config.experiment,

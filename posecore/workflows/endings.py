@@ -66,7 +66,10 @@ def _is_full(error: BaseException) -> bool:
     # Writers in C++ and Rust raise errors of their own with the system's text in them.
     if isinstance(error, OSError) and error.errno in _NO_SPACE:
         return True
-    return any(f"os error {number}" in str(error) or os.strerror(number) in str(error) for number in _NO_SPACE)
+    said = str(error)
+    if "database or disk is full" in said:  # SQLite's words
+        return True
+    return any(f"os error {number}" in said or os.strerror(number) in said for number in _NO_SPACE)
 
 
 def _leave_at_once(status: int) -> int:

@@ -25,6 +25,7 @@ NO_SPACE = r"no space is left on the disk.*submit the same job again"
         (FULL, r"\(/run/model.safetensors\)"),
         (FULL, NO_SPACE),
         (SafetensorError("I/O error: No space left on device (os error 28)"), NO_SPACE),
+        (MlflowException("(sqlite3.OperationalError) database or disk is full"), NO_SPACE),
         (RayTaskError("f", "Traceback (most recent call last):", FULL), NO_SPACE),
         (WorkerGroupError("2 workers", {0: FULL, 1: ValueError("broken pipe of the other")}), NO_SPACE),
         (WorkerGroupError("1 worker", {0: CheckpointError("of another model")}), "^of another model$"),

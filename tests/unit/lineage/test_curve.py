@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import LineageError
-from posecore.lineage.curve import SPOOL, CurveLog, send_if_reachable
+from posecore.lineage.curve import SPOOL, CurveLog, send_if_reachable, send_left_behind
 from posecore.lineage.steps import Outputs, Workflow
 from posecore.lineage.tracking import RunLog, Tracking, TrackingConfig, connect
 from posecore.training.context import LocalContext
@@ -138,6 +138,18 @@ def test_a_batch_sent_twice_is_on_the_curve_once(tracking: Tracking, tmp_path: P
     send_if_reachable(tracking, tmp_path)
     assert curve(tracking, run.run_id) == [(step, float(step)) for step in range(10)]
     assert left(tmp_path) == []
+
+
+def test_a_line_that_is_not_as_it_was_written_costs_its_points_alone(tracking: Tracking, tmp_path: Path) -> None:
+    run = tracking.start_run("train", {})
+    path = left_behind(run, tmp_path)
+    before = path.read_bytes()
+    rubbish = b'\0\0\0\n[1, 2]\n{"step": 3}\n{"step": "x", "time_ms": 1, "metrics": {}}\n'
+    rubbish += b'{"step": 4, "time_ms": 1, "metrics": {"loss": "?"}}\n{"step": 5, "time_ms": 1, "metrics": 3}\n'
+    head, _, points = before.partition(b"\n")
+    path.write_bytes(head + b"\n" + rubbish + points)
+    assert send_left_behind(tracking, tmp_path / SPOOL) == 1
+    assert len(curve(tracking, run.run_id)) == points.count(b"\n")
 
 
 def test_points_of_a_run_that_is_gone_are_kept_aside(

@@ -5,22 +5,42 @@ import sqlite3
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from mlflow.exceptions import MlflowException
+from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.tracking import Tracking, TrackingConfig, check_reachable, connect
 
 
+def _copy_when_there(path: Path, copy: Path) -> None:
+    while not path.exists():
+        time.sleep(0.001)
+    copy.write_bytes(path.read_bytes())
+
+
+def _version(file: Path) -> list[tuple[str]]:
+    """Of a store's tables; MLflow notes it after each step of making them."""
+    with closing(sqlite3.connect(file)) as database:
+        return database.execute("SELECT version_num FROM alembic_version").fetchall()
+
+
 def test_the_default_is_an_absolute_sqlite_file_in_the_run_folder(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "job").mkdir()
     monkeypatch.chdir(tmp_path)
+    path, first = tmp_path / "job" / "mlflow.db", tmp_path_factory.mktemp("copy") / "first.db"
+    watch = threading.Thread(target=_copy_when_there, args=(path, first), daemon=True)
+    watch.start()
     tracking = connect(TrackingConfig(), "job")
+    watch.join()
+    assert _version(first) == _version(path), "a start that was interrupted would leave a file that no other accepts"
+    assert [item.name for item in path.parent.iterdir()] == ["mlflow.db"]
     experiment = tracking.client.get_experiment(tracking.experiment_id)
     assert tracking.uri == f"sqlite:///{tmp_path}/job/mlflow.db"
     assert experiment.artifact_location == f"file://{tmp_path}/job/artifacts/posecore"
@@ -145,3 +165,23 @@ def test_a_write_that_the_database_refuses_is_raised_and_not_logged_too(
     finally:
         logging.getLogger("mlflow").removeHandler(caplog.handler)
     assert not caplog.records
+
+
+def test_a_database_that_others_hold_is_waited_for_and_a_full_one_is_not(
+    tracking: Tracking, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are TEMPORARILY_UNAVAILABLE to MLflow."""
+    monkeypatch.setattr("posecore.lineage.tracking.time.sleep", lambda _: None)
+    calls: list[str] = []
+
+    def fail(text: str, times: int) -> str:
+        calls.append(text)
+        if len(calls) > times:
+            return "answer"
+        raise MlflowException(f"(sqlite3.OperationalError) {text}", error_code=TEMPORARILY_UNAVAILABLE)
+
+    assert tracking.ask(lambda _: fail("database is locked", 10)) == "answer"
+    calls.clear()
+    with pytest.raises(MlflowException, match="disk is full"):
+        tracking.ask(lambda _: fail("database or disk is full", 10))
+    assert len(calls) == 3
