@@ -27,7 +27,7 @@ from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.synth.writers import write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-STEPS, LOG_EVERY, CHECKPOINT_EVERY = 240, 10, 60
+STEPS, LOG_EVERY, CHECKPOINT_EVERY = 160, 10, 40
 LIMIT_S = 420.0
 Process: TypeAlias = "subprocess.Popen[str]"
 
@@ -183,36 +183,45 @@ def run_jobs(folder: Path, cases: dict[str, Case], report: Callable[[Outcome], N
 
 def _outcome(name: str, job: Job, submissions: Sequence[Submission], digest: str, curve: list[int]) -> Outcome:
     longest, worst, said, status = 0.0, "harmless", "", 0
-    for number, submission in enumerate((*submissions, Submission())):
-        last = number == len(submissions)
-        if last and number > 0 and status == 0:
-            break
-        submission.before(job)
-        process = job.start()
-        try:
-            submission.during(job, process)
-            began = time.monotonic()
-            status = process.wait(LIMIT_S)
-        except subprocess.TimeoutExpired:
-            return Outcome(name, "hang", LIMIT_S, _last_line(job))
-        finally:
-            end_group(process)
-        if not last:
-            longest = max(longest, time.monotonic() - began)
-        said = said if worst != "harmless" else _last_line(job)
-        if wrong := _complaint(job):
-            return Outcome(name, "raw traceback", longest, wrong)
-        if submission.says and re.search(submission.says, job.output()) is None:
-            return Outcome(name, "silently wrong", longest, f"without a word of it: {_last_line(job)}")
-        if status != 0 and last:
-            return Outcome(name, "silently wrong", longest, f"submitted again: {_last_line(job)}")
+    for submission in submissions:
+        status, seconds, wrong = _submit(job, submission)
+        longest = max(longest, seconds)
+        if wrong is not None:
+            return Outcome(name, *wrong)
         if status != 0:
             worst = "refused well"
-        if status > 0 and not re.search(r"^(error|stopped by) ?.*", job.output(), re.MULTILINE):
-            return Outcome(name, "raw traceback", longest, f"no sentence: {_last_line(job)}")
+        said = said or _told(job, submission.says)
+    if status != 0:
+        status, _, wrong = _submit(job, Submission())
+        if wrong is not None:
+            return Outcome(name, *wrong)
+    if status != 0:
+        return Outcome(name, "silently wrong", longest, f"submitted again: {_told(job)}")
     if (job.digest(), job.curve()) != (digest, curve):
         return Outcome(name, "silently wrong", longest, f"curve {job.curve()}, weights {job.digest()[:8]}")
     return Outcome(name, worst, longest, said)
+
+
+def _submit(job: Job, submission: Submission) -> tuple[int, float, tuple[str, float, str] | None]:
+    """Exit status, seconds from what was done to the end, and what was wrong of it: verdict, seconds, and a line."""
+    submission.before(job)
+    process = job.start()
+    try:
+        submission.during(job, process)
+        began = time.monotonic()
+        status = process.wait(LIMIT_S)
+        seconds = time.monotonic() - began
+    except subprocess.TimeoutExpired:
+        return 1, LIMIT_S, ("hang", LIMIT_S, _told(job))
+    finally:
+        end_group(process)
+    if complaint := _complaint(job):
+        return status, seconds, ("raw traceback", seconds, complaint)
+    if submission.says and re.search(submission.says, job.output()) is None:
+        return status, seconds, ("silently wrong", seconds, f"not a word of it; at last: {_told(job)}")
+    if status > 0 and re.search(r"^(error|stopped by)", job.output(), re.MULTILINE) is None:
+        return status, seconds, ("raw traceback", seconds, f"no sentence: {_told(job)}")
+    return status, seconds, None
 
 
 def _complaint(job: Job) -> str | None:
@@ -229,10 +238,12 @@ def end_group(process: Process) -> None:
     process.wait()
 
 
-def _last_line(job: Job) -> str:
-    lines = [line for line in job.output().splitlines() if line.strip()]
+def _told(job: Job, says: str = "") -> str:
+    """The line that matters of a submission's output."""
+    lines = [line for line in re.split(r"[\r\n]+", job.output()) if line.strip()]
+    matching = [line for line in lines if says and re.search(says, line)]
     told = [line for line in lines if line.startswith(("error:", "stopped"))]
-    return (told or lines or [""])[-1][:200]
+    return re.sub(r"\x1b\[\d+m", "", (matching or told or lines or [""])[-1])[:200]
 
 
 def until_checkpoints(count: int, job: Job, process: Process) -> None:

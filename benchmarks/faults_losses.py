@@ -24,8 +24,8 @@ def losses(outage_s: float) -> dict[str, Case]:
         outage_s: how long the tracking server is away.
     """
     return {
-        "Ctrl-C in a terminal": _training(_signal(signal.SIGINT, group=True), says=r"\nstopped by SIGINT: .*\n"),
-        "SIGTERM to the driver": _training(_signal(signal.SIGTERM), says=r"\nstopped by SIGTERM: .*\n"),
+        "Ctrl-C in a terminal": _training(_signal(signal.SIGINT, group=True), says=r"stopped by SIGINT: "),
+        "SIGTERM to the driver": _training(_signal(signal.SIGTERM), says=r"stopped by SIGTERM: "),
         "Ctrl-C, again and again": _again(signal.SIGINT),
         "driver killed": _training(_signal(signal.SIGKILL)),
         "driver killed, again and again": _again(signal.SIGKILL),

@@ -37,7 +37,7 @@ def states() -> dict[str, Case]:
 
 
 PIECES = "rank_00000-000.safetensors"
-GOES_ON = "training goes on from the checkpoint of step 60: .* is not what was written"
+GOES_ON = "training goes on from the checkpoint of step 40: .* is not what was written"
 
 
 def _left(config: Path, *, finished: bool) -> Job:
