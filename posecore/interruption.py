@@ -1,6 +1,6 @@
-"""Ctrl-C, and the signal by which ``ray job stop`` and batch systems ask a process to end.
+"""Ctrl-C, the signal by which ``ray job stop`` and batch systems ask a process to end, and that of a lost terminal.
 
-Both end a program with one line and the status 128 + the number of the signal, also while it is still imported, which
+Each ends a program with one line and the status 128 + the number of the signal, also while it is still imported, which
 takes seconds.
 """
 
@@ -8,10 +8,10 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Interrupted(KeyboardInterrupt):
@@ -41,10 +41,11 @@ def signals_end_the_process() -> None:
     """
 
     def end(number: int, _: FrameType | None) -> None:
-        os.write(2, f"{Interrupted(number)}.\n".encode())  # print may be what was interrupted
+        with suppress(OSError):  # the terminal may be gone
+            os.write(2, f"{Interrupted(number)}.\n".encode())  # print may be what was interrupted
         os._exit(Interrupted(number).status)
 
-    for number in _SIGNALS:
+    for number in _heeded():
         signal.signal(number, end)
 
 
@@ -62,9 +63,14 @@ def signals_raise(instead: Callable[[], BaseException | None] = lambda: None) ->
     def stop(number: int, _: FrameType | None) -> None:
         raise instead() or Interrupted(number)
 
-    before = {number: signal.signal(number, stop) for number in _SIGNALS}
+    before = {number: signal.signal(number, stop) for number in _heeded()}
     try:
         yield
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _heeded() -> list[signal.Signals]:
+    """All but the one that ``nohup`` has a program ignore."""
+    return [number for number in _SIGNALS if (number, signal.getsignal(number)) != (signal.SIGHUP, signal.SIG_IGN)]

@@ -228,11 +228,17 @@ def connect(
 
     Raises:
         PreflightError: the server does not answer in time, or is not an MLflow server.
-        ConfigError: a SQLite URI with a relative path.
+        ConfigError: a SQLite URI with a relative path, or a folder whose path cannot stand in one.
         LineageError: the store refused, for instance because the experiment was deleted, or does not exist.
     """
     folder = Path(folder).resolve()
-    uri = config.uri or os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{folder / 'mlflow.db'}"
+    named = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and any(mark in str(folder) for mark in "?%"):
+        raise ConfigError(
+            f"folder {folder}: ? and % mean something else in the address of the record that is kept there; choose a "
+            "folder without them."
+        )
+    uri = named or f"sqlite:///{folder / 'mlflow.db'}"
     check_reachable(uri, timeout_s)
     if must_exist and uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise LineageError(f"nothing has been recorded at {uri}; name the run folder or the server of the jobs.")

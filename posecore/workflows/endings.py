@@ -9,6 +9,7 @@ import errno
 import os
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 
 from posecore.errors import PoseCoreError
 from posecore.interruption import Interrupted, signals_raise
@@ -51,7 +52,8 @@ def exit_status(
         with signals_raise(instead):
             job()
     except Interrupted as stop:
-        print(f"{stop}: {GO_ON}", file=sys.stderr, flush=True)
+        with suppress(OSError):  # the terminal may be gone
+            print(f"{stop}: {GO_ON}", file=sys.stderr, flush=True)
         return _leave_at_once(stop.status)
     except Exception as error:
         sentence = sentence_of(error)
@@ -76,8 +78,9 @@ def _leave_at_once(status: int) -> int:
     """Has the process end without farewells, which would wait for processes that are gone or about to be."""
 
     def leave() -> None:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with suppress(OSError):
+            sys.stdout.flush()
+            sys.stderr.flush()
         os._exit(status)
 
     atexit.register(leave)

@@ -62,3 +62,15 @@ def test_an_error_may_stand_for_a_signal_and_the_handlers_come_back() -> None:
         with pytest.raises(Interrupted, match="stopped by SIGINT"):
             signal.raise_signal(signal.SIGINT)
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_lost_terminal_is_a_signal_as_well_unless_nohup_was_asked_for() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        with signals_raise(), pytest.raises(Interrupted, match="stopped by SIGHUP"):
+            signal.raise_signal(signal.SIGHUP)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        with signals_raise():
+            signal.raise_signal(signal.SIGHUP)
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -48,6 +48,13 @@ def test_the_default_is_an_absolute_sqlite_file_in_the_run_folder(
     assert connect(TrackingConfig(), "job") == tracking
 
 
+@pytest.mark.parametrize("name", ["run?1", "100%"])
+def test_a_folder_that_would_be_another_one_in_an_address_is_refused(tmp_path: Path, name: str) -> None:
+    """Of ``run?1`` SQLAlchemy makes the file ``run`` beside it, the same for ``run?2``."""
+    with pytest.raises(ConfigError, match="choose a folder without them"):
+        connect(TrackingConfig(), tmp_path / name)
+
+
 def test_the_environment_names_the_server_unless_the_configuration_does(
     store_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
