@@ -18,7 +18,7 @@ from typing import BinaryIO, TypeAlias
 from upath import UPath
 
 from posecore.asides import aside_file
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, PreflightError
 
 AnyPath: TypeAlias = Path | UPath
 
@@ -144,6 +144,26 @@ def written_aside(path: Path) -> Iterator[Path]:
         with aside.open("rb") as file:
             os.fsync(file.fileno())
         aside.replace(path)
+
+
+def make_writable(folder: AnyPath, name: str) -> None:
+    """Makes a local folder, if it is not there, for what is written after hours of work.
+
+    Args:
+        folder: a remote one is taken on trust.
+        name: what the message calls it.
+
+    Raises:
+        PreflightError: it cannot be made, or not be written.
+    """
+    if not isinstance(folder, Path):
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PreflightError(f"{name} {folder} cannot be made: {error.strerror}.") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PreflightError(f"{name} {folder} cannot be written; choose another, or change who may write.")
 
 
 def remove_folder(folder: AnyPath) -> None:

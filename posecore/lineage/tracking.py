@@ -294,15 +294,12 @@ def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
                 f"tracking.uri {uri}: a SQLite path must be absolute (four slashes), because jobs run in throw-away "
                 "directories."
             )
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise PreflightError(f"tracking store {uri}: its folder cannot be created ({error.strerror}).") from None
         # MLflow tries for minutes to open what cannot be opened.
         if path.exists() and not path.is_file():
             raise PreflightError(f"tracking store {uri}: there is something at that path that is no file; {advice}")
-        if not path.exists() and not os.access(path.parent, os.W_OK | os.X_OK):
-            raise PreflightError(f"tracking store {uri}: its folder cannot be written; {advice}")
+        above = next(folder for folder in path.parents if folder.exists())
+        if not path.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            raise PreflightError(f"tracking store {uri}: {above} is no folder that can be written; {advice}")
     elif (kind := parts.scheme.partition("+")[0]) in _DATABASE_PORTS:
         address = (parts.hostname or "localhost", parts.port or _DATABASE_PORTS[kind])
         try:

@@ -24,7 +24,7 @@ from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
 from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
-from posecore.storage import AnyPath, as_path, for_all_nodes, write_atomically
+from posecore.storage import AnyPath, as_path, for_all_nodes, make_writable, write_atomically
 from posecore.training.recipe import recipe_facts
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 from posecore.workflows.machines import ActorSettings, Machines
@@ -109,6 +109,7 @@ def evaluate_stores(
 
     Raises:
         EvaluationError: a head or boxes do not fit a split, or ``clinic`` asks for what the data does not have.
+        PreflightError: ``out`` cannot be written.
         CheckpointError: there is no whole model in the folder.
         IntegrityError: a split or the model is damaged.
     """
@@ -126,6 +127,8 @@ def evaluate_stores(
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
     for task in tasks.values():
         wanted.check(task.store)
+    lineage = read_card(folder).lineage  # now: before the work, as what is written after it
+    make_writable(out, "the results' folder")
     parts = _predicted(machines, folder, splits, tasks, actors or ActorSettings())
     sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
     clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
@@ -134,7 +137,7 @@ def evaluate_stores(
         metrics[name] |= result.headline()
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
-    facts |= recipe_facts(read_card(folder).lineage)
+    facts |= recipe_facts(lineage)
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
     return EvaluationResult(
         metrics=metrics,

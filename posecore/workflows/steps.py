@@ -23,7 +23,7 @@ from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
 from posecore.shards.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from posecore.shards.store import open_store
-from posecore.storage import as_path
+from posecore.storage import as_path, make_writable
 from posecore.training.checkpoint import MANIFEST_FILE as CHECKPOINT_FILE
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob
 from posecore.workflows.ingestion import ingest_split
@@ -89,12 +89,7 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
         for role in entry.roles:
             source = source_for(definitions[entry.name], entry.split(role), config.root(entry))
             source_file(source, source.annotations)
-    try:
-        config.folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise PreflightError(f"run_folder {config.folder} cannot be made: {error.strerror}.") from None
-    if not os.access(config.folder, os.W_OK | os.X_OK):
-        raise PreflightError(f"run_folder {config.folder} cannot be written; choose another, or change who may write.")
+    make_writable(config.folder, "run_folder")
     free = shutil.disk_usage(config.folder).free
     if free < _LEAST_FREE_BYTES:
         raise PreflightError(

@@ -6,13 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, PreflightError
 from posecore.storage import (
     AnyPath,
     TooLarge,
     as_path,
     expect_read,
     file_content,
+    make_writable,
     read_at_most,
     sha256_of,
     write_atomically,
@@ -112,3 +113,17 @@ def test_what_is_expected_to_be_read_may_be_missing_or_no_file(tmp_path, name):
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
     expect_read(tmp_path / name)
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
+
+
+def test_a_folder_that_cannot_be_written_is_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_writable(tmp_path / "new" / "folder", "the report")
+    assert (tmp_path / "new" / "folder").is_dir()
+    make_writable(as_path("memory://anything"), "the report")
+    (tmp_path / "file").touch()
+    with pytest.raises(PreflightError, match=r"^the report .*/file/below cannot be made: Not a directory\.$"):
+        make_writable(tmp_path / "file" / "below", "the report")
+    monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk mounted to be read: root may write anywhere else
+    with pytest.raises(PreflightError, match="cannot be written"):
+        make_writable(tmp_path, "the report")

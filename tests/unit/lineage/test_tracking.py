@@ -73,7 +73,7 @@ def test_a_sqlite_path_that_no_file_can_have_is_refused_at_once(
     with pytest.raises(PreflightError, match="that is no file"):
         check_reachable(f"sqlite:///{tmp_path}/mlflow.db")
     monkeypatch.setattr("os.access", lambda *_: False)  # as on a disk mounted to be read: root may write anywhere else
-    with pytest.raises(PreflightError, match="its folder cannot be written"):
+    with pytest.raises(PreflightError, match="is no folder that can be written"):
         check_reachable(f"sqlite:///{tmp_path}/new.db")
 
 
