@@ -127,7 +127,7 @@ def _answers(url: str) -> bool:
 
 
 def _wait(ready: Callable[[], bool], head: subprocess.Popen[bytes], failure: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not ready():
         if head.poll() is not None or time.monotonic() > deadline:
             raise SystemExit(failure)
