@@ -71,8 +71,11 @@ class VideoError(Exception):
     """
 
     def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(detail)
+        super().__init__(reason, detail)  # what a process that gets it from another makes it anew from
         self.reason, self.detail = reason, detail
+
+    def __str__(self) -> str:
+        return self.detail
 
 
 def video_facts(path: AnyPath, max_pixels: int) -> VideoFacts:
