@@ -92,7 +92,7 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         os.close(descriptor)
 
 
-def expect_read(path: Path) -> None:
+def expect_read(path: str | Path) -> None:
     """Has the system bring a local file to memory while something else is done; says nothing of one it cannot have."""
     if not hasattr(os, "posix_fadvise"):  # macOS
         return

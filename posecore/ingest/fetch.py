@@ -179,8 +179,8 @@ def _source_image(data: bytes) -> SourceImage:
 def _with_images(job: IngestJob, records: Sequence[Record]) -> Iterator[tuple[Record, _Pictures]]:
     if isinstance(job.root, Path):
         for place, record in enumerate(records):
-            for later in records[place + _AHEAD : place + _AHEAD + 1]:
-                expect_read(job.root / later.image)
+            if place + _AHEAD < len(records):
+                expect_read(f"{job.root}/{records[place + _AHEAD].image}")
             yield record, _read_pictures(job, record)
         return
     waiting: deque[Future[_Pictures]] = deque()

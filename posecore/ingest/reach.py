@@ -27,7 +27,9 @@ def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
     kept, rejects = [], []
     for instance in record.instances:
         # A NaN is not at most anything.
-        if not all(abs(edge) <= limit for edge in _edges(instance)):
+        x, y, w, h = instance.bbox_xywh
+        near = abs(x) <= limit and abs(y) <= limit and abs(x + w) <= limit and abs(y + h) <= limit
+        if not near or not all(abs(edge) <= limit for edge in _further_edges(instance)):
             rejects.append(_far(record, instance, "far-box", "a box"))
         elif not float(np.abs(instance.keypoints).max(initial=0)) <= limit:
             rejects.append(_far(record, instance, "far-keypoints", "a keypoint"))
@@ -36,9 +38,7 @@ def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
     return (replace(record, instances=kept), rejects) if rejects else (record, rejects)
 
 
-def _edges(instance: Instance) -> Iterator[float]:
-    x, y, w, h = instance.bbox_xywh
-    yield from (x, y, x + w, y + h)
+def _further_edges(instance: Instance) -> Iterator[float]:
     if instance.head_bbox_xyxy is not None:
         yield from instance.head_bbox_xyxy
     if instance.center is not None and instance.scale is not None:

@@ -10,7 +10,7 @@ import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -94,8 +94,7 @@ def instance_schema(num_keypoints: int) -> pa.Schema:
     )
 
 
-@dataclass(slots=True, frozen=True, kw_only=True)
-class SamplePlace:
+class SamplePlace(NamedTuple):
     """Where the members of one sample lie within its shard, and the 64-bit XXH3 of each."""
 
     shard: int

@@ -11,7 +11,6 @@ wanted anyway. Tars of format 3 are named by SHA-256, and there every member's c
 
 import hashlib
 import os
-import struct
 from collections.abc import Iterator
 from io import FileIO
 from typing import NamedTuple
@@ -31,11 +30,11 @@ _WRITE_BYTES = 1 << 20
 _WRITE_PARTS = 512
 """Linux takes at most 1024 pieces in one write; a member adds three."""
 _MAX_SIZE = 8**11 - 1
-_NAME_AND_MODE = struct.Struct("<100s8s8s8s")
-_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
-_OWNER = (b"0000644\x00", b"0000000\x00", b"0000000\x00")
+_MODE_AND_OWNER = b"0000644\x00" + b"0000000\x00" + b"0000000\x00"
 _TIME = b"00000000000\x00"
-_FIXED_SUM = sum(b"".join(_OWNER)) + sum(_TIME) + 8 * ord(" ") + sum(_TAIL)
+_TAIL = b"0" + bytes(100) + b"ustar\x0000" + bytes(32 + 32 + 8 + 8 + 155 + 12)
+_HEADER = b"%b" + _MODE_AND_OWNER + b"%b" + _TIME + b"%06o\x00 " + _TAIL
+_FIXED_SUM = sum(_MODE_AND_OWNER) + sum(_TIME) + 8 * ord(" ") + sum(_TAIL)
 
 
 class Member(NamedTuple):
@@ -62,8 +61,7 @@ def member_header(name: str, size: int) -> bytes:
     if not 0 < len(encoded) <= MAX_NAME_BYTES or not 0 <= size <= _MAX_SIZE:
         raise ValueError(f"tar member {name!r} of {size} bytes: the name must have 1 to 99 bytes, the file below 8 GiB")
     length = b"%011o\x00" % size
-    checksum = b"%06o\x00 " % (_FIXED_SUM + sum(encoded) + sum(length))
-    return _NAME_AND_MODE.pack(encoded, *_OWNER) + length + _TIME + checksum + _TAIL
+    return _HEADER % (encoded.ljust(100, b"\x00"), length, _FIXED_SUM + sum(encoded) + sum(length))
 
 
 def padding(size: int) -> bytes:

@@ -65,15 +65,15 @@ _FLAGS = frozenset((0.0, 1.0, 2.0))
 
 def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:
     x, y, w, h = instance.bbox_xywh
-    box = f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g}"
     if not all(map(math.isfinite, (x, y, w, h))):
-        return "nan-box", f"{box} is not finite."
+        return "nan-box", f"{_box(instance)} is not finite."
     if w < 0 or h < 0:
-        return "negative-box", f"{box} has a negative size."
+        return "negative-box", f"{_box(instance)} has a negative size."
     if w == 0 or h == 0:
-        return "empty-box", f"{box} has no area."
-    if record.width and record.height and (x >= record.width or y >= record.height or x + w <= 0 or y + h <= 0):
-        return "box-outside-image", f"{box} lies outside the image of {record.width}x{record.height} pixels."
+        return "empty-box", f"{_box(instance)} has no area."
+    width, height = record.width, record.height
+    if width and height and (x >= width or y >= height or x + w <= 0 or y + h <= 0):
+        return "box-outside-image", f"{_box(instance)} lies outside the image of {width}x{height} pixels."
     if not 0 < instance.area < math.inf:
         return "bad-area", f"the area is {instance.area:g} px²; it must be positive and finite."
     if not np.isfinite(instance.keypoints).all():
@@ -85,6 +85,11 @@ def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:
     if any(not 0 <= index < len(flags) for index in instance.absent):
         return "absent-out-of-range", f"absent points {instance.absent} are not all among the {len(flags)} keypoints."
     return None
+
+
+def _box(instance: Instance) -> str:
+    x, y, w, h = instance.bbox_xywh
+    return f"the box x={x:g}, y={y:g}, w={w:g}, h={h:g}"
 
 
 def _drop_instances(
