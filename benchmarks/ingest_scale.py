@@ -1,13 +1,15 @@
 """What does ingestion hold in memory, and how long does it plan, as a split grows?
 
-Annotations are made up and there are no pictures: only what grows with the number of images is looked at. Two
-questions, each asked of several sizes in processes of their own:
+Annotations are made up and there are few pictures or none: only what grows with the number of images is looked at.
+Three questions, each asked of several sizes in processes of their own:
 
     python benchmarks/ingest_scale.py plan --images 30000 100000 300000
     python benchmarks/ingest_scale.py read --images 10000 100000
+    python benchmarks/ingest_scale.py driver --images 50000 200000 --bodies 2
 
 ``plan`` writes the tables of a reader's parts and times the plan of the shards, with ids in the order of the parts and
-shuffled. ``read`` makes a COCO file and reads it by entries and as a whole.
+shuffled. ``read`` makes a COCO file and reads it by entries and as a whole. ``driver`` ingests a whole split on a local
+Ray, every image one of a few small files, and looks at the memory of the process that asked for it.
 """
 
 import argparse
@@ -18,12 +20,13 @@ import resource
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import orjson
 import pyarrow as pa
@@ -32,9 +35,11 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, source_for
 from posecore.formats import json_lists
 from posecore.formats.coco import CocoReader
+from posecore.formats.reader import ReaderOfParts, Source
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.plan import plan_shards
 from posecore.ingest.read import IMAGES_PER_PART
+from posecore.schema import Instance, Record
 from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns
 from posecore.tables.parts import PartEntry, write_part
 
@@ -102,6 +107,54 @@ def plan_one(num_images: int, bodies: int, shuffled: bool) -> dict[str, float]:
         }
 
 
+class MadeUpReader(ReaderOfParts):
+    """Records of one of a few pictures each, ``<root>/parts.txt`` saying how many, and with how many bodies."""
+
+    def parts(self, source: Source) -> Sequence[str]:
+        """First images."""
+        num_images, _ = (source.root / "parts.txt").read_text().split()
+        return [str(first) for first in range(0, int(num_images), IMAGES_PER_PART)]
+
+    def read_part(self, source: Source, part: str) -> Iterator[Record]:
+        """Its images."""
+        num_images, bodies = map(int, (source.root / "parts.txt").read_text().split())
+        rng = np.random.default_rng(int(part))
+        for number in range(int(part), min(int(part) + IMAGES_PER_PART, num_images)):
+            points = np.concatenate([rng.integers(0, 40, (bodies, K, 2)), np.full((bodies, K, 1), 2)], axis=2)
+            made = [
+                Instance(
+                    id=f"{number}-{body}", bbox_xywh=(1.5, 2.5, 30.25, 40.5), keypoints=of.astype(np.float32),
+                    area=900.25, area_rule="box",
+                )
+                for body, of in enumerate(points)
+            ]  # fmt: skip
+            yield Record(
+                dataset=source.dataset, split=source.split, source_id=str(number),
+                image=f"images/{number % NUM_PICTURES}.jpg", width=64, height=48, instances=made,
+            )  # fmt: skip
+
+
+def drive(num_images: int, bodies: int) -> dict[str, float]:
+    """Seconds and the driver's own peak of one ingestion on a local Ray."""
+    from posecore.cluster.connection import connect_to_ray
+    from posecore.cluster.ingestion import ingest_split
+
+    with tempfile.TemporaryDirectory() as folder:
+        root = Path(folder) / "root"
+        (root / "images").mkdir(parents=True)
+        (root / "parts.txt").write_text(f"{num_images} {bodies}")
+        for number in range(NUM_PICTURES):
+            pixels = np.random.default_rng(number).integers(0, 255, (48, 64, 3), np.uint8)
+            (root / "images" / f"{number}.jpg").write_bytes(cv2.imencode(".jpg", pixels)[1].tobytes())
+        values = {**dict(definition()), "reader": "benchmarks.ingest_scale:MadeUpReader"}
+        connect_to_ray()
+        before, cpu, wall = _own_peak(), time.process_time(), time.perf_counter()
+        manifest = ingest_split(DatasetDefinition.model_validate(values), "train", root, Path(folder) / "out")
+        assert manifest.num_images == num_images
+        seconds = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
+        return {**seconds, "before": before, "peak": _own_peak()}
+
+
 def write_coco(path: Path, num_images: int, bodies: int) -> None:
     """A COCO file whose annotations stand in no order, with a polygon each."""
     rng = random.Random(0)
@@ -159,7 +212,7 @@ def exponent(sizes: list[int], seconds: list[float]) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("question", choices=["plan", "read"])
+    parser.add_argument("question", choices=["plan", "read", "driver"])
     parser.add_argument("--images", type=int, nargs="+", required=True)
     parser.add_argument("--bodies", type=int, default=10)
     arguments = parser.parse_args()
@@ -174,6 +227,12 @@ def main() -> None:
                 print(f"| {size:,} | {'shuffled' if shuffled else 'in order'} | {_row(found)} |", flush=True)
             if len(sizes) > 1:
                 print(f"exponent of the processor's time: {exponent(sizes, seconds):.2f}", flush=True)
+    elif arguments.question == "driver":
+        print("| images | s | s of the driver's processor | its peak, MB | before, MB | KiB per image |")
+        print("|--:|--:|--:|--:|--:|--:|")
+        for size in sizes:
+            found = alone(drive, size, bodies)
+            print(f"| {size:,} | {_row(found)} | {(found['peak'] - found['before']) / 1024 / size:.3f} |", flush=True)
     else:
         print(
             "| images | file, MB | read | s | s of processor | peak, MB | before, MB |\n|--:|--:|---|--:|--:|--:|--:|"

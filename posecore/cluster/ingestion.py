@@ -177,13 +177,12 @@ def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
     first, source, _ = divided_stages(load_stages(job.definition))
     up_to_pictures = first if source is None else [*first, source]
     samples = staged(job, up_to_pictures, planned_annotations(scratch, shard), tally)
-    return content(shard.number, [sample.picture for sample in samples], tally)
+    return content(shard.number, (sample.picture for sample in samples), tally)
 
 
 def _run_stage(job: IngestJob, stage: LoadedStage, block: pa.Table) -> pa.Table:
     pictures, tally = content_of(block)
-    left = list(run_on_pictures(stage, pictures, tally, job.definition.skeleton))
-    return content(number_of(block), left, tally)
+    return content(number_of(block), run_on_pictures(stage, pictures, tally, job.definition.skeleton), tally)
 
 
 def _write_content(plan: Plan, block: pa.Table) -> pa.Table:

@@ -153,8 +153,9 @@ def _near(sample: Examined, tally: Tally) -> Examined:
 
 
 def examined(picture: Picture) -> Examined:
-    """A picture that stages have left, hashed anew."""
-    files = (_source_image(picture.data), None if picture.depth is None else _source_image(picture.depth))
+    """A picture that stages have left, hashed anew if one of them has changed it."""
+    depth = None if picture.depth is None else _source_image(picture.depth)
+    files = _source_image(picture.data, picture.record.digest), depth
     return Examined(_described(picture.record, *files), *files)
 
 
@@ -171,9 +172,9 @@ def _described(record: Record, image: SourceImage, depth: SourceImage | None) ->
     return replace(record, width=image.width, height=image.height, digest=image.digest, depth=described)
 
 
-def _source_image(data: bytes) -> SourceImage:
-    size = image_size(data)
-    return SourceImage(data, size.format, size.width, size.height, content_digest(data), xxh3_64_intdigest(data))
+def _source_image(data: bytes, digest: str = "") -> SourceImage:
+    size, digest = image_size(data), digest or content_digest(data)
+    return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
 
 
 def _with_images(job: IngestJob, records: Sequence[Record]) -> Iterator[tuple[Record, _Pictures]]:

@@ -183,7 +183,7 @@ def _measured(stage: LoadedStage, before: Record, made: Picture, source_digest: 
         size = image_size(made.data)
     except ImageHeaderError as error:
         return reject_image(before, "not-an-image", f"stage {stage.label} made of {before.image}: {error}")
-    described = replace(made.record, width=size.width, height=size.height, source_digest=source_digest)
+    described = replace(made.record, width=size.width, height=size.height, source_digest=source_digest, digest="")
     return replace(made, record=described)
 
 
