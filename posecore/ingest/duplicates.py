@@ -3,14 +3,12 @@
 Hashes of a part are written beside it, 344 bytes a picture; only the plan holds those of a split.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from posecore.formats.files import relative_path
@@ -27,7 +25,7 @@ from posecore.stages.duplicates import Deduplicate
 from posecore.stages.load import LoadedStage, load_stages
 from posecore.storage import AnyPath
 from posecore.tables.columns import Annotations, instance_columns
-from posecore.tables.parts import PartEntry, part_path
+from posecore.tables.parts import PartEntry, read_table, write_table
 from posecore.tables.records import to_records
 
 _HASHES, _DIGEST = "hashes", "digest"
@@ -41,12 +39,10 @@ def deduplicate_stage(job: IngestJob) -> LoadedStage | None:
 
 def hash_part(entry: PartEntry, job: IngestJob, scratch: AnyPath) -> None:
     """Writes down the hashes of the pictures of a part; those that cannot be read are like none."""
-    with part_path(scratch, entry.number, "images").open("rb") as file:
-        images = pq.read_table(file)
+    images = read_table(scratch, entry.number, "images")
     bodies = instance_columns(job.definition.skeleton.num_keypoints).empty_table()
     records = to_records(Annotations(images, bodies), job.definition.name, job.split)
-    with part_path(scratch, entry.number, _HASHES).open("wb") as file:
-        pq.write_table(_to_table(hashed(job, records)), file)
+    write_table(scratch, entry.number, _HASHES, _to_table(hashed(job, records)))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -86,7 +82,7 @@ def read_hashes(scratch: AnyPath, entries: Sequence[PartEntry]) -> Hashed:
     """The hashes of all parts, a row per image of them, in order."""
     hashes, digests = [PerceptualHashes.of([])], [pl.Series([], dtype=pl.String)]
     for entry in entries:
-        table = pq.read_table(io.BytesIO(part_path(scratch, entry.number, _HASHES).read_bytes()))
+        table = read_table(scratch, entry.number, _HASHES)
         hashes.append(hashes_from_table(table))
         digests.append(pl.Series(table[_DIGEST]))
     return Hashed(PerceptualHashes.joined(hashes), pl.concat(digests))

@@ -1,17 +1,18 @@
-"""Annotations on disk: numbered Parquet parts of some thousand images each, and reading any rows of them in any order.
+"""Annotations on disk: numbered Arrow files of some thousand images each, and reading any rows of them in any order.
 
 A part is written whole by whoever reads that piece of the download, so no process ever holds a split. Rows are counted
-through all parts in order.
+through all parts in order. The files live as long as one ingestion, so they are as Arrow has tables in memory: where
+they are mounted, rows are taken from them without decoding anything.
 """
 
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from posecore.schema import Reject
@@ -20,8 +21,6 @@ from posecore.tables.columns import Annotations, rejects_table, renumbered
 
 Table = Literal["images", "instances", "rejects"]
 _KEPT_OPEN = 4
-_REPEATED = ["license", "video_id", "view_id", "area_rule", "category", "subject_id", "reason", "dataset", "split"]
-"""Columns whose values recur: only there is a dictionary worth its time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +45,25 @@ def write_part(folder: AnyPath, number: int, annotations: Annotations, rejects: 
     folder.mkdir(parents=True, exist_ok=True)
     tables = {"images": annotations.images, "instances": annotations.instances, "rejects": rejects_table(list(rejects))}
     for name, table in tables.items():
-        with part_path(folder, number, name).open("wb") as file:
-            pq.write_table(table, file, compression="lz4", use_dictionary=_REPEATED)
+        write_table(folder, number, name, table)
     return PartEntry(number, *(table.num_rows for table in tables.values()))
 
 
-def part_path(folder: AnyPath, number: int, table: str) -> AnyPath:
-    """Where one table of a part lies."""
-    return folder / f"part-{number:06d}.{table}.parquet"
+def write_table(folder: AnyPath, number: int, name: str, table: pa.Table) -> None:
+    """Writes one table of a part."""
+    with _path(folder, number, name).open("wb") as file, pa.ipc.new_file(file, table.schema) as writer:
+        writer.write_table(table.combine_chunks())
+
+
+def read_table(folder: AnyPath, number: int, name: str) -> pa.Table:
+    """One table of a part; of a mounted file what is looked at is read, when it is looked at."""
+    path = _path(folder, number, name)
+    with pa.memory_map(str(path)) if isinstance(path, Path) else path.open("rb") as file:
+        return pa.ipc.open_file(file).read_all()
+
+
+def _path(folder: AnyPath, number: int, name: str) -> AnyPath:
+    return folder / f"part-{number:06d}.{name}.arrow"
 
 
 class Parts:
@@ -87,8 +97,7 @@ class Parts:
         """Some columns of every row, in order; ``image_row`` counts through all parts."""
         found = []
         for entry, first in zip(self.entries, self._firsts["images"].tolist(), strict=False):
-            with part_path(self.folder, entry.number, table).open("rb") as file:
-                read = pq.read_table(file, columns=list(names))
+            read = read_table(self.folder, entry.number, table).select(list(names))
             found.append(renumbered(read, first) if "image_row" in names else read)
         return pa.concat_tables(found)
 
@@ -97,8 +106,7 @@ class Parts:
         found = [rejects_table([])]
         for entry in self.entries:
             if entry.num_rejects:
-                with part_path(self.folder, entry.number, "rejects").open("rb") as file:
-                    found.append(pq.read_table(file))
+                found.append(read_table(self.folder, entry.number, "rejects"))
         return pa.concat_tables(found)
 
     def take(self, table: Literal["images", "instances"], rows: NDArray[np.int64]) -> pa.Table:
@@ -108,7 +116,7 @@ class Parts:
         found, places = [], []
         for number in np.unique(part_of).tolist():
             here = np.flatnonzero(part_of == number)
-            found.append(self._table(table, number).take(rows[here] - firsts[number]))
+            found.append(_taken(self._table(table, number), rows[here] - firsts[number]))
             places.append(here)
         if not found:
             return self._table(table, 0).slice(0, 0)
@@ -124,7 +132,14 @@ class Parts:
         if key not in self._open:
             while len(self._open) >= 2 * _KEPT_OPEN:
                 self._open.popitem(last=False)
-            with part_path(self.folder, self.entries[number].number, table).open("rb") as file:
-                self._open[key] = pq.read_table(file)
+            self._open[key] = read_table(self.folder, self.entries[number].number, table)
         self._open.move_to_end(key)
         return self._open[key]
+
+
+def _taken(table: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
+    """Rows of a table, at least one; neighbours are not copied."""
+    first, last = int(rows[0]), int(rows[-1])
+    if last - first == len(rows) - 1 and (np.diff(rows) == 1).all():
+        return table.slice(first, len(rows))
+    return table.take(rows)
