@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors.torch import save_file
 from torch import nn
 
@@ -56,21 +55,6 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, dropout: float, dora
 def is_low_rank(name: str) -> bool:
     """Whether a parameter belongs to an update."""
     return ".lora_" in name
-
-
-@torch.no_grad()
-def merge_low_rank(model: nn.Module) -> None:
-    """Adds every update into its weight and takes it out, in place; nothing happens to a model without any."""
-    if not any(is_low_rank(name) for name, _ in model.named_parameters()):
-        return  # without importing peft
-    from peft.tuners.tuners_utils import BaseTunerLayer
-
-    for name, layer in [item for item in model.named_modules() if isinstance(item[1], BaseTunerLayer)]:
-        layer.merge()
-        parent, _, child = name.rpartition(".")
-        setattr(model.get_submodule(parent), child, layer.get_base_layer())
-    if hasattr(model, "peft_config"):
-        del model.peft_config
 
 
 def save_adapter(model: nn.Module, folder: Path, learned_modules: Iterable[str], base: str) -> Path:

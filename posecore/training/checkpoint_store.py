@@ -25,6 +25,11 @@ class CheckpointStore:
         """Folder of a checkpoint, whether it is there or not."""
         return self._folder / name
 
+    @property
+    def folder(self) -> AnyPath:
+        """Holds the checkpoints."""
+        return self._folder
+
     def names(self) -> list[str]:
         """All that look like checkpoints, newest first, whole or not; the same on every rank. Collective."""
         found = [self._listed()]

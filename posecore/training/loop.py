@@ -42,7 +42,7 @@ from posecore.training.engine import (
 from posecore.training.meter import Meter
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
-from posecore.training.resume import resume
+from posecore.training.resume import refuse_unshared, resume
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
 from posecore.training.start import FirstState, MethodMakers, is_sharded
 from posecore.training.utilisation import flops_per_crop, peak_flops
@@ -150,7 +150,7 @@ def train(
         evaluate: periodic evaluation.
 
     Raises:
-        PreflightError: the global batch cannot be cut evenly.
+        PreflightError: the global batch cannot be cut evenly, or the ranks do not share the folder of checkpoints.
         CheckpointError: the newest whole checkpoint belongs to another run, architecture or list of datasets, or there
             are checkpoints and none is whole.
         DivergenceError: a loss, the gradient or a weight is not finite, on whichever rank; raised on all. The
@@ -158,6 +158,7 @@ def train(
         IntegrityError: a sample is damaged, or more of them than may be passed over.
     """
     per_rank = crops_per_rank(config.global_batch, context.world_size, config.accumulation)
+    refuse_unshared(context)
     settings = EngineSettings(
         optimizer=config.optimizer,
         micro_batch=per_rank // config.accumulation,

@@ -1,15 +1,20 @@
 """Going on from the newest whole checkpoint, the same one on every rank."""
 
+import socket
 import sys
+import time
 
 from tqdm import tqdm
 
-from posecore.errors import CheckpointError, IntegrityError
+from posecore.errors import CheckpointError, IntegrityError, PreflightError
+from posecore.storage import AnyPath, write_atomically
 from posecore.training.checkpoint import Checkpoint, Progress, UnfinishedError
 from posecore.training.context import TrainContext, first_said
 from posecore.training.ema import WeightAverage
 from posecore.training.engine import Engine
 from posecore.training.sharded import shape_of
+
+_LOOKS, _LOOK_S = 20, 0.1
 
 
 def resume(
@@ -64,6 +69,40 @@ def resume(
     if faults and context.rank == 0:
         tqdm.write(f"training starts anew: {' '.join(faults)}", file=sys.stderr)
     return None
+
+
+def refuse_unshared(context: TrainContext) -> None:
+    """Returns if all ranks see what rank 0 writes where checkpoints lie. Collective.
+
+    Raises:
+        PreflightError: one does not, or rank 0 cannot write there; on every rank.
+    """
+    if context.world_size == 1:
+        return
+    probe, fault = context.store.folder / f".{context.attempt}.probe", None
+    if context.rank == 0:
+        try:
+            write_atomically(probe, b"")
+        except OSError as error:
+            fault = f"{context.store.folder} cannot be written ({error.strerror or error})"
+    fault = first_said(fault)
+    if fault is None:
+        seen = context.rank == 0 or _appears(probe)
+        fault = first_said(
+            None if seen else f"rank {context.rank} on {socket.gethostname()} does not see {context.store.folder}"
+        )
+        if context.rank == 0:
+            probe.unlink(missing_ok=True)
+    if fault is not None:
+        raise PreflightError(f"{fault}; put the run's folder on a disk that all nodes share, or behind a URL (s3://…).")
+
+
+def _appears(path: AnyPath) -> bool:
+    for _ in range(_LOOKS):
+        if path.exists():
+            return True
+        time.sleep(_LOOK_S)  # network file systems show new files late
+    return False
 
 
 def _restore(checkpoint: Checkpoint, engine: Engine, average: WeightAverage | None) -> tuple[str, bool] | None:

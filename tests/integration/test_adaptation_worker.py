@@ -16,7 +16,6 @@ from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
-from posecore.models.low_rank import merge_low_rank
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder, StartFolder
@@ -29,6 +28,7 @@ from posecore.training.loop import TrainingConfig
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from tests.support.checkpoints import newest
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+from tests.support.low_rank import merge_low_rank
 
 SIZE = (64, 48)
 

@@ -15,7 +15,7 @@ from pydantic import TypeAdapter
 from safetensors.torch import save_file
 from torch import nn
 
-from posecore.errors import DivergenceError
+from posecore.errors import DivergenceError, PreflightError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig
 from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.depth_task import DepthTaskConfig
@@ -365,6 +365,8 @@ def main() -> None:
         run_dir = Path(run["run_dir"])
         log = _logged_to(run_dir / LOG_FILE)
         context = LocalContext(run_dir, log=log)
+        if run.get("apart") == context.rank:
+            context.store = CheckpointStore(run_dir / "elsewhere")
         if run.get("blind") == context.rank:
             context.store = OneBlindRank(run_dir / "checkpoints")
         if "copy_of" in run and context.rank == 0:
@@ -386,6 +388,8 @@ def main() -> None:
             tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
         except Stopped:
             pass
+        except PreflightError as error:
+            (run_dir / f"refused_rank{context.rank}").write_text(str(error))
         except DivergenceError as error:
             (run_dir / f"diverged_rank{context.rank}").write_text(str(error))
         if run.get("method") == "prototypes" and isinstance(method, nn.Module):

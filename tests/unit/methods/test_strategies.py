@@ -16,7 +16,7 @@ from posecore.methods.strategies import Roles, StrategyConfig, own_modules
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.low_rank import merge_low_rank, save_adapter
+from posecore.models.low_rank import save_adapter
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
@@ -28,6 +28,7 @@ from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from tests.support.checkpoints import averaged
+from tests.support.low_rank import merge_low_rank
 from tests.support.tiny_training import (
     INPUT_SIZE,
     POINTS,

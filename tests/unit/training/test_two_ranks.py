@@ -35,7 +35,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     blind = [run(f"blind{rank}", 3, method="plain", copy_of=str(folder / "plain"), blind=rank) for rank in range(2)]
     bad = run("bad", 5, method="plain", bad_samples=True)
-    launch([run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind, bad], 2)
+    apart = run("apart", 1, apart=1)
+    launch(
+        [apart, run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind, bad], 2
+    )
     return folder
 
 
@@ -78,6 +81,15 @@ def test_a_checkpoint_that_one_rank_cannot_read_is_passed_over_by_both(runs: Pat
     assert after[2].name != before[2].name
     again, first = (load_checkpoint(folders[2])[0].weights for folders in (after, before))
     assert all(torch.equal(tensor, first[name]) for name, tensor in again.items())
+
+
+def test_ranks_that_share_no_folder_are_refused_before_the_first_step(runs: Path) -> None:
+    """Rank 0 would wait for ever for what the other writes elsewhere."""
+    first, second = ((runs / "apart" / f"refused_rank{rank}").read_text() for rank in range(2))
+    assert first == second
+    assert "rank 1 on " in first
+    assert "put the run's folder on a disk that all nodes share, or behind a URL" in first
+    assert list((runs / "apart" / "checkpoints").iterdir()) == []
 
 
 def test_damaged_samples_of_all_ranks_are_in_the_checkpoint_and_counted(runs: Path) -> None:
