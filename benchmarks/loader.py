@@ -3,7 +3,7 @@
 Reads a COCO download (the sample images will do: every image is listed several times under other names, so that no
 cache can hold an epoch), ingests it aside and makes 256x192 crops with the full augmentation. Prints one table:
 
-- ours: :class:`posecore.loading.loader.Loader`, one thread;
+- ours: :class:`posecore.loading.loader.Loader`, one thread; and with pictures of the bodies cut beforehand;
 - the limit: the very same crops by bare OpenCV, each image decoded once, each instance warped once, bytes in memory;
 - a peer re-stated from its description: per instance decode, affine, warp, targets in numpy;
 - mmpose's own training pipeline, if ``--mmpose-python`` names an interpreter that has mmpose.
@@ -44,6 +44,7 @@ from posecore.ingest.run import ingest
 from posecore.loading.augment import Region
 from posecore.loading.crop import region_matrix
 from posecore.loading.loader import Loader, LoadingConfig
+from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.loading.samples import UsableInstances
 from posecore.schema import Record
 from posecore.shards.store import ShardStore, open_store
@@ -103,9 +104,10 @@ def make_store(root: Path, split: str, folder: Path, count: int) -> ShardStore:
     return open_store(job.folder)
 
 
-def ours(store: ShardStore) -> tuple[float, float, list[tuple[int, np.ndarray]]]:
+def ours(store: ShardStore, pictures: str = "whole") -> tuple[float, float, list[tuple[int, np.ndarray]]]:
     """Crops/s, decoded images per crop, and the (image row, matrix) of every crop made."""
-    config = parse_config({"mixture": {"entries": [{"name": "coco"}]}, "num_threads": 1}, LoadingConfig, "benchmark")
+    values = {"mixture": {"entries": [{"name": "coco"}]}, "num_threads": 1, "pictures": pictures}
+    config = parse_config(values, LoadingConfig, "benchmark")
     loader = Loader({"coco": store}, config, input_size=INPUT_SIZE, seed=1, global_batch=GLOBAL_BATCH)
     image_rows = store.instances["image_row"].to_numpy()
     widths = store.images["width"].to_numpy()
@@ -239,10 +241,17 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         store = make_store(arguments.coco_root, arguments.split, folder, arguments.copies)
+        cut = write_precut(Path(store.location), PrecutSettings(input_size=INPUT_SIZE).terms(store))
+        cut_bytes = sum(shard.size_bytes for shard in cut.shards)
+        whole_bytes = sum(shard.size_bytes for shard in store.manifest.shards)
         rounds, holds = [], []
         for _ in range(arguments.rounds + 1):
             rate, decoded, crops = ours(store)
-            rates = {"posecore": rate, "limit: decode once, warp": limit(store, crops)}
+            rates = {
+                "posecore": rate,
+                "posecore, cut beforehand": ours(store, "precut")[0],
+                "limit: decode once, warp": limit(store, crops),
+            }
             rates["peer, re-stated: decode each"] = restated(store, crops)
             if arguments.mmpose_python:
                 rates["peer: mmpose pipeline"] = mmpose(arguments.mmpose_python, store, arguments.coco_root, folder)
@@ -256,6 +265,10 @@ def main() -> None:
         ratios = [rates["posecore"] / rates[name] for rates in rounds[1:]]
         rate = median(rates[name] for rates in rounds[1:])
         print(f"{name:30}{rate:10,.0f}{median(ratios):9.2f}x   {' '.join(f'{ratio:.2f}' for ratio in ratios)}")
+    print(
+        f"pictures cut beforehand: {cut_bytes / 1e3 / sum(shard.num_images for shard in cut.shards):.0f} KB each, "
+        f"{cut_bytes / whole_bytes:.1f} times the shards' bytes"
+    )
     of_round = " ".join(f"{hold:.0f}" for hold in holds[1:])
     print(f"{'interpreter held, µs per crop':30}{median(holds[1:]):10,.0f}{'':10}   {of_round}")
 

@@ -23,6 +23,7 @@ from posecore.config import Config, parse_config
 from posecore.datasets.discovery import load_dataset
 from posecore.ingest.job import IngestSettings
 from posecore.ingest.stage_code import foreign_code
+from posecore.loading.precut import PrecutSettings
 from posecore.storage import as_path
 from posecore.workflows.ingestion import ingest_split
 from posecore.workflows.machines import Machines
@@ -38,6 +39,7 @@ class IngestConfig(Config):
         out: shards go to ``<out>/<dataset>/<split>``.
         settings: shape of the shards and depth of the examination.
         workers: shards written at a time; None takes what the cluster has.
+        precut: crops for which a picture of every body is cut, too.
     """
 
     dataset: str
@@ -46,6 +48,7 @@ class IngestConfig(Config):
     out: str
     settings: IngestSettings = IngestSettings()
     workers: int | None = None
+    precut: PrecutSettings | None = None
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -58,10 +61,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, help="shards written at a time; default: what the cluster has")
     parser.add_argument("--images-per-shard", type=int, default=IngestSettings().images_per_shard)
     parser.add_argument("--decode", choices=("header", "full"), default=IngestSettings().decode)
+    parser.add_argument(
+        "--precut", metavar="HEIGHTxWIDTH[:PRESET]", help="cut a picture of every body, too, for crops of this size"
+    )
     options = parser.parse_args(arguments)
 
     def job(machines: Machines) -> None:
-        values = {name: value for name, value in vars(options).items() if name not in ("images_per_shard", "decode")}
+        values = {
+            name: value for name, value in vars(options).items() if name not in ("images_per_shard", "decode", "precut")
+        }
+        if options.precut:
+            size, _, preset = options.precut.partition(":")
+            values["precut"] = {"input_size": size.split("x"), "augment": preset or "published"}
         settings = {"images_per_shard": options.images_per_shard, "decode": options.decode}
         config = parse_config({**values, "settings": settings}, IngestConfig, origin="command line")
         definition = load_dataset(config.dataset)
@@ -69,7 +80,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
             for line in foreign_code(definition):
                 print(f"code      {definition.name} runs {line}", file=sys.stderr, flush=True)
         manifest = ingest_split(
-            machines, definition, config.split, config.root, config.out, config.settings, workers=config.workers
+            machines,
+            definition,
+            config.split,
+            config.root,
+            config.out,
+            config.settings,
+            workers=config.workers,
+            precut=config.precut,
         )
         rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"
         print(

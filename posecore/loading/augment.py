@@ -367,6 +367,27 @@ def _half_bodies(
     return chosen & enough
 
 
+def half_body_extents(
+    keypoints: NDArray[np.float32], labelled: NDArray[np.bool_], skeleton: Skeleton, rule: str
+) -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    """What each choice of a half may crop of n bodies.
+
+    Args:
+        keypoints: (n, K, 2) x, y in image pixels.
+        labelled: (n, K) which of them count.
+        skeleton: K points with their halves.
+        rule: as ``half_body_rule`` names it.
+
+    Returns:
+        For either choice, (n, 2) middle and (n, 2) extent of the points; an extent of 0 where no half is taken.
+    """
+    found = []
+    for side in (-np.inf, np.inf):
+        chosen = _half_bodies(labelled, skeleton, _HALF_BODY_RULES[rule], np.full(len(labelled), side))
+        found.append(_middle_and_extent(keypoints.astype(np.float64), chosen))
+    return found
+
+
 def _middle_and_extent(
     points: NDArray[np.float64], chosen: NDArray[np.bool_]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

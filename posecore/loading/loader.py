@@ -40,6 +40,7 @@ _TRIES = 8
 """Images that are looked at for one crop; that so many in a row are damaged is a lost shard."""
 
 OnBadSample: TypeAlias = Literal["stop", "skip"]
+Pictures: TypeAlias = Literal["whole", "precut"]
 
 
 class LoadingConfig(Config):
@@ -52,6 +53,8 @@ class LoadingConfig(Config):
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
         depth: cut depth too, where images have it.
+        pictures: ``whole`` decodes images; ``precut`` reads the pictures of single bodies that were cut when the sets
+            were ingested (``--precut``), whose crops are the same but for their resampling.
         bodies: ``all`` crops bodies without a labelled point as well, ``images`` every whole image as if it were one
             body, for images of which nothing is known; only a teacher can say something about either.
         num_threads: decoding threads per rank; one per core the rank may use.
@@ -70,6 +73,7 @@ class LoadingConfig(Config):
     late: LateAugmentConfig | None = None
     unlabelled: UnlabelledConfig | None = None
     depth: bool = False
+    pictures: Pictures = "whole"
     bodies: Bodies = "labelled"
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
@@ -82,6 +86,8 @@ class LoadingConfig(Config):
     def _check(self) -> Self:
         if self.depth and self.unlabelled is not None:
             raise ValueError("depth is cut for crops of labelled bodies only; leave out depth, or unlabelled.")
+        if self.pictures == "precut" and (self.depth or self.unlabelled is not None):
+            raise ValueError("pictures: precut ones are of labelled bodies and have no depth; take whole ones.")
         return self
 
 
@@ -180,7 +186,7 @@ class Loader:
         self._conventions = conventions
         self._answers = answers or {}
         self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
-        block_bytes = blocks_of(config.mixture, stores)
+        block_bytes = blocks_of(config.mixture, stores, config.pictures)
         _check_cache(config.mixture, [stores[name] for name in block_bytes])
         self.sampler = MixtureSampler(
             config.mixture,
@@ -188,14 +194,14 @@ class Loader:
             seed,
             global_batch,
             {
-                entry.name: _shard_blocks(stores[entry.name], entry.instances, block_bytes[entry.name])
+                entry.name: _shard_blocks(stores[entry.name], entry.instances, block_bytes[entry.name], config.pictures)
                 for entry in self._entries
                 if entry.name in block_bytes
             },
             CacheConfig().scratch,
         )
         self._remote = [
-            RemoteEntry(number, stores[entry.name], entry.instances)
+            RemoteEntry(number, stores[entry.name], entry.instances, config.pictures == "precut")
             for number, entry in enumerate(self._entries)
             if entry.name in block_bytes and stores[entry.name].cache is not None
         ]
@@ -205,10 +211,12 @@ class Loader:
         self._slots = np.arange(rank * per_rank, (rank + 1) * per_rank)
         num_threads = min(config.num_threads, per_rank)
         bytes_per_thread = config.cache_bytes // num_threads
+        precut = {entry.name: stores[entry.name].precut for entry in self._entries if config.pictures == "precut"}
         self._caches = [
-            SampleCache(stores, bytes_per_thread, config.max_pixels, config.depth) for _ in range(num_threads)
+            SampleCache(stores, bytes_per_thread, config.max_pixels, config.depth, precut) for _ in range(num_threads)
         ]
-        self._fits = sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
+        # Pictures of single bodies need no decoding, so keeping them spares next to nothing.
+        self._fits = not precut and sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
 
     def _crops(self, entry: MixtureEntry, store: ShardStore) -> TrainingCrops | UnlabelledCrops:
         if self.config.unlabelled is not None:
@@ -219,8 +227,9 @@ class Loader:
         late, bodies, labels = self.config.late, self.config.bodies, entry.unlabelled is None
         if entry.unlabelled is not None:
             bodies = "images" if entry.unlabelled == "images" else "all"
+        precut = store.precut if self.config.pictures == "precut" else None
         return TrainingCrops(
-            entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers, labels
+            entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers, labels, precut
         )
 
     def state(self) -> dict[str, int]:
@@ -298,12 +307,17 @@ class Loader:
         return [set(self._images(*of_slot)) for of_slot in zip(dataset, instance, strict=True)]
 
     def _images(self, dataset: NDArray[np.int16], instance: NDArray[np.int64]) -> list[ImageKey]:
-        """The images of n crops."""
+        """The pictures n crops are cut from."""
         rows = np.empty(len(instance), np.int64)
         for number, entry in enumerate(self._entries):
-            rows[dataset == number] = entry.instances.image_rows_of(instance[dataset == number])
+            rows[dataset == number] = self._picture_rows(entry, instance[dataset == number])
         names = [entry.name for entry in self._entries]
         return [(names[number], row) for number, row in zip(dataset.tolist(), rows.tolist(), strict=True)]
+
+    def _picture_rows(self, entry: TrainingCrops | UnlabelledCrops, instance: NDArray[np.int64]) -> NDArray[np.int64]:
+        if self.config.pictures == "precut":
+            return entry.instances.rows[instance].astype(np.int64)
+        return entry.instances.image_rows_of(instance)
 
     def _cut(self, block: _Block, needed: list[set[ImageKey]], slots: range, cache: SampleCache) -> list[_Part]:
         # Slot by slot through all steps of the block, sorted by image: an image is cropped while it is fresh in the
@@ -371,7 +385,7 @@ class Loader:
             instance = instances.on_another_image(instance)
             other = entry.plan(np.array([instance]), plan.number_of_pass[crop : crop + 1], redrawn)
             try:
-                sample = cache.get((entry.name, int(instances.image_rows_of(np.array([instance]))[0])))
+                sample = cache.get((entry.name, int(self._picture_rows(entry, np.array([instance]))[0])))
                 entry.cut(other, 0, sample, redrawn, out, depth)
             except IntegrityError as again:
                 error = again
@@ -414,15 +428,16 @@ class Loader:
         return group
 
 
-def blocks_of(mixture: MixtureConfig, stores: Mapping[str, ShardStore]) -> dict[str, int]:
+def blocks_of(mixture: MixtureConfig, stores: Mapping[str, ShardStore], pictures: Pictures = "whole") -> dict[str, int]:
     """Which entries are read in blocks, and how many bytes of each make a block.
 
     Args:
         mixture: says how.
         stores: by entry name.
+        pictures: of which shards.
     """
     sizes = {
-        entry.name: sum(shard.size_bytes for shard in stores[entry.name].manifest.shards)
+        entry.name: sum(_shard_bytes(stores[entry.name], pictures))
         for entry in mixture.entries
         if mixture.shuffle == "blocks" or stores[entry.name].cache is not None
     }
@@ -440,8 +455,13 @@ def _check_cache(mixture: MixtureConfig, blocked: Sequence[ShardStore]) -> None:
         )
 
 
-def _shard_blocks(store: ShardStore, instances: UsableInstances, block_bytes: int) -> ShardBlocks:
-    sizes = np.array([shard.size_bytes for shard in store.manifest.shards])
+def _shard_bytes(store: ShardStore, pictures: Pictures) -> list[int]:
+    shards = store.precut.manifest.shards if pictures == "precut" else store.manifest.shards
+    return [shard.size_bytes for shard in shards]
+
+
+def _shard_blocks(store: ShardStore, instances: UsableInstances, block_bytes: int, pictures: Pictures) -> ShardBlocks:
+    sizes = np.array(_shard_bytes(store, pictures))
     return ShardBlocks(store.shard_of_image[instances.image_rows], sizes, block_bytes)
 
 

@@ -22,11 +22,13 @@ class RemoteEntry:
         index: within the mixture.
         store: remote.
         instances: what is cropped of it.
+        precut: whether its bodies' own pictures are read.
     """
 
     index: int
     store: ShardStore
     instances: UsableInstances
+    precut: bool
 
 
 class ShardPrefetch:
@@ -57,7 +59,9 @@ class ShardPrefetch:
         for place, entry in enumerate(self._entries):
             start, stop = max(self._fetched[place], step), self._horizon(entry.index, step)
             for shard in self._shards(entry, start, stop):
-                self._pool.submit(entry.store.fetch, shard)  # whoever reads the shard hears what is wrong with it
+                self._pool.submit(
+                    entry.store.fetch, shard, entry.precut
+                )  # whoever reads the shard hears what is wrong with it
             self._fetched[place] = max(start, stop)
 
     def close(self) -> None:

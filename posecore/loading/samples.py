@@ -10,12 +10,13 @@ from numpy.typing import NDArray
 
 from posecore.geometry import clip_bbox_xywh
 from posecore.loading.crop import DepthMap, decode_depth, decode_image
+from posecore.shards.precut import PrecutStore
 from posecore.shards.store import ShardStore
 
 _ROWS_AT_A_TIME = 1 << 18
 
 ImageKey: TypeAlias = tuple[str, int]
-"""An image: the name of its store, and its row of ``images.parquet``."""
+"""An image: the name of its store, and its row of ``images.parquet``; of a body's own picture, the body's row."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -47,10 +48,19 @@ class SampleCache:
         max_bytes: of decoded pixels; the latest image is kept even if it alone is larger.
         max_pixels: a larger image is refused.
         depth: decode depth pictures too.
+        precut: by entry name, the bodies' own pictures, where these are read instead of images.
     """
 
-    def __init__(self, stores: Mapping[str, ShardStore], max_bytes: int, max_pixels: int, depth: bool = False) -> None:
+    def __init__(
+        self,
+        stores: Mapping[str, ShardStore],
+        max_bytes: int,
+        max_pixels: int,
+        depth: bool = False,
+        precut: Mapping[str, PrecutStore] | None = None,
+    ) -> None:
         self._stores = stores
+        self._precut = precut or {}
         self._max_bytes = max_bytes
         self._max_pixels = max_pixels
         self._wants_depth = depth
@@ -76,6 +86,8 @@ class SampleCache:
         return sample
 
     def _decoded(self, name: str, image_row: int) -> DecodedSample:
+        if name in self._precut:
+            return DecodedSample(self._precut[name].read(image_row))
         store = self._stores[name]
         where = f"{store.location}: sample {store.key(image_row)}"
         if not self._wants_depth:  # then nothing but the picture is read

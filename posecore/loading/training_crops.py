@@ -21,10 +21,12 @@ from posecore.loading.augment import (
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
 from posecore.loading.crop import CropPlan, crop_depth, crop_image, instance_regions, is_labelled, plan_crops
+from posecore.loading.precut import refuse_beyond
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, UsableInstances
 from posecore.schema import KeypointState
 from posecore.shards.answers import AnswerStore, Bodies, CropTerms, refuse_other_terms
+from posecore.shards.precut import PrecutStore
 from posecore.shards.store import ShardStore
 
 
@@ -57,10 +59,11 @@ class TrainingCrops:
         late: the augmentation of later passes.
         answers: a teacher's, to be delivered with the crops.
         labels: whether labels are delivered, or may decide anything about a crop. Whole images have none.
+        precut: the bodies' own pictures, to be read instead of images.
 
     Raises:
-        ConfigError: the answers are to other crops than these, or blankets are wanted on a skeleton that does not say
-            which points are the body's upper ones.
+        ConfigError: the answers are to other crops than these, the pictures were cut for others, or blankets are wanted
+            on a skeleton that does not say which points are the body's upper ones.
     """
 
     def __init__(
@@ -75,8 +78,10 @@ class TrainingCrops:
         late: LateAugmentConfig | None = None,
         answers: AnswerStore | None = None,
         labels: bool = True,
+        precut: PrecutStore | None = None,
     ) -> None:
         self.name = name
+        self.precut = precut
         choose = {
             "labelled": UsableInstances.of,
             "all": UsableInstances.bodies,
@@ -105,6 +110,8 @@ class TrainingCrops:
             self._stored = region, store.labels.center_scale(rows)[1] * self._conventions.padding
         self._early = self._phase(augment)
         self._late = None if late is None else (late.from_pass, self._phase(late.augment))
+        if precut is not None:
+            refuse_beyond(precut, store, augment, late, input_size, self._conventions, bodies)
         self._paints = any(phase.paints for phase in _phases(augment, late))
         self.answers = answers
         if answers is not None:
@@ -147,7 +154,7 @@ class TrainingCrops:
             )
             region.center[chosen], region.scale[chosen] = part.center, part.scale
             region.rotation[chosen], region.flipped[chosen] = part.rotation, part.flipped
-        return plan_crops(
+        plan = plan_crops(
             rows,
             number_of_pass,
             region,
@@ -158,6 +165,9 @@ class TrainingCrops:
             self._conventions.codec,
             self._input_size,
         )
+        if self.precut is not None:
+            plan.matrix[:] = self.precut.from_image(rows, plan.matrix)
+        return plan
 
     def cut(
         self,

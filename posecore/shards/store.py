@@ -26,10 +26,12 @@ from posecore.shards.cache import CacheConfig, ShardCache
 from posecore.shards.corrections import Corrections
 from posecore.shards.index import with_present_names
 from posecore.shards.labels import Labels, with_fewer_labels
-from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, Manifest, ShardEntry, read_manifest
+from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, MANIFEST_NAME, Manifest, ShardEntry, read_manifest
 from posecore.shards.mapped import LEAST_ROWS, MappedTable, mapped_table
 from posecore.shards.masks import UnifiedMasks, decode_state
 from posecore.shards.open_files import OpenFiles
+from posecore.shards.precut import FOLDER_NAME as PRECUT_FOLDER
+from posecore.shards.precut import PrecutStore
 from posecore.shards.remote import read_whole
 from posecore.shards.tar import has_tar_digest, stored_size
 from posecore.storage import AnyPath, as_path, file_content
@@ -125,8 +127,12 @@ class ShardStore:
         """Through which a remote split is read; None of a local one."""
         return self._cache
 
-    def fetch(self, shard: int) -> None:
+    def fetch(self, shard: int, precut: bool = False) -> None:
         """Brings a shard of a remote split to this machine, ahead of its samples.
+
+        Args:
+            shard: its number.
+            precut: that of the pictures of its bodies.
 
         Raises:
             IntegrityError: it is missing, or has other bytes than the manifest names.
@@ -134,7 +140,16 @@ class ShardStore:
         """
         if self._cache is not None:
             with self._named_if_missing(shard):
-                self._cache.fetch(*self._shard(shard))
+                self._cache.fetch(*(self.precut.place(shard) if precut else self._shard(shard)))
+
+    @cached_property
+    def precut(self) -> PrecutStore:
+        """The pictures of single bodies.
+
+        Raises:
+            IntegrityError: there are none, or they are not of this edition.
+        """
+        return PrecutStore(self.location, self.manifest.digest, self._cache)
 
     @cached_property
     def shard_of_image(self) -> NDArray[np.int64]:
@@ -218,6 +233,8 @@ class ShardStore:
         """
         for name in self.manifest.files:
             self._read_file(name)
+        if (self.location / PRECUT_FOLDER / MANIFEST_NAME).exists():
+            self.precut.verify()
         for number, entry in enumerate(self.manifest.shards):
             path = self.location / entry.name
             if not path.exists():

@@ -14,8 +14,9 @@ from posecore.ingest.perceptual import Likeness
 from posecore.lineage.dataset_inputs import Role
 from posecore.lineage.tracking import TrackingConfig
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
-from posecore.loading.loader import LoadingConfig, OnBadSample
+from posecore.loading.loader import LoadingConfig, OnBadSample, Pictures
 from posecore.loading.mixture import Shuffle, Unlabelled
+from posecore.loading.precut import PrecutSettings
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
 from posecore.storage import as_path
@@ -120,6 +121,7 @@ class MixtureSettings(Config):
         num_threads: decoding threads per worker.
         prefetch: batches prepared ahead.
         cache_bytes: bound on the decoded images a worker keeps.
+        pictures: see :class:`~posecore.loading.loader.LoadingConfig`; the job's ``precut`` says how they are cut.
         on_bad_sample: see :class:`~posecore.loading.loader.LoadingConfig`.
         max_bad_share: likewise.
     """
@@ -132,6 +134,7 @@ class MixtureSettings(Config):
     num_threads: int = 2
     prefetch: int = 2
     cache_bytes: int = 1 << 30
+    pictures: Pictures = "whole"
     on_bad_sample: OnBadSample = "stop"
     max_bad_share: float = 0.01
 
@@ -180,6 +183,7 @@ class DatasetsJob(Config):
         tracking: MLflow store.
         datasets: what is trained and judged on.
         ingest: shape of the shards.
+        precut: cut a picture of every body of the training sets, too, for these crops.
         audit: what counts as the same image.
         allow_leakage: go on although train and evaluation sets share images; recorded in the lineage.
     """
@@ -190,6 +194,7 @@ class DatasetsJob(Config):
     tracking: TrackingConfig = TrackingConfig()
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     ingest: IngestSettings = IngestSettings()
+    precut: PrecutSettings | None = None
     audit: Likeness = Likeness()
     allow_leakage: bool = False
 

@@ -3,7 +3,9 @@
 from posecore.datasets.definition import DatasetDefinition
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import advice, ingest
+from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards.manifest import Manifest
+from posecore.shards.store import open_store
 from posecore.storage import AnyPath, for_all_nodes
 from posecore.workflows.machines import Machines
 
@@ -16,6 +18,7 @@ def ingest_split(
     out: str | AnyPath,
     settings: IngestSettings | None = None,
     workers: int | None = None,
+    precut: PrecutSettings | None = None,
 ) -> Manifest:
     """Ingests one split.
 
@@ -27,13 +30,18 @@ def ingest_split(
         out: shards go to ``<out>/<dataset>/<split>``; every node must reach it.
         settings: shape of the shards and depth of the examination.
         workers: shards written at a time; None takes what there is room for.
+        precut: cut a picture of every body, too, for these crops.
 
     Raises:
+        ConfigError: pictures of bodies are to be cut, and the shards are not on a disk.
         DatasetError: the annotations cannot be read.
         IngestError: the split is empty, too much of it is rejected, or the disk is full.
     """
     job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), settings or IngestSettings())
-    manifest = ingest(job, executor=machines.ingestion(workers))
+    executor = machines.ingestion(workers)
+    manifest = ingest(job, executor=executor)
+    if precut is not None:
+        write_precut(job.folder, precut.terms(open_store(job.folder)), executor.map)
     told = advice(manifest)
     if told is not None:
         print(told)

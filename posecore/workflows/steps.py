@@ -127,9 +127,10 @@ def ingest_step(
     root = config.root(entry)
     out = shards_of(config, entry)
     location = out / definition.name / split
+    precut = config.precut if role == "training" else None
 
     def execute(log: RunLog) -> Outputs:
-        manifest = ingest_split(workflow.machines, definition, split, root, out, config.ingest)
+        manifest = ingest_split(workflow.machines, definition, split, root, out, config.ingest, precut=precut)
         log.log_params({"source": root})
         log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
         return Outputs(
@@ -145,6 +146,7 @@ def ingest_step(
             "definition": definition.digest(),
             "split": split,
             "settings": config.ingest,
+            **({} if precut is None else {"precut": precut}),
             "source": stamp_source(definition, split, root),
             "code": {name: code.digest for name, code in codes_of(definition, split).items()},
             "out": str(out),
