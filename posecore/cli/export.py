@@ -5,7 +5,7 @@ from pathlib import Path
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import MODEL_HELP, add_registry, weights_source
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, LineageError
 
 
 def add(commands: Commands) -> None:
@@ -23,13 +23,15 @@ def _export(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which --help should not wait for.
     from posecore.models.onnx_export import check_onnx, export_onnx, single_head
     from posecore.models.saving import save_model
-    from posecore.models.weights.read import read_weights
+    from posecore.models.weights.read import checksum, locate, read_weights
 
     with weights_source(options) as source:
         model = read_weights(source)
+        weights = checksum(locate(source).path)
     heads = tuple(model.skeletons)
     if options.format == "safetensors":
         print(save_model(single_head(model, options.head) if options.head else model, options.out))
+        _record(options, weights)
         return 0
     if options.head is None and len(heads) > 1:
         raise ConfigError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
@@ -38,4 +40,21 @@ def _export(options: argparse.Namespace) -> int:
     dense = export_onnx(model, head, out)
     worst = check_onnx(out, dense, head)
     print(f"{out}: head {head}, onnxruntime differs from PyTorch by {worst:.1e} at most.")
+    _record(options, weights)
     return 0
+
+
+def _record(options: argparse.Namespace, weights: str) -> None:
+    """Writes the export down where models are recorded, if they are: a withdrawal must find the file again."""
+    # Imported here because MLflow takes a second.
+    from posecore.lineage.exports import record_export
+    from posecore.lineage.tracking import TrackingConfig, connect
+
+    out = Path(options.out)
+    try:
+        config = TrackingConfig(uri=options.tracking_uri, experiment="exports")
+        tracking = connect(config, options.folder, must_exist=True)
+    except LineageError:
+        print(f"{out} is recorded nowhere: there is no tracking store at {options.folder}; --folder or --tracking-uri")
+        return
+    print(f"recorded in run {record_export(tracking, weights, out)}")

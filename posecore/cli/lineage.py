@@ -13,6 +13,7 @@ from posecore.cli.model_argument import add_registry
 
 if TYPE_CHECKING:
     from posecore.lineage.query import Answer, LineageGraph
+    from posecore.lineage.tracking import Tracking
 
 
 def add(commands: Commands) -> None:
@@ -72,15 +73,17 @@ def _answer_lineage(options: argparse.Namespace) -> int:
     if options.question == "model":
         lines, complete = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
     else:
-        answer = _answer(graph, options)
+        answer = _answer(tracking, graph, options)
         lines, complete = answers.describe_answer(graph, answer), not answer.unknown
     print("\n".join(lines))
     return 0 if complete else 1
 
 
-def _answer(graph: "LineageGraph", options: argparse.Namespace) -> "Answer":
+def _answer(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespace) -> "Answer":
     from posecore.lineage import questions
-    from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
+    from posecore.lineage.certificate import asked_about
+    from posecore.lineage.pictures import Editions, models_that_saw
+    from posecore.lineage.withdrawal_record import withdrawal_records
 
     asked: str = options.asked
     if options.question == "dataset":
@@ -92,10 +95,9 @@ def _answer(graph: "LineageGraph", options: argparse.Namespace) -> "Answer":
     if options.question == "user":
         return graph.of_runs(lambda run: run.user == asked, f"user {asked}")
     editions = Editions.of(graph)
-    if options.question == "image":
-        return models_that_saw(graph, find_picture(editions, asked))
-    if options.question == "subject":
-        return models_that_saw(graph, find_subject(editions, asked))
+    if options.question in ("image", "subject"):
+        meant = asked_about(editions, withdrawal_records(tracking), asked, picture=options.question == "image")
+        return models_that_saw(graph, meant.found, meant.held)
     if options.question == "stage":
         return questions.of_stage(graph, editions, asked)
     return questions.of_license(graph, editions, asked)

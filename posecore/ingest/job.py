@@ -10,6 +10,7 @@ from posecore.config import Config, digest_json
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IngestError
 from posecore.ingest.stage_code import READER_STAGE
+from posecore.ingest.withdrawn import read_withdrawn, without
 from posecore.shards.manifest import FORMAT_VERSION, StageCode
 from posecore.skeletons.union import Vocabulary, builtin_vocabulary
 from posecore.storage import AnyPath
@@ -85,10 +86,13 @@ def ingest_job(
 ) -> IngestJob:
     """One split to ingest into ``<out>/<dataset>/<split>``, its masks over the built-in names and the dataset's own.
 
+    What that folder says was withdrawn is taken out by a stage.
+
     Raises:
-        IngestError: the definition has no such split.
+        IngestError: the definition has no such split, or the folder's record of what was withdrawn cannot be read.
     """
     if split not in definition.splits:
         raise IngestError(f"{definition.name} has no split {split!r}; its splits are {', '.join(definition.splits)}.")
     vocabulary = builtin_vocabulary().extended([definition.skeleton])
-    return IngestJob(definition, split, root, out / definition.name / split, settings, vocabulary)
+    folder = out / definition.name / split
+    return IngestJob(without(definition, read_withdrawn(folder)), split, root, folder, settings, vocabulary)

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 
+from posecore.lineage.certificate import Certificate
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.graph import Node
 from posecore.lineage.query import Answer, LineageGraph, Sighting
 from posecore.lineage.versions import COST, EVALUATION, EvaluationResult, RegisteredVersion
 from posecore.lineage.weights_use import WeightsUse
+from posecore.lineage.withdrawal import Done, WithdrawalPolicy
+from posecore.lineage.withdrawal_plan import WithdrawalPlan
 
 _TERMS = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not stated"}
 
@@ -92,4 +95,54 @@ def describe_answer(graph: LineageGraph, answer: Answer) -> list[str]:
         *describe_sightings(graph, answer.sightings),
         *(f"unknown: {line}" for line in answer.unknown),
         *(f"on trust: {line}" for line in answer.on_trust),
+    ]
+
+
+def describe_plan(graph: LineageGraph, plan: WithdrawalPlan, policy: WithdrawalPolicy) -> list[str]:
+    """Everything a withdrawal concerns, with what will become of it, and what must be made again."""
+    where = ", ".join(f"{graph.name(edition.split)} ({rows.num_rows})" for edition, rows in plan.found.editions)
+    lines = [f"{plan.name}: {len(plan.found.digests)} digests of pictures in {where or 'no edition that can be read'}"]
+    for item in plan.items:
+        fate = "is made anew" if item.kind in ("shard", "table") else "goes" if policy.deletes(item) else "stays"
+        relation = "holds" if item.holds else "descends"
+        lines.append(f"  {relation:<8} {item.kind:<16} {item.size_bytes:>12,} B  {fate:<12} {item.place}")
+    for (model, alias), node in plan.aliases.items():
+        lines.append(f"  alias    {model}@{alias} is {graph.name(node)}, and moves")
+    lines += [f"  version  {graph.name(node)} is marked" for node in plan.versions]
+    for step in plan.again:
+        seconds = "was never finished" if step.seconds is None else f"took {step.seconds:,.1f} s"
+        lines.append(f"  again    {step.step} of {step.folder or 'an unknown folder'}, which {seconds}")
+    for cut in plan.shortcuts:
+        start = "nothing it came from is clean" if cut.ancestor is None else f"start from {graph.name(cut.ancestor)}"
+        lines.append(
+            f"  cheapest in the place of {graph.name(cut.version)}: {start}, about {cut.seconds:,.1f} s; everything "
+            f"behind it took {cut.whole_seconds:,.1f} s"
+        )
+    return [*lines, "weights are not made to forget: affected models must be trained again"] + [
+        f"unknown: {line}" for line in plan.unknown
+    ]
+
+
+def describe_done(done: Done) -> list[str]:
+    """What a withdrawal did, and what it could not do."""
+    return [
+        *(f"moved    {line}" for line in done.moved),
+        *(f"marked   {line}" for line in done.marked),
+        *(f"ingested {place}: {digest}" for place, digest in done.ingested.items()),
+        *(f"deleted  {place}" for place in done.deleted),
+        *(f"kept     {place}" for place in done.kept),
+        *(f"FAILED   {line}" for line in done.failed),
+        f"recorded in run {done.run_id}",
+    ]
+
+
+def describe_certificate(found: Certificate) -> list[str]:
+    """The verdict, with its proof or what it lacks."""
+    verb = {"never saw": "has never seen", "saw": "has seen", "not provable": "cannot be proven never to have seen"}
+    return [
+        f"{found.model} {verb[found.verdict]} {found.asked} (weights {found.weights[:12] or 'unknown'})",
+        *(f"  {step}" for step in found.path),
+        *(f"  not in {entry['split']} {entry['edition'][:12]}, {entry['pictures']} pictures" for entry in found.proof),
+        *(f"  because {line}" for line in found.missing),
+        *(f"  trusted: {line}" for line in found.trusted),
     ]

@@ -15,6 +15,8 @@ from posecore.schema import Json
 
 READS, MAKES, FROM, RESULT = "posecore.reads.", "posecore.makes.", "posecore.from.", "posecore.result"
 """Tags: digests that were read, what was made, weights a trained model came from, digest of the step's result."""
+WITHDRAWN = "posecore.withdrawn"
+"""Tag of a run whose record of what it wrote was removed by a withdrawal: the run of that."""
 _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
 _DIGESTS_PER_TAG = 100  # MLflow takes 8,000 characters
 

@@ -58,11 +58,26 @@ def registered_version(uri: str, tracking: Tracking) -> RegisteredVersion:
     return RegisteredVersion(version.name, int(version.version))
 
 
+def named_version(uri: str, tracking: Tracking) -> RegisteredVersion:
+    """The version that a URI names, whether it is still registered or not; only an alias is looked up.
+
+    Raises:
+        LineageError: the URI has another form, or there is no such alias.
+    """
+    found = _URI.fullmatch(uri)
+    number = None if found is None else found["version"] or (found["alias"] if found["alias"].isdigit() else None)
+    if found is None or number is None:
+        return registered_version(uri, tracking)
+    return RegisteredVersion(found["name"], int(number))
+
+
 def _version(uri: str, tracking: Tracking) -> ModelVersion:
     found = _URI.fullmatch(uri)
     if found is None:
         raise LineageError(f"{uri}: a registered model is named models:/name@alias or models:/name/version.")
     name, alias, number = found["name"], found["alias"], found["version"]
+    if alias is not None and alias.isdigit():  # which no alias can be
+        alias, number = None, alias
     try:
         if alias is not None:
             return tracking.client.get_model_version_by_alias(name, alias)

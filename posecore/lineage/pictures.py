@@ -6,7 +6,7 @@ another kind; between formats a picture is known by its 64-bit XXH3, which all h
 within one dataset only: ``minirgbd/03``.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -171,12 +171,14 @@ class Found:
         editions: with the pictures of each (:meth:`Edition.holding`).
         unread: editions where it may be as well, with why they cannot be read.
         unknown: why else there may be more.
+        marks: 64-bit XXH3 of the pictures.
     """
 
     digests: frozenset[str]
     editions: list[tuple[Edition, pa.Table]]
     unread: dict[Node, str]
     unknown: list[str]
+    marks: frozenset[int] = frozenset()
 
 
 def find_picture(editions: Editions, file_or_digest: str) -> Found:
@@ -189,11 +191,19 @@ def find_picture(editions: Editions, file_or_digest: str) -> Found:
     Raises:
         QuestionError: it is neither, or every edition could be read and none has it.
     """
-    found = _holding(editions, _digests(file_or_digest), [])
+    found = _holding(editions, picture_digests(file_or_digest), [])
     return _or_mistake(found, f"{file_or_digest}: no edition of any recorded split has this picture.")
 
 
-def _digests(file_or_digest: str) -> set[str]:
+def picture_digests(file_or_digest: str) -> set[str]:
+    """Every digest that an edition may know a picture by.
+
+    Args:
+        file_or_digest: the picture, or the BLAKE3 or SHA-256 of its bytes.
+
+    Raises:
+        QuestionError: it is neither.
+    """
     path = Path(file_or_digest)
     if path.is_file():
         return set(known_digests(path.read_bytes()))
@@ -230,6 +240,26 @@ def find_subject(editions: Editions, name: str) -> Found:
     return _or_mistake(found, f"{name}: no edition of any recorded split names this subject.")
 
 
+def find_video(editions: Editions, name: str) -> Found:
+    """Every edition with a frame of a video.
+
+    Args:
+        editions: all.
+        name: ``dataset/video``.
+
+    Raises:
+        QuestionError: every edition of the dataset could be read and none has it.
+    """
+    dataset, _, video = name.partition("/")
+    digests: set[str] = set()
+    for edition in editions.readable:
+        if edition.dataset == dataset:
+            table = edition.images("digest", "source_digest", "video_id")
+            digests |= digests_in(table.filter(pc.equal(table["video_id"], video)))
+    found = _holding(editions, digests, [])
+    return _or_mistake(found, f"{name}: no edition has a video of this name; give it as dataset/video.")
+
+
 def subject_of(editions: Editions, name: str) -> tuple[str, str]:
     """Dataset and id of a subject as somebody names it.
 
@@ -246,24 +276,6 @@ def subject_of(editions: Editions, name: str) -> tuple[str, str]:
     return (having[0], name) if having else (dataset, subject or name)
 
 
-def find_where(editions: Editions, keep: Callable[[pa.Table], pa.Array], *columns: str) -> Found:
-    """Every edition with pictures of which something holds.
-
-    Args:
-        editions: all.
-        keep: a truth per row, of a table of images with some columns.
-        columns: those.
-    """
-    found, digests = [], set()
-    for edition in editions.readable:
-        table = edition.images(*PICTURE_COLUMNS, *columns)
-        pictures = table.filter(keep(table))
-        if pictures.num_rows:
-            found.append((edition, pictures))
-            digests |= digests_in(pictures)
-    return Found(frozenset(digests), found, editions.unread, [])
-
-
 def _holding(editions: Editions, digests: set[str], unknown: list[str]) -> Found:
     every, marks = set(digests), set[int]()
     while True:  # the file behind one edition's picture may be another edition's picture
@@ -272,7 +284,7 @@ def _holding(editions: Editions, digests: set[str], unknown: list[str]) -> Found
         more = {digest for _, pictures in found for digest in digests_in(pictures)} - every
         more_marks = {mark for _, pictures in found for mark in pictures["image_xxh3"].to_pylist()} - marks
         if not more and not more_marks:
-            return Found(frozenset(every), found, editions.unread, unknown)
+            return Found(frozenset(every), found, editions.unread, unknown, frozenset(marks))
         every |= more
         marks |= more_marks
 
@@ -283,9 +295,15 @@ def _or_mistake(found: Found, sentence: str) -> Found:
     return found
 
 
-def models_that_saw(graph: LineageGraph, found: Found) -> Answer:
-    """Every model that was trained on an edition with certain pictures, itself or through an ancestor."""
-    starts = {edition.split: None for edition, _ in found.editions}
+def models_that_saw(graph: LineageGraph, found: Found, held: Iterable[str] = ()) -> Answer:
+    """Every model that was trained on an edition with certain pictures, itself or through an ancestor.
+
+    Args:
+        graph: what is recorded.
+        found: where they are.
+        held: digests of editions that held them before they were withdrawn.
+    """
+    starts = dict.fromkeys([edition.split for edition, _ in found.editions] + [Node("split", each) for each in held])
     for split in starts:
         graph.graph.add(split)
     learned = [

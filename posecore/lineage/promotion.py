@@ -5,7 +5,7 @@ report as an artifact. The alias moves last: a crash leaves a record without a m
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, TypeAlias
@@ -22,7 +22,7 @@ from posecore.lineage.query import LineageGraph
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, evaluations, get_version
 
-Action: TypeAlias = Literal["promote", "rollback"]
+Action: TypeAlias = Literal["promote", "rollback", "withdrawal"]
 
 _GATE = re.compile(r"^\s*(?P<metric>\S+?)\s*(?P<operator>>=|<=)\s*(?P<bound>[-+.\deE]+)\s*$")
 
@@ -226,12 +226,43 @@ def rollback(tracking: Tracking, name: str, alias: str, reason: str) -> Register
     earlier = holders[-2] if len(holders) > 1 else None
     target = None if earlier is None else RegisteredVersion(name, earlier)
     run = _start(tracking, "rollback", name, alias, current, target, reason)
+    _set_alias(tracking, name, alias, target)
+    run.end()
+    return target
+
+
+def move_off(
+    tracking: Tracking,
+    holder: RegisteredVersion,
+    alias: str,
+    acceptable: Callable[[RegisteredVersion], bool],
+    reason: str,
+) -> RegisteredVersion | None:
+    """Moves an alias off a version: to the last that held it and is acceptable, else it is removed.
+
+    Args:
+        tracking: the store.
+        holder: has the alias.
+        alias: such as ``champion``.
+        acceptable: which earlier holders may have it again.
+        reason: why.
+
+    Returns:
+        The version that holds the alias now, or None.
+    """
+    earlier = [RegisteredVersion(holder.name, number) for number in _holders(history(tracking, holder.name, alias))]
+    target = next((version for version in reversed(earlier) if version != holder and acceptable(version)), None)
+    run = _start(tracking, "withdrawal", holder.name, alias, holder, target, reason)
+    _set_alias(tracking, holder.name, alias, target)
+    run.end()
+    return target
+
+
+def _set_alias(tracking: Tracking, name: str, alias: str, target: RegisteredVersion | None) -> None:
     if target is None:
         tracking.client.delete_registered_model_alias(name, alias)
     else:
         tracking.client.set_registered_model_alias(name, alias, str(target.version))
-    run.end()
-    return target
 
 
 def history(tracking: Tracking, name: str, alias: str) -> list[Move]:
@@ -346,6 +377,9 @@ def _holders(moves: Sequence[Move]) -> list[int]:
             continue
         if move.action == "rollback":
             stack.pop()
+        elif move.action == "withdrawal":
+            while stack and stack[-1] != move.target:
+                stack.pop()
         elif move.target is not None:
             stack.append(move.target)
     return stack

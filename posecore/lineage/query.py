@@ -8,6 +8,7 @@ import difflib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from posecore.errors import QuestionError
 from posecore.lineage.dataset_inputs import DatasetUse
@@ -130,15 +131,20 @@ class LineageGraph:
         self._add_origins(run.weights, [Node("weights", c.digest) for c in run.made if c.kind == "weights"])
 
     def _add_reads(self, runs: Iterable[RunRecord]) -> None:
-        results: dict[str, list[Node]] = defaultdict(list)
+        # Results are handed on within a job; equal ones of other jobs, such as "nothing is shared", are not those.
+        results: dict[tuple[Path | None, str], list[Node]] = defaultdict(list)
         for run in runs:
             if run.result:
-                results[run.result].append(Node("run", run.run_id))
+                results[run.folder, run.result].append(Node("run", run.run_id))
         for run in runs:
             reader = Node("run", run.run_id)
             used = {Node("split", use.digest) for use in run.uses}
             for digest in run.reads:
-                for source in (Node("weights", digest), Node("answers", digest), *results.get(digest, ())):
+                for source in (
+                    Node("weights", digest),
+                    Node("answers", digest),
+                    *results.get((run.folder, digest), ()),
+                ):
                     if source in self.graph:
                         self.graph.link(source, reader, "used")
                 split = Node("split", digest)

@@ -4,7 +4,7 @@ Tags that somebody set by hand, or that another release wrote, spoil no question
 """
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -14,7 +14,7 @@ from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 
 from posecore.errors import LineageError
-from posecore.lineage.contents import RESULT, Made, made_by, origins_of, reads_of
+from posecore.lineage.contents import RESULT, WITHDRAWN, Made, made_by, origins_of, reads_of
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.tracking import Tracking, shown_uri
 from posecore.lineage.versions import DATASET, SHA256, VERSION, RegisteredVersion
@@ -43,6 +43,7 @@ class RunRecord:
         made: contents it made.
         weights: weights that what it trained came from.
         uses: splits it read, with what for.
+        withdrawn: whether a withdrawal has removed its record of what it wrote.
     """
 
     run_id: str
@@ -59,6 +60,7 @@ class RunRecord:
     made: list[Made]
     weights: list[WeightsUse]
     uses: list[DatasetUse]
+    withdrawn: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,12 +137,14 @@ def read_records(tracking: Tracking) -> Records:
         )
         records.runs = [_run(run, records) for run in steps]
         aliases = _aliases(tracking)
-        records.versions = [_version(each, aliases, records) for each in _paged(client.search_model_versions)]
-        logged = _paged(client.search_logged_models, experiments) if experiments else iter(())
+        logged = {
+            model.model_id: model
+            for model in (_paged(client.search_logged_models, experiments) if experiments else ())
+            if VERSION in model.tags
+        }
+        records.versions = [_version(each, aliases, logged, records) for each in _paged(client.search_model_versions)]
         living = {version.model_id for version in records.versions}
-        records.versions += [
-            _deleted(model, records) for model in logged if VERSION in model.tags and model.model_id not in living
-        ]
+        records.versions += [_deleted(model, records) for id, model in logged.items() if id not in living]
     except MlflowException as error:
         detail = " ".join(str(error).split())
         raise LineageError(f"tracking store {shown_uri(tracking.uri)}: {detail}") from error
@@ -191,6 +195,7 @@ def _run(run: Run, records: Records) -> RunRecord:
         made=records.attempt(lambda: list(made_by(tags)), [], where),
         weights=records.attempt(lambda: origins_of(tags), [], where),
         uses=records.attempt(lambda: _uses_of(run), [], where),
+        withdrawn=WITHDRAWN in tags,
     )
 
 
@@ -216,15 +221,23 @@ def _uses_of(run: Run) -> list[DatasetUse]:
     return uses
 
 
-def _version(version: ModelVersion, aliases: dict[tuple[str, int], list[str]], records: Records) -> VersionRecord:
+def _version(
+    version: ModelVersion,
+    aliases: dict[tuple[str, int], list[str]],
+    logged: Mapping[str, LoggedModel],
+    records: Records,
+) -> VersionRecord:
     key = RegisteredVersion(version.name, int(version.version))
     source = str(version.source)
+    model_id = source.rsplit("/", 1)[-1] if source.startswith("models:/") else ""
+    # A tag that somebody took off the version is still on the model, and the other way round.
+    written = dict(logged[model_id].tags) if model_id in logged else {}
     return _record(
         key,
-        dict(version.tags),
+        written | dict(version.tags),
         records,
         deleted=False,
-        model_id=source.rsplit("/", 1)[-1] if source.startswith("models:/") else "",
+        model_id=model_id,
         run_id=version.run_id or "",
         user=version.user_id or "",
         aliases=tuple(aliases.get((key.name, key.version), ())),

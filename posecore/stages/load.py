@@ -27,6 +27,7 @@ BUILT_IN: Mapping[str, str] = {
         ("drop_crowds", "stages.records", "drop_crowds"),
         ("keep_subjects", "stages.subjects", "KeepSubjects"),
         ("drop_subjects", "stages.subjects", "DropSubjects"),
+        ("drop_pictures", "stages.withdrawn_pictures", "DropPictures"),
         ("filter", "stages.filtering", "Filter"),
         ("deduplicate", "stages.duplicates", "Deduplicate"),
         ("set_fields", "stages.fields", "SetFields"),

@@ -32,11 +32,11 @@ class _ListedSubjects(TableStage):
         return pl.col("subject_id").is_in(self._listed.implode()).fill_null(False)
 
     def _taken_out(
-        self, images: pl.DataFrame, instances: pl.DataFrame, unwanted: pl.Expr, reason: str, said: str
+        self, images: pl.DataFrame, instances: pl.DataFrame, unwanted: pl.Expr, reason: str, said: pl.Expr
     ) -> tuple[pl.DataFrame, pl.DataFrame]:
         marked = instances.with_columns(
             pl.when(unwanted).then(pl.lit(reason)).alias(REASON),
-            pl.format(f"subject {{}} {said}.", pl.col("subject_id").fill_null("without a name")).alias(DETAIL),
+            pl.format("subject {} {}.", pl.col("subject_id").fill_null("without a name"), said).alias(DETAIL),
         )
         if self.bodies_only:
             return images, marked
@@ -56,12 +56,20 @@ class KeepSubjects(_ListedSubjects):
     def __call__(self, images: pl.DataFrame, instances: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Returns the rows of listed subjects."""
         unwanted = ~self._is_listed() & ~pl.col("is_crowd")
-        return self._taken_out(images, instances, unwanted, "subject-not-listed", "is not among those to keep")
+        return self._taken_out(images, instances, unwanted, "subject-not-listed", pl.lit("is not among those to keep"))
 
 
 class DropSubjects(_ListedSubjects):
-    """Takes out every image that shows a body of a listed subject (``subject-listed``), such as a withdrawn consent."""
+    """Takes out every image that shows a body of a listed subject (``subject-listed``), such as a withdrawn consent.
+
+    Attributes:
+        reasons: subject to why it is listed; told with what is taken out.
+    """
+
+    reasons: dict[str, str] = {}
 
     def __call__(self, images: pl.DataFrame, instances: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """Returns the rows of all others."""
-        return self._taken_out(images, instances, self._is_listed(), "subject-listed", "is among those to take out")
+        reason = pl.col("subject_id").replace_strict(self.reasons, default=None, return_dtype=pl.String)
+        said = pl.format("is among those to take out{}", pl.coalesce(pl.format(": {}", reason), pl.lit("")))
+        return self._taken_out(images, instances, self._is_listed(), "subject-listed", said)

@@ -14,10 +14,12 @@ from posecore.formats.files import source_file
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
+from posecore.ingest.withdrawn import Withdrawn, read_withdrawn, without, write_withdrawn
 from posecore.lineage.contents import Made
 from posecore.lineage.dataset_inputs import DatasetUse, Role
 from posecore.lineage.steps import OutputFile, Outputs, StepResult
 from posecore.lineage.tracking import RunLog
+from posecore.lineage.withdrawal_record import withdrawn_from
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
@@ -128,8 +130,13 @@ def ingest_step(
     out = shards_of(config, entry)
     location = out / definition.name / split
     precut = config.precut if role == "training" else None
+    # Who withdrew stays out of every later ingestion, wherever its folder is.
+    withdrawn = withdrawn_from(workflow.tracking, definition.name) | read_withdrawn(location)
+    definition = without(definition, withdrawn)
 
     def execute(log: RunLog) -> Outputs:
+        if withdrawn != Withdrawn():
+            write_withdrawn(location, withdrawn)
         manifest = ingest_split(workflow.machines, definition, split, root, out, config.ingest, precut=precut)
         log.log_params({"source": root})
         log.log_metrics({"images": manifest.num_images, "instances": manifest.num_instances, **manifest.rejects})
