@@ -150,7 +150,7 @@ def _full_disk(folder: Path, config: Path) -> Iterator[tuple[Job, Sequence[Submi
         yield (
             Job(config, disk),
             [
-                Submission(during=during, says="error: no space is left on the disk"),
+                Submission(during=during, says="error: .*[Nn]o space"),
                 Submission(before=lambda _: (disk / "filler").unlink()),
             ],
         )
@@ -170,7 +170,7 @@ def _full_scratch(folder: Path, config: Path) -> Iterator[tuple[Job, Sequence[Su
         yield (
             job,
             [
-                Submission(during=during, says="error: no space is left on the disk"),
+                Submission(during=during, says="error: .*[Nn]o space"),
                 Submission(before=lambda _: (disk / "filler").unlink()),
             ],
         )
