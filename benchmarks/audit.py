@@ -35,7 +35,7 @@ _ALL_WITH_ALL_UP_TO = 40_000
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[30_000, 120_000, 480_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 80_000, 320_000])
     options = parser.parse_args()
     print(f"{'what':<16}{'pictures each':>14}{'found':>9}{'s of processor':>16}{'exponent':>10}{'all with all, s':>17}")
     for name, made in (("unlike", _unlike), ("rooms", _rooms), ("films", _films), ("still", _still)):

@@ -6,7 +6,8 @@
     python pipelines/ingest.py --dataset coco --split train --root /data/coco --out /data/shards
 
 Any path may be an fsspec URL. Run it again to continue after an interruption, to repair damaged shards, or to see in
-seconds that everything is whole. The shards are the same, byte for byte, for any number of workers.
+seconds that everything is whole. The shards are the same, byte for byte, for any number of workers. With
+``--verify-source`` nothing is written: reader and stages run again, and every picture is compared with what is stored.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -21,11 +22,12 @@ from collections.abc import Sequence
 from posecore.cluster.launch import launched
 from posecore.config import Config, parse_config
 from posecore.datasets.discovery import load_dataset
+from posecore.errors import IntegrityError
 from posecore.ingest.job import IngestSettings
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.precut import PrecutSettings
 from posecore.storage import as_path
-from posecore.workflows.ingestion import ingest_split
+from posecore.workflows.ingestion import ingest_split, verify_split
 from posecore.workflows.machines import Machines
 
 
@@ -64,12 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--precut", metavar="HEIGHTxWIDTH[:PRESET]", help="cut a picture of every body, too, for crops of this size"
     )
+    parser.add_argument(
+        "--verify-source", action="store_true", help="prove that the shards are what the stages make of the sources"
+    )
     options = parser.parse_args(arguments)
 
     def job(machines: Machines) -> None:
-        values = {
-            name: value for name, value in vars(options).items() if name not in ("images_per_shard", "decode", "precut")
-        }
+        others = ("images_per_shard", "decode", "precut", "verify_source")
+        values = {name: value for name, value in vars(options).items() if name not in others}
         if options.precut:
             size, _, preset = options.precut.partition(":")
             values["precut"] = {"input_size": size.split("x"), "augment": preset or "published"}
@@ -79,6 +83,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if not (as_path(config.out) / definition.name / config.split).exists():  # a definition that is new here
             for line in foreign_code(definition):
                 print(f"code      {definition.name} runs {line}", file=sys.stderr, flush=True)
+        if options.verify_source:
+            report = verify_split(machines, definition, config.split, config.root, config.out, workers=config.workers)
+            print(report)
+            if report.num_different:
+                raise IntegrityError(f"{report.num_different} pictures are not what the stages make of their sources.")
+            return
         manifest = ingest_split(
             machines,
             definition,

@@ -40,7 +40,7 @@ class SharedPair:
     """Two images that should not be on both sides.
 
     Attributes:
-        reason: the same bytes; the same picture; the same subject; the same video.
+        reason: the same file, before any stage; the same picture; the same subject; the same video.
         a: image of the first set, the first there.
         b: image of the second set. For subjects and videos, the first of them there.
         detail: hash distance in bits for ``perceptual``; the shared id for ``subject`` and ``video``.
@@ -190,15 +190,22 @@ def shared_ids(a: pl.DataFrame, b: pl.DataFrame, reason: Literal["subject", "vid
 
 
 def _exact(a: ShardStore, b: ShardStore) -> NDArray[np.int64]:
-    """As :func:`first_in`, of equal files; between two formats, whose digests differ in kind, by their bytes."""
+    """As :func:`first_in`, of equal source files; between formats, whose digests differ in kind, of equal bytes."""
     if a.manifest.format_version == b.manifest.format_version:
-        return first_in(*(_frame(store.images, "digest")["digest"] for store in (a, b)))
+        return first_in(_origins(a), _origins(b))
     key = pl.concat_str("image_xxh3", "image_size", separator=" ")
     alike = first_in(*(_frame(store.images, "image_xxh3", "image_size").select(key).to_series() for store in (a, b)))
     for row in np.flatnonzero(alike >= 0).tolist():
         if a.read_image_bytes(int(alike[row])) != b.read_image_bytes(row):
             alike[row] = -1
     return alike
+
+
+def _origins(store: ShardStore) -> pl.Series:
+    """What tells a picture's source: its file's digest, before stages; a frame's own, as its video has other frames."""
+    is_frame = pl.col("image").str.contains("#")
+    origin = pl.when(~is_frame).then("source_digest").fill_null(pl.col("digest"))
+    return _frame(store.images, "image", "digest", "source_digest").select(origin.alias("origin"))["origin"]
 
 
 def _frame(table: pa.Table, *columns: str) -> pl.DataFrame:

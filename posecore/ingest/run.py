@@ -66,24 +66,46 @@ def ingest(
     """
     executor = executor or InProcess()
     load_stages(job.definition)  # what cannot be had is known before anything is read
-    with no_space_is_an_ingest_error(job.folder), outage_in_a_sentence(job.root, job.folder), _scratch(job) as scratch:
-        parts = _read(job, scratch, executor) if source is None else write_parts(source, job, scratch)
-        if deduplicate_stage(job) is not None:
-            executor.map(_reaching(hash_part, job), parts, job, scratch)
-        plan = executor.call(_reaching(plan_shards, job), job, scratch, parts)
+    with (
+        no_space_is_an_ingest_error(job.folder),
+        outage_in_a_sentence(job.root, job.folder),
+        scratch_folder(job) as scratch,
+    ):
+        plan = plan_split(job, scratch, executor, source)
         _withdraw_if_stale(plan)
         written = sorted(executor.write(plan), key=lambda shard: shard.number)
         if [shard.number for shard in written] != list(range(len(plan.shards))):
             raise AssertionError(f"{job.folder}: the executor did not return every planned shard exactly once")
-        return executor.call(_reaching(_publish, job), plan, written)
+        return executor.call(reaching(_publish, job), plan, written)
+
+
+def plan_split(
+    job: IngestJob, scratch: AnyPath, executor: Executor, source: Iterable[Record | Reject] | None = None
+) -> Plan:
+    """Reads a split's annotations and plans its shards.
+
+    Args:
+        job: the split.
+        scratch: where annotations and plan go.
+        executor: who does the work.
+        source: as of :func:`ingest`.
+
+    Raises:
+        DatasetError: the annotations cannot be read.
+        IngestError: the split is empty.
+    """
+    parts = _read(job, scratch, executor) if source is None else write_parts(source, job, scratch)
+    if deduplicate_stage(job) is not None:
+        executor.map(reaching(hash_part, job), parts, job, scratch)
+    return executor.call(reaching(plan_shards, job), job, scratch, parts)
 
 
 def _read(job: IngestJob, scratch: AnyPath, executor: Executor) -> tuple[PartEntry, ...]:
-    read = executor.map(_reaching(read_portion, job), executor.call(_reaching(portions, job), job), job, scratch)
+    read = executor.map(reaching(read_portion, job), executor.call(reaching(portions, job), job), job, scratch)
     return tuple(chain.from_iterable(read))
 
 
-def _reaching(work: Callable[_P, _T], job: IngestJob) -> Callable[_P, _T]:
+def reaching(work: Callable[_P, _T], job: IngestJob) -> Callable[_P, _T]:
     """The same work, saying in one sentence that a store is gone: its client's errors do not travel to the driver."""
 
     @wraps(work)
@@ -95,7 +117,7 @@ def _reaching(work: Callable[_P, _T], job: IngestJob) -> Callable[_P, _T]:
 
 
 @contextmanager
-def _scratch(job: IngestJob) -> Iterator[AnyPath]:
+def scratch_folder(job: IngestJob) -> Iterator[AnyPath]:
     """A folder beside the shards, which every worker can reach; what a killed run left there is removed first."""
     folder = job.folder / SCRATCH_NAME
     remove_folder(folder)

@@ -3,6 +3,7 @@
 from posecore.datasets.definition import DatasetDefinition
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import advice, ingest
+from posecore.ingest.verify_source import SourceReport, verify_source
 from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards.manifest import Manifest
 from posecore.shards.store import open_store
@@ -46,3 +47,30 @@ def ingest_split(
     if told is not None:
         print(told)
     return manifest
+
+
+def verify_split(
+    machines: Machines,
+    definition: DatasetDefinition,
+    split: str,
+    root: str | AnyPath,
+    out: str | AnyPath,
+    workers: int | None = None,
+) -> SourceReport:
+    """Runs reader and stages of one split again and compares with its shards, which are whole.
+
+    Args:
+        machines: as of :func:`ingest_split`, as all others.
+        definition: the dataset.
+        split: name of the split.
+        root: folder of the download.
+        out: where the shards are.
+        workers: shards looked at at a time.
+
+    Raises:
+        IntegrityError: the shards are not what was written, or not finished.
+        IngestError: the definition or the code of reader or stages has changed since, or a stage fails.
+    """
+    job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), IngestSettings())
+    open_store(job.folder).verify()
+    return verify_source(job, machines.ingestion(workers))

@@ -14,7 +14,8 @@ from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.read import portions
 from posecore.ingest.run import ingest
 from posecore.shards.store import open_store
-from posecore.workflows.ingestion import ingest_split
+from posecore.workflows.ingestion import ingest_split, verify_split
+from tests.support.films import write_film
 from tests.support.small_split import definition, picture, records, tree
 
 pytestmark = pytest.mark.ray
@@ -105,6 +106,23 @@ def test_stages_that_see_pictures_are_operators_and_write_the_same_bytes(local_r
         ingest_split(RayMachines(), fails, "train", tiny, tmp_path / "failing", SETTINGS)
 
 
+def test_videos_and_duplicates_are_the_same_on_a_cluster_and_proved_there(local_ray, tmp_path):
+    root = tmp_path / "raw"
+    for name in ("a", "b"):
+        write_film(root / "films" / name / "film.mp4", [0, 40, 80, 200, 210, 500])
+    made = definition(
+        reader="posecore.formats.video_folder:VideoFolderReader",
+        reader_options={"every_s": 0.04},
+        splits={"train": {"annotations": "films", "images": "films"}},
+        stages=["deduplicate", "video_frames", {"stage": "resize", "options": {"longer_side_px": 48}}],
+    )
+    expected = ingest(ingest_job(made, "train", root, tmp_path / "0", SETTINGS))
+    assert (expected.num_images, expected.rejects) == (6, {"duplicate-picture": 26})
+    assert ingest_split(RayMachines(), made, "train", root, tmp_path / "ray", SETTINGS).digest == expected.digest
+    assert tree(tmp_path / "ray" / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
+    assert not verify_split(RayMachines(), made, "train", root, tmp_path / "ray").num_different
+
+
 def test_rejects_and_errors_of_workers_arrive(local_ray, tiny, tmp_path):
     (tiny / "images" / "7.jpg").write_bytes(b"")
     manifest = ingest_split(RayMachines(), definition(max_loss=0.1), "train", tiny, tmp_path, SETTINGS)
@@ -135,6 +153,8 @@ def test_the_command_ingests_a_real_split(local_ray, samples, tmp_path, capsys):
     assert main([*arguments, "--images-per-shard", "30"]) == 0
     assert "coco train: 80 images, 172 instances in 3 shards; rejected: none" in capsys.readouterr().out
     open_store(tmp_path / "coco" / "train").verify()
+    assert main([*arguments, "--verify-source"]) == 0
+    assert "coco train: 80 pictures, 0 changed by stages; every one is what reader" in capsys.readouterr().out
     assert main([*arguments, "--images-per-shard", "0"]) == 1
     assert "images_per_shard" in capsys.readouterr().err
     assert main(["--dataset", "nothing", *arguments[2:]]) == 1

@@ -140,6 +140,18 @@ def test_many_copies_of_one_picture_are_one_row_for_each_image_of_the_second_set
         refuse_leakage([report])
 
 
+def test_a_picture_that_a_stage_has_cut_is_known_by_its_source(tmp_path):
+    root = tmp_path / "raw"
+    records(root, 3)
+    records(root, 3, split="val")
+    cut = {"stage": "crop_bodies", "options": {"margin": 0}}
+    whole, of_bodies = job(root, tmp_path / "whole"), job(root, tmp_path / "cut", split="val", stages=[cut])
+    ingest(whole)
+    ingest(of_bodies)
+    report = compare(open_store(whole.folder), open_store(of_bodies.folder))
+    assert report.shared.filter(reason="exact").select("a", "b").rows() == [("0", "0"), ("1", "1"), ("2", "2")]
+
+
 def ingested(samples, out, name, split):
     definition = load_dataset(name)
     item = ingest_job(definition, split, samples / name, out, IngestSettings())
