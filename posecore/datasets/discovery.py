@@ -3,6 +3,7 @@
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
 from difflib import get_close_matches
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -111,21 +112,38 @@ def source_for(definition: DatasetDefinition, split: str, root: str | AnyPath) -
 def parts_of_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> tuple[str, ...] | None:
     """Names of what can be read apart of one split, in order, or None where it is read as a whole.
 
-    A part of a pool is read as a whole: whose body an image shows is known when all of the pool is.
-
     Raises:
         DatasetError: as :func:`read_split`.
     """
     reader, source = load_reader(definition), source_for(definition, split, root)
-    if not isinstance(reader, ReaderOfParts) or definition.splits[split].partition is not None:
+    if not isinstance(reader, ReaderOfParts):
         return None
     return tuple(reader.parts(source))
 
 
-def read_split(
+def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -> Iterator[Record | Reject]:
+    """Records and rejects of one split, in the reader's stable order: subjects named, and only its part of the pool.
+
+    Args:
+        definition: the dataset.
+        split: a split of the definition.
+        root: folder of the download.
+
+    Raises:
+        DatasetError: the split or the reader is unknown, a file of the download is missing or malformed, or subjects
+            cannot be named or divided as the definition says.
+    """
+    read = partial(read_pool, definition, split, root)
+    stated = definition.splits.get(split)  # of a split that there is not, reading says so
+    if stated is None or stated.partition is None:
+        return read()
+    return take_part(read, stated.partition, f"{definition.name} {split}")
+
+
+def read_pool(
     definition: DatasetDefinition, split: str, root: str | AnyPath, parts: Sequence[str] | None = None
 ) -> Iterator[Record | Reject]:
-    """Records and rejects of one split, in the reader's stable order: subjects named, and only its part of the pool.
+    """As :func:`read_split`, but of a pool that the split is a part of, all of it.
 
     Args:
         definition: the dataset.
@@ -134,8 +152,7 @@ def read_split(
         parts: only these of :func:`parts_of_split`; None is all.
 
     Raises:
-        DatasetError: the split or the reader is unknown, a file of the download is missing or malformed, or subjects
-            cannot be named or divided as the definition says.
+        DatasetError: as :func:`read_split`, but for how the pool is divided.
     """
     reader, source = load_reader(definition), source_for(definition, split, root)
     if parts is None:
@@ -143,11 +160,9 @@ def read_split(
     else:
         assert isinstance(reader, ReaderOfParts), reader
         items = chain.from_iterable(reader.read_part(source, part) for part in parts)
-    where = f"{definition.name} {split}"
-    if definition.subjects is not None:
-        items = name_subjects(items, definition.subjects, where)
-    part = definition.splits[split].partition
-    return items if part is None else take_part(items, part, where)
+    if definition.subjects is None:
+        return items
+    return name_subjects(items, definition.subjects, f"{definition.name} {split}")
 
 
 def _check_options(definition: DatasetDefinition, reader_class: type) -> None:

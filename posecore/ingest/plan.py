@@ -15,6 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from posecore.config import digest_json
+from posecore.datasets.partition import sides
 from posecore.errors import IngestError
 from posecore.formats.files import relative_path
 from posecore.formats.values import Refusal
@@ -93,14 +94,17 @@ def plan_shards(job: IngestJob, scratch: AnyPath, entries: Sequence[PartEntry]) 
 
     Raises:
         IngestError: the reader found nothing at all.
+        DatasetError: the pool that the split is a part of cannot be divided.
     """
     code = codes_of(job.definition, job.split)
     parts = Parts(scratch, entries)
     tally = Tally(job.stage_names)
-    tally.reject_rows(READER_STAGE, parts.rejects(), unread=True)
-    tally.enter_many(READER_STAGE, parts.num_images, parts.num_instances)
-    tally.enter_many(PLAN_STAGE, parts.num_images, parts.num_instances)
-    images = _without_duplicates(job, parts, _images_in_order(job, parts, tally), tally)
+    own, rejects = _own_of_pool(job, parts)
+    num_images, num_instances = int(own.sum()), int(_instances_per_image(parts)[own].sum())
+    tally.reject_rows(READER_STAGE, rejects, unread=True)
+    tally.enter_many(READER_STAGE, num_images, num_instances)
+    tally.enter_many(PLAN_STAGE, num_images, num_instances)
+    images = _without_duplicates(job, parts, _images_in_order(job, parts, own, tally), tally)
     instances = _instances_in_order(job, parts, images, tally)
     if not len(images.rows):
         reasons = ", ".join(f"{r}: {n}" for count in tally.counts() for r, n in count.reasons.items())
@@ -146,7 +150,25 @@ class _Instances:
     places: NDArray[np.int64]
 
 
-def _images_in_order(job: IngestJob, parts: Parts, tally: Tally) -> _Images:
+def _own_of_pool(job: IngestJob, parts: Parts) -> tuple[NDArray[np.bool_], pa.Table]:
+    """Which images of the parts are the split's, and the rejects that are: all, unless it is a part of a pool."""
+    partition = job.definition.splits[job.split].partition
+    rejects = parts.rejects()
+    if partition is None:
+        return np.ones(parts.num_images, np.bool_), rejects
+    images, bodies, lost = (
+        pl.DataFrame(pl.from_arrow(table))
+        for table in (
+            parts.columns("images", ["source_id", "image", "video_id"]),
+            parts.columns("instances", ["image_row", "subject_id", "is_crowd"]),
+            rejects.select(["source_id", "source"]),
+        )
+    )
+    own, own_rejects = sides(images, bodies, lost, partition, f"{job.definition.name} {job.split}")
+    return own, rejects.filter(own_rejects)
+
+
+def _images_in_order(job: IngestJob, parts: Parts, own: NDArray[np.bool_], tally: Tally) -> _Images:
     read = pl.from_arrow(parts.columns("images", ["source_id", "image", "depth_image"]))
     assert isinstance(read, pl.DataFrame)
     counts = _instances_per_image(parts)
@@ -154,6 +176,7 @@ def _images_in_order(job: IngestJob, parts: Parts, tally: Tally) -> _Images:
     ordered = (
         read.lazy()
         .with_row_index("row")
+        .filter(pl.Series(own))
         .sort(pl.col("source_id").str.len_chars(), "source_id", "row")
         .with_columns(odd=odd, again=~pl.col("source_id").is_first_distinct())
         .collect()

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import count
 
-from posecore.datasets.discovery import parts_of_split, read_split
+from posecore.datasets.discovery import parts_of_split, read_pool
 from posecore.ingest.job import IngestJob
 from posecore.schema import Record, Reject
 from posecore.stages.rejects import reject_instance
@@ -52,10 +52,12 @@ def portions(job: IngestJob) -> list[Portion]:
 def read_portion(portion: Portion, job: IngestJob, scratch: AnyPath) -> tuple[PartEntry, ...]:
     """Reads a portion of a split's annotations and writes it down as tables, at least one part.
 
+    Of a pool that the split is a part of, all is read: whose body an image shows is known when all of the pool is.
+
     Raises:
         DatasetError: the annotations cannot be read.
     """
-    return write_parts(read_split(job.definition, job.split, job.root, portion.files), job, scratch, portion)
+    return write_parts(read_pool(job.definition, job.split, job.root, portion.files), job, scratch, portion)
 
 
 def write_parts(

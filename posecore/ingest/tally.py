@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
 
 import numpy as np
 import pyarrow as pa
@@ -39,7 +40,7 @@ class Tally:
 
     def __init__(self, stages: Sequence[str]) -> None:
         self._counts = {stage: _Count() for stage in stages}
-        self._rejects: list[dict[str, Json]] = []
+        self._rejects: list[dict[str, Json] | pa.Table] = []  # tables where there may be many
 
     def enter(self, stage: str, record: Record) -> None:
         """Counts a record that reached a stage."""
@@ -67,7 +68,8 @@ class Tally:
         reasons = {item["values"]: item["counts"] for item in pc.value_counts(rejects["reason"]).to_pylist()}
         came_in = (images, instances) if unread else (0, 0)
         self._counts[stage].add(_Count(came_in[0], images, came_in[1], instances, reasons))
-        self._rejects += [{"stage": stage, **row} for row in rejects.to_pylist()]
+        named_stage = pa.array([stage] * rejects.num_rows, pa.string())
+        self._rejects.append(rejects.add_column(0, QUARANTINE_SCHEMA.field("stage"), named_stage))
 
     def lose_instances(self, stage: str, number: int) -> None:
         """Counts instances that went with their images."""
@@ -96,11 +98,15 @@ class Tally:
 
     def rejects(self) -> tuple[dict[str, Json], ...]:
         """Rows of the quarantine, in the order they were rejected."""
-        return tuple(self._rejects)
+        return tuple(self.quarantine().to_pylist())
 
     def quarantine(self) -> pa.Table:
         """The rejects as a table of :data:`QUARANTINE_SCHEMA`."""
-        return pa.Table.from_pylist(self._rejects, QUARANTINE_SCHEMA)
+        tables = [QUARANTINE_SCHEMA.empty_table()]
+        for of_tables, run in groupby(self._rejects, key=lambda item: isinstance(item, pa.Table)):
+            rows = list(run)
+            tables += rows if of_tables else [pa.Table.from_pylist(rows, QUARANTINE_SCHEMA)]
+        return pa.concat_tables(tables)
 
     def _reject(self, stage: str, reject: Reject, count: _Count) -> None:
         self._counts[stage].add(count)

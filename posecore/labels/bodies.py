@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from posecore.schema import Instance
+from posecore.schema import KeypointState
 from posecore.shards.store import ShardStore
 
 
@@ -28,24 +28,9 @@ class LabelledBodies:
 
     @classmethod
     def from_store(cls, store: ShardStore) -> "LabelledBodies":
-        """Reads the records of a split, corrections included; their images are not touched.
-
-        Raises:
-            IntegrityError: stored bytes are not what was written.
-        """
+        """The bodies of a split from its index, corrections included; no record is opened."""
         table = store.instances
-        wanted = (table["num_labelled"].to_numpy() > 0) & ~table["is_crowd"].to_numpy()
-        rows = np.flatnonzero(wanted)
-        image_rows = table["image_row"].to_numpy()
-        places = table["instance_index"].to_numpy()
-        num_keypoints = store.manifest.definition.skeleton.num_keypoints
-        points = np.zeros((len(rows), num_keypoints, 3))
-        absent = np.zeros((len(rows), num_keypoints), np.bool_)
-        read: tuple[int, list[Instance]] = (-1, [])  # instances of an image are neighbours, so its record is read once
-        for number, row in enumerate(rows.tolist()):
-            if read[0] != image_rows[row]:
-                read = (int(image_rows[row]), store.read_record(int(image_rows[row])).instances)
-            instance = read[1][places[row]]
-            points[number] = instance.keypoints
-            absent[number, list(instance.absent)] = True
-        return cls(rows=rows, keypoints=points[:, :, :2], labelled=(points[:, :, 2] > 0) & ~absent)
+        rows = np.flatnonzero((table["num_labelled"].to_numpy() > 0) & ~table["is_crowd"].to_numpy())
+        state = store.labels.state(rows)
+        labelled = (state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)
+        return cls(rows=rows, keypoints=store.labels.keypoints(rows).astype(np.float64), labelled=labelled)

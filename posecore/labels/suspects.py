@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from posecore.errors import DatasetError
 from posecore.schema import Json
 from posecore.shards.corrections import CorrectedInstance, Corrections
@@ -43,20 +45,20 @@ def write_suspects(folder: str | Path, store: ShardStore, suspects: Sequence[Sus
         suspects: worst first.
     """
     names = store.manifest.definition.skeleton.names
-    table = store.instances
+    rows = np.array([suspect.row for suspect in suspects], np.int64)
+    bodies = store.instances.select(["image_row", "source_id", "instance_id"]).take(rows).to_pylist()
+    points = store.labels.keypoints(rows)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(_COLUMNS)
-    for rank, suspect in enumerate(suspects, start=1):
-        image_row = int(table["image_row"][suspect.row].as_py())
-        instance = store.read_record(image_row).instances[int(table["instance_index"][suspect.row].as_py())]
-        x, y = instance.keypoints[suspect.point, :2].tolist()
+    for rank, (suspect, body, places) in enumerate(zip(suspects, bodies, points, strict=True), start=1):
+        x, y = places[suspect.point].tolist()
         writer.writerow(
             (
                 rank,
-                store.images["image"][image_row].as_py(),
-                table["source_id"][suspect.row].as_py(),
-                instance.id,
+                store.images["image"][body["image_row"]].as_py(),
+                body["source_id"],
+                body["instance_id"],
                 names[suspect.point],
                 f"{x:.1f}",
                 f"{y:.1f}",

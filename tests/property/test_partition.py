@@ -26,7 +26,7 @@ def record(number, subjects, video):
 
 def part(records, name, **chosen):
     try:
-        return list(take_part(records, PartitionConfig(part=name, **chosen), "d s"))
+        return list(take_part(lambda: records, PartitionConfig(part=name, **chosen), "d s"))
     except DatasetError:  # an empty part is refused
         return []
 

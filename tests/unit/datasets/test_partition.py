@@ -25,9 +25,8 @@ def image(name, *subjects, video=None, crowd=False):
 
 
 def parts(items, **settings):
-    return {
-        part: list(take_part(iter(items), PartitionConfig(part=part, **settings), "d s")) for part in ("train", "eval")
-    }
+    configs = {part: PartitionConfig(part=part, **settings) for part in ("train", "eval")}
+    return {part: list(take_part(lambda: items, config, "d s")) for part, config in configs.items()}
 
 
 def names(items):
@@ -182,7 +181,7 @@ def test_the_manifest_says_how_a_pool_was_divided(tmp_path):
     settings = {"by": "frame", "force_frame_split": True, "share": 0.5}
     item = job(tmp_path / "raw", tmp_path / "out", splits={"train": split("train", **settings)})
     part = item.definition.splits["train"].partition
-    manifest = ingest(item, take_part(source, part, "tiny train"))
+    manifest = ingest(item, take_part(lambda: source, part, "tiny train"))
     stored = open_store(tmp_path / "out" / "tiny" / "train").manifest
     assert stored.definition.splits["train"].partition == part
     assert stored.digest == manifest.digest

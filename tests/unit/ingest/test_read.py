@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import load_dataset, parts_of_split, read_split
+from posecore.datasets.discovery import load_dataset, parts_of_split, read_pool, read_split
 from posecore.errors import DatasetError
 from posecore.ingest import read
 from posecore.ingest.executor import InProcess
@@ -75,17 +75,23 @@ def test_portions_in_any_order_and_number_make_the_same_shards(project, tmp_path
     assert tree(tmp_path / "apart" / "lab" / "all") == tree(whole.folder)
 
 
-def test_a_part_of_a_pool_is_read_as_a_whole(project, tmp_path):
+def test_a_pool_is_read_in_parts_and_divided_by_its_names(project, tmp_path):
     root = tmp_path / "project"
     assert len(parts_of_split(project, "all", root)) == 5
     halves = {
         part: {"annotations": "config.yaml", "partition": {"part": part, "share": 0.5}} for part in ("train", "eval")
     }
     divided = DatasetDefinition.model_validate({**dict(project), "splits": halves})
-    assert parts_of_split(divided, "train", root) is None
-    images = {
-        half: ingest(ingest_job(divided, half, root, tmp_path / "out", IngestSettings())).num_images for half in halves
-    }
+    assert len(parts_of_split(divided, "train", root)) == 5
+    images = {}
+    for half in halves:
+        jobs = (ingest_job(divided, half, root, tmp_path / name, IngestSettings()) for name in ("apart", "whole"))
+        apart, whole = jobs
+        manifest = ingest(apart, executor=Backwards())
+        images[half] = manifest.num_images
+        assert ingest(whole, read_split(divided, half, root)).digest == manifest.digest
+        assert tree(apart.folder) == tree(whole.folder)
+        assert manifest.stages[0].images_in == len(list(read_split(divided, half, root)))
     assert sum(images.values()) == 15
     assert all(count % 3 == 0 for count in images.values())
 
@@ -105,4 +111,4 @@ def test_the_parts_of_a_real_download_are_the_whole(samples):
     parts = parts_of_split(definition, "all", root)
     assert parts == ("labeled-data/reachingvideo1/CollectedData_Mackenzie.csv",)
     whole = [str(item) for item in read_split(definition, "all", root)]
-    assert [str(item) for item in read_split(definition, "all", root, parts)] == whole
+    assert [str(item) for item in read_pool(definition, "all", root, parts)] == whole
