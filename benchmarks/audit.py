@@ -35,7 +35,7 @@ _ALL_WITH_ALL_UP_TO = 40_000
 def main() -> None:
     """Prints one table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sizes", type=int, nargs="+", default=[20_000, 80_000, 320_000])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[15_000, 60_000, 240_000])
     options = parser.parse_args()
     print(f"{'what':<16}{'pictures each':>14}{'found':>9}{'s of processor':>16}{'exponent':>10}{'all with all, s':>17}")
     for name, made in (("unlike", _unlike), ("rooms", _rooms), ("films", _films), ("still", _still)):
@@ -139,14 +139,14 @@ def _tables(random: np.random.Generator, size: int) -> pl.DataFrame:
     return pl.DataFrame(
         {
             "key": [str(number) for number in range(size)],
-            "sha256": [f"{number:064x}" for number in numbers.tolist()],
+            "digest": [f"blake3-{number:064x}" for number in numbers.tolist()],
             "subject_id": [f"subject {number}" for number in (numbers % max(1, size // 50)).tolist()],
         }
     )
 
 
 def _joins(a: pl.DataFrame, b: pl.DataFrame) -> int:
-    exact = first_in(a["sha256"], b["sha256"])
+    exact = first_in(a["digest"], b["digest"])
     return int((exact >= 0).sum()) + shared_ids(a, b, "subject").height
 
 

@@ -22,6 +22,8 @@ A message is one or two sentences: what is wrong, where (file, record, field), w
 Errors a user can cause also derive from :class:`ValueError`, so that callers need not import this module.
 """
 
+import traceback
+
 
 class PoseCoreError(Exception):
     """Root of all deliberate errors."""
@@ -81,3 +83,17 @@ class LineageError(PoseCoreError, RuntimeError):
 
 class QuestionError(PoseCoreError, ValueError):
     """A question about lineage names something that was never recorded; the answer is not "none"."""
+
+
+def failing_line(error: BaseException) -> str:
+    """Where somebody's code failed, as `` in FILE, line N``: the innermost line that is not of an installed package."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f" in {error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if "site-packages" not in frame.filename and not frame.filename.startswith("<")]
+    return "".join(f" in {frame.filename}, line {frame.lineno}" for frame in (own or frames)[-1:])
+
+
+def said(error: BaseException) -> str:
+    """An error's kind and words, without the end of a sentence."""
+    return f"{type(error).__name__}: {error}".rstrip(".: ")

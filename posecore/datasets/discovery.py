@@ -11,7 +11,7 @@ from posecore.config import parse_config, read_yaml
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.partition import name_subjects, take_part
-from posecore.errors import DatasetError
+from posecore.errors import DatasetError, PoseCoreError, failing_line, said
 from posecore.formats.reader import COMMON_OPTIONS, Reader, ReaderOfParts, Source
 from posecore.schema import Record, Reject
 from posecore.skeletons.library import load_skeleton
@@ -72,8 +72,8 @@ def load_reader(definition: DatasetDefinition) -> Reader:
     where = f"dataset {definition.name}: reader {definition.reader!r}"
     try:
         module = importlib.import_module(module_name)
-    except ImportError as error:
-        raise DatasetError(f"{where} cannot be imported: {error}.") from error
+    except Exception as error:  # whatever somebody's module does when it is imported
+        raise DatasetError(f"{where} cannot be imported{failing_line(error)}: {said(error)}.") from error
     reader_class = getattr(module, class_name, None)
     if not isinstance(reader_class, type) or not callable(getattr(reader_class, "read", None)):
         raise DatasetError(f"{where}: {module_name} has no class {class_name} with a method read.")
@@ -160,9 +160,22 @@ def read_pool(
     else:
         assert isinstance(reader, ReaderOfParts), reader
         items = chain.from_iterable(reader.read_part(source, part) for part in parts)
+    items = _with_place(items, f"{definition.name} {split}: reader {definition.reader}")
     if definition.subjects is None:
         return items
     return name_subjects(items, definition.subjects, f"{definition.name} {split}")
+
+
+def _with_place(items: Iterable[Record | Reject], where: str) -> Iterator[Record | Reject]:
+    """What a reader yields; a failure of its own is named with file and line."""
+    try:
+        yield from items
+    except PoseCoreError:
+        raise
+    except Exception as error:
+        raise DatasetError(
+            f"{where} failed{failing_line(error)}: {said(error)}; it owes a Reject for what it cannot take over."
+        ) from error
 
 
 def _check_options(definition: DatasetDefinition, reader_class: type) -> None:

@@ -29,7 +29,7 @@ class StageReport:
 
     Attributes:
         num_images: of the sample.
-        counts: what each stage was given and took out, up to the one with the problem.
+        counts: what each stage was given and took out, those before the one with the problem.
         problem: one sentence if a stage cannot be had, fails, breaks its protocol or is not pure; else empty.
     """
 
@@ -65,9 +65,9 @@ def check_stages(
     try:
         held: list[Record] | list[Picture] = records
         for stage in load_stages(definition):
-            met.append(stage.label)
             if isinstance(stage.work, Deduplicate):
                 held = _without_duplicates(stage, records, job, tally)
+                met.append(stage.label)
                 continue
             if wants_pictures(stage) and held and isinstance(held[0], Record):
                 source = stage if isinstance(stage.work, SourceStage) else None
@@ -75,6 +75,7 @@ def check_stages(
                 held = [item.picture for item in read]
             if not isinstance(stage.work, SourceStage):
                 held = _passed(stage, held, job, tally)
+            met.append(stage.label)
     except PoseCoreError as error:
         problem = str(error)
     return StageReport(len(records), tuple(count for count in tally.counts() if count.stage in met), problem)

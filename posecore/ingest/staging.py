@@ -5,13 +5,13 @@ that wants pictures, all have them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
-from typing import Any, TypeAlias
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias, TypeVar
 
 import polars as pl
 import pyarrow as pa
 
-from posecore.errors import ImageHeaderError, IngestError, PoseCoreError
+from posecore.errors import ImageHeaderError, IngestError, PoseCoreError, failing_line, said
 from posecore.image_header import image_size
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
@@ -25,6 +25,7 @@ from posecore.storage import AnyPath
 from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_of, rejects_table
 from posecore.tables.records import to_annotations, to_records
 
+_Kept = TypeVar("_Kept", Record, Picture)
 PictureAnswer: TypeAlias = Picture | Reject | tuple[Picture, Sequence[Reject]]
 
 
@@ -67,13 +68,13 @@ def run_on_record(stage: LoadedStage, record: Record, tally: Tally) -> Record | 
     assert not isinstance(stage.work, Stage)
     work: RecordStage = stage.work
     tally.enter(stage.label, record)
+    given = _Given.of(record)
     result: StageResult = _asked(stage, record.image, work, record)
     if isinstance(result, Reject):
         tally.reject_image(stage.label, result, record)
         return None
-    if isinstance(result, Record):
-        return result
-    kept, rejects = result
+    kept, rejects = _taken_apart(stage, record.image, result, Record)
+    given.check(stage, kept, rejects)
     for reject in rejects:
         tally.reject_instance(stage.label, reject)
     return kept
@@ -96,8 +97,9 @@ def run_on_pictures(
         for picture in pictures:
             if isinstance(work, ImageStage):
                 tally.enter(stage.label, picture.record)
+                given = _Given.of(picture.record)
                 answer: PictureAnswer = _asked(stage, picture.record.image, work, picture)
-                yield from _answered(stage, picture, answer, tally)
+                yield from _answered(stage, picture, given, answer, tally)
             else:
                 record = run_on_record(stage, picture.record, tally)
                 if record is not None:
@@ -122,11 +124,13 @@ def run_source_stage(
         if isinstance(answer, Reject):
             tally.reject_image(stage.label, answer, record)
             continue
+        made, _ = _taken_apart(stage, record.image, answer, Picture)
+        _Given.of(record).check(stage, made.record, ())
         file = work.source_file(record.image)
         assert file is not None, record
         if file not in digests:
             digests = {file: file_digest(root / file)}  # the last one: neighbours are often of one file
-        problem = _measured(stage, record, answer, digests[file])
+        problem = _measured(stage, record, made, digests[file])
         if isinstance(problem, Reject):
             tally.reject_image(stage.label, problem, record)
         else:
@@ -141,11 +145,13 @@ def _run_model_stage(
     def done() -> Iterator[Picture]:
         for picture in batch:
             tally.enter(stage.label, picture.record)
+        givens = [_Given.of(picture.record) for picture in batch]
         answers = _asked(stage, f"{batch[0].record.image} and {len(batch) - 1} more", work, batch)
-        if len(answers) != len(batch):
-            raise IngestError(f"stage {stage.label} gave {len(answers)} answers to {len(batch)} pictures.")
-        for picture, answer in zip(batch, answers, strict=True):
-            yield from _answered(stage, picture, answer, tally)
+        if not isinstance(answers, Sequence) or len(answers) != len(batch):
+            number = len(answers) if isinstance(answers, Sequence) else "no list of"
+            raise IngestError(f"stage {stage.label} gave {number} answers to {len(batch)} pictures.")
+        for picture, given, answer in zip(batch, givens, answers, strict=True):
+            yield from _answered(stage, picture, given, answer, tally)
 
     for picture in pictures:
         batch.append(picture)
@@ -156,11 +162,59 @@ def _run_model_stage(
         yield from done()
 
 
-def _answered(stage: LoadedStage, picture: Picture, answer: PictureAnswer, tally: Tally) -> Iterator[Picture]:
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What a stage may not change of a record, and the bodies that it must account for."""
+
+    identity: tuple[object, ...]
+    image: str
+    bodies: frozenset[str]
+
+    @classmethod
+    def of(cls, record: Record) -> "_Given":
+        depth = None if record.depth is None else record.depth.image
+        identity = (record.dataset, record.split, record.source_id, record.image, record.source_digest, depth)
+        return cls(identity, record.image, frozenset(body.id for body in record.instances))
+
+    def check(self, stage: LoadedStage, kept: Record, rejects: Sequence[Reject]) -> None:
+        """Raises an :class:`IngestError` if a stage did what it may not."""
+        if _Given.of(kept).identity != self.identity:
+            raise IngestError(
+                f"stage {stage.label} changed what names {self.image}; dataset, split, source_id, image, source_digest "
+                "and the place of the depth picture are not a stage's to change."
+            )
+        lost = self.bodies - {body.id for body in kept.instances} - {reject.instance_id for reject in rejects}
+        if lost:
+            raise IngestError(
+                f"stage {stage.label} lost instance {min(lost)} of {self.image} without a word; return the record "
+                "together with a Reject of each body that is taken out (reject_instance)."
+            )
+        if len({body.id for body in kept.instances}) < len(kept.instances):
+            raise IngestError(f"stage {stage.label} left two instances of the same id in {self.image}.")
+
+
+def _taken_apart(stage: LoadedStage, image: str, answer: Any, kind: type[_Kept]) -> tuple[_Kept, Sequence[Reject]]:
+    """What is kept, and what was taken out of it, of an answer that is no reject of the image."""
+    if isinstance(answer, kind):
+        return answer, ()
+    match answer:
+        case (kept, rejects) if isinstance(kept, kind) and all(isinstance(reject, Reject) for reject in rejects):
+            return kept, rejects
+    name = kind.__name__
+    raise IngestError(
+        f"stage {stage.label} returned {type(answer).__name__} for {image}; it owes a {name}, a Reject, or a {name} "
+        "and the Rejects of its instances."
+    )
+
+
+def _answered(
+    stage: LoadedStage, picture: Picture, given: _Given, answer: PictureAnswer, tally: Tally
+) -> Iterator[Picture]:
     if isinstance(answer, Reject):
         tally.reject_image(stage.label, answer, picture.record)
         return
-    kept, rejects = (answer, ()) if isinstance(answer, Picture) else answer
+    kept, rejects = _taken_apart(stage, given.image, answer, Picture)
+    given.check(stage, kept.record, rejects)
     for reject in rejects:
         tally.reject_instance(stage.label, reject)
     if kept.data != picture.data:
@@ -193,15 +247,20 @@ def _run_table_stage(
     tally.enter_many(stage.label, held.images.num_rows, held.instances.num_rows)
     images, instances = _frame(held.images), _frame(held.instances)
     where = f"{held.images.num_rows} images from {held.images['image'][0].as_py() if held.images.num_rows else 'none'}"
-    done_images, done_instances = _asked(stage, where, work, images, instances)
+    answer = _asked(stage, where, work, images, instances)
+    if not isinstance(answer, tuple) or len(answer) != 2:
+        name = type(answer).__name__
+        raise IngestError(f"stage {stage.label} returned {name}; it owes two frames, images and instances.")
+    done_images, done_instances = answer
     for before, after, kind, keys in (
-        (images, done_images, "images", ["source_id"]),
+        (images, done_images, "images", ["source_id", "image", "depth_image", "source_digest"]),
         (instances, done_instances, "instances", ["image_row", "id"]),
     ):
-        if not isinstance(after, pl.DataFrame) or not before.select(keys).equals(after.select(keys)):
+        missing = [key for key in keys if not isinstance(after, pl.DataFrame) or key not in after.columns]
+        if missing or not before.select(keys).equals(after.select(keys)):
             raise IngestError(
                 f"stage {stage.label} did not return the {kind} it was given, in their order; a table stage takes rows "
-                f"out by giving them a {REASON}."
+                f"out by giving them a {REASON}, and leaves {', '.join(keys)} as they are."
             )
     lost_image, lost_instance = _marked(done_images), _marked(done_instances)
     image_rows = instances["image_row"].to_numpy()
@@ -247,13 +306,9 @@ def _asked(stage: LoadedStage, where: str, work: Callable[..., Any], *given: Any
     except PoseCoreError as error:
         raise IngestError(f"stage {stage.label} at {where}: {error}") from error
     except Exception as error:
-        trace = error.__traceback__
-        while trace is not None and trace.tb_next is not None:
-            trace = trace.tb_next
-        place = "" if trace is None else f" in {trace.tb_frame.f_code.co_filename}, line {trace.tb_lineno}"
         options = stage.work.model_dump_json() if isinstance(stage.work, Stage) else "none"
         raise IngestError(
-            f"stage {stage.label} (options {options}) failed at {where}{place}: {type(error).__name__}: {error}."
+            f"stage {stage.label} (options {options}) failed at {where}{failing_line(error)}: {said(error)}."
         ) from error
 
 

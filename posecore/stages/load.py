@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from posecore.config import parse_config
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
-from posecore.errors import ConfigError, IngestError
+from posecore.errors import ConfigError, IngestError, failing_line, said
 from posecore.stages.declared_file import DeclaredFile
 from posecore.stages.duplicates import Deduplicate
 from posecore.stages.protocol import SKELETON, ImageStage, ModelStage, SourceStage, Stage
@@ -118,12 +118,19 @@ def stage_named(name: str) -> Any:
     """
     module_name, _, attribute = stage_path(name).partition(":")
     try:
-        return getattr(importlib.import_module(module_name), attribute)
-    except (ImportError, AttributeError, ValueError):
-        raise IngestError(
-            f"stage {name!r} is neither one of {', '.join(known_stages())} nor an importable package.module:name; "
-            "correct `stages` in dataset.yaml."
-        ) from None
+        module = importlib.import_module(module_name)
+    except Exception as error:
+        if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
+            raise IngestError(
+                f"stage {name!r} is neither one of {', '.join(known_stages())} nor an importable package.module:name; "
+                "correct `stages` in dataset.yaml."
+            ) from None
+        raise IngestError(f"stage {name!r}: its module fails{failing_line(error)}: {said(error)}.") from error
+    found = getattr(module, attribute, None) if attribute else None
+    if found is None:
+        wanted = f"no {attribute}" if attribute else "several names; write package.module:name"
+        raise IngestError(f"stage {name!r}: {module.__file__} has {wanted}.")
+    return found
 
 
 def _load(label: str, entry: StageEntry, definition: DatasetDefinition, where: str) -> LoadedStage:

@@ -183,7 +183,10 @@ def test_two_folders_of_one_name_are_refused(own_folder: Path):
 @pytest.mark.parametrize(
     ("reader", "message"),
     [
-        ("posecore.formats.cocoo:CocoReader", "cannot be imported: No module named 'posecore.formats.cocoo'"),
+        (
+            "posecore.formats.cocoo:CocoReader",
+            "cannot be imported.*: ModuleNotFoundError: No module named 'posecore.formats.cocoo'",
+        ),
         ("posecore.formats.coco:Reader", "posecore.formats.coco has no class Reader with a method read"),
         ("posecore.formats.coco:identifier", "has no class identifier with a method read"),
     ],
