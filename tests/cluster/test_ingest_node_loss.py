@@ -77,7 +77,7 @@ def test_a_killed_node_loses_and_doubles_nothing(tmp_path):
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_failure_threshold": "6",
     }
     command = [sys.executable, "-c", DRIVER, str(root), str(tmp_path / "killed"), str(NUM_IMAGES)]
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)

@@ -24,7 +24,7 @@ from tests.support.watched_training import seen, watched_worker
 
 folder = Path(sys.argv[1])
 stores = {name: str(folder / "shards" / name / "train") for name in ("people", "animals")}
-config = WorkersConfig(num_workers=2, poll_interval_s=0.2, start_timeout_s=15)
+config = WorkersConfig(num_workers=2, poll_interval_s=0.2, start_timeout_s=30)
 cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
 first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
@@ -57,7 +57,7 @@ def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_health_check_initial_delay_ms": "1000",
         "RAY_health_check_period_ms": "1000",
-        "RAY_health_check_failure_threshold": "3",
+        "RAY_health_check_failure_threshold": "6",
     }
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)

@@ -2,7 +2,10 @@
 
 import os
 import re
+import socket
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import mlflow
@@ -15,6 +18,16 @@ from posecore.lineage.registry import default_store
 from tests.end_to_end.conftest import DATASETS, Job
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+
+@contextmanager
+def another_rays_port() -> Iterator[None]:
+    """Takes the port that every Ray's agent would have by default, without which it accepts no jobs."""
+    with socket.socket() as taken:
+        with suppress(OSError):  # another Ray of this machine has it already
+            taken.bind(("", 52365))
+            taken.listen()
+        yield
 
 
 def steps(output: str) -> dict[str, str]:
@@ -75,7 +88,7 @@ def test_submitted_to_a_cluster_by_its_own_name(
         monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     command = ["pipelines/multidataset_train.py", "--config", str(job.config)]
-    with local_ray(tmp_path, num_cpus=2) as address:
+    with another_rays_port(), local_ray(tmp_path, num_cpus=2) as address:
         status = submit(address, command, tmp_path / "ray.log")
     said = capfd.readouterr()
     assert status == 0, said.out + said.err
