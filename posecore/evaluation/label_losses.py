@@ -30,7 +30,6 @@ from posecore.storage import write_atomically
 _NAME = re.compile(r"step_(\d{9})\.npz")
 
 
-@torch.no_grad()
 def label_losses(model: PoseModel, store: ShardStore, head: str, settings: InferenceSettings) -> NDArray[np.float32]:
     """The loss of each label of a split: mean squared error of its heatmap, or divergence of its SimCC distributions.
 
