@@ -4,6 +4,7 @@ An image is judged by its first and last 64 KiB; only some of those with more th
 """
 
 import math
+from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,6 +21,7 @@ from posecore.datasets.finding import MAX_EXAMPLES, Finding, Severity
 from posecore.datasets.image_files import TRANSPOSED, examine, fitting_reading, value_range
 from posecore.datasets.relations import columns_of, relations
 from posecore.datasets.sample import Sample
+from posecore.datasets.seen import Seen
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.geometry import beyond_reach, boxes_beyond_reach
 from posecore.schema import Instance, Outcome, Record, Reject
@@ -163,7 +165,7 @@ class _Tally:
         skeleton: of the dataset.
         root: of the download.
         made_of: as of :func:`check_split`.
-        areas: px², annotated and of the box, of every body of which the annotation states one.
+        areas: px², annotated and of the box in turn, of every body of which the annotation states one.
         at_origin: (K,) labels at exactly (0, 0).
         turned: images that viewers show turned or mirrored, by the reading that their labels fit.
         deep: some images of more than 8 bits.
@@ -179,9 +181,9 @@ class _Tally:
     problems: dict[str, list[str]] = field(default_factory=dict)
     counts: Counter[str] = field(default_factory=Counter)
     rejects: dict[str, list[Reject]] = field(default_factory=dict)
-    seen: dict[str, set[str]] = field(default_factory=dict)
+    seen: dict[str, Seen] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
-    areas: list[tuple[float, float]] = field(default_factory=list)
+    areas: "array[float]" = field(default_factory=lambda: array("d"))
     at_origin: NDArray[np.int64] = field(init=False)
     turned: Counter[str] = field(default_factory=Counter)
     turned_examples: list[str] = field(default_factory=list)
@@ -279,10 +281,8 @@ class _Tally:
             examples.append(example)
 
     def _once(self, code: str, key: str, where: str) -> None:
-        seen = self.seen.setdefault(code, set())
-        if key in seen:
+        if self.seen.setdefault(code, Seen()).add(key):
             self._add(code, f"{key} ({where})")
-        seen.add(key)
 
     def _look_at_image(self, record: Record) -> tuple[int, int]:
         """Width and height to judge boxes and points by: the file's, else the annotation's; 0 if unknown."""
@@ -328,7 +328,7 @@ class _Tally:
         if not (math.isfinite(instance.area) and instance.area > 0):
             self._add("bad-area", f"{where}: {instance.area:g}")
         elif instance.area_rule == "annotated" and w * h > 0 and not instance.is_crowd:
-            self.areas.append((instance.area, w * h))
+            self.areas.extend((instance.area, w * h))
         points = instance.keypoints
         if points.shape != (self.skeleton.num_keypoints, 3):
             self._add("wrong-keypoint-count", f"{where}: shape {points.shape}, not ({self.skeleton.num_keypoints}, 3)")
