@@ -42,3 +42,11 @@ def told(error: BaseException) -> str | None:
             "the store answers."
         )
     return f"the tracking store refused ({detail})."
+
+
+def system_error_behind(error: BaseException) -> OSError | None:
+    """What the system said, where MLflow puts words of its own in its place: of a full disk, that a path is wrong."""
+    behind = error.__cause__ or error.__context__
+    while behind is not None and not isinstance(behind, OSError):
+        behind = behind.__cause__ or behind.__context__
+    return None if isinstance(behind, RequestException) else behind  # an OSError as well, of the network

@@ -20,6 +20,7 @@ from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.model_card import model_card
+from posecore.lineage.outage import system_error_behind
 from posecore.lineage.serving_limits import ServingLimits
 from posecore.lineage.tracking import RunLog, user_name
 from posecore.lineage.versions import (
@@ -103,6 +104,8 @@ def register_model(
             )
         client.set_logged_model_tags(model_id, {VERSION: f"{name}/{created.version}"})
     except MlflowException as error:
+        if (behind := system_error_behind(error)) is not None:
+            raise behind from None
         raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
     return RegisteredVersion(name, int(created.version))
 

@@ -1,3 +1,4 @@
+import errno
 import http.server
 import logging
 import socket
@@ -11,8 +12,10 @@ from pathlib import Path
 import pytest
 from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
+from requests.exceptions import ConnectionError as NoConnection
 
 from posecore.errors import ConfigError, LineageError, PreflightError
+from posecore.lineage.outage import system_error_behind
 from posecore.lineage.tracking import Tracking, TrackingConfig, check_reachable, connect
 
 
@@ -192,3 +195,25 @@ def test_a_database_that_others_hold_is_waited_for_and_a_full_one_is_not(
     with pytest.raises(MlflowException, match="disk is full"):
         tracking.ask(lambda _: fail("database or disk is full", 10))
     assert len(calls) == 3
+
+
+def test_what_the_system_said_is_found_behind_the_words_of_mlflow() -> None:
+    def copy(error: Exception) -> MlflowException:
+        try:
+            try:
+                raise error
+            except OSError as first:
+                raise RuntimeError("copying failed") from first
+        except RuntimeError:
+            return _raised(MlflowException("please specify another code path"))
+
+    def _raised(error: MlflowException) -> MlflowException:
+        try:
+            raise error
+        except MlflowException as caught:
+            return caught
+
+    full = OSError(errno.ENOSPC, "No space left on device", "/tmp/model")
+    assert system_error_behind(copy(full)) is full
+    assert system_error_behind(copy(NoConnection("refused"))) is None
+    assert system_error_behind(MlflowException("no such run")) is None
