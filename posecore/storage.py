@@ -10,6 +10,8 @@ import mmap
 import os
 import shutil
 import stat
+import tempfile
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -21,6 +23,8 @@ from posecore.asides import aside_file
 from posecore.errors import ConfigError, PreflightError
 
 AnyPath: TypeAlias = Path | UPath
+TAKEN_NAME = ".taken"
+"""Object that stands for a folder in an object store."""
 
 
 def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
@@ -57,6 +61,49 @@ def for_all_nodes(location: str | AnyPath) -> AnyPath:
     if path.protocol == "memory":
         raise ConfigError(f"{path}: memory:// exists in one process only; give a folder or URL every node can reach.")
     return path
+
+
+def folder_of_machine(location: str | AnyPath) -> Path:
+    """A local folder for what belongs to a place and stays on this machine, such as locks: the place itself if local.
+
+    For a remote one it lies below ``POSECORE_CACHE``, else ``~/.cache/posecore``; it need not be there.
+    """
+    path = as_path(location)
+    if isinstance(path, Path):
+        return path.resolve()
+    own = os.environ.get("POSECORE_CACHE") or Path.home() / ".cache" / "posecore"
+    return Path(own) / "runs" / hashlib.sha256(str(path).encode()).hexdigest()[:16]
+
+
+@contextmanager
+def local_copy(path: AnyPath) -> Iterator[Path]:
+    """A file or a folder as it is on this machine: itself if local, else a copy that lasts as long as the block."""
+    if isinstance(path, Path):
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="posecore-") as scratch:
+        target = Path(scratch) / path.name
+        path.fs.get(path.path, str(target), recursive=bool(path.is_dir()))
+        yield target
+
+
+def make_folder(folder: AnyPath) -> bool:
+    """Makes a folder that was not there; of several processes that try at a time, one is told that it did.
+
+    In an object store, which has no folders, it is an empty object in it.
+    """
+    try:
+        if isinstance(folder, Path):
+            folder.mkdir(parents=True)
+        else:
+            folder.fs.pipe_file((folder / TAKEN_NAME).path, b"taken\n", mode="create")
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if getattr(error, "errno", None) == errno.EEXIST or "PreconditionFailed" in repr(error.__cause__):
+            return False
+        raise
+    return True
 
 
 class TooLarge(OSError):
@@ -147,16 +194,26 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def make_writable(folder: AnyPath, name: str) -> None:
-    """Makes a local folder, if it is not there, for what is written after hours of work.
+    """Makes a folder, if it is not there, for what is written after hours of work.
 
     Args:
-        folder: a remote one is taken on trust.
+        folder: where it is remote, something is written and removed again.
         name: what the message calls it.
 
     Raises:
         PreflightError: it cannot be made, or not be written.
     """
     if not isinstance(folder, Path):
+        probe = folder / f".probe-{uuid.uuid4().hex}"
+        try:
+            probe.write_bytes(b"")
+            probe.unlink()
+        except Exception as error:  # every store has errors of its own
+            detail = " ".join(str(error).split())[:200]
+            raise PreflightError(
+                f"{name} {folder} cannot be written ({type(error).__name__}: {detail}); check the address, the "
+                "credentials, and who may write."
+            ) from None
         return
     try:
         folder.mkdir(parents=True, exist_ok=True)

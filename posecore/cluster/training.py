@@ -21,7 +21,7 @@ import torch
 from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
-from posecore.storage import AnyPath, as_path
+from posecore.storage import AnyPath, as_path, folder_of_machine
 from posecore.training.checkpoint_store import CheckpointStore
 from posecore.training.context import Log, agreed_word
 from posecore.workflows.machines import RUN_NAME, TrainedRun, Worker, WorkersConfig
@@ -77,7 +77,7 @@ def train_with_ray(
         ),
         run_config=train.RunConfig(
             name=_RAY_NAME,
-            storage_path=str(storage),
+            storage_path=str(folder_of_machine(storage)),  # of its own records; checkpoints are not its business
             failure_config=train.FailureConfig(
                 max_failures=config.max_failures, controller_failure_limit=10 * (1 + config.max_failures)
             ),

@@ -28,7 +28,7 @@ from mlflow.entities import Metric
 from posecore.errors import LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, may_pass
 from posecore.lineage.tracking import RunLog, Tracking, check_reachable, metric_name, shown_uri
-from posecore.storage import write_atomically
+from posecore.storage import folder_of_machine, write_atomically
 
 FORMAT = 1
 SPOOL = "spool"
@@ -49,7 +49,7 @@ class CurveLog:
 
     Attributes:
         run: the MLflow run.
-        folder: the run folder, which the process can write.
+        folder: the run folder; journals of a remote one lie on the machine of the process that writes them.
     """
 
     run: RunLog
@@ -58,7 +58,7 @@ class CurveLog:
     @contextmanager
     def writing(self, flush_s: float = 30.0) -> Iterator["CurveWriter"]:
         """Takes points until the block ends, then waits at most ``flush_s`` for the server to have them all."""
-        writer = CurveWriter(self.run, Path(self.folder) / SPOOL)
+        writer = CurveWriter(self.run, folder_of_machine(self.folder) / SPOOL)
         try:
             yield writer
         except BaseException:

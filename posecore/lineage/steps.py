@@ -32,7 +32,7 @@ from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
 from posecore.shards.tar import has_tar_digest
-from posecore.storage import AnyPath, as_path, file_content, sha256_of
+from posecore.storage import AnyPath, as_path, file_content, folder_of_machine, sha256_of
 
 OUTPUTS_FILE = "outputs.json"
 """Artifact of a step's run: what the step returned."""
@@ -180,7 +180,7 @@ class Workflow:
     Args:
         tracking: the store.
         name: name of the job; shown as the parent run's name.
-        folder: local folder for the locks; drivers that may meet must share it.
+        folder: of the run. Locks lie in it, or on this machine if it is remote; drivers that may meet must share them.
         config: the resolved configuration, recorded whole.
         reuse: what of earlier submissions may be used.
         report: called with one line per step.
@@ -194,7 +194,7 @@ class Workflow:
         self,
         tracking: Tracking,
         name: str,
-        folder: str | Path,
+        folder: str | AnyPath,
         config: Config,
         *,
         reuse: Reuse = EVERYTHING,
@@ -202,7 +202,7 @@ class Workflow:
     ) -> None:
         self.tracking = tracking
         self.name = name
-        self._locks = Path(folder).resolve() / "locks"
+        self._locks = folder_of_machine(folder) / "locks"
         self._config = config
         self.reuse = reuse
         self.goes_on_from_other_code = False

@@ -30,6 +30,7 @@ from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, is_busy, may_pass
 from posecore.lineage.sqlite_store import create_store
+from posecore.storage import AnyPath, as_path, folder_of_machine, local_copy
 
 T = TypeVar("T")
 _DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
@@ -155,13 +156,13 @@ class RunLog:
         values = [RunTag(key, value) for key, value in tags.items()]
         self.tracking.ask(lambda client: client.log_batch(self.run_id, tags=values))
 
-    def log_file(self, path: str | Path, folder: str | None = None) -> None:
-        """Copies a local file, or all files of a local folder, to the run's artifacts."""
-        path = Path(path)
-        if path.is_dir():
-            self.tracking.ask(lambda client: client.log_artifacts(self.run_id, str(path), folder))
-        else:
-            self.tracking.ask(lambda client: client.log_artifact(self.run_id, str(path), folder))
+    def log_file(self, path: str | AnyPath, folder: str | None = None) -> None:
+        """Copies a file, or all files of a folder, to the run's artifacts."""
+        with local_copy(as_path(path)) as local:
+            if local.is_dir():
+                self.tracking.ask(lambda client: client.log_artifacts(self.run_id, str(local), folder))
+            else:
+                self.tracking.ask(lambda client: client.log_artifact(self.run_id, str(local), folder))
 
     def log_dict(self, value: Mapping[str, Any], artifact: str) -> None:
         """Writes a JSON or YAML artifact, by its suffix."""
@@ -216,23 +217,30 @@ class RunLog:
 
 
 def connect(
-    config: TrackingConfig, folder: str | Path, timeout_s: float = 5.0, *, must_exist: bool = False
+    config: TrackingConfig, folder: str | AnyPath, timeout_s: float = 5.0, *, must_exist: bool = False
 ) -> Tracking:
     """Finds the tracking store, checks that it answers, and creates the experiment if it is new.
 
     Args:
         config: where to record.
-        folder: local run folder; holds the SQLite file and the artifacts unless the configuration says otherwise.
+        folder: run folder; holds the SQLite file and the artifacts unless the configuration says otherwise.
         timeout_s: how long a server may take to answer.
         must_exist: refuse to create an empty SQLite store; for commands that only ask.
 
     Raises:
         PreflightError: the server does not answer in time, or is not an MLflow server.
-        ConfigError: a SQLite URI with a relative path, or a folder whose path cannot stand in one.
+        ConfigError: a SQLite URI with a relative path, a folder whose path cannot stand in one, or a remote folder
+            without a named store.
         LineageError: the store refused, for instance because the experiment was deleted, or does not exist.
     """
-    folder = Path(folder).resolve()
+    place = as_path(folder)
     named = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
+    if not named and not isinstance(place, Path):
+        raise ConfigError(
+            f"tracking.uri: {place} cannot hold the SQLite file that runs are recorded in; name an MLflow server, here "
+            "or in MLFLOW_TRACKING_URI."
+        )
+    folder = folder_of_machine(place)
     if not named and any(mark in str(folder) for mark in "?%"):
         raise ConfigError(
             f"folder {folder}: ? and % mean something else in the address of the record that is kept there; choose a "

@@ -5,7 +5,6 @@ training begins (:mod:`posecore.models.weights.initial` reads it), so that a tra
 and not on the code that reads the files of others. A folder's path is no part of what it is.
 """
 
-from pathlib import Path
 from typing import Protocol, Self
 
 from pydantic import Field
@@ -17,7 +16,7 @@ from posecore.models.pose_model import PoseModel
 from posecore.models.saving import WEIGHTS_FILE, load_model, load_outline
 from posecore.models.warm_start import WarmStart, WarmStartConfig, warm_start
 from posecore.schema import Json
-from posecore.storage import as_path, sha256_of
+from posecore.storage import AnyPath, as_path, for_all_nodes, sha256_of
 
 OWN_LAYOUT = "posecore"
 """Name of ours among the layouts, a folder that :mod:`posecore.models.saving` writes."""
@@ -37,14 +36,14 @@ class ModelFolder(Config):
     card: str | None = None
 
     @classmethod
-    def at(cls, folder: str | Path) -> Self:
+    def at(cls, folder: str | AnyPath) -> Self:
         """The model that is in a folder now.
 
         Raises:
             CheckpointError: there is none.
             IntegrityError: its card is damaged.
         """
-        path = Path(folder).resolve()
+        path = for_all_nodes(folder)
         found = load_outline(path).card
         # Licences are listed by where weights came from; only their terms are part of what the model is.
         terms = sorted(set(found.licenses.values()))

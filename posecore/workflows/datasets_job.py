@@ -1,7 +1,6 @@
 """What every job on several datasets is told, whatever it does with them."""
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
@@ -19,7 +18,7 @@ from posecore.loading.mixture import Shuffle, Unlabelled
 from posecore.loading.precut import PrecutSettings
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
-from posecore.storage import as_path
+from posecore.storage import AnyPath, as_path, for_all_nodes
 
 
 class DatasetEntry(Config):
@@ -178,7 +177,7 @@ class DatasetsJob(Config):
 
     Attributes:
         name: of the workflow, and of the registered model.
-        run_folder: everything the run writes; a local folder, or one that every node mounts.
+        run_folder: everything the run writes; a local folder, one that every node mounts, or any fsspec URL.
         data_folder: what relative dataset roots are relative to.
         tracking: MLflow store.
         datasets: what is trained and judged on.
@@ -220,13 +219,22 @@ class DatasetsJob(Config):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
+
+    def _refuse_remote(self, what: str) -> None:
+        """For what reads and writes its files where they lie."""
         if "://" in self.run_folder:
-            raise ValueError(f"run_folder: {self.run_folder} is a URL; give a folder that every node mounts.")
+            raise ValueError(
+                f"run_folder: {self.run_folder} is a URL, and {what} wants a folder that every node mounts."
+            )
 
     @property
-    def folder(self) -> Path:
-        """The run folder, absolute: a submitted job runs in a directory that is thrown away."""
-        return Path(self.run_folder).resolve()
+    def folder(self) -> AnyPath:
+        """The run folder, absolute: a submitted job runs in a directory that is thrown away.
+
+        Raises:
+            ConfigError: fsspec cannot open it, or no other process could.
+        """
+        return for_all_nodes(self.run_folder)
 
     def num_keypoints(self, definitions: Mapping[str, DatasetDefinition]) -> dict[str, int]:
         """By dataset that is trained on, its points."""

@@ -25,7 +25,7 @@ from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.models.weights.layout import CONFIG_FILE
 from posecore.schema import Json
-from posecore.storage import sha256_of
+from posecore.storage import AnyPath, sha256_of
 
 REGISTRY = "models:/"
 """What the address of a registered version begins with."""
@@ -51,7 +51,7 @@ class FetchedModel:
         return self.source.read()
 
 
-def fetch_model(wanted: SourceConfig, folder: Path, tracking: Tracking) -> FetchedModel:
+def fetch_model(wanted: SourceConfig, folder: AnyPath, tracking: Tracking) -> FetchedModel:
     """Copies a model into a folder.
 
     Args:
@@ -76,7 +76,7 @@ def fetch_model(wanted: SourceConfig, folder: Path, tracking: Tracking) -> Fetch
     return FetchedModel(ModelFolder.at(copy), record, version)
 
 
-def fetch_start(wanted: WeightsConfig, folder: Path) -> StartFolder:
+def fetch_start(wanted: WeightsConfig, folder: AnyPath) -> StartFolder:
     """Copies weights to start from into a folder.
 
     Args:
@@ -111,7 +111,7 @@ def refuse_other_conventions(
         inherited_conventions(model, start.outline(), start.take)
 
 
-def _copied(source: SourceConfig, folder: Path) -> Path:
+def _copied(source: SourceConfig, folder: AnyPath) -> AnyPath:
     path = Path(source.source)
     beside = [(path if path.is_dir() else path.parent) / name for name in (CARD_FILE, CONFIG_FILE)]
     decided = {

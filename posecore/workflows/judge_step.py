@@ -1,7 +1,6 @@
 """The step that judges one of several models of a job on ingested splits, each by its dataset's protocol."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.dataset_inputs import log_dataset_inputs
@@ -9,6 +8,7 @@ from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
 from posecore.models.sources import ModelFolder
+from posecore.storage import as_path
 from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.steps import Split, vouched
@@ -41,7 +41,7 @@ def judge_step(
     """
     stores = {split.entry.name: split.location for split in splits}
     answering = {split.entry.name: split.entry.answering_head for split in splits} | dict(heads or {})
-    out = Path(folder).parent / "evaluation" / who
+    out = as_path(folder).parent / "evaluation" / who
 
     def execute(log: RunLog) -> Outputs:
         log_dataset_inputs(log, [split.use for split in splits])
@@ -54,9 +54,9 @@ def judge_step(
             name: {error.name: error.relative if error.labelled else None for error in found}
             for name, found in result.errors.items()
         }
-        log.log_file(Path(result.report))
+        log.log_file(result.report)
         for name, path in result.clinical_files.items():
-            log.log_file(Path(path), name)
+            log.log_file(path, name)
         clinical = {name: str(path) for name, path in result.clinical_files.items()}
         values = {"metrics": result.metrics, "errors": errors, "report": str(result.report), "clinical": clinical}
         return Outputs(values, vouched(result.report, *result.clinical_files.values()))

@@ -6,7 +6,6 @@ It imports nothing that it does not run: the modules of its method and of its ev
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
 import torch
@@ -169,7 +168,7 @@ class MultiDatasetWorker:
         """See :class:`~posecore.workflows.train_step.TrainingWorker`."""
         return replace(self, corrections=corrections, evaluate=evaluate)
 
-    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+    def kept_files(self, checkpoint: AnyPath, run_dir: AnyPath) -> tuple[AnyPath, ...]:
         """See :class:`~posecore.workflows.train_step.TrainingWorker`: none, for training that adds nothing."""
         return ()
 

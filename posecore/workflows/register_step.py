@@ -1,12 +1,12 @@
 """The step that makes a trained model a version in the registry, of every job that trains."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.storage import as_path, local_copy
 from posecore.workflows.steps import Split
 
 
@@ -42,16 +42,12 @@ def register_step(
     def execute(log: RunLog) -> Outputs:
         for path in adapter:
             log.log_file(path, "adapter")
-        version = register_model(
-            log,
-            workflow.name,
-            Path(model.values["folder"]),
-            [split.use for split in splits],
-            judged,
-            parent=parent,
-            tags={"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"]), **(tags or {})},
-            summary=summary,
-        )
+        said = {"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"]), **(tags or {})}
+        uses = [split.use for split in splits]
+        with local_copy(as_path(model.values["folder"])) as folder:
+            version = register_model(
+                log, workflow.name, folder, uses, judged, parent=parent, tags=said, summary=summary
+            )
         return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     inputs = {

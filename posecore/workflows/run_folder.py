@@ -20,6 +20,7 @@ from posecore.errors import CheckpointError
 from posecore.lineage.steps import Workflow
 from posecore.lineage.versions import RESUMED_CODE
 from posecore.schema import Json
+from posecore.storage import AnyPath, make_folder, write_atomically
 from posecore.training.checkpoint import MANIFEST_FILE
 from posecore.workflows.machines import RUN_NAME
 
@@ -37,12 +38,12 @@ class RunFolders:
         other: of another code whose checkpoints are gone on from, what names its folders; "" for none.
     """
 
-    folder: Path
+    folder: AnyPath
     code: str
     other: str = ""
 
     @classmethod
-    def of(cls, run_folder: Path, inputs: Mapping[str, Any], code: str, workflow: Workflow) -> "RunFolders":
+    def of(cls, run_folder: AnyPath, inputs: Mapping[str, Any], code: str, workflow: Workflow) -> "RunFolders":
         """Those of the inputs of a training; it may go on with another number of workers, on the same samples.
 
         Args:
@@ -89,7 +90,7 @@ class RunFolders:
         """What the fingerprint of such a training says beside its inputs and its code."""
         return {RESUMED_CODE: self.other} if self.other else {}
 
-    def open(self, *, clean: bool) -> Path:
+    def open(self, *, clean: bool) -> AnyPath:
         """The folder to write to, made if there is none.
 
         Args:
@@ -99,17 +100,15 @@ class RunFolders:
         newest = max(self._numbers(name), default=0)
         if clean:
             newest += 1
-            while not _made(self.folder / _numbered(name, newest)):  # another driver was faster
+            while not make_folder(self.folder / _numbered(name, newest)):  # another driver was faster
                 newest += 1
         folder = self.folder / _numbered(name, max(newest, 1))
         if self.other and not folder.exists():
             number = max(
                 n for n in self._numbers(self.other) if _has_checkpoints(self.folder / _numbered(self.other, n))
             )
-            with aside_folder(self.folder) as aside:
-                shutil.copytree(self.folder / _numbered(self.other, number) / RUN_NAME, aside / RUN_NAME)
-                aside.rename(folder)
-        folder.mkdir(parents=True, exist_ok=True)
+            _copy_checkpoints(self.folder / _numbered(self.other, number), folder)
+        make_folder(folder)
         return folder
 
     def _numbers(self, name: str) -> list[int]:
@@ -117,20 +116,24 @@ class RunFolders:
         return [int(match["number"] or 1) for match in matches if match and match["lineage"] == name]
 
 
-def _has_checkpoints(folder: Path) -> bool:
+def _copy_checkpoints(source: AnyPath, target: AnyPath) -> None:
+    """Copies what another code left; a checkpoint without its manifest, which is copied last, is none."""
+    if isinstance(target, Path):
+        with aside_folder(target.parent) as aside:
+            shutil.copytree(source / RUN_NAME, aside / RUN_NAME)
+            aside.rename(target)
+        return
+    files = [path for path in (source / RUN_NAME).rglob("*") if path.is_file()]
+    for path in sorted(files, key=lambda path: path.name == MANIFEST_FILE):
+        write_atomically(target / path.relative_to(source).as_posix(), path.read_bytes())
+
+
+def _has_checkpoints(folder: AnyPath) -> bool:
     return any((folder / RUN_NAME).rglob(MANIFEST_FILE))
 
 
 def _numbered(name: str, number: int) -> str:
     return name if number == 1 else f"{name}-{number}"
-
-
-def _made(folder: Path) -> bool:
-    try:
-        folder.mkdir(parents=True)
-    except FileExistsError:
-        return False
-    return True
 
 
 def _plain(value: Any) -> Json:

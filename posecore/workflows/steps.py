@@ -25,7 +25,7 @@ from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections
 from posecore.shards.manifest import MANIFEST_NAME, ShardEntry, read_manifest
 from posecore.shards.store import open_store
-from posecore.storage import as_path, make_writable
+from posecore.storage import AnyPath, as_path, make_writable
 from posecore.training.checkpoint import MANIFEST_FILE as CHECKPOINT_FILE
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob
 from posecore.workflows.ingestion import ingest_split
@@ -91,11 +91,22 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
         for role in entry.roles:
             source = source_for(definitions[entry.name], entry.split(role), config.root(entry))
             source_file(source, source.annotations)
-    make_writable(config.folder, "run_folder")
-    free = shutil.disk_usage(config.folder).free
+    check_run_folder(config.folder)
+
+
+def check_run_folder(folder: AnyPath) -> None:
+    """Refuses a run folder that cannot be written, or whose disk is nearly full.
+
+    Raises:
+        PreflightError: says why.
+    """
+    make_writable(folder, "run_folder")
+    if not isinstance(folder, Path):
+        return
+    free = shutil.disk_usage(folder).free
     if free < _LEAST_FREE_BYTES:
         raise PreflightError(
-            f"run_folder {config.folder}: {free / 2**30:.1f} GiB are free, less than the {_LEAST_FREE_BYTES / 2**30:g} "
+            f"run_folder {folder}: {free / 2**30:.1f} GiB are free, less than the {_LEAST_FREE_BYTES / 2**30:g} "
             "GiB a run wants at least; free some space or choose another run_folder."
         )
 
@@ -116,7 +127,7 @@ def ingest_splits(
     ]
 
 
-def shards_of(config: DatasetsJob, entry: DatasetEntry) -> Path:
+def shards_of(config: DatasetsJob, entry: DatasetEntry) -> AnyPath:
     """Folder of an entry's shards; entries may change a definition, so each has its own."""
     return config.folder / "shards" / entry.name
 
@@ -216,12 +227,12 @@ def made_of_training(files: Sequence[OutputFile]) -> tuple[Made, ...]:
 
 
 def vouched_shards(
-    folder: Path, shards: Iterable[ShardEntry | AnswerShard], tables: Mapping[str, str]
+    folder: AnyPath, shards: Iterable[ShardEntry | AnswerShard], tables: Mapping[str, str]
 ) -> tuple[OutputFile, ...]:
     """Every file of a folder of shards that is ever read: manifest, tables and tars, none of which is read for it.
 
     Args:
-        folder: local.
+        folder: that has them.
         shards: its tars, as its manifest lists them.
         tables: SHA-256 of the tables beside them, by file name.
     """

@@ -1,7 +1,6 @@
 """The step that trains a model on ingested splits, of every job that trains."""
 
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any, Protocol, Self
 
 from posecore.evaluation.inference import InferenceSettings
@@ -70,7 +69,7 @@ class TrainingWorker(Protocol):
         """The model of a checkpoint of this worker, to be written a tensor at a time."""
         ...
 
-    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+    def kept_files(self, checkpoint: AnyPath, run_dir: AnyPath) -> tuple[AnyPath, ...]:
         """What later steps read beside the model, written if it is not there."""
         ...
 

@@ -90,6 +90,7 @@ class DistillationJob(DatasetsJob):
 
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
+        self._refuse_remote("a distillation")
         self.mixture()  # refuses what contradicts itself before anything starts
         if self.cache is not None:
             check_cache(self.cache, self.datasets, self.loading)

@@ -1,7 +1,5 @@
 """The step that shows what a masked autoencoder fills in."""
 
-from pathlib import Path
-
 from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
@@ -30,7 +28,7 @@ def reconstruct_step(
     """
     name, judge = split.entry.name, worker.evaluate
     assert isinstance(judge, ReconstructionJudge), judge
-    picture = Path(model.values["run_dir"]) / "reconstruction" / f"{name}.png"
+    picture = as_path(model.values["run_dir"]) / "reconstruction" / f"{name}.png"
 
     def execute(log: RunLog) -> Outputs:
         log_dataset_inputs(log, [split.use])

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import Any, Self
 
 import torch
@@ -115,6 +114,6 @@ class PretrainingWorker:
         """The encoder as a checkpoint of this worker holds it; raises what :meth:`trained_method` raises."""
         return self.trained_method(checkpoint).model
 
-    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+    def kept_files(self, checkpoint: AnyPath, run_dir: AnyPath) -> tuple[AnyPath, ...]:
         """See :class:`~posecore.workflows.train_step.TrainingWorker`: the checkpoint, which has the decoder as well."""
         return (checkpoint / MANIFEST_FILE,)

@@ -1,0 +1,124 @@
+"""A run whose folder is a URL of an S3 server: nothing of it lies on this machine but locks and caches."""
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import mlflow
+import pytest
+import yaml
+from mlflow import MlflowClient
+from upath import UPath
+
+from pipelines.multidataset_train import JobConfig, main
+from posecore.config import load_config
+from posecore.errors import ConfigError
+from posecore.lineage.registry import default_store
+from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.storage import as_path, folder_of_machine, local_copy, make_folder
+from posecore.synth.writers import write_dataset
+from posecore.workflows.steps import check_run_folder
+from tests.support.s3_server import BUCKET, s3_server
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[UPath]:
+    """A bucket, reached as users reach theirs: by a URL, and credentials in the environment."""
+    with s3_server() as (host, port), pytest.MonkeyPatch.context() as patch:
+        for name, value in {
+            "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+            "AWS_ACCESS_KEY_ID": "test",
+            "AWS_SECRET_ACCESS_KEY": "test",
+            "TORCHELASTIC_RUN_ID": "test",  # as torchrun sets it: this process does the work
+        }.items():
+            patch.setenv(name, value)
+        yield as_path(f"s3://{BUCKET}")
+
+
+def test_the_main_job_runs_registers_and_is_reused(
+    store: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("POSECORE_CACHE", str(tmp_path / "cache"))
+    write_dataset("mpii", tmp_path / "mpii", num_train=8, num_val=4, image_size=(96, 96), seed=0)
+    tracking = f"sqlite:///{tmp_path / 'mlflow.db'}"
+    values = {
+        "name": "far",
+        "run_folder": f"s3://{BUCKET}/runs/far",
+        "data_folder": str(tmp_path),
+        "tracking": {"uri": tracking, "artifact_root": str(tmp_path / "artifacts")},
+        "datasets": [{"name": "mpii", "root": "mpii", "train": "train", "evaluate": "val"}],
+        "ingest": {"images_per_shard": 3},
+        "model": {
+            "backbone": {"preset": "vit-nano"},
+            "head": {"kind": "classic", "channels": 8},
+            "input_size": [64, 48],
+        },
+        "training": {"steps": 4, "global_batch": 4, "checkpoint_every": 2, "engine": {"kind": "torch"}},
+        "worst_cases": 1,
+    }
+    file = tmp_path / "far.yaml"
+    file.write_text(yaml.safe_dump(values))
+
+    assert main(["--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE)[-3:] == ["train", "evaluate:mpii", "register"]
+    written = {path.name for path in (store / "runs" / "far").rglob("*")}
+    assert {"shard-000000.tar", "manifest.json", "model.safetensors", "report.html"} <= written
+    left = {path.name for path in (tmp_path / "cache" / "runs").rglob("*") if path.is_file()}
+    assert all(name.endswith(".lock") for name in left), "the curve arrived, and all else is in the store"
+
+    client = MlflowClient(tracking)
+    run = client.get_run(client.get_model_version("far", "1").tags["training_run_id"])
+    assert run.data.metrics["loss/mpii"] > 0
+    with default_store(tracking):
+        model = mlflow.pyfunc.load_model("models:/far/1")
+    photo = next((tmp_path / "mpii" / "images").iterdir()).read_bytes()
+    assert len(model.predict([{"image": photo}], params={"dataset": "mpii"})) == 1
+
+    assert main(["--config", str(file)]) == 0
+    assert not re.findall(r"^(\S+) +ran ", capsys.readouterr().out, re.MULTILINE)
+
+
+def test_of_two_that_make_a_folder_one_is_told_that_it_did(store: UPath, tmp_path: Path) -> None:
+    for place in (store / "made", tmp_path / "made"):
+        assert make_folder(place)
+        assert not make_folder(place)
+
+
+def test_a_copy_lasts_as_long_as_its_block(store: UPath) -> None:
+    (store / "copied" / "sub" / "file").write_bytes(b"content")
+    with local_copy(store / "copied") as folder:
+        assert (folder / "sub" / "file").read_bytes() == b"content"
+    assert not folder.exists()
+    with local_copy(store / "copied" / "sub" / "file") as copy:
+        assert copy.name == "file"
+        assert copy.read_bytes() == b"content"
+    with local_copy(Path(__file__)) as own:
+        assert own == Path(__file__)
+
+
+def test_a_store_that_is_not_there_is_refused_before_anything_starts(store: UPath) -> None:
+    check_run_folder(store / "anywhere")
+    with pytest.raises(Exception, match=r"run_folder s3://no-such-bucket/run cannot be written \(.*check the address"):
+        check_run_folder(as_path("s3://no-such-bucket/run"))
+
+
+def test_a_remote_run_needs_a_tracking_server(store: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    with pytest.raises(
+        ConfigError, match=r"tracking.uri: s3://\S+ cannot hold the SQLite file .* name an MLflow server"
+    ):
+        connect(TrackingConfig(), store / "run")
+
+
+def test_what_belongs_to_a_run_and_stays_on_a_machine_has_a_place(store: UPath, tmp_path: Path) -> None:
+    assert folder_of_machine(tmp_path) == tmp_path.resolve()
+    first, second = folder_of_machine(store / "a"), folder_of_machine(f"s3://{BUCKET}/a")
+    assert first == second != folder_of_machine(store / "b")
+
+
+def test_what_reads_its_files_where_they_lie_refuses_a_url(tmp_path: Path) -> None:
+    demo = Path(__file__).parents[2] / "pipelines" / "configs" / "demo.yaml"
+    changes = ["run_folder=s3://bucket/run", "label_check={}", "training.evaluate_every=1"]
+    with pytest.raises(ConfigError, match="s3://bucket/run is a URL, and label_check wants a folder"):
+        load_config(demo, JobConfig, changes)
