@@ -215,11 +215,12 @@ def main() -> None:
     parser.add_argument("question", choices=["plan", "read", "driver"])
     parser.add_argument("--images", type=int, nargs="+", required=True)
     parser.add_argument("--bodies", type=int, default=10)
+    parser.add_argument("--ids", choices=["in-order", "shuffled"], nargs="+", default=["in-order", "shuffled"])
     arguments = parser.parse_args()
     sizes, bodies = arguments.images, arguments.bodies
     if arguments.question == "plan":
         print("| images | ids | s | s of processor | peak, MB | before, MB |\n|--:|---|--:|--:|--:|--:|")
-        for shuffled in (False, True):
+        for shuffled in [ids == "shuffled" for ids in arguments.ids]:
             seconds = []
             for size in sizes:
                 found = alone(plan_one, size, bodies, shuffled)
