@@ -39,6 +39,7 @@ from posecore.formats.reader import ReaderOfParts, Source
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.plan import plan_shards
 from posecore.ingest.read import IMAGES_PER_PART
+from posecore.ingest.run import ingest
 from posecore.schema import Instance, Record
 from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns
 from posecore.tables.parts import PartEntry, write_part
@@ -137,7 +138,7 @@ class MadeUpReader(ReaderOfParts):
 def drive(num_images: int, bodies: int) -> dict[str, float]:
     """Seconds and the driver's own peak of one ingestion on a local Ray."""
     from posecore.cluster.connection import connect_to_ray
-    from posecore.cluster.ingestion import ingest_split
+    from posecore.cluster.ingestion import OnRay
 
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "root"
@@ -149,7 +150,8 @@ def drive(num_images: int, bodies: int) -> dict[str, float]:
         values = {**dict(definition()), "reader": "benchmarks.ingest_scale:MadeUpReader"}
         connect_to_ray()
         before, cpu, wall = _own_peak(), time.process_time(), time.perf_counter()
-        manifest = ingest_split(DatasetDefinition.model_validate(values), "train", root, Path(folder) / "out")
+        made_up = DatasetDefinition.model_validate(values)
+        manifest = ingest(ingest_job(made_up, "train", root, Path(folder) / "out", IngestSettings()), executor=OnRay())
         assert manifest.num_images == num_images
         seconds = {"wall_s": time.perf_counter() - wall, "cpu_s": time.process_time() - cpu}
         return {**seconds, "before": before, "peak": _own_peak()}
