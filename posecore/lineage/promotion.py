@@ -20,7 +20,7 @@ from posecore.lineage.permissions import objections
 from posecore.lineage.pictures import Editions
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.tracking import RunLog, Tracking
-from posecore.lineage.versions import RegisteredVersion, evaluations, get_version
+from posecore.lineage.versions import WITHDRAWN_TAG, RegisteredVersion, evaluations, get_version
 
 Action: TypeAlias = Literal["promote", "rollback", "withdrawal"]
 
@@ -174,11 +174,13 @@ def promote(
         LineageError: a gate failed (the message is its sentence), the version already holds the alias, or it does not
             exist. A failed gate is recorded, too.
     """
-    get_version(tracking, candidate.name, candidate.version)
+    marked = get_version(tracking, candidate.name, candidate.version).tags.get(WITHDRAWN_TAG)
     holder = alias_holder(tracking, candidate.name, alias)
     if holder == candidate:
         raise LineageError(f"{candidate.name} version {candidate.version} already holds {alias}; nothing was moved.")
     checks = check_gates(tracking, candidate, holder, config)
+    if marked is not None:
+        checks.append(Check(passed=False, statement=f"it has seen what was withdrawn since (run {marked})."))
     failed = [check.statement for check in checks if not check.passed]
     run = _start(tracking, "promote", candidate.name, alias, holder, candidate, reason)
     report = {
@@ -191,6 +193,12 @@ def promote(
         run.set_tags({"posecore.reason": " ".join(failed)})
         run.end("FAILED")
         raise LineageError(f"{candidate.name} version {candidate.version} was not promoted: {' '.join(failed)}")
+    if (now := alias_holder(tracking, candidate.name, alias)) != holder:  # somebody else was faster
+        told = "nobody" if now is None else f"version {now.version}"
+        sentence = f"{alias} is held by {told} since the gates were checked; compare with that one and promote again."
+        run.set_tags({"posecore.reason": sentence})
+        run.end("FAILED")
+        raise LineageError(f"{candidate.name} version {candidate.version} was not promoted: {sentence}")
     tracking.client.set_registered_model_alias(candidate.name, alias, str(candidate.version))
     run.end()
     return checks
@@ -198,6 +206,8 @@ def promote(
 
 def rollback(tracking: Tracking, name: str, alias: str, reason: str) -> RegisteredVersion | None:
     """Undoes the last move of an alias; called again, the one before.
+
+    Versions that were deleted, or that have seen what was withdrawn since, are passed over.
 
     Args:
         tracking: the store.
@@ -223,12 +233,20 @@ def rollback(tracking: Tracking, name: str, alias: str, reason: str) -> Register
             f"{name}: {alias} points at {now}, the record says version {holders[-1]}; it was moved by other means, so "
             "promote the version you want instead."
         )
-    earlier = holders[-2] if len(holders) > 1 else None
-    target = None if earlier is None else RegisteredVersion(name, earlier)
+    earlier = (RegisteredVersion(name, number) for number in reversed(holders[:-1]))
+    target = next((version for version in earlier if _may_hold(tracking, version)), None)
     run = _start(tracking, "rollback", name, alias, current, target, reason)
     _set_alias(tracking, name, alias, target)
     run.end()
     return target
+
+
+def _may_hold(tracking: Tracking, version: RegisteredVersion) -> bool:
+    """Whether a version is still registered and no withdrawal has marked it."""
+    try:
+        return WITHDRAWN_TAG not in get_version(tracking, version.name, version.version).tags
+    except LineageError:
+        return False
 
 
 def move_off(
@@ -266,14 +284,19 @@ def _set_alias(tracking: Tracking, name: str, alias: str, target: RegisteredVers
 
 
 def history(tracking: Tracking, name: str, alias: str) -> list[Move]:
-    """Every attempt to move an alias, oldest first."""
-    wanted = {"posecore.kind": "promotion", "posecore.model": name, "posecore.alias": alias}
-    runs = tracking.client.search_runs(
-        [tracking.experiment_id],
-        " AND ".join(f"tags.`{key}` = '{value}'" for key, value in wanted.items()),
+    """Every attempt to move an alias, oldest first, in whatever experiment it was recorded."""
+    found = tracking.client.search_runs(
+        [each.experiment_id for each in tracking.client.search_experiments()],
+        "tags.`posecore.kind` = 'promotion'",
         order_by=["attributes.start_time ASC"],
         max_results=10_000,
     )
+    # Compared here: a name may hold what a filter cannot quote.
+    runs = [
+        run
+        for run in found
+        if (run.data.tags.get("posecore.model"), run.data.tags.get("posecore.alias")) == (name, alias)
+    ]
     holder = alias_holder(tracking, name, alias)
     moves = [_move(run) for run in runs]
     # A process that died between moving the alias and closing its record leaves the record RUNNING; the alias decides.
@@ -370,14 +393,12 @@ def _move(run: Run) -> Move:
 
 
 def _holders(moves: Sequence[Move]) -> list[int]:
-    """Versions that held the alias, as a stack: a promotion puts one on top, a rollback takes the top off."""
+    """Versions that held the alias, as a stack: a promotion puts one on top, going back takes off what lies above."""
     stack: list[int] = []
     for move in moves:
         if not move.done:
             continue
-        if move.action == "rollback":
-            stack.pop()
-        elif move.action == "withdrawal":
+        if move.action in ("rollback", "withdrawal"):
             while stack and stack[-1] != move.target:
                 stack.pop()
         elif move.target is not None:

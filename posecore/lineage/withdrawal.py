@@ -34,7 +34,7 @@ from posecore.lineage.query import LineageGraph
 from posecore.lineage.steps import OUTPUTS_FILE
 from posecore.lineage.stored_artifacts import remove_artifacts
 from posecore.lineage.tracking import Tracking, user_name
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.versions import WITHDRAWN_TAG, RegisteredVersion
 from posecore.lineage.withdrawal_plan import Item, ItemKind, WithdrawalPlan
 from posecore.lineage.withdrawal_record import KIND, RECORD_FILE, sealed, withdrawal_records
 from posecore.shards.editions import EDITIONS_NAME
@@ -42,9 +42,6 @@ from posecore.shards.index import write_table
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, MANIFEST_NAME, QUARANTINE_NAME, read_manifest
 from posecore.shards.precut import FOLDER_NAME as PRECUT_FOLDER
 from posecore.storage import AnyPath, as_path, remove_folder
-
-WITHDRAWN_TAG = "withdrawn"
-"""Tag of a version that has seen what was withdrawn: the run of the withdrawal."""
 
 
 class WithdrawalPolicy(Config):

@@ -4,15 +4,23 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from pipelines import promote as command
 from posecore.errors import ConfigError, LineageError
+from posecore.lineage import promotion
 from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.promotion import Gate, PromotionConfig, alias_holder, history, promote, rollback
-from posecore.lineage.tracking import RunLog, Tracking
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version, record_evaluation
+from posecore.lineage.promotion import Gate, PromotionConfig, alias_holder, history, move_off, promote, rollback
+from posecore.lineage.tracking import RunLog, Tracking, TrackingConfig, connect
+from posecore.lineage.versions import (
+    WITHDRAWN_TAG,
+    EvaluationResult,
+    RegisteredVersion,
+    get_version,
+    record_evaluation,
+)
 from tests.support.tiny_store import write_store
 
 EVAL = "e" * 64
@@ -189,6 +197,56 @@ def test_a_rollback_needs_a_reason_and_a_record_that_fits(
     tracking.client.set_registered_model_alias(two.name, CHAMPION, "2")
     with pytest.raises(LineageError, match="points at version 2, the record says version 1"):
         rollback(tracking, one.name, CHAMPION, "bad")
+
+
+def test_a_rollback_passes_over_what_is_deleted_or_has_seen_what_was_withdrawn(
+    tracking: Tracking, register: Callable[..., RegisteredVersion]
+) -> None:
+    versions = [register() for _ in range(4)]
+    for version in versions:
+        promote(tracking, version, CHAMPION, gates())
+    one, two, three, _ = versions
+    tracking.client.delete_model_version(three.name, str(three.version))
+    tracking.client.set_model_version_tag(two.name, str(two.version), WITHDRAWN_TAG, "run")
+    assert rollback(tracking, one.name, CHAMPION, "worse") == one
+    assert rollback(tracking, one.name, CHAMPION, "worse, too") is None
+    with pytest.raises(LineageError, match="has seen what was withdrawn since"):
+        promote(tracking, two, CHAMPION, gates())
+
+
+def test_an_alias_is_moved_off_a_version_wherever_its_moves_were_recorded(
+    tracking: Tracking, register: Callable[..., RegisteredVersion], store_folder: Path
+) -> None:
+    one, two, three = register(), register(), register()
+    for version in (one, two, three):
+        promote(tracking, version, "staging", gates())
+    elsewhere = connect(TrackingConfig(uri=tracking.uri, experiment="withdrawals"), store_folder)
+    assert move_off(elsewhere, three, "staging", {one}.__contains__, "withdrawal of x") == one
+    assert alias_holder(tracking, one.name, "staging") == one
+    assert history(tracking, one.name, "staging")[-1].action == "withdrawal"
+    assert rollback(tracking, one.name, "staging", "not good either") is None
+    assert history(tracking, "nobody's model", "staging") == []
+
+
+def test_of_two_promotions_at_once_the_later_one_is_told(
+    tracking: Tracking, register: Callable[..., RegisteredVersion], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, two = register(AP=0.7), register(AP=0.8)
+    checked = promotion.check_gates
+
+    def slowly(*given: Any) -> list[promotion.Check]:
+        monkeypatch.undo()
+        promote(tracking, two, CHAMPION, gates())
+        return checked(*given)
+
+    monkeypatch.setattr(promotion, "check_gates", slowly)
+    with pytest.raises(LineageError, match="champion is held by version 2 since the gates were checked"):
+        promote(tracking, one, CHAMPION, gates())
+    assert alias_holder(tracking, one.name, CHAMPION) == two
+    assert [move.done for move in sorted(history(tracking, one.name, CHAMPION), key=lambda move: move.done)] == [
+        False,
+        True,
+    ]
 
 
 def test_a_crash_before_the_move_promotes_nothing(
