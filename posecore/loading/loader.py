@@ -304,7 +304,9 @@ class Loader:
         first = steps[-1] % self.sampler.steps_per_epoch + 1
         rows = slice(first, first + self.config.mixture.shuffle_window)
         dataset, instance = table.dataset[rows, self._slots].T, table.instance[rows, self._slots].T
-        return [set(self._images(*of_slot)) for of_slot in zip(dataset, instance, strict=True)]
+        images = self._images(dataset.ravel(), instance.ravel().astype(np.int64))
+        length = dataset.shape[1]
+        return [set(images[slot * length : (slot + 1) * length]) for slot in range(len(self._slots))]
 
     def _images(self, dataset: NDArray[np.int16], instance: NDArray[np.int64]) -> list[ImageKey]:
         """The pictures n crops are cut from."""

@@ -7,8 +7,6 @@ there for that.
 import hashlib
 import io
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -139,8 +137,10 @@ class ShardStore:
             StorageError: the store does not answer, or there is no room for the shard.
         """
         if self._cache is not None:
-            with self._named_if_missing(shard):
+            try:
                 self._cache.fetch(*(self.precut.place(shard) if precut else self._shard(shard)))
+            except FileNotFoundError:
+                raise self._missing(shard) from None
 
     @cached_property
     def precut(self) -> PrecutStore:
@@ -283,21 +283,19 @@ class ShardStore:
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:
         shard = int(self._columns["shard"][image_row])
-        with self._named_if_missing(shard):
+        try:
             if self._cache is None:
                 data = self._files.read(shard, offset, size)
             else:
                 data = self._cache.read(*self._shard(shard), offset, size)
+        except FileNotFoundError:
+            raise self._missing(shard) from None
         if len(data) != size:
             self._damaged(image_row, f"the shard ends at byte {offset + len(data)}, within a sample")
         return data
 
-    @contextmanager
-    def _named_if_missing(self, shard: int) -> Iterator[None]:
-        try:
-            yield
-        except FileNotFoundError:
-            raise IntegrityError(f"{self._shard(shard)[0]}: the shard is missing; {REPAIR}.") from None
+    def _missing(self, shard: int) -> IntegrityError:
+        return IntegrityError(f"{self._shard(shard)[0]}: the shard is missing; {REPAIR}.")
 
     def _shard(self, number: int) -> tuple[AnyPath, ShardEntry]:
         entry = self.manifest.shards[number]
