@@ -9,7 +9,7 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from pathlib import Path
@@ -65,6 +65,7 @@ def train_with_ray(
     store = CheckpointStore(storage / RUN_NAME, config.num_to_keep)
     from ray import train
 
+    from posecore.cluster.network import GroupConfig
     from posecore.cluster.training_events import TrainingEvents
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
@@ -74,7 +75,9 @@ def train_with_ray(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.gpus_per_worker else {}),
+            placement_strategy=config.placement.replace("-", "_").upper(),
         ),
+        torch_config=GroupConfig(interface=config.network_interface),
         run_config=train.RunConfig(
             name=_RAY_NAME,
             storage_path=str(folder_of_machine(storage)),  # of its own records; checkpoints are not its business
@@ -115,6 +118,19 @@ def check_resources(config: WorkersConfig) -> None:
                 f"{workers} training workers with {each:g} {resource} each do not fit a cluster with "
                 f"{total.get(resource, 0.0):g} {resource}; lower num_workers or {resource.lower()}s_per_worker."
             )
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    together, apart = (workers, 1) if config.placement == "strict-pack" else (1, workers)
+    if config.placement.startswith("strict") and _nodes_with_room(nodes, config, together) < apart:
+        raise PreflightError(
+            f"cluster.placement {config.placement}: of {len(nodes)} nodes "
+            f"{_nodes_with_room(nodes, config, together)} have room for {together} training workers, and {apart} must; "
+            f"lower num_workers, or take {config.placement.removeprefix('strict-')}, which is content with less."
+        )
+
+
+def _nodes_with_room(nodes: Sequence[Mapping[str, float]], config: WorkersConfig, num_workers: int) -> int:
+    needs = {"CPU": config.cpus_per_worker, "GPU": float(config.gpus_per_worker)}
+    return sum(all(node.get(name, 0.0) >= num_workers * each for name, each in needs.items()) for node in nodes)
 
 
 def _trainer_class() -> "type[TorchTrainer]":

@@ -6,7 +6,7 @@ Steps are written against :class:`Machines`. What they write does not depend on 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Literal, Protocol, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,10 @@ Tool: TypeAlias = Callable[[Any], Any]
 """Does one piece of work."""
 
 
+Placement: TypeAlias = Literal["pack", "spread", "strict-pack", "strict-spread"]
+"""Where on a cluster training processes are put."""
+
+
 class WorkersConfig(Config):
     """How training is spread over a Ray cluster; torchrun has flags of its own for that.
 
@@ -35,6 +39,10 @@ class WorkersConfig(Config):
             waits for a replacement.
         cpus_per_worker: CPU cores Ray reserves for each worker; loader threads count.
         gpus_per_worker: GPUs for each worker, 0 or 1.
+        placement: ``pack`` fills one node after the other, ``spread`` takes as many nodes as there are,
+            ``strict-spread`` insists on a node for each worker, ``strict-pack`` on one node for all.
+        network_interface: that the workers' processes talk over, on every node; None takes that of the address by which
+            Ray knows the node, unless the node's environment names another.
         max_failures: restarts after a lost worker before the job gives up.
         num_to_keep: older checkpoints are deleted.
         poll_interval_s: how often the controller looks after its workers; its default of 2 s delays every checkpoint.
@@ -48,6 +56,8 @@ class WorkersConfig(Config):
     min_workers: int | None = Field(default=None, gt=0)
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
+    placement: Placement = "pack"
+    network_interface: str | None = None
     max_failures: int = Field(default=3, ge=0)
     num_to_keep: int = Field(default=3, gt=0)
     poll_interval_s: float = Field(default=0.5, gt=0)
