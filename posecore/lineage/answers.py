@@ -80,11 +80,12 @@ def describe_sightings(graph: LineageGraph, sightings: Sequence[Sighting]) -> li
 
 
 def _what(graph: LineageGraph, seen: Sighting) -> str:
-    start = seen.path[0].source if seen.path else seen.model
+    start = seen.start
     if isinstance(seen.use, WeightsUse):
         return f"came from {seen.use.source} {seen.use.digest[:12]}"
     if isinstance(seen.use, DatasetUse):
-        judged = bool(seen.path) and seen.path[0].relation == "judged on"
+        way = seen.reached[seen.model]
+        judged = way is not None and way.relation == "judged on"
         return f"{'judged' if judged else 'training'} on {seen.use.label} {start.key[:12]}"
     return f"came out of {graph.name(start)}"
 

@@ -22,24 +22,28 @@ _DIGEST_DIGITS = 8  # shorter hexadecimal words are taken for names
 _MODELS = ("version", "weights")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Sighting:
     """A model that has to do with something that was asked about.
 
     Attributes:
         model: a version, or the weights of a model that is not registered.
-        path: how, from what was asked about to the model; the nearest way of several.
+        start: where the nearest way from what was asked about begins.
+        through: the model that met it first: the model itself or an ancestor.
         use: the split, or the weights, where the way begins.
+        reached: everything that was reached, by which the way can be followed.
     """
 
     model: Node
-    path: tuple[Edge, ...]
+    start: Node
+    through: Node
     use: DatasetUse | WeightsUse | None
+    reached: Mapping[Node, Edge | None]
 
     @property
-    def through(self) -> Node:
-        """The model that met it first: the model itself or an ancestor."""
-        return next((edge.target for edge in self.path if edge.target.kind == "weights"), self.model)
+    def path(self) -> list[Edge]:
+        """The way; as long as there are generations, so of many models nobody should ask for all."""
+        return path_to(self.model, self.reached)
 
 
 @dataclass(frozen=True)
@@ -302,10 +306,14 @@ class LineageGraph:
         reached = self.graph.reached(starts)
         models = set(self.models)
         found = []
-        for node in reached:
+        begun: dict[Node, tuple[Node, Node | None]] = {}  # where the way to a node began, and the first model on it
+        for node, edge in reached.items():
+            start, first = (node, None) if edge is None else begun[edge.source]
+            if first is None and node.kind == "weights" and edge is not None:
+                first = node
+            begun[node] = start, first
             if node in models:
-                path = tuple(path_to(node, reached))
-                found.append(Sighting(node, path, starts[path[0].source if path else node]))
+                found.append(Sighting(node, start, first or node, starts[start], reached))
         return Answer(found, self.unknown(unknown), self.on_trust())
 
     def unknown(self, more: Iterable[str] = ()) -> list[str]:
@@ -340,7 +348,10 @@ class LineageGraph:
         for split, use in self._splits(name_or_digest).items():
             for edge in self.graph.targets(split):
                 if edge.relation == "judged on":
-                    found += [Sighting(model, (edge,), use) for model in self._judged_in(edge.target)]
+                    models = self._judged_in(edge.target)
+                    found += [
+                        Sighting(model, split, model, use, {model: Edge(split, model, "judged on")}) for model in models
+                    ]
         once = {seen.model: seen for seen in reversed(found)}
         return Answer(list(once.values())[::-1], list(self.unreadable))
 
@@ -357,9 +368,8 @@ class LineageGraph:
     def _splits(self, name_or_digest: str) -> dict[Node, DatasetUse | WeightsUse | None]:
         found: dict[Node, DatasetUse | WeightsUse | None] = {}
         for split, uses in self.uses.items():
-            for use in uses:
-                if _has_digest(use, name_or_digest) or name_or_digest in (use.name, use.label):
-                    found[split] = self._use(split)
+            if any(_has_digest(use, name_or_digest) or name_or_digest in (use.name, use.label) for use in uses):
+                found[split] = self._use(split)
         if not found:
             names = sorted({name for uses in self.uses.values() for use in uses for name in (use.name, use.label)})
             raise QuestionError(
@@ -403,6 +413,10 @@ class LineageGraph:
         if not found:
             raise QuestionError(f"{what}: no recorded run of a step fits.")
         return self.answer(found)
+
+
+def _judged(split: Node, model: Node, use: DatasetUse | WeightsUse | None) -> Sighting:
+    return Sighting(model, split, model, use, {split: None, model: Edge(split, model, "judged on")})
 
 
 def _has_digest(use: DatasetUse | WeightsUse, digits: str) -> bool:
