@@ -1,0 +1,263 @@
+#!/usr/bin/env python
+"""What two processes of a training hold in memory, and how long a step waits for a checkpoint; another build's beside.
+
+::
+
+    python benchmarks/scale_out.py --preset vitpose-base --precision bf16
+    python benchmarks/scale_out.py --preset vitpose-large --precision bf16 --against /path/of/another/checkout
+
+Two processes train a preset with ZeRO-3 on made-up crops through the loop, write two checkpoints and end; two others go
+on from the last for one step; one process writes the trained model from it. A thread of each reads its resident memory
+every few milliseconds. Stated are the peaks above what the imported libraries take, added up over the processes, as
+multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is how much longer
+the two steps after a checkpoint was due take than two others.
+
+``--against`` runs this same file on the package of another checkout, in turns with this one.
+"""
+
+import argparse
+import json
+import os
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PAGE = os.sysconf("SC_PAGE_SIZE")
+FLOOR_BYTES = 16
+STEPS, EVERY = 10, 4
+PHASES = ("build", "step", "save", "resume", "first step")
+
+
+class Watch:
+    """Peaks of this process's resident memory by phase, above the first reading."""
+
+    def __init__(self) -> None:
+        self.idle = self._resident()
+        self.phase = "idle"
+        self.peaks: dict[str, int] = {}
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def enter(self, phase: str) -> None:
+        """Begins a phase."""
+        self._note()
+        self.phase = phase
+
+    def _look(self) -> None:
+        while True:
+            self._note()
+            time.sleep(0.003)
+
+    def _note(self) -> None:
+        self.peaks[self.phase] = max(self.peaks.get(self.phase, 0), self._resident() - self.idle)
+
+    @staticmethod
+    def _resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
+
+
+def train_rank(options: Mapping[str, Any]) -> None:
+    """One rank; started twice for a training and twice for its resumption."""
+    import torch
+
+    torch.set_num_threads(1)
+    import deepspeed  # noqa: F401 (imported by the engine anyway, and counted as a library here)
+    import numpy as np
+
+    from posecore.methods.supervised import SupervisedHeads
+    from posecore.models.architecture import ModelConfig
+    from posecore.models.pose_model import build_model
+    from posecore.schema import CropBatch, CropGroup
+    from posecore.skeletons.library import load_skeleton
+    from posecore.training import loop
+    from posecore.training.context import LocalContext
+    from posecore.training.engine import DeepSpeedEngineConfig
+    from posecore.training.loop import TrainingConfig
+
+    model_config = ModelConfig.model_validate({"backbone": options["preset"]})
+    skeleton = load_skeleton("coco17")
+    run_dir = Path(options["run_dir"])
+    context = LocalContext(run_dir, num_to_keep=1)
+    torch.distributed.barrier()
+    watch = Watch()
+    began = time.perf_counter()
+    resumes = bool(options["resumes"])
+    watch.enter("resume" if resumes else "build")
+    steps = STEPS + (1 if resumes else 0)
+    times: dict[int, float] = {}
+
+    class Heads(SupervisedHeads):
+        def forward(self, batch: Any) -> Any:
+            if watch.phase in ("build", "resume"):
+                times[-1] = time.perf_counter() - began
+                watch.enter("first step" if resumes else "step")
+            return super().forward(batch)
+
+    def batches(start: int) -> Iterator[CropBatch]:
+        for step in range(start, steps):
+            times[step] = time.perf_counter()
+            if not resumes and step > 0:
+                watch.enter("save" if step % EVERY in (0, 1) and step >= EVERY else "step")
+            generator = np.random.default_rng([step, context.rank])
+            height, width = model_config.input_size
+            points = generator.uniform(20, width - 20, (1, 17, 2)).astype(np.float32)
+            group = CropGroup(
+                dataset="coco",
+                start=0,
+                stop=1,
+                keypoints_crop=points,
+                state=np.full((1, 17), 3, np.uint8),
+                center=np.zeros((1, 2), np.float32),
+                scale=np.ones((1, 2), np.float32),
+                rotation=np.zeros(1, np.float32),
+                flipped=np.zeros(1, bool),
+                rows=np.array([context.rank]),
+                seeds=np.array([step]),
+            )
+            images = generator.integers(0, 256, (1, height, width, 3), np.uint8)
+            yield CropBatch(images=images, groups=(group,), step=step, epoch=0)
+            if not resumes and (step + 1) % EVERY == 0:
+                watch.enter("save")
+
+    def build() -> torch.nn.Module:
+        torch.manual_seed(0)
+        return Heads(build_model(model_config, {"coco": skeleton}))
+
+    def outline() -> torch.nn.Module:
+        with torch.device("meta"):
+            return Heads(build_model(model_config, {"coco": skeleton}))
+
+    config = TrainingConfig(
+        steps=steps,
+        global_batch=2,
+        engine=DeepSpeedEngineConfig(zero_stage=3, precision=options["precision"]),
+        checkpoint_every=EVERY,
+        progress=False,
+    )
+    makers = getattr(loop, "MethodMakers", None)
+    loop.train(build() if makers is None else makers(build, outline), batches, config, context)
+    watch.enter("end")
+    with torch.device("meta"):
+        parameters = sum(p.numel() for p in build_model(model_config, {"coco": skeleton}).parameters())
+    result = {"peaks": watch.peaks, "times": times, "parameters": parameters}
+    (run_dir / f"{'resumed' if resumes else 'trained'}{context.rank}.json").write_text(json.dumps(result))
+
+
+def save_model_of(options: Mapping[str, Any]) -> None:
+    """What the driver does with the last checkpoint."""
+    import torch
+
+    torch.set_num_threads(1)
+    from posecore.methods.supervised import SupervisedHeads
+    from posecore.models.architecture import ModelConfig
+    from posecore.models.pose_model import build_model
+    from posecore.models.saving import save_model
+    from posecore.skeletons.library import load_skeleton
+    from posecore.training import checkpoint
+
+    config = ModelConfig.model_validate({"backbone": options["preset"]})
+    skeletons = {"coco": load_skeleton("coco17")}
+    run_dir = Path(options["run_dir"])
+    newest = sorted((run_dir / "checkpoints").glob("step_*"))[-1]
+    watch = Watch()
+    watch.enter("model")
+    try:
+        from posecore.training.trained import TrainedModel
+    except ImportError:
+        method = SupervisedHeads(build_model(config, skeletons))
+        checkpoint.load_trained(newest, method)
+        save_model(method.model, run_dir / "model")
+    else:
+        with torch.device("meta"):
+            trained = TrainedModel(newest, build_model(config, skeletons), "model.")
+        trained.save(run_dir / "model", trained.card)
+    watch.enter("end")
+    (run_dir / "model.json").write_text(json.dumps({"peaks": watch.peaks}))
+
+
+def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
+    """One training, one resumption and one model of a checkout, as the table has them."""
+    with tempfile.TemporaryDirectory() as folder:
+        common = {**options, "run_dir": folder}
+        _launch(package, "train_rank", {**common, "resumes": False}, 2)
+        _launch(package, "train_rank", {**common, "resumes": True}, 2)
+        _launch(package, "save_model_of", common, 1)
+        read = {path.stem: json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
+    trained, resumed = ([read[f"{name}{rank}"] for rank in range(2)] for name in ("trained", "resumed"))
+    floor = FLOOR_BYTES * trained[0]["parameters"]
+    figures: dict[str, float] = {"parameters": trained[0]["parameters"]}
+    for phase in PHASES:
+        group = resumed if phase in ("resume", "first step") else trained
+        figures[phase] = sum(rank["peaks"][phase] for rank in group) / floor
+    figures["driver GiB"] = read["model"]["peaks"]["model"] / 2**30
+    figures["resume s"] = max(rank["times"]["-1"] for rank in resumed)
+    figures["build s"] = max(rank["times"]["-1"] for rank in trained)
+    lengths = [_lengths(rank["times"]) for rank in trained]
+    figures["step s"] = statistics.median(rank[0] for rank in lengths)
+    figures["wait s"] = statistics.median(rank[1] for rank in lengths)
+    return figures
+
+
+def _lengths(times: Mapping[str, float]) -> tuple[float, float]:
+    """Seconds of a step without a checkpoint near it, and those that a checkpoint adds to two steps."""
+    took = {step: times[str(step + 1)] - times[str(step)] for step in range(1, STEPS - 1)}
+    after = [step for step in took if (step + 1) % EVERY == 0]
+    plain = statistics.median(took[step] for step in took if step not in after and step - 1 not in after)
+    waits = [took[step] + took[step + 1] - 2 * plain for step in after if step + 1 in took]
+    return plain, statistics.median(waits)
+
+
+def _launch(package: Path, what: str, options: Mapping[str, Any], world_size: int) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared |= {"PYTHONPATH": str(package), "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"}
+    processes = [
+        subprocess.Popen(
+            [sys.executable, __file__, "--run", json.dumps([what, options])],
+            env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+            cwd=package,
+        )
+        for rank in range(world_size)
+    ]
+    for process in processes:
+        assert process.wait() == 0, f"{what} of {package} ended with status {process.returncode}"
+
+
+def main() -> None:
+    """Prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", default="vitpose-base")
+    parser.add_argument("--precision", default="bf16")
+    parser.add_argument("--against", type=Path, help="another checkout, measured as well")
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--run", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.run:
+        what, settings = json.loads(options.run)
+        globals()[what](settings)
+        return
+    here = Path(__file__).resolve().parents[1]
+    settings = {"preset": options.preset, "precision": options.precision}
+    builds = {"this build": here} | ({"the other": options.against.resolve()} if options.against else {})
+    runs: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
+    for _ in range(options.repeats):
+        for name, package in builds.items():
+            runs[name].append(measure(package, settings))
+    print(f"{options.preset}, {options.precision}, ZeRO-3, 2 processes, one crop each\n")
+    print("| what | " + " | ".join(builds) + " |")
+    print("|---|" + "---|" * len(builds))
+    for figure in runs["this build"][0]:
+        values = [statistics.median(run[figure] for run in runs[name]) for name in builds]
+        print(f"| {figure} | " + " | ".join(f"{value:,.3g}" for value in values) + " |")
+
+
+if __name__ == "__main__":
+    main()
