@@ -47,7 +47,8 @@ ZERO3 = {"kind": "deepspeed", "zero_stage": 3}
 def run_file(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> Path:
     """A run file beside its data, and a registered parent that knows people and animals."""
     folder = tmp_path_factory.mktemp("adaptation")
-    for seed, (name, kind) in enumerate({"coco": "coco", "syrip": "syrip", "ward": "syrip", "film": "syrip"}.items()):
+    kinds = {"coco": "coco", "syrip": "syrip", "ward": "syrip", "film": "syrip", "zoo": "ap10k"}
+    for seed, (name, kind) in enumerate(kinds.items()):
         write_dataset(kind, folder / name, num_train=8, num_val=4, image_size=(128, 128), seed=seed)  # type: ignore[arg-type]
     torch.manual_seed(0)
     config = ModelConfig(
@@ -229,7 +230,7 @@ def test_unlabelled_pictures_of_those_who_are_judged_are_refused(
             {"training": {"steps": 4, "global_batch": 8, "engine": ZERO3}},
             "whole weights on every rank; use 0, 1 or 2",
         ),
-        ({"definition": "ap10k"}, {}, "datasets.film: its points are not those of the head 'syrip'"),
+        ({"definition": "ap10k", "root": "zoo"}, {}, "datasets.film: its points are not those of the head 'syrip'"),
     ],
 )
 def test_unlabelled_pictures_that_could_teach_nothing_are_refused(
