@@ -68,11 +68,11 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
-    check_protocols(config, definitions)
     tracking = connect(config.tracking, config.folder)
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
     config = config.at_the_pace_of(parent.model.config)
     check_roles(config, definitions, parent)
+    check_protocols(config, definitions)
     start = make_start(config, definitions, parent)
     method = adaptation(config, parent)
     console.print(start.report.table())

@@ -20,7 +20,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config, parse_config
+from posecore.config import Config, digest_json, parse_config
 from posecore.errors import CheckpointError, ConfigError, IntegrityError
 from posecore.models.finite import refuse_nonfinite
 from posecore.models.saving import refuse_other_architecture
@@ -120,8 +120,17 @@ def commit_checkpoint(folder: AnyPath, files: Mapping[str, FileEntry], counts: C
     state = _ProgressFile(format=FORMAT, **asdict(progress), **asdict(counts))
     with hashed_file(folder / _PROGRESS_FILE) as file:
         file.write(json.dumps(state.model_dump(mode="json"), indent=1).encode())
-    manifest = _Manifest(format=FORMAT, files={_PROGRESS_FILE: file.entry(), **files})
+    named = {_PROGRESS_FILE: file.entry(), **files}
+    manifest = _Manifest(format=FORMAT, files=named, digest=manifest_digest(named))
     write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json().encode())
+
+
+def manifest_digest(files: Mapping[str, FileEntry]) -> str:
+    """SHA-256 of what a manifest says of its files, as 64 hexadecimal digits.
+
+    Blocks prove themselves; where a tensor lies in them is proved by this.
+    """
+    return digest_json({name: entry.model_dump(mode="json") for name, entry in files.items()})
 
 
 class Checkpoint:
@@ -322,6 +331,7 @@ class _Manifest(Config):
 
     format: int
     files: dict[str, FileEntry]
+    digest: str
 
 
 class _ProgressFile(Config):
@@ -357,10 +367,13 @@ def _manifest(folder: AnyPath) -> "Mapping[str, FileEntry | OldFileEntry]":
     kinds: dict[Any, type[_Manifest] | type[_OldManifest]] = {1: _OldManifest, FORMAT: _Manifest}
     if not isinstance(value, dict) or type(value.get("format")) is not int or value["format"] not in kinds:
         raise CheckpointError(f"{path} is not a checkpoint manifest of format 1 or {FORMAT}.")
-    files = _parsed(value, kinds[value["format"]], path).files
+    manifest = _parsed(value, kinds[value["format"]], path)
+    files = manifest.files
     stray = next((name for name in files if not _FILE_NAME.fullmatch(name)), None)
     if stray is not None:
         raise IntegrityError(f"{path} names {stray[:100]!r}, which is no file of a checkpoint; use another checkpoint.")
+    if isinstance(manifest, _Manifest) and manifest.digest != manifest_digest(manifest.files):
+        raise IntegrityError(f"{path} is not what was written; use another checkpoint.")
     if value["format"] == 1 and _OLD_TENSORS_FILE not in files:
         raise IntegrityError(f"{path} does not name {_OLD_TENSORS_FILE}; use another checkpoint.")
     return files

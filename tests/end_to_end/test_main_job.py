@@ -99,7 +99,8 @@ def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: di
     changed = job.run("worst_cases=3")
     assert changed.returncode == 0, changed.stdout + changed.stderr
     ran = [name for name, what in steps(changed.stdout).items() if what == "ran"]
-    assert ran == [*(f"evaluate:{name}" for name in DATASETS), "register"]
+    # The figures are the same, so there is nothing new to register.
+    assert ran == [f"evaluate:{name}" for name in DATASETS]
 
 
 def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
@@ -132,7 +133,7 @@ def test_a_run_folder_that_cannot_be_is_refused(job: Job, capsys: pytest.Capture
     assert main(["--config", str(job.config), "--set", f"run_folder={below_a_file}"]) == 1
     assert capsys.readouterr().err == f"error: run_folder {below_a_file} cannot be made: Not a directory.\n"
     assert main(["--config", str(job.config), "--set", "run_folder=s3://bucket/runs"]) == 1
-    assert "run_folder: s3://bucket/runs is a URL" in capsys.readouterr().err
+    assert "run_folder s3://bucket/runs cannot be written" in capsys.readouterr().err
 
 
 def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:

@@ -122,8 +122,10 @@ def saved(seed: int, folder: Path, lineage: dict[str, Any] | None = None) -> Pat
 
 
 @pytest.fixture(scope="module")
-def store(store_folder: Path) -> Tracking:
-    return connect(TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment="registered"), store_folder)
+def store(tmp_path_factory: pytest.TempPathFactory) -> Tracking:
+    """A store of its own: an answer from one that others write to may be incomplete."""
+    folder = tmp_path_factory.mktemp("registered")
+    return connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db", experiment="registered"), folder)
 
 
 @pytest.fixture(scope="module")

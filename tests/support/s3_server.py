@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 from moto.server import ThreadedMotoServer
 from upath import UPath
@@ -98,6 +99,8 @@ def s3_server() -> Iterator[tuple[str, int]]:
     server.start()
     try:
         host, port = server.get_host_and_port()
+        # All servers of a process have one memory.
+        urlopen(Request(f"http://{host}:{port}/moto-api/reset", method="POST")).close()
         bucket(f"http://{host}:{port}").mkdir()
         yield host, port
     finally:

@@ -34,7 +34,7 @@ def test_a_stage_is_described(capsys, name, said):
     lines = (printed.out + printed.err).splitlines()
     if said == ["error"]:
         assert status == 1
-        assert "is neither one of check_instances" in printed.err
+        assert "test_cli_stages.py has no test_a_name" in printed.err
     else:
         assert status == 0
         assert set(said) <= set(lines)

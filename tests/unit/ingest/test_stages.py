@@ -88,7 +88,14 @@ def test_a_stage_may_live_anywhere():
     assert kept.extras == {"seen": True}
 
 
-@pytest.mark.parametrize("name", ["check_instance", "no.such.module:f", "math:nothing"])
+@pytest.mark.parametrize("name", ["check_instance", "no.such.module:f"])
 def test_an_unknown_stage_is_named(name):
     with pytest.raises(IngestError, match=rf"stage '{name}' is neither one of check_instances, .* correct `stages`"):
         load_stages(definition(stages=[name]))
+
+
+def test_a_name_that_a_module_does_not_have_is_said_with_its_file():
+    with pytest.raises(
+        IngestError, match=r"stage 'tests.unit.ingest.test_stages:nothing': .*test_stages.py has no nothing"
+    ):
+        load_stages(definition(stages=[f"{__name__}:nothing"]))

@@ -19,9 +19,10 @@ from posecore.training.checkpoint import (
     checkpoint_name,
     commit_checkpoint,
     load_trained,
+    manifest_digest,
     step_of,
 )
-from posecore.training.checkpoint_files import BLOCK_BYTES
+from posecore.training.checkpoint_files import BLOCK_BYTES, FileEntry
 from posecore.training.checkpoint_pieces import Piece, share, write_pieces
 from tests.support.checkpoints import State, load_checkpoint, save_checkpoint, save_format_1
 from tests.support.tiny_training import tiny_model
@@ -229,11 +230,21 @@ def test_an_absurd_manifest_is_refused_in_one_sentence(tmp_path: Path, manifest:
     save_checkpoint(tmp_path, _state(), PROGRESS)
     (tmp_path / PIECES_FILE).write_bytes(bytes(8))
     said = json.loads((tmp_path / MANIFEST_FILE).read_text())["files"]["state.json"]
-    (tmp_path / MANIFEST_FILE).write_text(manifest.replace('"as it is"', json.dumps(said)))
+    (tmp_path / MANIFEST_FILE).write_text(_with_digest(manifest.replace('"as it is"', json.dumps(said))))
     with pytest.raises((CheckpointError, IntegrityError), match=what) as refusal:
         load_checkpoint(tmp_path)
     assert "\n" not in str(refusal.value)
     assert len(str(refusal.value)) < 1000
+
+
+def _with_digest(manifest: str) -> str:
+    """As somebody would write it who means it; what is no manifest stays as it is."""
+    try:
+        value = json.loads(manifest)
+        files = {name: FileEntry.model_validate(entry) for name, entry in value["files"].items()}
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return manifest
+    return json.dumps(value | {"digest": manifest_digest(files)}) if value["format"] == 2 else manifest
 
 
 def test_a_manifest_of_a_size_that_none_has_is_not_read(tmp_path: Path) -> None:
@@ -241,6 +252,18 @@ def test_a_manifest_of_a_size_that_none_has_is_not_read(tmp_path: Path) -> None:
     with (tmp_path / MANIFEST_FILE).open("r+b") as file:
         file.truncate((256 << 20) + 1)  # as sparse as it can be
     with pytest.raises(IntegrityError, match="is larger than any manifest"):
+        load_checkpoint(tmp_path)
+
+
+def test_a_manifest_with_another_place_of_a_tensor_is_not_what_was_written(tmp_path: Path) -> None:
+    """The bytes it would lead to are whole, and their hashes right."""
+    save_checkpoint(tmp_path, _state(), PROGRESS)
+    manifest = json.loads((tmp_path / MANIFEST_FILE).read_text())
+    tensors = next(entry["tensors"] for entry in manifest["files"].values() if len(entry["tensors"]) > 1)
+    first, second = list(tensors)[:2]
+    tensors[first]["offset"], tensors[second]["offset"] = tensors[second]["offset"], tensors[first]["offset"]
+    (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
+    with pytest.raises(IntegrityError, match=r"manifest\.json is not what was written; use another checkpoint"):
         load_checkpoint(tmp_path)
 
 
@@ -252,6 +275,8 @@ def test_progress_of_a_size_that_no_such_file_has_is_not_read(tmp_path: Path) ->
         file.truncate(size)
     manifest = json.loads((tmp_path / MANIFEST_FILE).read_text())
     manifest["files"]["state.json"] |= {"num_bytes": size, "blocks": [SHA] * -(-size // BLOCK_BYTES)}
+    files = {name: FileEntry.model_validate(entry) for name, entry in manifest["files"].items()}
+    manifest["digest"] = manifest_digest(files)
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(manifest))
     with pytest.raises(IntegrityError, match=r"state\.json is larger than any such file"):
         load_checkpoint(tmp_path)
