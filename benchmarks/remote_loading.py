@@ -65,8 +65,9 @@ def server() -> Iterator[tuple[str, int]]:
 class Disk:
     """Watches what a cache takes of the disk, unlinked files that this process has open included."""
 
-    def __init__(self, cache: ShardCache) -> None:
+    def __init__(self, cache: ShardCache, every_s: float = 0.02) -> None:
         self.most_bytes = 0
+        self._every_s = every_s
         self._cache = cache
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -80,8 +81,8 @@ class Disk:
         self._thread.join()
 
     def _watch(self) -> None:
-        while not self._ended.wait(0.02):
-            with self._cache._alone():
+        while not self._ended.wait(self._every_s):
+            with self._cache._alone():  # so that nothing moves while it is looked at
                 self.most_bytes = max(self.most_bytes, taken(self._cache.folder))
 
 

@@ -96,6 +96,17 @@ def sweep(folder: Path) -> None:
                 os.close(descriptor)
 
 
+@contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Within the block no other thread or process is in a block of the same folder, which must exist."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def _locked(folder: Path, suffix: str) -> tuple[Path, int]:
     while True:
         path = folder / f".{uuid.uuid4().hex}.part{suffix}"

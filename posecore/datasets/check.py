@@ -77,7 +77,6 @@ class CheckReport:
         num_subjects: different subjects they state; 0 if none.
         findings: errors first.
         sample: some of its records, to try the stages on.
-        related: some of its records, widths and heights those of the files, whose labels were related to each other.
     """
 
     dataset: str
@@ -87,7 +86,6 @@ class CheckReport:
     num_subjects: int
     findings: tuple[Finding, ...]
     sample: tuple[Record, ...] = ()
-    related: tuple[Record, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -153,7 +151,6 @@ def check_split(
         num_subjects=len(tally.subjects),
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
         sample=tuple(sample.records),
-        related=tuple(tally.related.records),
     )
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.datasets.finding import MAX_EXAMPLES, Finding
+from posecore.datasets.finding import MAX_EXAMPLES, Finding, Severity
 from posecore.schema import Instance, Record
 from posecore.skeletons.skeleton import Skeleton
 
@@ -101,11 +101,10 @@ def relations(bodies: Bodies, skeleton: Skeleton) -> list[Finding]:
     return [*found, *_places(bodies, skeleton)]
 
 
-def worst(bodies: Bodies, count: int = MAX_EXAMPLES) -> list[int]:
-    """Rows of the bodies whose points fit their boxes worst, the worst first; fewer where all fit."""
+def worst(bodies: Bodies) -> list[int]:
+    """Rows of the bodies with points outside their widened box, those with the largest share of them first."""
     outside = np.nan_to_num(bodies.outside())
-    order = np.argsort(-outside, kind="stable")[:count]
-    return [int(row) for row in order if outside[row] > 0]
+    return [int(row) for row in np.argsort(-outside, kind="stable") if outside[row] > 0]
 
 
 def _boxes_and_pictures(bodies: Bodies) -> list[Finding]:
@@ -124,7 +123,7 @@ def _boxes_and_pictures(bodies: Bodies) -> list[Finding]:
         f"beyond their picture and their points keep to the upper left; as corners {possible.mean():.0%} are whole and "
         f"within it; write width and height into the file, or use a reader of corners"
     )
-    return [_finding("error", "boxes-are-corners", message, bodies, np.flatnonzero(possible))]
+    return [_finding("error", "boxes-are-corners", message, bodies, np.flatnonzero(possible).tolist())]
 
 
 def _offset(bodies: Bodies, rows: NDArray[np.bool_]) -> Array:
@@ -145,12 +144,11 @@ def _points_and_boxes(bodies: Bodies) -> list[Finding]:
         if least < EXPLAINED
         else "no other reading of the fields explains it; look at the pictures with `posecore datasets show`"
     )
-    rows = np.flatnonzero(np.nan_to_num(bodies.outside()) > 0)
     message = (
         f"bodies have points outside their box widened by a tenth, {share:.0%} of all labelled points (healthy data: "
         f"below 5%); {advice}"
     )
-    return [_finding("error", "points-outside-box", message, bodies, rows)]
+    return [_finding("error", "points-outside-box", message, bodies, worst(bodies))]
 
 
 def _other_readings(bodies: Bodies) -> dict[str, Bodies]:
@@ -204,7 +202,7 @@ def _places(bodies: Bodies, skeleton: Skeleton) -> list[Finding]:
             continue
         x, y = places[often]
         message = f"labels of {name} lie at ({x:g}, {y:g}), of {len(labelled)} looked at: a place-holder, not a label?"
-        found.append(_finding("warning", "one-place", message, bodies, labelled[inverse.ravel() == often]))
+        found.append(_finding("warning", "one-place", message, bodies, labelled[inverse.ravel() == often].tolist()))
     return found
 
 
@@ -218,9 +216,6 @@ def _from_corners(boxes: Array) -> Array:
     return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
-def _finding(severity: str, code: str, message: str, bodies: Bodies, rows: NDArray[np.intp]) -> Finding:
-    examples = tuple(bodies.names[row] for row in rows[:MAX_EXAMPLES].tolist())
-    is_error = severity == "error"
-    return Finding(
-        severity="error" if is_error else "warning", code=code, message=message, count=len(rows), examples=examples
-    )
+def _finding(severity: Severity, code: str, message: str, bodies: Bodies, rows: Sequence[int]) -> Finding:
+    examples = tuple(bodies.names[row] for row in rows[:MAX_EXAMPLES])
+    return Finding(severity=severity, code=code, message=message, count=len(rows), examples=examples)

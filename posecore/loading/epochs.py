@@ -13,9 +13,9 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.asides import aside_folder
+from posecore.asides import alone_in, aside_folder
 from posecore.errors import StorageError
 from posecore.loading.blocks import BlockStarts
 
@@ -125,7 +125,7 @@ class DrawnFiles:
         self._module = module
         self.folder = scratch / digest.hexdigest()[:32]
         scratch.mkdir(parents=True, exist_ok=True)
-        with _alone(scratch):
+        with alone_in(scratch):
             if not self.folder.exists():
                 with aside_folder(scratch) as aside:
                     (aside / "settings.json").write_text(text)
@@ -149,7 +149,7 @@ class DrawnFiles:
         epochs = self.folder / "epochs"
         epochs.mkdir(exist_ok=True)
         target = epochs / str(epoch)
-        with _alone(epochs):
+        with alone_in(epochs):
             if not target.exists():
                 with aside_folder(epochs) as aside:
                     self._draw(epoch, aside)
@@ -171,16 +171,6 @@ class DrawnFiles:
 def read_arrays(folder: Path) -> dict[str, NDArray[Any]]:
     """The arrays in a folder by name, mapped."""
     return {path.stem: np.load(path, mmap_mode="r") for path in folder.glob("*.npy")}
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _remove_unread(scratch: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pydantic import Field
 
+from posecore.asides import alone_in
 from posecore.config import Config
 from posecore.errors import ConfigError, IntegrityError, StorageError
 from posecore.shards.manifest import ShardEntry
@@ -163,12 +164,8 @@ class ShardCache:
     def _alone(self) -> Iterator[None]:
         """Within the block nobody else makes room."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self.folder, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        with alone_in(self.folder):
             yield
-        finally:
-            os.close(descriptor)
 
     def _has_room(self, size_bytes: int) -> bool:
         """Removes what was read longest ago until so much fits, if it can."""

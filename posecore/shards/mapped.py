@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from posecore.asides import aside_folder
+from posecore.asides import alone_in, aside_folder
 from posecore.errors import IntegrityError
 from posecore.shards.remote import asked_again
 from posecore.storage import AnyPath, sha256_of
@@ -63,7 +63,7 @@ def mapped_table(source: AnyPath, sha256: str, scratch: Path) -> MappedTable:
     """
     scratch.mkdir(parents=True, exist_ok=True)
     target = scratch / sha256[:32]
-    with _alone(scratch):
+    with alone_in(scratch):
         if not target.exists():
             with aside_folder(scratch) as aside:
                 with _local(source, aside) as path:
@@ -76,16 +76,6 @@ def mapped_table(source: AnyPath, sha256: str, scratch: Path) -> MappedTable:
         mapped = MappedTable(target)
         _make_room(scratch)
     return mapped
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 @contextmanager

@@ -1,11 +1,10 @@
 """Shards behind a real S3 server that do not fit the cache: fetched once, within the bound, in one order."""
 
-import threading
 from itertools import islice
-from pathlib import Path
 
 import pytest
 
+from benchmarks.remote_loading import Disk
 from posecore.config import parse_config
 from posecore.errors import ConfigError, StorageError
 from posecore.loading.loader import Loader, LoadingConfig
@@ -83,41 +82,6 @@ def crops(batches):
     return sorted(found)
 
 
-class Disk:
-    """What a cache's folder takes of the disk at most, unlinked files that are still open included."""
-
-    def __init__(self, cache) -> None:
-        self.most_bytes = 0
-        self._cache = cache
-        self._folder = cache.folder
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._watch)
-
-    def __enter__(self) -> "Disk":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._ended.set()
-        self._thread.join()
-
-    def _watch(self) -> None:
-        while not self._ended.wait(0.002):
-            with self._cache._alone():  # so that nothing moves while it is looked at
-                self.most_bytes = max(self.most_bytes, self._taken())
-
-    def _taken(self) -> int:
-        sizes = {}
-        for path in (*self._folder.glob("*"), *Path("/proc/self/fd").iterdir()):
-            try:
-                status, name = path.stat(), path.readlink() if path.is_symlink() else path
-            except OSError:
-                continue
-            if str(name).startswith(str(self._folder)) and not path.is_dir():
-                sizes[status.st_ino] = status.st_size
-        return sum(sizes.values())
-
-
 def test_each_shard_is_fetched_once_an_epoch_within_a_tenth_by_any_number_of_ranks(local, line, tmp_path):
     config = settings(local, 8)
     whole = loader_of(local, settings(local, 8, shuffle="blocks"))
@@ -125,7 +89,7 @@ def test_each_shard_is_fetched_once_an_epoch_within_a_tenth_by_any_number_of_ran
 
     stores = [open_remote(line, tmp_path, local, 8) for _ in range(2)]
     iterators = [iter(loader_of(store, config, rank, 2)) for rank, store in enumerate(stores)]
-    with Disk(stores[0].cache) as disk:
+    with Disk(stores[0].cache, every_s=0.002) as disk:
         steps = [crops([next(iterator) for iterator in iterators]) for _ in expected[:-12]]
     for iterator in iterators:
         iterator.close()
