@@ -126,7 +126,7 @@ def check_split(
     """
     top = as_path(root)
     findings: list[Finding] = []
-    tally = _Tally(definition.skeleton, top, made_of)
+    tally = _Tally(definition.skeleton, top, made_of, stages=frozenset(entry.stage for entry in definition.stages))
     sample = Sample(SAMPLE_SIZE)
     expected = definition.splits.get(split)
     if expected is not None:
@@ -162,6 +162,7 @@ class _Tally:
         skeleton: of the dataset.
         root: of the download.
         made_of: as of :func:`check_split`.
+        stages: those of the dataset; what ``orient`` or ``scale_range`` sees to is not asked for again.
         areas: px², annotated and of the box in turn, of every body of which the annotation states one.
         at_origin: (K,) labels at exactly (0, 0).
         turned: images that viewers show turned or mirrored, by the reading that their labels fit.
@@ -172,6 +173,7 @@ class _Tally:
     skeleton: Skeleton
     root: AnyPath
     made_of: Callable[[str], str | None]
+    stages: frozenset[str]
     num_images: int = 0
     num_instances: int = 0
     flags: Counter[int] = field(default_factory=Counter)
@@ -244,7 +246,7 @@ class _Tally:
         return [Finding(severity="warning", code="labelled-at-origin", message=message)]
 
     def _turned(self) -> list[Finding]:
-        if not self.turned:
+        if not self.turned or "orient" in self.stages:
             return []
         counts = ", ".join(f"{reading} {count}" for reading, count in sorted(self.turned.items()))
         upright = self.turned["upright"] > self.turned["stored"]
@@ -260,7 +262,7 @@ class _Tally:
         return [Finding(severity=severity, code="stored-turned", message=message, count=count, examples=examples)]
 
     def _depths(self) -> list[Finding]:
-        if not self.num_deep:
+        if not self.num_deep or "scale_range" in self.stages:
             return []
         ranges = [found for name in self.deep if (found := value_range(self.root / name)) is not None]
         low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 65535)

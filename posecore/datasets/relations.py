@@ -38,7 +38,7 @@ _SAME_PLACE_FEWEST = 20
 
 @dataclass(frozen=True, eq=False)
 class Bodies:
-    """The bodies of some records as columns; crowds, and what has no finite box, left out.
+    """The bodies of some records as columns; crowds, and what has no box of a finite size, left out.
 
     Attributes:
         names: (n,) picture and id, for people.
@@ -81,7 +81,8 @@ def columns_of(records: Sequence[Record], num_keypoints: int) -> Bodies:
         (record, body)
         for record in records
         for body in record.instances
-        if not body.is_crowd and body.keypoints.shape == (num_keypoints, 3) and np.isfinite(body.bbox_xywh).all()
+        if not body.is_crowd and body.keypoints.shape == (num_keypoints, 3)
+        if np.isfinite(body.bbox_xywh).all() and min(body.bbox_xywh[2:]) > 0
     ]
     points = np.array([body.keypoints for _, body in found], np.float64).reshape(-1, num_keypoints, 3)
     unknown = (points[..., 2] <= 0) | ~np.isfinite(points[..., :2]).all(axis=-1) | (points[..., :2] == 0).all(axis=-1)
@@ -154,21 +155,25 @@ def _points_and_boxes(bodies: Bodies) -> list[Finding]:
 def _other_readings(bodies: Bodies) -> dict[str, Bodies]:
     """What the fields might mean instead, as the words of a sentence → the bodies read so."""
     points, boxes, sizes = bodies.points, bodies.boxes, bodies.sizes[:, None]
-    if np.nanmax(points) <= _SHARES_UP_TO:
+    # What is multiplied by a size that nobody knows lies nowhere, so not outside of anything either.
+    has_sizes = bool(np.isfinite(sizes).all())
+    if has_sizes and np.nanmax(points) <= _SHARES_UP_TO:
         return {"points as shares of the picture (0 to 1)": replace(bodies, points=points * sizes)}
-    of_picture = np.concatenate([bodies.sizes, bodies.sizes], axis=1)
     readings = {
         "x and y of the points swapped": replace(bodies, points=points[..., ::-1]),
         "points counted from the corner of their box": replace(bodies, points=points + boxes[:, None, :2]),
-        "y of the points counted from below": replace(
-            bodies, points=np.stack([points[..., 0], sizes[..., 1] - points[..., 1]], axis=-1)
-        ),
         "boxes as x1, y1, x2, y2": replace(bodies, boxes=_from_corners(boxes)),
         "boxes as centre, width, height": replace(
             bodies, boxes=np.concatenate([boxes[:, :2] - boxes[:, 2:] / 2, boxes[:, 2:]], axis=1)
         ),
-        "boxes as shares of the picture (0 to 1)": replace(bodies, boxes=boxes * of_picture),
     }
+    if has_sizes:
+        from_below = np.stack([points[..., 0], sizes[..., 1] - points[..., 1]], axis=-1)
+        of_picture = np.concatenate([bodies.sizes, bodies.sizes], axis=1)
+        readings |= {
+            "y of the points counted from below": replace(bodies, points=from_below),
+            "boxes as shares of the picture (0 to 1)": replace(bodies, boxes=boxes * of_picture),
+        }
     factor = _factor(bodies)
     if factor is not None:
         readings[f"points in another unit ({factor:.2g} × as large)"] = replace(bodies, points=points * factor)

@@ -260,6 +260,9 @@ def test_pictures_of_16_bits_are_met_with_their_range(download: Download) -> Non
     found = {item.code: item for item in download.check().findings}["16-bit"]
     assert (found.count, found.examples) == (1, ("images/b.png",))
     assert "{stage: scale_range, options: {low: 0, high: 4000}}" in found.message
+    stages = "stages: [check_instances, {stage: scale_range, options: {low: 0, high: 4000}}]\n"
+    download.yaml.write_text(DEFINITION + stages)
+    assert "16-bit" not in {item.code for item in download.check().findings}, "what was advised is done"
 
 
 @pytest.mark.parametrize(
@@ -282,6 +285,9 @@ def test_turned_pictures_are_counted_by_the_reading_their_labels_fit(
     found = {item.code: item for item in download.check().findings}["stored-turned"]
     assert (found.severity, found.count) == (severity, 1)
     assert f"their labels fit: {reading};" in found.message
+    stages = "stages: [check_instances, {stage: orient, options: {annotated: shown}}]\n"
+    download.yaml.write_text(DEFINITION + stages)
+    assert "stored-turned" not in {item.code for item in download.check().findings}, "what was advised is done"
 
 
 def test_a_protocol_that_cannot_be_computed_is_an_error(download: Download, capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,6 +78,20 @@ def test_what_a_field_means_instead_is_named(
     assert len(finding.examples) == 3
 
 
+def test_a_reading_that_needs_sizes_nobody_knows_explains_nothing(healthy: Bodies) -> None:
+    unknown = replace(healthy, points=healthy.points[..., ::-1], sizes=np.full_like(healthy.sizes, np.nan))
+    (finding,) = relations(unknown, COCO17)
+    assert "with x and y of the points swapped, 2% would" in finding.message
+
+
+def test_boxes_without_a_size_are_not_related() -> None:
+    """They are said to be bad elsewhere; here they would be divided by."""
+    points = np.array([[4, 4, 2], [5, 5, 2], [6, 4, 2], [6, 6, 2]], np.float32)
+    body = Instance(id="1", bbox_xywh=(4, 4, 0, 5), keypoints=points, area=1.0, area_rule="box", category="mouse")
+    record = Record(dataset="a", split="b", source_id="1", image="1.png", width=9, height=9, instances=[body] * 4)
+    assert relations(columns_of([record], 4), MOUSE) == []
+
+
 def test_corners_are_met_where_none_leaves_its_picture() -> None:
     """Small bodies in the upper left: their corners are boxes within the picture, too, but lopsided ones."""
     points = np.array([[24, 48, 2], [38, 40, 2], [58, 40, 1], [72, 48, 2]], np.float32)
