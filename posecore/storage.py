@@ -209,6 +209,7 @@ def make_writable(folder: AnyPath, name: str) -> None:
             probe.write_bytes(b"")
             probe.unlink()
         except Exception as error:  # every store has errors of its own
+            folder.fs.clear_instance_cache()  # fsspec would go on without credentials that are given now
             detail = " ".join(str(error).split())[:200]
             raise PreflightError(
                 f"{name} {folder} cannot be written ({type(error).__name__}: {detail}); check the address, the "

@@ -128,10 +128,14 @@ def test_a_submitted_job_wants_absolute_folders(
     assert "run_folder: runs/x is relative" in capsys.readouterr().err
 
 
-def test_a_run_folder_that_cannot_be_is_refused(job: Job, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_run_folder_that_cannot_be_is_refused(
+    job: Job, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     below_a_file = job.config / "runs"
     assert main(["--config", str(job.config), "--set", f"run_folder={below_a_file}"]) == 1
     assert capsys.readouterr().err == f"error: run_folder {below_a_file} cannot be made: Not a directory.\n"
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody is asked for anything
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     assert main(["--config", str(job.config), "--set", "run_folder=s3://bucket/runs"]) == 1
     assert "run_folder s3://bucket/runs cannot be written" in capsys.readouterr().err
 

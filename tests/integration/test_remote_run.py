@@ -1,5 +1,6 @@
 """A run whose folder is a URL of an S3 server: nothing of it lies on this machine but locks and caches."""
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,11 +9,12 @@ import mlflow
 import pytest
 import yaml
 from mlflow import MlflowClient
+from s3fs import S3FileSystem
 from upath import UPath
 
 from pipelines.multidataset_train import JobConfig, main
 from posecore.config import load_config
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, PreflightError
 from posecore.lineage.registry import default_store
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.storage import as_path, folder_of_machine, local_copy, make_folder
@@ -32,7 +34,9 @@ def store() -> Iterator[UPath]:
             "TORCHELASTIC_RUN_ID": "test",  # as torchrun sets it: this process does the work
         }.items():
             patch.setenv(name, value)
+        S3FileSystem.clear_instance_cache()  # one that another test made knows neither this server nor its credentials
         yield as_path(f"s3://{BUCKET}")
+    S3FileSystem.clear_instance_cache()
 
 
 def test_the_main_job_runs_registers_and_is_reused(
@@ -101,6 +105,19 @@ def test_a_store_that_is_not_there_is_refused_before_anything_starts(store: UPat
     check_run_folder(store / "anywhere")
     with pytest.raises(Exception, match=r"run_folder s3://no-such-bucket/run cannot be written \(.*check the address"):
         check_run_folder(as_path("s3://no-such-bucket/run"))
+
+
+def test_credentials_given_after_a_refusal_are_used(store: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = os.environ["AWS_SECRET_ACCESS_KEY"]
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")  # where else they might come from
+    S3FileSystem.clear_instance_cache()
+    with pytest.raises(PreflightError, match=r"cannot be written \(NoCredentialsError"):
+        check_run_folder(as_path(f"s3://{BUCKET}/later"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", secret)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", secret)
+    check_run_folder(as_path(f"s3://{BUCKET}/later"))
 
 
 def test_a_remote_run_needs_a_tracking_server(store: UPath, monkeypatch: pytest.MonkeyPatch) -> None:
