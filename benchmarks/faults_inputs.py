@@ -245,7 +245,7 @@ def _as_the_json_says(data: bytes, answer: list[Any]) -> bool:
         any(
             str(image.get("id")).removesuffix(".0") == record["source_id"]
             and record["image"].endswith(str(image.get("file_name")).rpartition("/")[2])
-            and (record["width"], record["height"]) == (image.get("width", 0), image.get("height", 0))
+            and [record["width"], record["height"]] == [max(image.get(side, 0), 0) for side in ("width", "height")]
             for image in images
         )
         for record in records

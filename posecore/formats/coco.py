@@ -26,6 +26,7 @@ from posecore.formats.json_lists import Entries, StoredList, open_json
 from posecore.formats.reader import Source
 from posecore.formats.segmentations import check_segmentation
 from posecore.formats.values import (
+    MAX_NUMBER,
     Refusal,
     area_of_box,
     boolean,
@@ -300,16 +301,20 @@ def _first_difference(listed: Sequence[str], expected: Sequence[str]) -> str:
 
 
 def identifier(value: Json, what: str) -> str:
-    """An id as text: a text, or a whole number of any size (Human-Art's exceed 31 bits), also written as 3.0.
+    """An id as text: a text, or a whole number (Human-Art's exceed 31 bits), also written as 3.0.
 
     Raises:
-        Refusal: it is neither.
+        Refusal: it is neither, or a number so large (1e300, more than 64 bits) that others are read as the same one.
     """
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
+    value = _whole(value)
     if isinstance(value, bool) or not isinstance(value, (int, str)) or value == "":
         raise Refusal("bad-id", f"{what} must be a whole number or a text, not {value!r:.60}.")
     return str(value)
+
+
+def _whole(value: Json) -> Json:
+    exact = isinstance(value, float) and value.is_integer() and abs(value) <= MAX_NUMBER
+    return int(value) if exact else value
 
 
 def image_size(image: JsonObject) -> tuple[int, int]:
@@ -357,8 +362,7 @@ def _licenses(document: JsonObject) -> dict[str, str]:
 
 def _shown_id(entry: Json) -> str:
     """The id of an entry as :func:`identifier` would have it, or whatever stands there."""
-    value = entry.get("id", "") if isinstance(entry, dict) else ""
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+    return str(_whole(entry.get("id", "")) if isinstance(entry, dict) else "")
 
 
 def _kept(entry: JsonObject, own: Sequence[str], further: Sequence[str]) -> dict[str, Json]:

@@ -166,6 +166,8 @@ def change(path: str, value: Any) -> dict[str, Any]:
         ("area", ..., "not-a-number"),
         ("id", ..., "bad-id"),
         ("id", 1.5, "bad-id"),
+        ("id", 2.0**53 + 2, "bad-id"),  # 2^53 + 1 is read as the same number
+        ("id", 10**30, "bad-id"),
         ("category_id", 4, "unknown-category"),
         ("category_id", "person", "not-a-number"),
         ("category_id", "4", "unknown-category"),
