@@ -267,7 +267,7 @@ def _close(read: list[float], stated: Any) -> bool:
 
 def _as_the_csv_says(data: bytes, answer: list[Any]) -> bool:
     """Every number that was read stands in the row of its picture, at the place of its point."""
-    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"))))
+    rows = list(csv.reader(io.StringIO(data.decode("utf-8-sig"), newline=None)))
     order = {(rows[1][i], rows[2][i]): i for i in range(1, len(rows[1]))}
     body = [row for row in rows[3:] if any(row)]
     records = [item for item in answer if isinstance(item, dict)]

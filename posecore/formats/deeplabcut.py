@@ -206,6 +206,7 @@ def _h5_values(source: Source, name: str, num_rows: int) -> NDArray[np.float64]:
             if table.shape == (num_rows,) and table.nbytes > MAX_H5_BYTES:
                 raise ValueError(f"it states {table.nbytes} bytes, and {MAX_H5_BYTES} are allowed")
             if table.shape == (num_rows,):
+                _check_pieces(table)
                 return np.asarray(table["values_block_0"], np.float64).reshape(num_rows, -1)
             found = table.shape[0] if table.shape else 1
     except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
@@ -230,6 +231,17 @@ def _h5_table(file: h5py.File) -> h5py.Dataset:
     if piece > MAX_H5_BYTES:
         raise ValueError(f"it is stored in pieces of {piece} bytes, and {MAX_H5_BYTES} are allowed")
     return table
+
+
+def _check_pieces(table: h5py.Dataset) -> None:
+    """Raises ValueError where the file's index has lost a piece of a table: HDF5 reads zeros in its place."""
+    if table.chunks is None:
+        pieces, sizes = 1, [table.id.get_storage_size()]
+    else:
+        pieces, sizes = -(-table.shape[0] // table.chunks[0]), []
+        table.id.chunk_iter(lambda piece: sizes.append(piece.size if piece.byte_offset else 0))
+    if (there := sum(size > 0 for size in sizes)) != pieces:
+        raise ValueError(f"{there} of the {pieces} pieces of its table are there")
 
 
 def _record(source: Source, header: _Header, image: str, values: NDArray[np.float64]) -> Record:

@@ -238,6 +238,8 @@ def test_numbers_of_an_h5_are_read_beside_the_csv(tmp_path: Path, make_source: M
     [
         ("giant", "has 10000000000 rows, its CSV 2"),
         ("wide", "it states .* bytes, and 2000 are allowed"),
+        ("lost piece", "1 of the 2 pieces of its table are there"),
+        ("never written", "0 of the 1 pieces of its table are there"),
         ("pieces", "stored in pieces of 4000 bytes, and 2000 are allowed"),
         ("external link", "df_with_missing is not in it, but elsewhere"),
         ("external numbers", "the numbers of its table lie elsewhere"),
@@ -256,6 +258,10 @@ def test_an_h5_states_no_size_that_is_believed_and_opens_no_other_file(
             file.create_dataset(name, (10**10,), ROW, chunks=(10,))
         elif kind == "wide":
             file.create_dataset(name, (2,), np.dtype([("values_block_0", "f8", (200,))]), chunks=(1,))
+        elif kind == "lost piece":  # HDF5 would read zeros, which are a place in the picture
+            file.create_dataset(name, (2,), ROW, chunks=(1,))[1] = np.ones((), ROW)
+        elif kind == "never written":
+            file.create_dataset(name, (2,), ROW)
         elif kind == "pieces":
             file.create_dataset(name, (2,), ROW, maxshape=(None,), chunks=(100,))
         elif kind == "external link":
