@@ -187,7 +187,7 @@ class Loader:
         self._answers = answers or {}
         self._entries = [self._crops(entry, stores[entry.name]) for entry in config.mixture.entries]
         block_bytes = blocks_of(config.mixture, stores, config.pictures)
-        _check_cache(config.mixture, [stores[name] for name in block_bytes])
+        check_cache(config.mixture, [stores[name] for name in block_bytes])
         self.sampler = MixtureSampler(
             config.mixture,
             {entry.name: entry.instances.image_rows for entry in self._entries},
@@ -448,7 +448,12 @@ def blocks_of(mixture: MixtureConfig, stores: Mapping[str, ShardStore], pictures
     return divided(sizes, mixture.block_bytes)
 
 
-def _check_cache(mixture: MixtureConfig, blocked: Sequence[ShardStore]) -> None:
+def check_cache(mixture: MixtureConfig, blocked: Sequence[ShardStore]) -> None:
+    """Refuses a cache of remote shards that cannot hold the block in use and the next one.
+
+    Raises:
+        ConfigError: says what block would fit.
+    """
     smallest = min((store.cache.max_bytes for store in blocked if store.cache is not None), default=None)
     if smallest is not None and smallest < 2 * mixture.block_bytes:
         raise ConfigError(

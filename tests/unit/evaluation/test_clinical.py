@@ -126,6 +126,16 @@ def test_a_confidence_is_right_if_its_point_lies_within_the_stated_share_of_the_
         assert calibration.surplus.value == pytest.approx(confidence.mean() - right.mean())
         assert calibration.expected_error.low < loop < calibration.expected_error.high
         assert sum(one.points for one in calibration.bins) == len(points)
+        assert calibration.beyond == 0
+
+
+def test_confidences_that_are_no_probabilities_are_counted(case):
+    truth, predictions, traits = case
+    moved = replace(predictions, keypoint_scores=predictions.keypoint_scores * 3 - 1)
+    confidence = np.array([c for *_, c in errors_by_loop(truth, moved)])
+    low, high = (confidence < 0).sum(), (confidence > 1).sum()
+    assert min(low, high) > 0
+    assert evaluate_clinic(truth, moved, traits, COCO, DEFINITION, QUICK).calibration.beyond == low + high
 
 
 def test_what_is_never_recorded_is_said_and_not_guessed(case):

@@ -123,6 +123,14 @@ def test_both_ends_of_an_area_range_belong_to_it() -> None:
         assert {name: summary[name] for name in ranges} == pytest.approx(ranges)
 
 
+def test_a_category_that_cannot_be_judged_is_left_out_of_the_mean() -> None:
+    """One of two has nobody of large size: its -1 counts for nothing, as in pycocotools."""
+    truth, found = _persons([50.0**2, 150.0**2], category_id=np.array([1, 2]))
+    found = replace(found, category_id=np.array([1, 2]))
+    summary = evaluate_oks(truth, found, COCO_SIGMAS, area=truth.area, ignored=np.zeros(2, bool)).summary()
+    assert [summary[name] for name in ("AP", "APM", "APL", "AR", "ARL")] == pytest.approx([1.0] * 5)
+
+
 def test_an_unmatched_detection_at_either_end_of_a_range_is_a_mistake_there() -> None:
     truth, found = _persons([50.0**2, 50.0**2])
     truth = truth.take(np.arange(2) == 1)  # the better detection is of nobody

@@ -58,6 +58,10 @@ def test_files_hold_what_a_thread_would_have_drawn(tmp_path, blocked):
         mine, mapped = here.draw(epoch), there._epochs._draw(epoch)
         for name in ("dataset", "instance", "number_of_pass"):
             np.testing.assert_array_equal(getattr(mine, name), getattr(mapped, name))
+        assert mine.blocks.keys() == mapped.blocks.keys() == ({0} if blocked else set())
+        for entry, starts in mine.blocks.items():
+            np.testing.assert_array_equal(starts.block, mapped.blocks[entry].block)
+            np.testing.assert_array_equal(starts.step, mapped.blocks[entry].step)
             assert isinstance(getattr(mapped, name), np.memmap)
         assert set(mine.blocks) == set(mapped.blocks)
         for entry, starts in mine.blocks.items():

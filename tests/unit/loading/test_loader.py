@@ -1,6 +1,7 @@
 """Batches: layout, decode economy, determinism of pixels, errors and clean-up."""
 
 import threading
+from contextlib import nullcontext
 from itertools import islice
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from posecore.loading.augment import AugmentConfig, Region, RegionDraws, augment
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
 from posecore.loading.crop import crop_image, decode_image, plan_crops
-from posecore.loading.loader import Loader, LoadingConfig, blocks_of
+from posecore.loading.loader import Loader, LoadingConfig, blocks_of, check_cache
 from posecore.loading.mixture import MixtureConfig
 from posecore.loading.randomness import Purpose, generator
 from posecore.loading.samples import UsableInstances
@@ -512,3 +513,11 @@ def test_sets_are_read_in_blocks_where_asked_for_or_too_large_for_the_cache(
     size = block_bytes if block_bytes == 1 else int(1000 * block_bytes)
     mixture = MixtureConfig.model_validate({"entries": entries, "shuffle": shuffle, "block_bytes": size})
     assert list(blocks_of(mixture, stores)) == in_blocks
+
+
+@pytest.mark.parametrize(("max_bytes", "is_enough"), [(200, True), (199, False), (3, False)])
+def test_a_cache_that_holds_no_two_blocks_is_refused(max_bytes, is_enough):
+    mixture = MixtureConfig.model_validate({"entries": [{"name": "a"}], "block_bytes": 100})
+    stores = [SimpleNamespace(cache=SimpleNamespace(max_bytes=size)) for size in (10**6, max_bytes)]
+    with nullcontext() if is_enough else pytest.raises(ConfigError, match=f"set block_bytes to {max_bytes // 2} or"):
+        check_cache(mixture, [SimpleNamespace(cache=None), *stores])

@@ -281,6 +281,9 @@ def test_metrics_name_every_dataset(tmp_path: Path) -> None:
         "memory_bytes",
     }
     assert metrics["loss"] == pytest.approx(metrics["loss/people"] + metrics["loss/dogs"])
+    config = _config()
+    rates = [config.optimizer.lr * config.schedule.factor(step, config.steps) for step in (1, 3)]
+    assert [values["lr"] for _, values in logged] == pytest.approx(rates), "of the steps just done"
     assert 0 <= metrics["data_wait_share"] <= 1
     assert metrics["samples_per_s"] > 0
     assert 0 < metrics["mfu"] < 1
