@@ -11,7 +11,8 @@ then one of the changes possible there. A change that keeps the module from bein
 and another is drawn for it. Nothing is written to the sources: each mutant lives in a process of its own, forked from
 one that has already imported torch, which imports the changed text in place of the file.
 
-Left alone are types, assertions, ``strict=`` and decorators of dataclasses, which no input of a test can reach.
+Left alone are types, assertions, ``strict=`` and decorators of dataclasses, which no input of a test can reach, and
+for how long something is waited: ``timeout=`` and constants in seconds, whose names end in ``_S``.
 
 A mutant meets eight test files at most that are about its module: that of its name, those of the modules of its room
 that import it, then others that import it, or what imports it, or what imports that. Processes that a test starts with
@@ -194,7 +195,7 @@ def _places(path: Path) -> list[Place]:
 
 
 def _nobody_can_see(node) -> bool:
-    """Whether a node of parso's tree is part of a type, an assertion, a dataclass's decorator or ``strict=`` of zip.
+    """Whether a node of parso's tree is part of a type, an assertion, a dataclass's decorator, ``strict=`` or a wait.
 
     They speak to readers or check ourselves: no input makes a difference there, or it is a bug that they report.
     """
@@ -204,7 +205,9 @@ def _nobody_can_see(node) -> bool:
             return True
         if parent.type == "funcdef" and parent.annotation is node:
             return True
-        if parent.type == "argument" and parent.children[0].get_code().strip() == "strict":
+        if parent.type == "argument" and parent.children[0].get_code().strip() in ("strict", "timeout"):
+            return True
+        if parent.type == "expr_stmt" and parent.children[0].get_code().strip().endswith("_S"):
             return True
         if node.type == "assert_stmt" or (node.type == "decorator" and "dataclass" in node.get_code()):
             return True
