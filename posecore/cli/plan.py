@@ -31,7 +31,7 @@ def add(commands: Commands) -> None:
     parser.add_argument("--accumulation", type=positive, help="forward passes per step (default: 1)")
     parser.add_argument("--engine", choices=["torch", "deepspeed"], help="default: deepspeed")
     parser.add_argument("--zero", type=int, choices=[0, 1, 2, 3], help="DeepSpeed ZeRO stage (default: 2)")
-    parser.add_argument("--precision", choices=["bf16", "fp16", "fp32"], help="default: bf16")
+    parser.add_argument("--precision", choices=["bf16", "bf16-weights", "fp16", "fp32"], help="default: bf16")
     parser.add_argument("--offload", action="store_true", help="optimiser state in host memory")
     parser.add_argument("--checkpointing", action="store_true", help="recompute activations in the backward pass")
     parser.add_argument("--trainable", type=positive, help="number of trained parameters (default: all)")
@@ -106,7 +106,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     if kind == "torch":
         if options.zero or options.offload:
             raise ConfigError("--engine torch shards and offloads nothing; leave out --zero and --offload.")
-        engine = TorchEngineConfig(**changes)
+        engine = parse_config(changes, TorchEngineConfig, origin="engine")
     else:
         known = engine.model_dump() if isinstance(engine, DeepSpeedEngineConfig) else {}
         if options.zero is not None:
@@ -161,6 +161,7 @@ def _table(plan: "Plan") -> "Table":
     heads = sum(head.parameters for head in cost.heads.values())
     stage = run.zero_stage
     sharded = f"1/{run.num_gpus} of " if run.num_gpus > 1 else ""
+    size, kept = (2, "bfloat16, ") if run.rounds_weights else (4, "float32, ")
     rows: list[tuple[str, str, str]] = [
         (
             "parameters",
@@ -172,13 +173,17 @@ def _table(plan: "Plan") -> "Table":
             f"{plan.trained_parameters / 1e6:,.2f} M",
             f"{plan.trained_parameters / plan.total_parameters:.2%}; they alone have gradients and optimiser state",
         ),
-        ("weights", _gib(plan.weights), f"float32, {sharded if stage == 3 else ''}4 bytes per parameter"),
-        ("gradients", _gib(plan.gradients), f"float32, {sharded if stage >= 2 else ''}4 bytes per trained parameter"),
+        ("weights", _gib(plan.weights), f"{kept}{sharded if stage == 3 else ''}{size} bytes per parameter"),
+        (
+            "gradients",
+            _gib(plan.gradients),
+            f"{sharded if stage >= 2 else ''}{size if run.accumulation == 1 else 4} bytes per trained parameter",
+        ),
         ("optimiser state", _gib(plan.moments), f"AdamW's two moments, {sharded if stage else ''}8 bytes"),
         (
             "master weights",
             _gib(plan.master),
-            f"DeepSpeed's second float32 copy, {sharded}4 bytes" if stage else "none",
+            f"the optimiser's own float32 copy, {sharded}4 bytes" if plan.master else "none",
         ),
         ("moving average", _gib(plan.average), "of all weights, float32"),
         (
@@ -187,8 +192,8 @@ def _table(plan: "Plan") -> "Table":
             "checkpointed" if run.checkpointing else "not checkpointed",
         ),
         ("activations, heads", _gib(plan.trace.heads), "heads and loss"),
-        ("bfloat16 weights", _gib(plan.trace.weight_copies), "autocast's copies, until the backward pass is through"),
-        ("gathered weights", _gib(plan.gathered), "float32, from the other ranks" if stage == 3 else "none"),
+        ("bfloat16 weights", _gib(plan.weight_copies), "autocast's copies, until the backward pass is through"),
+        ("gathered weights", _gib(plan.gathered), "from the other ranks" if stage == 3 else "none"),
         ("buffers", _gib(plan.buffers), "gradient buckets, and AdamW in passing"),
         ("peak of tensors", _gib(plan.peak_tensors), "not their sum: not all live at once"),
         ("peak", _gib(plan.peak), "with 1.5 GiB for CUDA and its libraries and 5 % fragmentation (assumed)"),

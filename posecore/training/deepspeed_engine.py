@@ -10,6 +10,7 @@ Private attributes are read for that; ``tests/integration/test_deepspeed_engine.
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
+from functools import partial
 from typing import Any
 
 import torch
@@ -17,10 +18,13 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
+from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
+from posecore.training.bf16_weights import round_weights
 from posecore.training.checkpoint import Checkpoint, Counts
 from posecore.training.checkpoint_pieces import Piece
 from posecore.training.engine import (
+    AUTOCAST,
     BeforeUpdate,
     DeepSpeedEngineConfig,
     EngineSettings,
@@ -29,7 +33,7 @@ from posecore.training.engine import (
     checked_total,
 )
 from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
-from posecore.training.sharded import Run, copy_masters, moment_run, shape_of, weight_run
+from posecore.training.sharded import Run, copy_masters, drop_copies, moment_run, shape_of, weight_run
 from posecore.training.torch_engine import (
     MOMENTS,
     buffer_pieces,
@@ -77,8 +81,13 @@ class DeepSpeedEngine:
         trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in method.parameters())
         described = deepspeed_settings(config, adam, settings.micro_batch, settings.accumulation, trained, total)
+        exact: Mapping[str, Tensor] = {}
+        if config.precision == "bf16-weights":
+            _refuse_frozen(method)
+            exact = round_weights(method)
         if self._stage == 3:
             _shard(deepspeed, method, settings.device, described)
+            _let_gathered_go(method, settings.device)
         else:
             materialise(method, settings.device)
         optimizer = make_optimizer(method, adam)
@@ -88,6 +97,7 @@ class DeepSpeedEngine:
             config=described,
         )
         self._steps = 0
+        self._take_over_masters(exact)
         if self._stage > 0:
             self._lay_out_moments()
 
@@ -212,8 +222,17 @@ class DeepSpeedEngine:
             return None
         return Run(fragment.lp_fragment_address.start, fragment.get_hp_fragment(key).detach())
 
+    def _take_over_masters(self, exact: Mapping[str, Tensor]) -> None:
+        """Gives the optimiser values that layers have rounded already."""
+        for name, parameter in self._trainable():
+            run = self._run(parameter, "weights") if name in exact else None
+            if run is not None:
+                run.values.copy_(exact[name].reshape(-1)[run.start : run.start + len(run.values)])
+
     def _lay_out_moments(self) -> None:
         zero = self._optimizer
+        if self._stage == 3:
+            drop_copies(zero)
         for flat, group in self._flats():
             zero.optimizer.state[flat] = fresh_moments(flat, group["anchor_decay"] > 0)
         if self._stage < 3:
@@ -284,9 +303,22 @@ def deepspeed_settings(
         "zero_force_ds_cpu_optimizer": False,  # its own CPU optimiser would be compiled at run time
         "steps_per_print": 1_000_000_000,
     }
-    if config.precision == "bf16":
+    if config.precision in AUTOCAST:
         settings["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    if config.precision == "bf16-weights":
+        settings["bf16"] = {"enabled": True}
+        settings["data_types"] = {"grad_accum_dtype": "bf16" if accumulation == 1 else "fp32"}
     return settings
+
+
+def _refuse_frozen(method: nn.Module) -> None:
+    """Returns if all weights learn: of others no rank would keep what is lost in bfloat16."""
+    frozen = next((name for name, parameter in method.named_parameters() if not parameter.requires_grad), None)
+    if frozen is not None:
+        raise ConfigError(
+            f"engine.precision: bf16-weights keeps float32 values of weights that learn only, and {frozen} does not; "
+            "set it to bf16."
+        )
 
 
 def _shard(deepspeed: Any, method: nn.Module, device: torch.device, settings: Mapping[str, Any]) -> None:
@@ -305,6 +337,24 @@ def _shard(deepspeed: Any, method: nn.Module, device: torch.device, settings: Ma
             first = own[0]
         else:
             first.convert_to_zero_parameters(param_list=own)  # type: ignore[attr-defined]
+
+
+def _let_gathered_go(method: nn.Module, device: torch.device) -> None:
+    """Has linear layers keep no gathered weights, or autocast's copies of them, from the forward to the backward pass.
+
+    For the backward pass they are gathered anew anyway.
+    """
+    from deepspeed.runtime.zero.linear import zero3_linear_wrap
+
+    def forward(module: nn.Linear, rows: Tensor) -> Tensor:
+        if torch.is_autocast_enabled(device.type):  # or it would be kept as it came
+            rows = rows.to(torch.get_autocast_dtype(device.type))
+        product: Tensor = zero3_linear_wrap(rows, module.weight, module.bias)
+        return product
+
+    for module in method.modules():
+        if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
+            module.forward = partial(forward, module)  # type: ignore[method-assign]
 
 
 def _import_deepspeed(device: torch.device) -> Any:

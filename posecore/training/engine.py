@@ -5,15 +5,17 @@ nothing to compile, for laptops, notebooks and tests. ``deepspeed`` shards optim
 weights (3). In both, ``bf16`` means autocast over float32 weights: matrix products run in bfloat16, statistics, losses,
 buffers and checkpoints stay float32. ``fp16`` is the same in float16, whose small range is made up for by scaling the
 loss: the scale halves, and the update is left out, where a gradient overflows, and doubles after 2000 updates without;
-``torch`` alone has it. A state taken from one engine may be given to any other.
+``torch`` alone has it. ``bf16-weights``, which ZeRO-3 alone has, makes the weights that layers compute with bfloat16,
+too, and gradients but those that are added up; the optimiser keeps float32, and so do statistics, losses, buffers and
+checkpoints. A state taken from one engine may be given to any other.
 """
 
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeAlias
+from typing import Annotated, Literal, Protocol, Self, TypeAlias
 
 import torch
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 from torch import Tensor, nn
 
 from posecore.config import Config
@@ -22,9 +24,13 @@ from posecore.training.checkpoint import Checkpoint, Counts
 from posecore.training.checkpoint_pieces import Piece
 from posecore.training.optimizer import OptimizerConfig
 
-Precision: TypeAlias = Literal["fp32", "bf16", "fp16"]
+Precision: TypeAlias = Literal["fp32", "bf16", "bf16-weights", "fp16"]
 
-AUTOCAST: Mapping[Precision, torch.dtype] = {"bf16": torch.bfloat16, "fp16": torch.float16}
+AUTOCAST: Mapping[Precision, torch.dtype] = {
+    "bf16": torch.bfloat16,
+    "bf16-weights": torch.bfloat16,
+    "fp16": torch.float16,
+}
 """What matrix products run in; float32 where nothing is said."""
 FIRST_LOSS_SCALE = 2.0**14
 """Of a fresh run in ``fp16``; uyoung-jeong/PoseBH @ 8f03438, ``vitb_posebh.py``. The rest is torch's: half where a
@@ -135,11 +141,21 @@ class TorchEngineConfig(Config):
 
     Attributes:
         kind: names this engine in the closed union.
-        precision: ``bf16`` is autocast over float32 weights, ``fp16`` likewise with a scaled loss.
+        precision: ``bf16`` is autocast over float32 weights, ``fp16`` likewise with a scaled loss; ``bf16-weights`` is
+            refused.
     """
 
     kind: Literal["torch"] = "torch"
     precision: Precision = "fp32"
+
+    @field_validator("precision")
+    @classmethod
+    def _refuse_bf16_weights(cls, precision: Precision) -> Precision:
+        if precision == "bf16-weights":
+            raise ValueError(
+                "bf16-weights: only DeepSpeed's ZeRO-3 has it; set engine.kind to deepspeed, or precision to bf16."
+            )
+        return precision
 
 
 class DeepSpeedEngineConfig(Config):
@@ -147,7 +163,8 @@ class DeepSpeedEngineConfig(Config):
 
     Attributes:
         kind: names this engine in the closed union.
-        precision: ``bf16`` is autocast over float32 weights; ``fp16`` is refused.
+        precision: ``bf16`` is autocast over float32 weights; ``bf16-weights`` has float32 weights in the optimiser
+            only, and needs stage 3; ``fp16`` is refused.
         zero_stage: 0 shards nothing, 1 the optimiser state, 2 also gradients, 3 also weights.
         offload_optimizer: keep the optimiser state in CPU memory; needs a stage of at least 1.
         offload_parameters: keep the weights in CPU memory between uses; needs stage 3.
@@ -168,6 +185,14 @@ class DeepSpeedEngineConfig(Config):
                 "any of them is far beyond clip_norm; set precision to bf16, or engine.kind to torch."
             )
         return precision
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.precision == "bf16-weights" and self.zero_stage != 3:
+            raise ValueError(
+                "bf16-weights saves memory where weights are sharded; use zero_stage 3, or precision bf16."
+            )
+        return self
 
 
 EngineConfig: TypeAlias = Annotated[TorchEngineConfig | DeepSpeedEngineConfig, Field(discriminator="kind")]

@@ -6,12 +6,13 @@ written down here, as measured on them (``benchmarks/plan.py``):
 
 * both engines keep float32 weights, gradients and AdamW moments: 4, 4 and 8 bytes per parameter;
 * in ``bf16`` autocast keeps a 2-byte copy of every weight of a matrix product from its use in the forward pass until
-  the backward pass is through with it, whatever is checkpointed, because its cache lives as long as the forward pass;
-* DeepSpeed's stages 1 to 3 keep one more float32 copy of the part of the weights that a rank updates, and stage 3 does
-  so too although its weights are float32 already;
-* stages 1 and 2 hold their communication buckets in the backward pass, stage 3 always; stage 3 gathers weights as
-  float32, though they are sent as bfloat16, and keeps those that are needed again within a reuse distance of 1e9
-  elements. So autocast copies there too, and 2 bytes per parameter are not sharded.
+  the backward pass is through with it, whatever is checkpointed, because its cache lives as long as the forward pass.
+  Under stage 3 it does not: linear layers let gathered weights go, and the few others are left out here;
+* DeepSpeed's stages 1 and 2 keep one more float32 copy of the part of the weights that a rank updates, as stage 3 does
+  where its weights are bfloat16 or elsewhere;
+* in ``bf16-weights`` weights and gradients have 2 bytes, gradients 4 where several passes are added up;
+* stages 1 and 2 hold their communication buckets in the backward pass, stage 3 always; stage 3 gathers weights in their
+  own precision, and keeps those that are needed again soon.
 """
 
 from collections.abc import Iterator, Mapping
@@ -29,6 +30,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.cost import ModelCost, build_parts, count_parameters, model_cost
 from posecore.models.groups import Group
 from posecore.models.pose_model import rest_frozen
+from posecore.training.bf16_weights import round_weights
 from posecore.training.deepspeed_engine import bucket_elements, live_elements
 from posecore.training.engine import DeepSpeedEngineConfig, EngineConfig
 from posecore.training.gpus import GIB, Gpu
@@ -94,6 +96,11 @@ class PlannedRun:
     def zero_stage(self) -> int:
         """0 also for the engine without sharding."""
         return self.engine.zero_stage if isinstance(self.engine, DeepSpeedEngineConfig) else 0
+
+    @property
+    def rounds_weights(self) -> bool:
+        """Whether layers compute with bfloat16 weights that are no copies of float32 ones."""
+        return self.engine.precision == "bf16-weights"
 
     @property
     def checkpointing(self) -> bool:
@@ -183,6 +190,11 @@ class Plan:
         return _trained(self.run, self.cost, self.trace)
 
     @property
+    def weight_copies(self) -> int:
+        """Bytes of autocast's copies; stage 3 lets them go."""
+        return 0 if self.run.zero_stage == 3 else self.trace.weight_copies
+
+    @property
     def peak(self) -> int:
         """Everything the GPU must hold, assumptions about libraries and fragmentation included."""
         return int(self.peak_tensors * (1 + FRAGMENTATION)) + OUTSIDE_BYTES
@@ -236,11 +248,12 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     trained = _trained(run, cost, trace)
     stage, ranks = run.zero_stage, run.num_gpus
     part = trained / ranks if stage else trained
-    weights = 4 * total / (ranks if stage == 3 else 1)
-    gradients = 4 * (part if stage >= 2 else trained)
-    master, moments = (4 * part if stage else 0), 8 * part
+    size = 2 if run.rounds_weights else 4
+    weights = size * total / (ranks if stage == 3 else 1)
+    gradients = (size if run.accumulation == 1 else 4) * (part if stage >= 2 else trained)
+    master, moments = (4 * part if _has_masters(run) else 0), 8 * part
     average = 4 * total * run.num_copies
-    gathered = 4 * min(total, live_elements(total)) if stage == 3 else 0
+    gathered = size * min(total, live_elements(total)) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     if stage == 3:
         largest_group = min(largest_group, live_elements(trained))
@@ -256,7 +269,7 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     buckets = _bucket_bytes(run, trained)
     resident = weights + master + moments + average + (gradients + buckets if stage == 3 else 0)
     if stage == 3:  # gradients and buckets are laid out for good
-        backward = float(max(moment.activations + moment.weight_copies for moment in trace.moments) + gathered)
+        backward = float(max(moment.activations for moment in trace.moments) + gathered)
         update = float(in_passing)
     else:
         backward = max(_alive(run, moment, gradients, buckets) for moment in trace.moments)
@@ -278,6 +291,13 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
         host=int(host),
         crop_flops=3 * cost.flops if run.adapted is None else _counted_flops(run),
     )
+
+
+def _has_masters(run: PlannedRun) -> bool:
+    """Whether the optimiser works on weights of its own."""
+    if run.zero_stage < 3:
+        return run.zero_stage > 0
+    return run.rounds_weights or run.offloads_optimizer != run.offloads_parameters
 
 
 def _trained(run: PlannedRun, cost: ModelCost, trace: StepTrace) -> int:
@@ -305,7 +325,7 @@ def _bucket_bytes(run: PlannedRun, trained: int) -> float:
         sharded = isinstance(run.engine, DeepSpeedEngineConfig)
         return 4 * (min(trained, bucket_elements(trained)) if sharded else trained)
     if stage == 3:
-        return bucket_elements(trained) * (4 + 2 if half else 4)
+        return bucket_elements(trained) * (2 if run.rounds_weights else 4 + 2 if half else 4)
     return bucket_elements(trained) * 4 * (2 if half else 1)  # one for parameters sent in two bytes, one for the others
 
 
@@ -318,6 +338,8 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
             with bfloat16 it takes the CPU's.
     """
     method = _built(run)
+    if run.rounds_weights:
+        round_weights(method, dtype)
     backbone, heads = method["backbone"], dict(method["heads"].named_children())
     groups = _even_groups(_fed_heads(run, tuple(heads)), run.micro_batch)
     with FakeTensorMode(allow_non_fake_inputs=True):

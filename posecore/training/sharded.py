@@ -72,3 +72,16 @@ def copy_masters(zero: Any) -> None:
     for index, (own, master) in enumerate(pairs):
         if own is not master:
             zero._reassign_or_swap_out_partitioned_parameters(index)
+
+
+def drop_copies(zero: Any) -> None:
+    """Lets the optimiser work on the weights that layers gather where both are float32 in one place.
+
+    DeepSpeed 0.19 means to, and compares a device with its name, which is never equal; so it keeps them twice.
+    """
+    for index, (own, master) in enumerate(
+        zip(zero.fp16_partitioned_groups_flat, zero.fp32_partitioned_groups_flat, strict=True)
+    ):
+        if (own.dtype, own.device) == (master.dtype, master.device):
+            own.requires_grad, own.ds_id = True, master.ds_id
+            zero.fp32_partitioned_groups_flat[index] = own

@@ -98,6 +98,15 @@ def test_fp16_is_refused_where_clipping_would_see_scaled_gradients() -> None:
         _config(engine={"kind": "deepspeed", "precision": "fp16"})
 
 
+def test_rounded_weights_are_refused_where_they_save_nothing() -> None:
+    for engine, advice in (
+        ({"kind": "torch"}, r"set engine\.kind to deepspeed"),
+        ({"kind": "deepspeed"}, "zero_stage 3"),
+    ):
+        with pytest.raises(ValueError, match=advice):
+            _config(engine={**engine, "precision": "bf16-weights"})
+
+
 def test_drop_path_is_really_random_between_steps(tmp_path: Path) -> None:
     tiny_training(LocalContext(tmp_path / "a"), TorchEngineConfig())
     tiny_training(LocalContext(tmp_path / "b"), TorchEngineConfig(), drop_path=0.0)

@@ -88,6 +88,14 @@ def test_autocast_copies_every_weight_of_a_product_once() -> None:
     assert trace_step(replace(RUN, engine=TorchEngineConfig())).weight_copies == 0
 
 
+def test_rounded_weights_need_no_copies() -> None:
+    run = replace(RUN, engine=DeepSpeedEngineConfig(zero_stage=3, precision="bf16-weights"), num_gpus=2)
+    rounded, copying = trace_step(run), trace_step(RUN)
+    assert rounded.weight_copies < 0.001 * copying.weight_copies  # of BatchNorm, which computes in float32
+    assert rounded.parameters == copying.parameters
+    assert rounded.backbone + rounded.heads < copying.backbone + copying.heads
+
+
 def test_activations_grow_with_the_batch_and_shrink_by_checkpointing() -> None:
     base = replace(RUN, model=ModelConfig(backbone="vitpose-small"))
     small, large = (trace_step(replace(base, micro_batch=batch)) for batch in (2, 8))
@@ -109,7 +117,7 @@ def test_sharding_divides_what_it_should() -> None:
     assert at(0) == {"weights": 4, "gradients": 4, "moments": 8, "master": 0}
     assert at(1) == {"weights": 4, "gradients": 4, "moments": 1, "master": 0.5}
     assert at(2) == {"weights": 4, "gradients": 0.5, "moments": 1, "master": 0.5}
-    assert at(3) == {"weights": 0.5, "gradients": 0.5, "moments": 1, "master": 0.5}
+    assert at(3) == {"weights": 0.5, "gradients": 0.5, "moments": 1, "master": 0}
 
 
 def test_offloading_moves_the_optimiser_to_the_host() -> None:
@@ -281,21 +289,23 @@ def test_the_peak_is_what_is_alive_at_the_fullest_moment(
 
 
 @pytest.mark.parametrize(
-    ("changes", "resident", "buckets"),
+    ("changes", "size", "resident", "buckets"),
     [
-        ({}, 1000 + 2000 + 1000, SENT + SENT // 2),  # master, moments, gradients; bfloat16 is sent in half the size
-        ({"precision": "fp32"}, 1000 + 2000 + 1000, SENT),
-        ({"offload_optimizer": True}, 0, SENT + SENT // 2),
+        ({}, 4, 2000 + 1000, SENT + SENT // 2),  # moments, gradients; bfloat16 is sent in half the size
+        ({"precision": "fp32"}, 4, 2000 + 1000, SENT),
+        ({"offload_optimizer": True}, 4, 0, SENT + SENT // 2),
+        ({"precision": "bf16-weights"}, 2, 2000 + 500 + 1000, SENT // 2),  # and float32 weights of the optimiser
+        ({"precision": "bf16-weights", "accumulation": 2}, 2, 2000 + 1000 + 1000, SENT // 2),
     ],
 )
 def test_stage_3_holds_a_part_of_everything_and_gathers_weights(
-    changes: dict[str, Any], resident: int, buckets: int
+    changes: dict[str, Any], size: int, resident: int, buckets: int
 ) -> None:
     answer = _told(3, **changes)
     parameters = answer.cost.parameters
-    assert (answer.weights, answer.gathered) == (parameters, 4 * parameters)  # a quarter of 4 bytes; all of them
-    assert answer.resident == parameters + resident + buckets
-    assert answer.peak_tensors == answer.resident + 9500 + 4 * parameters
+    assert (answer.weights, answer.gathered) == (size * parameters // 4, size * parameters)  # a quarter; all of them
+    assert answer.resident == answer.weights + resident + buckets
+    assert answer.peak_tensors == answer.resident + 9000 + size * parameters  # autocast's copies are let go
     assert answer.buffers == buckets + 12 * 60
     updating = _told(3, largest_group=4_000_000_000, **changes)
     assert updating.peak_tensors == updating.resident + 12 * 4_000_000  # the optimiser works on so much at a time
