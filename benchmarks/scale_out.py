@@ -6,8 +6,8 @@
     python benchmarks/scale_out.py --preset vitpose-base --precision bf16
     python benchmarks/scale_out.py --preset vitpose-large --precision bf16 --against /path/of/another/checkout
 
-Two processes train a preset with ZeRO-3 on made-up crops through the loop, write two checkpoints and end; two others go
-on from the last for one step; one process writes the trained model from it. A thread of each reads its resident memory
+Two processes train a preset with ZeRO-3 on made-up crops through the loop, write checkpoints and end; two others go on
+from the last for one step; one process writes the trained model from it. A thread of each reads its resident memory
 every few milliseconds. Stated are the peaks above what the imported libraries take, added up over the processes, as
 multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is how much longer
 the two steps after a checkpoint was due take than two others.
@@ -31,7 +31,6 @@ from typing import Any
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 FLOOR_BYTES = 16
-STEPS, EVERY = 10, 4
 PHASES = ("build", "step", "save", "resume", "first step")
 
 
@@ -89,7 +88,8 @@ def train_rank(options: Mapping[str, Any]) -> None:
     began = time.perf_counter()
     resumes = bool(options["resumes"])
     watch.enter("resume" if resumes else "build")
-    steps = STEPS + (1 if resumes else 0)
+    every = int(options["every"])
+    steps = int(options["steps"]) + (1 if resumes else 0)
     times: dict[int, float] = {}
 
     class Heads(SupervisedHeads):
@@ -103,7 +103,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
         for step in range(start, steps):
             times[step] = time.perf_counter()
             if not resumes and step > 0:
-                watch.enter("save" if step % EVERY in (0, 1) and step >= EVERY else "step")
+                watch.enter("save" if step % every in (0, 1) and step >= every else "step")
             generator = np.random.default_rng([step, context.rank])
             height, width = model_config.input_size
             points = generator.uniform(20, width - 20, (1, 17, 2)).astype(np.float32)
@@ -122,7 +122,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
             )
             images = generator.integers(0, 256, (1, height, width, 3), np.uint8)
             yield CropBatch(images=images, groups=(group,), step=step, epoch=0)
-            if not resumes and (step + 1) % EVERY == 0:
+            if not resumes and (step + 1) % every == 0:
                 watch.enter("save")
 
     def build() -> torch.nn.Module:
@@ -137,7 +137,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
         steps=steps,
         global_batch=2,
         engine=DeepSpeedEngineConfig(zero_stage=3, precision=options["precision"]),
-        checkpoint_every=EVERY,
+        checkpoint_every=every,
         progress=False,
     )
     makers = getattr(loop, "MethodMakers", None)
@@ -198,16 +198,17 @@ def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
     figures["driver GiB"] = read["model"]["peaks"]["model"] / 2**30
     figures["resume s"] = max(rank["times"]["-1"] for rank in resumed)
     figures["build s"] = max(rank["times"]["-1"] for rank in trained)
-    lengths = [_lengths(rank["times"]) for rank in trained]
-    figures["step s"] = statistics.median(rank[0] for rank in lengths)
-    figures["wait s"] = statistics.median(rank[1] for rank in lengths)
+    if options["every"] >= 4:  # otherwise a checkpoint is near every step
+        lengths = [_lengths(rank["times"], options["every"]) for rank in trained]
+        figures["step s"] = statistics.median(rank[0] for rank in lengths)
+        figures["wait s"] = statistics.median(rank[1] for rank in lengths)
     return figures
 
 
-def _lengths(times: Mapping[str, float]) -> tuple[float, float]:
+def _lengths(times: Mapping[str, float], every: int) -> tuple[float, float]:
     """Seconds of a step without a checkpoint near it, and those that a checkpoint adds to two steps."""
-    took = {step: times[str(step + 1)] - times[str(step)] for step in range(1, STEPS - 1)}
-    after = [step for step in took if (step + 1) % EVERY == 0]
+    took = {step: times[str(step + 1)] - times[str(step)] for step in range(1, len(times) - 2)}
+    after = [step for step in took if (step + 1) % every == 0]
     plain = statistics.median(took[step] for step in took if step not in after and step - 1 not in after)
     waits = [took[step] + took[step + 1] - 2 * plain for step in after if step + 1 in took]
     return plain, statistics.median(waits)
@@ -237,6 +238,8 @@ def main() -> None:
     parser.add_argument("--preset", default="vitpose-base")
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--against", type=Path, help="another checkout, measured as well")
+    parser.add_argument("--steps", type=int, default=10)
+    parser.add_argument("--every", type=int, default=4, help="steps between two checkpoints; below 4 no wait is stated")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -245,7 +248,7 @@ def main() -> None:
         globals()[what](settings)
         return
     here = Path(__file__).resolve().parents[1]
-    settings = {"preset": options.preset, "precision": options.precision}
+    settings = {name: getattr(options, name) for name in ("preset", "precision", "steps", "every")}
     builds = {"this build": here} | ({"the other": options.against.resolve()} if options.against else {})
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
     for _ in range(options.repeats):

@@ -19,7 +19,7 @@ _LAYERS = (nn.Linear, _ConvNd, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm)
 def round_weights(method: nn.Module, dtype: torch.dtype = torch.bfloat16) -> dict[str, Tensor]:
     """Makes the weights of a method bfloat16, in place, and its layers take input of any precision.
 
-    BatchNorm computes in float32, as its statistics are: what a step adds to them is lost in bfloat16.
+    BatchNorm is given float32 weights, as its statistics are: what a step adds to them is lost in bfloat16.
 
     Args:
         method: whose layers are changed.
@@ -47,7 +47,7 @@ def _normalise(norm: Any, rows: Tensor) -> Tensor:
     own = norm._parameters
     norm._parameters = {name: None if tensor is None else tensor.float() for name, tensor in own.items()}
     try:
-        normalised: Tensor = type(norm).forward(norm, rows.float())
+        normalised: Tensor = type(norm).forward(norm, rows)
     finally:
         norm._parameters = own
-    return normalised.to(rows.dtype)
+    return normalised

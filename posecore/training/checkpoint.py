@@ -27,7 +27,7 @@ from posecore.models.saving import refuse_other_architecture
 from posecore.models.tensor_file import DTYPES
 from posecore.schema import Json
 from posecore.storage import AnyPath, TooLarge, read_at_most, write_atomically
-from posecore.training.checkpoint_files import FileEntry, OldFileEntry, TensorEntry, VerifiedFile, hashed_file
+from posecore.training.checkpoint_files import FileEntry, OldFileEntry, TensorEntry, VerifiedFile, hashed_file, settle
 
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
@@ -120,6 +120,7 @@ def commit_checkpoint(folder: AnyPath, files: Mapping[str, FileEntry], counts: C
     state = _ProgressFile(format=FORMAT, **asdict(progress), **asdict(counts))
     with hashed_file(folder / _PROGRESS_FILE) as file:
         file.write(json.dumps(state.model_dump(mode="json"), indent=1).encode())
+    settle(folder, [_PROGRESS_FILE])
     named = {_PROGRESS_FILE: file.entry(), **files}
     manifest = _Manifest(format=FORMAT, files=named, digest=manifest_digest(named))
     write_atomically(folder / MANIFEST_FILE, manifest.model_dump_json().encode())

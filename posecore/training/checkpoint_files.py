@@ -7,7 +7,7 @@ hashes of blocks of 4 MiB make it read what it needs, rounded up to blocks, and 
 import hashlib
 import os
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -111,16 +111,26 @@ class HashedFile:
 
 @contextmanager
 def hashed_file(path: AnyPath) -> Iterator[HashedFile]:
-    """A new file that is on the disk, or in the store, when the block has ended well.
+    """A new file; what was written is not needed any more when the block has ended, and :func:`settle` keeps it.
 
     It is written under its own name: nobody looks at it before a manifest names it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("wb") as file:
         yield HashedFile(file)
+
+
+def settle(folder: AnyPath, names: Iterable[str]) -> None:
+    """Returns when files that were written are on the disk; in an object store they are already.
+
+    Raises:
+        OSError: they cannot be.
+    """
+    for name in names:
+        path = folder / name
         if isinstance(path, Path):
-            file.flush()
-            os.fsync(file.fileno())
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
 
 
 class VerifiedFile:

@@ -2,8 +2,8 @@
 
 Weights and moments change in one place of a step only, the optimiser's update. So what lies in this machine's memory is
 not copied: a thread writes it from where it is, during the passes of the next step, and the update waits for the rest
-of the writing. What lies on a GPU is copied to host memory first and may be written for many steps; buffers, which
-forward passes change, are copied always.
+of the writing, though not for the disk. What lies on a GPU is copied to host memory first and may be written for many
+steps; buffers, which forward passes change, are copied always.
 
 Every rank writes its own pieces and then, as ``rank_00000.json``, what it wrote. Rank 0 waits for those of all ranks
 and writes the manifest. The ranks exchange nothing but these files, so a checkpoint is finished although one of them
@@ -25,7 +25,7 @@ from pydantic import RootModel
 from posecore.errors import CheckpointError
 from posecore.storage import AnyPath, write_atomically
 from posecore.training.checkpoint import Counts, Progress, checkpoint_name, commit_checkpoint
-from posecore.training.checkpoint_files import FileEntry
+from posecore.training.checkpoint_files import FileEntry, settle
 from posecore.training.checkpoint_pieces import Piece, write_pieces
 from posecore.training.context import TrainContext
 from posecore.training.divergence import refuse_diverged
@@ -115,10 +115,11 @@ class CheckpointSaver:
         folder = store.path(name)
         try:
             files = write_pieces(folder, f"rank_{rank:05d}", pieces)
-            if rank > 0:
-                write_atomically(_note(folder, rank), _Written(files).model_dump_json().encode())
             pieces.clear()
             self._written.set()
+            settle(folder, files)
+            if rank > 0:
+                write_atomically(_note(folder, rank), _Written(files).model_dump_json().encode())
             if rank == 0:
                 files |= self._others(folder)
                 commit_checkpoint(folder, files, counts, progress)

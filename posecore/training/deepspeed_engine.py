@@ -71,6 +71,9 @@ class DeepSpeedEngine:
     """See :class:`posecore.training.engine.Engine`."""
 
     def __init__(self, config: DeepSpeedEngineConfig, method: nn.Module, settings: EngineSettings) -> None:
+        rounds = config.precision == "bf16-weights"
+        if rounds:
+            _refuse_frozen(method)
         deepspeed = _import_deepspeed(settings.device)
         if not dist.is_initialized():  # DeepSpeed wants a process group even for one process
             dist.init_process_group("gloo", store=HashStore(), rank=0, world_size=1)
@@ -81,10 +84,7 @@ class DeepSpeedEngine:
         trained = sum(parameter.numel() for parameter in method.parameters() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in method.parameters())
         described = deepspeed_settings(config, adam, settings.micro_batch, settings.accumulation, trained, total)
-        exact: Mapping[str, Tensor] = {}
-        if config.precision == "bf16-weights":
-            _refuse_frozen(method)
-            exact = round_weights(method)
+        exact = round_weights(method) if rounds else {}
         if self._stage == 3:
             _shard(deepspeed, method, settings.device, described)
             _let_gathered_go(method, settings.device)
@@ -231,7 +231,7 @@ class DeepSpeedEngine:
 
     def _lay_out_moments(self) -> None:
         zero = self._optimizer
-        if self._stage == 3:
+        if self._stage == 3 and not zero.offload_optimizer:  # offloaded, its weights have gradients of their own
             drop_copies(zero)
         for flat, group in self._flats():
             zero.optimizer.state[flat] = fresh_moments(flat, group["anchor_decay"] > 0)

@@ -39,6 +39,7 @@ from posecore.training.engine import (
     TorchEngineConfig,
     build_engine,
 )
+from posecore.training.host_memory import give_back_freed
 from posecore.training.meter import Meter
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
@@ -169,6 +170,7 @@ def train(
     if isinstance(method, MethodMakers):
         makers = method
         if is_sharded(config.engine, context):
+            give_back_freed()
             first = FirstState(makers, context)
             if not context.store.names():
                 first.write()  # before the engine takes its memory

@@ -297,7 +297,7 @@ def _has_masters(run: PlannedRun) -> bool:
     """Whether the optimiser works on weights of its own."""
     if run.zero_stage < 3:
         return run.zero_stage > 0
-    return run.rounds_weights or run.offloads_optimizer != run.offloads_parameters
+    return run.rounds_weights or run.offloads_optimizer or run.offloads_parameters
 
 
 def _trained(run: PlannedRun, cost: ModelCost, trace: StepTrace) -> int:

@@ -89,7 +89,7 @@ class FirstState:
     def _write(self) -> None:
         method = self._makers.build()
         pieces = [Piece.whole(f"weights/{name}", parameter) for name, parameter in method.named_parameters()]
-        files = write_pieces(self._folder, "rank_00000", pieces + buffer_pieces(method))
+        files = write_pieces(self._folder, "rank_00000", pieces + buffer_pieces(method))  # for now: need not be settled
         progress = Progress(step=0, seed=0, world_size=self._context.world_size, config={})
         commit_checkpoint(self._folder, files, Counts(optimizer_steps=0), progress)
 

@@ -91,7 +91,7 @@ def test_autocast_copies_every_weight_of_a_product_once() -> None:
 def test_rounded_weights_need_no_copies() -> None:
     run = replace(RUN, engine=DeepSpeedEngineConfig(zero_stage=3, precision="bf16-weights"), num_gpus=2)
     rounded, copying = trace_step(run), trace_step(RUN)
-    assert rounded.weight_copies < 0.001 * copying.weight_copies  # of BatchNorm, which computes in float32
+    assert rounded.weight_copies < 0.001 * copying.weight_copies  # float32 ones for BatchNorm
     assert rounded.parameters == copying.parameters
     assert rounded.backbone + rounded.heads < copying.backbone + copying.heads
 

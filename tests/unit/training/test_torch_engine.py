@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from posecore.training.engine import EngineSettings, TorchEngineConfig, build_engine
+from posecore.errors import ConfigError
+from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, TorchEngineConfig, build_engine
 from posecore.training.optimizer import OptimizerConfig
 
 ROWS = torch.tensor([[1.0, 5.0], [2.0, -6.0], [3.0, 7.0], [6.0, 10.0]])
@@ -53,3 +54,11 @@ def test_the_norm_of_all_gradients_together_is_clipped() -> None:
 
 def test_a_small_gradient_is_not_clipped() -> None:
     assert _step(9.0, ROWS)[0] == {"first": [3.0, 0.0], "second": [0.0, 8.0]}
+
+
+def test_weights_that_do_not_learn_are_not_rounded_for_good() -> None:
+    method = _Slopes()
+    method.first.requires_grad = False
+    settings = EngineSettings(optimizer=OptimizerConfig(), micro_batch=1, accumulation=1, device=torch.device("cpu"))
+    with pytest.raises(ConfigError, match="bf16-weights keeps float32 values of weights that learn only, and first"):
+        build_engine(DeepSpeedEngineConfig(zero_stage=3, precision="bf16-weights"), method, settings)
