@@ -10,7 +10,7 @@ from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.evaluation.protocols import protocol_problem
-from posecore.ingest.stage_check import check_stages, made_of
+from posecore.ingest.stage_check import check_stages, made_of, may_scale
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
@@ -109,7 +109,7 @@ def _check_dataset(options: argparse.Namespace) -> int:
     splits = [options.split] if options.split else present_splits(definition, options.root)
     healthy = unjudged is None
     for split in splits or definition.splits:
-        report = check_split(definition, split, options.root, made_of(definition))
+        report = check_split(definition, split, options.root, made_of(definition), may_scale(definition))
         print(report)
         healthy &= not report.has_errors
         if report.sample:

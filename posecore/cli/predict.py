@@ -51,6 +51,9 @@ def add(commands: Commands) -> None:
         help="where heatmaps come from: the head, its prototypes, or the mean of both (default: regression)",
     )  # fmt: skip
     model.add_argument("--precision", choices=["float32", "bfloat16"], default="float32", help="of the network")
+    model.add_argument(
+        "--scale-range", metavar="LOW:HIGH", help="values that become 0 and 255 of photos of 16 bits (default: refused)"
+    )
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
     add_registry(model)
 

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 import cv2
 
 from posecore.cli.model_argument import weights_source
+from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
@@ -66,13 +67,9 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _predictor(options: argparse.Namespace) -> Predictor:
-    settings = PredictorSettings(
-        batch_size=options.batch_size,
-        flip_test=options.flip_test,
-        path=options.path,
-        precision=options.precision,
-        compile=options.compile,
-    )
+    given = {name: getattr(options, name) for name in ("batch_size", "flip_test", "path", "precision", "compile")}
+    scale_range = None if options.scale_range is None else options.scale_range.split(":")
+    settings = parse_config({**given, "scale_range": scale_range}, PredictorSettings, origin="command line")
     with weights_source(options) as source:
         return Predictor.load(source, settings, options.expect)
 

@@ -111,6 +111,7 @@ def check_split(
     split: str,
     root: str | AnyPath,
     made_of: Callable[[str], str | None] = lambda image: None,
+    may_scale: bool = False,
 ) -> CheckReport:
     """Reads one split completely, looks at every image's header, and says what is wrong.
 
@@ -120,13 +121,15 @@ def check_split(
         root: folder of the download, local or any fsspec URL.
         made_of: for the ``image`` of a record, the file that a stage makes its picture of, of which only is asked
             whether it exists; None where it is a picture file.
+        may_scale: whether a stage may make pictures of 8 bits of those of 16, which trying the stages tells.
 
     Raises:
         DatasetError: the definition has no such split, or its reader cannot be loaded.
     """
     top = as_path(root)
     findings: list[Finding] = []
-    tally = _Tally(definition.skeleton, top, made_of, stages=frozenset(entry.stage for entry in definition.stages))
+    stages = frozenset(entry.stage for entry in definition.stages)
+    tally = _Tally(definition.skeleton, top, made_of, stages, may_scale)
     sample = Sample(SAMPLE_SIZE)
     expected = definition.splits.get(split)
     if expected is not None:
@@ -162,7 +165,8 @@ class _Tally:
         skeleton: of the dataset.
         root: of the download.
         made_of: as of :func:`check_split`.
-        stages: those of the dataset; what ``orient`` or ``scale_range`` sees to is not asked for again.
+        stages: those of the dataset; what ``orient`` sees to is not asked for again.
+        may_scale: as of :func:`check_split`.
         areas: px², annotated and of the box in turn, of every body of which the annotation states one.
         at_origin: (K,) labels at exactly (0, 0).
         turned: images that viewers show turned or mirrored, by the reading that their labels fit.
@@ -174,6 +178,7 @@ class _Tally:
     root: AnyPath
     made_of: Callable[[str], str | None]
     stages: frozenset[str]
+    may_scale: bool
     num_images: int = 0
     num_instances: int = 0
     flags: Counter[int] = field(default_factory=Counter)
@@ -262,16 +267,17 @@ class _Tally:
         return [Finding(severity=severity, code="stored-turned", message=message, count=count, examples=examples)]
 
     def _depths(self) -> list[Finding]:
-        if not self.num_deep or "scale_range" in self.stages:
+        if not self.num_deep or self.may_scale:
             return []
         ranges = [found for name in self.deep if (found := value_range(self.root / name)) is not None]
         low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 65535)
         message = (
-            f"images have 16 bits per value, and models see 8; values from {low} to {high} in {len(ranges)} of them; "
-            f"say what is black and what is white: {{stage: scale_range, options: {{low: {low}, high: {high}}}}}"
+            "images have 16 bits per value, and models see 8, so ingestion refuses them; say what is black and what is "
+            f"white (in {len(ranges)} of them are values from {low} to {high}) by the stage "
+            f"{{stage: scale_range, options: {{low: {low}, high: {high}}}}}"
         )
         examples = tuple(self.deep[:MAX_EXAMPLES])
-        return [Finding(severity="warning", code="16-bit", message=message, count=self.num_deep, examples=examples)]
+        return [Finding(severity="error", code="16-bit", message=message, count=self.num_deep, examples=examples)]
 
     def _add(self, code: str, example: str) -> None:
         self.counts[code] += 1

@@ -6,6 +6,7 @@ from functools import partial
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import PoseCoreError
+from posecore.image_header import bits_per_sample
 from posecore.ingest.duplicates import DUPLICATE, hashed, twins_of
 from posecore.ingest.fetch import fetched, ready_stages, source_file, staged
 from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
@@ -13,11 +14,13 @@ from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.read import fitting
 from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
 from posecore.ingest.tally import Tally
+from posecore.ingest.usable import usable
 from posecore.schema import Record, Reject
 from posecore.shards.manifest import StageCounts
 from posecore.stages.duplicates import Deduplicate
-from posecore.stages.load import LoadedStage, load_stages
+from posecore.stages.load import BUILT_IN, LoadedStage, load_stages, stage_path
 from posecore.stages.protocol import Picture, SourceStage
+from posecore.stages.ranges import ScaleRange
 from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, as_path
 from posecore.tables.records import to_annotations
@@ -76,6 +79,7 @@ def check_stages(
             if not isinstance(stage.work, SourceStage):
                 held = _passed(stage, held, job, tally)
             met.append(stage.label)
+        problem = _left_deep(held)
     except PoseCoreError as error:
         problem = str(error)
     return StageReport(len(records), tuple(count for count in tally.counts() if count.stage in met), problem)
@@ -88,6 +92,19 @@ def made_of(definition: DatasetDefinition) -> Callable[[str], str | None]:
     except PoseCoreError:  # which trying them tells
         stages = ()
     return partial(source_file, stages)
+
+
+def may_scale(definition: DatasetDefinition) -> bool:
+    """Whether a stage may make pictures of 8 bits of those of 16: ``scale_range``, or one that does not ship."""
+    try:
+        stages = load_stages(definition)
+    except PoseCoreError:  # which trying them tells
+        return False
+    shipped = set(BUILT_IN.values())
+    return any(
+        isinstance(stage.work, ScaleRange) or (wants_pictures(stage) and stage_path(entry.stage) not in shipped)
+        for stage, entry in zip(stages, definition.stages, strict=True)
+    )
 
 
 def staged_sample(
@@ -104,7 +121,8 @@ def staged_sample(
     job = _job(definition, split, root)
     tally = Tally(job.stage_names)
     annotations = to_annotations(_usable(sample, definition), definition.skeleton.num_keypoints)
-    left = {item.record.source_id: item.picture for item in staged(job, ready_stages(definition), annotations, tally)}
+    made = usable(staged(job, ready_stages(definition), annotations, tally), tally)
+    left = {item.record.source_id: item.picture for item in made}
     reasons: dict[str, list[str]] = {}
     for row in tally.rejects():
         reasons.setdefault(row["source_id"], []).append(row["reason"])
@@ -133,6 +151,14 @@ def _without_duplicates(stage: LoadedStage, records: list[Record], job: IngestJo
             detail = f"it shows the same as {records[twin].source_id}."
             tally.reject_image(stage.label, reject_image(record, DUPLICATE, detail), record)
     return kept
+
+
+def _left_deep(held: Sequence[Record | Picture]) -> str:
+    """A sentence if pictures of 16 bits are left after all stages; ingestion refuses them."""
+    deep = [item.record.image for item in held if isinstance(item, Picture) and bits_per_sample(item.data) > 8]
+    if not deep:
+        return ""
+    return f"after all stages {len(deep)} images, such as {deep[0]}, have 16 bits per value; add the stage scale_range."
 
 
 def _passed(

@@ -14,6 +14,7 @@ from posecore.ingest.job import IngestJob, IngestSettings
 from posecore.ingest.plan import PlannedShard, planned_annotations
 from posecore.ingest.run import plan_split, reaching, scratch_folder
 from posecore.ingest.tally import Tally
+from posecore.ingest.usable import usable
 from posecore.shards.index import read_columns
 from posecore.shards.manifest import FORMAT_VERSION, IMAGES_NAME, Manifest, read_manifest
 from posecore.storage import AnyPath
@@ -97,7 +98,7 @@ def _differences(shard: PlannedShard, job: IngestJob, scratch: AnyPath) -> list[
     stored = _stored(job, range(shard.number, shard.number + 1))
     tally = Tally(job.stage_names)
     made = staged(job, ready_stages(job.definition), planned_annotations(scratch, shard), tally)
-    found = list(_compared(made, stored))
+    found = list(_compared(usable(made, tally), stored))
     reasons = {row["source_id"]: row["detail"] for row in tally.rejects() if not row["instance_id"]}
     for source_id, (image, _, _) in stored.items():
         found.append(f"{image}: it is stored, and not to be had now: {reasons.get(source_id, 'its id is gone.')}")

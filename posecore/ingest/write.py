@@ -27,15 +27,12 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
-from posecore.formats.segmentations import check_regions
-from posecore.formats.values import Refusal
 from posecore.ingest.fetch import Examined, ready_stages, source_file, staged
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
-from posecore.ingest.source_image import (
-    EXTENSIONS,
-)
+from posecore.ingest.source_image import EXTENSIONS
 from posecore.ingest.tally import Tally
+from posecore.ingest.usable import usable
 from posecore.schema import record_from_json, record_to_json
 from posecore.shards.digests import file_digest
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
@@ -45,7 +42,6 @@ from posecore.shards.remote import asked_again
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
 from posecore.stages.load import LoadedStage, load_stages
-from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
 
 _FLUSH_SECONDS = 0.1
@@ -182,14 +178,8 @@ def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examine
     with whole_file(job.folder / shard.name) as file:
         tar = TarWriter(file)
         num_images = num_instances = 0
-        for sample in samples:
+        for sample in usable(samples, tally):
             record, key = sample.record, sample_key(sample.record.source_id)
-            try:
-                check_regions(record)
-            except (Refusal, TypeError) as error:
-                problem = reject_image(record, "bad-segmentation", f"a segmentation cannot be drawn ({error}).")
-                tally.reject_image(IMAGE_STAGE, problem, record)
-                continue
             masks = encode_state(keypoint_state(record, job.definition.skeleton, job.vocabulary))
             rows.add(key, record, _add_sample(tar, shard.number, key, sample, record_to_json(record), masks))
             num_images += 1

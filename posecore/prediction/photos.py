@@ -4,13 +4,16 @@ import os
 from pathlib import Path
 from typing import TypeAlias
 
+import cv2
 import numpy as np
 from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from posecore.errors import ImageHeaderError, IntegrityError, PredictionError
-from posecore.image_header import has_end_mark, image_size
+from posecore.image_header import bits_per_sample, has_end_mark, image_size
 from posecore.loading.crop import decode_image
+from posecore.stages.pixels import decoded
+from posecore.stages.ranges import scaled
 
 Picture: TypeAlias = NDArray[np.uint8] | bytes | str | os.PathLike[str]
 """(H, W, 3) uint8 RGB pixels, the bytes of a JPEG or PNG file, or the path of one."""
@@ -21,17 +24,20 @@ MAX_PIXELS = 100_000_000
 _MAX_BYTES = 1 << 30
 
 
-def read_picture(picture: Picture, where: str, max_pixels: int = MAX_PIXELS) -> UInt8[np.ndarray, "H W 3"]:
+def read_picture(
+    picture: Picture, where: str, max_pixels: int = MAX_PIXELS, scale_range: tuple[float, float] | None = None
+) -> UInt8[np.ndarray, "H W 3"]:
     """RGB pixels as stored; EXIF orientation is ignored, as in training.
 
     Args:
         picture: pixels, an encoded image, or its path.
         where: what messages call the image, unless it has a path.
         max_pixels: a larger file is refused by its header: a small one can declare an image that fills the memory.
+        scale_range: what becomes 0 and 255 of a file of 16 bits per value, as in the stage of that name.
 
     Raises:
-        PredictionError: there is no such file, it is no whole JPEG or PNG, or it is too large; or the array is no
-            RGB image.
+        PredictionError: there is no such file, it is no whole JPEG or PNG, it is too large, or it has 16 bits per value
+            and no range is given; or the array is no RGB image.
     """
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
@@ -46,11 +52,27 @@ def read_picture(picture: Picture, where: str, max_pixels: int = MAX_PIXELS) -> 
         size = image_size(picture)
         if not has_end_mark(picture, size.format):  # decoders fill what is missing with grey and say nothing
             raise PredictionError(f"{where}: the file ends before its {size.format.upper()} end mark; copy it again.")
+        if bits_per_sample(picture) > 8 and size.width * size.height <= max_pixels:
+            return _scaled(picture, where, scale_range)
         return decode_image(picture, max_pixels, where)
     except ImageHeaderError as error:
         raise PredictionError(f"{where}: {error}") from None
     except IntegrityError as error:
         raise PredictionError(str(error)) from None
+
+
+def _scaled(picture: bytes, where: str, scale_range: tuple[float, float] | None) -> UInt8[np.ndarray, "H W 3"]:
+    if scale_range is None:
+        raise PredictionError(
+            f"{where}: it has 16 bits per value, and models see 8; say what is black and what is white as the stage "
+            "scale_range of the model's data does (--scale-range LOW:HIGH, scale_range of PredictorSettings)."
+        )
+    pixels = decoded(picture)
+    if pixels is None:
+        raise PredictionError(f"{where}: the file has a valid header but cannot be decoded; copy it again.")
+    of_8_bits = scaled(pixels, *scale_range)
+    to_rgb = {1: cv2.COLOR_GRAY2RGB, 3: cv2.COLOR_BGR2RGB, 4: cv2.COLOR_BGRA2RGB}
+    return np.asarray(cv2.cvtColor(of_8_bits, to_rgb[1 if pixels.ndim == 2 else pixels.shape[2]]), np.uint8)
 
 
 def printable(name: str) -> str:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.errors import PredictionError
@@ -51,6 +51,8 @@ class PredictorSettings(Config):
             one being filled up, so that each is compiled once.
         keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
         nms_threshold: OKS above which the weaker of two answers to detected boxes is dropped; None keeps all.
+        scale_range: values that become 0 and 255 of pictures of 16 bits, as in the stage that their model was trained
+            behind; None refuses such pictures.
     """
 
     batch_size: int = Field(default=32, gt=0)
@@ -60,6 +62,13 @@ class PredictorSettings(Config):
     compile: bool = False
     keypoint_threshold: float = Field(default=0.2, ge=0)
     nms_threshold: float | None = Field(default=0.9, gt=0)
+    scale_range: tuple[float, float] | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.scale_range is not None and not 0 <= self.scale_range[0] < self.scale_range[1] <= 65535:
+            raise ValueError("scale_range: two numbers from 0 to 65535, the lower first.")
+        return self
 
 
 class Predictor:
@@ -183,7 +192,12 @@ class Predictor:
         if any(depth is not None for depth in beside) and not self.model.takes_depth:
             raise PredictionError("depth was given, but the model takes pictures alone; leave the depth out.")
         items = (
-            (f"image {number}", read_picture(image, f"image {number}"), _as_boxes(of_image), depth)
+            (
+                f"image {number}",
+                read_picture(image, f"image {number}", scale_range=self.settings.scale_range),
+                _as_boxes(of_image),
+                depth,
+            )
             for number, (image, of_image, depth) in enumerate(zip(images, boxes, beside, strict=True))
         )
         return [found for _, found in self._stream(items, datasets)]

@@ -11,6 +11,7 @@ from pydantic import Field, InstanceOf, PrivateAttr, model_validator
 
 from posecore.datasets.definition import StageResources
 from posecore.errors import PredictionError
+from posecore.image_header import bits_per_sample
 from posecore.models.catalog import CATALOG
 from posecore.prediction.instances import Boxes, ImagePrediction
 from posecore.prediction.photos import read_picture
@@ -81,7 +82,8 @@ class PseudoLabel(ModelStage):
             try:
                 pixels = read_picture(picture.data, picture.record.image)
             except PredictionError as error:
-                answers[place] = reject_image(picture.record, "undecodable-image", str(error))
+                reason = "undecodable-image" if bits_per_sample(picture.data) <= 8 else "not-8-bit"
+                answers[place] = reject_image(picture.record, reason, str(error))
                 continue
             rows = [row for row, body in enumerate(bodies) if _is_usable(body, pixels)]
             if rows or (self.whole_images and not bodies):

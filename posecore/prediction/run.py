@@ -147,7 +147,7 @@ def predict_sources(
                 sink.write(frame, image_id, final)
 
     with tqdm(total=len(photos), unit="photo", disable=not (show_progress and photos)) as bar:
-        answer(_photos(photos, report, bar.update), lambda _, found: found)
+        answer(_photos(photos, report, bar.update, predictor.settings.scale_range), lambda _, found: found)
     for source in sources:
         if source.kind == "video":
             try:
@@ -195,7 +195,12 @@ class _Follower:
         }
 
 
-def _photos(sources: Sequence[Source], report: Report, advance: Callable[[], object]) -> Iterator[Frame]:
+def _photos(
+    sources: Sequence[Source],
+    report: Report,
+    advance: Callable[[], object],
+    scale_range: tuple[float, float] | None,
+) -> Iterator[Frame]:
     """Photos in order, decoded ahead by a few threads."""
     waiting: deque[tuple[Source, Future[Frame]]] = deque()
     left = iter(sources)
@@ -203,7 +208,7 @@ def _photos(sources: Sequence[Source], report: Report, advance: Callable[[], obj
         try:
             while True:
                 while len(waiting) < 2 * _READERS and (source := next(left, None)) is not None:
-                    waiting.append((source, readers.submit(read_photo, source)))
+                    waiting.append((source, readers.submit(read_photo, source, scale_range)))
                 if not waiting:
                     return
                 source, reading = waiting.popleft()

@@ -86,13 +86,13 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
     return sorted(sources, key=lambda source: source.name)
 
 
-def read_photo(source: Source) -> Frame:
-    """A photo as a frame.
+def read_photo(source: Source, scale_range: tuple[float, float] | None = None) -> Frame:
+    """A photo as a frame; one of 16 bits as :func:`~posecore.prediction.photos.read_picture` has it.
 
     Raises:
         PredictionError: it cannot be used.
     """
-    return Frame(source.name, read_picture(source.path, source.name))
+    return Frame(source.name, read_picture(source.path, source.name, scale_range=scale_range))
 
 
 class Video:

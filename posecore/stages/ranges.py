@@ -35,7 +35,7 @@ class ScaleRange(PixelStage):
             return undecodable(picture.record)
         if pixels.dtype == np.uint8:
             return picture
-        return self.changed(picture, _scaled(pixels, self.low, self.high), picture.record)
+        return self.changed(picture, scaled(pixels, self.low, self.high), picture.record)
 
 
 class ScaleDepth(ImageStage):
@@ -69,6 +69,7 @@ class ScaleDepth(ImageStage):
         return replace(picture, depth=data, record=replace(picture.record, depth=restated))
 
 
-def _scaled(pixels: Pixels, low: float, high: float) -> Pixels:
+def scaled(pixels: Pixels, low: float, high: float) -> Pixels:
+    """Pixels of 8 bits: ``low`` and all below becomes 0, ``high`` and all above 255."""
     share = (pixels.astype(np.float64) - low) / (high - low)
     return np.round(255 * share.clip(0, 1)).astype(np.uint8)

@@ -9,7 +9,7 @@ REASON = re.compile(r"[a-z0-9]+(-[a-z0-9]+)+|crowd")
 JUDGES = [
     *(
         ROOT / "posecore" / "ingest" / f"{name}.py"
-        for name in ("duplicates", "fetch", "plan", "reach", "read", "source_image", "staging", "write")
+        for name in ("duplicates", "fetch", "plan", "reach", "read", "source_image", "staging", "usable")
     ),
     *(ROOT / "posecore" / "stages").glob("*.py"),
     *(ROOT / "posecore" / "videos").glob("*.py"),

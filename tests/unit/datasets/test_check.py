@@ -11,6 +11,7 @@ from posecore import cli
 from posecore.datasets.check import CheckReport, check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
+from posecore.ingest.stage_check import may_scale
 
 DEFINITION = """
 name: tiny
@@ -258,11 +259,13 @@ def test_pictures_of_16_bits_are_met_with_their_range(download: Download) -> Non
     pixels[3, 4], pixels[5, 5] = 4000, 16
     cv2.imwrite(str(download.root / "images" / "b.png"), pixels)
     found = {item.code: item for item in download.check().findings}["16-bit"]
-    assert (found.count, found.examples) == (1, ("images/b.png",))
+    assert (found.severity, found.count, found.examples) == ("error", 1, ("images/b.png",))
     assert "{stage: scale_range, options: {low: 0, high: 4000}}" in found.message
     stages = "stages: [check_instances, {stage: scale_range, options: {low: 0, high: 4000}}]\n"
     download.yaml.write_text(DEFINITION + stages)
-    assert "16-bit" not in {item.code for item in download.check().findings}, "what was advised is done"
+    assert may_scale(download.definition)
+    scaled = check_split(download.definition, "train", download.root, may_scale=True)
+    assert "16-bit" not in {item.code for item in scaled.findings}, "what was advised is done"
 
 
 @pytest.mark.parametrize(

@@ -14,10 +14,12 @@ from posecore import cli
 from posecore.config import read_yaml
 from posecore.datasets.check import check_split
 from posecore.datasets.sample import Sample
-from posecore.ingest.stage_check import check_stages, staged_sample
+from posecore.ingest.run import ingest
+from posecore.ingest.stage_check import check_stages, made_of, may_scale, staged_sample
+from posecore.ingest.verify_source import verify_source
 from posecore.schema import Record
 from posecore.stages import ImageStage, Picture
-from tests.support.small_split import HEIGHT, WIDTH, definition, records
+from tests.support.small_split import HEIGHT, WIDTH, definition, job, records
 
 HERE = __name__
 CALLS = count()
@@ -76,6 +78,45 @@ def test_a_stage_that_is_faulty_or_not_pure_is_named(tmp_path, stages, said):
     records(tmp_path, 3)
     text = checked(tmp_path, *stages)
     assert re.search(said, text), text
+
+
+class Shifts(ImageStage):
+    """Keeps the high byte."""
+
+    def __call__(self, given: Picture) -> Picture:
+        pixels = cv2.imdecode(np.frombuffer(given.data, np.uint8), cv2.IMREAD_UNCHANGED)
+        return replace(given, data=cv2.imencode(".png", (pixels >> 8).astype(np.uint8))[1].tobytes())
+
+
+SCALED = {"stage": "scale_range", "options": {"low": 0, "high": 4095}}
+LEFT_DEEP = "after all stages 1 images, such as images/0.jpg, have 16 bits per value; add the stage scale_range."
+
+
+def test_pictures_of_16_bits_are_refused_by_check_and_ingestion_unless_a_stage_scales_them(tmp_path):
+    root = tmp_path / "raw"
+    records(root, 3)
+    deep = np.arange(HEIGHT * WIDTH, dtype=np.uint16).reshape(HEIGHT, WIDTH)
+    (root / "images" / "0.jpg").write_bytes(cv2.imencode(".png", deep)[1].tobytes())
+    for stages, refused, said in (
+        ([], True, ""),
+        ([{"stage": "resize", "options": {"longer_side_px": 32}}], True, LEFT_DEEP),
+        ([f"{HERE}:Numbers"], True, "asked again"),
+        ([SCALED], False, ""),
+        ([f"{HERE}:Shifts"], False, ""),
+    ):
+        of = definition(stages=stages, max_loss=1.0)
+        report = check_split(of, "train", root, made_of(of), may_scale(of))
+        tried = check_stages(of, "train", root, report.sample)
+        found = {finding.code: finding.severity for finding in report.findings}
+        assert ("16-bit" in found or bool(tried.problem)) == refused, (stages, tried.problem)
+        assert said in tried.problem
+        manifest = ingest(job(root, tmp_path / f"out-{len(str(stages))}", stages=stages, max_loss=1.0))
+        assert manifest.rejects == ({"not-8-bit": 1} if refused else {})
+        verified = verify_source(job(root, tmp_path / f"out-{len(str(stages))}", stages=stages, max_loss=1.0))
+        assert refused or not verified.num_different
+        left, reasons = staged_sample(of, "train", root, report.sample)
+        assert (reasons == {"0": ["not-8-bit"]}) == refused
+        assert ("0" in left) == (not refused)
 
 
 def test_the_commands_run_the_stages(tmp_path, capsys):

@@ -47,6 +47,20 @@ def walk(path: Path, num_frames: int = 12) -> Path:
     return write_clip(path, list(frames), frames_per_second=12.5)
 
 
+def test_photos_of_16_bits_are_refused_unless_their_range_is_stated(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    deep = np.random.default_rng(0).integers(0, 4096, (60, 80), np.uint16)
+    cv2.imwrite(str(tmp_path / "deep.png"), deep)
+    photo(tmp_path / "photo.png")
+    command = ["predict", str(tmp_path / "*.png"), "--model", model, "--out", str(tmp_path / "out"), "--format", "coco"]
+    assert main(command) == 1
+    assert "deep.png: it has 16 bits per value" in capsys.readouterr().err
+    assert main([*command, "--scale-range", "0:4095"]) == 0
+    assert main([*command, "--scale-range", "4095:0"]) != 0
+    assert "scale_range: two numbers from 0 to 65535, the lower first" in capsys.readouterr().err
+
+
 def test_one_photo_gets_its_skeleton_and_its_numbers(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

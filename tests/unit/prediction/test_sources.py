@@ -6,7 +6,11 @@ import numpy as np
 import pytest
 
 from posecore.errors import PredictionError
+from posecore.prediction.photos import read_picture
 from posecore.prediction.sources import Source, Video, find_sources, read_photo
+from posecore.schema import Record
+from posecore.stages.protocol import Picture
+from posecore.stages.ranges import ScaleRange
 from tests.support.clips import write_clip
 
 
@@ -87,6 +91,24 @@ def test_a_photo_is_read_as_stored(tmp_path: Path) -> None:
     frame = read_photo(source)
     np.testing.assert_array_equal(frame.image, pixels[:, :, ::-1])
     assert (str(frame), frame.index) == ("a.png", None)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+def test_a_photo_of_16_bits_is_refused_or_scaled_as_the_stage_does(channels: int, tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 4096, (20, 30, channels), np.uint16)
+    cv2.imwrite(str(tmp_path / "a.png"), pixels)
+    (source,) = find_sources([str(tmp_path)])
+    with pytest.raises(PredictionError, match=r"a\.png: it has 16 bits per value, .*--scale-range LOW:HIGH"):
+        read_photo(source)
+    data = (tmp_path / "a.png").read_bytes()
+    record = Record(dataset="d", split="s", source_id="1", image="a.png", width=30, height=20)
+    stored = ScaleRange(low=100, high=4000)(Picture(data=data, record=record))
+    assert isinstance(stored, Picture)
+    frame = read_photo(source, (100, 4000))
+    np.testing.assert_array_equal(frame.image, read_picture(stored.data, "a"))
+    (tmp_path / "a.png").write_bytes(data[:60] + bytes(40) + data[100:])
+    with pytest.raises(PredictionError, match="cannot be decoded"):
+        read_photo(source, (100, 4000))
 
 
 @pytest.mark.parametrize(("name", "codec"), [("clip.avi", "MJPG"), ("clip.mp4", "mp4v")])
