@@ -382,7 +382,7 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
             Finding(severity="error", code="empty-split", message=f"split {split} has not a single usable image")
         )
         return findings
-    if not tally.num_instances:
+    if not tally.num_instances and definition.skeleton.num_keypoints:  # without points, a split is of pictures alone
         findings.append(
             Finding(severity="error", code="no-instances", message=f"split {split} has not a single usable instance")
         )

@@ -84,7 +84,7 @@ def columns_of(records: Sequence[Record], num_keypoints: int) -> Bodies:
         if not body.is_crowd and body.keypoints.shape == (num_keypoints, 3)
         if np.isfinite(body.bbox_xywh).all() and min(body.bbox_xywh[2:]) > 0
     ]
-    points = np.array([body.keypoints for _, body in found], np.float64).reshape(-1, num_keypoints, 3)
+    points = np.array([body.keypoints for _, body in found], np.float64).reshape(len(found), num_keypoints, 3)
     unknown = (points[..., 2] <= 0) | ~np.isfinite(points[..., :2]).all(axis=-1) | (points[..., :2] == 0).all(axis=-1)
     sizes = np.array([(record.width, record.height) for record, _ in found], np.float64).reshape(-1, 2)
     return Bodies(

@@ -67,7 +67,7 @@ def check_stages(
     problem = ""
     try:
         held: list[Record] | list[Picture] = records
-        for stage in load_stages(definition):
+        for stage in load_stages(job.definition):
             if isinstance(stage.work, Deduplicate):
                 held = _without_duplicates(stage, records, job, tally)
                 met.append(stage.label)
@@ -121,7 +121,7 @@ def staged_sample(
     job = _job(definition, split, root)
     tally = Tally(job.stage_names)
     annotations = to_annotations(_usable(sample, definition), definition.skeleton.num_keypoints)
-    made = usable(staged(job, ready_stages(definition), annotations, tally), tally)
+    made = usable(staged(job, ready_stages(job.definition), annotations, tally), tally)
     left = {item.record.source_id: item.picture for item in made}
     reasons: dict[str, list[str]] = {}
     for row in tally.rejects():

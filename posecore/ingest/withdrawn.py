@@ -9,6 +9,7 @@ from pydantic import ValidationError
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition, StageEntry
 from posecore.errors import IngestError
+from posecore.schema import Json
 from posecore.storage import AnyPath, write_atomically
 
 WITHDRAWN_NAME = "withdrawn.json"
@@ -68,12 +69,21 @@ def write_withdrawn(folder: AnyPath, withdrawn: Withdrawn) -> Withdrawn:
 
 def without(definition: DatasetDefinition, withdrawn: Withdrawn) -> DatasetDefinition:
     """The definition with the stages that take out what was withdrawn, once, after all others."""
-    others = [entry for entry in definition.stages if not _is_ours(entry)]
+    others = [entry for entry in definition.stages if not _says_no_more(entry, withdrawn)]
     stages = withdrawn.stages()
     if len(others) == len(definition.stages) and not stages:
         return definition
     return definition.model_copy(update={"stages": (*others, *stages)})
 
 
-def _is_ours(entry: StageEntry) -> bool:
-    return entry.stage == "drop_pictures" or (entry.stage == "drop_subjects" and "reasons" in entry.options)
+def _says_no_more(entry: StageEntry, withdrawn: Withdrawn) -> bool:
+    """Whether a stage takes out what was withdrawn and nothing else, as those of a former edition do."""
+    if entry.files or entry.options.get("bodies_only"):
+        return False
+    if entry.stage == "drop_pictures":
+        return _keys(entry.options.get("pictures")) <= withdrawn.pictures.keys()
+    return entry.stage == "drop_subjects" and _keys(entry.options.get("subjects")) <= withdrawn.subjects.keys()
+
+
+def _keys(value: Json) -> set[str]:
+    return {str(key) for key in value} if isinstance(value, (dict, list)) else {""}

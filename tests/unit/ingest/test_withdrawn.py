@@ -63,9 +63,21 @@ def test_withdrawals_add_up_and_are_taken_out_once(tmp_path: Path) -> None:
     once = without(plain, both)
     assert [entry.stage for entry in once.stages] == ["check_instances", "drop_subjects", "drop_pictures"]
     assert without(once, both) == once
-    # A list that the dataset itself states is not ours to change.
-    own = definition(stages=[{"stage": "drop_subjects", "options": {"subjects": ["z"]}}])
-    assert len(without(own, both).stages) == 3
+
+
+OWN = [
+    {"stage": "drop_subjects", "options": {"subjects": ["z"]}},
+    {"stage": "drop_subjects", "options": {"subjects": ["z"], "reasons": {"z": "moved away"}}},
+    {"stage": "drop_pictures", "options": {"pictures": {"0" * 64: "blurred"}}},
+]
+
+
+@pytest.mark.parametrize("own", OWN, ids=lambda entry: "-".join(entry["options"]))
+def test_a_list_that_the_dataset_states_itself_stays(own: dict[str, object]) -> None:
+    both = Withdrawn(subjects={"a": "2"}, pictures={"f" * 64: "3"})
+    listed = definition(stages=[own])
+    assert without(listed, Withdrawn()) is listed
+    assert without(without(listed, both), both).stages == (*listed.stages, *both.stages())
 
 
 def test_a_record_that_cannot_be_read_stops_the_ingestion(tmp_path: Path) -> None:
