@@ -2,16 +2,25 @@
 
 import argparse
 import inspect
+import re
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from posecore.cli.commands import Commands
 from posecore.errors import IngestError
 from posecore.stages.declared_file import DeclaredFile
+from posecore.stages.duplicates import Deduplicate
 from posecore.stages.load import known_stages, stage_named, stage_path
-from posecore.stages.protocol import SKELETON, ImageStage, ModelStage, Stage, TableStage
+from posecore.stages.protocol import SKELETON, ImageStage, ModelStage, SourceStage, Stage, TableStage
 
-_KINDS = {TableStage: "table", ImageStage: "image", ModelStage: "model"}
+_KINDS = {
+    TableStage: "table",
+    SourceStage: "source",
+    ImageStage: "image",
+    ModelStage: "model",
+    Deduplicate: "split",
+}
+_ATTRIBUTE = re.compile(r"^    (\w+): (.*?)(?=^    \w|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def add(commands: Commands) -> None:
@@ -41,16 +50,28 @@ def _list(options: argparse.Namespace) -> int:
 def _describe(options: argparse.Namespace) -> int:
     found = stage_named(options.stage)
     print(f"{options.stage}: {_kind(found)} stage, {stage_path(options.stage)}\n")
-    print(inspect.getdoc(found))
+    print((inspect.getdoc(found) or "").partition("\n\nAttributes:")[0])
     fields = {name: field for name, field in getattr(found, "model_fields", {}).items() if name != SKELETON}
     if not fields:
         print("\nno options")
         return 0
     print("\noptions:")
+    sentences = _sentences(found)
     for name, field in fields.items():
         value = "required" if field.is_required() else f"default {field.get_default(call_default_factory=True)!r}"
         print(f"  {name}: {_type(field.annotation)}, {value}")
+        if name in sentences:
+            print(f"      {sentences[name]}")
     return 0
+
+
+def _sentences(found: type) -> dict[str, str]:
+    """What a class and those it is made from say of their attributes."""
+    told: dict[str, str] = {}
+    for kind in reversed(found.__mro__):
+        attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")[2]
+        told |= {name: " ".join(text.split()) for name, text in _ATTRIBUTE.findall(attributes)}
+    return told
 
 
 def _type(annotation: Any) -> str:

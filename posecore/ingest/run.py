@@ -215,8 +215,7 @@ def _refuse_loss(job: IngestJob, counts: tuple[StageCounts, ...]) -> None:
     for count in counts:
         if count.stage in lenient:
             continue
-        images = count.images_rejected / max(count.images_in, 1)
-        instances = count.instances_rejected / max(count.instances_in, 1)
+        images, instances = count.lost_shares
         if max(images, instances) > job.definition.max_loss:
             raise IngestError(
                 f"{job.definition.name} {job.split}: stage {count.stage} lost {images:.1%} of the images and "

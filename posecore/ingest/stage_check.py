@@ -33,19 +33,26 @@ class StageReport:
     Attributes:
         num_images: of the sample.
         counts: what each stage was given and took out, those before the one with the problem.
+        losing: names of those that lose more than ingestion lets pass.
         problem: one sentence if a stage cannot be had, fails, breaks its protocol or is not pure; else empty.
     """
 
     num_images: int
     counts: tuple[StageCounts, ...]
+    losing: tuple[str, ...]
     problem: str
 
     def __str__(self) -> str:
         lines = [f"  stages, tried on {self.num_images} images:"]
         for count in self.counts:
-            lost = ", ".join(f"{reason}: {number}" for reason, number in count.reasons.items())
+            reasons = ", ".join(f"{reason}: {number}" for reason, number in count.reasons.items())
+            lost = (
+                f"{count.images_rejected} and {count.instances_rejected} of them ({reasons})" if reasons else "nothing"
+            )
             given = f"{count.images_in} images, {count.instances_in} instances"
-            lines.append(f"    {count.stage}: {given}; {f'took out {lost}' if lost else 'took out nothing'}")
+            lines.append(f"    {count.stage}: {given}; took out {lost}")
+            if count.stage in self.losing:
+                lines.append(f"  warning: {count.stage} loses more than max_loss allows, so ingestion would stop")
         return "\n".join([*lines, *([f"  error: {self.problem}"] if self.problem else [])])
 
 
@@ -64,10 +71,13 @@ def check_stages(
     records = _usable(sample, definition)
     tally = Tally(job.stage_names)
     met: list[str] = []
+    strict: set[str] = set()
     problem = ""
     try:
         held: list[Record] | list[Picture] = records
-        for stage in load_stages(job.definition):
+        stages = load_stages(job.definition)
+        strict = {stage.label for stage in stages if not stage.may_lose}
+        for stage in stages:
             if isinstance(stage.work, Deduplicate):
                 held = _without_duplicates(stage, records, job, tally)
                 met.append(stage.label)
@@ -82,7 +92,9 @@ def check_stages(
         problem = _left_deep(held)
     except PoseCoreError as error:
         problem = str(error)
-    return StageReport(len(records), tuple(count for count in tally.counts() if count.stage in met), problem)
+    counts = tuple(count for count in tally.counts() if count.stage in met)
+    lossy = {count.stage for count in counts if max(count.lost_shares) > definition.max_loss}
+    return StageReport(len(records), counts, tuple(sorted(lossy & strict)), problem)
 
 
 def made_of(definition: DatasetDefinition) -> Callable[[str], str | None]:

@@ -60,6 +60,11 @@ class StageCounts(Config):
     instances_rejected: int
     reasons: dict[str, int] = {}
 
+    @property
+    def lost_shares(self) -> tuple[float, float]:
+        """Shares of the images and of the instances that it took out."""
+        return self.images_rejected / max(self.images_in, 1), self.instances_rejected / max(self.instances_in, 1)
+
 
 class StageCode(Config):
     """What could change the result of a reader or a stage, beside what its definition says.

@@ -21,7 +21,16 @@ def test_every_stage_is_listed_with_its_kind_and_purpose(capsys):
     ("name", "said"),
     [
         ("resize", ["resize: image stage, posecore.stages.sizes:Resize", "  longer_side_px: int, required"]),
-        ("drop_subjects", ["  subjects: tuple[str, ...] or a file (under `files`), required"]),
+        (
+            "drop_subjects",
+            [
+                "  subjects: tuple[str, ...] or a file (under `files`), required",
+                "      their ids, or a declared file with one a line.",
+                "      subject to why it is listed; told with what is taken out.",
+            ],
+        ),
+        ("video_frames", ["video_frames: source stage, posecore.stages.videos:VideoFrames"]),
+        ("deduplicate", ["deduplicate: split stage, posecore.stages.duplicates:Deduplicate"]),
         ("pseudo_label", ["  head: str or null, default None"]),
         ("blur_faces", ["  unplaced: Literal['reject', 'keep'], default 'reject'"]),
         ("drop_crowds", ["no options"]),

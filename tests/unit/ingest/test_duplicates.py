@@ -108,7 +108,7 @@ def test_check_tries_it_on_the_sample(pool):
     of = definition(stages=["deduplicate", "check_instances"])
     sample = [item for item in read_split(of, "train", pool) if isinstance(item, Record)]
     said = str(check_stages(of, "train", pool, sample))
-    assert "deduplicate: 9 images, 15 instances; took out duplicate-picture: 3" in said
+    assert "deduplicate: 9 images, 15 instances; took out 3 and 6 of them (duplicate-picture: 3)" in said
     assert "check_instances: 6 images" in said
     assert "error" not in said
 

@@ -47,13 +47,21 @@ def test_every_stage_says_what_it_was_given_and_took_out(tmp_path):
     stages = ["drop_crowds", {"stage": "resize", "options": {"longer_side_px": 32}}, "drop_unlabelled"]
     assert checked(tmp_path, *stages).splitlines() == [
         "  stages, tried on 6 images:",
-        "    drop_crowds: 6 images, 9 instances; took out crowd: 3",
+        "    drop_crowds: 6 images, 9 instances; took out 0 and 3 of them (crowd: 3)",
         "    resize: 5 images, 5 instances; took out nothing",
         "    drop_unlabelled: 5 images, 5 instances; took out nothing",
     ]
     left, reasons = staged_sample(definition(stages=stages), "train", tmp_path, source)
     assert {name: picture.record.width for name, picture in left.items()} == dict.fromkeys("01234", 32)
     assert reasons == {"1": ["crowd"], "3": ["crowd"], "5": ["crowd", "empty-image"]}
+
+
+def test_a_stage_that_would_stop_the_ingestion_is_met(tmp_path):
+    records(tmp_path, 4)
+    said = "  warning: blur_faces loses more than max_loss allows, so ingestion would stop"
+    points = {"points": ["hand"]}
+    assert said in checked(tmp_path, {"stage": "blur_faces", "options": points}).splitlines()
+    assert said not in checked(tmp_path, {"stage": "blur_faces", "options": {**points, "unplaced": "keep"}})
 
 
 @pytest.mark.parametrize(
@@ -127,7 +135,7 @@ def test_the_commands_run_the_stages(tmp_path, capsys):
     made.write_text(values.model_dump_json())
     assert read_yaml(made)["name"] == "tiny"
     assert cli.main(["datasets", "check", str(made), "--root", str(root)]) == 0
-    assert "    drop_crowds: 2 images, 3 instances; took out crowd: 1" in capsys.readouterr().out
+    assert "    drop_crowds: 2 images, 3 instances; took out 0 and 1 of them (crowd: 1)" in capsys.readouterr().out
     assert cli.main(["datasets", "show", str(made), "--root", str(root), "--out", str(tmp_path / "page")]) == 0
     page = (tmp_path / "page" / "index.html").read_text()
     assert "some taken out: crowd" in page
