@@ -34,6 +34,7 @@ from posecore.training.checkpoint import Checkpoint
 JOB = Path(__file__).resolve().parents[1] / "pipelines" / "multidataset_train.py"
 KILLED_AFTER, STEPS = 3, 5
 GIB = 2**30
+LEAST_LEFT = 1.0  # GiB; a machine without memory ends whichever process it likes
 
 
 class Watched:
@@ -157,7 +158,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, nargs=2, default=(2, 3), help="before and after the kill")
     parser.add_argument("--crops", type=int, default=6, help="per step")
     parser.add_argument("--without-ray", action="store_true", help="started by torchrun")
-    parser.add_argument("--folder", type=Path, help="default: a temporary one, removed at the end")
+    parser.add_argument("--folder", type=Path, help="kept, and gone on with; default: a temporary one")
     options = parser.parse_args()
     options.input = list(options.input)
     folder = options.folder or Path(tempfile.mkdtemp(prefix="largest-"))
@@ -165,7 +166,9 @@ def main() -> None:
     if not (folder / "data" / "coco").exists():
         write_dataset("coco", folder / "data" / "coco", num_train=16, num_val=4, image_size=(256, 256), seed=0)
     try:
-        rows = [attempt(options, folder, workers, kill=number == 0) for number, workers in enumerate(options.workers)]
+        first, second = options.workers
+        rows = [] if newest(folder) else [attempt(options, folder, first, kill=True)]
+        rows.append(attempt(options, folder, second, kill=False))
     finally:
         if options.folder is None:
             shutil.rmtree(folder)
@@ -181,6 +184,9 @@ def attempt(options: argparse.Namespace, folder: Path, workers: int, kill: bool)
     log = folder / f"log_{workers}.txt"
     watched = Watched(command_of(options, run_file(options, folder, workers), workers), log)
     while watched.look():
+        if watched.left < LEAST_LEFT:
+            watched.kill()
+            sys.exit(f"ended, as the machine had {watched.left:.2f} GiB left; the job held {watched.peak:.2f} GiB.")
         if kill and newest(folder) is not None:
             watched.kill()
             break

@@ -56,6 +56,7 @@ RUNS: list[dict[str, Any]] = [
     {"engine": "deepspeed", "zero_stage": 2, "precision": "bf16"},
     {"engine": "deepspeed", "zero_stage": 3, "precision": "bf16"},
     {"engine": "deepspeed", "zero_stage": 3, "precision": "bf16", "checkpointing": True},
+    {"engine": "deepspeed", "zero_stage": 3, "precision": "bf16-weights"},
 ]
 
 

@@ -9,8 +9,8 @@
 Two processes train a preset with ZeRO-3 on made-up crops through the loop, write checkpoints and end; two others go on
 from the last for one step; one process writes the trained model from it. A thread of each reads its resident memory
 every few milliseconds. Stated are the peaks above what the imported libraries take, added up over the processes, as
-multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is how much longer
-the two steps after a checkpoint was due take than two others.
+multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is what a
+checkpoint keeps the loop from: the time in saving, and that in which an update waits for the writing.
 
 ``--against`` runs this same file on the package of another checkout, in turns with this one.
 """
@@ -25,7 +25,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,14 @@ def train_rank(options: Mapping[str, Any]) -> None:
     every = int(options["every"])
     steps = int(options["steps"]) + (1 if resumes else 0)
     times: dict[int, float] = {}
+    waits: list[float] = []
+    loop._save = _timed(loop._save, waits, begins=True)
+    try:
+        from posecore.training.checkpoint_saver import CheckpointSaver
+    except ImportError:
+        pass  # an older build, which writes while it saves
+    else:
+        CheckpointSaver.before_update = _timed(CheckpointSaver.before_update, waits)  # type: ignore[method-assign]
 
     class Heads(SupervisedHeads):
         def forward(self, batch: Any) -> Any:
@@ -145,7 +153,12 @@ def train_rank(options: Mapping[str, Any]) -> None:
     watch.enter("end")
     with torch.device("meta"):
         parameters = sum(p.numel() for p in build_model(model_config, {"coco": skeleton}).parameters())
-    result = {"peaks": watch.peaks, "times": times, "parameters": parameters}
+    result = {
+        "peaks": watch.peaks,
+        "times": times,
+        "parameters": parameters,
+        "waits": waits[:-1],
+    }  # the last is no wait
     (run_dir / f"{'resumed' if resumes else 'trained'}{context.rank}.json").write_text(json.dumps(result))
 
 
@@ -198,20 +211,30 @@ def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
     figures["driver GiB"] = read["model"]["peaks"]["model"] / 2**30
     figures["resume s"] = max(rank["times"]["-1"] for rank in resumed)
     figures["build s"] = max(rank["times"]["-1"] for rank in trained)
-    if options["every"] >= 4:  # otherwise a checkpoint is near every step
-        lengths = [_lengths(rank["times"], options["every"]) for rank in trained]
-        figures["step s"] = statistics.median(rank[0] for rank in lengths)
-        figures["wait s"] = statistics.median(rank[1] for rank in lengths)
+    figures["step s"] = statistics.median(length for rank in trained for length in _lengths(rank["times"]))
+    figures["wait s"] = statistics.mean(wait for rank in trained for wait in rank["waits"])
     return figures
 
 
-def _lengths(times: Mapping[str, float], every: int) -> tuple[float, float]:
-    """Seconds of a step without a checkpoint near it, and those that a checkpoint adds to two steps."""
-    took = {step: times[str(step + 1)] - times[str(step)] for step in range(1, len(times) - 2)}
-    after = [step for step in took if (step + 1) % every == 0]
-    plain = statistics.median(took[step] for step in took if step not in after and step - 1 not in after)
-    waits = [took[step] + took[step + 1] - 2 * plain for step in after if step + 1 in took]
-    return plain, statistics.median(waits)
+def _lengths(times: Mapping[str, float]) -> list[float]:
+    """Seconds of every step but the first and the last."""
+    return [times[str(step + 1)] - times[str(step)] for step in range(1, len(times) - 2)]
+
+
+def _timed(function: Callable[..., Any], waits: list[float], begins: bool = False) -> Callable[..., Any]:
+    """The same function, whose seconds are added to the last wait, or to a new one."""
+
+    def timed(*arguments: Any, **keywords: Any) -> Any:
+        began = time.perf_counter()
+        if begins:
+            waits.append(0.0)
+        try:
+            return function(*arguments, **keywords)
+        finally:
+            if waits:
+                waits[-1] += time.perf_counter() - began
+
+    return timed
 
 
 def _launch(package: Path, what: str, options: Mapping[str, Any], world_size: int) -> None:
@@ -239,7 +262,7 @@ def main() -> None:
     parser.add_argument("--precision", default="bf16")
     parser.add_argument("--against", type=Path, help="another checkout, measured as well")
     parser.add_argument("--steps", type=int, default=10)
-    parser.add_argument("--every", type=int, default=4, help="steps between two checkpoints; below 4 no wait is stated")
+    parser.add_argument("--every", type=int, default=4, help="steps between two checkpoints")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()

@@ -82,22 +82,23 @@ class MultiDatasetWorker:
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
         stores = self._open()
-        models: list[PoseModel] = []
+        conventions: dict[str, Conventions] = {}
 
         def build() -> nn.Module:
             model, warm_start = self._initial(stores)
             if warm_start is not None and context.rank == 0:
                 Console(stderr=True).print(warm_start.table())
-            models.append(model)
+            conventions.update(model.conventions)
             return self.method.build(model)
 
         def outline() -> nn.Module:
             with torch.device("meta"):
-                models.append(self._initial(stores)[0])
-            return self.method.build(models[-1])
+                model, _ = self._initial(stores)
+            conventions.update(model.conventions)
+            return self.method.build(model)
 
         def batches(start: int) -> Iterable[CropBatch]:
-            return self.batches(stores, context, start, models[-1].conventions)
+            return self.batches(stores, context, start, conventions)
 
         return train(MethodMakers(build, outline), batches, self.training, context, self.evaluate)
 
