@@ -12,7 +12,8 @@ every few milliseconds. Stated are the peaks above what the imported libraries t
 multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is what a
 checkpoint keeps the loop from: the time in saving, and that in which an update waits for the writing.
 
-``--against`` runs this same file on the package of another checkout, in turns with this one.
+``--against`` runs this same file on the package of another checkout, in turns with this one. Beside them stands what
+the planner says of tensors alone.
 """
 
 import argparse
@@ -237,6 +238,28 @@ def _timed(function: Callable[..., Any], waits: list[float], begins: bool = Fals
     return timed
 
 
+def planned(preset: str, precision: str) -> dict[str, float]:
+    """The table's first rows as ``posecore plan`` has them: what lies there for good, and the most within a step."""
+    import torch
+
+    from posecore.models.architecture import ModelConfig
+    from posecore.training.engine import DeepSpeedEngineConfig
+    from posecore.training.gpus import find_gpu
+    from posecore.training.planner import PlannedRun, plan, trace_step
+
+    run = PlannedRun(
+        model=ModelConfig.model_validate({"backbone": preset}),
+        keypoints={"coco": 17},
+        engine=DeepSpeedEngineConfig.model_validate({"zero_stage": 3, "precision": precision}),
+        gpu=find_gpu("h100"),
+        num_gpus=2,
+    )
+    answer = plan(run, trace_step(run, torch.bfloat16))
+    share = FLOOR_BYTES * answer.total_parameters / 2
+    lasting, most = answer.resident / share, answer.peak_tensors / share
+    return {phase: lasting if phase in ("build", "resume") else most for phase in PHASES}
+
+
 def _launch(package: Path, what: str, options: Mapping[str, Any], world_size: int) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -277,12 +300,14 @@ def main() -> None:
     for _ in range(options.repeats):
         for name, package in builds.items():
             runs[name].append(measure(package, settings))
+    plans = planned(options.preset, options.precision)
     print(f"{options.preset}, {options.precision}, ZeRO-3, 2 processes, one crop each\n")
-    print("| what | " + " | ".join(builds) + " |")
-    print("|---|" + "---|" * len(builds))
+    print("| what | " + " | ".join(builds) + " | planned |")
+    print("|---|" + "---|" * (len(builds) + 1))
     for figure in runs["this build"][0]:
         values = [statistics.median(run[figure] for run in runs[name]) for name in builds]
-        print(f"| {figure} | " + " | ".join(f"{value:,.3g}" for value in values) + " |")
+        cells = [f"{value:,.3g}" for value in values] + [f"{plans[figure]:,.3g}" if figure in plans else "–"]
+        print(f"| {figure} | " + " | ".join(cells) + " |")
 
 
 if __name__ == "__main__":
