@@ -38,7 +38,7 @@ from posecore.shards.digests import file_digest
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
 from posecore.shards.masks import encode_state, keypoint_state
-from posecore.shards.remote import asked_again
+from posecore.shards.remote import put_whole
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
 from posecore.stages.load import LoadedStage, load_stages
@@ -241,7 +241,7 @@ def whole_file(path: AnyPath) -> Iterator[FileIO]:
         local = Path(folder) / path.name
         with FileIO(local, "wb") as file:
             yield file
-        asked_again(path, lambda: path.fs.put_file(str(local), path.path), "written")
+        put_whole(local, path)
 
 
 @contextmanager

@@ -1,8 +1,9 @@
 """Cuts the picture of every body of an ingested split beforehand: what its augmented crops can show, at their scale."""
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from io import FileIO
 from pathlib import Path
@@ -34,6 +35,7 @@ from posecore.shards.precut import (
     manifest_text,
     picture_header,
 )
+from posecore.shards.remote import outage_in_a_sentence, put_whole
 from posecore.shards.store import ShardStore, open_store
 from posecore.shards.tar import TarWriter
 from posecore.storage import AnyPath, write_atomically, written_aside
@@ -218,16 +220,17 @@ class CutShard:
     table: pa.Table
 
 
-def cut_shard(number: int, folder: Path, terms: PrecutTerms) -> CutShard:
+def cut_shard(number: int, folder: AnyPath, terms: PrecutTerms) -> CutShard:
     """Writes the pictures of one shard's bodies; equal shards give equal bytes.
 
     Args:
         number: of the shard.
-        folder: of the split, local.
+        folder: of the split.
         terms: for which crops.
 
     Raises:
         IntegrityError: a stored image is damaged.
+        StorageError: a remote store does not answer, however often it is asked.
     """
     store = open_store(folder)
     image_rows = store.instances["image_row"].to_numpy()
@@ -241,9 +244,8 @@ def cut_shard(number: int, folder: Path, terms: PrecutTerms) -> CutShard:
     columns = {name: np.zeros(len(rows), np.int64) for name in ("offset", "width", "height")}
     columns["xxh3"] = np.zeros(len(rows), np.uint64)
     name = f"crops-{number:06d}.tar"
-    (folder / FOLDER_NAME).mkdir(exist_ok=True)
     image_row, image = -1, np.empty((0, 0, 3), np.uint8)
-    with written_aside(folder / FOLDER_NAME / name) as aside, FileIO(aside, "wb") as file:
+    with _whole(folder / FOLDER_NAME / name) as file:
         tar = TarWriter(file)
         for place, row in enumerate(rows.tolist()):
             if not (parts[place, 2:] > parts[place, :2]).all():
@@ -271,8 +273,23 @@ def cut_shard(number: int, folder: Path, terms: PrecutTerms) -> CutShard:
     return CutShard(entry, rows, table.cast(INDEX_SCHEMA))
 
 
+@contextmanager
+def _whole(path: AnyPath) -> Iterator[FileIO]:
+    """A file that gets its name when it is complete; in an object store by one put of a local copy."""
+    if isinstance(path, Path):
+        path.parent.mkdir(exist_ok=True)
+        with written_aside(path) as aside, FileIO(aside, "wb") as file:
+            yield file
+        return
+    with tempfile.TemporaryDirectory(prefix="posecore-precut-") as scratch:
+        local = Path(scratch) / path.name
+        with FileIO(local, "wb") as file:
+            yield file
+        put_whole(local, path)
+
+
 def _one_by_one(
-    cut: Callable[[int, Path, PrecutTerms], CutShard], numbers: Iterable[int], folder: Path, terms: PrecutTerms
+    cut: Callable[[int, AnyPath, PrecutTerms], CutShard], numbers: Iterable[int], folder: AnyPath, terms: PrecutTerms
 ) -> list[CutShard]:
     return [cut(number, folder, terms) for number in numbers]
 
@@ -281,43 +298,42 @@ def write_precut(
     folder: AnyPath,
     terms: PrecutTerms,
     each: Callable[
-        [Callable[[int, Path, PrecutTerms], CutShard], Iterable[int], Path, PrecutTerms], Sequence[CutShard]
+        [Callable[[int, AnyPath, PrecutTerms], CutShard], Iterable[int], AnyPath, PrecutTerms], Sequence[CutShard]
     ] = _one_by_one,
 ) -> PrecutManifest:
     """Cuts the pictures of all bodies of an ingested split, beside its shards; those that are whole stay.
 
     Args:
-        folder: of the split; on a local disk or one that all workers mount.
+        folder: of the split, local or remote; all workers must reach it.
         terms: for which crops.
         each: calls a function for each number with the other arguments; answers in the order of the numbers.
 
     Raises:
-        ConfigError: the split is on an object store.
         IntegrityError: a stored image is damaged.
+        StorageError: a remote store does not answer, however often it is asked.
     """
-    if not isinstance(folder, Path):
-        raise ConfigError(f"{folder}: crops are cut where a split is written, on a disk; copy both to the store then.")
-    store = open_store(folder)
-    with suppress(IntegrityError):  # then they are cut, again
-        if store.precut.manifest.terms == terms:
-            store.precut.verify()
-            return store.precut.manifest
-    target = folder / FOLDER_NAME
-    target.mkdir(exist_ok=True)
-    (target / MANIFEST_NAME).unlink(missing_ok=True)  # not finished from now on
-    shards = each(cut_shard, range(len(store.manifest.shards)), folder, terms)
-    order = np.argsort(np.concatenate([np.empty(0, np.int64), *(shard.rows for shard in shards)]))
-    table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *(shard.table for shard in shards)]).take(order)
-    data = write_table(target / INSTANCES_NAME, table)
-    manifest = PrecutManifest(
-        dataset=store.manifest.digest,
-        terms=terms,
-        shards=tuple(shard.entry for shard in shards),
-        index=hashlib.sha256(data).hexdigest(),
-    )
-    names = {entry.name for entry in manifest.shards} | {INSTANCES_NAME}
-    for path in target.iterdir():
-        if path.name not in names and path.name.startswith("crops-"):
-            path.unlink()
-    write_atomically(target / MANIFEST_NAME, manifest_text(manifest))
-    return manifest
+    with outage_in_a_sentence(folder):
+        store = open_store(folder)
+        with suppress(IntegrityError):  # then they are cut, again
+            if store.precut.manifest.terms == terms:
+                store.precut.verify()
+                return store.precut.manifest
+        target = folder / FOLDER_NAME
+        target.mkdir(parents=True, exist_ok=True)
+        (target / MANIFEST_NAME).unlink(missing_ok=True)  # not finished from now on
+        shards = each(cut_shard, range(len(store.manifest.shards)), folder, terms)
+        order = np.argsort(np.concatenate([np.empty(0, np.int64), *(shard.rows for shard in shards)]))
+        table = pa.concat_tables([INDEX_SCHEMA.empty_table(), *(shard.table for shard in shards)]).take(order)
+        data = write_table(target / INSTANCES_NAME, table)
+        manifest = PrecutManifest(
+            dataset=store.manifest.digest,
+            terms=terms,
+            shards=tuple(shard.entry for shard in shards),
+            index=hashlib.sha256(data).hexdigest(),
+        )
+        names = {entry.name for entry in manifest.shards} | {INSTANCES_NAME}
+        for path in target.iterdir():
+            if path.name not in names and path.name.startswith("crops-"):
+                path.unlink()
+        write_atomically(target / MANIFEST_NAME, manifest_text(manifest))
+        return manifest

@@ -51,6 +51,16 @@ def asked_again(path: AnyPath, read: Callable[[], T], done: str = "read") -> T:
         ) from None
 
 
+def put_whole(local: Path, path: AnyPath) -> None:
+    """Stores a file in one put, so that it is there whole or not at all; tried again where the store fails.
+
+    Raises:
+        StorageError: every try failed.
+    """
+    assert not isinstance(path, Path), path
+    asked_again(path, lambda: path.fs.put_file(str(local), path.path), "written")
+
+
 def read_whole(path: AnyPath) -> bytes:
     """The content of a file of a store, tried again where a remote one fails.
 

@@ -34,7 +34,6 @@ def ingest_split(
         precut: cut a picture of every body, too, for these crops.
 
     Raises:
-        ConfigError: pictures of bodies are to be cut, and the shards are not on a disk.
         DatasetError: the annotations cannot be read.
         IngestError: the split is empty, too much of it is rejected, or the disk is full.
     """

@@ -13,6 +13,7 @@ from posecore.errors import ConfigError, IngestError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.read import portions
 from posecore.ingest.run import ingest
+from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards.store import open_store
 from posecore.workflows.ingestion import ingest_split, verify_split
 from tests.support.films import write_film
@@ -38,9 +39,11 @@ SETTINGS = IngestSettings(images_per_shard=5)
 
 def test_one_two_and_four_workers_and_no_ray_write_the_same_bytes(local_ray, tiny, tmp_path):
     expected = ingest(ingest_job(definition(), "train", tiny, tmp_path / "0", SETTINGS))
+    crops = PrecutSettings(input_size=(32, 24))
+    write_precut(tmp_path / "0" / "tiny" / "train", crops.terms(open_store(tmp_path / "0" / "tiny" / "train")))
     for workers in (1, 2, 4):
         out = tmp_path / str(workers)
-        manifest = ingest_split(RayMachines(), definition(), "train", tiny, out, SETTINGS, workers)
+        manifest = ingest_split(RayMachines(), definition(), "train", tiny, out, SETTINGS, workers, crops)
         assert manifest.digest == expected.digest
         assert tree(out / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
 

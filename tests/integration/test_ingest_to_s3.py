@@ -2,11 +2,13 @@
 
 import threading
 
+import numpy as np
 import pytest
 
 from posecore.errors import StorageError
 from posecore.ingest.executor import InProcess
 from posecore.ingest.run import ingest
+from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards import remote
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import open_store
@@ -94,6 +96,39 @@ def test_a_line_that_ends_stops_the_ingestion_whole_and_another_one_continues_it
     ingest(to(bucket(counted.url) / "ended", source))
     assert counted.puts == 2, "what was whole is kept"
     assert stored(direct) == on_disk(source, tmp_path)
+
+
+def test_pictures_of_bodies_are_cut_in_a_store_as_on_disk_or_not_at_all(server, source, tmp_path, monkeypatch):
+    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    monkeypatch.setenv("POSECORE_CACHE", str(tmp_path / "cache"))
+    settings = PrecutSettings(input_size=(32, 24))
+
+    def cut(folder: AnyPath) -> None:
+        split = folder / "tiny" / "train"
+        write_precut(split, settings.terms(open_store(split)))
+
+    ingest(to(tmp_path / "disk", source))
+    cut(tmp_path / "disk")
+    wanted = tree(tmp_path / "disk" / "tiny" / "train")
+    direct = bucket("http://{}:{}".format(*server)) / "cut"
+    ingest(to(direct, source))
+    line = Flaky(server, until=3)
+    with pytest.raises(StorageError, match=r"crops/crops-000002\.tar: cannot be written, tried 3 times"):
+        cut(bucket(line.url) / "cut")
+    left = stored(direct)
+    assert {"crops/crops-000000.tar", "crops/crops-000001.tar"} == {name for name in left if name.startswith("crops/")}
+    line = Flaky(server, losses=2)
+    cut(bucket(line.url) / "cut")
+    assert line.losses == 0
+    assert stored(direct) == wanted
+    ours, theirs = open_store(direct / "tiny" / "train"), open_store(tmp_path / "disk" / "tiny" / "train")
+    ours.verify()
+    for row in range(len(ours)):
+        if ours.precut.sizes[row].all():
+            np.testing.assert_array_equal(ours.precut.read(row), theirs.precut.read(row))
+    counted = Flaky(server)
+    cut(bucket(counted.url) / "cut")
+    assert counted.puts == 0, "what is whole stays"
 
 
 def test_pictures_in_a_store_that_is_gone_are_no_rejects(server, source, tmp_path, monkeypatch):
