@@ -8,9 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from posecore.schema import Instance, Reject
+from posecore.errors import IngestError
+from posecore.schema import Instance, Record, Reject
 from posecore.skeletons.skeleton import Skeleton
-from posecore.stages.extras import PSEUDO_LABEL
+from posecore.stages.extras import DETECTED, PSEUDO_LABEL
 from posecore.stages.pixels import Pixels, PixelStage, decoded, undecodable
 from posecore.stages.protocol import Picture
 from posecore.stages.rejects import reject_image
@@ -24,8 +25,9 @@ class BlurFaces(PixelStage):
     """Blurs a disc around every annotated face; pixels outside stay, but for what a JPEG loses.
 
     What is left of a disc is the mean of a few cells across, so no sharpening brings it back. The disc lies around the
-    labelled points of the face and around the head box, if there is one. People who are not annotated are not found.
-    Where neither is known, ``least_score`` lets the points in that a model found (``pseudo_label``, listed before).
+    labelled points of the face and around the head box, if there is one. People who are not annotated are found by a
+    detector alone (``detected``; ``detect`` is listed before). Where a body has neither points nor head box,
+    ``least_score`` lets the points in that a model found (``pseudo_label``, listed before).
 
     Attributes:
         strength: side of a cell, in percent of the disc's diameter.
@@ -34,6 +36,8 @@ class BlurFaces(PixelStage):
         points: the dataset's names of the points of a face. Default: those of the group ``face``, nose, eyes and ears;
             where there are none, the top of the head and the neck.
         least_score: of a point that a model found, to count as one of a face; None takes labelled points alone.
+        detected: class of the boxes of ``detect`` that are faces; discs cover them, whoever is annotated there, and no
+            image is taken out as ``unplaced``, because the detector saw all of it.
         unplaced: what becomes of an image with a body or crowd region that has neither points nor a head box:
             ``reject`` takes it out (``face-not-placed``), ``keep`` leaves such bodies as they are.
     """
@@ -43,6 +47,7 @@ class BlurFaces(PixelStage):
     least_share: float = Field(default=0.15, ge=0, le=2)
     points: tuple[str, ...] = ()
     least_score: float | None = Field(default=None, ge=0)
+    detected: str | None = None
     unplaced: Literal["reject", "keep"] = "reject"
     skeleton: Skeleton = Field(exclude=True)
 
@@ -65,12 +70,12 @@ class BlurFaces(PixelStage):
 
     def __call__(self, picture: Picture) -> Picture | Reject:
         """Returns the picture with the faces blurred."""
-        discs = []
+        discs = self._detected(picture.record)
         for body in picture.record.instances:
             disc = self.disc(body)
             if disc is not None:
                 discs.append(disc)
-            elif self.unplaced == "reject":
+            elif self.unplaced == "reject" and self.detected is None:
                 detail = f"nothing says where the face of instance {body.id} is; `unplaced: keep` lets it through."
                 return reject_image(picture.record, "face-not-placed", detail)
         if not discs:
@@ -82,6 +87,14 @@ class BlurFaces(PixelStage):
         for x, y, diameter in discs:
             _blur(pixels, blurred, x, y, diameter, max(_LEAST_CELL_PX, diameter * self.strength / 100))
         return self.changed(picture, blurred, picture.record)
+
+    def _detected(self, record: Record) -> list[tuple[float, float, float]]:
+        if self.detected is None:
+            return []
+        found = record.extras.get(DETECTED)
+        if not isinstance(found, dict) or self.detected not in found:
+            raise IngestError(f"{record.image}: nobody looked for {self.detected!r}; list the stage detect before.")
+        return [(x + w / 2, y + h / 2, float(np.hypot(w, h))) for x, y, w, h, _ in found[self.detected]]
 
     def disc(self, body: Instance) -> tuple[float, float, float] | None:
         """Centre (x, y) and diameter in pixels of what is blurred of a body; None where its face is not known."""

@@ -41,6 +41,7 @@ BUILT_IN: Mapping[str, str] = {
         ("crop_bodies", "stages.crops", "CropBodies"),
         ("blur_faces", "stages.faces", "BlurFaces"),
         ("pseudo_label", "prediction.pseudo_label", "PseudoLabel"),
+        ("detect", "prediction.detect_stage", "Detect"),
     )
 }
 """Stages that need no module, by name: where they are."""

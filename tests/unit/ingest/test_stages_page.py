@@ -30,6 +30,7 @@ from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.stages.load import BUILT_IN
 from tests.support.small_split import write_annotations
+from tests.support.tiny_detector import save_tiny_detector
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "stages.md").read_text()
 _BLOCK = re.compile(r"^```(?P<language>\w+)(?: file=(?P<file>\S+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -116,6 +117,7 @@ OUTCOMES = {
     "deduplicate": (6, 0, {"duplicate-picture": 1}),
     "pseudo_label": (7, 0, {}),
     "blur_faces": (7, 6, {}),
+    "detect": (7, 7, {}),
 }
 """By a stage that one example alone is about: pictures that are left, those changed, and what was taken out."""
 
@@ -124,7 +126,7 @@ def subject_of(example: dict[str, Any]) -> str:
     names = [name.rpartition(":")[2] for name in stages_of(example)]
     if names == ["pseudo_label", "blur_faces"]:
         return "blur_faces"
-    return next(name for name in OUTCOMES if name in names)
+    return next(name for name in ["detect", *OUTCOMES] if name in names)
 
 
 def test_every_stage_has_an_example_and_every_example_a_test():
@@ -144,9 +146,14 @@ def teacher(tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def detector(tmp_path_factory):
+    return save_tiny_detector(tmp_path_factory.mktemp("detector"), {0: "face"})
+
+
 @pytest.mark.samples
 @pytest.mark.parametrize("example", EXAMPLES, ids=subject_of)
-def test_examples_of_the_page(example, samples, teacher, tmp_path, monkeypatch, capsys):
+def test_examples_of_the_page(example, samples, teacher, detector, tmp_path, monkeypatch, capsys):
     root, datasets = tmp_path / "raw", tmp_path / "datasets"
     subject = subject_of(example)
     DOWNLOADS.get(subject, photographs)(samples, root)
@@ -155,6 +162,7 @@ def test_examples_of_the_page(example, samples, teacher, tmp_path, monkeypatch, 
             write(datasets / match["file"], match["body"].encode())
     write(datasets / "ward" / "withdrawn.txt", b"# asked for in spring\ns04\n")
     (datasets / "ward" / "teacher").symlink_to(teacher)
+    (datasets / "ward" / "face_detector").symlink_to(detector)
     write(datasets / "ward" / "dataset.yaml", yaml.safe_dump({**DEFINITION, **example}).encode())
     monkeypatch.setenv("POSECORE_DATASETS", str(datasets))
     monkeypatch.setattr(posecore.datasets, "__path__", list(posecore.datasets.__path__))

@@ -8,22 +8,15 @@ import transformers
 
 from posecore.errors import PredictionError
 from posecore.prediction.detectors import TransformersDetector
+from tests.support.tiny_detector import save_tiny_detector
 
 LABELS = {0: "person", 1: "dog"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny DETR-like model on disk; its weights are random, its files are those of a real one."""
-    path = str(tmp_path_factory.mktemp("detector"))
-    torch.manual_seed(0)
-    config = transformers.YolosConfig(
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, image_size=[64, 64],
-        patch_size=16, num_detection_tokens=12, id2label=LABELS, label2id={name: key for key, name in LABELS.items()},
-    )  # fmt: skip
-    transformers.YolosForObjectDetection(config).save_pretrained(path)
-    transformers.YolosImageProcessorPil(size={"height": 64, "width": 64}, do_pad=False).save_pretrained(path)
-    return path
+    """A tiny model that knows two classes."""
+    return str(save_tiny_detector(tmp_path_factory.mktemp("detector"), LABELS))
 
 
 def test_boxes_of_the_class_come_in_image_pixels_the_surest_first(folder: str) -> None:
