@@ -107,8 +107,8 @@ def main() -> None:
         late = options.images * latency_ms / 1000
         asked = ", ".join(f"{method} {count}" for method, count in sorted(line.requests.items()))
         print(
-            f"{latency_ms:g} ms late: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), {late:.1f} s if "
-            f"pictures were asked for one by one; requests: {asked}; at most {line.peak} unanswered at a time"
+            f"{latency_ms:g} ms late: {statistics.median(times):.1f} s ({min(times):.1f} to {max(times):.1f}), waits "
+            f"one by one {late:.1f} s; requests: {asked}; at most {line.peak} unanswered at a time"
         )
     ratios = [late / prompt for late, prompt in zip(seconds[options.latency_ms], seconds[0.0], strict=True)]
     print(f"late / prompt: {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")

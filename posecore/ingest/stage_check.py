@@ -9,7 +9,7 @@ from posecore.errors import PoseCoreError
 from posecore.image_header import bits_per_sample
 from posecore.ingest.duplicates import DUPLICATE, hashed, twins_of
 from posecore.ingest.fetch import fetched, ready_stages, source_file, staged
-from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
+from posecore.ingest.job import IMAGE_STAGE, IngestJob, IngestSettings, ingest_job
 from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.read import fitting
 from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
@@ -76,7 +76,7 @@ def check_stages(
     try:
         held: list[Record] | list[Picture] = records
         stages = load_stages(job.definition)
-        strict = {stage.label for stage in stages if not stage.may_lose}
+        strict = {stage.label for stage in stages if not stage.may_lose} | {IMAGE_STAGE}
         for stage in stages:
             if isinstance(stage.work, Deduplicate):
                 held = _without_duplicates(stage, records, job, tally)
@@ -89,10 +89,13 @@ def check_stages(
             if not isinstance(stage.work, SourceStage):
                 held = _passed(stage, held, job, tally)
             met.append(stage.label)
+        if held and isinstance(held[0], Record):  # no stage wants pictures, but shards do
+            held = [item.picture for item in fetched(job, [item for item in held if isinstance(item, Record)], tally)]
         problem = _left_deep(held)
     except PoseCoreError as error:
         problem = str(error)
-    counts = tuple(count for count in tally.counts() if count.stage in met)
+    of_files = [IMAGE_STAGE] if any(count.reasons for count in tally.counts() if count.stage == IMAGE_STAGE) else []
+    counts = tuple(count for count in tally.counts() if count.stage in [*met, *of_files])
     lossy = {count.stage for count in counts if max(count.lost_shares) > definition.max_loss}
     return StageReport(len(records), counts, tuple(sorted(lossy & strict)), problem)
 

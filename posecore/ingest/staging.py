@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, TypeVar
 
+import orjson
 import polars as pl
 import pyarrow as pa
 
@@ -17,6 +18,7 @@ from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
 from posecore.shards.digests import content_digest, file_digest
 from posecore.skeletons.skeleton import Skeleton
+from posecore.stages.extras import OF_STAGES
 from posecore.stages.load import LoadedStage
 from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, SourceStage, Stage, TableStage
 from posecore.stages.records import RecordStage, StageResult
@@ -169,20 +171,27 @@ class _Given:
     identity: tuple[object, ...]
     image: str
     bodies: frozenset[str]
+    said: frozenset[tuple[str, str]]
 
     @classmethod
     def of(cls, record: Record) -> "_Given":
         depth = None if record.depth is None else record.depth.image
         identity = (record.dataset, record.split, record.source_id, record.image, record.source_digest, depth)
-        return cls(identity, record.image, frozenset(body.id for body in record.instances))
+        said = {("", key) for key in OF_STAGES & record.extras.keys()} if record.extras else set()
+        said |= {(body.id, key) for body in record.instances if body.extras for key in OF_STAGES & body.extras.keys()}
+        return cls(identity, record.image, frozenset(body.id for body in record.instances), frozenset(said))
 
     def check(self, stage: LoadedStage, kept: Record, rejects: Sequence[Reject]) -> None:
         """Raises an :class:`IngestError` if a stage did what it may not."""
-        if _Given.of(kept).identity != self.identity:
+        now = _Given.of(kept)
+        if now.identity != self.identity:
             raise IngestError(
                 f"stage {stage.label} changed what names {self.image}; dataset, split, source_id, image, source_digest "
                 "and the place of the depth picture are not a stage's to change."
             )
+        unsaid = {key for owner, key in self.said - now.said if not owner or owner in now.bodies}
+        if unsaid:
+            raise _taken_away(stage, min(unsaid), self.image)
         lost = self.bodies - {body.id for body in kept.instances} - {reject.instance_id for reject in rejects}
         if lost:
             raise IngestError(
@@ -191,6 +200,13 @@ class _Given:
             )
         if len({body.id for body in kept.instances}) < len(kept.instances):
             raise IngestError(f"stage {stage.label} left two instances of the same id in {self.image}.")
+
+
+def _taken_away(stage: LoadedStage, key: str, image: str) -> IngestError:
+    return IngestError(
+        f"stage {stage.label} took {key} from the extras of {image}, which a stage before it wrote; add to extras, or "
+        f"list {stage.label} before that stage."
+    )
 
 
 def _taken_apart(stage: LoadedStage, image: str, answer: Any, kind: type[_Kept]) -> tuple[_Kept, Sequence[Reject]]:
@@ -262,6 +278,17 @@ def _run_table_stage(
                 f"stage {stage.label} did not return the {kind} it was given, in their order; a table stage takes rows "
                 f"out by giving them a {REASON}, and leaves {', '.join(keys)} as they are."
             )
+        unknown = set(after.columns) - set(before.columns) - {REASON, DETAIL}
+        if unknown:
+            raise IngestError(
+                f"stage {stage.label} made the column {min(unknown)} of {kind}, which nobody would read; there are "
+                f"{', '.join(before.columns)}, {REASON} and {DETAIL}. What has no column goes into extras."
+            )
+        for name in (REASON, DETAIL):
+            if name in after.columns and after[name].dtype not in (pl.String, pl.Null):
+                given_kind = after[name].dtype
+                raise IngestError(f"stage {stage.label} gave {name} of {kind} as {given_kind}; it is a text or null.")
+        _refuse_taken_extras(stage, before, after, where)
     lost_image, lost_instance = _marked(done_images), _marked(done_instances)
     image_rows = instances["image_row"].to_numpy()
     with_image = lost_image[image_rows]
@@ -284,6 +311,15 @@ def _run_table_stage(
         )
     except (pa.ArrowInvalid, pa.ArrowTypeError, pl.exceptions.PolarsError) as error:
         raise IngestError(f"stage {stage.label} left a column of another type or without a value: {error}.") from None
+
+
+def _refuse_taken_extras(stage: LoadedStage, before: pl.DataFrame, after: pl.DataFrame, where: str) -> None:
+    if "extras" not in after.columns or before["extras"].equals(after["extras"], null_equal=True):
+        return
+    for given, left in zip(before["extras"], after["extras"], strict=True):
+        said = OF_STAGES & orjson.loads(given).keys() if given else OF_STAGES & set()
+        if unsaid := said - (orjson.loads(left).keys() if left else set()):
+            raise _taken_away(stage, min(unsaid), where)
 
 
 def _run_table_stage_on_pictures(

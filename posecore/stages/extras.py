@@ -1,4 +1,4 @@
-"""Keys of extras that stages write, and that others may read."""
+"""Keys of extras that stages write, that others may read, and that none may take away again."""
 
 ANNOTATED_BOX = "annotated_bbox_xywh"
 """Of a body: the box it came with, where ``box_from_points`` made another."""
@@ -12,3 +12,6 @@ DETECTED = "detected"
 PSEUDO_LABEL = "pseudo_label"
 """Of a body, or of an image that is one: what ``pseudo_label`` found: ``model``, ``skeleton``, and ``points``, by name
 x, y in image pixels and a score."""
+
+OF_STAGES = frozenset({ANNOTATED_BOX, VIDEO, DETECTED, PSEUDO_LABEL})
+"""All of them."""

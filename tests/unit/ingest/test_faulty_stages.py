@@ -32,6 +32,10 @@ class OfTables(TableStage):
             "another order": lambda: (images.reverse(), instances),
             "a text": lambda: (images, instances.with_columns(area=pl.lit("large"))),
             "no areas": lambda: (images, instances.drop("area")),
+            "another width": lambda: (images.with_columns(width=pl.lit(7, pl.Int32)), instances),
+            "a new column": lambda: (images.with_columns(subject=pl.lit("s1")), instances),
+            "a number for a reason": lambda: (images.with_columns(reject_reason=pl.lit(1)), instances),
+            "no extras": lambda: (images, instances.with_columns(extras=pl.lit(None, pl.Binary))),
             "one frame": lambda: images,
             "nothing": lambda: None,
         }
@@ -54,6 +58,9 @@ class OfPictures(ImageStage):
                 given, record=replace(record, depth=DepthImage(image="/etc/passwd", metres_per_unit=1))
             ),
             "fewer bodies": lambda: replace(given, record=replace(record, instances=record.instances[1:])),
+            "no extras": lambda: replace(
+                given, record=replace(record, instances=[replace(body, extras={}) for body in record.instances])
+            ),
             "a body twice": lambda: replace(given, record=replace(record, instances=record.instances * 2)),
             "texts for rejects": lambda: (given, ["bad"]),
         }
@@ -113,6 +120,8 @@ NAMES = "changed what names images/0.jpg; dataset, split, source_id, image, sour
         ("OfTables", "another order", f"{KEPT} images"),
         ("OfTables", "a text", "left a column of another type"),
         ("OfTables", "no areas", 'left a column .* "area"'),
+        ("OfTables", "a new column", "made the column subject of images, which nobody would read"),
+        ("OfTables", "a number for a reason", "gave reject_reason of images as Int32; it is a text or null"),
         ("OfTables", "one frame", "returned DataFrame; it owes two frames"),
         ("OfTables", "nothing", "returned NoneType; it owes two frames"),
         ("OfPictures", "nothing", "returned NoneType for images/0.jpg; it owes a Picture, a Reject, or a Picture and"),
@@ -141,6 +150,30 @@ def test_a_stage_that_breaks_its_word_is_found_and_named(tmp_path, stage, how, m
         raise IngestError(report.problem)
     with pytest.raises(IngestError, match=message):
         ingest(job(tmp_path / "raw", tmp_path / "out", stages=[entry]))
+
+
+@pytest.mark.parametrize("stage", ["OfTables", "OfPictures"])
+def test_what_another_stage_wrote_may_not_be_taken_away(tmp_path, stage):
+    source = records(tmp_path / "raw", 4)
+    own = {"stage": f"{HERE}:{stage}", "options": {"how": "no extras"}}
+    message = f"stage {HERE}:{stage} took annotated_bbox_xywh from the extras of .*images/0.jpg, which a stage before"
+    of = definition(stages=["box_from_points", own])
+    report = check_stages(of, "train", tmp_path / "raw", source)
+    assert [count.stage for count in report.counts] == ["box_from_points"]
+    with pytest.raises(IngestError, match=message):
+        raise IngestError(report.problem)
+    with pytest.raises(IngestError, match=message):
+        ingest(job(tmp_path / "raw", tmp_path / "out", stages=of.stages))
+    swapped = definition(stages=[own, "box_from_points"])
+    assert not check_stages(swapped, "train", tmp_path / "raw", source).problem
+
+
+def test_sizes_that_a_stage_makes_up_are_met_before_ingestion(tmp_path):
+    source = records(tmp_path / "raw", 4)
+    own = {"stage": f"{HERE}:OfTables", "options": {"how": "another width"}}
+    said = str(check_stages(definition(stages=[own]), "train", tmp_path / "raw", source))
+    assert "image: 4 images, 6 instances; took out 4 and 6 of them (size-mismatch: 4)" in said
+    assert "warning: image loses more than max_loss allows" in said
 
 
 def test_bodies_may_be_found_and_taken_out_with_a_word(tmp_path):

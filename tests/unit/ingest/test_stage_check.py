@@ -50,6 +50,8 @@ def test_every_stage_says_what_it_was_given_and_took_out(tmp_path):
         "    drop_crowds: 6 images, 9 instances; took out 0 and 3 of them (crowd: 3)",
         "    resize: 5 images, 5 instances; took out nothing",
         "    drop_unlabelled: 5 images, 5 instances; took out nothing",
+        "    image: 6 images, 6 instances; took out 1 and 1 of them (empty-image: 1)",
+        "  warning: image loses more than max_loss allows, so ingestion would stop",
     ]
     left, reasons = staged_sample(definition(stages=stages), "train", tmp_path, source)
     assert {name: picture.record.width for name, picture in left.items()} == dict.fromkeys("01234", 32)
