@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 from posecore.errors import DatasetError
-from posecore.formats.files import read_json, relative_path
+from posecore.formats.files import relative_path
+from posecore.formats.json_lists import WHOLE, StoredList, open_json
 from posecore.formats.reader import Source
 from posecore.formats.values import (
     Refusal,
@@ -37,40 +38,44 @@ class AicReader:
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""
-        entries = read_json(source, source.annotations)
-        if not isinstance(entries, list):
-            raise DatasetError(
-                f"{source.dataset} {source.split}: {source.annotations} must hold a list with an entry per image."
+        with open_json(source, source.annotations, (WHOLE,)) as entries:
+            yield from _records(entries, source)
+
+
+def _records(entries: Json, source: Source) -> Iterator[Record | Reject]:
+    if not isinstance(entries, (list, StoredList)):
+        raise DatasetError(
+            f"{source.dataset} {source.split}: {source.annotations} must hold a list with an entry per image."
+        )
+    seen: set[str] = set()
+    for index, entry in enumerate(entries):
+        where = f"{source.annotations} [{index}]"
+        try:
+            image = mapping(entry, "an entry")
+            name = text(image.get("image_id"), "image_id")
+            if name in seen:
+                raise Refusal("duplicate-id", f"image {name} came before.")
+            record = Record(
+                dataset=source.dataset,
+                split=source.split,
+                source_id=name,
+                image=relative_path(source.images, name + str(source.options.get("extension", ".jpg"))),
+                width=0,
+                height=0,
+                license=source.license,
             )
-        seen: set[str] = set()
-        for index, entry in enumerate(entries):
-            where = f"{source.annotations} [{index}]"
+            boxes = mapping(image.get("human_annotations"), "human_annotations")
+            points = mapping(image.get("keypoint_annotations"), "keypoint_annotations")
+        except Refusal as refusal:
+            yield refusal.reject(source, where)
+            continue
+        seen.add(name)
+        for human in sorted({*boxes, *points}, key=_number_of):
             try:
-                image = mapping(entry, "an entry")
-                name = text(image.get("image_id"), "image_id")
-                if name in seen:
-                    raise Refusal("duplicate-id", f"image {name} came before.")
-                record = Record(
-                    dataset=source.dataset,
-                    split=source.split,
-                    source_id=name,
-                    image=relative_path(source.images, name + str(source.options.get("extension", ".jpg"))),
-                    width=0,
-                    height=0,
-                    license=source.license,
-                )
-                boxes = mapping(image.get("human_annotations"), "human_annotations")
-                points = mapping(image.get("keypoint_annotations"), "keypoint_annotations")
+                record.instances.append(_instance(source, f"{name}_{human}", boxes.get(human), points.get(human)))
             except Refusal as refusal:
-                yield refusal.reject(source, where)
-                continue
-            seen.add(name)
-            for human in sorted({*boxes, *points}, key=_number_of):
-                try:
-                    record.instances.append(_instance(source, f"{name}_{human}", boxes.get(human), points.get(human)))
-                except Refusal as refusal:
-                    yield refusal.reject(source, f"{where} {human}", name, f"{name}_{human}")
-            yield record
+                yield refusal.reject(source, f"{where} {human}", name, f"{name}_{human}")
+        yield record
 
 
 def _instance(source: Source, instance_id: str, box: Json, points: Json) -> Instance:

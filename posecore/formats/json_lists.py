@@ -9,7 +9,7 @@ taken as Latin-1, so that a character is a byte; values are parsed from the byte
 import io
 import json
 from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -24,6 +24,8 @@ from posecore.schema import Json
 
 STREAMED_FROM_BYTES = 64 << 20
 """Smaller files are parsed at once, which is quicker and takes ten times their size in memory."""
+WHOLE = ""
+"""What the list is called of a file that is nothing but a list."""
 _BLOCK_BYTES = 4 << 20
 _SPACE = " \t\n\r"
 
@@ -51,6 +53,11 @@ class StoredList:
     def __iter__(self) -> Iterator[Json]:
         return (self[index] for index in range(len(self)))
 
+    def chosen(self, rows: Sequence[int], change: Callable[[Json], Json]) -> "StoredList":
+        """Some of the entries, each changed when it is asked for."""
+        loads = self._loads
+        return StoredList(self._file, self._places[np.asarray(rows, np.int64)], lambda data: change(loads(data)))
+
 
 Entries: TypeAlias = list[Json] | StoredList
 
@@ -59,8 +66,8 @@ Entries: TypeAlias = list[Json] | StoredList
 def open_json(source: Source, relative: str, lists: tuple[str, ...]) -> Iterator[Json]:
     """Content of a JSON file of the download, as long as the block lasts.
 
-    From :data:`STREAMED_FROM_BYTES` on, the named lists of its top level are :class:`StoredList`; all else is as
-    :func:`~posecore.formats.files.read_json` gives it. A remote file is read into memory first, as bytes.
+    From :data:`STREAMED_FROM_BYTES` on, the named lists of its top level, or :data:`WHOLE`, are :class:`StoredList`;
+    all else is as :func:`~posecore.formats.files.read_json` gives it. A remote file is read into memory first.
 
     Raises:
         Refusal: as :func:`~posecore.formats.files.read_json`, before the block begins.
@@ -85,11 +92,13 @@ def _streamed(file: BinaryIO, lists: tuple[str, ...]) -> Json:
     for loads in (orjson.loads, storable_json):  # the second is for the whole file if the first fails anywhere in it
         file.seek(0)
         try:
-            members = _Scanner(file, loads).members()
+            members = _Scanner(file, loads).members(WHOLE in lists)
         except _Unusual:
             return None
         except (ValueError, TypeError, RecursionError):
             continue
+        if WHOLE in members and WHOLE in lists:
+            return members[WHOLE]
         return {
             name: value if isinstance(value, StoredList) and name in lists else _plain(value)
             for name, value in members.items()
@@ -114,9 +123,14 @@ class _Scanner:
         self._text, self._first, self._at = "", 0, 0  # a piece of the file, its place in it, and the next character
         self._ended = False
 
-    def members(self) -> dict[str, Json]:
-        """Name to value; lists are :class:`StoredList`."""
+    def members(self, or_list: bool) -> dict[str, Json]:
+        """Name to value; lists are :class:`StoredList`. Where the file is to be a list, that one as :data:`WHOLE`."""
         found: dict[str, Json] = {}
+        if or_list:
+            found[WHOLE] = self._list()
+            if self._next():
+                raise _Unusual
+            return found
         more = self._begins("{", "}")
         while more:
             name = self._value()

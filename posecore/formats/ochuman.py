@@ -8,7 +8,8 @@ from pycocotools import mask as coco_mask
 from posecore.errors import DatasetError
 from posecore.formats.coco import identifier, image_size
 from posecore.formats.coco_points import coco_flags, flat_keypoints
-from posecore.formats.files import read_json, relative_path
+from posecore.formats.files import relative_path
+from posecore.formats.json_lists import StoredList, open_json
 from posecore.formats.reader import Source
 from posecore.formats.segmentations import check_polygon
 from posecore.formats.values import Refusal, area_of_box, box_from_corners, mapping, sequence, text
@@ -27,29 +28,33 @@ class OcHumanReader:
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """Yields records in the file's order."""
-        document = read_json(source, source.annotations)
-        if not isinstance(document, dict) or not isinstance(document.get("images"), list):
-            raise DatasetError(f"{source.annotations}: 'images' must be a list; this is not OCHuman's own JSON.")
-        columns = _columns(document.get("keypoint_names"), source)
-        seen: set[str] = set()
-        for index, image in enumerate(document["images"]):
-            where = f"{source.annotations} images[{index}]"
+        with open_json(source, source.annotations, ("images",)) as document:
+            yield from _records(document, source)
+
+
+def _records(document: Json, source: Source) -> Iterator[Record | Reject]:
+    if not isinstance(document, dict) or not isinstance(document.get("images"), (list, StoredList)):
+        raise DatasetError(f"{source.annotations}: 'images' must be a list; this is not OCHuman's own JSON.")
+    columns = _columns(document.get("keypoint_names"), source)
+    seen: set[str] = set()
+    for index, image in enumerate(document["images"]):
+        where = f"{source.annotations} images[{index}]"
+        try:
+            record = _record(image, source)
+            if record.source_id in seen:
+                raise Refusal("duplicate-id", f"image id {record.source_id} was already used in this file.")
+            annotations = sequence(image.get("annotations"), "annotations")
+        except Refusal as refusal:
+            yield refusal.reject(source, where)
+            continue
+        seen.add(record.source_id)
+        for position, annotation in enumerate(annotations):
+            instance_id = f"{record.source_id}-{position}"
             try:
-                record = _record(image, source)
-                if record.source_id in seen:
-                    raise Refusal("duplicate-id", f"image id {record.source_id} was already used in this file.")
-                annotations = sequence(image.get("annotations"), "annotations")
+                record.instances.append(_instance(annotation, instance_id, columns, record, source))
             except Refusal as refusal:
-                yield refusal.reject(source, where)
-                continue
-            seen.add(record.source_id)
-            for position, annotation in enumerate(annotations):
-                instance_id = f"{record.source_id}-{position}"
-                try:
-                    record.instances.append(_instance(annotation, instance_id, columns, record, source))
-                except Refusal as refusal:
-                    yield refusal.reject(source, f"{where}.annotations[{position}]", record.source_id, instance_id)
-            yield record
+                yield refusal.reject(source, f"{where}.annotations[{position}]", record.source_id, instance_id)
+        yield record
 
 
 def _columns(names: Json, source: Source) -> list[int]:

@@ -12,7 +12,8 @@ from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, JsonObject
 from posecore.formats.coco_points import any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.coco_wholebody import BODY, part_keypoints
-from posecore.formats.files import read_bytes, read_json, source_file
+from posecore.formats.files import read_bytes, source_file
+from posecore.formats.json_lists import Entries, StoredList, open_json
 from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import integer, text
 from posecore.schema import FloatArray, Json, Record, Reject
@@ -66,7 +67,8 @@ class UBodyReader(ReaderOfParts, CocoReader):
         """Records of one scene in its file's order."""
         keep = _frame_filter(source)
         where = f"{source.annotations}/{part}/keypoint_annotation.json" if part else source.annotations
-        return self.read_document(_select(read_json(source, where), part, keep), source, where)
+        with open_json(source, where, ("images", "annotations")) as document:
+            yield from self.read_document(_select(document, part, keep), source, where)
 
     def keypoint_names(self, category: JsonObject) -> tuple[str, ...]:
         """Nothing: a category names 17 points or none."""
@@ -148,28 +150,45 @@ def _wants_listed(source: Source) -> bool:
 
 def _select(document: Json, scene: str, keep: Callable[[str, Json], bool]) -> Json:
     """The document without frames of other splits, ids and paths made unique by the scene; malformed parts stay."""
-    if not isinstance(document, dict) or not all(isinstance(document.get(k), list) for k in ("images", "annotations")):
+    if not isinstance(document, dict):
         return document
+    images, annotations = document.get("images"), document.get("annotations")
+    if not isinstance(images, (list, StoredList)) or not isinstance(annotations, (list, StoredList)):
+        return document
+
+    def named(image: Json) -> Json:
+        if not isinstance(image, dict) or not isinstance(image.get("file_name"), str):
+            return image
+        name = image["file_name"].lstrip("/")
+        inside = name if not scene or name.startswith(f"{scene}/") else f"{scene}/{name}"
+        return {**image, "file_name": inside, "id": _prefixed(scene, image.get("id"))}
+
+    def of_scene(annotation: Json) -> Json:
+        if not isinstance(annotation, dict):
+            return annotation
+        return {**annotation, **{key: _prefixed(scene, annotation.get(key)) for key in ("id", "image_id")}}
+
     elsewhere: set[str] = set()
-    images: list[Json] = []
-    for image in document["images"]:
-        if isinstance(image, dict) and isinstance(image.get("file_name"), str):
-            name = image["file_name"].lstrip("/")
-            if not keep(name, image.get("id")):
-                elsewhere.add(str(image.get("id")))
-                continue
-            inside = name if not scene or name.startswith(f"{scene}/") else f"{scene}/{name}"
-            image = {**image, "file_name": inside, "id": _prefixed(scene, image.get("id"))}
-        images.append(image)
-    annotations: list[Json] = []
-    for annotation in document["annotations"]:
-        if isinstance(annotation, dict):
-            if str(annotation.get("image_id")) in elsewhere:
-                continue
-            ids = {key: _prefixed(scene, annotation.get(key)) for key in ("id", "image_id")}
-            annotation = {**annotation, **ids}
-        annotations.append(annotation)
-    return {**document, "images": images, "annotations": annotations}
+    kept = []
+    for row, image in enumerate(images):
+        stated = image if isinstance(image, dict) else {}
+        name = stated.get("file_name")
+        if isinstance(name, str) and not keep(name.lstrip("/"), stated.get("id")):
+            elsewhere.add(str(stated.get("id")))
+        else:
+            kept.append(row)
+    of_kept = [
+        row
+        for row, annotation in enumerate(annotations)
+        if not isinstance(annotation, dict) or str(annotation.get("image_id")) not in elsewhere
+    ]
+    return {**document, "images": _chosen(images, kept, named), "annotations": _chosen(annotations, of_kept, of_scene)}
+
+
+def _chosen(entries: Entries, rows: list[int], change: Callable[[Json], Json]) -> Entries:
+    if isinstance(entries, StoredList):
+        return entries.chosen(rows, change)
+    return [change(entries[row]) for row in rows]
 
 
 def _prefixed(scene: str, value: Json) -> Json:

@@ -10,12 +10,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from upath import UPath
 
+from posecore.datasets.check import present_splits
+from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import DatasetError
 from posecore.formats import json_lists
 from posecore.formats.claims import Claims, Texts, recurring
 from posecore.formats.coco import CocoReader
-from posecore.formats.json_lists import StoredList, open_json
-from posecore.schema import Record
+from posecore.formats.json_lists import WHOLE, StoredList, open_json
+from posecore.schema import Record, record_to_json
 from tests.property.test_coco_hostile import COCO, VALUES, places
 
 BLOCKS = pytest.mark.parametrize("block", [1, 3, 64, 1 << 20])
@@ -93,6 +95,47 @@ def test_the_lists_of_a_large_file_are_streamed_and_a_remote_one_too(make_source
     monkeypatch.setattr(json_lists, "STREAMED_FROM_BYTES", 35)
     with open_json(make_source("a.json"), "a.json", ("images",)) as document:
         assert document["images"] == [1]
+
+
+@BLOCKS
+@pytest.mark.parametrize("text", ["[]", ' [1, {"a": [NaN]}, "]"] \n', '{"": [1]}', "5", "[1] 2", "[1,]", "[1", ""])
+def test_a_file_that_is_a_list_is_streamed_as_it_is_parsed(make_source, tmp_path, monkeypatch, text, block):
+    (tmp_path / "a.json").write_text(text)
+
+    def said() -> str:
+        try:
+            with open_json(make_source("a.json"), "a.json", (WHOLE,)) as found:
+                return repr(list(found) if isinstance(found, StoredList) else found)
+        except DatasetError as error:
+            return str(error)
+
+    expected = said()
+    stream_all(monkeypatch, block)
+    assert said() == expected
+    if expected.startswith("["):
+        with open_json(make_source("a.json"), "a.json", (WHOLE,)) as found:
+            assert isinstance(found, StoredList)
+
+
+@pytest.mark.samples
+@pytest.mark.parametrize("name", ["aic", "ochuman19", "ubody", "coco_wholebody", "halpe", "crowdpose"])
+def test_real_files_are_read_an_entry_at_a_time_as_at_once(samples, monkeypatch, name):
+    definition = load_dataset(name)
+    root = samples / definition.name.removesuffix("19")
+    splits = present_splits(definition, root)
+    if not splits:
+        pytest.skip(f"no sample of {name}")
+
+    def read() -> list[Any]:
+        items = [item for split in splits for item in read_split(definition, split, root)]
+        return [record_to_json(item) if isinstance(item, Record) else item for item in items]
+
+    expected = read()
+    stream_all(monkeypatch, 1 << 12)
+    parsed = []
+    monkeypatch.setattr(json_lists, "parse_json", lambda *given: parsed.append(given))
+    assert read() == expected
+    assert not parsed
 
 
 def read_all(source) -> Any:
