@@ -1,10 +1,10 @@
 """Who may be in the shards: stages that keep or take out the bodies of listed subjects, pictures included."""
 
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import polars as pl
-from pydantic import InstanceOf
+from pydantic import InstanceOf, field_validator
 
 from posecore.stages.declared_file import DeclaredFile
 from posecore.stages.protocol import DETAIL, REASON, TableStage
@@ -22,6 +22,15 @@ class _ListedSubjects(TableStage):
 
     subjects: tuple[str, ...] | InstanceOf[DeclaredFile]
     bodies_only: bool = False
+
+    @field_validator("subjects", mode="before")
+    @classmethod
+    def _check(cls, value: Any) -> Any:
+        if isinstance(value, DeclaredFile) or (
+            isinstance(value, (list, tuple)) and all(isinstance(name, str) for name in value)
+        ):
+            return value
+        raise ValueError('a list of texts such as ["07", s12], or a file with one a line, under `files`.')
 
     @cached_property
     def _listed(self) -> pl.Series:

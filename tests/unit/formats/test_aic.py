@@ -11,6 +11,8 @@ from posecore.formats.aic import AicReader
 from posecore.formats.reader import Source
 from posecore.schema import Record, Reject
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 Make = Callable[..., Source]
 Read = Callable[..., tuple[list[Record], list[Reject]]]
 NATIVE = "ai_challenger_keypoint_validation_20170911"

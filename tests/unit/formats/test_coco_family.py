@@ -15,6 +15,8 @@ from posecore.schema import Instance, Record, Reject
 from posecore.shards.npy import npy_header
 from posecore.skeletons.library import load_skeleton
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 
 def annotation(count: int, flag: float = 2, **changes: Any) -> dict[str, Any]:
     """A person whose point i lies at (i, 2 i)."""

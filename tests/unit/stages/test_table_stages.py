@@ -81,7 +81,8 @@ def test_the_content_of_a_declared_list_makes_new_shards(tmp_path, six):
 @pytest.mark.parametrize(
     ("entry", "said"),
     [
-        ({"stage": "keep_subjects", "options": {"subjects": "withdrawn.txt"}}, "subjects"),
+        ({"stage": "keep_subjects", "options": {"subjects": "withdrawn.txt"}}, "options: subjects: a list of texts"),
+        ({"stage": "drop_subjects", "options": {"subjects": [7]}}, "options: subjects: a list of texts"),
         ({"stage": "filter", "options": {}}, "give a condition"),
         ({"stage": "filter", "options": {"images": "breadth > 3"}}, "no column breadth; there are source_id"),
         ({"stage": "filter", "options": {"images": "bbox_h > 3"}}, "no column bbox_h"),
