@@ -3,7 +3,8 @@
 Reads a COCO download (the sample images will do: every image is listed several times under other names, so that no
 cache can hold an epoch), ingests it aside and makes 256x192 crops with the full augmentation. Prints one table:
 
-- ours: :class:`posecore.loading.loader.Loader`, one thread; and with pictures of the bodies cut beforehand;
+- ours: :class:`posecore.loading.loader.Loader`, one thread, once all memory of its batches was used before; and with
+  pictures of the bodies cut beforehand;
 - the limit: the very same crops by bare OpenCV, each image decoded once, each instance warped once, bytes in memory;
 - a peer re-stated from its description: per instance decode, affine, warp, targets in numpy;
 - mmpose's own training pipeline, if ``--mmpose-python`` names an interpreter that has mmpose.
@@ -52,6 +53,7 @@ from posecore.shards.store import ShardStore, open_store
 INPUT_SIZE = (256, 192)
 GLOBAL_BATCH = 32
 TIMED_CALLS = 20_000
+WARM_WINDOWS = 3  # until then batches are made in fresh memory
 DECODE = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
 
 MMPOSE = """
@@ -104,19 +106,27 @@ def make_store(root: Path, split: str, folder: Path, count: int) -> ShardStore:
     return open_store(job.folder)
 
 
-def ours(store: ShardStore, pictures: str = "whole") -> tuple[float, float, list[tuple[int, np.ndarray]]]:
-    """Crops/s, decoded images per crop, and the (image row, matrix) of every crop made."""
+def ours(
+    store: ShardStore, pictures: str = "whole", begun: Callable[[], None] = lambda: None
+) -> tuple[float, float, list[tuple[int, np.ndarray]]]:
+    """Crops/s, decoded images per crop, and the (image row, matrix) of every crop made; ``begun`` is called before."""
     values = {"mixture": {"entries": [{"name": "coco"}]}, "num_threads": 1, "pictures": pictures}
     config = parse_config(values, LoadingConfig, "benchmark")
     loader = Loader({"coco": store}, config, input_size=INPUT_SIZE, seed=1, global_batch=GLOBAL_BATCH)
     image_rows = store.instances["image_row"].to_numpy()
     widths = store.images["width"].to_numpy()
     made = []
-    steps = loader.sampler.steps_per_epoch
-    loader.sampler.table(0)
-    iterator = iter(loader)
-    start = time.process_time()
     window = config.mixture.shuffle_window
+    warming = WARM_WINDOWS * window
+    steps = loader.sampler.steps_per_epoch - warming
+    iterator = iter(loader)
+    for _ in range(warming):
+        next(iterator)
+    iterator.close()  # waits for what is in the making, which the next iterator makes again
+    decoded = loader.num_decoded
+    iterator = iter(loader)
+    begun()
+    start = time.process_time()
     for _ in range((steps - 1) // window * window):
         (group,) = next(iterator).groups
         made.append((group.rows, group.center, group.scale, group.rotation, group.flipped))
@@ -128,36 +138,39 @@ def ours(store: ShardStore, pictures: str = "whole") -> tuple[float, float, list
             region = Region(center.astype(float), scale.astype(float), rotation, flipped)
             image_row = int(image_rows[row])
             crops.append((image_row, region_matrix(region, int(widths[image_row]), INPUT_SIZE, "udp")))
-    return steps * GLOBAL_BATCH / elapsed, loader.num_decoded / (steps * GLOBAL_BATCH), crops
+    return steps * GLOBAL_BATCH / elapsed, (loader.num_decoded - decoded) / (steps * GLOBAL_BATCH), crops
 
 
 def held(store: ShardStore) -> float:
     """Microseconds per crop within which the loader holds the interpreter."""
-    within = calls = 0
+    within = calls = warps = 0
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
         def timing(*given: Any, **named: Any) -> Any:
-            nonlocal within, calls
+            nonlocal within, calls, warps
             start = time.thread_time_ns()
             result = call(*given, **named)
             within += time.thread_time_ns() - start
             calls += 1
+            warps += "dst" in named
             return result
 
         return timing
+
+    def begun() -> None:
+        nonlocal within, calls, warps
+        within = calls = warps = 0
 
     start = time.thread_time_ns()
     empty = timed(lambda: None)
     for _ in range(TIMED_CALLS):
         empty()
     overhead = (time.thread_time_ns() - start - within) / TIMED_CALLS
-    within = calls = 0
     with ExitStack() as stack:
         for module, name in ((os, "pread"), (simplejpeg, "decode_jpeg"), (cv2, "warpAffine")):
             stack.enter_context(patch.object(module, name, timed(getattr(module, name))))
-        rate, _, _ = ours(store)
-    num_batches = -(-len(UsableInstances.of(store).rows) // GLOBAL_BATCH)
-    return 1e6 / rate - (within + calls * overhead) / 1e3 / (num_batches * GLOBAL_BATCH)
+        rate, _, _ = ours(store, begun=begun)
+    return 1e6 / rate - (within + calls * overhead) / 1e3 / warps
 
 
 def limit(store: ShardStore, crops: list[tuple[int, np.ndarray]]) -> float:

@@ -14,6 +14,9 @@ ImageFormat: TypeAlias = Literal["jpeg", "png"]
 HEADER_BYTES = 1 << 16
 """How much of a file to read first. A JPEG with large metadata keeps its size further back: then read it whole."""
 
+JPEG_START = b"\xff\xd8"
+"""What every JPEG begins with."""
+
 _PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"\x00\x00\x00\x00IEND\xaeB`\x82"
 _PNG_BIT_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
@@ -50,7 +53,7 @@ def image_size(first_bytes: bytes) -> ImageSize:
     Raises:
         ImageHeaderError: empty, neither JPEG nor PNG, cut before its size, or contradicting its format.
     """
-    if first_bytes.startswith(b"\xff\xd8"):
+    if first_bytes.startswith(JPEG_START):
         return _jpeg_size(first_bytes)
     if first_bytes.startswith(_PNG_SIGNATURE):
         return _png_size(first_bytes)
@@ -81,7 +84,7 @@ def bits_per_sample(first_bytes: bytes) -> int:
 
 def exif_orientation(data: bytes) -> int:
     """The EXIF orientation of a JPEG or PNG file, 1 to 8; 1 where it says nothing that is one."""
-    tiff = _exif_of_jpeg(data) if data.startswith(b"\xff\xd8") else _exif_of_png(data)
+    tiff = _exif_of_jpeg(data) if data.startswith(JPEG_START) else _exif_of_png(data)
     order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
     if order is None or len(tiff) < 8:
         return 1

@@ -15,7 +15,7 @@ from posecore.loading.crop import (
     CropPlan,
     box_region,
     crop_depth,
-    crop_image,
+    crop_images,
     group_crops,
     instance_regions,
     plan_crops,
@@ -130,7 +130,7 @@ class EvalCrops:
         depth = np.empty((len(rows), *self._input_size), np.float32) if self._depth else None
         for place, image_row in enumerate(self._image_rows[rows].tolist()):
             sample = cache.get((self._name, image_row))
-            crop_image(sample.image, plan.matrix[place], images[place])
+            crop_images(sample.image, plan.matrix[place : place + 1], images[place : place + 1])
             if depth is not None:
                 crop_depth(sample.depth, plan.matrix[place], depth[place])
         return CropBatch(images=images, groups=(group_crops(self._name, 0, plan),), step=number, epoch=0, depth=depth)

@@ -89,17 +89,18 @@ class SampleCache:
         if name in self._precut:
             return DecodedSample(self._precut[name].read(image_row))
         store = self._stores[name]
+        size = store.image_size(image_row)
 
         def where() -> str:
             return f"{store.location}: sample {store.key(image_row)}"
 
         if not self._wants_depth:  # then nothing but the picture is read
-            return DecodedSample(decode_image(store.read_image_bytes(image_row), self._max_pixels, where))
+            return DecodedSample(decode_image(store.read_image_bytes(image_row), self._max_pixels, where, size))
         stored = store.read_sample(image_row)
         depth = None
         if stored.depth_bytes is not None and stored.record.depth is not None:
             depth = DepthMap(decode_depth(stored.depth_bytes, where()), stored.record.depth.metres_per_unit)
-        return DecodedSample(decode_image(stored.image_bytes, self._max_pixels, where), depth)
+        return DecodedSample(decode_image(stored.image_bytes, self._max_pixels, where, size), depth)
 
     def release(self, key: ImageKey) -> None:
         """Forgets an image, if it is kept."""

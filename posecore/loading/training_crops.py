@@ -1,5 +1,6 @@
 """How the instances of one dataset become training crops: planned many at a time, cut one by one."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +21,7 @@ from posecore.loading.augment import (
 )
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
-from posecore.loading.crop import CropPlan, crop_depth, crop_image, instance_regions, is_labelled, plan_crops
+from posecore.loading.crop import CropPlan, crop_depth, crop_images, instance_regions, is_labelled, plan_crops
 from posecore.loading.precut import refuse_beyond
 from posecore.loading.randomness import Purpose, Redrawn, generator
 from posecore.loading.samples import DecodedSample, UsableInstances
@@ -172,28 +173,31 @@ class TrainingCrops:
     def cut(
         self,
         plan: CropPlan,
-        index: int,
+        crops: Sequence[int],
         sample: DecodedSample,
         redrawn: Redrawn,
-        out: NDArray[np.uint8],
-        depth_out: NDArray[np.float32] | None = None,
+        outs: Sequence[NDArray[np.uint8]],
+        depth_outs: Sequence[NDArray[np.float32]] | None = None,
     ) -> None:
-        """Cuts one of the planned crops and completes the plan: a blanket changes states, stored answers are read.
+        """Cuts some of the planned crops, of one image, and completes their plan.
+
+        A blanket changes states; stored answers are read.
 
         Args:
             plan: of :meth:`plan`.
-            index: of the crop within it.
-            sample: its image.
+            crops: indices within it.
+            sample: their image.
             redrawn: of the calling thread.
-            out: (h, w, 3) uint8 contiguous, receives the pixels.
-            depth_out: (h, w) receives the depth, which a blanket leaves as it is: a thin one follows the body.
+            outs: each (h, w, 3) uint8 contiguous, receive the pixels.
+            depth_outs: each (h, w), receive the depth, which a blanket leaves as it is: a thin one follows the body.
         """
-        matrix = plan.matrix[index]
-        crop_image(sample.image, matrix, out)
-        if depth_out is not None or self._paints:
-            self._finish(plan, index, sample, redrawn, out, depth_out)
+        crop_images(sample.image, [plan.matrix[index] for index in crops], outs)
+        if depth_outs is not None or self._paints:
+            for place, (index, out) in enumerate(zip(crops, outs, strict=True)):
+                self._finish(plan, index, sample, redrawn, out, None if depth_outs is None else depth_outs[place])
         if self.answers is not None:
-            plan.answers[index] = self.answers.read(int(plan.rows[index]), bool(plan.region.flipped[index]))
+            for index in crops:
+                plan.answers[index] = self.answers.read(int(plan.rows[index]), bool(plan.region.flipped[index]))
 
     def _finish(
         self,

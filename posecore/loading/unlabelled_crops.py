@@ -1,5 +1,6 @@
 """Crops for pre-training: any part of a body's surroundings, or of a whole image, with no label needed."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 import cv2
@@ -106,32 +107,33 @@ class UnlabelledCrops:
     def cut(
         self,
         plan: CropPlan,
-        index: int,
+        crops: Sequence[int],
         sample: DecodedSample,
         redrawn: Redrawn,
-        out: NDArray[np.uint8],
-        depth_out: NDArray[np.float32] | None = None,
+        outs: Sequence[NDArray[np.uint8]],
+        depth_outs: Sequence[NDArray[np.float32]] | None = None,
     ) -> None:
-        """Cuts one of the planned crops.
+        """Cuts some of the planned crops, of one image.
 
         Shrinking averages the pixels: a photograph of twelve megapixels would otherwise become noise.
 
         Args:
             plan: of :meth:`plan`.
-            index: of the crop within it.
-            sample: its image.
+            crops: indices within it.
+            sample: their image.
             redrawn: not drawn from: all is planned.
-            out: (h, w, 3) uint8 contiguous, receives the pixels.
-            depth_out: not written to: there is no depth in pre-training.
+            outs: each (h, w, 3) uint8 contiguous, receive the pixels.
+            depth_outs: not written to: there is no depth in pre-training.
         """
-        center, half = plan.region.center[index], plan.region.scale[index] / 2
-        (left, top), (right, bottom) = ((center + way * half).astype(int).tolist() for way in (-1, 1))
-        window = sample.image[top:bottom, left:right]
-        shrinks = window.shape[0] >= out.shape[0] and window.shape[1] >= out.shape[1]
-        way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-        cv2.resize(window, (out.shape[1], out.shape[0]), dst=out, interpolation=way)
-        if plan.region.flipped[index]:
-            cv2.flip(out, 1, dst=out)
+        for index, out in zip(crops, outs, strict=True):
+            center, half = plan.region.center[index], plan.region.scale[index] / 2
+            (left, top), (right, bottom) = ((center + way * half).astype(int).tolist() for way in (-1, 1))
+            window = sample.image[top:bottom, left:right]
+            shrinks = window.shape[0] >= out.shape[0] and window.shape[1] >= out.shape[1]
+            way = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+            cv2.resize(window, (out.shape[1], out.shape[0]), dst=out, interpolation=way)
+            if plan.region.flipped[index]:
+                cv2.flip(out, 1, dst=out)
 
 
 def draw_window(

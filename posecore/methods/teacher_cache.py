@@ -135,7 +135,7 @@ class AnswerWriter:
             for index, (place, image_row) in enumerate(
                 zip(places, crops.instances.image_rows_of(instances).tolist(), strict=True)
             ):
-                crops.cut(plan, index, cache.get((_NAME, image_row)), redrawn, images[place])
+                crops.cut(plan, [index], cache.get((_NAME, image_row)), redrawn, [images[place]])
             plans.append(plan)
             order += places
         plan = CropPlan.joined(plans, np.argsort(order))

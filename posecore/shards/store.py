@@ -106,7 +106,13 @@ class ShardStore:
         self._cache = None if isinstance(location, Path) else ShardCache(cache)
         self._files = OpenFiles(self._local_path)
         self._check_cache()
-        self._columns = {name: self.images[name].to_numpy() for name in _PLACE_COLUMNS}
+        self._shards: NDArray[np.int32] = self.images["shard"].to_numpy()
+        self._members = {
+            member: tuple(self.images[f"{member}_{what}"].to_numpy() for what in ("offset", "size", "xxh3"))
+            for member in ("image", "json", "masks")
+        }
+        self._sides = self.images["height"].to_numpy(), self.images["width"].to_numpy()
+        self._samples = tuple(self.images[f"sample_{what}"].to_numpy() for what in ("offset", "size"))
         self._keys = self.images["key"]  # to look a column of a table up by its name takes longer than to read from it
 
     def __reduce__(self) -> tuple[object, ...]:
@@ -154,7 +160,7 @@ class ShardStore:
     @cached_property
     def shard_of_image(self) -> NDArray[np.int64]:
         """(num_images,) shard of each image."""
-        return self._columns["shard"].astype(np.int64)
+        return self._shards.astype(np.int64)
 
     @cached_property
     def labels(self) -> Labels:
@@ -174,6 +180,11 @@ class ShardStore:
         """Name of one image within the split."""
         return str(self._keys[image_row])
 
+    def image_size(self, image_row: int) -> tuple[int, int]:
+        """(height, width) of one image, as its header states it."""
+        height, width = self._sides
+        return height.item(image_row), width.item(image_row)
+
     def read_sample(self, image_row: int) -> Sample:
         """One image with its record and masks.
 
@@ -183,7 +194,7 @@ class ShardStore:
         Raises:
             IntegrityError: the stored bytes are not those that were written; names the shard and the offset.
         """
-        start, size = self._place(image_row, "sample")
+        start, size = (column.item(image_row) for column in self._samples)
         data = self._read(image_row, start, size)
         masks = self._masks(image_row, data, start)
         return Sample(
@@ -201,7 +212,7 @@ class ShardStore:
             IntegrityError: as :meth:`read_sample`.
         """
         start, size = self._place(image_row, "image")
-        return self._member(image_row, "image", self._read(image_row, start, size), start)
+        return self._intact(image_row, "image", self._read(image_row, start, size), start)
 
     def read_record(self, image_row: int) -> Record:
         """The annotations of one image.
@@ -243,7 +254,7 @@ class ShardStore:
                 intact = has_tar_digest(data, entry.digest, str(path))
             if intact:
                 continue
-            for row in np.flatnonzero(self._columns["shard"] == number).tolist():
+            for row in np.flatnonzero(self._shards == number).tolist():
                 self.read_sample(row)
             raise IntegrityError(f"{path}: the shard's bytes are not those that were written; {REPAIR}.")
 
@@ -257,12 +268,16 @@ class ShardStore:
         return UnifiedMasks(state, record)
 
     def _place(self, image_row: int, member: str) -> tuple[int, int]:
-        return int(self._columns[f"{member}_offset"][image_row]), int(self._columns[f"{member}_size"][image_row])
+        offsets, sizes, _ = self._members[member]
+        return offsets.item(image_row), sizes.item(image_row)
 
     def _member(self, image_row: int, member: str, data: bytes, data_offset: int) -> bytes:
         offset, size = self._place(image_row, member)
-        content = data[offset - data_offset : offset - data_offset + size]
-        if xxh3_64_intdigest(content) != self._columns[f"{member}_xxh3"][image_row]:
+        return self._intact(image_row, member, data[offset - data_offset : offset - data_offset + size], offset)
+
+    def _intact(self, image_row: int, member: str, content: bytes, offset: int) -> bytes:
+        """A member's bytes, which are those that were written."""
+        if xxh3_64_intdigest(content) != self._members[member][2].item(image_row):
             self._damaged(
                 image_row, f"the {member} of sample {self.key(image_row)} at byte {offset} is not what was written"
             )
@@ -282,7 +297,7 @@ class ShardStore:
         return content
 
     def _read(self, image_row: int, offset: int, size: int) -> bytes:
-        shard = int(self._columns["shard"][image_row])
+        shard = self._shards.item(image_row)
         try:
             if self._cache is None:
                 data = self._files.read(shard, offset, size)
@@ -302,7 +317,7 @@ class ShardStore:
         return self.location / entry.name, entry
 
     def _damaged(self, image_row: int, what: str) -> NoReturn:
-        entry = self.manifest.shards[int(self._columns["shard"][image_row])]
+        entry = self.manifest.shards[self._shards.item(image_row)]
         raise IntegrityError(f"{self.location / entry.name}: {what}; {REPAIR}.")
 
     def _local_path(self, number: int) -> Path:
@@ -329,10 +344,3 @@ class ShardStore:
         if hashlib.sha256(data).hexdigest() != self.manifest.files[name]:
             raise IntegrityError(f"{path}: not the table that its manifest names; {REPAIR}.")
         return data
-
-
-_PLACE_COLUMNS = (
-    "shard",
-    *(f"{member}_{what}" for member in ("sample", "image", "json", "masks") for what in ("offset", "size")),
-    *(f"{member}_xxh3" for member in ("image", "json", "masks")),
-)

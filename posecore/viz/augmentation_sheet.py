@@ -86,7 +86,7 @@ def _pictures(
             crops = plain if number_of_pass < 0 else augmented
             plan = crops.plan(np.array([instance]), np.array([max(number_of_pass, 0)]), redrawn)
             image_row = int(crops.instances.image_rows[instance])
-            crops.cut(plan, 0, cache.get((plain.name, image_row)), redrawn, pixels)
+            crops.cut(plan, [0], cache.get((plain.name, image_row)), redrawn, [pixels])
             turn = plan.region.rotation[0]
             what = "plain" if number_of_pass < 0 else f"pass {number_of_pass}, turned by {turn:.0f}°"
             yield _drawn(pixels, plan, skeleton), f"instance {plan.rows[0]}, {what}"

@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.image_header import JPEG_START
 from posecore.storage import write_atomically
 
 Picture: TypeAlias = bytes | NDArray[np.uint8]
@@ -135,7 +136,7 @@ def _decode(data: bytes, caption: str) -> NDArray[np.uint8]:
 def _media_type(data: bytes, caption: str) -> str:
     if data.startswith(b"\x89PNG\r\n\x1a\n"):
         return "image/png"
-    if data.startswith(b"\xff\xd8"):
+    if data.startswith(JPEG_START):
         return "image/jpeg"
     raise ValueError(f"the picture captioned {caption!r} is neither PNG nor JPEG; give one of the two, or an array.")
 

@@ -11,7 +11,7 @@ from posecore.loading.augment import Region
 from posecore.loading.crop import (
     CropPlan,
     box_region,
-    crop_image,
+    crop_images,
     decode_image,
     group_crops,
     instance_regions,
@@ -34,7 +34,7 @@ def cropped(image, keypoints, state, region, codec, out):
     batch = Region(region.center[None], region.scale[None], np.array([region.rotation]), np.array([region.flipped]))
     none, width = np.zeros(1, np.int64), np.array([image.shape[1]])
     plan = plan_crops(none, none, batch, width, keypoints[None], state[None], COCO, codec, out.shape[:2])
-    crop_image(image, plan.matrix[0], out)
+    crop_images(image, plan.matrix, [out])
     return plan.keypoints_crop[0], plan.state[0]
 
 

@@ -18,7 +18,7 @@ from posecore.loading.appearance import AppearanceConfig, change_appearance
 from posecore.loading.augment import AugmentConfig, Region, RegionDraws, augment_regions
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
-from posecore.loading.crop import crop_image, decode_image, plan_crops
+from posecore.loading.crop import crop_images, decode_image, plan_crops
 from posecore.loading.loader import Loader, LoadingConfig, blocks_of, check_cache
 from posecore.loading.mixture import MixtureConfig
 from posecore.loading.randomness import Purpose, generator
@@ -318,7 +318,7 @@ def test_off_is_a_plain_crop_byte_for_byte(stores):
                 image = decode_image(sample.image_bytes, 1 << 20, "test")
                 points, one, width = body.keypoints[None, :, :2], np.array([row]), np.array([image.shape[1]])
                 plan = plan_crops(one, one, region, width, points, state[None], skeleton, "udp", SIZE)
-                crop_image(image, plan.matrix[0], pixels)
+                crop_images(image, plan.matrix, [pixels])
                 assert batch.images[group.start + place].tobytes() == pixels.tobytes()
                 assert group.keypoints_crop[place].tobytes() == plan.keypoints_crop[0].tobytes()
                 assert group.state[place].tobytes() == plan.state[0].tobytes()
