@@ -80,7 +80,8 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
         evaluation = [split for split in splits if split.role == "evaluation"]
         leaks = audit_step(workflow, config, training, evaluation)
         cached = training if config.cache else []
-        answers = {split.entry.name: answers_of(workflow, config, teacher, split, definitions) for split in cached}
+        with machines.kept():
+            answers = {split.entry.name: answers_of(workflow, config, teacher, split, definitions) for split in cached}
         recipe = followed.record()
         token = None if config.token is None else token_step(workflow, config, config.token, teacher, training)
         student = train(
@@ -88,14 +89,14 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
         )
         if config.second_stage:
             student = train(workflow, config, second_stage(config, student), teacher, training, evaluation)
-        judged = None
-        if evaluation:
-            judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+        judged = reference = None
         known = [split for split in evaluation if split.entry.answering_head in teacher.comparable]
         heads = {split.entry.name: teacher.heads[split.entry.answering_head] for split in known}
-        reference = None
-        if known:
-            reference = judge_step(workflow, "teacher", teacher.source.source, known, config.inference, heads)
+        with machines.kept():
+            if evaluation:
+                judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+            if known:
+                reference = judge_step(workflow, "teacher", teacher.source.source, known, config.inference, heads)
         measured = measure_step(workflow, config, teacher, student)
         registered = register_student(workflow, teacher, student, splits, judged, measured, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})

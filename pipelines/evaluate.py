@@ -110,10 +110,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 clinic=options.clinic,
             )
 
-        result = judged(options.model, as_path(options.out))
-        print(orjson.dumps(result.metrics, option=orjson.OPT_INDENT_2).decode())
-        if options.parent:
-            parent = judged(options.parent, as_path(options.out) / "parent")
+        with machines.kept():
+            result = judged(options.model, as_path(options.out))
+            print(orjson.dumps(result.metrics, option=orjson.OPT_INDENT_2).decode())
+            parent = judged(options.parent, as_path(options.out) / "parent") if options.parent else None
+        if parent is not None:
             protocols = {
                 name: open_store(location).manifest.definition.evaluation.protocol for name, location in stores.items()
             }

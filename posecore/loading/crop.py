@@ -65,7 +65,7 @@ def decode_image(
         )
     if data.startswith(JPEG_START):
         try:
-            return simplejpeg.decode_jpeg(data, "RGB")  # type: ignore[no-any-return]
+            return simplejpeg.decode_jpeg(data, "RGB")
         except ValueError:
             pass  # anything odd in the file: OpenCV decides whether it is an image
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -151,7 +151,7 @@ class MixtureSampler:
     def __init__(
         self,
         config: MixtureConfig,
-        images: Mapping[str, NDArray[np.int64]],
+        images: Mapping[str, NDArray[np.integer]],
         seed: int,
         global_batch: int,
         blocks: Mapping[str, ShardBlocks] | None = None,
@@ -308,11 +308,13 @@ class MixtureSampler:
         return _Draws(*(np.concatenate(column) for column in (instances, numbers, lanes, of_block)))
 
 
-def _numbered(image: NDArray[np.int64]) -> NDArray[np.uint32]:
+def _numbered(image: NDArray[np.integer]) -> NDArray[np.uint32]:
     """(n,) the images numbered in rising order, without a gap."""
     begins = image[1:] > image[:-1]
     if (begins | (image[1:] == image[:-1])).all():  # which spares sorting them
-        return np.concatenate([np.zeros(1, np.uint32), np.cumsum(begins, dtype=np.uint32)])
+        numbers = np.zeros(len(image), np.uint32)
+        np.cumsum(begins, dtype=np.uint32, out=numbers[1:])
+        return numbers
     return np.unique(image, return_inverse=True)[1].astype(np.uint32)
 
 

@@ -1,7 +1,7 @@
 """Decoded images of a store, kept while their crops are being cut, and which instances there are to crop."""
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ from posecore.loading.crop import DepthMap, decode_depth, decode_image
 from posecore.shards.precut import PrecutStore
 from posecore.shards.store import ShardStore
 
-_ROWS_AT_A_TIME = 1 << 18
+_ROWS_AT_A_TIME = 1 << 17
 
 ImageKey: TypeAlias = tuple[str, int]
 """An image: the name of its store, and its row of ``images.parquet``; of a body's own picture, the body's row."""
@@ -118,19 +118,26 @@ class UsableInstances:
     """
 
     def __init__(self, store: ShardStore, rows: NDArray[np.integer], *, are_images: bool = False) -> None:
-        self.rows = rows.astype(np.uint32)
+        self.rows = rows.astype(np.uint32, copy=False)
         self._height, self._width = (store.images[side].to_numpy() for side in ("height", "width"))
         self._boxes = None if are_images else [store.instances[f"bbox_{side}"].to_numpy() for side in "xywh"]
         self._image_row = None if are_images else store.instances["image_row"].to_numpy()
         self._clips = store.manifest.definition.conventions.clip_boxes
         is_used = np.zeros(store.num_images, np.bool_)
-        is_used[self.image_rows] = True
-        self.image_bytes = 3 * int((self._height[is_used].astype(np.int64) * self._width[is_used]).sum())
+        for part in _parts(len(self.rows)):
+            is_used[self.image_rows_of(part)] = True
+        self.image_bytes = 3 * sum(
+            int((self._height[part].astype(np.int64) * self._width[part])[is_used[part]].sum())
+            for part in _parts(store.num_images)
+        )
 
     @property
-    def image_rows(self) -> NDArray[np.int64]:
+    def image_rows(self) -> NDArray[np.uint32]:
         """(n,) rows of ``images.parquet``."""
-        return self.image_rows_of(slice(None))
+        rows = np.empty(len(self.rows), np.uint32)
+        for part in _parts(len(rows)):
+            rows[part] = self.image_rows_of(part)
+        return rows
 
     def image_rows_of(self, instances: NDArray[np.int64] | slice) -> NDArray[np.int64]:
         """Of some of them.
@@ -174,7 +181,7 @@ class UsableInstances:
     @classmethod
     def bodies(cls, store: ShardStore) -> "UsableInstances":
         """Chooses every body with a usable box, labelled or not."""
-        return cls._with_boxes(store, np.ones(len(store), bool))
+        return cls._with_boxes(store, np.ones(len(store), np.bool_))
 
     @classmethod
     def whole_images(cls, store: ShardStore) -> "UsableInstances":
@@ -183,11 +190,23 @@ class UsableInstances:
 
     @classmethod
     def _with_boxes(cls, store: ShardStore, wanted: NDArray[np.bool_]) -> "UsableInstances":
-        chosen = cls(store, np.flatnonzero(wanted & ~store.instances["is_crowd"].to_numpy()))
+        wanted = wanted & ~store.instances["is_crowd"].to_numpy()
+        rows = np.empty(np.count_nonzero(wanted), np.uint32)
+        end = 0
+        for part in _parts(len(wanted)):
+            found = np.flatnonzero(wanted[part])
+            rows[end : end + len(found)] = found + part.start
+            end += len(found)
+        chosen = cls(store, rows)
         if store.manifest.definition.conventions.box_source != "bbox":
             return chosen
         has_extent = np.empty(len(chosen.rows), np.bool_)
-        for start in range(0, len(has_extent), _ROWS_AT_A_TIME):
-            part = slice(start, start + _ROWS_AT_A_TIME)
+        for part in _parts(len(has_extent)):
             has_extent[part] = (chosen.bbox_xywh_of(part)[:, 2:] > 0).all(axis=1)
         return chosen if has_extent.all() else cls(store, chosen.rows[has_extent])
+
+
+def _parts(count: int) -> Iterator[slice]:
+    """So many rows, some at a time: of millions, what is calculated from them would be hundreds of megabytes."""
+    for start in range(0, count, _ROWS_AT_A_TIME):
+        yield slice(start, start + _ROWS_AT_A_TIME)

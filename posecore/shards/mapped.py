@@ -26,7 +26,7 @@ from posecore.storage import AnyPath, sha256_of
 LEAST_ROWS = 200_000
 """A smaller table is held in memory."""
 
-_PART_ROWS = 1 << 16
+_PART_ROWS = 1 << 14
 _MOST_BYTES = 32 << 30
 _OTHERS = "others.arrow"
 
