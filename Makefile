@@ -8,7 +8,7 @@ STAMP := $(VENV)/.installed
 # and files begin in the order of their names, so that those that last minutes do not begin last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --max-worker-restart=0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test lint unit mutants format clean
+.PHONY: setup demo test lint unit mutants hosts format clean
 
 setup: $(STAMP)
 
@@ -42,6 +42,11 @@ SEED ?= 1
 mutants: setup
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
 	nice -n 15 $(BIN)/python benchmarks/mutants.py --sample $(SAMPLE) --seed $(SEED)
+
+# Several hosts on this machine, one of which is lost: as root, with PostgreSQL's server, 10 to 20 minutes.
+hosts: setup
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hosts]'
+	$(BIN)/python benchmarks/hosts.py
 
 demo: setup
 	$(BIN)/python pipelines/demo.py

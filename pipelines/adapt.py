@@ -82,7 +82,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
         console.print(f"note      {config.target}: its head begins at chance, so the parent is not compared on it.")
     planned = plan_table(config, method, start)
     console.print(planned)
-    machines.connect()
+    machines.connect(config.cluster.needs(config.folder, tracking.uri))
 
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)

@@ -72,7 +72,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
     if config.weights is not None:
         start = fetch_start(config.weights, config.folder / "weights")
         refuse_other_conventions(config.student, learned_by(config.datasets, definitions), start)
-    machines.connect()
+    machines.connect(config.cluster.needs(config.folder, tracking.uri))
 
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)

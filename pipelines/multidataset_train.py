@@ -154,7 +154,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> None:
         refuse_other_conventions(architecture, learned_by(config.datasets, definitions), start)
     config = config.model_copy(update={"method": pinned(config.method)})
     tracking = connect(config.tracking, folder)
-    machines.connect()
+    machines.connect(config.cluster.needs(folder, tracking.uri))
 
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)

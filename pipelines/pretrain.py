@@ -96,7 +96,7 @@ def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     preflight(config, definitions)
     tracking = connect(config.tracking, config.folder)
-    machines.connect()
+    machines.connect(config.cluster.needs(config.folder, tracking.uri))
 
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, config, definitions)

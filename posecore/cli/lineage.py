@@ -61,7 +61,8 @@ def _answer_lineage(options: argparse.Namespace) -> int:
     from posecore.lineage import answers
     from posecore.lineage.curve import SPOOL, send_left_behind
     from posecore.lineage.query import LineageGraph
-    from posecore.lineage.tracking import TrackingConfig, connect, shown_uri
+    from posecore.lineage.reachable import shown_uri
+    from posecore.lineage.tracking import TrackingConfig, connect
     from posecore.lineage.versions import RegisteredVersion
 
     tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)

@@ -13,6 +13,8 @@ def connect_to_ray() -> None:
     """Joins the cluster RAY_ADDRESS names, or starts a local one; does nothing where a connection exists."""
     if ray.is_initialized():
         return
+    # Ray would have its workers give way to everything else on the machine. On a cluster its own environment decides.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     handler = signal.getsignal(signal.SIGTERM)
     ray.init(address=os.environ.get("RAY_ADDRESS") or "local", include_dashboard=False, logging_level="ERROR")
     if callable(handler) and threading.current_thread() is threading.main_thread():

@@ -7,19 +7,22 @@ from typing import Any
 from posecore.cluster.actors import actor_count, kept_actors, work_on_actors
 from posecore.cluster.connection import connect_to_ray
 from posecore.cluster.ingestion import OnRay
+from posecore.cluster.node_check import check_nodes
 from posecore.cluster.training import train_with_ray
 from posecore.ingest.executor import Executor
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath
 from posecore.workflows.machines import ActorSettings, Tool, TrainedRun, Worker, WorkersConfig
+from posecore.workflows.nodes import Needs
 
 
 class RayMachines:
     """See :class:`~posecore.workflows.machines.Machines`: the cluster RAY_ADDRESS names, or one on this machine."""
 
-    def connect(self) -> None:
-        """Joins the cluster, or starts one."""
+    def connect(self, needs: Needs) -> None:
+        """Joins the cluster, or starts one; see :func:`~posecore.cluster.node_check.check_nodes`."""
         connect_to_ray()
+        check_nodes(needs)
 
     def ingestion(self, workers: int | None = None) -> Executor:
         """See :meth:`~posecore.workflows.machines.Machines.ingestion`."""

@@ -4,13 +4,10 @@ Left alone, gloo binds to whatever the machine's own name resolves to, and NCCL 
 hosts with several networks neither need be one that the other nodes reach.
 """
 
+import ipaddress
 import os
-from collections.abc import Iterable
-from dataclasses import dataclass
 
 import psutil
-from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 from ray.util import get_node_ip_address
 
 from posecore.errors import PreflightError
@@ -45,34 +42,34 @@ def choose_interface(wanted: str | None) -> None:
         PreflightError: this node has no interface of that name.
     """
     chosen = wanted or interface_of(get_node_ip_address())
-    if wanted is not None and wanted not in interfaces():
-        raise no_such_interface(wanted, get_node_ip_address(), interfaces())
+    if (fault := no_such_interface(wanted)) is not None:
+        raise PreflightError(f"node {get_node_ip_address()}: {fault}")
     for variable in _VARIABLES:
         if chosen is not None and (wanted is not None or variable not in os.environ):
             os.environ[variable] = chosen
 
 
-def no_such_interface(wanted: str, address: str, known: Iterable[str]) -> PreflightError:
-    """Of a node, in one sentence."""
-    return PreflightError(
-        f"cluster.network_interface: node {address} has no interface {wanted!r} (it has {', '.join(sorted(known))}); "
-        "name one that all nodes have, or leave it out to take that of each node's own address."
+def own_address() -> str:
+    """By which gloo of this process is reached, once its interface is chosen."""
+    own = interfaces().get(os.environ.get(_VARIABLES[0], ""), [])
+    found = [each for each in own if _is_ip(each)]  # the others are of the link layer
+    return min(found, key=lambda each: ":" in each, default=get_node_ip_address())
+
+
+def _is_ip(address: str) -> bool:
+    try:
+        ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    return True
+
+
+def no_such_interface(wanted: str | None) -> str | None:
+    """What is said of a node that lacks an interface, without its name; None if it has it."""
+    known = interfaces()
+    if wanted is None or wanted in known:
+        return None
+    return (
+        f"it has no interface {wanted!r} (it has {', '.join(sorted(known))}); name one in cluster.network_interface "
+        "that all nodes have, or leave it out to take that of each node's own address."
     )
-
-
-class _Backend(_TorchBackend):
-    def on_start(self, worker_group: object, backend_config: "GroupConfig") -> None:
-        worker_group.execute(choose_interface, backend_config.interface)  # type: ignore[attr-defined]
-        super().on_start(worker_group, backend_config)
-
-
-@dataclass
-class GroupConfig(TorchConfig):
-    """Ray's settings of the process group, and the interface it is made over; None for that of each node's address."""
-
-    interface: str | None = None
-
-    @property
-    def backend_cls(self) -> type[_Backend]:
-        """Ray asks for it."""
-        return _Backend

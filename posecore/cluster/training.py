@@ -5,6 +5,7 @@ them into the run's folder themselves, each its own pieces. Reported to Ray they
 crash within the next two seconds would lose one that is whole, and two attempts at a step would be merged into one.
 """
 
+import logging
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import ray
 import torch
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ray.train.torch import TorchTrainer
 
 _RAY_NAME = "ray"
+_TALKATIVE = ("aiobotocore", "botocore")  # each worker would say where it found its credentials
 _LOOK_S = 0.5  # between two looks for the stop file, which may lie on a shared file system
 
 
@@ -65,17 +67,18 @@ def train_with_ray(
     store = CheckpointStore(storage / RUN_NAME, config.num_to_keep)
     from ray import train
 
-    from posecore.cluster.network import GroupConfig
+    from posecore.cluster.process_group import GroupConfig
     from posecore.cluster.training_events import TrainingEvents
 
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
-    trainer = _trainer_class()(
+    trainer = _trainer_class(worker.training.global_batch // worker.training.accumulation)(
         lambda: _work(worker, store, curve, verdict, stop if config.checkpoint_on_stop else None),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
             resources_per_worker={"CPU": config.cpus_per_worker} | ({"GPU": 1} if config.gpus_per_worker else {}),
             placement_strategy=config.placement.replace("-", "_").upper(),
+            elastic_resize_monitor_interval_s=config.grow_interval_s,
         ),
         torch_config=GroupConfig(interface=config.network_interface),
         run_config=train.RunConfig(
@@ -133,8 +136,15 @@ def _nodes_with_room(nodes: Sequence[Mapping[str, float]], config: WorkersConfig
     return sum(all(node.get(name, 0.0) >= num_workers * each for name, each in needs.items()) for node in nodes)
 
 
-def _trainer_class() -> "type[TorchTrainer]":
+def _trainer_class(crops: int) -> "type[TorchTrainer]":
+    """Ray's trainer as it is wanted here.
+
+    Args:
+        crops: of one pass over all workers, for :class:`~posecore.cluster.elasticity.WholeBatches`.
+    """
     from ray.train.torch import TorchTrainer
+
+    from posecore.cluster.elasticity import WholeBatches
 
     class Trainer(TorchTrainer):
         """Without the actor by which Ray frees the resources of a dead controller, as the end of the job does anyway.
@@ -146,6 +156,11 @@ def _trainer_class() -> "type[TorchTrainer]":
         def _create_default_callbacks(self) -> "list[object]":
             callbacks = super()._create_default_callbacks()
             return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+
+        def _initialize_and_run_controller(self, **given: Any) -> "Result":
+            if self.scaling_config.elasticity_enabled:
+                given["scaling_policy"] = WholeBatches(self.scaling_config, crops)
+            return super()._initialize_and_run_controller(**given)
 
     return Trainer
 
@@ -194,6 +209,8 @@ def _work(
     """
     from ray import train
 
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.WARNING)
     if (known := Verdict.left_in(verdict)) is not None:
         return known
     context = train.get_context()

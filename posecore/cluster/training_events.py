@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from ray.train.v2._internal.execution.callback import ControllerCallback
 from ray.train.v2._internal.execution.controller.state import (
     ReschedulingState,
+    ResizingState,
     RestartingState,
     TrainControllerState,
 )
@@ -30,6 +31,9 @@ class TrainingEvents(ControllerCallback):
         """Ray calls it at every change."""
         if isinstance(current_state, RestartingState):
             print(restart_line(current_state.training_failed_error), flush=True)
+        if isinstance(current_state, ResizingState):
+            workers = current_state.scaling_decision.num_workers
+            print(f"resized: {workers} training workers start from the last checkpoint.", flush=True)
         if isinstance(current_state, ReschedulingState) and not self._waits:
             print(f"training waits for its workers: {_first_line(current_state.training_failed_error)}", flush=True)
         self._waits = isinstance(current_state, ReschedulingState)

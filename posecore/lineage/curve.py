@@ -27,7 +27,8 @@ from mlflow.entities import Metric
 
 from posecore.errors import LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, may_pass
-from posecore.lineage.tracking import RunLog, Tracking, check_reachable, metric_name, shown_uri
+from posecore.lineage.reachable import check_reachable, shown_uri
+from posecore.lineage.tracking import RunLog, Tracking, metric_name
 from posecore.storage import folder_of_machine, write_atomically
 
 FORMAT = 1

@@ -16,7 +16,8 @@ from mlflow.exceptions import MlflowException
 from posecore.errors import LineageError
 from posecore.lineage.contents import RESULT, WITHDRAWN, Made, made_by, origins_of, reads_of
 from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.tracking import Tracking, shown_uri
+from posecore.lineage.reachable import shown_uri
+from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import DATASET, SHA256, VERSION, RegisteredVersion
 from posecore.lineage.weights_use import WEIGHTS, WeightsUse
 

@@ -7,18 +7,14 @@ job. Here every location is absolute, and an unreachable server is reported with
 import logging
 import os
 import re
-import socket
 import sys
 import tempfile
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import urlsplit
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, RunTag
@@ -29,11 +25,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, is_busy, may_pass
+from posecore.lineage.reachable import check_reachable, shown_uri
 from posecore.lineage.sqlite_store import create_store
 from posecore.storage import AnyPath, as_path, folder_of_machine, local_copy
 
 T = TypeVar("T")
-_DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 # It logs the stack of calls of an error that it raises as well: on a full disk, one per attempt.
 logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
 # A bar for every small artifact would bury the job's own progress.
@@ -269,55 +265,6 @@ def connect(
         raise LineageError(f"tracking store {shown_uri(uri)}: {detail}") from error
 
 
-def check_reachable(uri: str, timeout_s: float = 5.0) -> None:
-    """Returns if the store behind a tracking URI answers.
-
-    MLflow itself would retry an unreachable server for minutes, with a stack trace at the end.
-
-    Raises:
-        PreflightError: it does not answer within ``timeout_s``, or not as MLflow does.
-        ConfigError: the URI has no usable form.
-    """
-    parts = urlsplit(uri)
-    advice = "start the server, correct tracking.uri, or leave it out to record in a local SQLite file."
-    if parts.scheme in ("http", "https"):
-        request = urllib.request.Request(uri.rstrip("/") + "/health")
-        try:
-            with urllib.request.urlopen(request, timeout=timeout_s) as reply:
-                answer = reply.read(64).strip()
-        except urllib.error.HTTPError as error:
-            raise PreflightError(
-                f"MLflow server {shown_uri(uri)} answered {error.code} {error.reason} to /health; check the address "
-                "and the server's --allowed-hosts."
-            ) from None
-        except (OSError, ValueError) as error:
-            reason = getattr(error, "reason", error)
-            raise PreflightError(f"MLflow server {shown_uri(uri)} does not answer ({reason}); {advice}") from None
-        if answer != b"OK":
-            raise PreflightError(f"{shown_uri(uri)} answers, but is not an MLflow server; correct tracking.uri.")
-    elif parts.scheme == "sqlite":
-        path = Path(uri.removeprefix("sqlite:///"))
-        if not path.is_absolute():
-            raise ConfigError(
-                f"tracking.uri {uri}: a SQLite path must be absolute (four slashes), because jobs run in throw-away "
-                "directories."
-            )
-        # MLflow tries for minutes to open what cannot be opened.
-        if path.exists() and not path.is_file():
-            raise PreflightError(f"tracking store {uri}: there is something at that path that is no file; {advice}")
-        above = next(folder for folder in path.parents if folder.exists())
-        if not path.exists() and not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
-            raise PreflightError(f"tracking store {uri}: {above} is no folder that can be written; {advice}")
-    elif (kind := parts.scheme.partition("+")[0]) in _DATABASE_PORTS:
-        address = (parts.hostname or "localhost", parts.port or _DATABASE_PORTS[kind])
-        try:
-            socket.create_connection(address, timeout_s).close()
-        except OSError as error:
-            raise PreflightError(f"tracking database {shown_uri(uri)} does not answer ({error}); {advice}") from None
-    else:
-        raise ConfigError(f"tracking.uri {shown_uri(uri)}: expected http(s)://, sqlite:/// or a database URL.")
-
-
 def metric_name(name: str) -> str:
     """The name with every character MLflow refuses replaced by ``_``."""
     return re.sub(r"[^\w\-. :/]", "_", name)
@@ -351,11 +298,3 @@ def _experiment(uri: str, name: str, artifact_root: str | None) -> str:
             f"--experiment-id {found.experiment_id}) or choose another tracking.experiment."
         )
     return str(found.experiment_id)
-
-
-def shown_uri(uri: str) -> str:
-    """The URI without a password."""
-    parts = urlsplit(uri)
-    if parts.password is None:
-        return uri
-    return uri.replace(f":{parts.password}@", ":***@")

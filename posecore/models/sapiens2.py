@@ -114,11 +114,12 @@ def rotation(grid: tuple[int, int], head_dim: int, dtype: torch.dtype, device: t
             rows, and neighbouring angles of fine grids fall together: trained weights expect that.
         device: of the result.
     """
-    rows, columns = (2 * (torch.arange(0.5, n, dtype=dtype, device=device) / n) - 1 for n in grid)
-    centers = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
-    periods = rotation_periods(head_dim, dtype).to(device)
-    angles = (2 * math.pi * centers[:, :, None] / periods).flatten(1).tile(2)
-    return angles.sin(), angles.cos()
+    with _own_precision(device):
+        rows, columns = (2 * (torch.arange(0.5, n, dtype=dtype, device=device) / n) - 1 for n in grid)
+        centers = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1).flatten(0, 1)
+        periods = rotation_periods(head_dim, dtype).to(device)
+        angles = (2 * math.pi * centers[:, :, None] / periods).flatten(1).tile(2)
+        return angles.sin(), angles.cos()
 
 
 def rotation_periods(head_dim: int, dtype: torch.dtype) -> Tensor:
@@ -134,9 +135,15 @@ def rotate(x_BNTE: Tensor, by: Rotation) -> Tensor:
     prefix_BNTE, x_BNPE = x_BNTE.split([x_BNTE.shape[2] - num_patches, num_patches], dim=2)
     x_BNPE = x_BNPE.to(sin_PE.dtype)
     first, second = x_BNPE.chunk(2, dim=-1)
-    x_BNPE = x_BNPE * cos_PE + torch.cat([-second, first], dim=-1) * sin_PE
-    # The published code sends the prefix through the same precision.
-    return torch.cat([prefix_BNTE.to(sin_PE.dtype), x_BNPE], dim=2).to(x_BNTE.dtype)
+    with _own_precision(x_BNTE.device):
+        x_BNPE = x_BNPE * cos_PE + torch.cat([-second, first], dim=-1) * sin_PE
+        # The published code sends the prefix through the same precision.
+        return torch.cat([prefix_BNTE.to(sin_PE.dtype), x_BNPE], dim=2).to(x_BNTE.dtype)
+
+
+def _own_precision(device: torch.device | None) -> torch.autocast:
+    """Autocast to float16 would refuse what is bfloat16 already."""
+    return torch.autocast("cpu" if device is None or device.type == "meta" else device.type, enabled=False)
 
 
 class LayerScale(nn.Module):

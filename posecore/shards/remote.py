@@ -70,6 +70,11 @@ def read_whole(path: AnyPath) -> bytes:
     return path.read_bytes() if isinstance(path, Path) else asked_again(path, path.read_bytes)
 
 
+def is_of_a_store(error: BaseException) -> bool:
+    """Whether an error is what a store's client raises, or the system: no fault of a program."""
+    return isinstance(error, OSError) or type(error).__module__.partition(".")[0] in _CLIENTS
+
+
 @contextmanager
 def outage_in_a_sentence(*places: AnyPath) -> Iterator[None]:
     """Turns what a store's client raises after all its own tries into one sentence.
@@ -86,8 +91,7 @@ def outage_in_a_sentence(*places: AnyPath) -> Iterator[None]:
     except PoseCoreError:
         raise
     except Exception as error:
-        client = type(error).__module__.partition(".")[0]
-        if not remote or not (isinstance(error, OSError) or client in _CLIENTS):
+        if not remote or not is_of_a_store(error):
             raise
         reason = " ".join(str(error).split()).removesuffix(".") or type(error).__name__
         raise StorageError(

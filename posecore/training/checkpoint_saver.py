@@ -23,6 +23,7 @@ import torch.distributed as dist
 from pydantic import RootModel
 
 from posecore.errors import CheckpointError
+from posecore.shards.remote import is_of_a_store
 from posecore.storage import AnyPath, write_atomically
 from posecore.training.checkpoint import Counts, Progress, checkpoint_name, commit_checkpoint
 from posecore.training.checkpoint_files import FileEntry, settle
@@ -126,9 +127,12 @@ class CheckpointSaver:
                 for other in range(1, self._context.world_size):
                     _note(folder, other).unlink(missing_ok=True)
                 store.remove_superseded(name)
-        except OSError as error:
+        except Exception as error:  # every store has errors of its own
+            if not is_of_a_store(error):
+                raise
+            reason = " ".join(str(getattr(error, "strerror", None) or error).split()).rstrip(".")
             raise CheckpointError(
-                f"{folder}: the checkpoint cannot be written ({error.strerror or error}); the one before is whole. "
+                f"{folder}: the checkpoint cannot be written ({reason}); the one before is whole. "
                 "Make room, or see to it that the store can be written, and start the run again."
             ) from error
         finally:

@@ -1,5 +1,6 @@
 """The checkpoints of a run: one folder, or one prefix of an object store, that all ranks write and read."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import torch.distributed as dist
@@ -58,9 +59,10 @@ class CheckpointStore:
     def _listed(self) -> list[str]:
         if not isinstance(self._folder, Path):
             self._folder.fs.invalidate_cache()  # others write, too
-        if not self._folder.exists():
-            return []
-        names = [path.name for path in self._folder.iterdir() if step_of(path.name) is not None]
+        names: list[str] = []
+        # In an object store a folder ends with its last file, which another rank may remove at any moment.
+        with suppress(FileNotFoundError, NotADirectoryError):
+            names = [path.name for path in self._folder.iterdir() if step_of(path.name) is not None]
         return sorted(names, key=lambda name: (step_of(name), self._written_at(name), name), reverse=True)
 
     def _is_finished(self, name: str) -> bool:

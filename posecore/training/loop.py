@@ -187,6 +187,8 @@ def train(
             first.restore(engine)
         first.remove()
     start = 0 if progress is None else progress.step
+    if progress is not None and progress.world_size != context.world_size and context.rank == 0:
+        print(_other_world(config, progress, context.world_size), flush=True)
     if config.average is not None and average is not None and not average.updates:
         config.average.check_length(config.steps - start)  # again: it may begin in the middle of a run
     batches = _timed(make_loader(start), start, config.steps)
@@ -241,6 +243,17 @@ def train(
             if stopping:
                 return TrainResult(step=step, metrics=meter.latest)
     return TrainResult(step=config.steps, metrics=meter.latest)
+
+
+def _other_world(config: TrainingConfig, before: Progress, world_size: int) -> str:
+    """What changes, and what does not, where another number of processes goes on."""
+    rate = config.optimizer.lr * config.schedule.factor(before.step, config.steps)
+    crops = crops_per_rank(config.global_batch, world_size, config.accumulation) // config.accumulation
+    return (
+        f"training goes on at step {before.step} with {world_size} processes, not {before.world_size}: still "
+        f"{config.global_batch} crops a step, now {crops} in each of a process's {config.accumulation} passes "
+        f"(accumulation), and a learning rate by the same schedule, {rate:.3g} now."
+    )
 
 
 def compile_backbone(method: nn.Module) -> None:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from posecore.errors import PoseCoreError
 from posecore.interruption import Interrupted, signals_raise
 from posecore.lineage.outage import told
+from posecore.shards.remote import is_of_a_store
 
 GO_ON = "what is finished stays: submit the same job again to go on."
 _NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
@@ -28,7 +29,11 @@ def one_sentence(error: BaseException) -> str | None:
         return f"no space is left on the disk{where}; free some and submit the same job again: what is finished stays."
     if (sentence := told(error)) is not None:
         return sentence
-    return str(error) if isinstance(error, OSError) else None  # it names the file, as our own do
+    if isinstance(error, OSError):
+        return str(error)  # it names the file, as our own do
+    if is_of_a_store(error):
+        return f"a store does not do what it is asked ({' '.join(str(error).split())}); {GO_ON}"
+    return None
 
 
 def exit_status(

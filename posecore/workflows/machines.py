@@ -15,15 +15,27 @@ from posecore.ingest.executor import Executor
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath
 from posecore.training.context import TrainContext
-from posecore.training.loop import TrainResult
+from posecore.training.loop import TrainingConfig, TrainResult
+from posecore.workflows.nodes import Needs
 
 RUN_NAME = "checkpoints"
 """Folder of the checkpoints in a training's folder, whoever trained."""
 
-Worker: TypeAlias = Callable[[TrainContext], TrainResult]
-"""What every training process does; must be picklable."""
 Tool: TypeAlias = Callable[[Any], Any]
 """Does one piece of work."""
+
+
+class Worker(Protocol):
+    """What every training process does; must be picklable."""
+
+    @property
+    def training(self) -> TrainingConfig:
+        """The loop."""
+        ...
+
+    def __call__(self, context: TrainContext) -> TrainResult:
+        """Trains from the newest checkpoint, or from the start, to the last step."""
+        ...
 
 
 Placement: TypeAlias = Literal["pack", "spread", "strict-pack", "strict-spread"]
@@ -35,8 +47,10 @@ class WorkersConfig(Config):
 
     Attributes:
         num_workers: training processes.
-        min_workers: fewer may go on after a node is lost, down to this number; None insists on ``num_workers`` and
-            waits for a replacement.
+        min_workers: fewer may go on after a node is lost, down to this number, if they cut a batch evenly; None
+            insists on ``num_workers`` and waits for a replacement.
+        grow_interval_s: how often fewer workers are looked for company, which has all start again from the last
+            checkpoint.
         cpus_per_worker: CPU cores Ray reserves for each worker; loader threads count.
         gpus_per_worker: GPUs for each worker, 0 or 1.
         placement: ``pack`` fills one node after the other, ``spread`` takes as many nodes as there are,
@@ -54,6 +68,7 @@ class WorkersConfig(Config):
 
     num_workers: int = Field(default=1, gt=0)
     min_workers: int | None = Field(default=None, gt=0)
+    grow_interval_s: float = Field(default=60.0, gt=0)
     cpus_per_worker: float = Field(default=1.0, gt=0)
     gpus_per_worker: int = Field(default=0, ge=0, le=1)
     placement: Placement = "pack"
@@ -69,6 +84,10 @@ class WorkersConfig(Config):
         if self.min_workers is not None and self.min_workers > self.num_workers:
             raise ValueError(f"min_workers {self.min_workers} exceeds num_workers {self.num_workers}.")
         return self
+
+    def needs(self, run_folder: AnyPath, tracking: str) -> Needs:
+        """What every node must reach, for a job with this folder and this tracking store."""
+        return Needs(run_folder=str(run_folder), tracking=tracking, network_interface=self.network_interface)
 
 
 class ActorSettings(Config):
@@ -101,11 +120,14 @@ class TrainedRun:
 class Machines(Protocol):
     """What a job has its work done by."""
 
-    def connect(self) -> None:
+    def connect(self, needs: Needs) -> None:
         """Returns when they are there to work.
 
+        Args:
+            needs: what all of them must reach.
+
         Raises:
-            PreflightError: they are not.
+            PreflightError: they are not, or some cannot do their part.
         """
         ...
 

@@ -16,13 +16,12 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.schema import Json
 from posecore.shards.corrections import Corrections
 from posecore.storage import AnyPath
-from posecore.training.context import TrainContext
-from posecore.training.loop import Evaluate, TrainingConfig, TrainResult
+from posecore.training.loop import Evaluate
 from posecore.training.trained import LoadedModel, TrainedModel
 from posecore.workflows.bad_samples import log_bad_samples
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.machines import WorkersConfig
+from posecore.workflows.machines import Worker, WorkersConfig
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from posecore.workflows.run_folder import RunFolders
 from posecore.workflows.steps import Split, made_of_training, vouched
@@ -31,13 +30,8 @@ LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""
 
 
-class TrainingWorker(Protocol):
+class TrainingWorker(Worker, Protocol):
     """What each training process does, and what comes of it; picklable."""
-
-    @property
-    def training(self) -> TrainingConfig:
-        """The loop."""
-        ...
 
     @property
     def stores(self) -> Mapping[str, str]:
@@ -47,10 +41,6 @@ class TrainingWorker(Protocol):
     @property
     def evaluate(self) -> Evaluate | None:
         """Periodic evaluation."""
-        ...
-
-    def __call__(self, context: TrainContext) -> TrainResult:
-        """Trains from the newest checkpoint, or from the start, to the last step."""
         ...
 
     def decided_by(self) -> dict[str, Any]:

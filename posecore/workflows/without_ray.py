@@ -17,6 +17,7 @@ from posecore.storage import AnyPath, for_all_nodes
 from posecore.training.context import LocalContext, default_device
 from posecore.workflows.endings import exit_status
 from posecore.workflows.machines import ActorSettings, Machines, Tool, TrainedRun, Worker, WorkersConfig
+from posecore.workflows.nodes import Needs
 
 _WAIT = timedelta(days=30)  # for a job to train, after ingesting whatever it has
 
@@ -31,7 +32,7 @@ class ThisProcess:
     def __init__(self, waiting: dist.ProcessGroup | None = None) -> None:
         self._waiting = waiting
 
-    def connect(self) -> None:
+    def connect(self, needs: Needs) -> None:
         """Everything is here."""
 
     def ingestion(self, workers: int | None = None) -> Executor:

@@ -104,7 +104,7 @@ VOLUME = closed(
     {
         "name": TEXT,
         "persistentVolumeClaim": closed({"claimName": TEXT}, "claimName"),
-        "emptyDir": closed({"medium": {"const": "Memory"}, "sizeLimit": TEXT}),
+        "emptyDir": closed({"medium": {"const": "Memory"}, "sizeLimit": TEXT}, "sizeLimit"),
     },
     "name",
 )
@@ -183,6 +183,39 @@ SCHEMAS = {
 silently drop it."""
 
 
+def start_errors(words: list[str]) -> str:
+    """What ``ray start`` says of its options; "" if it takes them."""
+    import click
+    from ray.scripts.scripts import start
+
+    try:
+        start.make_context("start", list(words))
+    except click.UsageError as error:
+        return error.message
+    return ""
+
+
+def ray_starts() -> list[list[str]]:
+    """The options of every ``ray start`` in the cluster files."""
+    config = cluster()
+    commands = [*config["head_start_ray_commands"], *config["worker_start_ray_commands"]]
+    found = [command.partition("ray start ")[2].split() for command in commands if "ray start " in command]
+    for name in ("raycluster.yaml", "rayjob.yaml"):
+        value = manifest(name)
+        spec = value["spec"].get("rayClusterSpec", value["spec"])
+        for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
+            found.append([f"--{key}={value}" for key, value in group["rayStartParams"].items()])
+    return found
+
+
+def test_ray_takes_the_options_it_is_started_with() -> None:
+    options = ray_starts()
+    assert len(options) == 6
+    assert [start_errors(words) for words in options] == [""] * 6
+    assert "No such option" in start_errors(["--haed"])
+    assert "is not a valid" in start_errors(["--num-cpus=none"])
+
+
 def manifest(name: str) -> dict[str, Any]:
     return dict(yaml.safe_load((INFRA / "kuberay" / name).read_text()))
 
@@ -195,7 +228,10 @@ def test_kuberay_manifests_fit_the_resources(name: str) -> None:
     for group in [spec["headGroupSpec"], *spec["workerGroupSpecs"]]:
         pod = group["template"]["spec"]
         volumes = {volume["name"] for volume in pod["volumes"]}
-        assert {mount["name"] for c in pod["containers"] for mount in c["volumeMounts"]} <= volumes
+        assert {mount["name"] for c in pod["containers"] for mount in c["volumeMounts"]} == volumes
+        assert not any("persistentVolumeClaim" in volume for volume in pod["volumes"]), "nodes share no file system"
+        mounted = {mount["mountPath"] for c in pod["containers"] for mount in c["volumeMounts"]}
+        assert {e["value"] for c in pod["containers"] for e in c["env"] if e["name"] == "POSECORE_CACHE"} <= mounted
     for group in spec["workerGroupSpecs"]:
         assert group["minReplicas"] <= group["replicas"] <= group["maxReplicas"]
 
@@ -218,7 +254,8 @@ def test_the_jobs_entry_point_is_in_the_image_and_its_settings_exist() -> None:
     assert "WORKDIR /opt/posecore" in (INFRA / "docker" / "Dockerfile").read_text()
     overrides = [value for option, value in pairwise(words) if option == "--set"]
     config = load_config(paths[1], JobConfig, overrides)
-    assert config.run_folder == "/runs/demo"
+    assert config.run_folder == "s3://posecore/runs/demo"
+    assert config.data_folder == "s3://posecore/data"
     assert (
         config.cluster.num_workers
         == manifest("rayjob.yaml")["spec"]["rayClusterSpec"]["workerGroupSpecs"][0]["replicas"]
@@ -231,7 +268,9 @@ def test_versions_agree_with_the_constraints() -> None:
     )
     assert manifest("raycluster.yaml")["spec"]["rayVersion"] == pinned["ray"]
     assert manifest("rayjob.yaml")["spec"]["rayClusterSpec"]["rayVersion"] == pinned["ray"]
-    assert f"mlflow=={pinned['mlflow']} " in (INFRA / "mlflow" / "Dockerfile").read_text()
+    server = (INFRA / "mlflow" / "Dockerfile").read_text()
+    for name in ("mlflow", "psycopg2-binary", "boto3"):
+        assert f"{name}=={pinned[name]} " in server
     assert f"torch=={pinned['torch']}\n" in (INFRA / "docker" / "Dockerfile").read_text()
 
 

@@ -1,4 +1,4 @@
-"""A node is killed while it trains: the job waits for another and ends with the bits of an undisturbed run."""
+"""Nodes are asked before they train. One is killed: the job waits for another and ends with the bits of a calm run."""
 
 import os
 import re
@@ -18,7 +18,9 @@ import sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
+from posecore.cluster.node_check import check_nodes
 from posecore.cluster.training import train_with_ray
+from posecore.errors import PreflightError
 from posecore.workflows.machines import WorkersConfig
 from tests.support.watched_training import seen, watched_worker
 
@@ -29,6 +31,12 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_
 first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+for checked in (config, config.model_copy(update={"network_interface": "none0"})):
+    try:
+        check_nodes(checked.needs(folder / "run", f"sqlite:///{folder}/mlflow.db"))
+        print("FIT", list((folder / "run").iterdir()), flush=True)
+    except PreflightError as error:
+        print("REFUSED", error, flush=True)
 calm = train_with_ray(watched_worker(folder / "seen_calm", stores, zero_stage=1), folder / "calm", config)
 print("CALM", calm.checkpoint, flush=True)
 worker = watched_worker(folder / "seen_killed", stores, zero_stage=1, pause_s=0.3)
@@ -68,4 +76,6 @@ def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
     assert 4 <= int(killed_after) < STEPS - 1, "the node must die in the middle of the run"
     assert len(list((tmp_path / "seen_killed").glob("rank0_*.jsonl"))) >= 2, "the run must have started again"
     assert seen(tmp_path / "seen_killed") == seen(tmp_path / "seen_calm")
+    assert "FIT []" in done.stdout, "healthy nodes are let pass, and nothing is left in the run folder"
+    assert re.search(r"REFUSED node .*: it has no interface 'none0'", done.stdout)
     assert_same_bits(Path(calm), Path(killed))

@@ -13,7 +13,7 @@ from posecore.shards import remote
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath
-from tests.support.s3_server import Line, bucket, s3_server
+from tests.support.s3_server import REFUSALS, Line, bucket, s3_server
 from tests.support.small_split import job, records, tree
 
 IMAGES, IMAGES_PER_SHARD = 7, 2
@@ -38,15 +38,19 @@ class Flaky(Line):
         losses: how many of the next puts are lost.
         puts: of shards so far.
         until: the put from which on nobody answers any more.
+        refuses: answers with this from then on, instead.
     """
 
-    def __init__(self, server, losses=0, until=None) -> None:
-        self.losses, self.until, self.puts = losses, until, 0
+    def __init__(self, server, losses=0, until=None, refuses=None) -> None:
+        self.losses, self.until, self.refuses, self.puts = losses, until, refuses, 0
         super().__init__(server)
 
     def _asked(self, data: bytes) -> bool:
         if b"PUT" in data and b".tar" in data:
             self.puts += 1
+            if self.puts == self.until and self.refuses is not None:
+                self.refusal = self.refuses
+                return False
             if self.puts == self.until:
                 threading.Thread(target=self.cut).start()
                 return False
@@ -129,6 +133,20 @@ def test_pictures_of_bodies_are_cut_in_a_store_as_on_disk_or_not_at_all(server, 
     counted = Flaky(server)
     cut(bucket(counted.url) / "cut")
     assert counted.puts == 0, "what is whole stays"
+
+
+@pytest.mark.parametrize("what", REFUSALS)
+def test_a_store_that_refuses_in_the_middle_is_one_sentence_and_gone_on_with(
+    server, source, tmp_path, monkeypatch, what
+):
+    monkeypatch.setattr(remote, "WAITS_S", (0.01, 0.01))
+    line = Flaky(server, until=2, refuses=REFUSALS[what])
+    with pytest.raises(StorageError, match=r"^s3://.*\(.*\.?\); see whether .* run the command again") as stopped:
+        ingest(to(bucket(line.url) / what, source))
+    assert "\n" not in str(stopped.value)
+    line.refusal, line.until = None, None
+    ingest(to(bucket(line.url) / what, source))
+    assert stored(bucket("http://{}:{}".format(*server)) / what) == on_disk(source, tmp_path)
 
 
 def test_pictures_in_a_store_that_is_gone_are_no_rejects(server, source, tmp_path, monkeypatch):

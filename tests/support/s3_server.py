@@ -15,6 +15,12 @@ from moto.server import ThreadedMotoServer
 from upath import UPath
 
 BUCKET = "shards"
+REFUSALS = {
+    "credentials that expired": (403, "ExpiredToken", "The provided token has expired."),
+    "no rights to write": (403, "AccessDenied", "Access Denied"),
+    "a full store": (507, "XMinioStorageFull", "Storage backend has reached its minimum free drive threshold."),
+}
+"""By what it is, an answer of a store: status, code and message."""
 _TAR = re.compile(rb"GET /\S*?([\w.-]+\.tar)\S* HTTP")
 
 
@@ -28,11 +34,13 @@ class Line:
     Attributes:
         fetches: GET requests by the tar they ask for.
         breaks: how many of the next answers with a tar's bytes break off.
+        refusal: status, code and message that every request is answered with, in place of the server.
     """
 
     def __init__(self, server: tuple[str, int], latency_s: float = 0.0) -> None:
         self.fetches: Counter[str] = Counter()
         self.breaks = 0
+        self.refusal: tuple[int, str, str] | None = None
         self._server = server
         self._latency_s = latency_s
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -58,12 +66,17 @@ class Line:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refusal is not None:
+                threading.Thread(target=_refuse, args=(client, *self.refusal), daemon=True).start()
+                continue
             server = socket.create_connection(self._server)
             self._open += [client, server]
             for ends in ((client, server, self._asked), (server, client, self._answered)):
                 threading.Thread(target=_pump, args=ends, daemon=True).start()
 
     def _asked(self, data: bytes) -> bool:
+        if self.refusal is not None:
+            return False  # a connection from before
         self.fetches.update(name.decode() for name in _TAR.findall(data))
         time.sleep(self._latency_s)
         return True
@@ -73,6 +86,15 @@ class Line:
             self.breaks -= 1
             return False
         return True
+
+
+def _refuse(client, status: int, code: str, message: str) -> None:
+    body = f'<?xml version="1.0"?><Error><Code>{code}</Code><Message>{message}</Message></Error>'.encode()
+    head = f"HTTP/1.1 {status} No\r\nContent-Type: application/xml\r\nContent-Length: {len(body)}\r\n"
+    with suppress(OSError):
+        asked = client.recv(1 << 16)
+        client.sendall(head.encode() + b"Connection: close\r\n\r\n" + (b"" if asked.startswith(b"HEAD") else body))
+    _end(client)
 
 
 def _pump(source, target, look) -> None:

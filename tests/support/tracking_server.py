@@ -11,7 +11,7 @@ from types import TracebackType
 from typing import Self
 
 from posecore.errors import PreflightError
-from posecore.lineage.tracking import check_reachable
+from posecore.lineage.reachable import check_reachable
 
 
 class TrackingServer:

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from botocore.exceptions import EndpointConnectionError
 from mlflow.exceptions import MlflowException
 from ray.exceptions import LocalRayletDiedError, RayTaskError
 from ray.train import WorkerGroupError
@@ -32,6 +33,10 @@ NO_SPACE = r"no space is left on the disk.*submit the same job again"
         (LocalRayletDiedError(), r"Ray gave up \(LocalRayletDiedError: .*\); what is finished stays"),
         (MlflowException("API request to http://x failed with exception y"), "stopped answering .*submit the same job"),
         (MlflowException("no such run", error_code=5), r"^the tracking store refused \(no such run\)\.$"),
+        (
+            EndpointConnectionError(endpoint_url="http://store:9000"),
+            r"^a store does not do what it is asked \(.*store:9000",
+        ),
         (FileNotFoundError(errno.ENOENT, "No such file or directory", "run.yaml"), "'run.yaml'$"),
     ],
 )

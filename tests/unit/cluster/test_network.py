@@ -62,7 +62,7 @@ def test_the_nodes_own_environment_goes_before_that_and_the_run_file_before_both
 
 @pytest.mark.usefixtures("node")
 def test_an_interface_that_a_node_lacks_is_refused() -> None:
-    with pytest.raises(PreflightError, match=r"node 198.51.100.7 has no interface 'eth1' \(it has eth0, ib0, lo\)"):
+    with pytest.raises(PreflightError, match=r"node 198.51.100.7: it has no interface 'eth1' \(it has eth0, ib0, lo\)"):
         choose_interface("eth1")
     assert chosen() == (None, None)
 

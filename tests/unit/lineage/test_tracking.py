@@ -16,7 +16,8 @@ from requests.exceptions import ConnectionError as NoConnection
 
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.outage import system_error_behind
-from posecore.lineage.tracking import Tracking, TrackingConfig, check_reachable, connect
+from posecore.lineage.reachable import check_reachable
+from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 
 
 def _copy_when_there(path: Path, copy: Path) -> None:

@@ -66,6 +66,15 @@ def test_any_size_of_whole_patches_is_taken(size: tuple[int, int]) -> None:
 
 
 @torch.no_grad()
+@pytest.mark.filterwarnings("ignore:Mismatch dtype between input and weight")  # a slower way through RMSNorm
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_positions_stay_in_their_own_precision_under_autocast(dtype: torch.dtype) -> None:
+    model = _randomised(TINY.model_copy(update={"rope_dtype": "bfloat16"}))
+    with torch.autocast("cpu", dtype):
+        assert torch.isfinite(model(torch.randn(1, 3, 64, 48))).all()
+
+
+@torch.no_grad()
 def test_patches_are_not_padded() -> None:
     """Where the first patch begins: with padding its window would be shifted by as many pixels."""
     model = _randomised(TINY)
