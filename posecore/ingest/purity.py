@@ -4,13 +4,15 @@ import copy
 from collections.abc import Sequence
 from typing import TypeAlias
 
+from posecore.datasets.definition import StageResources
 from posecore.errors import IngestError
 from posecore.ingest.staging import run_on_annotations, run_on_pictures, wants_pictures
 from posecore.ingest.tally import Tally
 from posecore.schema import Json, Record, record_to_json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.load import LoadedStage
-from posecore.stages.protocol import ModelStage, Picture
+from posecore.stages.protocol import ModelStage, Picture, Stage
+from posecore.stages.records import RecordStage
 from posecore.tables.records import to_annotations
 
 _Given: TypeAlias = tuple[Record, bytes, bytes | None]
@@ -20,7 +22,7 @@ _Answers: TypeAlias = dict[str, tuple[_Files | None, bytes | None, list[dict[str
 
 
 def assert_stage_is_pure(
-    stage: LoadedStage,
+    stage: LoadedStage | Stage | RecordStage,
     records: Sequence[Record],
     skeleton: Skeleton,
     pictures: Sequence[bytes] = (),
@@ -29,7 +31,7 @@ def assert_stage_is_pure(
     """Returns if a stage says the same of the same images again, in another order, and among fewer others.
 
     Args:
-        stage: one of :func:`~posecore.stages.load.load_stages`.
+        stage: one of :func:`~posecore.stages.load.load_stages`, or a stage or function as it was written.
         records: some of a dataset's, with ids of their own; of a single one little can be told.
         skeleton: of the dataset.
         pictures: the file of each record's image, for stages that see pictures.
@@ -38,6 +40,9 @@ def assert_stage_is_pure(
     Raises:
         IngestError: it does not, it changed what it was given, or it fails; names the first image.
     """
+    if not isinstance(stage, LoadedStage):
+        name = type(stage).__name__ if isinstance(stage, Stage) else stage.__name__
+        stage = LoadedStage(name, stage, stage.resources if isinstance(stage, Stage) else StageResources())
     none = [b""] * len(records)
     given = list(zip(records, pictures or none, depths or [None] * len(records), strict=True))
     if isinstance(stage.work, ModelStage):

@@ -263,7 +263,8 @@ def test_pure_stages_are_pure(tmp_path, kind):
     (stage,) = load_stages(definition(stages=[entry(kind[0], **kind[1])]))
     if kind[0] is Count:
         (stage,) = load_stages(definition(stages=[entry(Count)]))
-    assert_stage_is_pure(stage, source, SKELETON, pictures)
+    for one in (stage, kind[0](**kind[1])):
+        assert_stage_is_pure(one, source, SKELETON, pictures)
 
 
 @pytest.mark.parametrize(
@@ -273,5 +274,6 @@ def test_pure_stages_are_pure(tmp_path, kind):
 def test_impure_stages_are_found(tmp_path, kind, said):
     source, pictures = some(tmp_path)
     (stage,) = load_stages(definition(stages=[entry(kind)]))
-    with pytest.raises(IngestError, match=said):
-        assert_stage_is_pure(stage, source, SKELETON, pictures)
+    for one in (stage, kind()):
+        with pytest.raises(IngestError, match=said):
+            assert_stage_is_pure(one, source, SKELETON, pictures)

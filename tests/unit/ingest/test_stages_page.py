@@ -1,7 +1,9 @@
 """Every example of docs/stages.md, run on real pictures: checked, ingested, and proved from the sources."""
 
+import importlib
 import io
 import re
+import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -167,11 +169,16 @@ def test_examples_of_the_page(example, samples, teacher, detector, tmp_path, mon
     monkeypatch.setenv("POSECORE_DATASETS", str(datasets))
     monkeypatch.setattr(posecore.datasets, "__path__", list(posecore.datasets.__path__))
     assert cli.main(["datasets", "check", "ward", "--root", str(root)]) == 0, capsys.readouterr().out
+    if subject == "Halve":
+        own = importlib.import_module("posecore.datasets.ward.test_stages")
+        own.test_halve_is_pure(root)
     of = ingest_job(load_dataset("ward"), "all", root, tmp_path / "out", IngestSettings())
     manifest = ingest(of)
     report = verify_source(of)
     assert (manifest.num_images, report.num_changed, manifest.rejects) == OUTCOMES[subject]
     assert not report.num_different, str(report)
+    for name in [name for name in sys.modules if name.startswith("posecore.datasets.ward")]:
+        del sys.modules[name]
     store = open_store(of.folder)
     store.verify()
     for sample in map(store.read_sample, range(store.num_images)):
