@@ -25,6 +25,7 @@ from posecore.errors import ConfigError, PreflightError
 AnyPath: TypeAlias = Path | UPath
 TAKEN_NAME = ".taken"
 """Object that stands for a folder in an object store."""
+_OBJECT_STORES = frozenset({"s3", "s3a", "gs", "gcs", "az", "abfs", "abfss"})
 
 
 def as_path(location: str | os.PathLike[str] | AnyPath) -> AnyPath:
@@ -122,8 +123,7 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         OSError: there is none, it is no regular file (a folder, a pipe, a socket, a device), or it cannot be read.
     """
     if not isinstance(path, Path):
-        with path.open("rb") as file:
-            data: bytes = file.read(max_bytes + 1)
+        data = _beginning(path, max_bytes + 1)
         if len(data) > max_bytes:
             raise _too_large(path, max_bytes)
         return data
@@ -137,6 +137,21 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         return content
     finally:
         os.close(descriptor)
+
+
+def _beginning(path: UPath, size: int) -> bytes:
+    """The first bytes of a remote file, from an object store by one request: opening would ask for its size before."""
+    if path.protocol not in _OBJECT_STORES:
+        with path.open("rb") as file:
+            return bytes(file.read(size))
+    try:
+        return bytes(path.fs.cat_file(path.path, start=0, end=size))
+    except FileNotFoundError:
+        raise
+    except Exception:  # a range of nothing is an error, in each store another one
+        if path.fs.info(path.path)["size"]:
+            raise
+        return b""
 
 
 def expect_read(path: str | Path) -> None:

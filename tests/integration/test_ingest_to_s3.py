@@ -1,5 +1,6 @@
 """Ingestion to a real S3 server: the same shards as on disk, through a line that breaks off, and one that ends."""
 
+import re
 import threading
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 
 from posecore.errors import StorageError
 from posecore.ingest.executor import InProcess
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards import remote
@@ -14,7 +16,7 @@ from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath
 from tests.support.s3_server import REFUSALS, Line, bucket, s3_server
-from tests.support.small_split import job, records, tree
+from tests.support.small_split import definition, job, records, tree
 
 IMAGES, IMAGES_PER_SHARD = 7, 2
 
@@ -60,6 +62,19 @@ class Flaky(Line):
         return super()._asked(data)
 
 
+class Counting(Line):
+    """Remembers how each picture was asked for."""
+
+    def __init__(self, server) -> None:
+        self.asked: dict[str, tuple[str, ...]] = {}
+        super().__init__(server)
+
+    def _asked(self, data: bytes) -> bool:
+        for method, name in re.findall(rb"(GET|HEAD) /\S*?(images/\d+\.jpg)\S* HTTP", data):
+            self.asked[name.decode()] = (*self.asked.get(name.decode(), ()), method.decode())
+        return super()._asked(data)
+
+
 def to(folder: AnyPath, source):
     return job(source, folder, images_per_shard=IMAGES_PER_SHARD)
 
@@ -100,6 +115,24 @@ def test_a_line_that_ends_stops_the_ingestion_whole_and_another_one_continues_it
     ingest(to(bucket(counted.url) / "ended", source))
     assert counted.puts == 2, "what was whole is kept"
     assert stored(direct) == on_disk(source, tmp_path)
+
+
+def test_a_picture_in_a_store_is_one_request_and_what_is_wrong_with_one_is_said(server, source, tmp_path):
+    line = Counting(server)
+    root = bucket(line.url) / "few"
+    direct = bucket("http://{}:{}".format(*server)) / "few"
+    for name, data in tree(source).items():
+        if name != "images/3.jpg":
+            (direct / name).write_bytes(b"" if name == "images/2.jpg" else data)
+    settings = IngestSettings(images_per_shard=4, max_image_bytes=len((source / "images" / "1.jpg").read_bytes()))
+    of = ingest_job(definition(max_loss=1.0), "train", root, tmp_path / "out", settings)
+    manifest = ingest(of)
+    larger = [path.name for path in (source / "images").iterdir() if path.stat().st_size > settings.max_image_bytes]
+    wrong = {"2.jpg", "3.jpg"}
+    assert manifest.rejects == {"empty-image": 1, "missing-image": 1, "too-large": len(set(larger) - wrong)}
+    asked = {name: methods for name, methods in line.asked.items() if name.removeprefix("images/") not in wrong}
+    assert set(asked.values()) == {("GET",)}
+    assert len(asked) == IMAGES - len(wrong)
 
 
 def test_pictures_of_bodies_are_cut_in_a_store_as_on_disk_or_not_at_all(server, source, tmp_path, monkeypatch):
