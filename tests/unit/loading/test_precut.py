@@ -22,13 +22,20 @@ NUM_IMAGES = 12
 @pytest.fixture(scope="module")
 def split(tmp_path_factory):
     """Smooth images of 240x320 pixels of up to three bodies, some at the border; each point is marked by a disc."""
-    folder = tmp_path_factory.mktemp("split")
+    boxes = [
+        [(-10.0 + 70 * i, 8.0 + 11 * row, 60.0 + 9 * row, 90.0 + 8 * i) for i in range(row % 4)]
+        for row in range(NUM_IMAGES)
+    ]
+    return write_split(tmp_path_factory.mktemp("split"), boxes, 320, 240)
+
+
+def write_split(folder, boxes, width, height):
+    """Its folder; an image for each list of boxes."""
     records = []
-    for row in range(NUM_IMAGES):
-        boxes = [(-10.0 + 70 * i, 8.0 + 11 * row, 60.0 + 9 * row, 90.0 + 8 * i) for i in range(row % 4)]
-        bodies = [instance(f"{row}-{i}", 17, box) for i, box in enumerate(boxes)]
-        records.append(record("people", row, bodies, width=320, height=240))
-        y, x = np.mgrid[:240, :320]
+    for row, of_image in enumerate(boxes):
+        bodies = [instance(f"{row}-{i}", 17, box) for i, box in enumerate(of_image)]
+        records.append(record("people", row, bodies, width=width, height=height))
+        y, x = np.mgrid[:height, :width]
         image = np.stack([x * 0.3, y * 0.4, (x + y) * 0.2], axis=-1).astype(np.uint8)
         for body in bodies:
             for point in body.keypoints:
@@ -84,6 +91,15 @@ def test_smaller_pictures_give_the_same_crops_to_their_resampling(split, tmp_pat
         assert same_but_for_pixels(whole, precut)
         differences.append(np.abs(whole.images.astype(int) - precut.images))
     assert np.mean(differences) < 4  # of 255
+
+
+def test_a_small_body_in_a_large_image_is_cut_where_it_is(tmp_path):
+    folder = write_split(tmp_path, [[(330.0, 170.0, 40.0, 55.0)]] * 8, 640, 480)
+    store = cut(folder, tmp_path / "cut", LARGE)
+    assert (store.precut.sizes < [320, 240]).all()
+    for whole, precut in zip(*(batches(store, LARGE, pictures, 2) for pictures in ("whole", "precut")), strict=True):
+        assert same_but_for_pixels(whole, precut)
+        assert np.abs(whole.images.astype(int) - precut.images).max() <= 1
 
 
 def test_points_lie_where_the_pictures_show_them(split, tmp_path):

@@ -160,6 +160,9 @@ def test_remedies_come_in_order_until_the_run_fits() -> None:
     just_enough = replace(run, gpu=replace(RUN.gpu, memory_bytes=tried[4][1].peak))
     fitting = list(remedies(plan(just_enough)))
     assert fitting[-1][1].fits
+    for _, answer in tried:
+        alone = plan(answer.run)
+        assert (answer.peak, answer.step_s) == (alone.peak, alone.step_s), "not what another run was traced for"
     assert not any(answer.fits for _, answer in fitting[:-1])
 
 
