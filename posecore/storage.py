@@ -206,6 +206,20 @@ def written_aside(path: Path) -> Iterator[Path]:
         aside.replace(path)
 
 
+def read_list(path: AnyPath, max_bytes: int) -> tuple[str, ...]:
+    """Lines of a text file without what surrounds them, empty ones and those that begin with ``#`` left out.
+
+    Raises:
+        OSError: as :func:`read_at_most`, or it is not UTF-8 text.
+    """
+    try:
+        text = read_at_most(path, max_bytes).decode("utf_8_sig")
+    except UnicodeDecodeError as error:
+        raise OSError(f"not UTF-8 text ({error.reason} at byte {error.start})") from None
+    stripped = (line.strip() for line in text.splitlines())
+    return tuple(line for line in stripped if line and not line.startswith("#"))
+
+
 def make_writable(folder: AnyPath, name: str) -> None:
     """Makes a folder, if it is not there, for what is written after hours of work.
 

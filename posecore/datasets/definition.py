@@ -1,5 +1,6 @@
 """What a ``dataset.yaml`` may say: one dataset, its files, its skeleton, what its labels mean, how it is judged."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
@@ -10,10 +11,14 @@ from posecore.conventions import LabelConventions
 from posecore.datasets.partition import PartitionConfig, SubjectRule
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import read_list
 
 Name: TypeAlias = Annotated[str, Field(pattern=NAME_PATTERN)]
 """Of a dataset or a split: both become folders."""
 StageName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:\w+)?$")]
+
+
+_MAX_LIST_BYTES = 1 << 24
 
 
 class StageResources(Config):
@@ -168,6 +173,15 @@ class DatasetDefinition(Config):
     expected_flags: tuple[int, ...] = (0, 1, 2)
     folder: Path = Field(default=Path(), exclude=True)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _read_subjects(cls, values: Any) -> Any:
+        """Names of the subjects to judge on, from the file beside the YAML that a partition may give instead."""
+        splits = values.get("splits") if isinstance(values, dict) else None
+        if not isinstance(splits, dict):
+            return values
+        return values | {"splits": {name: _with_subjects(split, values) for name, split in splits.items()}}
+
     @model_validator(mode="after")
     def _check_parts(self) -> Self:
         parts: dict[str, dict[str, set[str]]] = {}
@@ -210,3 +224,14 @@ def _without_none(values: dict[str, Any], name: str) -> dict[str, Any]:
     if values.get(name) is None:
         values.pop(name, None)
     return values
+
+
+def _with_subjects(split: Any, values: Mapping[str, Any]) -> Any:
+    partition = split.get("partition") if isinstance(split, dict) else None
+    if not isinstance(partition, dict) or not isinstance(partition.get("subjects"), str):
+        return split
+    try:
+        names = read_list(path := Path(values.get("folder", "")) / partition["subjects"], _MAX_LIST_BYTES)
+    except OSError as error:
+        raise ValueError(f"partition.subjects: {path} cannot be read ({error.strerror or error}).") from None
+    return split | {"partition": partition | {"subjects": names}}

@@ -9,15 +9,16 @@ are added later never move those that were there.
 
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from difflib import get_close_matches
 from itertools import islice
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
@@ -35,6 +36,8 @@ class PartitionConfig(Config):
             is refused where subjects or videos are known.
         share: of the groups that go to ``eval``. Each group is drawn on its own, so a pool of few groups deviates.
         seed: another seed, another division.
+        subjects: who goes to ``eval``, by name, instead of a share drawn by seed; the others go to ``train``. In a
+            ``dataset.yaml`` also a file beside it with one a line.
         force_frame_split: divide by frame although subjects or videos are known. It is in the definition, and so in the
             manifest and the lineage of whatever is trained on it.
     """
@@ -43,13 +46,21 @@ class PartitionConfig(Config):
     by: Literal["subject", "frame"] = "subject"
     share: float = Field(default=0.2, gt=0, lt=1)
     seed: int = Field(default=0, ge=0)
+    subjects: tuple[str, ...] = ()
     force_frame_split: bool = False
 
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.subjects and (self.by != "subject" or self.model_fields_set & {"share", "seed"}):
+            raise ValueError("subjects: they are named, so neither share nor seed nor `by: frame` has a meaning.")
         if self.force_frame_split and self.by != "frame":
             raise ValueError("force_frame_split: it means nothing without `by: frame`; take one of the two out.")
         return self
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        return values if self.subjects else {name: value for name, value in values.items() if name != "subjects"}
 
 
 class SubjectRule(Config):
@@ -142,8 +153,8 @@ def sides(
         where: dataset and split, for messages.
 
     Raises:
-        DatasetError: by frame although subjects or videos are known; by subject although an image states neither; or
-            the part is empty.
+        DatasetError: by frame although subjects or videos are known; by subject although an image states neither; a
+            named subject is nowhere, or shares a picture or a video with one that is not named; or the part is empty.
     """
     images = images.with_row_index("row").with_columns(pl.col("row").cast(pl.Int64))
     names = _names(images, bodies)
@@ -153,7 +164,10 @@ def sides(
     else:
         groups = _groups(images, bodies, names, where)
     distinct = groups.select("kind", "name").unique(maintain_order=True)
-    in_eval = [_position(config.seed, kind, name) < config.share for kind, name in distinct.iter_rows()]
+    if config.subjects:
+        in_eval = _hold_named(distinct, _members(groups, bodies), config.subjects, where)
+    else:
+        in_eval = [_position(config.seed, kind, name) < config.share for kind, name in distinct.iter_rows()]
     wanted = config.part == "eval"
     if images.height and wanted not in in_eval:
         raise DatasetError(_nothing_there(config, distinct.sort("kind", "name"), images.height, where))
@@ -162,7 +176,9 @@ def sides(
     of_image = of_images.select("source_id", "side").unique("source_id", keep="last")
     followed = rejects.join(of_image, "source_id", how="left", maintain_order="left")
     of_rejects = [
-        _position(config.seed, "image", f"{source_id}\0{source}") < config.share if own is None else own
+        (not config.subjects and _position(config.seed, "image", f"{source_id}\0{source}") < config.share)
+        if own is None
+        else own
         for source_id, source, own in followed.select("source_id", "source", "side").iter_rows()
     ]
     return of_images["side"].to_numpy() == wanted, np.array(of_rejects, np.bool_) == wanted
@@ -268,6 +284,39 @@ def _leaders(names: pl.DataFrame, groups: NDArray[np.int32]) -> pl.DataFrame:
     )
 
 
+def _members(groups: pl.DataFrame, bodies: pl.DataFrame) -> pl.DataFrame:
+    """Kind and name of each group, and ``member``: a subject of it."""
+    subjects = bodies.filter(~pl.col("is_crowd") & pl.col("subject_id").is_not_null())
+    of_rows = subjects.select(row="image_row", member="subject_id").unique()
+    return groups.join(of_rows, "row").select("kind", "name", "member").unique().sort("kind", "name", "member")
+
+
+def _hold_named(groups: pl.DataFrame, members: pl.DataFrame, named: Sequence[str], where: str) -> list[bool]:
+    """Of each group, whether its subjects are the named ones."""
+    known = members["member"].to_list()
+    if unknown := sorted(set(named) - set(known)):
+        close = get_close_matches(unknown[0], known, n=1)
+        hint = f" Did you mean {close[0]!r}?" if close else ""
+        raise DatasetError(
+            f"{where}: partition.subjects names {unknown[0]!r}, and nobody in the {members.height} subjects of the "
+            f"pool is called that.{hint}"
+        )
+    listed = members.with_columns(is_named=pl.col("member").is_in(sorted(set(named))))
+    by_group = listed.group_by("kind", "name", maintain_order=True)
+    mixed = by_group.agg(
+        inside=pl.col("member").filter("is_named").first(), outside=pl.col("member").filter(~pl.col("is_named")).first()
+    ).drop_nulls()
+    if mixed.height:
+        raise DatasetError(
+            f"{where}: partition.subjects names {mixed['inside'][0]!r} and not {mixed['outside'][0]!r}, but "
+            "pictures or videos tie the two together, so they cannot be on two sides; name both, or neither."
+        )
+    sides = groups.join(
+        by_group.agg(side=pl.col("is_named").all()), ["kind", "name"], how="left", maintain_order="left"
+    )
+    return sides["side"].fill_null(False).to_list()
+
+
 def _position(seed: int, kind: str, name: str) -> float:
     """A fixed point of [0, 1) for each seed and name."""
     digest = hashlib.sha256(f"partition\0{seed}\0{kind}\0{name}".encode()).digest()
@@ -282,6 +331,8 @@ def _nothing_there(config: PartitionConfig, groups: pl.DataFrame, num_images: in
             "both sides; add other subjects, or insist on `by: frame` with `force_frame_split: true`, which is "
             "recorded."
         )
+    if config.subjects:
+        return f"{where}: partition.subjects names everybody, so nobody is left to train on."
     return (
         f"{where}: with share {config.share:g}, seed {config.seed} puts none of the {groups.height} groups into "
         f"{config.part}; choose another seed or share."

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from posecore.errors import IngestError
-from posecore.storage import read_at_most
+from posecore.storage import read_at_most, read_list
 
 MAX_BYTES = 1 << 26
 
@@ -37,8 +37,6 @@ class DeclaredFile:
             IngestError: as :meth:`read`, or it is not text.
         """
         try:
-            text = self.read().decode("utf_8_sig")
-        except UnicodeDecodeError as error:
-            raise IngestError(f"{self.path} is not UTF-8 text ({error.reason} at byte {error.start}).") from None
-        stripped = (line.strip() for line in text.splitlines())
-        return tuple(line for line in stripped if line and not line.startswith("#"))
+            return read_list(self.path, MAX_BYTES)
+        except OSError as error:
+            raise IngestError(f"{self.path} cannot be read ({error.strerror or error}).") from None

@@ -211,3 +211,44 @@ def test_reading_a_split_of_a_deeplabcut_project_names_and_divides(samples):
     assert names(found["train"]) | names(found["eval"]) == whole
     assert not names(found["train"]) & names(found["eval"])
     assert {body.subject_id for item in found["eval"] for body in item.instances} == {"mouse"}
+
+
+def test_named_subjects_are_judged_on_and_nobody_else():
+    items = [image(f"{subject}{n}", subject, video=f"v{subject}") for subject in ("03", "07", "11") for n in range(2)]
+    lost = Reject(reason="bad", detail="", dataset="d", split="s", source="f[9]", source_id="9", instance_id="x")
+    by_part = parts([*items, image("empty"), lost], subjects=["07", "03"])
+    assert names(by_part["eval"]) == {"030", "031", "070", "071"}
+    assert names(by_part["train"]) == {"110", "111", "empty", "9"}
+
+
+@pytest.mark.parametrize(
+    ("subjects", "said"),
+    [
+        (["3"], "names '3', and nobody in the 3 subjects of the pool is called that. Did you mean '03'"),
+        (["03"], "names '03' and not '07', but pictures or videos tie the two together"),
+        (["03", "07", "11"], "names everybody, so nobody is left to train on"),
+    ],
+)
+def test_named_subjects_that_cannot_be_held_out_are_refused(subjects, said):
+    items = [image("a", "03", "07"), image("b", "11")]
+    with pytest.raises(DatasetError, match=said):
+        parts(items, subjects=subjects)
+
+
+def test_subjects_are_named_in_the_definition_or_in_a_file_beside_it(tmp_path):
+    (tmp_path / "judged.txt").write_text("# of the clinic's second year\n07\n\n03\n")
+
+    def division(subjects, **more):
+        partition = {"part": "eval", "subjects": subjects, **more}
+        values = definition().model_dump() | {"folder": tmp_path}
+        values["splits"] = {"val": {"annotations": "a.json", "partition": partition}}
+        return parse_config(values, DatasetDefinition, "dataset.yaml").splits["val"].partition
+
+    assert division(["07", "03"]) == division("judged.txt") == PartitionConfig(part="eval", subjects=("07", "03"))
+    assert "subjects" not in PartitionConfig(part="eval").model_dump(), "definitions of before keep their digest"
+    with pytest.raises(ConfigError, match=r"partition.subjects: \S+/none.txt cannot be read \(No such file"):
+        division("none.txt")
+    with pytest.raises(ConfigError, match="subjects: they are named, so neither share nor seed"):
+        division(["07"], share=0.5)
+    with pytest.raises(ConfigError, match=r"(?s)subjects.0.*string"):
+        division([7])
