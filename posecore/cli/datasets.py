@@ -9,6 +9,7 @@ from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.errors import PoseCoreError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of, may_scale
 from posecore.ingest.stage_code import foreign_code
@@ -55,16 +56,21 @@ def add(commands: Commands) -> None:
 
 
 def _list_datasets(options: argparse.Namespace) -> int:
-    rows = [("name", "title", "keypoints", "splits", "licence", "commercial use")]
+    rows, broken = [("name", "title", "keypoints", "splits", "licence", "commercial use")], 0
     for name in dataset_folders():
-        definition = load_dataset(name)
+        try:
+            definition = load_dataset(name)
+        except PoseCoreError as error:
+            print(f"error: {error}", file=sys.stderr, flush=True)
+            broken += 1
+            continue
         commercial = {True: "yes", False: "no", None: "not stated"}[definition.license.commercial_use]
         keypoints, splits = str(definition.skeleton.num_keypoints), ", ".join(definition.splits)
         rows.append((name, definition.title, keypoints, splits, definition.license.id, commercial))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     for row in rows:
         print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
-    return 0
+    return int(broken > 0)
 
 
 def _load_and_say(name: str) -> DatasetDefinition:

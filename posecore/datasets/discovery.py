@@ -22,10 +22,12 @@ def dataset_folders() -> dict[str, Path]:
     """Every dataset folder by name, sorted: the shipped ones and those on ``POSECORE_DATASETS``.
 
     Raises:
-        DatasetError: two folders of the same name are on the search path.
+        DatasetError: two folders of the same name are on the search path, or one of the variable's is not there.
     """
     folders: dict[str, Path] = {}
     for place in search_path():
+        if not place.is_dir():
+            raise DatasetError(f"POSECORE_DATASETS names {place}, and there is no such folder; correct or unset it.")
         for yaml_path in place.glob("*/dataset.yaml"):
             folder = yaml_path.parent
             if folder.name in folders:

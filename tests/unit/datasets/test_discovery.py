@@ -8,6 +8,7 @@ import yaml
 
 import posecore.datasets
 import posecore.formats
+from posecore.cli import main
 from posecore.datasets.discovery import dataset_folders, load_dataset, load_reader, read_split, source_for
 from posecore.errors import ConfigError, DatasetError
 from posecore.formats.coco import CocoReader
@@ -63,6 +64,23 @@ def test_folders_on_the_variable_are_found_and_named_by_path_too(own_folder: Pat
     definition = load_dataset("own")
     assert dataset_folders()["own"] == definition.folder == own_folder
     assert load_dataset(own_folder / "dataset.yaml") == definition
+
+
+def test_a_broken_definition_silences_no_other(own_folder: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["datasets", "list"]) == 0
+    capsys.readouterr()
+    (own_folder / "dataset.yaml").write_text("name: [")
+    assert main(["datasets", "list"]) == 1
+    said = capsys.readouterr()
+    assert {line.split()[0] for line in said.out.splitlines()} >= {"coco", "mpii"}
+    assert said.err.startswith(f"error: {own_folder / 'dataset.yaml'}")
+    assert said.err.count("\n") == 1
+
+
+def test_a_folder_on_the_variable_that_is_not_there_is_named(own_folder: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("POSECORE_DATASETS", str(own_folder / "lost"))
+    with pytest.raises(DatasetError, match=r"POSECORE_DATASETS names \S+/own/lost, and there is no such folder"):
+        load_dataset("coco")
 
 
 def test_split_options_win_over_the_definitions(own_folder: Path):
