@@ -67,7 +67,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
     import torch
 
     torch.set_num_threads(1)
-    import deepspeed  # noqa: F401 (imported by the engine anyway, and counted as a library here)
+    import deepspeed.runtime.zero.stage3  # noqa: F401 (imported by the engine anyway; counted as a library here)
     import numpy as np
 
     from posecore.methods.supervised import SupervisedHeads
@@ -85,6 +85,8 @@ def train_rank(options: Mapping[str, Any]) -> None:
     run_dir = Path(options["run_dir"])
     context = LocalContext(run_dir, num_to_keep=1)
     torch.distributed.barrier()
+    with torch.device("meta"):  # which imports more of torch
+        parameters = sum(p.numel() for p in build_model(model_config, {"coco": skeleton}).parameters())
     watch = Watch()
     began = time.perf_counter()
     resumes = bool(options["resumes"])
@@ -152,8 +154,6 @@ def train_rank(options: Mapping[str, Any]) -> None:
     makers = getattr(loop, "MethodMakers", None)
     loop.train(build() if makers is None else makers(build, outline), batches, config, context)
     watch.enter("end")
-    with torch.device("meta"):
-        parameters = sum(p.numel() for p in build_model(model_config, {"coco": skeleton}).parameters())
     result = {
         "peaks": watch.peaks,
         "times": times,
