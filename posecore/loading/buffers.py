@@ -6,6 +6,8 @@ import weakref
 import numpy as np
 from numpy.typing import NDArray
 
+_MOST_FREE = 4
+
 
 class ImageBuffers:
     """Hands out uint8 arrays of one shape and takes their memory back by itself.
@@ -27,7 +29,31 @@ class ImageBuffers:
             memory = self._free.pop()
         except IndexError:
             memory = bytearray(math.prod(self._shape))
-        # Numpy makes every view refer to the innermost array, which is this one, because a bytearray is none.
-        array = np.frombuffer(memory, np.uint8)
-        weakref.finalize(array, self._free.append, memory).atexit = False
-        return array.reshape(self._shape)
+        return _lent(memory, self._free).reshape(self._shape)
+
+
+class ByteBuffers:
+    """Hands out memory for images of any size, that of images which are gone first. For one thread.
+
+    The C library's own memory would do as well, but for trainings in which it gives freed blocks back at once
+    (:mod:`posecore.training.host_memory`): pages taken anew for every image make decoding 27 % dearer.
+    """
+
+    def __init__(self) -> None:
+        self._free: list[bytearray] = []
+
+    def take(self, num_bytes: int) -> NDArray[np.uint8]:
+        """So many bytes, or up to half as many more, of any content."""
+        for place in reversed(range(len(self._free))):  # the latest is still in the processor's cache
+            if num_bytes <= len(self._free[place]) <= 1.5 * num_bytes:
+                return _lent(self._free.pop(place), self._free)
+        del self._free[:-_MOST_FREE]
+        return _lent(bytearray(num_bytes), self._free)
+
+
+def _lent(memory: bytearray, free: list[bytearray]) -> NDArray[np.uint8]:
+    """The memory as an array, which returns among what is free when it is gone."""
+    # Numpy makes every view refer to the innermost array, which is this one, because a bytearray is none.
+    array = np.frombuffer(memory, np.uint8)
+    weakref.finalize(array, free.append, memory).atexit = False
+    return array

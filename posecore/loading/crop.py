@@ -36,7 +36,11 @@ _IS_LABELLED = np.isin(list(KeypointState), [KeypointState.OCCLUDED, KeypointSta
 
 
 def decode_image(
-    data: bytes, max_pixels: int, where: str | Callable[[], str], size: tuple[int, int] | None = None
+    data: bytes,
+    max_pixels: int,
+    where: str | Callable[[], str],
+    size: tuple[int, int] | None = None,
+    memory: Callable[[int], NDArray[np.uint8]] | None = None,
 ) -> NDArray[np.uint8]:
     """Decodes a JPEG or PNG to (H, W, 3) uint8 RGB as stored: EXIF orientation is ignored.
 
@@ -47,6 +51,7 @@ def decode_image(
         max_pixels: a larger image is refused before any memory is spent on it.
         where: what the error messages call the image; a function, if finding that out takes time.
         size: (height, width), where these bytes are known to state it; None to look.
+        memory: gives so many bytes, or more, for the pixels; None takes new ones.
 
     Raises:
         IntegrityError: the bytes are not a whole image, or it is too large.
@@ -65,7 +70,7 @@ def decode_image(
         )
     if data.startswith(JPEG_START):
         try:
-            return simplejpeg.decode_jpeg(data, "RGB")
+            return simplejpeg.decode_jpeg(data, "RGB", buffer=memory and memory(3 * height * width))
         except ValueError:
             pass  # anything odd in the file: OpenCV decides whether it is an image
     image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.geometry import clip_bbox_xywh
+from posecore.loading.buffers import ByteBuffers
 from posecore.loading.crop import DepthMap, decode_depth, decode_image
 from posecore.shards.precut import PrecutStore
 from posecore.shards.store import ShardStore
@@ -66,6 +67,7 @@ class SampleCache:
         self._wants_depth = depth
         self._kept: OrderedDict[ImageKey, DecodedSample] = OrderedDict()
         self._bytes = 0
+        self._buffers = ByteBuffers()
         self.num_decoded = 0
 
     def get(self, key: ImageKey) -> DecodedSample:
@@ -95,12 +97,14 @@ class SampleCache:
             return f"{store.location}: sample {store.key(image_row)}"
 
         if not self._wants_depth:  # then nothing but the picture is read
-            return DecodedSample(decode_image(store.read_image_bytes(image_row), self._max_pixels, where, size))
+            return DecodedSample(
+                decode_image(store.read_image_bytes(image_row), self._max_pixels, where, size, self._buffers.take)
+            )
         stored = store.read_sample(image_row)
         depth = None
         if stored.depth_bytes is not None and stored.record.depth is not None:
             depth = DepthMap(decode_depth(stored.depth_bytes, where()), stored.record.depth.metres_per_unit)
-        return DecodedSample(decode_image(stored.image_bytes, self._max_pixels, where, size), depth)
+        return DecodedSample(decode_image(stored.image_bytes, self._max_pixels, where, size, self._buffers.take), depth)
 
     def release(self, key: ImageKey) -> None:
         """Forgets an image, if it is kept."""

@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from posecore.loading.buffers import ImageBuffers
+from posecore.loading.buffers import ByteBuffers, ImageBuffers
 
 SHAPE = (2, 8, 6, 3)
 
@@ -51,3 +51,27 @@ def test_arrays_outlive_their_maker():
     array = ImageBuffers(SHAPE).take()
     array[:] = 7
     assert np.all(array == 7)
+
+
+def test_memory_of_a_gone_image_serves_one_that_is_about_as_large():
+    buffers = ByteBuffers()
+    first = buffers.take(900)
+    view, place = first.reshape(30, 30), address(first)
+    del first
+    assert address(buffers.take(900)) != place  # it is still looked at
+    del view
+    for too_large, size in ((True, 599), (False, 600)):
+        other = buffers.take(size)
+        assert other.size >= size
+        assert (address(other) != place) == too_large
+    assert buffers.take(1000).size >= 1000
+
+
+def test_little_memory_is_kept_for_later():
+    buffers = ByteBuffers()
+    arrays = [buffers.take(100 << number) for number in range(8)]
+    while arrays:
+        arrays.pop(0)[:] = 1
+    assert not buffers.take(100 << 8).any()  # fits none of those
+    assert buffers.take(100 << 7).all()
+    assert not buffers.take(100).any()

@@ -47,6 +47,13 @@ def test_images_decode_to_rgb():
     np.testing.assert_array_equal(decode_image(encoded(image), 10**6, "x"), image)
 
 
+def test_images_decode_into_memory_that_is_given():
+    data, memory = encoded(smooth_image(), ".jpg"), np.zeros(120 * 160 * 3 + 100, np.uint8)
+    image = decode_image(data, 10**6, "x", (120, 160), lambda num_bytes: memory[:num_bytes])
+    assert np.shares_memory(image, memory)
+    np.testing.assert_array_equal(image, decode_image(data, 10**6, "x"))
+
+
 def test_grey_images_decode_to_three_channels():
     image = decode_image(cv2.imencode(".png", smooth_image()[..., 0])[1].tobytes(), 10**6, "x")
     assert image.shape == (120, 160, 3)
