@@ -88,9 +88,13 @@ class Cluster:
         number = next(self._numbers)
         name = f"worker-{number}"
         host = self._host(name, number, self._environment("gpu") | (environment or {}), prepare)
-        self._log_in(host)
-        self._start_ray(host, "worker_start_ray_commands")
-        until(f"{name} in the cluster", lambda: self.knows(host), 120)
+        try:
+            self._log_in(host)
+            self._start_ray(host, "worker_start_ray_commands")
+            until(f"{name} in the cluster", lambda: self.knows(host), 120)
+        except (RuntimeError, TimeoutError):
+            host.lose_power()  # half started, it would take part
+            raise
         self.workers.append(host)
         return host
 
