@@ -21,6 +21,7 @@ from posecore.evaluation.crops import Precision, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
+from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.shards.store import ShardStore
@@ -145,6 +146,28 @@ def evaluate_store(
     predictions = predict_store(model, store, settings, device=device, head=head, boxes=boxes)
     definition = store.manifest.definition
     return evaluate(definition.evaluation, definition.skeleton, GroundTruth.from_store(store), predictions)
+
+
+def evaluate_shared(
+    model: PoseModel, store: ShardStore, settings: InferenceSettings, head: str
+) -> dict[str, float] | None:
+    """As :func:`evaluate_store`, by all ranks of a training, each of which predicts a share. Collective.
+
+    Returns:
+        The metrics on rank 0, None on the others.
+    """
+    task = PredictionTask(store=store, head=head, settings=settings)
+    batches = task.batches()
+    share = share_of(len(batches))
+    own = np.concatenate([np.zeros(0, np.int64), *batches[share.start : share.stop]])
+    part = predict_rows(model, task, own)
+    for _ in range(share.idle):
+        predict_rows(model, task, batches[0])
+    parts = gathered(part)
+    if parts is None:
+        return None
+    definition = store.manifest.definition
+    return evaluate(definition.evaluation, definition.skeleton, GroundTruth.from_store(store), finish(task, parts))
 
 
 def predict_rows(

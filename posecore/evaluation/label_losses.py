@@ -10,27 +10,33 @@ import io
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
-import torch.distributed as dist
 from numpy.typing import NDArray
 
 from posecore.codecs.simcc import SimccCodec
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
+from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import EvalCrops
+from posecore.loading.samples import UsableInstances
 from posecore.methods.batch import normalise, point_weights
 from posecore.methods.simcc_loss import point_divergences
 from posecore.models.pose_model import PoseModel
 from posecore.shards.store import ShardStore
-from posecore.storage import write_atomically
+from posecore.storage import AnyPath, as_path, write_atomically
 
 _NAME = re.compile(r"step_(\d{9})\.npz")
 
 
-def label_losses(model: PoseModel, store: ShardStore, head: str, settings: InferenceSettings) -> NDArray[np.float32]:
+def label_losses(
+    model: PoseModel,
+    store: ShardStore,
+    head: str,
+    settings: InferenceSettings,
+    rows: NDArray[np.int64] | None = None,
+) -> NDArray[np.float32]:
     """The loss of each label of a split: mean squared error of its heatmap, or divergence of its SimCC distributions.
 
     Args:
@@ -38,6 +44,7 @@ def label_losses(model: PoseModel, store: ShardStore, head: str, settings: Infer
         store: the split.
         head: of the model, with the split's points.
         settings: batch size and decoding threads.
+        rows: of ``index.parquet`` that are looked at; None for all that can be.
 
     Returns:
         (N, K), a row per row of ``index.parquet``; NaN where there is no label, or none within the crop.
@@ -51,6 +58,7 @@ def label_losses(model: PoseModel, store: ShardStore, head: str, settings: Infer
         head,
         model.input_size,
         batch_size=settings.batch_size,
+        rows=rows,
         conventions=model.conventions[head].on(store.manifest.definition.conventions),
         num_threads=settings.num_threads,
         depth=model.takes_depth,
@@ -69,16 +77,16 @@ def label_losses(model: PoseModel, store: ShardStore, head: str, settings: Infer
     return losses
 
 
-def save_label_losses(folder: str | Path, step: int, losses: NDArray[np.float32], store: ShardStore) -> Path:
+def save_label_losses(folder: str | AnyPath, step: int, losses: NDArray[np.float32], store: ShardStore) -> AnyPath:
     """Writes one pass as ``step_<number>.npz``, whole or not at all; a pass made again replaces the former."""
     buffer = io.BytesIO()
     np.savez(buffer, losses=losses, source=np.array(_source(store)))
-    path = Path(folder) / f"step_{step:09d}.npz"
+    path = as_path(folder) / f"step_{step:09d}.npz"
     write_atomically(path, buffer.getvalue())
     return path
 
 
-def read_label_losses(folder: str | Path, store: ShardStore) -> NDArray[np.float32]:
+def read_label_losses(folder: str | AnyPath, store: ShardStore) -> NDArray[np.float32]:
     """(E, N, K) losses of all recorded passes in order of training.
 
     Args:
@@ -89,8 +97,10 @@ def read_label_losses(folder: str | Path, store: ShardStore) -> NDArray[np.float
         EvaluationError: there is no recording, or it is of another split.
     """
     passes = []
-    for path in sorted(path for path in Path(folder).glob("step_*.npz") if _NAME.fullmatch(path.name)):
-        with np.load(path, allow_pickle=False) as content:
+    for path in sorted(
+        (path for path in as_path(folder).glob("step_*.npz") if _NAME.fullmatch(path.name)), key=lambda path: path.name
+    ):
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             source, losses = str(content["source"]), content["losses"]
         if source != _source(store):
             raise EvaluationError(
@@ -104,7 +114,7 @@ def read_label_losses(folder: str | Path, store: ShardStore) -> NDArray[np.float
 
 @dataclass(frozen=True, kw_only=True)
 class LabelLossRecorder:
-    """Records a pass through every split; called equally often on every rank, and rank 0 writes.
+    """Records a pass through every split, which the ranks of a training share; rank 0 writes.
 
     Attributes:
         stores: by head.
@@ -119,14 +129,24 @@ class LabelLossRecorder:
     def __call__(self, model: PoseModel, step: int) -> None:
         """Records the losses that the model has after so many steps."""
         for head, store in self.stores.items():
-            losses = label_losses(model, store, head, self.settings)
-            if not dist.is_initialized() or dist.get_rank() == 0:
+            losses = self._shared(model, store, head)
+            if losses is not None:
                 save_label_losses(recording_folder(self.folder, head), step, losses, store)
 
+    def _shared(self, model: PoseModel, store: ShardStore, head: str) -> NDArray[np.float32] | None:
+        """The losses of all ranks' shares together, on rank 0."""
+        rows, size = UsableInstances.of(store).rows.astype(np.int64), self.settings.batch_size
+        share = share_of(-(-len(rows) // size))
+        own = label_losses(model, store, head, self.settings, rows[share.start * size : share.stop * size])
+        for _ in range(share.idle):
+            label_losses(model, store, head, self.settings, rows[:size])
+        parts = gathered(own)
+        return None if parts is None else np.fmax.reduce(parts)  # no label is in two shares
 
-def recording_folder(folder: str | Path, head: str) -> Path:
+
+def recording_folder(folder: str | AnyPath, head: str) -> AnyPath:
     """Where a recorder keeps the passes of one head."""
-    return Path(folder) / head
+    return as_path(folder) / head
 
 
 def _source(store: ShardStore) -> str:

@@ -105,14 +105,13 @@ class AdaptationConfig(AdaptationTerms):
             ConfigError: the strategy does not go with the model.
             IntegrityError: the parent is not the stated one.
         """
-        return Adaptation(model, self, self.parent.read() if self.distillation else None)
+        return Adaptation(model, self, self.parent.beside(model) if self.distillation else None)
 
 
 class Adaptation(nn.Module):
     """A method whose model is adapted by a strategy; a :class:`~posecore.methods.staged.StagedMethod`.
 
     Checkpoints hold the child, and its mean teacher if it has one; the parent is read again from where it came from.
-    Every rank holds parent and teacher whole.
 
     Args:
         model: holds the parent's weights, and a head for the target.
@@ -131,6 +130,7 @@ class Adaptation(nn.Module):
         config.strategy.apply(model, self.roles)
         self.method = _method(model, config)
         self.mean_teacher = None
+        self.following = ("mean_teacher.",)
         if config.unlabelled is not None:
             self.mean_teacher = MeanTeacher(model, config.unlabelled, config.target, config.unlabelled_sets)
         # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.
@@ -146,6 +146,10 @@ class Adaptation(nn.Module):
     def model(self) -> PoseModel:
         """What is adapted."""
         return self.method.model
+
+    def asked(self) -> tuple[tuple[PoseModel, ModelFolder], ...]:
+        """See :class:`~posecore.methods.staged.AskingMethod`: the parent, for distillation."""
+        return tuple((parent, self.config.parent) for parent in self._parent)
 
     def inherited(self, name: str) -> bool:
         """Whether a parameter of this method has a value of the parent that L2-SP holds it to.
@@ -188,7 +192,7 @@ class Adaptation(nn.Module):
         """
         labelled, taught = batch, None
         if self.mean_teacher is not None:
-            taught = self.mean_teacher(batch)
+            taught = self.mean_teacher.teach(batch)
             batch, labelled = taught.batch, taught.labelled
         with nullcontext() if self._backbone_learns else torch.no_grad():
             features = self.method.features(batch)

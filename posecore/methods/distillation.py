@@ -130,7 +130,7 @@ class DistillationConfig(DistillationTerms):
         if self.token is not None:
             take_tokens(model, self.token.read())
         with torch.random.fork_rng(devices=[]):  # the projection starts the same, whether or not a teacher is built
-            teacher = self.teacher.outline() if self.answers else self.teacher.read()
+            teacher = self.teacher.outline() if self.answers else self.teacher.beside(model)
         method = Distillation(model, teacher, self)
         if self.answers:
             for dataset, terms in method.lesson_terms().items():
@@ -182,6 +182,10 @@ class Distillation(SupervisedHeads):
         else:
             self.teacher = Teacher(teacher, lessons, config.teacher_statistics)
         self._strength = 1.0
+
+    def asked(self) -> tuple[tuple[PoseModel, ModelFolder], ...]:
+        """See :class:`~posecore.methods.staged.AskingMethod`: the teacher, unless its answers are stored."""
+        return ((self.teacher.model, self.distillation.teacher),) if isinstance(self.teacher, Teacher) else ()
 
     def lesson_terms(self) -> dict[str, LessonTerms]:
         """Per dataset, who is asked and what of the answer is used: what stored answers must hold.

@@ -47,7 +47,7 @@ class HeadDistillationConfig(Config):
             ConfigError: the teacher is of another architecture or has other heads, or the model takes depth.
             IntegrityError: the teacher is not the stated one.
         """
-        return HeadDistillation(model, self.teacher.read(), self)
+        return HeadDistillation(model, self.teacher.beside(model), self)
 
 
 class HeadDistillation(nn.Module):
@@ -75,6 +75,10 @@ class HeadDistillation(nn.Module):
                 part.requires_grad_(False)
         # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.
         self._teacher = (teacher.eval().requires_grad_(False),)
+
+    def asked(self) -> tuple[tuple[PoseModel, ModelFolder], ...]:
+        """See :class:`~posecore.methods.staged.AskingMethod`: the teacher."""
+        return ((self._teacher[0], self.config.teacher),)
 
     def train(self, mode: bool = True) -> Self:
         """As in every module, but what is frozen stays in evaluation mode, but for statistics that are to drift."""

@@ -23,13 +23,13 @@ from torch import Tensor, nn
 
 from posecore.codecs.codec import Codec
 from posecore.config import Config
-from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.belief import pixels_per_unit
 from posecore.methods.further_view import ViewConfig, Views
 from posecore.models.groups import Group
 from posecore.models.moving_average import follow
 from posecore.models.pose_model import PoseModel
+from posecore.models.sharded import let_go, own_weights
 
 _STEEPNESS = 5.0
 
@@ -84,7 +84,8 @@ class Taught:
 class MeanTeacher(nn.Module):
     """Holds the average and labels with it. Part of a method, so that checkpoints hold it and runs resume exactly.
 
-    All its tensors are buffers: nothing optimises, shards or decays them. It is whole on every rank, in float32.
+    Its weights are parameters that do not learn: an engine shards them as it does the student's, and then every rank
+    averages the run that it keeps. It is in float32.
 
     Args:
         student: is copied as it is now.
@@ -96,7 +97,7 @@ class MeanTeacher(nn.Module):
     def __init__(self, student: PoseModel, config: MeanTeacherConfig, head: str, datasets: Collection[str]) -> None:
         super().__init__()
         self.config = config
-        self.model = _as_buffers(copy.deepcopy(student))
+        self.model = copy.deepcopy(student).float().requires_grad_(False)
         self._head = head
         self._datasets = frozenset(datasets)
         self._codec = student.codec(head)
@@ -114,23 +115,12 @@ class MeanTeacher(nn.Module):
 
         Collective where there are several ranks: BatchNorm's statistics, which each has of its own crops, are averaged,
         or every rank would have a teacher of its own.
-
-        Raises:
-            ConfigError: weights are sharded.
         """
         self._strength = self.config.strength(step, total_steps)
-        average, decay = dict(self.model.named_buffers()), self.config.decay(step)
-        weights = dict(student.named_parameters())
-        if any(hasattr(weight, "ds_id") for weight in weights.values()):
-            raise ConfigError(
-                "method.unlabelled: a mean teacher needs whole weights on every rank; use engine.zero_stage 0, 1 or 2."
-            )
-        follow(average, weights.items(), decay)
-        follow(average, _over_ranks(dict(student.named_buffers())).items(), decay)
-
-    def forward(self, batch: DeviceBatch) -> Taught:
-        """Labels what is unlabelled; see :meth:`teach`."""
-        return self.teach(batch)
+        decay = self.config.decay(step)
+        follow(own_weights(self.model), own_weights(student).items(), decay)
+        follow(dict(self.model.named_buffers()), _over_ranks(dict(student.named_buffers())).items(), decay)
+        let_go(self.model)
 
     @torch.no_grad()
     def teach(self, batch: DeviceBatch) -> Taught:
@@ -164,12 +154,12 @@ class MeanTeacher(nn.Module):
 
     def _label(self, group: DeviceGroup, crops: Tensor, depth: Tensor | None) -> DeviceGroup:
         """The teacher's labels of a group, whose crops and their depth become the views of them, in place."""
-        if not len(crops):
-            self._observe(group.weights, group.weights)
-            return replace(group, dataset=self._head)
         rows: list[Group] = [(self._head, 0, len(crops))]
         features = self.model.features(crops, rows, depth if self.model.takes_depth else None)
         outputs = self.model.run_head(self._head, features)
+        if not len(crops):  # where weights are sharded, a rank without crops is asked for its part of them all the same
+            self._observe(group.weights, group.weights)
+            return replace(group, dataset=self._head)
         with torch.autocast(crops.device.type, enabled=False):  # in bfloat16 a place would be off by a pixel
             places, confidence = self._codec.decode(outputs.float())
             counts = self._sure(confidence).float()
@@ -202,15 +192,6 @@ class MeanTeacher(nn.Module):
 def _pixels_per_place(codec: Codec, like: Tensor) -> Tensor:
     """(2,) crop pixels per step, along x and y, of the frame that a codec's decoded points live in."""
     return like.new_tensor([pixels_per_unit(codec, axis) for axis in (1, 0)])
-
-
-def _as_buffers(model: PoseModel) -> PoseModel:
-    """The same model, in place, in float32 and without parameters: each has become a buffer of its name."""
-    for module in model.modules():
-        for name, parameter in list(module.named_parameters(recurse=False)):
-            delattr(module, name)
-            module.register_buffer(name, parameter.detach())
-    return model.float()
 
 
 def _over_ranks(buffers: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -97,6 +97,22 @@ with the backbone. In the released configuration of ViT-B an error keeps the bac
 ``published-base``. ``joint`` trains everything from the first step, for models that are not trained yet."""
 
 
+class Agreed(NamedTuple):
+    """The images of other datasets on which a head and prototypes agree on a point at least.
+
+    Attributes:
+        heatmaps: (n, K, h, w) of the head.
+        embeddings: (n, C, h, w).
+        targets: (n, K, h, w) see :func:`~posecore.methods.self_supervision.agreed_points`.
+        agreed: (n, K) likewise.
+    """
+
+    heatmaps: Tensor
+    embeddings: Tensor
+    targets: Tensor
+    agreed: Tensor
+
+
 class PrototypeWeights(Config):
     """What the terms beside the heads' own losses count.
 
@@ -240,25 +256,46 @@ class PrototypeLearning(SupervisedHeads):
             ``prototype_heatmap/<dataset>`` and ``self_supervision/<dataset>``; with depth as a second task ``depth``.
         """
         embeddings = self.model.embedding_head(features)
-        outputs = {group.dataset: self._run_head(features, batch, group) for group in batch.groups}
+        outputs = {group.dataset: self._run_head(features, embeddings, batch, group) for group in batch.groups}
         with torch.autocast(batch.images.device.type, enabled=False):
             return self._terms(batch, embeddings, outputs) | self._depth_loss(features, batch)
 
-    def _run_head(self, features: Tensor, batch: DeviceBatch, group: DeviceGroup) -> tuple[Tensor, Tensor]:
-        """Heatmaps of the dataset's points on its own images, and on all others where they will be needed."""
+    def _run_head(
+        self, features: Tensor, embeddings: Tensor, batch: DeviceBatch, group: DeviceGroup
+    ) -> tuple[Tensor, Agreed | None]:
+        """Heatmaps of the dataset's points on its own images, and what it agrees on with prototypes on all others."""
         name = group.dataset
         with _gradients(self._stage.heads_learn):
             if self.config.head_statistics == "mixed" and self.training:
                 outputs = self.model.head(name)(features)
-                return outputs[group.start : group.stop], self._of_others(outputs, batch, name)
+                own, others = outputs[group.start : group.stop], self._of_others(outputs, batch, name)
+                return own, self._agreement(name, others, others, embeddings, batch)
             own = self.model.run_head(name, features[group.start : group.stop])
             if not self._self_supervises:
-                return own, own[:0]
+                return own, None
+            others = self._of_others(features, batch, name)
             with frozen_statistics(self.model.head(name)):
-                return own, self.model.run_head(name, self._of_others(features, batch, name))
+                with torch.no_grad():
+                    heatmaps = self.model.run_head(name, others)
+                found = self._agreement(name, heatmaps, others, embeddings, batch)
+                # Only images with an agreed point have a loss, so that only these are worth a backward pass.
+                return own, found and found._replace(heatmaps=self.model.run_head(name, found.heatmaps))
+
+    def _agreement(
+        self, name: str, heatmaps: Tensor, rows: Tensor, embeddings: Tensor, batch: DeviceBatch
+    ) -> Agreed | None:
+        """The points of other datasets' images that a head and prototypes agree on; ``rows`` become ``heatmaps``."""
+        if not self._self_supervises:
+            return None
+        of_others, prototypes = self._of_others(embeddings, batch, name), self.model.prototypes(self.model.owner(name))
+        with torch.no_grad(), torch.autocast(heatmaps.device.type, enabled=False):
+            from_prototypes = prototype_heatmaps(of_others, prototypes)
+            targets, agreed = agreed_points(heatmaps, from_prototypes, self._codec(name), self.config.agreement)
+        chosen = agreed.any(dim=1)
+        return Agreed(rows[chosen], of_others[chosen], targets[chosen], agreed[chosen])
 
     def _terms(
-        self, batch: DeviceBatch, embeddings: Tensor, heatmaps: Mapping[str, tuple[Tensor, Tensor]]
+        self, batch: DeviceBatch, embeddings: Tensor, heatmaps: Mapping[str, tuple[Tensor, Agreed | None]]
     ) -> dict[str, Tensor]:
         terms: dict[str, Tensor] = {}
         moves = self.training and self._stage.prototypes_move
@@ -266,7 +303,7 @@ class PrototypeLearning(SupervisedHeads):
         for group in batch.groups:
             name, owner = group.dataset, self.model.owner(group.dataset)
             factor = self.config.factor(name)
-            own_heatmaps, other_heatmaps = heatmaps[name]
+            own_heatmaps, agreed = heatmaps[name]
             own_embeddings = embeddings[group.start : group.stop]
             prototypes = self.model.prototypes(owner)
             targets, weights = self._codec(name).encode(group.keypoints_crop, group.weights)
@@ -280,10 +317,9 @@ class PrototypeLearning(SupervisedHeads):
             error = heatmap_loss(from_prototypes, targets, weights, max(1, len(targets)))
             terms[f"prototype_heatmap/{name}"] = factor * self.config.weights.heatmap * error
             terms[f"self_supervision/{name}"] = (
-                factor
-                * self._self_supervision(name, other_heatmaps, self._of_others(embeddings, batch, name), prototypes)
-                if self._self_supervises
-                else embeddings.new_zeros((), dtype=torch.float32)
+                embeddings.new_zeros((), dtype=torch.float32)
+                if agreed is None
+                else factor * self._self_supervision(agreed, prototypes)
             )
             if moves:
                 sums, pull_weights = pulls(assigned, prototypes, self.config.pixel_weighting)
@@ -312,16 +348,15 @@ class PrototypeLearning(SupervisedHeads):
         weights = self.config.weights
         return weights.contrast * contrast(assigned) + weights.distance * distance(assigned)
 
-    def _self_supervision(self, dataset: str, heatmaps: Tensor, embeddings: Tensor, prototypes: Tensor) -> Tensor:
+    def _self_supervision(self, found: Agreed, prototypes: Tensor) -> Tensor:
         """Loss of one dataset's points on other datasets' images, over the images with an agreed point."""
         weights = self.config.weights
-        from_prototypes = prototype_heatmaps(embeddings, prototypes)
-        targets, agreed = agreed_points(heatmaps, from_prototypes, self._codec(dataset), self.config.agreement)
-        num_images = max(1, int(agreed.any(dim=1).sum()))
+        heatmaps, embeddings, targets, agreed = found
+        num_images = max(1, len(agreed))
         pixels = labelled_pixels(embeddings, targets * agreed[:, :, None, None], self.config.pixel_threshold)
         return weights.self_supervision * (
             heatmap_loss(heatmaps, targets, agreed, num_images)
-            + weights.heatmap * heatmap_loss(from_prototypes, targets, agreed, num_images)
+            + weights.heatmap * heatmap_loss(prototype_heatmaps(embeddings, prototypes), targets, agreed, num_images)
             + self._prototype_loss(assign(pixels, prototypes))
         )
 

@@ -1,8 +1,12 @@
-"""Methods of which the loop must know more than parameters and losses: stages, weights held in place, observations."""
+"""Methods of which the loop must know more than parameters and losses: stages, weights held in place, teachers."""
 
+from collections.abc import Sequence
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
+
+from posecore.models.pose_model import PoseModel
+from posecore.models.sources import ModelFolder
 
 
 @runtime_checkable
@@ -24,6 +28,17 @@ class StagedMethod(Protocol):
 
 
 @runtime_checkable
+class FollowingMethod(Protocol):
+    """Some of its weights follow others when a step begins; all others change in the update alone.
+
+    Attributes:
+        following: prefixes of their names.
+    """
+
+    following: tuple[str, ...]
+
+
+@runtime_checkable
 class InheritingMethod(Protocol):
     """Some of its weights are a trained model's, and may be held to the values they start from."""
 
@@ -41,4 +56,13 @@ class ObservingMethod(Protocol):
 
         The same names on every rank in every step. A number of 0 is allowed.
         """
+        ...
+
+
+@runtime_checkable
+class AskingMethod(Protocol):
+    """Asks trained models that are no part of it: nothing optimises them, and no checkpoint holds them."""
+
+    def asked(self) -> Sequence[tuple[PoseModel, ModelFolder]]:
+        """Each with the folder that its weights lie in; on the meta device where they are not read yet."""
         ...

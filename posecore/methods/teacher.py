@@ -48,8 +48,8 @@ class Answer:
 class Teacher:
     """Answers without gradients and in evaluation mode.
 
-    Deliberately no ``nn.Module``: what a method registers is optimised, sharded and written to checkpoints, and a
-    teacher is read again from where it came from. Every rank holds it whole.
+    Deliberately no ``nn.Module``: what a method registers is optimised and written to checkpoints, and a teacher is
+    read again from where it came from.
 
     Args:
         model: is frozen and moved to where the batches are.

@@ -190,6 +190,16 @@ def read_card(folder: str | AnyPath) -> ModelCard:
     return _read_card(as_path(folder))[0]
 
 
+def weights_digest(folder: str | AnyPath) -> str:
+    """SHA-256 of the weights that belong to a saved model's card, without looking at them.
+
+    Raises:
+        CheckpointError: there is no model in the folder.
+        IntegrityError: its card is damaged.
+    """
+    return _read_card(as_path(folder))[1]
+
+
 def _outline(card: ModelCard) -> PoseModel:
     with torch.device("meta"):
         return PoseModel(card).eval()

@@ -74,6 +74,18 @@ class ModelFolder(Config):
         """
         return load_outline(self.source)
 
+    def beside(self, model: PoseModel) -> PoseModel:
+        """The model to be asked while another one trains: without its weights where the other has none.
+
+        Args:
+            model: that trains; on the meta device, whoever shards it reads the weights of both.
+
+        Raises:
+            CheckpointError: there is no whole model in the folder.
+            IntegrityError: it is not the stated one.
+        """
+        return self.outline() if is_outline(model) else self.read()
+
     def provenance(self, card: ModelCard) -> dict[str, Json]:
         """How the lineage of another model names this one.
 
@@ -136,12 +148,16 @@ def initial_weights(model: PoseModel, start: Start) -> WarmStart:
         ConfigError: they are of a backbone of other widths.
         IntegrityError: the file is not the stated one.
     """
-    on_meta = all(parameter.is_meta for parameter in model.parameters())
-    parent = start.outline() if on_meta and isinstance(start, ModelFolder) else start.read()
+    parent = start.outline() if is_outline(model) and isinstance(start, ModelFolder) else start.read()
     report = warm_start(model, parent, start.take)
     record = start.provenance(parent.card) | {"copied": report.as_dict(), "fresh": report.fresh()}
     model.card = model.card.model_copy(update={"lineage": {**model.card.lineage, "weights": record}})
     return report
+
+
+def is_outline(model: PoseModel) -> bool:
+    """Whether a model is on the meta device, without weights."""
+    return all(parameter.is_meta for parameter in model.parameters())
 
 
 def folder_record(card: ModelCard) -> dict[str, Json]:

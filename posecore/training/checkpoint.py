@@ -185,7 +185,7 @@ class Checkpoint:
 
     def has(self, section: str, name: str) -> bool:
         """Whether a section has a tensor of that name."""
-        return f"{section}/{name}" in self._index()
+        return self._key(section, name) in self._index()
 
     def trained_section(self, name: str) -> str:
         """Where what was learned of a parameter or buffer lies: in the average, if it is part of one."""
@@ -198,7 +198,7 @@ class Checkpoint:
             CheckpointError: it holds numbers that are not finite.
             IntegrityError: a file is missing, truncated or changed.
         """
-        entry, _ = self._index()[f"{section}/{name}"][0]
+        entry, _ = self._index()[self._key(section, name)][0]
         tensor = torch.empty(entry.shape, dtype=DTYPES[entry.dtype])
         self.read_into(section, name, tensor.view(-1))
         return tensor
@@ -217,7 +217,7 @@ class Checkpoint:
             CheckpointError: it holds numbers that are not finite.
             IntegrityError: a file is missing, truncated or changed.
         """
-        key = f"{section}/{name}"
+        key = self._key(section, name)
         runs = self._index()[key]
         dtype = DTYPES[runs[0][0].dtype]
         if target.device.type == "cpu" and target.dtype == dtype and target.is_contiguous():
@@ -245,6 +245,12 @@ class Checkpoint:
         """Lets go of all files."""
         for file in self._files.values():
             file.close()
+
+    def _key(self, section: str, name: str) -> str:
+        """Of a tensor; the weights of a mean teacher were among the buffers once."""
+        key = f"{section}/{name}"
+        was = f"buffers/{name}"
+        return was if section == "weights" and key not in self._index() and was in self._index() else key
 
     def _read_run(self, key: str, runs: list[tuple[TensorEntry, VerifiedFile]], target: Tensor, start: int) -> None:
         stop, size = start + len(target), target.element_size()
@@ -286,7 +292,7 @@ class Checkpoint:
     def _tensors(self, file: VerifiedFile) -> Mapping[str, TensorEntry]:
         if isinstance(file.entry, FileEntry):
             return file.entry.tensors
-        return _old_tensors(file) if file.path.name == _OLD_TENSORS_FILE else {}
+        return tensors_in(file) if file.path.name == _OLD_TENSORS_FILE else {}
 
     def _read_progress(self) -> "_ProgressFile":
         path, file = self.folder / _PROGRESS_FILE, self._files.get(_PROGRESS_FILE)
@@ -380,8 +386,12 @@ def _manifest(folder: AnyPath) -> "Mapping[str, FileEntry | OldFileEntry]":
     return files
 
 
-def _old_tensors(file: VerifiedFile) -> dict[str, TensorEntry]:
-    """What a safetensors file of format 1 says of itself."""
+def tensors_in(file: VerifiedFile) -> dict[str, TensorEntry]:
+    """Where the tensors lie in a safetensors file that says so itself, as checkpoints of format 1 and models do.
+
+    Raises:
+        IntegrityError: it is missing, truncated, changed or no such file.
+    """
     try:
         length = int.from_bytes(file.read(0, 8), "little")
         header = _json(file.read(8, min(length, _HEADER_BYTES)), file.path)

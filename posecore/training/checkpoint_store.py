@@ -8,6 +8,8 @@ import torch.distributed as dist
 from posecore.storage import AnyPath, remove_folder
 from posecore.training.checkpoint import MANIFEST_FILE, step_of
 
+_START = "start_"
+
 
 class CheckpointStore:
     """Where checkpoints lie. Nodes need share nothing but this.
@@ -41,6 +43,16 @@ class CheckpointStore:
     def newest(self) -> AnyPath | None:
         """Folder of the newest that was finished, if there is one; looked for by this process alone."""
         return next((self.path(name) for name in self._listed() if self._is_finished(name)), None)
+
+    def start(self, attempt: str) -> AnyPath:
+        """Folder of what an attempt at a fresh start begins with, while it is read."""
+        return self._folder / f"{_START}{attempt}"
+
+    def starts(self) -> list[AnyPath]:
+        """All that lie there, those of attempts that were killed among them; looked for by this process alone."""
+        if not self._folder.exists():
+            return []
+        return [path for path in self._folder.iterdir() if path.name.startswith(_START)]
 
     def pass_over(self, name: str) -> None:
         """Says that a checkpoint is of no use."""

@@ -20,6 +20,11 @@ from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
+from posecore.methods.staged import AskingMethod
+from posecore.models.pose_model import PoseModel
+from posecore.models.sharded import Run, copy_masters, drop_copies, let_go, moment_run, shape_of, weight_run
+from posecore.models.sources import ModelFolder, is_outline
+from posecore.training.asked import fill
 from posecore.training.bf16_weights import round_weights
 from posecore.training.checkpoint import Checkpoint, Counts
 from posecore.training.checkpoint_pieces import Piece
@@ -33,7 +38,6 @@ from posecore.training.engine import (
     checked_total,
 )
 from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
-from posecore.training.sharded import Run, copy_masters, drop_copies, moment_run, shape_of, weight_run
 from posecore.training.torch_engine import (
     MOMENTS,
     buffer_pieces,
@@ -88,6 +92,9 @@ class DeepSpeedEngine:
         if self._stage == 3:
             _shard(deepspeed, method, settings.device, described)
             _let_gathered_go(method, settings.device)
+            if isinstance(method, AskingMethod):
+                for model, source in method.asked():
+                    _shard_asked(deepspeed, model, source, settings.device, described)
         else:
             materialise(method, settings.device)
         optimizer = make_optimizer(method, adam)
@@ -183,7 +190,9 @@ class DeepSpeedEngine:
                     continue
                 if checkpoint.has(section, name):
                     checkpoint.read_into(section, name, run.values, run.start)
-                elif section != "anchor":
+                elif section == "anchor":  # these weights are what the run starts from
+                    checkpoint.read_into("weights", name, run.values, run.start)
+                else:
                     run.values.zero_()  # its moments: it had no gradient yet
         if self._stage == 3:
             self._restore_partitions(checkpoint)
@@ -355,6 +364,19 @@ def _let_gathered_go(method: nn.Module, device: torch.device) -> None:
     for module in method.modules():
         if isinstance(module, nn.Linear) and type(module).forward is nn.Linear.forward:
             module.forward = partial(forward, module)  # type: ignore[method-assign]
+
+
+def _shard_asked(
+    deepspeed: Any, model: PoseModel, source: ModelFolder, device: torch.device, settings: Mapping[str, Any]
+) -> None:
+    """Divides a model that is asked and not trained; on the meta device, its values are read from its folder."""
+    outline = is_outline(model)
+    own = {name: value for name, value in settings.items() if name not in ("bf16", "data_types")}  # it stays float32
+    _shard(deepspeed, model, device, own)
+    deepspeed.initialize(model=model.to(device), config=own)
+    if outline:
+        fill(model, source)
+        let_go(model)
 
 
 def _import_deepspeed(device: torch.device) -> Any:

@@ -24,9 +24,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.models.moving_average import follow
+from posecore.models.sharded import is_sharded, shape_of, take_over, weight_run
 from posecore.training.checkpoint import Checkpoint
 from posecore.training.checkpoint_pieces import Piece
-from posecore.training.sharded import is_sharded, shape_of, take_over, weight_run
 from posecore.training.torch_engine import own_share
 
 _MOST_OF_START = 0.01
@@ -75,7 +75,7 @@ class AverageConfig(Config):
 
 
 class WeightAverage:
-    """Follows a method's parameters and the statistics of its BatchNorm layers.
+    """Follows a method's parameters that learn, and the statistics of its BatchNorm layers.
 
     What is averaged with the weights are the statistics that the layers had with these weights; their counts of batches
     are copied. Other buffers are constants, or averages already (prototypes, a mean teacher), and are left as they are.
@@ -152,9 +152,9 @@ class WeightAverage:
 
 
 def _followed(method: nn.Module) -> Iterator[Piece]:
-    """What this rank keeps of the parameters, and the statistics, by their names in the method; in their own memory."""
+    """What this rank keeps of what learns, and the statistics, by their names in the method; in their own memory."""
     for name, parameter in method.named_parameters():
-        run = weight_run(parameter)
+        run = weight_run(parameter) if parameter.requires_grad else None
         if run is not None:
             yield Piece(name, shape_of(parameter), run.start, run.values)
     for prefix, module in method.named_modules():

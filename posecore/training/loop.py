@@ -22,7 +22,7 @@ from tqdm import tqdm
 from posecore.config import Config
 from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
-from posecore.methods.staged import ObservingMethod, StagedMethod
+from posecore.methods.staged import FollowingMethod, ObservingMethod, StagedMethod
 from posecore.schema import CropBatch
 from posecore.training.bad_samples import BadSamples
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
@@ -112,7 +112,9 @@ class TrainingConfig(Config):
         if self.average is not None:
             self.average.check_length(self.steps)
         if shards_weights and self.compile:
-            raise ValueError("compile would start anew for every weight that ZeRO-3 gathers; use engine.zero_stage 2.")
+            raise ValueError(
+                "compile: ZeRO-3 gathers weights between layers, which cuts graphs there; use engine.zero_stage 2."
+            )
         return self
 
 
@@ -271,6 +273,9 @@ def seed_step(seed: int, step: int, rank: int) -> None:
 def _save(engine: Engine, average: WeightAverage | None, saver: CheckpointSaver, progress: Progress) -> None:
     _synchronise(engine.method, average)
     pieces, counts = engine.pieces(), engine.counts()
+    if isinstance(engine.method, FollowingMethod):  # these do not wait until they are written
+        following = tuple(f"weights/{prefix}" for prefix in engine.method.following)
+        pieces = [replace(p, values=p.values.clone()) if p.key.startswith(following) else p for p in pieces]
     if average is not None:
         pieces, counts = pieces + average.pieces(), replace(counts, average_updates=average.updates)
     saver.save(pieces, counts, progress)

@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from posecore.config import Config
 from posecore.methods.staged import InheritingMethod, StagedMethod
 from posecore.models.layers import block_index, layer_index
-from posecore.training.sharded import shape_of
+from posecore.models.sharded import shape_of
 
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 

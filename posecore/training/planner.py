@@ -74,7 +74,7 @@ class PlannedRun:
         num_gpus: ranks.
         micro_batch: crops per GPU and forward pass.
         accumulation: forward passes per step.
-        num_copies: whole float32 copies of the weights on every rank: moving averages, a teacher, a parent.
+        num_copies: float32 copies of the weights: moving averages, a teacher, a parent; sharded as the weights are.
         trainable: parameters that are trained, None for all; not with ``adapted``, which says so itself.
         adapted: what learns in an adaptation; only that has gradients and optimiser state.
         mfu: share of the GPU's peak at which it computes, recomputation included.
@@ -252,7 +252,7 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
     weights = size * total / (ranks if stage == 3 else 1)
     gradients = (size if run.accumulation == 1 else 4) * (part if stage >= 2 else trained)
     master, moments = (4 * part if _has_masters(run) else 0), 8 * part
-    average = 4 * total * run.num_copies
+    average = 4 * total * run.num_copies // (ranks if stage == 3 else 1)
     gathered = size * min(total, live_elements(total)) if stage == 3 else 0
     largest_group = trace.largest_group / (ranks if stage else 1)
     if stage == 3:
@@ -451,8 +451,6 @@ def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         engine = DeepSpeedEngineConfig.model_validate(
             {**run.engine.model_dump(), "kind": "deepspeed", "zero_stage": stage}
         )
-        if stage == 3 and run.num_copies:
-            break  # a moving average needs whole weights
         run = replace(run, engine=engine)
         yield f"ZeRO stage {stage}", run
     while run.micro_batch > 1 and run.micro_batch % 2 == 0:

@@ -7,12 +7,12 @@ import time
 from tqdm import tqdm
 
 from posecore.errors import CheckpointError, IntegrityError, PreflightError
+from posecore.models.sharded import shape_of
 from posecore.storage import AnyPath, write_atomically
 from posecore.training.checkpoint import Checkpoint, Progress, UnfinishedError
 from posecore.training.context import TrainContext, first_said
 from posecore.training.ema import WeightAverage
 from posecore.training.engine import Engine
-from posecore.training.sharded import shape_of
 
 _LOOKS, _LOOK_S = 20, 0.1
 

@@ -44,7 +44,7 @@ class FirstState:
     def __init__(self, makers: MethodMakers, context: TrainContext) -> None:
         self._makers = makers
         self._context = context
-        self._folder: AnyPath = context.store.path(f"start_{context.attempt}")
+        self._folder: AnyPath = context.store.start(context.attempt)
         self._is_written = False
 
     def write(self) -> None:
@@ -80,11 +80,12 @@ class FirstState:
         checkpoint.close()
 
     def remove(self) -> None:
-        """Takes what was written away. Collective."""
+        """Takes away what was written, by attempts that were killed, too. Collective."""
         if self._is_written and dist.is_initialized():
             dist.barrier()
-        if self._is_written and self._context.rank == 0:
-            remove_folder(self._folder)
+        if self._context.rank == 0:
+            for folder in self._context.store.starts():
+                remove_folder(folder)
 
     def _write(self) -> None:
         method = self._makers.build()

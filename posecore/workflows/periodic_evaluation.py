@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.inference import InferenceSettings, evaluate_shared
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.models.pose_model import PoseModel
 from posecore.shards.corrections import Corrections
@@ -17,7 +17,7 @@ from posecore.training.loop import Evaluate
 class PeriodicEvaluation:
     """Judges the model in training on ingested splits, each by its own protocol.
 
-    Every rank judges everything: under ZeRO-3 the ranks hold the weights together and must call them equally often.
+    The ranks share the work; rank 0 knows the result.
 
     Attributes:
         stores: name of the set to the location of its ingested split.
@@ -30,13 +30,13 @@ class PeriodicEvaluation:
     settings: InferenceSettings
 
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
-        """Metrics as ``<set>/<metric>``."""
+        """Metrics as ``<set>/<metric>``, on rank 0."""
         model = method.model
         assert isinstance(model, PoseModel), type(model)
         metrics: dict[str, float] = {}
         for name, location in self.stores.items():
-            judged = evaluate_store(model, open_store(location), self.settings, head=self.heads[name])
-            metrics |= {f"{name}/{metric}": value for metric, value in judged.items()}
+            judged = evaluate_shared(model, open_store(location), self.settings, self.heads[name])
+            metrics |= {f"{name}/{metric}": value for metric, value in (judged or {}).items()}
         return metrics
 
 

@@ -40,7 +40,6 @@ SIZE = (64, 48)
 FILM = {
     "name": "film", "definition": "syrip", "root": "film", "train": "train", "head": "syrip", "unlabelled": "boxes"
 }  # fmt: skip
-ZERO3 = {"kind": "deepspeed", "zero_stage": 3}
 
 
 @pytest.fixture(scope="module")
@@ -225,11 +224,6 @@ def test_unlabelled_pictures_of_those_who_are_judged_are_refused(
         ({"evaluate": "val"}, {}, "film: unlabelled pictures have a train split and a head that learns from them"),
         ({"unlabelled": None, "train": None, "evaluate": "val"}, {}, "no entry of datasets is unlabelled; mark one"),
         ({}, {"replay": 0.5}, "with replay 0.5, 0.5 leaves no crop for the target's labels"),
-        (
-            {},
-            {"training": {"steps": 4, "global_batch": 8, "engine": ZERO3}},
-            "whole weights on every rank; use 0, 1 or 2",
-        ),
         ({"definition": "ap10k", "root": "zoo"}, {}, "datasets.film: its points are not those of the head 'syrip'"),
     ],
 )

@@ -10,14 +10,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from tests.support.checkpoints import load_checkpoint
+from posecore.evaluation.inference import evaluate_store
+from posecore.evaluation.label_losses import label_losses, read_label_losses
+from posecore.shards.store import open_store
+from posecore.training.checkpoint import load_trained
+from tests.support.checkpoints import load_checkpoint, newest
 from tests.support.launched_runs import TORCH, last_state, launch, zero
-from tests.support.tiny_training import LOG_FILE, described_method
+from tests.support.tiny_store import write_store
+from tests.support.tiny_training import JUDGING, LOG_FILE, described_method, tiny_skeleton
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
@@ -33,6 +39,8 @@ FAULTY_ENGINES = {
 FAULT = {"steps": [3], "rank": 1}
 AVERAGED = {"training": {"average": {"momentum": 0.7, "warmup": 0}, "evaluate_every": 3}}
 LOW_RANK = {"adaptation": {"strategy": {"kind": "lora", "rank": 2}}}
+CLIPPED = {"optimizer": {"clip_norm": 0.01}}
+"""Far below the norms of these gradients, of 2 and more."""
 OUTLINED = {"outlined": True, "shard_all": True}
 DEPTH_ENGINES = {"torch": TORCH, "zero3": zero(3), "bf16": zero(3, precision="bf16")}
 
@@ -46,6 +54,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         copied = {} if copy_of is None else {"copy_of": str(folder / copy_of)}
         return {"run_dir": str(folder / name), "engine": engine, **copied, **fields}
 
+    people = write_store(folder / "people", "people", [2, 1, 2], skeleton=tiny_skeleton("people", 5)).location
     on_two = [
         run("torch", TORCH),
         run("torch-stopped", TORCH, stop_before=4),
@@ -72,6 +81,18 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         run("average-zero3-resumed", zero(3), copy_of="average-zero3-stopped", **OUTLINED, **AVERAGED),
         run("lora-torch", TORCH, **LOW_RANK),
         run("lora-zero3", zero(3), **OUTLINED, **LOW_RANK),
+        *(
+            run(f"judged-{name}", engine, judged=str(people), training={"evaluate_every": 6}, shard_all=True)
+            for name, engine in (("torch", TORCH), ("zero3", zero(3)))
+        ),
+        run("clipped-torch", TORCH, **CLIPPED),
+        run(
+            "sparing-zero3",
+            zero(3, offload_parameters=True, offload_optimizer=True),
+            method="recomputing",
+            **OUTLINED,
+            **CLIPPED,
+        ),
         *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
         run("prototypes-torch", TORCH, method="prototypes"),
         *(run(f"prototypes-zero{stage}", zero(stage), method="prototypes") for stage in (0, 2, 3)),
@@ -182,6 +203,13 @@ def test_frozen_weights_are_sharded_and_saved_as_well(runs: Path) -> None:
     _assert_close(runs / "lora-zero3", runs / "lora-torch", tolerance=2e-5)
 
 
+def test_clipping_offloading_and_recomputing_change_nothing(runs: Path) -> None:
+    """The norm is that of all ranks' gradients, wherever weights, moments and activations are kept in the meantime."""
+    _assert_close(runs / "sparing-zero3", runs / "clipped-torch", tolerance=2e-5)
+    unclipped, clipped = (last_state(runs / name).exp_avg for name in ("torch", "clipped-torch"))
+    assert all(tensor.norm() > 2 * clipped[name].norm() for name, tensor in unclipped.items() if "blocks" in name)
+
+
 @pytest.mark.parametrize("name", ["average-zero3", "average-zero3-resumed"])
 def test_an_average_of_sharded_weights_is_that_of_whole_ones(runs: Path, name: str) -> None:
     """In the checkpoint and in the evaluation, which computes with it; training goes on with the weights."""
@@ -196,6 +224,22 @@ def test_an_average_of_sharded_weights_is_that_of_whole_ones(runs: Path, name: s
     )
     judged, expected = (_judged(runs / run) for run in (name, "average-torch"))
     assert judged[6] == pytest.approx(expected[6], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["torch", "zero3"])
+def test_ranks_share_an_evaluation_and_find_what_one_process_finds(runs: Path, name: str) -> None:
+    """Of three batches the second rank has one, and passes another, that nobody looks at, through sharded weights."""
+    run, store = runs / f"judged-{name}", open_store(runs / "people/shards/people/train")
+    method = described_method(None)
+    load_trained(newest(run), method)
+    model = method.eval().model
+    lines = [json.loads(line) for line in (run / LOG_FILE).read_text().splitlines()]
+    (judged,) = [line for line in lines if any(metric.startswith("people/") for metric in line)]
+    expected = evaluate_store(model, store, JUDGING)
+    assert {metric: judged[f"people/{metric}"] for metric in expected} == pytest.approx(expected, rel=1e-4)
+    (losses,) = read_label_losses(run / "label_losses" / "people", store)
+    np.testing.assert_allclose(losses, label_losses(model, store, "people", JUDGING), rtol=1e-4)
+    assert np.isfinite(losses).sum() > 20
 
 
 def _judged(run: Path) -> dict[int, float]:

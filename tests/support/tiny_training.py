@@ -16,9 +16,12 @@ from safetensors.torch import save_file
 from torch import nn
 
 from posecore.errors import DivergenceError, PreflightError
+from posecore.evaluation.inference import InferenceSettings
 from posecore.methods.adaptation import Adaptation, AdaptationConfig
 from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.depth_task import DepthTaskConfig
+from posecore.methods.distillation import DistillationConfig
+from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
@@ -26,6 +29,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.schema import BadSample, CropBatch, CropGroup
@@ -37,10 +41,11 @@ from posecore.training.context import LocalContext, TrainContext
 from posecore.training.deepspeed_engine import deepspeed_settings
 from posecore.training.ema import AverageConfig
 from posecore.training.engine import EngineConfig
-from posecore.training.loop import TrainingConfig, TrainResult, train
+from posecore.training.loop import Evaluate, TrainingConfig, TrainResult, train
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.schedule import CosineSchedule
 from posecore.training.start import MethodMakers
+from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 
 INPUT_SIZE = (64, 48)
 POINTS = {"people": 5, "dogs": 7}
@@ -48,11 +53,11 @@ LOG_FILE = "log.jsonl"
 """What rank 0 of a launched run logged, in its folder."""
 
 
-def tiny_model(drop_path: float = 0.2, expert_share: float = 0.0, depth_input: bool = False) -> PoseModel:
-    vit = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path": drop_path, "expert_share": expert_share}
-    backbone = VitConfig.model_validate(vit | {"depth_input": depth_input})
+def tiny_model(drop_path: float = 0.2, **vit: object) -> PoseModel:
+    shape = {"embed_dim": 32, "depth": 2, "num_heads": 2, "drop_path": drop_path}
+    backbone = VitConfig.model_validate(shape | vit)
     config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=INPUT_SIZE)
-    return build_model(config, {name: _skeleton(name, count) for name, count in POINTS.items()})
+    return build_model(config, {name: tiny_skeleton(name, count) for name, count in POINTS.items()})
 
 
 def tiny_prototypes(drop_path: float = 0.2, **changes: object) -> PrototypeLearning:
@@ -135,7 +140,7 @@ def tiny_adaptation(
     config = AdaptationConfig.model_validate(values | fields | {"parent_has_embedding": embedding is not None})
     parent = tiny_parent(expert_share, drop_path, embedding)
     torch.manual_seed(2)
-    skeletons = {**parent.skeletons, "dogs": _skeleton("dogs", POINTS["dogs"])}
+    skeletons = {**parent.skeletons, "dogs": tiny_skeleton("dogs", POINTS["dogs"])}
     architecture = config.architecture(parent.config)
     child = build_model(architecture.with_depth() if config.new_depth else architecture, skeletons)
     warm_start(child, parent)
@@ -150,7 +155,7 @@ def tiny_parent(
     backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, drop_path=drop_path, expert_share=expert_share)
     head = ClassicHeadConfig(channels=8)
     config = ModelConfig(backbone=backbone, head=head, input_size=INPUT_SIZE, embedding=embedding)
-    model = build_model(config, {name: _skeleton(name, count) for name, count in (("people", 5), ("horses", 6))})
+    model = build_model(config, {name: tiny_skeleton(name, count) for name, count in (("people", 5), ("horses", 6))})
     with torch.no_grad():
         for name, tensor in model.state_dict().items():
             if name.endswith("running_mean"):
@@ -160,8 +165,9 @@ def tiny_parent(
     return model
 
 
-def _skeleton(name: str, count: int) -> Skeleton:
-    points = tuple(Keypoint(name=f"{name}{i}", union=f"{name}{i}") for i in range(count))
+def tiny_skeleton(name: str, count: int) -> Skeleton:
+    """Of points that nobody else knows."""
+    points = tuple(Keypoint(name=f"{name}{i}", union=f"{name}{i}", oks_sigma=0.5) for i in range(count))
     return Skeleton(name=name, keypoints=points)
 
 
@@ -232,12 +238,13 @@ def tiny_training(
     datasets: Sequence[str] = tuple(POINTS),
     training: Mapping[str, Any] | None = None,
     bad: Callable[[int, int], Sequence[BadSample]] | None = None,
+    judge: Evaluate | None = None,
     **changes: Any,
 ) -> TrainResult:
     """Trains heads, or a given method; ``before_step`` is called with the step due, and may end the run.
 
     ``training`` changes the configuration, further keywords the settings of the optimiser. ``bad`` says what a step's
-    batch came without on a rank.
+    batch came without on a rank. ``judge`` evaluates, instead of the losses of a batch.
     """
     torch.set_num_threads(1)
     if method is None:
@@ -269,7 +276,7 @@ def tiny_training(
         batch = to_device(next(tiny_batches(0, context.rank, context.world_size)), context.device)
         return {f"eval/{name}": loss.item() for name, loss in method(batch).items()}
 
-    return train(method, batches, config, context, evaluate)
+    return train(method, batches, config, context, judge or evaluate)
 
 
 def _sharding_all(*arguments: Any) -> dict[str, Any]:
@@ -293,15 +300,27 @@ def stop_at(step: int | None) -> Callable[[int], None]:
     return check
 
 
-def described_method(name: str | None, adaptation: dict[str, Any] | None = None) -> nn.Module:
-    """The method of a launched run: an adaptation, or one by name; heads with BatchNorm and experts for None."""
+def described_method(
+    name: str | None, adaptation: dict[str, Any] | None = None, teacher: str | None = None
+) -> nn.Module:
+    """The method of a launched run: an adaptation, or one by name; heads with BatchNorm and experts for None.
+
+    ``teacher`` is the folder of a model like :func:`tiny_model`, for methods that ask one.
+    """
     torch.manual_seed(1)
+    if teacher is not None:
+        student, folder = tiny_model(drop_path=0.0), ModelFolder(source=teacher)
+        if name == "head-distillation":
+            return HeadDistillationConfig(teacher=folder).build(student)
+        return DistillationConfig(teacher=folder, feature_weight=1e-3).build(student)
     if adaptation is not None:
         return tiny_adaptation(**adaptation)
     if name == "prototypes":
         return tiny_prototypes(drop_path=0.0)
     if name == "depth":
         return tiny_depth()
+    if name == "recomputing":
+        return SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25, activation_checkpointing=True))
     if name == "plain":  # without BatchNorm, so that a crop does not depend on its neighbours
         card = tiny_model(drop_path=0.0).card
         architecture = card.architecture.model_copy(update={"head": SimpleHeadConfig()})
@@ -314,11 +333,11 @@ def outlined(run: Mapping[str, Any]) -> MethodMakers:
 
     def build() -> nn.Module:
         assert torch.distributed.get_rank() == 0
-        return described_method(run.get("method"), run.get("adaptation"))
+        return described_method(run.get("method"), run.get("adaptation"), run.get("teacher"))
 
     def outline() -> nn.Module:
         with torch.device("meta"):
-            return described_method(run.get("method"), run.get("adaptation"))
+            return described_method(run.get("method"), run.get("adaptation"), run.get("teacher"))
 
     return MethodMakers(build, outline)
 
@@ -336,6 +355,16 @@ def one_bad_sample(step: int, rank: int) -> list[BadSample]:
     """Every rank meets one of its own in the steps that can be divided by three, of row 100 · rank + step."""
     reason = f"sample {step} is not what was written."
     return [] if step % 3 else [BadSample(dataset="people", row=100 * rank + step, reason=reason, allowed=6)]
+
+
+JUDGING = InferenceSettings(batch_size=2, num_threads=1)
+
+
+def judge_of_people(store: str, run_dir: Path) -> LabelRecording:
+    """Judges the model on a store of people, and records the losses of its labels in the run's folder."""
+    stores, folder = {"people": store}, str(run_dir / "label_losses")
+    judge = PeriodicEvaluation(stores=stores, heads={"people": "people"}, settings=JUDGING)
+    return LabelRecording(stores=stores, corrections={}, folder=folder, settings=JUDGING, judge=judge)
 
 
 class OneBlindRank(CheckpointStore):
@@ -374,9 +403,10 @@ def main() -> None:
         if context.world_size > 1:
             torch.distributed.barrier()
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
-        method = described_method(run.get("method"), run.get("adaptation"))
         if run.get("outlined"):
             method = outlined(run)
+        else:
+            method = described_method(run.get("method"), run.get("adaptation"), run.get("teacher"))
         if "fault" in run:
             method = FaultyHeads(method.model, Fault(**run["fault"]))
         stop, settings = stop_at(run.get("stop_before")), run.get("optimizer", {})
@@ -385,6 +415,7 @@ def main() -> None:
             changes["average"] = AverageConfig.model_validate(changes["average"])
         try:
             settings |= {"training": changes, "bad": one_bad_sample if run.get("bad_samples") else None}
+            settings |= {"judge": judge_of_people(run["judged"], run_dir) if "judged" in run else None}
             tiny_training(context, engine, steps, every, before_step=stop, method=method, **settings)
         except Stopped:
             pass

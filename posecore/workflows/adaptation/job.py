@@ -12,7 +12,6 @@ from posecore.methods.adaptation import AdaptationTerms
 from posecore.models.architecture import ModelConfig
 from posecore.models.weights.initial import SourceConfig
 from posecore.schema import Json
-from posecore.training.engine import DeepSpeedEngineConfig
 from posecore.training.loop import TrainingConfig
 from posecore.training.recipe import filled, pace
 from posecore.training.recipes import RECIPES
@@ -144,12 +143,6 @@ class AdaptationJob(DatasetsJob):
             raise ValueError(
                 f"unlabelled_share: with replay {self.replay_share:g}, {self.unlabelled_share:g} leaves no crop for "
                 "the target's labels; lower one of them."
-            )
-        engine = self.training.engine
-        if isinstance(engine, DeepSpeedEngineConfig) and engine.zero_stage == 3:
-            raise ValueError(
-                "training.engine.zero_stage: the mean teacher of unlabelled pictures needs whole weights on every "
-                "rank; use 0, 1 or 2."
             )
         return self
 

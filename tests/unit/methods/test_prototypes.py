@@ -16,7 +16,7 @@ from posecore.codecs.heatmap import HeatmapCodec
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, split_batch, to_device
 from posecore.methods.prototype_terms import assign, contrast, distance, labelled_pixels
-from posecore.methods.prototypes import STAGES, WEIGHTS, PrototypeLearning, PrototypesConfig, Stage
+from posecore.methods.prototypes import STAGES, WEIGHTS, Agreed, PrototypeLearning, PrototypesConfig, Stage
 from posecore.methods.self_supervision import AgreementConfig, agreed_points
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import heatmap_loss
@@ -242,8 +242,11 @@ def test_what_agreed_points_teach_is_the_sum_of_its_formulas() -> None:
     maps = method.model.heads["people"].maps.detach().repeat(3, 1, 1, 1)
     embeddings = method.model.embedding_head.maps.detach().repeat(3, 1, 1, 1)
     maps[1], embeddings[1] = 0, torch.eye(16)[15][:, None, None]
-    found = method._self_supervision("people", maps, embeddings, prototypes)
     targets, counted = agreed_points(maps, prototype_heatmaps(embeddings, prototypes), *_codec_and_agreement(method))
+    chosen = counted.any(dim=1)
+    found = method._self_supervision(
+        Agreed(*(rows[chosen] for rows in (maps, embeddings, targets, counted))), prototypes
+    )
     assert counted[:, 0].tolist() == pytest.approx([0.9, 0.0, 0.9])
     assert not counted[:, 1:].any()
     errors = [

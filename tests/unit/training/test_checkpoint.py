@@ -51,6 +51,17 @@ def _state() -> State:
     )
 
 
+def test_weights_of_a_mean_teacher_are_found_where_older_checkpoints_have_them(tmp_path: Path) -> None:
+    state, name = _state(), "mean_teacher.model.pos_embed"
+    state.buffers = {**state.buffers, name: torch.arange(6.0).view(2, 3)}
+    save_checkpoint(tmp_path, state, PROGRESS)
+    checkpoint = Checkpoint(tmp_path)
+    assert checkpoint.has("weights", name)
+    assert torch.equal(checkpoint.read("weights", name), state.buffers[name])
+    own = next(iter(state.weights))
+    assert not checkpoint.has("buffers", own)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_what_is_saved_is_loaded(tmp_path: Path, way: str) -> None:
     state = _state()

@@ -271,7 +271,7 @@ def test_a_compiled_backbone_trains_alike(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_compiling_needs_whole_weights() -> None:
-    with pytest.raises(ValueError, match=r"compile would start anew .*; use engine\.zero_stage 2"):
+    with pytest.raises(ValueError, match=r"compile: ZeRO-3 gathers weights .*; use engine\.zero_stage 2"):
         _config(compile=True, engine={"kind": "deepspeed", "zero_stage": 3})
 
 

@@ -1,3 +1,4 @@
+import shutil
 from pathlib import Path
 
 import pytest
@@ -28,6 +29,7 @@ def test_an_outline_gets_the_first_values_that_were_built(tmp_path: Path) -> Non
     context = LocalContext(tmp_path)
     first = FirstState(MethodMakers(_build, _outline), context)
     first.write()
+    shutil.copytree(tmp_path / "checkpoints" / f"start_{context.attempt}", tmp_path / "checkpoints" / "start_killed")
     settings = EngineSettings(optimizer=OptimizerConfig(), micro_batch=1, accumulation=1, device=context.device)
     engine = build_engine(TorchEngineConfig(), _outline(), settings)
     first.restore(engine)

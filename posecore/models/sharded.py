@@ -53,6 +53,19 @@ def weight_run(parameter: Any) -> Run | None:
     return run_of(parameter, parameter.ds_tensor.detach())
 
 
+def own_weights(module: nn.Module) -> dict[str, Tensor]:
+    """Name to what this rank keeps of a parameter, (n,), in its own memory; without those that it has nothing of."""
+    runs = ((name, weight_run(parameter)) for name, parameter in module.named_parameters())
+    return {name: run.values for name, run in runs if run is not None}
+
+
+def let_go(module: nn.Module) -> None:
+    """Frees what a pass has gathered of weights that do not learn: the next one sees what was written to them."""
+    for parameter in module.parameters():
+        if is_sharded(parameter):
+            parameter.partition()  # type: ignore[attr-defined]
+
+
 def take_over(method: nn.Module) -> None:
     """Lets layers compute with what was written into the runs of :func:`weight_run`.
 
