@@ -50,9 +50,9 @@ class CheckpointStore:
 
     def starts(self) -> list[AnyPath]:
         """All that lie there, those of attempts that were killed among them; looked for by this process alone."""
-        if not self._folder.exists():
-            return []
-        return [path for path in self._folder.iterdir() if path.name.startswith(_START)]
+        with suppress(FileNotFoundError, NotADirectoryError):
+            return [path for path in self._folder.iterdir() if path.name.startswith(_START)]
+        return []
 
     def pass_over(self, name: str) -> None:
         """Says that a checkpoint is of no use."""
