@@ -177,7 +177,7 @@ class Reject:
     outcome: Outcome = "lost"
 
 
-_OPTIONAL_INSTANCE_FIELDS = (
+OPTIONAL_INSTANCE_FIELDS = (
     "num_keypoints",
     "segmentation",
     "head_bbox_xyxy",
@@ -186,7 +186,8 @@ _OPTIONAL_INSTANCE_FIELDS = (
     "subject_id",
     "track_id",
 )
-_OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index", "source_digest")
+"""Left out of an instance's JSON where they are None; those of a record are next."""
+OPTIONAL_RECORD_FIELDS = ("license", "video_id", "view_id", "frame_index", "source_digest")
 _FORMERLY = {"digest": "sha256", "source_digest": "source_sha256"}
 """Names in shards of format 3."""
 
@@ -209,7 +210,7 @@ def _instance_to_json(instance: Instance) -> dict[str, Json]:
         value["keypoints_3d"] = instance.keypoints_3d
     if instance.extras:
         value["extras"] = instance.extras
-    for name in _OPTIONAL_INSTANCE_FIELDS:
+    for name in OPTIONAL_INSTANCE_FIELDS:
         item = getattr(instance, name)
         if item is not None:
             value[name] = item
@@ -217,7 +218,7 @@ def _instance_to_json(instance: Instance) -> dict[str, Json]:
 
 
 def _instance_from_json(value: Mapping[str, Json]) -> Instance:
-    optional = {name: value[name] for name in _OPTIONAL_INSTANCE_FIELDS if name in value}
+    optional = {name: value[name] for name in OPTIONAL_INSTANCE_FIELDS if name in value}
     for name in ("head_bbox_xyxy", "center", "scale"):
         if name in optional:
             optional[name] = tuple(optional[name])
@@ -239,11 +240,7 @@ def _instance_from_json(value: Mapping[str, Json]) -> Instance:
 
 
 def record_to_json(record: Record) -> bytes:
-    """The record as JSON text, the content of a sample's ``.json`` member; fields that say nothing are left out.
-
-    Arrays are written as they lie in memory, a float32 with the fewest digits that name it: half the time of making
-    lists of them first.
-    """
+    """The record as JSON text, the content of a sample's ``.json`` member; fields that say nothing are left out."""
     value: dict[str, Json] = {
         "dataset": record.dataset,
         "split": record.split,
@@ -258,10 +255,19 @@ def record_to_json(record: Record) -> bytes:
         value["depth"] = asdict(record.depth)
     if record.extras:
         value["extras"] = record.extras
-    for name in _OPTIONAL_RECORD_FIELDS:
+    for name in OPTIONAL_RECORD_FIELDS:
         item = getattr(record, name)
         if item is not None:
             value[name] = item
+    return json_text(value)
+
+
+def json_text(value: Json) -> bytes:
+    """A value as JSON text, arrays within it as lists.
+
+    They are written as they lie in memory, a float32 with the fewest digits that name it: half the time of making lists
+    of them first.
+    """
     options = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
     return orjson.dumps(value, default=np.ndarray.tolist, option=options)  # the default: arrays that are views
 
@@ -282,7 +288,7 @@ def record_from_json(text: bytes | memoryview) -> Record:
         instances=[_instance_from_json(item) for item in value["instances"]],
         depth=DepthImage(**value["depth"]) if "depth" in value else None,
         extras=value.get("extras", {}),
-        **{name: value[name] for name in _OPTIONAL_RECORD_FIELDS if name in value},
+        **{name: value[name] for name in OPTIONAL_RECORD_FIELDS if name in value},
     )
 
 

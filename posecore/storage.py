@@ -13,7 +13,7 @@ import stat
 import tempfile
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
 
@@ -127,16 +127,7 @@ def read_at_most(path: AnyPath, max_bytes: int) -> bytes:
         if len(data) > max_bytes:
             raise _too_large(path, max_bytes)
         return data
-    descriptor, size = _open_regular(path)
-    try:
-        if size > max_bytes:
-            raise _too_large(path, max_bytes)
-        content = os.read(descriptor, size)  # a buffered file would cost as much as hashing the content
-        while len(content) < size and (more := os.read(descriptor, size - len(content))):  # Linux gives 2 GiB at most
-            content += more
-        return content
-    finally:
-        os.close(descriptor)
+    return ExpectedFile(path).read(max_bytes)
 
 
 def _beginning(path: UPath, size: int) -> bytes:
@@ -152,16 +143,51 @@ def _beginning(path: UPath, size: int) -> bytes:
         return b""
 
 
-def expect_read(path: str | Path) -> None:
-    """Has the system bring a local file to memory while something else is done; says nothing of one it cannot have."""
-    if not hasattr(os, "posix_fadvise"):  # macOS
-        return
-    with suppress(OSError, ValueError):
-        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
+class ExpectedFile:
+    """A local file that is opened now and read once, later; what is wrong with it is said then.
+
+    Args:
+        path: of a regular file.
+        soon: have the system bring it to memory while something else is done.
+    """
+
+    def __init__(self, path: str | Path, soon: bool = False) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._error: OSError | None = None
         try:
-            os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            self._descriptor, self._size = _open_regular(path)
+        except OSError as error:
+            self._error = error
+        except ValueError as error:  # a name that no file can have
+            self._error = OSError(errno.EINVAL, str(error), str(path))
+        if soon and self._descriptor is not None and hasattr(os, "posix_fadvise"):  # macOS has none
+            os.posix_fadvise(self._descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+
+    def __str__(self) -> str:
+        return str(self._path)
+
+    def read(self, max_bytes: int) -> bytes:
+        """The content; the file is closed then. Raises as :func:`read_at_most`."""
+        if self._descriptor is None:
+            raise self._error or ValueError(f"{self} has been read")
+        descriptor, size = self._descriptor, self._size
+        try:
+            if size > max_bytes:
+                raise _too_large(self._path, max_bytes)
+            content = os.read(descriptor, size)  # a buffered file would cost as much as hashing the content
+            # Linux gives 2 GiB at most.
+            while len(content) < size and (more := os.read(descriptor, size - len(content))):
+                content += more
+            return content
         finally:
-            os.close(descriptor)
+            self.close()
+
+    def close(self) -> None:
+        """Closes the file, read or not."""
+        if self._descriptor is not None:
+            os.close(self._descriptor)
+            self._descriptor = None
 
 
 def open_regular(path: AnyPath, max_bytes: int | None = None) -> BinaryIO:
@@ -284,7 +310,7 @@ def sha256_of(path: AnyPath, chunk_bytes: int = 1 << 22) -> str:
     return digest.hexdigest()
 
 
-def _open_regular(path: Path) -> tuple[int, int]:
+def _open_regular(path: str | Path) -> tuple[int, int]:
     """A descriptor and the size of a regular file."""
     # A pipe without a writer would be waited for.
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY)
@@ -295,7 +321,7 @@ def _open_regular(path: Path) -> tuple[int, int]:
     return descriptor, status.st_size
 
 
-def _too_large(path: AnyPath, max_bytes: int) -> TooLarge:
+def _too_large(path: str | AnyPath, max_bytes: int) -> TooLarge:
     return TooLarge(errno.EFBIG, f"it has more than the {max_bytes} bytes allowed", str(path))
 
 

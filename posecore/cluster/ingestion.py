@@ -14,10 +14,20 @@ from tqdm import tqdm
 
 from posecore.cluster.actors import fitting_processes
 from posecore.cluster.connection import quiet_ray_data
-from posecore.cluster.shard_block import content, content_of, failed, number_of, outcome, whole
+from posecore.cluster.shard_block import (
+    failed,
+    fetched,
+    number_of,
+    outcome,
+    pictures_of,
+    samples_of,
+    staged,
+    tally_of,
+    whole,
+)
 from posecore.datasets.definition import StageResources
 from posecore.errors import PoseCoreError
-from posecore.ingest.fetch import divided_stages, examined, staged
+from posecore.ingest.fetch import divided_stages, samples
 from posecore.ingest.job import IngestJob
 from posecore.ingest.plan import Plan, planned_annotations
 from posecore.ingest.staging import run_on_pictures
@@ -176,20 +186,20 @@ def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
     tally = Tally(job.stage_names)
     first, source, _ = divided_stages(load_stages(job.definition))
     up_to_pictures = first if source is None else [*first, source]
-    samples = staged(job, up_to_pictures, planned_annotations(scratch, shard), tally)
-    return content(shard.number, (sample.picture for sample in samples), tally)
+    of_shard = samples(job, up_to_pictures, planned_annotations(scratch, shard), tally)
+    return fetched(shard.number, of_shard, job.definition.skeleton.num_keypoints, tally)
 
 
 def _run_stage(job: IngestJob, stage: LoadedStage, block: pa.Table) -> pa.Table:
-    pictures, tally = content_of(block)
-    return content(number_of(block), run_on_pictures(stage, pictures, tally, job.definition.skeleton), tally)
+    tally, skeleton = tally_of(block), job.definition.skeleton
+    left = run_on_pictures(stage, pictures_of(block, job), tally, skeleton)
+    return staged(number_of(block), left, skeleton.num_keypoints, tally)
 
 
 def _write_content(plan: Plan, block: pa.Table) -> pa.Table:
-    pictures, tally = content_of(block)
     shard = plan.shards[number_of(block)]
     with no_space_is_an_ingest_error(plan.job.folder / shard.name):
-        written = write_content(plan.job, shard, map(examined, pictures), tally)
+        written = write_content(plan.job, shard, [samples_of(block)], tally_of(block))
         return whole(finished(plan.scratch, shard, written))
 
 

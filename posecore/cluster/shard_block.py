@@ -2,29 +2,36 @@
 
 Pictures lie in a large binary column, so that Ray hands them on through shared memory without taking them apart. They
 are put there by one copy, and each is copied out when its turn has come: to make a thousand at a time in fresh memory
-takes longer than to hash them.
+takes longer than to hash them. Annotations stay the columns that they are in the plan; only a stage that sees pictures
+has records made of them.
 """
 
 import pickle
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from posecore.ingest.fetch import Sample, Samples, source_image
+from posecore.ingest.job import IngestJob
 from posecore.ingest.tally import Tally
 from posecore.ingest.write import WrittenShard
-from posecore.schema import record_from_json, record_to_json
 from posecore.stages.protocol import Picture
+from posecore.tables.columns import Annotations
+from posecore.tables.records import to_annotations, to_records
 
 _FIRST_BYTES = 1 << 22
+_TABLES = ("images", "instances")
 _SCHEMA = pa.schema(
     [
         pa.field("number", pa.int32(), nullable=False),
         pa.field("error", pa.large_binary()),
         pa.field("written", pa.large_binary()),
         pa.field("tally", pa.large_binary()),
-        pa.field("records", pa.large_list(pa.large_binary())),
+        *(pa.field(name, pa.large_binary()) for name in _TABLES),
+        pa.field("digests", pa.large_list(pa.string())),
         pa.field("pictures", pa.large_list(pa.large_binary())),
         pa.field("depths", pa.large_list(pa.large_binary())),
     ]
@@ -41,20 +48,29 @@ def whole(shard: WrittenShard) -> pa.Table:
     return _row(number=shard.number, written=pickle.dumps(shard))
 
 
-def content(number: int, pictures: Iterable[Picture], tally: Tally) -> pa.Table:
-    """A shard on its way, with what was counted until the last of its pictures had come."""
-    records, data, depths = _Column(), _Column(), _Column()
+def fetched(number: int, of_shard: Iterable[Samples], num_keypoints: int, tally: Tally) -> pa.Table:
+    """A shard whose pictures have been read, with what was counted until the last of them had come."""
+    files, parts = _Files(), [to_annotations([], num_keypoints)]
+    for some in of_shard:
+        rows: list[int] = []
+        bodies: list[int] = []
+        sizes: list[tuple[int, int]] = []
+        for row, of_row, image, depth in some.found:
+            files.add(image.data, None if depth is None else depth.data, image.digest)
+            rows.append(row)
+            bodies += of_row
+            sizes.append((image.height, image.width))
+        parts.append(_with_sizes(some.annotations.left(rows, bodies), sizes))
+    return _content(number, Annotations.joined(parts), files, tally)
+
+
+def staged(number: int, pictures: Iterable[Picture], num_keypoints: int, tally: Tally) -> pa.Table:
+    """A shard that a stage has left, with what was counted until the last of its pictures had come."""
+    files, records = _Files(), []
     for picture in pictures:
-        records.add(record_to_json(picture.record))
-        data.add(picture.data)
-        depths.add(picture.depth)
-    return _row(
-        number=number,
-        tally=pickle.dumps(tally),
-        records=records.in_one_row(),
-        pictures=data.in_one_row(),
-        depths=depths.in_one_row(),
-    )
+        files.add(picture.data, picture.depth, picture.record.digest)
+        records.append(picture.record)
+    return _content(number, to_annotations(records, num_keypoints), files, tally)
 
 
 def number_of(block: pa.Table) -> int:
@@ -71,15 +87,80 @@ def outcome(block: pa.Table) -> WrittenShard | Exception | None:
     return None
 
 
-def content_of(block: pa.Table) -> tuple[Iterator[Picture], Tally]:
-    """The pictures of a shard on its way, and what was counted so far."""
-    columns = (block[name][0].values for name in ("pictures", "records", "depths"))
-    pictures = (
-        Picture(data=data.as_py(), record=record_from_json(text.as_py()), depth=depth.as_py())
-        for data, text, depth in zip(*columns, strict=True)
-    )
+def tally_of(block: pa.Table) -> Tally:
+    """What was counted of a shard so far."""
     tally: Tally = pickle.loads(block["tally"][0].as_py())
-    return pictures, tally
+    return tally
+
+
+def pictures_of(block: pa.Table, job: IngestJob) -> Iterator[Picture]:
+    """The pictures of a shard on its way, as stages see them."""
+    records = to_records(_annotations(block), job.definition.name, job.split)
+    for record, (data, depth, digest) in zip(records, _files(block), strict=True):
+        record.digest = digest
+        yield Picture(data=data, record=record, depth=depth)
+
+
+def samples_of(block: pa.Table) -> Samples:
+    """The samples of a shard on its way, as they are written; a picture that a stage has changed is hashed."""
+    annotations = _annotations(block)
+    edges = np.searchsorted(annotations.image_rows, np.arange(annotations.images.num_rows + 1)).tolist()
+    found = (
+        Sample(row, range(first, last), source_image(data, digest), None if depth is None else source_image(depth))
+        for row, ((first, last), (data, depth, digest)) in enumerate(zip(pairwise(edges), _files(block), strict=True))
+    )
+    return Samples(annotations, found)
+
+
+def _content(number: int, annotations: Annotations, files: "_Files", tally: Tally) -> pa.Table:
+    tables = {name: _written(getattr(annotations, name)) for name in _TABLES}
+    return _row(number=number, tally=pickle.dumps(tally), **tables, **files.columns())
+
+
+def _with_sizes(annotations: Annotations, sizes: list[tuple[int, int]]) -> Annotations:
+    """With height and width as the files say."""
+    images = annotations.images
+    for name, values in zip(("height", "width"), np.array(sizes, np.int32).reshape(-1, 2).T, strict=True):
+        column = images.schema.get_field_index(name)
+        images = images.set_column(column, images.schema.field(column), pa.array(values, pa.int32()))
+    return Annotations(images, annotations.instances)
+
+
+def _written(table: pa.Table) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, table.schema) as writer:
+        writer.write_table(table)
+    return sink.getvalue().to_pybytes()
+
+
+def _annotations(block: pa.Table) -> Annotations:
+    return Annotations(
+        *(pa.ipc.open_stream(block[name][0].as_buffer()).read_all().combine_chunks() for name in _TABLES)
+    )
+
+
+def _files(block: pa.Table) -> Iterator[tuple[bytes, bytes | None, str]]:
+    columns = (block[name][0].values for name in ("pictures", "depths", "digests"))
+    return ((data.as_py(), depth.as_py(), digest.as_py()) for data, depth, digest in zip(*columns, strict=True))
+
+
+class _Files:
+    """The files of some pictures, and the digests of those pictures that have one already."""
+
+    def __init__(self) -> None:
+        self._pictures, self._depths = _Column(), _Column()
+        self._digests: list[str] = []
+
+    def add(self, picture: bytes, depth: bytes | None, digest: str) -> None:
+        """Copies what belongs to one picture."""
+        self._pictures.add(picture)
+        self._depths.add(depth)
+        self._digests.append(digest)
+
+    def columns(self) -> dict[str, pa.Array]:
+        """Columns of one row."""
+        digests = pa.LargeListArray.from_arrays([0, len(self._digests)], pa.array(self._digests, pa.string()))
+        return {"pictures": self._pictures.in_one_row(), "depths": self._depths.in_one_row(), "digests": digests}
 
 
 class _Column:

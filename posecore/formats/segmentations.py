@@ -3,33 +3,35 @@
 What passes here pycocotools can draw. It decodes other texts to stray memory, and fills without end what lies far off.
 """
 
+from collections.abc import Iterable
 from math import isfinite
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.formats.values import Refusal, numbers, numeric_array
-from posecore.schema import NUMBERS_OF_A_POLYGON, Json, Record
+from posecore.schema import NUMBERS_OF_A_POLYGON, Json, Segmentation
 
 MAX_COORDINATE = 1e5
 """Pixels. A polygon is walked pixel by pixel along its edges."""
 
 
-def check_regions(record: Record) -> None:
-    """Returns if every body's region can be drawn.
+def check_regions(regions: Iterable[Segmentation | None], height: int, width: int) -> None:
+    """Returns if every region can be drawn.
 
     Args:
-        record: with its picture's size.
+        regions: of the bodies of a picture.
+        height: of the picture.
+        width: of the picture.
 
     Raises:
         Refusal: one cannot.
     """
-    for body in record.instances:
-        segmentation = body.segmentation
-        if isinstance(segmentation, dict):
-            check_rle(segmentation, record.height, record.width)
+    for region in regions:
+        if isinstance(region, dict):
+            check_rle(region, height, width)
             continue
-        for polygon in segmentation or ():
+        for polygon in region or ():
             if len(polygon) >= NUMBERS_OF_A_POLYGON:
                 check_polygon(polygon if len(polygon) % 2 == 0 else polygon[:-1])
 

@@ -9,10 +9,13 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
 
 from posecore.geometry import MAX_REACH
 from posecore.schema import Instance, Record, Reject
 from posecore.stages.rejects import reject_instance
+from posecore.tables.columns import keypoints_of
 
 
 def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
@@ -23,7 +26,7 @@ def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
     Args:
         record: with its picture's size.
     """
-    limit = MAX_REACH * max(record.width, record.height)
+    limit = limit_of(record.height, record.width)
     kept, rejects = [], []
     for instance in record.instances:
         # A NaN is not at most anything.
@@ -36,6 +39,32 @@ def without_far_instances(record: Record) -> tuple[Record, list[Reject]]:
         else:
             kept.append(instance)
     return (replace(record, instances=kept), rejects) if rejects else (record, rejects)
+
+
+def reaches(instances: pa.Table) -> NDArray[np.float64]:
+    """(n,) a bound on how many pixels from its picture's corner anything of each instance lies; inf for no number.
+
+    Instances of a lower bound than :func:`limit_of` are none of those that :func:`without_far_instances` takes out.
+
+    Args:
+        instances: of :func:`~posecore.tables.columns.instance_columns`.
+    """
+    x, y, w, h = (instances[f"bbox_{side}"].to_numpy() for side in "xywh")
+    with np.errstate(invalid="ignore"):  # of an infinite box
+        reach = np.abs([x, y, x + w, y + h]).max(axis=0)
+    reach = np.maximum(reach, np.abs(keypoints_of(instances)).max(axis=(1, 2), initial=0))
+    for name in ("head_bbox_xyxy", "center", "scale"):  # half of a scale from its centre is within both together
+        given = instances[name].combine_chunks()
+        if given.null_count < len(given):
+            edges = np.abs(given.flatten().to_numpy())
+            starts = np.cumsum([0, *given.value_lengths().drop_null().to_pylist()[:-1]])
+            reach[given.is_valid().to_numpy(zero_copy_only=False)] += np.maximum.reduceat(edges, starts)
+    return np.where(np.isnan(reach), np.inf, reach)
+
+
+def limit_of(height: int, width: int) -> float:
+    """Pixels from its corner within which everything of a picture's instances must lie."""
+    return MAX_REACH * max(width, height)
 
 
 def _further_edges(instance: Instance) -> Iterator[float]:

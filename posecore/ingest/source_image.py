@@ -16,7 +16,7 @@ from posecore.image_structure import find_damage
 from posecore.ingest.job import IngestSettings
 from posecore.shards.digests import content_digest
 from posecore.shards.remote import asked_again
-from posecore.storage import AnyPath, TooLarge, read_at_most
+from posecore.storage import AnyPath, ExpectedFile, TooLarge, read_at_most
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
 """Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
@@ -60,11 +60,13 @@ class Unusable(NamedTuple):
     detail: str
 
 
-def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:
+def read_source_image(
+    path: AnyPath | ExpectedFile, width: int, height: int, settings: IngestSettings
+) -> SourceImage | Unusable:
     """Reads and judges one image file.
 
     Args:
-        path: the file.
+        path: the file; one that is opened already is read and closed.
         width: pixels the annotation states; 0 if it does not.
         height: likewise.
         settings: limits, and what to decode.
@@ -109,7 +111,9 @@ def read_source_image(path: AnyPath, width: int, height: int, settings: IngestSe
     return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
 
 
-def _read(path: AnyPath, max_bytes: int) -> bytes:
+def _read(path: AnyPath | ExpectedFile, max_bytes: int) -> bytes:
+    if isinstance(path, ExpectedFile):
+        return path.read(max_bytes)
     if isinstance(path, Path):
         return read_at_most(path, max_bytes)
     return asked_again(path, lambda: read_at_most(path, max_bytes))

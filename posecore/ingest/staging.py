@@ -21,7 +21,7 @@ from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.extras import OF_STAGES
 from posecore.stages.load import LoadedStage
 from posecore.stages.protocol import DETAIL, REASON, ImageStage, ModelStage, Picture, SourceStage, Stage, TableStage
-from posecore.stages.records import RecordStage, StageResult
+from posecore.stages.records import RecordStage, StageResult, are_usable, check_instances
 from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath
 from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_of, rejects_table
@@ -51,18 +51,36 @@ def run_on_annotations(
     Raises:
         IngestError: a stage failed, or did not keep to its protocol; names it and the record or option.
     """
+    held = _passed(stages, annotations, tally, skeleton, of)
+    return held if isinstance(held, list) else to_records(held, *of)
+
+
+def annotations_left(
+    stages: Sequence[LoadedStage], annotations: Annotations, tally: Tally, skeleton: Skeleton, of: tuple[str, str]
+) -> Annotations:
+    """As :func:`run_on_annotations`, in columns: records are made only where a stage wants them."""
+    held = _passed(stages, annotations, tally, skeleton, of)
+    return to_annotations(held, skeleton.num_keypoints) if isinstance(held, list) else held
+
+
+def _passed(
+    stages: Sequence[LoadedStage], annotations: Annotations, tally: Tally, skeleton: Skeleton, of: tuple[str, str]
+) -> Annotations | list[Record]:
     held: Annotations | list[Record] = annotations
     for stage in stages:
         if isinstance(stage.work, TableStage):
             if isinstance(held, list):
                 held = to_annotations(held, skeleton.num_keypoints)
             held = _run_table_stage(stage, stage.work, held, tally, of)
-        else:
-            assert not wants_pictures(stage), stage
-            if isinstance(held, Annotations):
-                held = to_records(held, *of)
-            held = [left for record in held if (left := run_on_record(stage, record, tally)) is not None]
-    return held if isinstance(held, list) else to_records(held, *of)
+            continue
+        assert not wants_pictures(stage), stage
+        if isinstance(held, Annotations):
+            if stage.work is check_instances and are_usable(held):
+                tally.enter_many(stage.label, held.images.num_rows, held.instances.num_rows)
+                continue
+            held = to_records(held, *of)
+        held = [left for record in held if (left := run_on_record(stage, record, tally)) is not None]
+    return held
 
 
 def run_on_record(stage: LoadedStage, record: Record, tally: Tally) -> Record | None:

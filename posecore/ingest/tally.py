@@ -97,8 +97,9 @@ class Tally:
         )
 
     def rejects(self) -> tuple[dict[str, Json], ...]:
-        """Rows of the quarantine, in the order they were rejected."""
-        return tuple(self.quarantine().to_pylist())
+        """Rows of the quarantine, stage after stage: the same whether images or stages come one after the other."""
+        place = {stage: number for number, stage in enumerate(self._counts)}
+        return tuple(sorted(self.quarantine().to_pylist(), key=lambda row: place[row["stage"]]))
 
     def quarantine(self) -> pa.Table:
         """The rejects as a table of :data:`QUARANTINE_SCHEMA`."""

@@ -13,12 +13,13 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import FileIO
 from itertools import groupby
 from pathlib import Path
 from typing import Literal, TypeAlias
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,13 +28,13 @@ from xxhash import xxh3_64_intdigest
 from posecore.asides import aside_file
 from posecore.config import Config
 from posecore.errors import IngestError, IntegrityError
-from posecore.ingest.fetch import Examined, ready_stages, source_file, staged
+from posecore.ingest.fetch import Samples, ready_stages, record_of, samples, source_file
 from posecore.ingest.job import IMAGE_STAGE, IngestJob
 from posecore.ingest.plan import PlannedShard, planned_annotations
-from posecore.ingest.source_image import EXTENSIONS
+from posecore.ingest.source_image import EXTENSIONS, SourceImage
 from posecore.ingest.tally import Tally
-from posecore.ingest.usable import usable
-from posecore.schema import record_from_json, record_to_json
+from posecore.ingest.usable import why_unusable
+from posecore.schema import DepthImage, Record, record_from_json
 from posecore.shards.digests import file_digest
 from posecore.shards.index import IndexRows, IndexTables, SamplePlace
 from posecore.shards.manifest import ShardEntry, StageCounts
@@ -42,7 +43,11 @@ from posecore.shards.remote import put_whole
 from posecore.shards.store import DEPTH_EXTENSION
 from posecore.shards.tar import BLOCK_BYTES, Member, TarWriter, has_tar_digest, members, stored_size
 from posecore.stages.load import LoadedStage, load_stages
+from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
+from posecore.tables.columns import keypoints_of
+from posecore.tables.json_text import ImageTexts
+from posecore.tables.records import to_annotations
 
 _FLUSH_SECONDS = 0.1
 _UNSAFE = re.compile(r"[^A-Za-z0-9_-]")
@@ -109,8 +114,8 @@ def write_shard(
             return kept
         tally = Tally(job.stage_names)
         ready = ready_stages(job.definition) if stages is None else stages()
-        samples = staged(job, ready, planned_annotations(scratch, shard), tally)
-        return finished(scratch, shard, write_content(job, shard, samples, tally))
+        of_shard = samples(job, ready, planned_annotations(scratch, shard), tally)
+        return finished(scratch, shard, write_content(job, shard, of_shard, tally))
 
 
 def kept_shard(job: IngestJob, scratch: AnyPath, shard: PlannedShard) -> WrittenShard | None:
@@ -165,36 +170,71 @@ def no_space_is_an_ingest_error(path: AnyPath) -> Iterator[None]:
         ) from None
 
 
-def write_content(job: IngestJob, shard: PlannedShard, samples: Iterable[Examined], tally: Tally) -> WrittenRows:
+def write_content(job: IngestJob, shard: PlannedShard, of_shard: Iterable[Samples], tally: Tally) -> WrittenRows:
     """Writes a shard and its side-car from what the stages have left of it.
 
     Args:
         job: the split.
         shard: that the samples are of.
-        samples: in the order of the plan.
+        of_shard: in the order of the plan.
         tally: what was counted on their way; goes on counting.
     """
-    rows = IndexRows(job.definition.skeleton.num_keypoints)
+    parts: list[IndexTables] = []
     with whole_file(job.folder / shard.name) as file:
         tar = TarWriter(file)
-        num_images = num_instances = 0
-        for sample in usable(samples, tally):
-            record, key = sample.record, sample_key(sample.record.source_id)
-            masks = encode_state(keypoint_state(record, job.definition.skeleton, job.vocabulary))
-            rows.add(key, record, _add_sample(tar, shard.number, key, sample, record_to_json(record), masks))
-            num_images += 1
-            num_instances += len(record.instances)
+        for some in of_shard:
+            parts.append(_write_samples(job, shard.number, some, tar, tally))
         digest = tar.finish()
+    rows = IndexTables.joined(parts or [IndexRows(to_annotations([], job.definition.skeleton.num_keypoints)).tables()])
     entry = ShardEntry(
-        name=shard.name, digest=digest, size_bytes=tar.position, num_images=num_images, num_instances=num_instances
+        name=shard.name,
+        digest=digest,
+        size_bytes=tar.position,
+        num_images=rows.images.num_rows,
+        num_instances=rows.instances.num_rows,
     )
     commit = Commit(planned=shard.fingerprint, shard=entry, stages=tally.counts(), rejects=tally.rejects())
     write_atomically(job.folder / commit_name(shard.name), orjson.dumps(commit.model_dump(mode="json")))
-    return commit, rows.tables()
+    return commit, rows
 
 
-def _add_sample(tar: TarWriter, number: int, key: str, sample: Examined, text: bytes, masks: bytes) -> SamplePlace:
-    image, depth = sample.image, sample.depth
+def _write_samples(job: IngestJob, number: int, samples: Samples, tar: TarWriter, tally: Tally) -> IndexTables:
+    annotations, definition = samples.annotations, job.definition
+    texts, rows = ImageTexts(annotations, definition.name, job.split), IndexRows(annotations)
+    ids, names = (annotations.images[name].to_pylist() for name in ("source_id", "image"))
+    absent, regions = (annotations.instances[name].to_pylist() for name in ("absent", "segmentation"))
+    keypoints = np.nan_to_num(keypoints_of(annotations.instances))  # which far instances may need
+    states = keypoint_state(keypoints, absent, definition.skeleton, job.vocabulary)
+    depths = list(
+        zip(*(annotations.images[name].to_pylist() for name in ("depth_image", "metres_per_unit")), strict=True)
+    )
+    for row, bodies, image, depth in samples.found:
+        drawn = [orjson.loads(region) for body in bodies if (region := regions[body]) is not None]
+        why = why_unusable(names[row], image.data, drawn, (image.height, image.width))
+        if why is not None:
+            record = record_of(job, annotations, row, bodies)
+            tally.reject_image(IMAGE_STAGE, reject_image(record, *why), record)
+            continue
+        key = sample_key(ids[row])
+        masks = encode_state(states[bodies.start : bodies.stop] if isinstance(bodies, range) else states[bodies])
+        name, metres = depths[row]
+        described = _described(name, metres, depth)
+        text = texts.text(row, (image.height, image.width), image.digest, described, bodies)
+        rows.add(key, row, bodies, _add_sample(tar, number, key, image, text, masks, depth))
+    return rows.tables()
+
+
+def _described(name: str | None, metres_per_unit: float, depth: SourceImage | None) -> DepthImage | None:
+    """A depth picture with what only its file says."""
+    if name is None:
+        return None
+    described = DepthImage(image=name, metres_per_unit=metres_per_unit)
+    return described if depth is None else replace(described, size_bytes=len(depth.data), xxh3=f"{depth.xxh3:016x}")
+
+
+def _add_sample(
+    tar: TarWriter, number: int, key: str, image: SourceImage, text: bytes, masks: bytes, depth: SourceImage | None
+) -> SamplePlace:
     members = [
         tar.add(f"{key}.{EXTENSIONS[image.format]}", image.data, image.digest),
         tar.add(f"{key}.json", text),
@@ -202,27 +242,27 @@ def _add_sample(tar: TarWriter, number: int, key: str, sample: Examined, text: b
     ]
     if depth is not None:
         members.append(tar.add(f"{key}.{DEPTH_EXTENSION}", depth.data, depth.digest))
-    return _place(number, members, (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks)))
+    checksums = (image.xxh3, xxh3_64_intdigest(text), xxh3_64_intdigest(masks))
+    return _place(number, members, checksums, (image.digest, image.width, image.height))
 
 
-def _place(number: int, members: list[Member], checksums: tuple[int, int, int]) -> SamplePlace:
-    """Where the members of one sample lie: image, record, masks, and the depth picture if there is one."""
+def _place(
+    number: int, members: list[Member], checksums: tuple[int, int, int], said: tuple[str, int, int]
+) -> SamplePlace:
+    """Where the members of one sample lie: image, record, masks, and the depth picture if there is one.
+
+    Args:
+        number: of the shard.
+        members: in order.
+        checksums: XXH3 of image, record and masks.
+        said: digest, width and height of the picture.
+    """
     image, text, masks, last = *members[:3], members[-1]
     start = image.offset - BLOCK_BYTES
-    return SamplePlace(
-        shard=number,
-        sample_offset=start,
-        sample_size=last.offset - BLOCK_BYTES + stored_size(last.size) - start,
-        image_offset=image.offset,
-        image_size=image.size,
-        image_xxh3=checksums[0],
-        json_offset=text.offset,
-        json_size=text.size,
-        json_xxh3=checksums[1],
-        masks_offset=masks.offset,
-        masks_size=masks.size,
-        masks_xxh3=checksums[2],
-    )
+    size = last.offset - BLOCK_BYTES + stored_size(last.size) - start
+    places = (image.offset, image.size, text.offset, text.size, masks.offset, masks.size)
+    digest, width, height = said
+    return SamplePlace(number, start, size, *places, digest, *checksums, width, height)
 
 
 @contextmanager
@@ -285,7 +325,7 @@ def _kept(job: IngestJob, shard: PlannedShard) -> WrittenRows | None:
         return None
     if isinstance(job.root, Path) and not _sources_unchanged(job, sources):
         return None
-    return commit, rows.tables()
+    return commit, rows
 
 
 def _sources_unchanged(job: IngestJob, sources: dict[str, int | str]) -> bool:
@@ -314,17 +354,23 @@ def _sources_unchanged(job: IngestJob, sources: dict[str, int | str]) -> bool:
 
 def _rows(
     data: bytes | memoryview, num_keypoints: int, number: int, origin: str
-) -> tuple[IndexRows, dict[str, int | str]]:
+) -> tuple[IndexTables, dict[str, int | str]]:
     """The index rows of an existing shard, and the size or digest of its sources, read back from the tar alone."""
-    rows = IndexRows(num_keypoints)
+    found: list[tuple[str, SamplePlace]] = []
+    records: list[Record] = []
     sources: dict[str, int | str] = {}
     for key, of_sample in groupby(members(data, origin), key=lambda member: member.name.partition(".")[0]):
-        found = list(of_sample)
-        in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in found[:3])
+        parts = list(of_sample)
+        in_image, in_text, in_masks = (data[part.offset : part.offset + part.size] for part in parts[:3])
         checksums = (xxh3_64_intdigest(in_image), xxh3_64_intdigest(in_text), xxh3_64_intdigest(in_masks))
         record = record_from_json(in_text)
-        sources[record.image] = found[0].size if record.source_digest is None else record.source_digest
+        sources[record.image] = parts[0].size if record.source_digest is None else record.source_digest
         if record.depth is not None and record.source_digest is None:
             sources[record.depth.image] = record.depth.size_bytes
-        rows.add(key, record, _place(number, found, checksums))
-    return rows, sources
+        found.append((key, _place(number, parts, checksums, (record.digest, record.width, record.height))))
+        records.append(record)
+    rows, first = IndexRows(to_annotations(records, num_keypoints)), 0
+    for row, ((key, place), record) in enumerate(zip(found, records, strict=True)):
+        rows.add(key, row, range(first, first + len(record.instances)), place)
+        first += len(record.instances)
+    return rows.tables(), sources

@@ -9,16 +9,14 @@ pixels of the stored image: whoever cuts labelled crops needs these tables and t
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from posecore.schema import Record
 from posecore.storage import AnyPath, write_atomically
-from posecore.tables.columns import keypoints_array, keypoints_field, keypoints_of
+from posecore.tables.columns import Annotations, keypoints_field, keypoints_of, renumbered
 
 _PLACE = [
     pa.field("shard", pa.int32(), nullable=False),
@@ -95,71 +93,84 @@ def instance_schema(num_keypoints: int) -> pa.Schema:
 
 
 class SamplePlace(NamedTuple):
-    """Where the members of one sample lie within its shard, and the 64-bit XXH3 of each."""
+    """Where the members of one sample lie within its shard, the 64-bit XXH3 of each, and what its picture's file says.
+
+    In the order and by the names of the columns.
+    """
 
     shard: int
     sample_offset: int
     sample_size: int
     image_offset: int
     image_size: int
-    image_xxh3: int
     json_offset: int
     json_size: int
-    json_xxh3: int
     masks_offset: int
     masks_size: int
+    digest: str
+    image_xxh3: int
+    json_xxh3: int
     masks_xxh3: int
+    width: int
+    height: int
 
 
 class IndexRows:
-    """Rows of the images and instances of one shard, in the order the samples are added.
+    """Rows of some images and their instances, in the order the samples are added.
 
     Args:
-        num_keypoints: K of the skeleton.
+        annotations: of the images, of which some may be left out.
     """
 
-    def __init__(self, num_keypoints: int) -> None:
-        self._num_keypoints = num_keypoints
+    def __init__(self, annotations: Annotations) -> None:
+        self._annotations = annotations
         self._keys: list[str] = []
-        self._records: list[Record] = []
+        self._rows: list[int] = []
+        self._bodies: list[int] = []
+        self._counts: list[int] = []
         self._places: list[SamplePlace] = []
 
-    def add(self, key: str, record: Record, place: SamplePlace) -> None:
-        """Appends a sample; its ``image_row`` counts from the shard's first sample."""
+    def add(self, key: str, row: int, bodies: Sequence[int], place: SamplePlace) -> None:
+        """Appends a sample.
+
+        Args:
+            key: of the sample.
+            row: of the images.
+            bodies: rows of those of its instances that are left.
+            place: what only the shard and the file say.
+        """
         self._keys.append(key)
-        self._records.append(record)
+        self._rows.append(row)
+        self._bodies += bodies
+        self._counts.append(len(bodies))
         self._places.append(place)
 
     def tables(self) -> "IndexTables":
-        """The rows so far."""
-        bodies = [instance for record in self._records for instance in record.instances]
-        counts = [len(record.instances) for record in self._records]
-        images = _table(IMAGE_SCHEMA, {"key": self._keys, "num_instances": counts}, self._places, self._records)
+        """The rows so far; ``image_row`` counts from the first sample."""
+        columns = zip(*self._places, strict=True) if self._places else ([] for _ in SamplePlace._fields)
+        of_images: dict[str, Any] = {"key": self._keys, "num_instances": self._counts}
+        of_images |= zip(SamplePlace._fields, columns, strict=True)
+        images = _table(IMAGE_SCHEMA, of_images, self._annotations.images.take(np.array(self._rows, np.int64)))
+        bodies = self._annotations.instances.take(np.array(self._bodies, np.int64))
+        counts = np.array(self._counts, np.int64)
         rows = np.repeat(np.arange(len(counts)), counts)
-        keypoints = keypoints_array([body.keypoints for body in bodies], self._num_keypoints)
-        flags = keypoints_of(pa.table({"keypoints": keypoints}))[..., 2]
-        columns: dict[str, Any] = {
+        schema = instance_schema(keypoints_of(bodies).shape[1])
+        of_bodies: dict[str, Any] = {
             "image_row": rows,
-            "instance_index": [place for count in counts for place in range(count)],
-            "instance_id": [body.id for body in bodies],
-            **{f"bbox_{side}": [body.bbox_xywh[place] for body in bodies] for place, side in enumerate("xywh")},
-            "num_labelled": (flags > 0).sum(axis=1),
-            "keypoints": keypoints,
+            "instance_index": np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts),
+            "instance_id": bodies["id"],
+            "num_labelled": (keypoints_of(bodies)[..., 2] > 0).sum(axis=1),
         }
-        schema = instance_schema(self._num_keypoints)
         of_image = images.select([name for name in schema.names if name in IMAGE_SCHEMA.names]).take(rows)
-        columns |= zip(of_image.column_names, of_image.columns, strict=True)
-        return IndexTables(images=images, instances=_table(schema, columns, bodies))
+        of_bodies |= zip(of_image.column_names, of_image.columns, strict=True)
+        return IndexTables(images=images, instances=_table(schema, of_bodies, bodies))
 
 
-def _table(schema: pa.Schema, columns: Mapping[str, Any], *rows: Sequence[object]) -> pa.Table:
-    """A table of given columns and, for the others, the attribute of that name of whichever rows have it."""
-    found = dict(columns)
-    for name in schema.names:
-        if name not in found:
-            of = next(objects for objects in rows if not objects or hasattr(objects[0], name))
-            found[name] = list(map(attrgetter(name), of))
-    return pa.Table.from_pydict(found, schema)
+def _table(schema: pa.Schema, columns: Mapping[str, Any], others: pa.Table) -> pa.Table:
+    """A table of given columns and, for what is not given, the column of that name of another table."""
+    return pa.Table.from_pydict(
+        {name: columns[name] if name in columns else others[name] for name in schema.names}, schema
+    )
 
 
 @dataclass(slots=True, frozen=True, eq=False)
@@ -168,6 +179,13 @@ class IndexTables:
 
     images: pa.Table
     instances: pa.Table
+
+    @classmethod
+    def joined(cls, parts: Sequence["IndexTables"]) -> "IndexTables":
+        """One after the other; ``image_row`` counts through all."""
+        firsts = np.cumsum([0, *(part.images.num_rows for part in parts[:-1])]).tolist()
+        instances = [renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=True)]
+        return cls(pa.concat_tables([part.images for part in parts]), pa.concat_tables(instances))
 
 
 def with_present_names(table: pa.Table) -> pa.Table:

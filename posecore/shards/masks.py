@@ -8,6 +8,7 @@ uncompressed NumPy archive. It is written and read here by hand: 1 µs and 2 µs
 import re
 import struct
 import zlib
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
@@ -15,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.errors import IntegrityError
-from posecore.schema import KeypointState, Record
+from posecore.schema import FloatArray, KeypointState, Record
 from posecore.shards.labels import STATE_OF_FLAG
 from posecore.shards.npy import npy_header
 from posecore.shards.regions import Rle, ignore_rle, instance_rles
@@ -46,11 +47,14 @@ class UnifiedMasks:
         return ignore_rle(self.record)
 
 
-def keypoint_state(record: Record, skeleton: Skeleton, vocabulary: Vocabulary) -> NDArray[np.uint8]:
-    """What a dataset says of every union point of every instance of an image.
+def keypoint_state(
+    keypoints: FloatArray, absent: Iterable[Sequence[int]], skeleton: Skeleton, vocabulary: Vocabulary
+) -> NDArray[np.uint8]:
+    """What a dataset says of every union point of some instances.
 
     Args:
-        record: one image; each instance has (K, 3) keypoints with flags 0, 1 or 2.
+        keypoints: (N, K, 3) with flags 0, 1 or 2.
+        absent: native indices of each instance's points that do not exist.
         skeleton: the dataset's skeleton, K points.
         vocabulary: U names, the skeleton's union names among them.
 
@@ -58,16 +62,12 @@ def keypoint_state(record: Record, skeleton: Skeleton, vocabulary: Vocabulary) -
         (N, U) uint8: 0 not in this dataset's vocabulary, 1 not labelled, 2 labelled and occluded, 3 labelled and
         visible, 4 declared absent.
     """
-    bodies = record.instances
-    state = np.zeros((len(bodies), vocabulary.size), np.uint8)
-    if not bodies:
-        return state
+    state = np.zeros((len(keypoints), vocabulary.size), np.uint8)
     columns = _columns(skeleton.union_names, vocabulary)
-    flags = np.array([body.keypoints[:, 2] for body in bodies])
-    state[:, columns] = STATE_OF_FLAG[flags.astype(np.intp)]
-    for row, body in zip(state, bodies, strict=True):
-        if body.absent:
-            row[columns[list(body.absent)]] = KeypointState.ABSENT
+    state[:, columns] = STATE_OF_FLAG[keypoints[..., 2].astype(np.intp)]
+    for row, points in enumerate(absent):
+        if len(points):
+            state[row, columns[list(points)]] = KeypointState.ABSENT
     return state
 
 

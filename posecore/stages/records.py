@@ -16,6 +16,7 @@ import numpy as np
 
 from posecore.schema import Instance, Record, Reject
 from posecore.stages.rejects import reject_image, reject_instance
+from posecore.tables.columns import Annotations, keypoints_of
 
 StageResult: TypeAlias = Record | Reject | tuple[Record, Sequence[Reject]]
 RecordStage: TypeAlias = Callable[[Record], StageResult]
@@ -36,6 +37,25 @@ def check_instances(record: Record) -> StageResult:
         else:
             rejects.append(reject_instance(record, instance, *problem))
     return (replace(record, instances=kept), rejects) if rejects else record
+
+
+def are_usable(annotations: Annotations) -> bool:
+    """Whether :func:`check_instances` has nothing to say of any instance of some images, told from columns."""
+    instances, rows = annotations.instances, annotations.image_rows
+    x, y, w, h, area = (instances[name].to_numpy() for name in ("bbox_x", "bbox_y", "bbox_w", "bbox_h", "area"))
+    points = keypoints_of(instances)
+    if not (np.isfinite([x, y, w, h, area]).all() and np.isfinite(points).all()):
+        return False
+    width, height = (annotations.images[name].to_numpy()[rows] for name in ("width", "height"))
+    outside = (width > 0) & (height > 0) & ((x >= width) | (y >= height) | (x + w <= 0) | (y + h <= 0))
+    absent = instances["absent"].combine_chunks().flatten().to_numpy()
+    return bool(
+        (np.minimum(w, h) > 0).all()
+        and not outside.any()
+        and (area > 0).all()
+        and np.isin(points[..., 2], _FLAGS_OF_POINTS).all()
+        and ((absent >= 0) & (absent < points.shape[1])).all()
+    )
 
 
 def drop_images_without_instances(record: Record) -> StageResult:
@@ -60,7 +80,8 @@ def drop_crowds(record: Record) -> StageResult:
     return _drop_instances(record, lambda instance: instance.is_crowd, "crowd", "the instance is a crowd region.")
 
 
-_FLAGS = frozenset((0.0, 1.0, 2.0))
+_FLAGS_OF_POINTS = (0.0, 1.0, 2.0)
+_FLAGS = frozenset(_FLAGS_OF_POINTS)
 
 
 def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:

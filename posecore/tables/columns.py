@@ -5,7 +5,7 @@ same units and frames. What has no fixed shape (segmentations, extras) is JSON t
 ``image_row``, the row of the images table beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,6 +93,15 @@ def keypoints_of(instances: pa.Table) -> NDArray[np.float32]:
     return flat.to_numpy().reshape(len(column), num_keypoints, 3)
 
 
+def arrays_of(column: pa.ChunkedArray) -> Iterator[NDArray[np.float32] | None]:
+    """The lists of a column as views of one array each chunk."""
+    for chunk in column.chunks:
+        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
+        missing = chunk.is_null().to_numpy(zero_copy_only=False)
+        for index in range(len(chunk)):
+            yield None if missing[index] else values[offsets[index] : offsets[index + 1]]
+
+
 REJECT_COLUMNS = pa.schema(
     [
         pa.field(name, pa.string(), nullable=False)
@@ -119,6 +128,24 @@ class Annotations:
         first, last = np.searchsorted(self.image_rows, [start, stop])
         instances = self.instances.slice(first, last - first)
         return Annotations(self.images.slice(start, stop - start), renumbered(instances, -start))
+
+    def left(self, rows: Sequence[int], bodies: Sequence[int]) -> "Annotations":
+        """Some of the images, with some of their instances.
+
+        Args:
+            rows: of the images, rising.
+            bodies: of the instances that are left of these images, rising.
+        """
+        instances = self.instances.take(np.array(bodies, np.int64))
+        places = np.searchsorted(np.array(rows, np.int64), instances["image_row"].to_numpy())
+        return Annotations(self.images.take(np.array(rows, np.int64)), with_image_rows(instances, places))
+
+    @classmethod
+    def joined(cls, parts: "Sequence[Annotations]") -> "Annotations":
+        """One after the other; there is at least one."""
+        firsts = np.cumsum([0, *(part.images.num_rows for part in parts[:-1])]).tolist()
+        instances = [renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=True)]
+        return cls(pa.concat_tables([part.images for part in parts]), pa.concat_tables(instances))
 
     @property
     def image_rows(self) -> NDArray[np.int64]:

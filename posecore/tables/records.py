@@ -15,7 +15,14 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.schema import DepthImage, Instance, Json, Record, Reject
-from posecore.tables.columns import IMAGE_COLUMNS, Annotations, instance_columns, keypoints_array, keypoints_of
+from posecore.tables.columns import (
+    IMAGE_COLUMNS,
+    Annotations,
+    arrays_of,
+    instance_columns,
+    keypoints_array,
+    keypoints_of,
+)
 
 _PLAIN = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_NON_STR_KEYS
 _SAME_IN_INSTANCE = (
@@ -83,7 +90,7 @@ def to_records(annotations: Annotations, dataset: str, split: str) -> list[Recor
     ]
     own = ("image_row", "bbox_x", "bbox_y", "bbox_w", "bbox_h", "segmentation", "extras")
     rows = _rows(instances, own, _SAME_IN_INSTANCE)
-    points, three_d = keypoints_of(instances), _arrays(instances["keypoints_3d"])
+    points, three_d = keypoints_of(instances), arrays_of(instances["keypoints_3d"])
     for (row, x, y, w, h, segmentation, extras, *same), at, at_3d in zip(rows, points, three_d, strict=True):
         body = Instance(
             bbox_xywh=(x, y, w, h),
@@ -120,15 +127,6 @@ def _rows(table: pa.Table, *names: tuple[str, ...]) -> Iterator[tuple[Any, ...]]
         if pa.types.is_list(table.schema.field(name).type):
             columns[place] = [None if values is None else tuple(values) for values in columns[place]]
     return zip(*columns, strict=True)
-
-
-def _arrays(column: pa.ChunkedArray) -> Iterator[NDArray[np.float32] | None]:
-    """The lists of a column as views of one array each chunk."""
-    for chunk in column.chunks:
-        values, offsets = chunk.values.to_numpy(), chunk.offsets.to_numpy()
-        missing = chunk.is_null().to_numpy(zero_copy_only=False)
-        for index in range(len(chunk)):
-            yield None if missing[index] else values[offsets[index] : offsets[index + 1]]
 
 
 def _flat(points: NDArray[np.float32] | None) -> NDArray[np.float32] | None:

@@ -9,9 +9,9 @@ import pytest
 from posecore.errors import ConfigError, PreflightError
 from posecore.storage import (
     AnyPath,
+    ExpectedFile,
     TooLarge,
     as_path,
-    expect_read,
     file_content,
     make_writable,
     read_at_most,
@@ -111,7 +111,13 @@ def test_what_is_expected_to_be_read_may_be_missing_or_no_file(tmp_path, name):
     (tmp_path / "file").write_bytes(b"x")
     (tmp_path / "folder").mkdir()
     descriptors = len(list(Path("/proc/self/fd").iterdir()))
-    expect_read(tmp_path / name)
+    expected = [ExpectedFile(f"{tmp_path}/{name}", soon=True) for _ in range(2)]
+    if name == "file":
+        assert expected[0].read(1) == b"x"
+    else:
+        with pytest.raises(OSError):
+            expected[0].read(1)
+    expected[1].close()
     assert len(list(Path("/proc/self/fd").iterdir())) == descriptors
 
 

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,8 @@ from posecore.ingest.staging import run_on_record
 from posecore.ingest.tally import Tally
 from posecore.schema import Record, Reject
 from posecore.stages.load import load_stages
+from posecore.stages.records import are_usable
+from posecore.tables.records import to_annotations
 from tests.support.small_split import HEIGHT, WIDTH, definition, instance
 
 
@@ -45,6 +48,7 @@ def run(item: Record, *names: str):
     [
         ("nan-box", {"bbox_xywh": (1.0, math.nan, 2.0, 2.0)}),
         ("nan-box", {"bbox_xywh": (math.inf, 1.0, 2.0, 2.0)}),
+        ("nan-box", {"bbox_xywh": (1.0, math.inf, 2.0, -math.inf)}),
         ("negative-box", {"bbox_xywh": (1.0, 1.0, -2.0, 2.0)}),
         ("empty-box", {"bbox_xywh": (1.0, 1.0, 0.0, 2.0)}),
         ("box-outside-image", {"bbox_xywh": (float(WIDTH), 1.0, 5.0, 5.0)}),
@@ -59,7 +63,9 @@ def run(item: Record, *names: str):
     ],
 )
 def test_unusable_instances_are_taken_out_with_their_reason(reason, changes):
-    kept, tally = run(record(instance("good"), instance("bad", **changes)), "check_instances")
+    item = record(instance("good"), instance("bad", **changes))
+    assert not are_usable(to_annotations([item], 3))
+    kept, tally = run(item, "check_instances")
     assert [item.id for item in kept.instances] == ["good"]
     (row,) = tally.rejects()
     assert (row["reason"], row["instance_id"], row["source"]) == (reason, "bad", "1.jpg")
@@ -70,6 +76,11 @@ def test_unusable_instances_are_taken_out_with_their_reason(reason, changes):
 def test_good_instances_pass_untouched():
     item = record(instance("a"), instance("b", bbox_xywh=(-5.0, -5.0, 10.0, 10.0)))
     assert run(item, "check_instances")[0] is item
+    assert are_usable(to_annotations([item], 3))
+    assert are_usable(to_annotations([replace(item, instances=[])], 3))
+    of_unknown_size = replace(item, width=0, height=0, instances=[instance("a", bbox_xywh=(900.0, 5.0, 9.0, 9.0))])
+    assert run(of_unknown_size, "check_instances")[0] is of_unknown_size
+    assert are_usable(to_annotations([of_unknown_size], 3))
 
 
 def test_filters_take_out_what_their_name_says():

@@ -27,7 +27,8 @@ def record(*instances) -> Record:
 
 
 def state_of(*instances):
-    return keypoint_state(record(*instances), SKELETON, VOCABULARY)
+    points = np.array([item.keypoints for item in instances], np.float32).reshape(-1, 3, 3)
+    return keypoint_state(points, [item.absent for item in instances], SKELETON, VOCABULARY)
 
 
 def test_every_state_of_a_point_has_its_number():

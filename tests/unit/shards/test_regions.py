@@ -38,7 +38,7 @@ def test_regions_are_what_pycocotools_draws_and_crowds_and_unlabelled_bodies_are
 
 def test_two_polygons_are_one_region_and_two_points_are_none():
     of = record(instance("a", segmentation=[*POLYGON, [30.0, 5.0, 50.0, 5.0, 50.0, 35.0], [1.0, 2.0, 3.0, 4.0]]))
-    check_regions(of)
+    check_regions([body.segmentation for body in of.instances], HEIGHT, WIDTH)
     apart = [pixels(rle) for rle in instance_rles(record(*(instance("a", segmentation=[p]) for p in POLYGON)))]
     drawn = pixels(instance_rles(of)[0])
     assert drawn[apart[0]].all()
@@ -62,17 +62,17 @@ def test_two_polygons_are_one_region_and_two_points_are_none():
 )
 def test_what_pycocotools_should_not_be_given_is_refused(segmentation):
     with pytest.raises(Refusal):
-        check_regions(record(instance("a", segmentation=segmentation)))
+        check_regions([segmentation], HEIGHT, WIDTH)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize("place", [0, 3, 5])
 def test_a_corner_that_is_no_number_is_refused(place, value):
     polygon = [1.0, 2.0, 30.0, 4.0, 5.0, 46.0]
-    check_regions(record(instance("a", segmentation=[polygon])))
+    check_regions([[polygon]], HEIGHT, WIDTH)
     polygon[place] = value
     with pytest.raises(Refusal, match="polygon"):
-        check_regions(record(instance("a", segmentation=[polygon])))
+        check_regions([[polygon]], HEIGHT, WIDTH)
 
 
 def test_a_region_of_another_size_is_refused_when_it_is_drawn():

@@ -9,8 +9,9 @@ import pytest
 
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.schema import DepthImage, Record, Reject, record_to_json
-from posecore.tables.columns import Annotations, renumbered
+from posecore.tables.columns import Annotations
 from posecore.tables.digest import update_with_table
+from posecore.tables.json_text import ImageTexts
 from posecore.tables.parts import Parts, write_part
 from posecore.tables.records import divided, keypoints_of, to_annotations, to_records
 from tests.support.small_split import instance, records
@@ -51,13 +52,13 @@ def texts(source):
     return [record_to_json(record) for record in source]
 
 
-def concatenated(parts):
-    """Parts one after the other."""
-    firsts = np.cumsum([0, *(part.images.num_rows for part in parts)]).tolist()
-    return Annotations(
-        pa.concat_tables([part.images for part in parts]),
-        pa.concat_tables([renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=False)]),
-    )
+def texts_of_columns(tables, name, split, source):
+    of = ImageTexts(tables, name, split)
+    edges = np.searchsorted(tables.image_rows, np.arange(len(source) + 1)).tolist()
+    return [
+        of.text(row, (record.height, record.width), record.digest, record.depth, range(edges[row], edges[row + 1]))
+        for row, record in enumerate(source)
+    ]
 
 
 def digest(table):
@@ -70,6 +71,12 @@ def test_records_come_back_as_they_went(full):
     tables = to_annotations(full, 3)
     assert tables.instances["keypoints"].type.list_size == 9
     assert texts(to_records(tables, "tiny", "train")) == texts(full)
+    assert texts_of_columns(tables, "tiny", "train", full) == texts(full)
+    some, one = tables.slice(2, 5), ImageTexts(tables.slice(2, 3), "tiny", "train")
+    assert texts_of_columns(some, "tiny", "train", full[2:5]) == texts(full[2:5])
+    size, bodies = (full[2].height, full[2].width), range(1, len(full[2].instances))
+    without_first = one.text(0, size, "", full[2].depth, bodies)
+    assert without_first == record_to_json(replace(full[2], instances=full[2].instances[1:]))
 
 
 @pytest.mark.samples
@@ -80,6 +87,7 @@ def test_real_annotations_come_back_as_they_went(samples, name, split):
     assert source
     tables = to_annotations(source, definition.skeleton.num_keypoints)
     assert texts(to_records(tables, name, split)) == texts(source)
+    assert texts_of_columns(tables, name, split, source) == texts(source)
 
 
 def test_portions_are_the_whole(full):
@@ -88,14 +96,23 @@ def test_portions_are_the_whole(full):
     assert [texts(to_records(portion, "tiny", "train")) for portion in portions] == [
         texts(full[start : start + 3]) for start in range(0, 7, 3)
     ]
-    again = concatenated(portions)
+    again = Annotations.joined(portions)
     assert again.images.equals(whole.images)
     assert again.instances.equals(whole.instances)
 
 
+def test_what_is_left_of_some_images_are_their_records_without_the_others(full):
+    kept = [1, 2, 6]
+    firsts = np.cumsum([0, *(len(record.instances) for record in full)]).tolist()
+    bodies = [body for row in kept for body in range(firsts[row] + (row == 2), firsts[row + 1])]
+    left = to_annotations(full, 3).left(kept, bodies)
+    full[2] = replace(full[2], instances=full[2].instances[1:])
+    assert texts(to_records(left, "tiny", "train")) == texts([full[row] for row in kept])
+
+
 def test_a_digest_knows_values_and_not_where_they_lie(full):
     whole = to_annotations(full, 3)
-    apart = concatenated([to_annotations(full[:3], 3), to_annotations(full[3:], 3)])
+    apart = Annotations.joined([to_annotations(full[:3], 3), to_annotations(full[3:], 3)])
     assert [digest(whole.images), digest(whole.instances)] == [digest(apart.images), digest(apart.instances)]
     assert digest(whole.slice(2, 5).images) == digest(to_annotations(full[2:5], 3).images)
     seen = {digest(whole.instances)}
