@@ -11,7 +11,6 @@ after the other, as ours does.
 
 import argparse
 import gc
-import multiprocessing
 import os
 import shutil
 import statistics
@@ -49,20 +48,6 @@ def replicate(samples: Path, folder: Path, num_images: int) -> list[Record]:
 
 def run_ours(records: list[Record], root: Path, out: Path, settings: IngestSettings) -> None:
     ingest(ingest_job(load_dataset("coco"), "train", root, out, settings), records)
-
-
-def run_halves(records: list[Record], root: Path, out: Path) -> None:
-    """Ours by two processes at once, half of the images each, as tasks of a cluster write shards."""
-    fork = multiprocessing.get_context("fork")  # which copies no record
-    halves = [
-        fork.Process(target=run_ours, args=(records[half::2], root, out / str(half), IngestSettings()))
-        for half in (0, 1)
-    ]
-    for process in halves:
-        process.start()
-    for process in halves:
-        process.join()
-        assert process.exitcode == 0
 
 
 def run_shard_writer(records: list[Record], root: Path, out: Path, texts: list[bytes] | None = None) -> None:
@@ -109,7 +94,6 @@ def main() -> None:
         gc.freeze()  # these objects are the benchmark's: nobody who ingests has all records in memory
         contestants: dict[str, Callable[[], None]] = {
             "ours": lambda: run_ours(records, root, out, IngestSettings()),
-            "ours, two processes": lambda: run_halves(records, root, out),
             "ShardWriter": lambda: run_shard_writer(records, root, out),
             "ShardWriter, JSON given": lambda: run_shard_writer(records, root, out, texts),
             "tar": lambda: run_tar(root, out),
@@ -131,7 +115,6 @@ def main() -> None:
         rate = f"{len(records) / seconds:8.0f} images/s {megabytes / seconds:6.0f} MB/s"
         print(f"{name:26s}{rate} {1e6 * busy_for[name] / len(records):7.0f} us of processor per image")
     pairs = [("ours", name, 1.3) for name in ("ShardWriter", "ShardWriter, JSON given")]
-    pairs += [("ours, two processes", "ours", 1.8)]
     pairs += [] if options.no_decode else [("ours, full decode", "decode limit", 0.8)]
     for name, limit, goal in pairs:
         ratios = [theirs[0] / mine[0] for mine, theirs in zip(runs[name], runs[limit], strict=True)]
