@@ -90,7 +90,6 @@ class JobConfig(DatasetsJob):
     @model_validator(mode="after")
     def _check_passes(self) -> Self:
         if self.label_check is not None:
-            self._refuse_remote("label_check")
             check_passes(self.training)
         return self
 

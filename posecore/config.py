@@ -15,7 +15,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posecore.errors import ConfigError
-from posecore.storage import read_at_most
+from posecore.storage import AnyPath, as_path, read_at_most
 from posecore.strict_yaml import parse_yaml
 
 _MAX_PROBLEMS = 20
@@ -45,17 +45,17 @@ def digest_json(value: object) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()
 
 
-def read_yaml(path: str | Path) -> dict[str, Any]:
+def read_yaml(path: str | AnyPath) -> dict[str, Any]:
     """Reads a YAML mapping.
 
     Args:
-        path: a local file.
+        path: a local file or an fsspec URL.
 
     Raises:
         ConfigError: the file is missing, not a plain file or too large, is not YAML, names a setting twice, unfolds
             beyond measure, or its top level is not a mapping.
     """
-    path = Path(path)
+    path = as_path(path)
     try:
         value = parse_yaml(read_at_most(path, MAX_YAML_BYTES).decode())
     except FileNotFoundError:

@@ -93,11 +93,19 @@ def make_folder(folder: AnyPath) -> bool:
 
     In an object store, which has no folders, it is an empty object in it.
     """
+    if not isinstance(folder, Path):
+        return make_object(folder / TAKEN_NAME, b"taken\n")
     try:
-        if isinstance(folder, Path):
-            folder.mkdir(parents=True)
-        else:
-            folder.fs.pipe_file((folder / TAKEN_NAME).path, b"taken\n", mode="create")
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return False
+    return True
+
+
+def make_object(path: UPath, data: bytes) -> bool:
+    """Writes an object that was not there; of several processes that try at a time, one is told that it did."""
+    try:
+        path.fs.pipe_file(path.path, data, mode="create")
     except FileExistsError:
         return False
     except OSError as error:

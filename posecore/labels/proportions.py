@@ -21,7 +21,6 @@ fills head points with the nose) is no observation.
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Literal
 
 import numpy as np
@@ -31,7 +30,7 @@ from numpy.typing import NDArray
 from posecore.config import Config, parse_config, read_yaml
 from posecore.errors import DatasetError
 from posecore.skeletons.skeleton import Skeleton
-from posecore.storage import write_atomically
+from posecore.storage import AnyPath, as_path, write_atomically
 
 LEAST_BODIES = 20
 """Fewer usable bodies tell nothing about the tails of a distribution."""
@@ -125,13 +124,14 @@ class BodyStatistics(Config):
     point_energies: tuple[float, ...] = ()
     body_energies: tuple[float, ...] = ()
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | AnyPath) -> AnyPath:
         """Writes the file, whole or not at all."""
-        write_atomically(Path(path), (self.model_dump_json(indent=1) + "\n").encode())
-        return Path(path)
+        path = as_path(path)
+        write_atomically(path, (self.model_dump_json(indent=1) + "\n").encode())
+        return path
 
     @classmethod
-    def load(cls, path: str | Path) -> "BodyStatistics":
+    def load(cls, path: str | AnyPath) -> "BodyStatistics":
         """Reads the file.
 
         Raises:

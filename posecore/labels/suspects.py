@@ -4,7 +4,6 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
@@ -12,7 +11,7 @@ from posecore.errors import DatasetError
 from posecore.schema import Json
 from posecore.shards.corrections import CorrectedInstance, Corrections
 from posecore.shards.store import ShardStore
-from posecore.storage import write_atomically
+from posecore.storage import AnyPath, as_path, write_atomically
 
 TABLE_NAME = "suspicious_labels.csv"
 CORRECTIONS_NAME = "corrections.json"
@@ -36,7 +35,7 @@ class Suspect:
     reason: str
 
 
-def write_suspects(folder: str | Path, store: ShardStore, suspects: Sequence[Suspect]) -> Path:
+def write_suspects(folder: str | AnyPath, store: ShardStore, suspects: Sequence[Suspect]) -> AnyPath:
     """Writes ``suspicious_labels.csv``, in the order given.
 
     Args:
@@ -66,7 +65,7 @@ def write_suspects(folder: str | Path, store: ShardStore, suspects: Sequence[Sus
                 suspect.reason,
             )
         )
-    path = Path(folder) / TABLE_NAME
+    path = as_path(folder) / TABLE_NAME
     write_atomically(path, text.getvalue().encode())
     return path
 

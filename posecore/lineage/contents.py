@@ -10,11 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from posecore.config import digest_json
 from posecore.lineage.weights_use import WeightsUse
 from posecore.schema import Json
 
 READS, MAKES, FROM, RESULT = "posecore.reads.", "posecore.makes.", "posecore.from.", "posecore.result"
 """Tags: digests that were read, what was made, weights a trained model came from, digest of the step's result."""
+COPY = "posecore.copy."
+"""Tags: the folder of the run in which a step was finished, and another that it was copied to and used in."""
 WITHDRAWN = "posecore.withdrawn"
 """Tag of a run whose record of what it wrote was removed by a withdrawal: the run of that."""
 _DIGEST = re.compile(r"(?<![0-9a-f])[0-9a-f]{64}(?![0-9a-f])")
@@ -66,15 +69,38 @@ def reads_of(tags: Mapping[str, str]) -> list[str]:
 
 
 def made_by(tags: Mapping[str, str]) -> Iterator[Made]:
-    """The contents a run made.
+    """The contents a run made, wherever they lie.
 
     Raises:
         ValueError: a tag has another form.
     """
+    copies = copies_of(tags)
     for key, value in tags.items():
         if key.startswith(MAKES):
             kind, digest, place = json.loads(value)
             yield Made(kind, digest, place)
+            for wrote, folder in copies:
+                if place.startswith(f"{wrote}/"):
+                    yield Made(kind, digest, folder + place.removeprefix(wrote))
+
+
+def copy_tag(wrote: str, folder: str) -> dict[str, str]:
+    """The tag of a step that was finished in a run's folder and is used where the run was copied to."""
+    return {f"{COPY}{digest_json(folder)[:12]}": json.dumps([wrote, folder])}
+
+
+def copies_of(tags: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The folder in which a step was finished, with each other that it was used in.
+
+    Raises:
+        ValueError: a tag has another form.
+    """
+    found = []
+    for key, value in sorted(tags.items()):
+        if key.startswith(COPY):
+            wrote, folder = json.loads(value)
+            found.append((str(wrote), str(folder)))
+    return found
 
 
 def origins_of(tags: Mapping[str, str]) -> list[WeightsUse]:

@@ -13,7 +13,7 @@ two drivers of the same step wait for each other.
 import fcntl
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -26,8 +26,10 @@ from posecore.config import Config, digest_json
 from posecore.errors import IntegrityError, LineageError
 from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
-from posecore.lineage.contents import Made, making_tags, reading_tags
+from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
 from posecore.lineage.curve import send_if_reachable
+from posecore.lineage.lease import Lease
+from posecore.lineage.places import Places, placed
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
@@ -111,17 +113,37 @@ class Outputs:
     made: tuple[Made, ...] = ()
 
 
-_READ_OUTPUTS = TypeAdapter(Outputs)
+_READ_JSON, _READ_OUTPUTS = TypeAdapter(dict[str, Json]), TypeAdapter(Outputs)
+_FOLDER = "folder"
 
 
 def outputs_of(run: RunLog) -> Outputs:
-    """What a finished step returned.
+    """What a finished step returned, with places as they were then.
 
     Raises:
         LineageError: there is no record of it, or it cannot be read.
     """
+    return _outputs_in(run, None)[0]
+
+
+def outputs_everywhere(run: RunLog) -> list[Outputs]:
+    """What a finished step returned, as it lies where it was written and in every copy of the run that was used.
+
+    Raises:
+        LineageError: see :func:`outputs_of`.
+    """
+    tags = run.tracking.ask(lambda client: client.get_run(run.run_id)).data.tags
+    return [outputs_of(run), *(_outputs_in(run, folder)[0] for _, folder in copies_of(tags))]
+
+
+def _outputs_in(run: RunLog, folder: str | None) -> tuple[Outputs, str | None]:
+    """What a finished step returned, as it lies in a copy of the run, and the folder that it lay in; None for both."""
     try:
-        return _READ_OUTPUTS.validate_json(run.read_file(OUTPUTS_FILE))
+        said = _READ_JSON.validate_json(run.read_file(OUTPUTS_FILE))
+        wrote = said.pop(_FOLDER, None)
+        if wrote is None:  # written before copies were known
+            return _READ_OUTPUTS.validate_python(said), None
+        return _READ_OUTPUTS.validate_python(placed(said, folder or str(wrote))), str(wrote)
     except ValidationError as error:
         detail = " ".join(str(error).split())[:200]
         raise LineageError(f"run {run.run_id}: {OUTPUTS_FILE} is not what a step returns ({detail}).") from None
@@ -156,12 +178,14 @@ class StepResult:
         run_id: the MLflow run that did the work.
         reused: whether that was an earlier run.
         outputs: what the function returned.
+        portable: its values, as they are in every copy of the run; None where no place is among them.
     """
 
     name: str
     run_id: str
     reused: bool
     outputs: Outputs
+    portable: Mapping[str, Json] | None = None
 
     @property
     def values(self) -> dict[str, Json]:
@@ -171,7 +195,8 @@ class StepResult:
     @property
     def digest(self) -> str:
         """Hash of the results, independent of where the files lie; an input of the steps that follow."""
-        return digest_json([self.values, sorted(file.sha256 for file in self.outputs.files)])
+        values = self.values if self.portable is None else dict(self.portable)
+        return digest_json([values, sorted(file.sha256 for file in self.outputs.files)])
 
 
 class Workflow:
@@ -203,6 +228,8 @@ class Workflow:
         self.tracking = tracking
         self.name = name
         self._locks = folder_of_machine(folder) / "locks"
+        self._folder = as_path(folder)
+        self._places = Places(str(self._folder.resolve() if isinstance(self._folder, Path) else self._folder))
         self._config = config
         self.reuse = reuse
         self.goes_on_from_other_code = False
@@ -213,6 +240,10 @@ class Workflow:
     def note(self, line: str) -> None:
         """Says something beside the steps."""
         self._report(line)
+
+    def portable(self, value: Any) -> Json:
+        """A JSON value that says the same in every copy of the run."""
+        return self._places.portable(value)
 
     @property
     def run(self) -> RunLog:
@@ -272,15 +303,16 @@ class Workflow:
             Exception: whatever the function raises; the step's run is then closed as failed.
         """
         version = code_digest(code)
-        read = _fingerprint_input(inputs)
+        given = _fingerprint_input(inputs)
+        read, writes_here = self.portable(given), self._places.names(given)
         fingerprint = digest_json({"name": name, "code": version, "inputs": read})
         with self._lock(fingerprint, name) as lock_path:
-            if self.reuse.finished and (found := self._find(fingerprint)) is not None:
+            if self.reuse.finished and (found := self._find(fingerprint, writes_here)) is not None:
                 run, outputs = found
                 self.run.set_tags({f"posecore.reused.{name}": run.info.run_id})
                 seconds = (run.info.end_time - run.info.start_time) / 1000
                 self._report(f"{name:<32} reused  ({seconds:.1f} s when it ran, run {run.info.run_id})")
-                return StepResult(name, run.info.run_id, True, outputs)
+                return self._result(name, run.info.run_id, outputs, reused=True)
             tags = {
                 "posecore.kind": "step",
                 "posecore.step": name,
@@ -302,9 +334,9 @@ class Workflow:
         started = time.monotonic()
         try:
             outputs = function(run)
-            result = StepResult(name, run.run_id, False, outputs)
+            result = self._result(name, run.run_id, outputs, reused=False)
             run.set_tags(making_tags(result.digest, outputs.made))
-            run.log_dict(asdict(outputs), OUTPUTS_FILE)
+            run.log_dict({_FOLDER: self._places.folder, **self.portable(asdict(outputs))}, OUTPUTS_FILE)
         except BaseException as error:
             run.end_failed(error)
             self._report(f"{name:<32} failed  {time.monotonic() - started:8.1f} s")
@@ -313,7 +345,11 @@ class Workflow:
         self._report(f"{name:<32} ran     {time.monotonic() - started:8.1f} s")
         return result
 
-    def _find(self, fingerprint: str) -> tuple[Run, Outputs] | None:
+    def _result(self, name: str, run_id: str, outputs: Outputs, *, reused: bool) -> StepResult:
+        return StepResult(name, run_id, reused, outputs, self.portable(outputs.values))
+
+    def _find(self, fingerprint: str, writes_here: bool) -> tuple[Run, Outputs] | None:
+        """A finished run of a step, in this folder, or wherever it is if the step does not say that it writes here."""
         found = self.tracking.ask(
             lambda client: client.search_runs(
                 [self.tracking.experiment_id],
@@ -323,15 +359,32 @@ class Workflow:
             )
         )
         for run in found:
-            try:
-                outputs = outputs_of(RunLog(self.tracking, run.info.run_id))
-            except LineageError:
-                continue  # deleted or damaged; an older identical run may still have its own
-            if all(file.is_alive(self.reuse.verify) for file in outputs.files) and all(
-                self._has(version, run) for version in outputs.versions
-            ):
+            if outputs := self._alive(run, writes_here):
                 return run, outputs
         return None
+
+    def _alive(self, run: Run, writes_here: bool) -> Outputs | None:
+        """What a finished step returned, here or, if it may be, where it was written; None if it is gone."""
+        log = RunLog(self.tracking, run.info.run_id)
+        try:
+            here, wrote = _outputs_in(log, self._places.folder)
+            if not all(self._has(version, run) for version in here.versions):
+                return None
+            foreign = wrote not in (None, self._places.folder)
+            # Nothing vouches for a step without files: it is read where the steps before it were.
+            if self._are_alive(here) and (here.files or not self._places.has(wrote)):
+                if foreign and here.files:
+                    log.set_tags(copy_tag(str(wrote), self._places.folder))
+                return here
+            if writes_here or not foreign or not self._are_alive(there := outputs_of(log)):
+                return None
+        except LineageError:
+            return None  # deleted or damaged; an older identical run may still have its own
+        self._places.add(str(wrote))
+        return there
+
+    def _are_alive(self, outputs: Outputs) -> bool:
+        return all(file.is_alive(self.reuse.verify) for file in outputs.files)
 
     def _has(self, version: RegisteredVersion, run: Run) -> bool:
         """Whether the registry still has a version that a run made: a model registered anew counts from 1 again."""
@@ -363,8 +416,18 @@ class Workflow:
             file = path.open("a")
             fcntl.flock(file, fcntl.LOCK_EX)
         # The file stays: removing a lock file while another driver waits for it would let two of them in.
-        with file:
+        with file, self._lease(fingerprint, name):
             yield path
+
+    def _lease(self, fingerprint: str, name: str) -> AbstractContextManager[object]:
+        """What keeps drivers on other machines out of a step of a remote run."""
+        if isinstance(self._folder, Path):
+            return nullcontext()
+        return Lease(
+            self._folder / "locks" / fingerprint,
+            self._locks,
+            lambda holder: self._report(f"{name:<32} waiting for another driver that runs the same step ({holder})"),
+        )
 
 
 def close_dead_runs(tracking: Tracking) -> int:

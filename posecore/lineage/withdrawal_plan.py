@@ -17,7 +17,7 @@ from posecore.ingest.write import commit_name
 from posecore.lineage.graph import ALL, DERIVED, Node
 from posecore.lineage.pictures import Edition, Editions, Found
 from posecore.lineage.query import LineageGraph
-from posecore.lineage.steps import outputs_of
+from posecore.lineage.steps import outputs_everywhere
 from posecore.lineage.stored_artifacts import artifact_place, model_artifacts, model_place, run_artifacts
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
@@ -246,8 +246,8 @@ def _of_run(tracking: Tracking, graph: LineageGraph, node: Node, *, holds: bool,
     places = [run.params["run_dir"]] if "run_dir" in run.params else []
     if run.status == "FINISHED" and not run.withdrawn:
         try:
-            outputs = outputs_of(log)
-            places += [file.path for file in outputs.files] + list(_paths(outputs.values))
+            for outputs in outputs_everywhere(log):
+                places += [file.path for file in outputs.files] + list(_paths(outputs.values))
         except LineageError as error:
             unknown.append(f"what {graph.name(node)} wrote: {error}")
     for place in dict.fromkeys(places):

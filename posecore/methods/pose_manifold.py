@@ -38,7 +38,7 @@ from posecore.errors import ConfigError, DatasetError
 from posecore.labels.proportions import LEAST_BODIES, NO_LENGTH, bones_of, extents
 from posecore.methods.expectation import LEAST_CONFIDENCE, extent
 from posecore.skeletons.skeleton import Skeleton
-from posecore.storage import write_atomically
+from posecore.storage import AnyPath, as_path, local_copy, write_atomically
 
 _FORMAT = "posecore-pose-manifold-1"
 _CODE = 6
@@ -375,14 +375,14 @@ def save_manifold(path: str | Path, manifold: PoseManifold, *, dataset: str, dig
     return Path(path)
 
 
-def load_manifold(path: str | Path) -> PoseManifold:
+def load_manifold(path: str | AnyPath) -> PoseManifold:
     """Reads the file of :func:`save_manifold`.
 
     Raises:
         ConfigError: there is no such file, or it is not one of these.
     """
     try:
-        with safe_open(str(path), "pt") as file:
+        with local_copy(as_path(path)) as local, safe_open(str(local), "pt") as file:
             about = file.metadata() or {}
             weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (OSError, SafetensorError) as error:

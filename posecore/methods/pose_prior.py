@@ -9,7 +9,6 @@ multiplies by 1e-6; ``docs/benchmarks/pose_prior_2cpu_2026-11-26.md`` holds what
 """
 
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import TypeAlias
 
 import torch
@@ -32,7 +31,7 @@ from posecore.methods.batch import DeviceBatch
 from posecore.methods.expectation import LEAST_CONFIDENCE, expected_points, extent
 from posecore.methods.pose_manifold import ManifoldEnergy, load_manifold
 from posecore.skeletons.skeleton import Skeleton
-from posecore.storage import sha256_of
+from posecore.storage import AnyPath, as_path, sha256_of
 
 _TINY = 1e-12
 
@@ -78,8 +77,8 @@ class PosePriorConfig(Config):
             return ManifoldEnergy(load_manifold(path), skeleton)
         return ProportionEnergy(BodyStatistics.load(path), skeleton)
 
-    def _path(self) -> Path:
-        path = Path(self.source)
+    def _path(self) -> AnyPath:
+        path = as_path(self.source)
         if path.suffix not in (".json", ".safetensors") or not path.is_file():
             raise ConfigError(
                 f"prior.source: {self.source} is no file of `posecore labels learn` (.json) or `posecore labels prior` "

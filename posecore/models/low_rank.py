@@ -5,17 +5,19 @@ learns the length of every row of the sum. Both can be added into W afterwards, 
 one and costs nothing extra to run.
 """
 
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from posecore.errors import ConfigError
 from posecore.models.layers import block_index
+from posecore.storage import AnyPath, write_atomically
 
-WEIGHTS_FILE = "adapter_model.safetensors"
+CONFIG_FILE, WEIGHTS_FILE = "adapter_config.json", "adapter_model.safetensors"
 """Name that ``peft`` gives the weights; ``adapter_config.json`` lies beside it."""
 _LOADED_AS = "base_model.model."  # where ``peft`` puts the model it wraps
 
@@ -57,7 +59,7 @@ def is_low_rank(name: str) -> bool:
     return ".lora_" in name
 
 
-def save_adapter(model: nn.Module, folder: Path, learned_modules: Iterable[str], base: str) -> Path:
+def save_adapter(model: nn.Module, folder: AnyPath, learned_modules: Iterable[str], base: str) -> tuple[AnyPath, ...]:
     """Writes the updates, and modules that were trained whole, so that plain ``peft`` loads them.
 
     ``peft.PeftModel.from_pretrained(model, folder)`` puts them into a model of the same card that holds the parent's
@@ -70,7 +72,7 @@ def save_adapter(model: nn.Module, folder: Path, learned_modules: Iterable[str],
         base: what the adapter belongs to, for people who read the file.
 
     Returns:
-        The folder.
+        The two files.
     """
     from peft import get_peft_model_state_dict
 
@@ -78,13 +80,15 @@ def save_adapter(model: nn.Module, folder: Path, learned_modules: Iterable[str],
     tensors = dict(get_peft_model_state_dict(model))
     for name in modules:
         tensors |= {f"{name}.{rest}": tensor for rest, tensor in model.get_submodule(name).state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
     on_cpu = {f"{_LOADED_AS}{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    save_file(on_cpu, folder / WEIGHTS_FILE, metadata={"format": "pt"})
     config: Any = model.peft_config["default"]  # type: ignore[index]
     config.modules_to_save, config.base_model_name_or_path, config.inference_mode = modules or None, base, True
-    config.save_pretrained(str(folder))
-    return folder
+    with tempfile.TemporaryDirectory() as scratch:
+        config.save_pretrained(scratch)
+        said = (Path(scratch) / CONFIG_FILE).read_bytes()
+    for name, data in ((CONFIG_FILE, said), (WEIGHTS_FILE, save(on_cpu, metadata={"format": "pt"}))):
+        write_atomically(folder / name, data)
+    return folder / CONFIG_FILE, folder / WEIGHTS_FILE
 
 
 def _is_shared(name: str) -> bool:

@@ -4,7 +4,6 @@ import base64
 import html
 import math
 from collections.abc import Iterable
-from pathlib import Path
 from typing import TypeAlias
 
 import cv2
@@ -12,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.image_header import JPEG_START
-from posecore.storage import write_atomically
+from posecore.storage import AnyPath, as_path, write_atomically
 
 Picture: TypeAlias = bytes | NDArray[np.uint8]
 """PNG or JPEG bytes, or an (H, W, 3) uint8 RGB array."""
@@ -50,8 +49,8 @@ figcaption {{ padding: 0.4rem 0.6rem; white-space: pre-line; overflow-wrap: anyw
 
 
 def write_gallery(
-    items: Iterable[tuple[Picture, str]], out_dir: str | Path, title: str, columns: int | None = None
-) -> Path:
+    items: Iterable[tuple[Picture, str]], out_dir: str | AnyPath, title: str, columns: int | None = None
+) -> AnyPath:
     """Writes ``index.html`` with all pictures embedded and ``contact_sheet.png`` with the first 64 of them.
 
     Args:
@@ -75,7 +74,7 @@ def write_gallery(
         text = html.escape(caption)
         source = f"data:{_media_type(data, caption)};base64,{base64.b64encode(data).decode('ascii')}"
         figures.append(f'<figure><img src="{source}" alt="{text}"><figcaption>{text}</figcaption></figure>')
-    folder = Path(out_dir)
+    folder = as_path(out_dir)
     count = "1 picture" if len(figures) == 1 else f"{len(figures)} pictures"
     page = _PAGE.format(title=html.escape(title), count=count, figures="\n".join(figures))
     if thumbnails:

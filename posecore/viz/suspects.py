@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +10,7 @@ from numpy.typing import NDArray
 from posecore.labels.suspects import Suspect
 from posecore.loading.crop import decode_image
 from posecore.shards.store import ShardStore
+from posecore.storage import AnyPath
 from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
 
@@ -21,8 +21,8 @@ _MARGIN = 0.15
 
 
 def write_suspect_gallery(
-    folder: str | Path, store: ShardStore, suspects: Sequence[Suspect], title: str, num_bodies: int
-) -> Path:
+    folder: str | AnyPath, store: ShardStore, suspects: Sequence[Suspect], title: str, num_bodies: int
+) -> AnyPath:
     """Writes ``index.html`` and ``contact_sheet.png`` of the bodies with the worst labels.
 
     Args:

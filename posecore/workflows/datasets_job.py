@@ -220,13 +220,6 @@ class DatasetsJob(Config):
         if doubled:
             raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
 
-    def _refuse_remote(self, what: str) -> None:
-        """For what reads and writes its files where they lie."""
-        if "://" in self.run_folder:
-            raise ValueError(
-                f"run_folder: {self.run_folder} is a URL, and {what} wants a folder that every node mounts."
-            )
-
     @property
     def folder(self) -> AnyPath:
         """The run folder, absolute: a submitted job runs in a directory that is thrown away.

@@ -1,7 +1,6 @@
 """The steps that look for wrong labels: in the losses a training recorded, and in the proportions of bodies."""
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -18,6 +17,7 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.shards.corrections import write_corrections
 from posecore.shards.store import ShardStore, open_store
+from posecore.storage import AnyPath, as_path
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
 from posecore.workflows.steps import Split, vouched
@@ -67,7 +67,7 @@ def check_losses(
     return [_check_split(workflow, config, split, model) for split in training]
 
 
-def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split, folder: Path) -> StepResult:
+def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split, folder: AnyPath) -> StepResult:
     """A step that compares every body of a split with the proportions of all: seconds, and before any training.
 
     Args:
@@ -112,7 +112,7 @@ def suspects(checked: StepResult) -> list[Suspect]:
 
 def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, model: StepResult) -> StepResult:
     name = split.entry.name
-    run_dir = Path(model.values["run_dir"])
+    run_dir = as_path(model.values["run_dir"])
     out = run_dir / "labels" / name
 
     def execute(log: RunLog) -> Outputs:
@@ -143,7 +143,7 @@ def _not_looked(told: str) -> Outputs:
 
 def _outputs(
     log: RunLog,
-    out: Path,
+    out: AnyPath,
     store: ShardStore,
     found: Sequence[Suspect],
     config: LabelCheckConfig,

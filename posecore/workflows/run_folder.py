@@ -56,7 +56,7 @@ class RunFolders:
             CheckpointError: no training of this workflow has checkpoints of a code that was named, or this one has some
                 of several.
         """
-        key = digest_json({name: _plain(value) for name, value in inputs.items()})[:_DIGITS]
+        key = digest_json(workflow.portable({name: _plain(value) for name, value in inputs.items()}))[:_DIGITS]
         here = cls(run_folder / "training" / key, code[:_DIGITS])
         others = here.others()
         named = {word if word in others else word[:_DIGITS] for word in workflow.reuse.codes}

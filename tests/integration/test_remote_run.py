@@ -2,23 +2,38 @@
 
 import os
 import re
+import socket
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import mlflow
 import pytest
+import torch
 import yaml
 from mlflow import MlflowClient
 from s3fs import S3FileSystem
 from upath import UPath
 
-from pipelines.multidataset_train import JobConfig, main
+from pipelines.adapt import main as adapt
+from pipelines.distill import main as distill
+from pipelines.multidataset_train import main
 from posecore.config import load_config
-from posecore.errors import ConfigError, PreflightError
+from posecore.errors import ConfigError, LineageError, PreflightError
+from posecore.lineage.lease import Lease
 from posecore.lineage.registry import default_store
 from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import save_model
+from posecore.models.vit import VitConfig
+from posecore.skeletons.library import load_skeleton
 from posecore.storage import as_path, folder_of_machine, local_copy, make_folder
 from posecore.synth.writers import write_dataset
+from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.steps import check_run_folder
 from tests.support.s3_server import BUCKET, s3_server
 
@@ -37,6 +52,10 @@ def store() -> Iterator[UPath]:
         S3FileSystem.clear_instance_cache()  # one that another test made knows neither this server nor its credentials
         yield as_path(f"s3://{BUCKET}")
     S3FileSystem.clear_instance_cache()
+
+
+def _steps(said: str, how: str) -> list[str]:
+    return re.findall(rf"^(\S+) +{how} ", said, re.MULTILINE)
 
 
 def test_the_main_job_runs_registers_and_is_reused(
@@ -69,7 +88,9 @@ def test_the_main_job_runs_registers_and_is_reused(
     written = {path.name for path in (store / "runs" / "far").rglob("*")}
     assert {"shard-000000.tar", "manifest.json", "model.safetensors", "report.html"} <= written
     left = {path.name for path in (tmp_path / "cache" / "runs").rglob("*") if path.is_file()}
-    assert all(name.endswith(".lock") for name in left), "the curve arrived, and all else is in the store"
+    assert all(name.endswith(".lock") or name == "machine" for name in left), (
+        "the curve arrived, and all else is in the store"
+    )
 
     client = MlflowClient(tracking)
     run = client.get_run(client.get_model_version("far", "1").tags["training_run_id"])
@@ -80,13 +101,57 @@ def test_the_main_job_runs_registers_and_is_reused(
     assert len(model.predict([{"image": photo}], params={"dataset": "mpii"})) == 1
 
     assert main(["--config", str(file)]) == 0
-    assert not re.findall(r"^(\S+) +ran ", capsys.readouterr().out, re.MULTILINE)
+    again = capsys.readouterr().out
+    assert not _steps(again, "ran")
+
+    for copy in (store / "elsewhere" / "far", tmp_path / "far"):
+        if isinstance(copy, Path):
+            store.fs.get(f"{BUCKET}/elsewhere/far", str(copy), recursive=True)
+        else:
+            store.fs.copy(f"{BUCKET}/runs/far", f"{BUCKET}/elsewhere/far", recursive=True)
+            store.fs.rm(f"{BUCKET}/runs/far", recursive=True)
+        file.write_text(yaml.safe_dump(values | {"run_folder": str(copy)}))
+        assert main(["--config", str(file)]) == 0
+        copied = capsys.readouterr().out
+        assert _steps(copied, "reused") == _steps(again, "reused")
+        assert f"(folder {copy}/training/" in copied
 
 
 def test_of_two_that_make_a_folder_one_is_told_that_it_did(store: UPath, tmp_path: Path) -> None:
     for place in (store / "made", tmp_path / "made"):
         assert make_folder(place)
         assert not make_folder(place)
+
+
+def test_drivers_on_machines_that_share_a_store_wait_for_each_other(store: UPath, tmp_path: Path) -> None:
+    """A holder that gives no more signs of life is dead, at once if it was on the same machine."""
+    place, waited, order = store / "locks" / "step", [], []
+    with Lease(place, tmp_path / "a", waited.append, beat_s=0.1, patience_s=60):
+
+        def second() -> None:
+            with Lease(place, tmp_path / "b", waited.append):
+                order.append("second")
+
+        other = Thread(target=second)
+        other.start()
+        while not waited:
+            time.sleep(0.01)
+        order.append("first")
+    other.join()
+    assert order == ["first", "second"]
+    assert waited == [f"{socket.gethostname()}, process {os.getpid()}"]
+
+    dead = Lease(place, tmp_path / "a", waited.append, beat_s=1e6)
+    dead.__enter__()
+    with Lease(place, tmp_path / "a", waited.append):
+        assert len(waited) == 1, "of this machine, and so dead"
+    dead = Lease(place, tmp_path / "a", waited.append, beat_s=1e6)
+    dead.__enter__()
+    with Lease(place, tmp_path / "b", waited.append, patience_s=0.5):
+        assert len(waited) == 2
+        with pytest.raises(LineageError, match="another driver has gone on with this step"):
+            dead.__exit__(None, None, None)
+    assert not place.exists()
 
 
 def test_a_copy_lasts_as_long_as_its_block(store: UPath) -> None:
@@ -134,8 +199,45 @@ def test_what_belongs_to_a_run_and_stays_on_a_machine_has_a_place(store: UPath, 
     assert first == second != folder_of_machine(store / "b")
 
 
-def test_what_reads_its_files_where_they_lie_refuses_a_url(tmp_path: Path) -> None:
-    demo = Path(__file__).parents[2] / "pipelines" / "configs" / "demo.yaml"
-    changes = ["run_folder=s3://bucket/run", "label_check={}", "training.evaluate_every=1"]
-    with pytest.raises(ConfigError, match="s3://bucket/run is a URL, and label_check wants a folder"):
-        load_config(demo, JobConfig, changes)
+def test_an_adaptation_and_a_distillation_leave_everything_in_the_store(
+    store: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Parent and start, recorded losses of labels, their tables and pictures, an adapter, a teacher and its student."""
+    monkeypatch.setenv("POSECORE_CACHE", str(tmp_path / "cache"))
+    write_dataset("syrip", tmp_path / "syrip", num_train=8, num_val=4, image_size=(96, 96), seed=0)
+    torch.manual_seed(0)
+    architecture = ModelConfig(
+        backbone=VitConfig(embed_dim=16, depth=1, num_heads=2), head=ClassicHeadConfig(channels=8), input_size=(64, 48)
+    )
+    save_model(build_model(architecture, {"coco": load_skeleton("coco17")}), tmp_path / "parent")
+    values: dict[str, Any] = {
+        "name": "child",
+        "run_folder": f"s3://{BUCKET}/runs/child",
+        "data_folder": str(tmp_path),
+        "tracking": {"uri": f"sqlite:///{tmp_path / 'mlflow.db'}", "artifact_root": str(tmp_path / "artifacts")},
+        "datasets": [{"name": "syrip", "root": "syrip", "train": "train", "evaluate": "val"}],
+        "training": {"steps": 4, "global_batch": 4, "evaluate_every": 1, "schedule": {"kind": "cosine"}},
+        "inference": {"flip_test": False},
+    }
+    adapting = {"parent": str(tmp_path / "parent"), "target": "syrip", "method": {"strategy": "lora"}}
+    file = tmp_path / "child.yaml"
+    file.write_text(yaml.safe_dump(values | adapting | {"label_check": {"pictures": 2}}))
+    assert adapt(["--config", str(file)]) == 0
+    said = capsys.readouterr().out
+    assert {"proportions:syrip", "train", "labels:syrip", "report"} <= set(_steps(said, "ran"))
+    written = {path.name for path in (store / "runs" / "child").rglob("*")}
+    assert {"step_000000004.npz", "suspicious_labels.csv", "adapter_model.safetensors", "adaptation.html"} <= written
+    child = re.findall(r"\(folder (\S+)\)", said)[0]
+    assert child.startswith(f"s3://{BUCKET}/runs/child/")
+
+    teaching = {"name": "student", "run_folder": f"s3://{BUCKET}/runs/student", "teacher": str(tmp_path / "parent")}
+    teaching |= {"student": architecture.model_dump(mode="json"), "method": {"feature_weight": 0.001}}
+    file.write_text(yaml.safe_dump(values | teaching | {"second_stage": 0.5}))
+    assert distill(["--config", str(file)]) == 0
+    assert {"stage1", "stage2", "measure", "register"} <= set(_steps(capsys.readouterr().out, "ran"))
+
+
+def test_stored_answers_refuse_a_url() -> None:
+    demo = Path(__file__).parents[2] / "pipelines" / "configs" / "distill.yaml"
+    with pytest.raises(ConfigError, match="cache: stored answers are read where they lie, and run_folder s3://b/run"):
+        load_config(demo, DistillationJob, ["run_folder=s3://b/run", "cache=float16"])

@@ -99,7 +99,6 @@ class AdaptationJob(DatasetsJob):
     def _check_datasets(self) -> Self:
         """Heads may be the parent's here, which is read later; see :func:`check_roles`."""
         self._check_names()
-        self._refuse_remote("an adaptation")
         found = [entry for entry in self.datasets if entry.name == self.target]
         if not found or found[0].train is None or found[0].evaluate is None:
             raise ValueError(f"target: {self.target!r} must be an entry of datasets with train and evaluate splits.")

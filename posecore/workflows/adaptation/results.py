@@ -1,11 +1,11 @@
 """What an adaptation ends in: tables of parent and child, the verdict, the registered version and the report."""
 
 import csv
+import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 from rich.table import Table
@@ -20,6 +20,7 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
 from posecore.shards.store import open_store
+from posecore.storage import AnyPath, as_path
 from posecore.viz.adaptation_report import AdaptationReport, LabelFindings, ReportTable, write_adaptation_report
 from posecore.viz.suspects import suspect_pictures
 from posecore.workflows.adaptation.job import AdaptationJob, Group
@@ -118,7 +119,7 @@ def _clinical_rows(row: Change, parent: Mapping[str, float], child: Mapping[str,
 
 
 def _read_clinical(path: str) -> ClinicalResult:
-    return ClinicalResult.from_json(Path(path).read_bytes(), path)
+    return ClinicalResult.from_json(as_path(path).read_bytes(), path)
 
 
 def verdict(
@@ -207,7 +208,7 @@ def report_step(
         checks: the gates.
         version: the child in the registry.
     """
-    path = Path(child.values["run_dir"]) / "adaptation.html"
+    path = as_path(child.values["run_dir"]) / "adaptation.html"
     earlier, later = judged.parent.values["errors"], judged.child.values["errors"]
     compared = _compared(config, start)
     errors = {
@@ -267,20 +268,20 @@ def report_step(
     return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.adaptation.results"])
 
 
-def _label_findings(title: str, target: Split, checked: StepResult, beside: Path) -> LabelFindings:
+def _label_findings(title: str, target: Split, checked: StepResult, beside: AnyPath) -> LabelFindings:
     """What one check found; ``beside`` is the report's folder."""
     page, found = checked.values["page"], suspects(checked)
     if not page:
         return LabelFindings(title=title, told=f"{checked.values['told']}.")
-    with (Path(page).parent / TABLE_NAME).open(newline="") as file:
-        columns, *rows = islice(csv.reader(file), 1 + _WORST_LABELS)
+    table = (as_path(page).parent / TABLE_NAME).read_bytes().decode()
+    columns, *rows = islice(csv.reader(io.StringIO(table, newline="")), 1 + _WORST_LABELS)
     store = open_store(target.location, corrections=target.corrections)
     return LabelFindings(
         title=title,
         told=f"{checked.values['told']}.",
         worst=ReportTable(columns, rows),
         pictures=list(suspect_pictures(store, found, _PICTURES)),
-        page=os.path.relpath(page, beside),
+        page=os.path.relpath(page, str(beside)),
     )
 
 

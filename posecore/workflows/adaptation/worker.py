@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles, own_modules
@@ -47,7 +46,7 @@ class AdaptationWorker(MultiDatasetWorker):
         """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`."""
         self.method.strategy.apply(model, self._roles(model))
 
-    def kept_files(self, checkpoint: AnyPath, run_dir: Path) -> tuple[AnyPath, ...]:
+    def kept_files(self, checkpoint: AnyPath, run_dir: AnyPath) -> tuple[AnyPath, ...]:
         """The low-rank updates in the files of ``peft``; only they, and what was trained whole, are read."""
         trained = self.trained(checkpoint)
         assert isinstance(trained, TrainedModel), "a child is a model of its own"
@@ -57,8 +56,7 @@ class AdaptationWorker(MultiDatasetWorker):
         wanted = tuple(f"{name}." for name in modules)
         model = trained.fill(lambda name: is_low_rank(name) or name.startswith(wanted))
         folder = run_dir / "adapter"
-        save_adapter(model, folder, modules, self.parent)
-        return tuple(sorted(folder.iterdir()))
+        return save_adapter(model, folder, modules, self.parent)
 
     def _roles(self, model: PoseModel) -> Roles:
         replayed = tuple(dict.fromkeys(model.owner(name) for name in self.method.replayed))

@@ -90,9 +90,13 @@ class DistillationJob(DatasetsJob):
 
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
-        self._refuse_remote("a distillation")
         self.mixture()  # refuses what contradicts itself before anything starts
         if self.cache is not None:
+            if "://" in self.run_folder:
+                raise ValueError(
+                    f"cache: stored answers are read where they lie, and run_folder {self.run_folder} is a URL; leave "
+                    "the cache out, or name a folder that every node mounts."
+                )
             check_cache(self.cache, self.datasets, self.loading)
         return self
 

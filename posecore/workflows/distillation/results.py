@@ -1,7 +1,6 @@
 """What a distillation ends in: the student registered, and tables of student and teacher."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.table import Table
 
@@ -12,6 +11,7 @@ from posecore.lineage.versions import COST
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.saving import WEIGHTS_FILE, load_model
+from posecore.storage import AnyPath, as_path
 from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.distillation.teacher import TeacherFiles
 from posecore.workflows.judge_step import as_registered
@@ -24,7 +24,7 @@ def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFi
     folders = {"student": student.values["folder"], "teacher": teacher.source.source}
 
     def execute(log: RunLog) -> Outputs:
-        measured = {who: _measured(Path(folder)) for who, folder in folders.items()}
+        measured = {who: _measured(as_path(folder)) for who, folder in folders.items()}
         log.log_metrics({f"{who}/{name}": value for who, values in measured.items() for name, value in values.items()})
         return Outputs(dict(measured))
 
@@ -32,7 +32,7 @@ def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFi
     return workflow.step("measure", execute, inputs=inputs, code=["posecore.models.latency", "posecore.models.cost"])
 
 
-def _measured(folder: Path) -> dict[str, float]:
+def _measured(folder: AnyPath) -> dict[str, float]:
     model = load_model(folder)
     cost = model_cost(model.config, {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()})
     return {

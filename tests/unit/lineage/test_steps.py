@@ -1,4 +1,5 @@
 import multiprocessing
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,7 +12,17 @@ from mlflow.exceptions import MlflowException
 
 from posecore.config import Config
 from posecore.errors import LineageError
-from posecore.lineage.steps import EVERYTHING, OutputFile, Outputs, Reuse, StepResult, Workflow, close_dead_runs
+from posecore.lineage.contents import Made, made_by
+from posecore.lineage.steps import (
+    EVERYTHING,
+    OutputFile,
+    Outputs,
+    Reuse,
+    StepResult,
+    Workflow,
+    close_dead_runs,
+    outputs_everywhere,
+)
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
 
@@ -32,28 +43,52 @@ def submit(
         calls.append("first")
         target.write_text(f"content {settings.value % 10}")
         run.log_metrics({"PCKh@0.5": 1.0})
-        return Outputs({"rows": 3}, (OutputFile.of(target),))
+        told = f"see {target}, and {folder}-not/this"
+        made = (Made("answers", "a" * 64, str(target)),)
+        return Outputs({"rows": 3, "target": str(target), "told": told}, (OutputFile.of(target),), made=made)
 
     def second(run: RunLog) -> Outputs:
         calls.append("second")
-        return Outputs({"text": target.read_text()})
+        return Outputs({"text": Path(one.values["target"]).read_text()})
 
     with Workflow(tracking, "job", folder, settings, reuse=reuse, report=lambda line: None) as workflow:
         one = workflow.step("first", first, inputs={"settings": settings}, code=CODE)
-        two = workflow.step("second", second, inputs={"first": one}, code=CODE)
+        two = workflow.step("second", second, inputs={"first": one, "out": str(folder / "page")}, code=CODE)
     return [one, two]
 
 
 def test_an_identical_submission_reuses_every_step(tracking: Tracking, tmp_path: Path) -> None:
     calls: list[str] = []
     ran = submit(tracking, tmp_path, Settings(), calls)
-    started = time.monotonic()
     reused = submit(tracking, tmp_path, Settings(), calls)
-    assert time.monotonic() - started < 5
     assert calls == ["first", "second"]
     assert [step.reused for step in reused] == [True, True]
     assert [step.run_id for step in reused] == [step.run_id for step in ran]
     assert [step.outputs for step in reused] == [step.outputs for step in ran]
+
+
+def test_a_run_that_was_copied_is_the_same_run(tracking: Tracking, tmp_path: Path) -> None:
+    calls: list[str] = []
+    ran = submit(tracking, tmp_path / "run", Settings(), calls)
+    elsewhere = submit(tracking, tmp_path / "new", Settings(), calls)
+    assert [step.outputs for step in elsewhere] == [step.outputs for step in ran]
+    assert [step.reused for step in elsewhere] == [True, False], "what says that it writes here is made here"
+    shutil.copytree(tmp_path / "run", tmp_path / "copy")
+    shutil.rmtree(tmp_path / "run")
+    copied = submit(tracking, tmp_path / "copy", Settings(), calls)
+    assert [step.reused for step in copied] == [True] * 2
+    assert [step.digest for step in copied] == [step.digest for step in ran]
+    target = str(tmp_path / "copy" / "first.txt")
+    assert copied[0].outputs.files[0].path == copied[0].values["target"] == target
+    assert copied[0].values["told"] == f"see {target}, and {tmp_path / 'run-not'}/this"
+    assert calls == ["first", "second", "second"]
+    tags = tracking.client.get_run(ran[0].run_id).data.tags
+    places = [str(tmp_path / name / "first.txt") for name in ("run", "copy")]
+    assert [made.place for made in made_by(tags)] == places, "whoever withdraws pictures finds both"
+    everywhere = outputs_everywhere(RunLog(tracking, ran[0].run_id))
+    assert [outputs.files[0].path for outputs in everywhere] == places
+    submit(tracking, tmp_path / "new", Settings(), calls)
+    assert calls[3:] == ["first"], "what does not lie where it ran is made again"
 
 
 def test_only_what_depends_on_a_change_runs_again(tracking: Tracking, tmp_path: Path) -> None:
