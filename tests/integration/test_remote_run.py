@@ -199,6 +199,7 @@ def test_what_belongs_to_a_run_and_stays_on_a_machine_has_a_place(store: UPath, 
     assert first == second != folder_of_machine(store / "b")
 
 
+@pytest.mark.slow
 def test_an_adaptation_and_a_distillation_leave_everything_in_the_store(
     store: UPath, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
