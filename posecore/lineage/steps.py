@@ -23,7 +23,7 @@ from mlflow.entities import Run
 from pydantic import TypeAdapter, ValidationError
 
 from posecore.config import Config, digest_json
-from posecore.errors import IntegrityError, LineageError
+from posecore.errors import IntegrityError, LineageError, StorageError
 from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
@@ -76,12 +76,20 @@ class OutputFile:
 
         Args:
             verify: read it in any case, and not only if its modification time differs.
+
+        Raises:
+            StorageError: a disk or store does not say; what is gone is made again, so that is not guessed.
         """
         path = as_path(self.path)
         try:
             stat = path.stat()
-        except OSError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
+        except OSError as error:
+            raise StorageError(
+                f"{path}: it cannot be told whether it is still there ({error.strerror or error}); see to its disk or "
+                "store, and submit the job again."
+            ) from None
         if stat.st_size != self.size_bytes:
             return False
         return (not verify and stat.st_mtime == self.mtime) or self._has_content(path)

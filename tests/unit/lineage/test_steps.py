@@ -11,7 +11,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 
 from posecore.config import Config
-from posecore.errors import LineageError
+from posecore.errors import LineageError, StorageError
 from posecore.lineage.contents import Made, made_by
 from posecore.lineage.steps import (
     EVERYTHING,
@@ -55,6 +55,19 @@ def submit(
         one = workflow.step("first", first, inputs={"settings": settings}, code=CODE)
         two = workflow.step("second", second, inputs={"first": one, "out": str(folder / "page")}, code=CODE)
     return [one, two]
+
+
+def test_an_output_that_nobody_can_see_now_is_not_taken_for_gone(tmp_path: Path) -> None:
+    """A step that took days would run again, because a store was slow to answer once."""
+    target = tmp_path / "weights"
+    target.write_text("content")
+    file = OutputFile.of(target)
+    assert file.is_alive()
+    target.unlink()
+    assert not file.is_alive()
+    target.symlink_to(target)  # asking for it is an error, but not that of a missing file
+    with pytest.raises(StorageError, match=r"weights: it cannot be told whether it is still there \(Too many levels"):
+        file.is_alive()
 
 
 def test_an_identical_submission_reuses_every_step(tracking: Tracking, tmp_path: Path) -> None:
