@@ -231,10 +231,12 @@ def _complaint(job: Job) -> str | None:
 
 
 def end_group(process: Process) -> None:
-    """Whatever is left of the job's processes."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGCONT)
-        os.killpg(process.pid, signal.SIGKILL)
+    """Whatever is left of the job's processes: a worker that lived on would write one more checkpoint."""
+    while left := processes_of(process):  # more than its process group: Ray gives workers groups of their own
+        for pid in left:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        time.sleep(0.05)
     process.wait()
 
 
@@ -261,7 +263,7 @@ def processes_of(process: Process, program: str = "") -> list[int]:
     for folder in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             title = (folder / "cmdline").read_bytes().partition(b"\0")[0].decode(errors="replace")
-            session = int((folder / "stat").read_text().rpartition(")")[2].split()[3])
-            if session == process.pid and program in title:
+            state, *_, session = (folder / "stat").read_text().rpartition(")")[2].split()[:4]
+            if int(session) == process.pid and state != "Z" and program in title:
                 found.append(int(folder.name))
     return found

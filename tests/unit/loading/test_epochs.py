@@ -50,6 +50,13 @@ def test_what_goes_wrong_is_said_to_whoever_asks():
         Epochs(draw)[4]
 
 
+@pytest.mark.parametrize(("least", "is_large"), [(240, True), (241, False)])
+def test_an_epoch_is_large_by_its_samples(tmp_path, monkeypatch, least, is_large):
+    monkeypatch.setattr(mixture_module, "LEAST_SAMPLES", least)
+    sampler(tmp_path)
+    assert (tmp_path / "orders").exists() == is_large
+
+
 @pytest.mark.usefixtures("large")
 @pytest.mark.parametrize("blocked", [False, True])
 def test_files_hold_what_a_thread_would_have_drawn(tmp_path, blocked):

@@ -1,6 +1,7 @@
 """Tables mapped from disk: the same rows, one copy, kept while in use, bounded."""
 
 import io
+import shutil
 import uuid
 from pathlib import Path
 
@@ -74,6 +75,14 @@ def test_a_file_with_other_content_is_refused(split, tmp_path):
     with pytest.raises(IntegrityError, match=r"index.parquet: not the table that its manifest names"):
         mapped_table(path, "0" * 64, tmp_path / "tables")
     assert list((tmp_path / "tables").iterdir()) == []
+
+
+def test_a_large_table_that_is_gone_is_named(split, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "LEAST_ROWS", 1)
+    folder = shutil.copytree(split.location, tmp_path / "split")
+    (folder / "images.parquet").unlink()
+    with pytest.raises(IntegrityError, match=r"images.parquet: the table is missing"):
+        ShardStore(folder, CacheConfig(folder=tmp_path))
 
 
 def test_a_remote_table_is_mapped(split, tmp_path):
