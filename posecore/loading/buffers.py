@@ -2,11 +2,13 @@
 
 import math
 import weakref
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 _MOST_FREE = 4
+_Memory = TypeVar("_Memory", bytearray, memoryview)
 
 
 class ImageBuffers:
@@ -40,7 +42,7 @@ class ByteBuffers:
     """
 
     def __init__(self) -> None:
-        self._free: list[bytearray] = []
+        self._free: list[memoryview] = []
 
     def take(self, num_bytes: int) -> NDArray[np.uint8]:
         """So many bytes, or up to half as many more, of any content."""
@@ -48,12 +50,13 @@ class ByteBuffers:
             if num_bytes <= len(self._free[place]) <= 1.5 * num_bytes:
                 return _lent(self._free.pop(place), self._free)
         del self._free[:-_MOST_FREE]
-        return _lent(bytearray(num_bytes), self._free)
+        # A bytearray would be filled with zeros while no other thread can go on.
+        return _lent(np.empty(num_bytes, np.uint8).data, self._free)
 
 
-def _lent(memory: bytearray, free: list[bytearray]) -> NDArray[np.uint8]:
+def _lent(memory: _Memory, free: list[_Memory]) -> NDArray[np.uint8]:
     """The memory as an array, which returns among what is free when it is gone."""
-    # Numpy makes every view refer to the innermost array, which is this one, because a bytearray is none.
+    # Numpy makes every view refer to the innermost array, which is this one, because what it is made of is none.
     array = np.frombuffer(memory, np.uint8)
     weakref.finalize(array, free.append, memory).atexit = False
     return array

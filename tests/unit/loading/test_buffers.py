@@ -70,8 +70,11 @@ def test_memory_of_a_gone_image_serves_one_that_is_about_as_large():
 def test_little_memory_is_kept_for_later():
     buffers = ByteBuffers()
     arrays = [buffers.take(100 << number) for number in range(8)]
+    places = [address(array) for array in arrays]
     while arrays:
-        arrays.pop(0)[:] = 1
-    assert not buffers.take(100 << 8).any()  # fits none of those
-    assert buffers.take(100 << 7).all()
-    assert not buffers.take(100).any()
+        arrays.pop(0)
+    assert address(buffers.take(100 << 8)) not in places[4:]  # fits none of those
+    for number in range(4, 8):
+        assert address(buffers.take(100 << number)) == places[number]
+    buffers.take(100)
+    assert len(buffers._free) <= 5

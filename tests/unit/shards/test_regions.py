@@ -36,6 +36,11 @@ def test_regions_are_what_pycocotools_draws_and_crowds_and_unlabelled_bodies_are
     assert ignore_rle(record(instance("a"))) is None
 
 
+def test_a_box_as_large_as_the_image_is_all_of_it():
+    for box in ((0.0, 0.0, float(WIDTH), float(HEIGHT)), (-5.0, -5.0, WIDTH + 9.0, HEIGHT + 9.0)):
+        assert pixels(ignore_rle(record(instance("a", bbox_xywh=box, keypoints=NO_POINTS)))).all()
+
+
 def test_two_polygons_are_one_region_and_two_points_are_none():
     of = record(instance("a", segmentation=[*POLYGON, [30.0, 5.0, 50.0, 5.0, 50.0, 35.0], [1.0, 2.0, 3.0, 4.0]]))
     check_regions([body.segmentation for body in of.instances], HEIGHT, WIDTH)
