@@ -16,8 +16,9 @@ def rows(values):
 
 @pytest.mark.parametrize(("method", "name"), [("percentile", "percentile"), ("bca", "BCa")])
 @pytest.mark.parametrize("level", [0.95, 0.8])
-def test_intervals_of_a_mean_are_scipys(method, name, level):
-    values = np.random.default_rng(3).lognormal(size=23)
+@pytest.mark.parametrize("unit", [1, 0.01])
+def test_intervals_of_a_mean_are_scipys(method, name, level, unit):
+    values = np.random.default_rng(3).lognormal(size=23) * unit
     settings = BootstrapSettings(resamples=1000, seed=11, method=method, level=level)
     (ours,) = bootstrap_by_subject(rows(values), mean, settings)
     theirs = stats.bootstrap(

@@ -7,7 +7,7 @@ from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings, bootstrap_by_subject
-from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, evaluate_clinic, torso_points
+from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, torso_points
 from posecore.evaluation.torso import evaluate_torso
 from posecore.evaluation.traits import NOT_STATED, Traits
 from posecore.lineage.tracking import metric_name
@@ -240,6 +240,13 @@ def test_the_torso_ends_where_the_definition_or_the_union_names_say():
     stated = EvaluationDefinition(protocol="torso", options={"neck": ["neck"], "hip": ["global"]})
     assert torso_points(stated, minirgbd) == (("neck",), ("global",))
     assert torso_points(DEFINITION, load_skeleton("ap10k17")) is None
+
+
+def test_a_set_can_be_judged_if_a_body_of_it_has_a_torso(case):
+    truth, _, _ = case
+    assert can_judge(truth, COCO, DEFINITION)
+    assert not can_judge(truth.take(np.zeros(len(truth), bool)), COCO, DEFINITION)
+    assert not can_judge(truth, load_skeleton("ap10k17"), DEFINITION)
 
 
 def test_what_cannot_be_judged_is_refused_in_one_sentence(case):

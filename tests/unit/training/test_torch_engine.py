@@ -56,6 +56,16 @@ def test_a_small_gradient_is_not_clipped() -> None:
     assert _step(9.0, ROWS)[0] == {"first": [3.0, 0.0], "second": [0.0, 8.0]}
 
 
+def test_a_step_is_as_large_as_its_rate() -> None:
+    """AdamW's first step is the rate itself, whatever the gradient."""
+    for factor in (1.0, 0.25):
+        model = _Slopes()
+        config = OptimizerConfig(lr=0.1, weight_decay=0, clip_norm=None)
+        settings = EngineSettings(optimizer=config, micro_batch=4, accumulation=1, device=torch.device("cpu"))
+        build_engine(TorchEngineConfig(), model, settings).step([ROWS], factor)
+        assert model.first.tolist() == pytest.approx([-0.1 * factor, 0])
+
+
 def test_weights_that_do_not_learn_are_not_rounded_for_good() -> None:
     method = _Slopes()
     method.first.requires_grad = False
