@@ -198,3 +198,7 @@ def test_late_augmentation_counts_for_the_reach():
     assert (first.scale, both.scale, both.turns) == (1.5, 1.9, True)
     assert not both.lacks(first)
     assert first.lacks(both) == ["scale 1.9 (cut for 1.5)"]
+    other = LateAugmentConfig(from_pass=1, augment=AugmentConfig(half_body_rule="mmpose"))
+    with pytest.raises(ConfigError, match=r"late\.augment: another half_body_rule than before"):
+        reach_of(AugmentConfig(), other)
+    assert reach_of(AugmentConfig(half_body_probability=0), other).half_bodies == "mmpose"
