@@ -221,7 +221,8 @@ from posecore.lineage.tracking import Tracking
 
 def slow(run):
     Path(sys.argv[3], "started").touch()
-    time.sleep(float(sys.argv[4]))
+    while not Path(sys.argv[3], "enough").exists():
+        time.sleep(0.02)
     return Outputs({"by": "other"})
 
 with Workflow(Tracking(sys.argv[1], "x", sys.argv[2]), "job", sys.argv[3], Config()) as workflow:
@@ -229,8 +230,9 @@ with Workflow(Tracking(sys.argv[1], "x", sys.argv[2]), "job", sys.argv[3], Confi
 """
 
 
-def start_driver(tracking: Tracking, folder: Path, seconds: float) -> "subprocess.Popen[bytes]":
-    arguments = [tracking.uri, tracking.experiment_id, str(folder), str(seconds)]
+def start_driver(tracking: Tracking, folder: Path) -> "subprocess.Popen[bytes]":
+    """Another driver, in the midst of its step until there is a file ``enough``."""
+    arguments = [tracking.uri, tracking.experiment_id, str(folder)]
     driver = subprocess.Popen([sys.executable, "-c", DRIVER, *arguments])
     deadline = time.monotonic() + 60
     while not (folder / "started").exists():
@@ -241,7 +243,7 @@ def start_driver(tracking: Tracking, folder: Path, seconds: float) -> "subproces
 
 
 def test_runs_of_a_killed_driver_are_closed_and_the_step_runs_again(tracking: Tracking, tmp_path: Path) -> None:
-    driver = start_driver(tracking, tmp_path, 600)
+    driver = start_driver(tracking, tmp_path)
     assert close_dead_runs(tracking) == 0, "a living driver's runs were closed"
     driver.send_signal(signal.SIGKILL)
     driver.wait()
@@ -253,9 +255,14 @@ def test_runs_of_a_killed_driver_are_closed_and_the_step_runs_again(tracking: Tr
 
 
 def test_a_second_driver_waits_and_then_reuses(tracking: Tracking, tmp_path: Path) -> None:
-    driver = start_driver(tracking, tmp_path, 1.0)
+    driver = start_driver(tracking, tmp_path)
     lines: list[str] = []
-    with Workflow(tracking, "job", tmp_path, Config(), report=lines.append) as workflow:
+
+    def report(line: str) -> None:
+        lines.append(line)
+        (tmp_path / "enough").touch()
+
+    with Workflow(tracking, "job", tmp_path, Config(), report=report) as workflow:
         result = workflow.step("slow", lambda run: Outputs({"by": "us"}), inputs={}, code=CODE)
     assert driver.wait() == 0
     assert result.reused
