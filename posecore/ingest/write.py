@@ -8,7 +8,6 @@ import errno
 import hashlib
 import os
 import re
-import tempfile
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -277,11 +276,8 @@ def whole_file(path: AnyPath) -> Iterator[FileIO]:
                 os.fsync(file.fileno())
             aside.replace(path)
         return
-    with tempfile.TemporaryDirectory(prefix="posecore-ingest-") as folder:
-        local = Path(folder) / path.name
-        with FileIO(local, "wb") as file:
-            yield file
-        put_whole(local, path)
+    with put_whole(path) as file:
+        yield file
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """Cuts the picture of every body of an ingested split beforehand: what its augmented crops can show, at their scale."""
 
 import hashlib
-import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -281,11 +280,8 @@ def _whole(path: AnyPath) -> Iterator[FileIO]:
         with written_aside(path) as aside, FileIO(aside, "wb") as file:
             yield file
         return
-    with tempfile.TemporaryDirectory(prefix="posecore-precut-") as scratch:
-        local = Path(scratch) / path.name
-        with FileIO(local, "wb") as file:
-            yield file
-        put_whole(local, path)
+    with put_whole(path) as file:
+        yield file
 
 
 def _one_by_one(

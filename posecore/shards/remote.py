@@ -1,10 +1,14 @@
 """Using a remote store that may lose the connection: asked again, a few times, then given up in one sentence."""
 
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from io import FileIO
 from pathlib import Path
 from typing import TypeVar
+
+from upath import UPath
 
 from posecore.errors import PoseCoreError, StorageError
 from posecore.storage import AnyPath, TooLarge
@@ -51,14 +55,18 @@ def asked_again(path: AnyPath, read: Callable[[], T], done: str = "read") -> T:
         ) from None
 
 
-def put_whole(local: Path, path: AnyPath) -> None:
-    """Stores a file in one put, so that it is there whole or not at all; tried again where the store fails.
+@contextmanager
+def put_whole(path: UPath) -> Iterator[FileIO]:
+    """A local file that is stored when the block ends, in one put: it is there whole or not at all.
 
     Raises:
         StorageError: every try failed.
     """
-    assert not isinstance(path, Path), path
-    asked_again(path, lambda: path.fs.put_file(str(local), path.path), "written")
+    with tempfile.TemporaryDirectory(prefix="posecore-") as scratch:
+        local = Path(scratch) / path.name
+        with FileIO(local, "wb") as file:
+            yield file
+        asked_again(path, lambda: path.fs.put_file(str(local), path.path), "written")
 
 
 def read_whole(path: AnyPath) -> bytes:
