@@ -8,7 +8,6 @@ has records made of them.
 
 import pickle
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -104,10 +103,9 @@ def pictures_of(block: pa.Table, job: IngestJob) -> Iterator[Picture]:
 def samples_of(block: pa.Table) -> Samples:
     """The samples of a shard on its way, as they are written; a picture that a stage has changed is hashed."""
     annotations = _annotations(block)
-    edges = np.searchsorted(annotations.image_rows, np.arange(annotations.images.num_rows + 1)).tolist()
     found = (
-        Sample(row, range(first, last), source_image(data, digest), None if depth is None else source_image(depth))
-        for row, ((first, last), (data, depth, digest)) in enumerate(zip(pairwise(edges), _files(block), strict=True))
+        Sample(row, bodies, source_image(data, digest), None if depth is None else source_image(depth))
+        for row, (bodies, (data, depth, digest)) in enumerate(zip(annotations.bodies(), _files(block), strict=True))
     )
     return Samples(annotations, found)
 

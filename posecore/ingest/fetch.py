@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, replace
-from itertools import groupby, pairwise, takewhile
+from itertools import groupby, takewhile
 from pathlib import Path
 from typing import NamedTuple, TypeAlias, TypeVar
 
@@ -132,10 +132,9 @@ def in_columns(job: IngestJob, examined: Iterable[Examined]) -> Iterator[Samples
     """Samples whose records are columns, some at a time: a table costs as much for one record as for many."""
     for some in _some_at_a_time(examined):
         annotations = to_annotations([sample.record for sample in some], job.definition.skeleton.num_keypoints)
-        edges = np.searchsorted(annotations.image_rows, np.arange(len(some) + 1)).tolist()
         found = [
-            Sample(row, range(first, last), sample.image, sample.depth)
-            for row, (sample, (first, last)) in enumerate(zip(some, pairwise(edges), strict=True))
+            Sample(row, bodies, sample.image, sample.depth)
+            for row, (sample, bodies) in enumerate(zip(some, annotations.bodies(), strict=True))
         ]
         yield Samples(annotations, found)
 
@@ -213,12 +212,13 @@ def _read_rows(job: IngestJob, annotations: Annotations, tally: Tally) -> Iterat
         _Wanted(image, width, height, None if depth is None else DepthImage(image=depth, metres_per_unit=metres))
         for image, width, height, depth, metres in zip(*(images[name].to_pylist() for name in names), strict=True)
     ]
-    edges = np.searchsorted(annotations.image_rows, np.arange(len(wanted) + 1)).tolist()
     farthest = np.zeros(len(wanted))
     np.maximum.at(farthest, annotations.image_rows, reaches(instances))
     tally.enter_many(IMAGE_STAGE, len(wanted), instances.num_rows)
-    for row, ((_, pictures), far) in enumerate(zip(_with_images(job, wanted), farthest.tolist(), strict=True)):
-        bodies: Sequence[int] = range(edges[row], edges[row + 1])
+    of_images: list[Sequence[int]] = [*annotations.bodies()]
+    for row, ((_, pictures), bodies, far) in enumerate(
+        zip(_with_images(job, wanted), of_images, farthest.tolist(), strict=True)
+    ):
         if isinstance(pictures, Unusable):
             record = record_of(job, annotations, row, bodies)
             tally.reject_image(IMAGE_STAGE, reject_image(record, pictures.reason, pictures.detail), record)

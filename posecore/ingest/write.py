@@ -365,8 +365,8 @@ def _rows(
             sources[record.depth.image] = record.depth.size_bytes
         found.append((key, _place(number, parts, checksums, (record.digest, record.width, record.height))))
         records.append(record)
-    rows, first = IndexRows(to_annotations(records, num_keypoints)), 0
-    for row, ((key, place), record) in enumerate(zip(found, records, strict=True)):
-        rows.add(key, row, range(first, first + len(record.instances)), place)
-        first += len(record.instances)
+    annotations = to_annotations(records, num_keypoints)
+    rows = IndexRows(annotations)
+    for row, ((key, place), bodies) in enumerate(zip(found, annotations.bodies(), strict=True)):
+        rows.add(key, row, bodies, place)
     return rows.tables(), sources

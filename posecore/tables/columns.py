@@ -7,6 +7,7 @@ same units and frames. What has no fixed shape (segmentations, extras) is JSON t
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import pyarrow as pa
@@ -151,6 +152,11 @@ class Annotations:
     def image_rows(self) -> NDArray[np.int64]:
         """(n,) the row of each instance's image."""
         return self.instances["image_row"].to_numpy()
+
+    def bodies(self) -> list[range]:
+        """Rows of the instances of each image."""
+        edges = np.searchsorted(self.image_rows, np.arange(self.images.num_rows + 1)).tolist()
+        return [range(*ends) for ends in pairwise(edges)]
 
 
 def with_image_rows(instances: pa.Table, rows: NDArray[np.int64]) -> pa.Table:
