@@ -17,7 +17,7 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.shards.store import open_store
 from posecore.viz.augmentation_sheet import write_augmentation_sheet
-from posecore.viz.dataset_gallery import write_dataset_gallery
+from posecore.viz.dataset_gallery import write_dataset_gallery, write_worst
 
 
 def add(commands: Commands) -> None:
@@ -36,6 +36,7 @@ def add(commands: Commands) -> None:
     check.add_argument("name", help="a dataset, or the path of a dataset.yaml")
     check.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")
     check.add_argument("--split", help="default: every split whose annotations are there")
+    check.add_argument("--out", help="folder to draw the three worst bodies of each split into")
     check.set_defaults(run=_check_dataset)
     augmentations = actions.add_parser(
         "augmentations", help="write an HTML gallery and a PNG contact sheet of crops as training will see them"
@@ -118,6 +119,11 @@ def _check_dataset(options: argparse.Namespace) -> int:
         report = check_split(definition, split, options.root, made_of(definition), may_scale(definition))
         print(report)
         healthy &= not report.has_errors
+        if report.worst and options.out:
+            page = write_worst(definition, options.root, report.worst, f"{options.out}/{split}")
+            print(f"  the three worst bodies: {page}")
+        elif report.worst and report.has_errors:
+            print("  to see the three worst bodies, add --out FOLDER")
         if report.sample:
             stages = check_stages(definition, split, options.root, report.sample)
             print(stages)

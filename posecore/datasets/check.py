@@ -19,7 +19,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.datasets.finding import MAX_EXAMPLES, Finding, Severity
 from posecore.datasets.image_files import TRANSPOSED, examine, fitting_reading, value_range
-from posecore.datasets.relations import columns_of, relations
+from posecore.datasets.relations import columns_of, relations, worst_records
 from posecore.datasets.sample import Sample
 from posecore.datasets.seen import Seen
 from posecore.errors import DatasetError, ImageHeaderError
@@ -77,6 +77,7 @@ class CheckReport:
         num_subjects: different subjects they state; 0 if none.
         findings: errors first.
         sample: some of its records, to try the stages on.
+        worst: the three records, each with one body, whose labels fit each other worst, to look at.
     """
 
     dataset: str
@@ -86,6 +87,7 @@ class CheckReport:
     num_subjects: int
     findings: tuple[Finding, ...]
     sample: tuple[Record, ...] = ()
+    worst: tuple[Record, ...] = ()
 
     @property
     def has_errors(self) -> bool:
@@ -154,6 +156,7 @@ def check_split(
         num_subjects=len(tally.subjects),
         findings=tuple(sorted(findings, key=lambda finding: finding.severity)),
         sample=tuple(sample.records),
+        worst=tally.worst(),
     )
 
 
@@ -238,6 +241,10 @@ class _Tally:
             found.append(Finding(severity="warning", code="areas-are-boxes", message=problem))
         bodies = columns_of(self.related.records, self.skeleton.num_keypoints)
         return [*found, *self._origins(), *self._turned(), *self._depths(), *relations(bodies, self.skeleton)]
+
+    def worst(self) -> tuple[Record, ...]:
+        records = self.related.records
+        return tuple(worst_records(records, columns_of(records, self.skeleton.num_keypoints)))
 
     def _origins(self) -> list[Finding]:
         if not self.at_origin.any():

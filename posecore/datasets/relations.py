@@ -42,12 +42,14 @@ class Bodies:
 
     Attributes:
         names: (n,) picture and id, for people.
+        records: (n,) position of each body's record among those given.
         boxes: (n, 4) x, y, width, height in pixels.
         sizes: (n, 2) width and height of the pictures in pixels; NaN where not known.
         points: (n, K, 2) x, y in pixels; NaN where not labelled, or at exactly (0, 0).
     """
 
     names: tuple[str, ...]
+    records: tuple[int, ...]
     boxes: Array
     sizes: Array
     points: Array
@@ -77,19 +79,20 @@ def columns_of(records: Sequence[Record], num_keypoints: int) -> Bodies:
         records: their width and height are those of the pictures, 0 where not known.
         num_keypoints: K.
     """
-    found: list[tuple[Record, Instance]] = [
-        (record, body)
-        for record in records
+    found: list[tuple[int, Record, Instance]] = [
+        (position, record, body)
+        for position, record in enumerate(records)
         for body in record.instances
         if not body.is_crowd and body.keypoints.shape == (num_keypoints, 3)
         if np.isfinite(body.bbox_xywh).all() and min(body.bbox_xywh[2:]) > 0
     ]
-    points = np.array([body.keypoints for _, body in found], np.float64).reshape(len(found), num_keypoints, 3)
+    points = np.array([body.keypoints for _, _, body in found], np.float64).reshape(len(found), num_keypoints, 3)
     unknown = (points[..., 2] <= 0) | ~np.isfinite(points[..., :2]).all(axis=-1) | (points[..., :2] == 0).all(axis=-1)
-    sizes = np.array([(record.width, record.height) for record, _ in found], np.float64).reshape(-1, 2)
+    sizes = np.array([(record.width, record.height) for _, record, _ in found], np.float64).reshape(-1, 2)
     return Bodies(
-        names=tuple(f"{record.image}, instance {body.id}" for record, body in found),
-        boxes=np.array([body.bbox_xywh for _, body in found], np.float64).reshape(-1, 4),
+        names=tuple(f"{record.image}, instance {body.id}" for _, record, body in found),
+        records=tuple(position for position, _, _ in found),
+        boxes=np.array([body.bbox_xywh for _, _, body in found], np.float64).reshape(-1, 4),
         sizes=np.where(sizes > 0, sizes, np.nan),
         points=np.where(unknown[..., None], np.nan, points[..., :2]),
     )
@@ -106,6 +109,35 @@ def worst(bodies: Bodies) -> list[int]:
     """Rows of the bodies with points outside their widened box, those with the largest share of them first."""
     outside = np.nan_to_num(bodies.outside())
     return [int(row) for row in np.argsort(-outside, kind="stable") if outside[row] > 0]
+
+
+def worst_records(records: Sequence[Record], bodies: Bodies, number: int = 3) -> list[Record]:
+    """The records of the bodies that fit their box and picture worst, each with that body alone.
+
+    What does not fit is the share of points outside the widened box, that of the box outside the picture, and how far
+    the middle of the points is from that of the box.
+
+    Args:
+        records: those that ``bodies`` are of.
+        bodies: their columns.
+        number: of records at most.
+    """
+    low = np.maximum(bodies.boxes[:, :2], 0)
+    high = np.minimum(bodies.boxes[:, :2] + bodies.boxes[:, 2:], np.nan_to_num(bodies.sizes, nan=np.inf))
+    inside = np.maximum(high - low, 0).prod(axis=1) / bodies.boxes[:, 2:].prod(axis=1)
+    off = np.zeros(len(bodies.boxes))
+    labelled = np.flatnonzero(bodies.num_labelled > 0)
+    off[labelled] = np.abs(_offsets(bodies, labelled)).max(axis=1, initial=0)
+    misfit = np.nan_to_num(bodies.outside()) + (1 - inside) + np.minimum(off, 1)
+    order = [int(row) for row in np.argsort(-misfit, kind="stable")]
+    chosen = {bodies.records[row]: row for row in reversed(order)}
+    rows = sorted(chosen.values(), key=order.index)[:number]
+    shown = [(records[bodies.records[row]], bodies.names[row]) for row in rows]
+    return [replace(record, instances=[_named(record, name)]) for record, name in shown]
+
+
+def _named(record: Record, name: str) -> Instance:
+    return next(body for body in record.instances if f"{record.image}, instance {body.id}" == name)
 
 
 def _boxes_and_pictures(bodies: Bodies) -> list[Finding]:
@@ -129,9 +161,14 @@ def _boxes_and_pictures(bodies: Bodies) -> list[Finding]:
 
 def _offset(bodies: Bodies, rows: NDArray[np.bool_]) -> Array:
     """(2,) how far the middle of the points is off that of the box, in shares of its sides; the median of some."""
+    return np.asarray(np.median(_offsets(bodies, np.flatnonzero(rows)), axis=0))
+
+
+def _offsets(bodies: Bodies, rows: NDArray[np.int64]) -> Array:
+    """(n, 2) the same of each of some bodies with labelled points."""
     points, boxes = bodies.points[rows], bodies.boxes[rows]
     middle = (np.nanmin(points, axis=1) + np.nanmax(points, axis=1)) / 2
-    return np.asarray(np.median((middle - boxes[:, :2] - boxes[:, 2:] / 2) / boxes[:, 2:], axis=0))
+    return np.asarray((middle - boxes[:, :2] - boxes[:, 2:] / 2) / boxes[:, 2:])
 
 
 def _points_and_boxes(bodies: Bodies) -> list[Finding]:

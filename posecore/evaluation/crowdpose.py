@@ -17,9 +17,20 @@ _EASY_BELOW, _MEDIUM_BELOW = 0.2, 0.8
 
 
 def evaluate_crowdpose(
-    truth: GroundTruth, predictions: Predictions, oks_sigmas: Float[np.ndarray, " K"], area: Float[np.ndarray, " N"]
+    truth: GroundTruth,
+    predictions: Predictions,
+    oks_sigmas: Float[np.ndarray, " K"],
+    area: Float[np.ndarray, " N"],
+    id_0_is_none: bool = False,
 ) -> dict[str, float]:
     """AP, AP50, AP75, AR, AR50, AR75 and the AP of easy, medium and hard images.
+
+    Args:
+        truth: annotations.
+        predictions: detections.
+        oks_sigmas: per-keypoint constants.
+        area: (N,) px².
+        id_0_is_none: as of :func:`~posecore.evaluation.oks.evaluate_oks`.
 
     Raises:
         EvaluationError: images carry no ``crowdIndex``.
@@ -40,6 +51,7 @@ def evaluate_crowdpose(
             area=area[kept],
             ignored=truth.num_keypoints[kept] == 0,
             area_ranges={"all": AREA_RANGES["all"]},
+            id_0_is_none=id_0_is_none,
         )
 
     metrics = on_images(np.ones(len(truth.image_ids), np.bool_)).summary()

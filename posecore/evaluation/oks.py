@@ -3,7 +3,8 @@
 The numbers are those of pycocotools 2.0 (``cocoeval.py``, iouType "keypoints"); only the order of work differs. Instead
 of a loop over images, thresholds, detections and annotations there is one list of candidate pairs, and matching runs
 in rounds: round r gives every image's r-th best detection its partner, at every threshold and area range together.
-One known difference: pycocotools takes a match with an annotation of id 0 for no match; here a match is a match.
+One difference: pycocotools (and faster-coco-eval) take a match with an annotation of id 0 for no match; here a match
+is a match, unless ``id_0_is_none`` asks for their figure.
 
 Measured by ``benchmarks/evaluation.py``.
 """
@@ -21,6 +22,7 @@ from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
 THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 20
+ID_0 = "0"
 AREA_RANGES: Mapping[str, tuple[float, float]] = {
     "all": (0.0, 1e5**2),
     "medium": (32.0**2, 96.0**2),
@@ -125,6 +127,7 @@ def evaluate_oks(
     per_category: bool = False,
     area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
     detection_area: Float[np.ndarray, " D"] | None = None,
+    id_0_is_none: bool = False,
 ) -> OksResult:
     """COCO's keypoint evaluation with at most 20 detections per image and category.
 
@@ -138,6 +141,7 @@ def evaluate_oks(
         area_ranges: name → lowest and highest area in px², both inclusive; must contain "all".
         detection_area: px² by which an unmatched detection counts in an area range; None means the extent of its
             points, as pycocotools' ``loadRes`` sets it.
+        id_0_is_none: a detection that finds the annotation of id "0" has found none, and nobody else may have it.
 
     Raises:
         EvaluationError: predictions and ground truth do not fit together.
@@ -160,8 +164,11 @@ def evaluate_oks(
     pair_detection, pair_truth, pair_oks = _candidates(
         truth, predictions.keypoints[order], group, truth_order, truth_group[truth_order], area, oks_sigmas
     )
+    unseen = np.zeros(len(truth), np.bool_)
+    if id_0_is_none and ID_0 in truth.instance_ids:
+        unseen[truth.instance_ids.index(ID_0)] = True
     matched, on_ignored = _match(
-        pair_detection, pair_truth, pair_oks, group, len(truth), outside, truth.is_crowd
+        pair_detection, pair_truth, pair_oks, group, outside, truth.is_crowd, unseen
     )  # (A, T, D) each
     kept_area = detection_area[order]
     off_range = (kept_area < low) | (kept_area > high)  # (A, D)
@@ -276,19 +283,19 @@ def _match(
     pair_truth: NDArray[np.int64],
     pair_oks: NDArray[np.float64],
     group: NDArray[np.int64],
-    num_truth: int,
     outside: NDArray[np.bool_],
     is_crowd: NDArray[np.bool_],
+    unseen: NDArray[np.bool_],
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
     """Greedy matching by falling score, at every area range and threshold together.
 
     A detection takes its preferred free annotation among those that count; only if there is none, one of the ignored.
-    A crowd is never used up.
+    A crowd is never used up. Whoever takes an unseen annotation has no partner, and it is used up.
 
     Returns:
         (A, T, D) whether a detection found a partner, and whether that partner is ignored in that area range.
     """
-    num_areas, num_thresholds, num_pairs = len(outside), len(THRESHOLDS), len(pair_oks)
+    num_areas, num_thresholds, num_pairs, num_truth = len(outside), len(THRESHOLDS), len(pair_oks), len(unseen)
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[None, :, None]
     taken = np.zeros((num_areas, num_thresholds, num_truth), np.bool_)
     matched = np.zeros((num_areas, num_thresholds, len(group)), np.bool_)
@@ -312,7 +319,7 @@ def _match(
         area, threshold, column = np.nonzero(best >= 0)
         chosen = best[area, threshold, column]
         taken[area, threshold, pair_truth[chosen % num_pairs]] = True
-        matched[area, threshold, detections[now][column]] = True
+        matched[area, threshold, detections[now][column]] = ~unseen[pair_truth[chosen % num_pairs]]
         on_ignored[area, threshold, detections[now][column]] = chosen < num_pairs
     return matched, on_ignored
 

@@ -33,6 +33,7 @@ def evaluate_wholebody(
     skeleton: Skeleton,
     oks_sigmas: Float[np.ndarray, " K"],
     area: Float[np.ndarray, " N"],
+    id_0_is_none: bool = False,
 ) -> dict[str, OksResult]:
     """One OKS result per part of :data:`PARTS` that the skeleton has."""
     body_extent = extent(predictions.keypoints[:, list(skeleton.indices_of_group("body"))])
@@ -55,5 +56,6 @@ def evaluate_wholebody(
             area=area,
             ignored=(part_truth.visibility == 0).all(axis=1),
             detection_area=body_extent,
+            id_0_is_none=id_0_is_none,
         )
     return results

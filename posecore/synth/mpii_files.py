@@ -1,6 +1,7 @@
 """Scenes written as MPII: HRNet's JSON rows and the official MATLAB structure, both with 1-based coordinates."""
 
 import io
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ class MpiiRows:
 
     def __init__(self) -> None:
         self._rows: dict[str, list[dict[str, Json]]] = {}
+        self._head_boxes: dict[str, list[list[float]]] = {}
         self._pictures: list[tuple[str, list[dict[str, Json]]]] = []
 
     def add(self, split: str, file_name: str, scene: Scene) -> None:
@@ -36,6 +38,7 @@ class MpiiRows:
             }
             for person in persons
         )
+        self._head_boxes.setdefault(split, []).extend(person["head_xyxy"] for person in persons)
         self._pictures.append((file_name, persons))
 
     def json_rows(self, split: str) -> list[dict[str, Json]]:
@@ -50,10 +53,27 @@ class MpiiRows:
             single_person=_cells([_alone(persons) for _, persons in self._pictures]),
             version="12",
         )
-        buffer = io.BytesIO()
-        savemat(buffer, {"RELEASE": release}, do_compression=True)  # type: ignore[arg-type]  # stubs know paths only
-        data = buffer.getvalue()
-        return _MAT_HEADER.ljust(116) + data[116:]  # scipy writes the time of day there
+        return _mat_bytes({"RELEASE": release})
+
+    def evaluation_bytes(self, split: str) -> bytes:
+        """The file that the official PCKh reads: joints and head boxes of the JSON's rows, in their order."""
+        rows, boxes = self._rows.get(split, []), self._head_boxes.get(split, [])
+        num_joints = len(MPII_16)
+        missing = 1 - np.array([row["joints_vis"] for row in rows], np.uint8).reshape(-1, num_joints)
+        points = np.array([row["joints"] for row in rows], np.float64).reshape(-1, num_joints, 2)
+        values = {
+            "jnt_missing": missing.T,
+            "pos_gt_src": np.where(missing[..., None], 0, points).transpose(1, 2, 0),
+            "headboxes_src": np.array(boxes, np.float64).reshape(-1, 2, 2).transpose(1, 2, 0),
+        }
+        return _mat_bytes(values)
+
+
+def _mat_bytes(values: dict[str, Any]) -> bytes:
+    buffer = io.BytesIO()
+    savemat(buffer, values, do_compression=True)  # type: ignore[arg-type]  # stubs know paths only
+    data = buffer.getvalue()
+    return _MAT_HEADER.ljust(116) + data[116:]  # scipy writes the time of day there
 
 
 def _person(body: Body) -> dict[str, Json]:

@@ -180,6 +180,7 @@ def write_dataset(
             write_atomically(root / layout.detections, json.dumps(detections(content, _own_seed(settings))).encode())
     if name == "mpii":
         write_atomically(root / "mpii_human_pose_v1_u12_1.mat", rows.mat_bytes())
+        write_atomically(root / "annotations/mpii_gt_val.mat", rows.evaluation_bytes("val"))
     write_atomically(root / _RECEIPT, (settings.model_dump_json(indent=2) + "\n").encode())
     return root
 

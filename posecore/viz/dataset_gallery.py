@@ -1,6 +1,6 @@
 """A look at a dataset as its reader and its stages leave it: images with boxes, points, links and masks drawn."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -50,6 +50,17 @@ def write_dataset_gallery(
         for record in records
     )
     return write_gallery(pictures, out_dir, f"{definition.title}: {split}")
+
+
+def write_worst(definition: DatasetDefinition, root: str | AnyPath, records: Sequence[Record], out_dir: str) -> AnyPath:
+    """Draws the records that a check found to fit worst, as read and before any stage.
+
+    Returns:
+        Path of the contact sheet.
+    """
+    pictures = (_draw(record, as_path(root), definition.skeleton, None, []) for record in records)
+    page = write_gallery(pictures, out_dir, f"{definition.title}: the labels that fit worst", columns=len(records))
+    return page.parent / "contact_sheet.png"
 
 
 def _sample(definition: DatasetDefinition, split: str, root: str | AnyPath, size: int) -> list[Record]:

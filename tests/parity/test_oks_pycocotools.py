@@ -1,11 +1,16 @@
 """Our OKS evaluation against pycocotools: the same numbers to 1e-9, on data with ties, crowds and empty labels."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.evaluation.oks import evaluate_oks
+from posecore.evaluation.protocols import evaluate
+from posecore.skeletons.library import load_skeleton
 from tests.support import coco_reference
 from tests.support.random_poses import COCO_SIGMAS, random_case
 
@@ -67,3 +72,29 @@ def test_a_category_never_annotated_is_not_judged():
     only_first = truth.take(truth.category_id == 1)
     assert (predictions.category_id == 3).any()
     assert_same(only_first, predictions, COCO_SIGMAS, per_category=True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_an_annotation_of_id_0_is_a_match_and_pycocotools_figure_stands_beside_it(seed):
+    truth, predictions = random_case(seed, num_images=12, noise=0.03)
+    answered = np.isin(truth.image_row, predictions.image_row)
+    first = int(np.flatnonzero((truth.num_keypoints > 0) & ~truth.is_crowd & answered)[0])
+    answer = int(np.flatnonzero(predictions.image_row == truth.image_row[first])[0])
+    keypoints, scores = predictions.keypoints.copy(), predictions.scores.copy()
+    keypoints[answer], scores[answer] = truth.keypoints[first], 2.0  # nobody else's, and the first to choose
+    predictions = replace(predictions, keypoints=keypoints, scores=scores)
+    numbered = tuple("0" if row == first else str(row + 1) for row in range(len(truth)))
+    truth = replace(truth, instance_ids=numbered)
+    document = coco_reference.to_coco(truth)
+    document["annotations"][first]["id"] = 0
+    reference = coco_reference.run(document, coco_reference.to_results(predictions), COCO_SIGMAS)
+    metrics = evaluate(EvaluationDefinition(), load_skeleton("coco17"), truth, predictions)
+    theirs = [metrics.get(f"pycocotools/{name}", metrics[name]) for name in coco_reference.NAMES]
+    np.testing.assert_allclose(theirs, reference.stats, atol=1e-9, rtol=0)
+    assert metrics["AR"] > metrics["pycocotools/AR"]
+    assert not any("pycocotools" in name for name in _with_ids(truth, predictions, start=1))
+
+
+def _with_ids(truth, predictions, start):
+    ids = tuple(str(row + start) for row in range(len(truth)))
+    return evaluate(EvaluationDefinition(), load_skeleton("coco17"), replace(truth, instance_ids=ids), predictions)

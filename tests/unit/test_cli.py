@@ -20,8 +20,10 @@ def test_list_names_every_dataset_with_its_terms(capsys: pytest.CaptureFixture[s
 def test_rendered_data_passes_the_check_and_is_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     root, out = str(tmp_path / "coco"), tmp_path / "gallery"
     assert main(["synth", "--dataset", "coco", "--out", root, "--num-train", "2", "--num-val", "1"]) == 0
-    assert main(["datasets", "check", "coco", "--root", root]) == 0
+    worst = tmp_path / "worst"
+    assert main(["datasets", "check", "coco", "--root", root, "--out", str(worst)]) == 0
     assert "coco train: 2 images" in capsys.readouterr().out
+    assert sorted(page.parent.name for page in worst.glob("*/contact_sheet.png")) == ["train", "val"]
     assert main(["datasets", "show", "coco", "--root", root, "--split", "val", "--out", str(out)]) == 0
     assert Path(capsys.readouterr().out.strip()).is_relative_to(out)
     next((tmp_path / "coco" / "val2017").iterdir()).unlink()

@@ -10,7 +10,7 @@ import pytest
 from posecore.datasets.areas import areas_of_boxes, impossible_areas
 from posecore.datasets.check import check_split
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.datasets.relations import Bodies, columns_of, relations, worst
+from posecore.datasets.relations import Bodies, columns_of, relations, worst, worst_records
 from posecore.schema import Instance, Record
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Keypoint, Skeleton
@@ -138,3 +138,20 @@ def test_whole_samples_have_no_relation_that_is_wrong(samples: Path) -> None:
             "labelled-at-origin",
             "16-bit",
         }, name
+
+
+def test_the_worst_three_are_the_bodies_that_are_spoilt(samples: Path) -> None:
+    definition = load_dataset("coco")
+    records = [item for item in read_split(definition, "val", samples / "coco") if isinstance(item, Record)]
+    labelled = [record for record in records if record.width and any(b.keypoints.any() for b in record.instances)]
+    spoilt = {}
+    for record in labelled[:3]:
+        body = next(body for body in record.instances if body.keypoints.any() and not body.is_crowd)
+        points = body.keypoints.copy()
+        points[points[:, 2] > 0, :2] += 4 * max(body.bbox_xywh[2:])
+        spoilt[record.source_id] = body.id
+        record.instances[record.instances.index(body)] = replace(body, keypoints=points)
+    shown = worst_records(labelled, columns_of(labelled, 17))
+    assert {record.source_id: record.instances[0].id for record in shown} == spoilt
+    assert all(len(record.instances) == 1 for record in shown)
+    assert worst_records([], columns_of([], 17)) == []

@@ -81,6 +81,38 @@ def test_head_boxes_of_the_official_evaluation_file(tmp_path: Path, make_source:
         read(MpiiReader(), source)
 
 
+def test_head_boxes_keep_every_digit_that_pckh_divides_by(tmp_path: Path, make_source: Make, read: Read) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([hrnet_row()]))
+    boxes = np.array([[100.3, 200.7], [130.1, 251.9]])[..., None]
+    scipy.io.savemat(tmp_path / "gt.mat", {"headboxes_src": boxes})
+    (instance,) = read(MpiiReader(), make_source("a.json", keypoints=16, head_boxes="gt.mat"))[0][0].instances
+    assert instance.head_bbox_xyxy == (100.3 - 1, 200.7 - 1, 130.1 - 1, 251.9 - 1)  # float32 would be 3e-6 off
+
+
+def test_a_named_file_of_head_boxes_that_is_not_there_is_counted(tmp_path: Path, make_source: Make, read: Read) -> None:
+    (tmp_path / "a.json").write_text(json.dumps([hrnet_row()]))
+    records, rejects = read(MpiiReader(), make_source("a.json", keypoints=16, head_boxes="gt.mat"))
+    assert [(r.reason, r.outcome) for r in rejects] == [("derived-head-boxes", "kept")]
+    assert records[0].instances[0].extras["head_box"] == "derived"
+
+
+def test_head_boxes_of_the_cpm_form_are_those_of_the_rows_that_are_kept(
+    tmp_path: Path, make_source: Make, read: Read
+) -> None:
+    rows = [cpm_row(isValidation=float(place != 0), people_index=float(place)) for place in range(3)]
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    boxes = np.zeros((2, 2, 2))
+    boxes[0, :, 1], boxes[1, :, 1] = (11, 21), (31, 51)
+    scipy.io.savemat(tmp_path / "gt.mat", {"headboxes_src": boxes})
+    source = make_source("a.json", keypoints=16, form="cpm", validation=True, head_boxes="gt.mat")
+    (record,), rejects = read(MpiiReader(), source)
+    assert not rejects
+    assert [(i.id, i.head_bbox_xyxy) for i in record.instances] == [
+        ("5_1", (-1, -1, -1, -1)),
+        ("5_2", (10, 20, 30, 50)),
+    ]
+
+
 def test_test_rows_have_no_joints(tmp_path: Path, make_source: Make, read: Read) -> None:
     (tmp_path / "a.json").write_text(json.dumps([{"image": "a.jpg", "center": [5, 6], "scale": 1.0}]))
     (instance,) = read(MpiiReader(), make_source("a.json", keypoints=16))[0][0].instances
