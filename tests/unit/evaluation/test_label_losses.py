@@ -6,7 +6,13 @@ import torch
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
-from posecore.evaluation.label_losses import label_losses, read_label_losses, save_label_losses
+from posecore.evaluation.label_losses import (
+    LabelLossRecorder,
+    label_losses,
+    read_label_losses,
+    recording_folder,
+    save_label_losses,
+)
 from posecore.loading.evaluation import EvalCrops
 from posecore.methods.batch import to_device
 from posecore.methods.simcc_loss import simcc_loss
@@ -75,6 +81,15 @@ def test_simcc_losses_of_labels_add_up_as_well(people):
     targets, weights = codec.encode(batch.groups[0].keypoints_crop, batch.groups[0].weights)
     whole = simcc_loss(codec, model.predict(batch.images, "people"), targets, weights, 6)
     assert np.nansum(losses) / (6 * 17) == pytest.approx(whole.item(), rel=1e-4)
+
+
+def test_a_recorder_keeps_a_pass_of_every_head(people, tmp_path):
+    model = model_for(people, {"backbone": TINY_VIT, "head": {"kind": "classic", "channels": 8}})
+    recorder = LabelLossRecorder(stores={"people": people}, folder=str(tmp_path), settings=SETTINGS)
+    recorder(model, 200)
+    recorder(model, 400)
+    passes = read_label_losses(recording_folder(tmp_path, "people"), people)
+    assert np.array_equal(passes, np.stack([label_losses(model, people, "people", SETTINGS)] * 2), equal_nan=True)
 
 
 def test_passes_come_back_in_order_and_only_for_the_same_labels(people, tmp_path):

@@ -269,6 +269,9 @@ def test_unsure_points_do_not_count() -> None:
         assert share.item() == pytest.approx(weights.mean().item())
         assert confidence.item() == pytest.approx(maxima.mean().item(), rel=1e-5)
         assert teacher.observations() == {}
+        for _ in range(2):
+            teacher.teach(batch)
+        assert [number.item() for _, number in teacher.observations().values()] == [2 * weights.numel()] * 2
         return weights > 0
 
     assert counted().all()

@@ -216,7 +216,7 @@ def test_a_method_has_a_term_for_every_head_that_is_drawn(source):
     only = people(source, datasets=("people",))
     assert set(only(batch)) == {"loss/people", "loss/empty", "prior/people"}
     with pytest.raises(ConfigError, match=r"prior\.datasets: 'cats' is no dataset of the model: people, empty"):
-        people(source, datasets=("cats",))
+        people(source, datasets=("cats", "dogs"))
 
 
 def test_the_default_weight_matters_and_is_proportional(source):

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from posecore.errors import CheckpointError
 from posecore.training import checkpoint_saver
 from posecore.training.checkpoint import Counts, Progress
 from posecore.training.checkpoint_pieces import Piece
@@ -62,3 +63,11 @@ def test_after_an_error_here_the_others_get_their_time_and_no_more(
         save(second, "b")
         leave_with_an_error(first)
         assert first._context.store.newest() is not None, "all had written theirs"
+
+
+def test_a_store_that_refuses_is_quoted(tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").write_text("a file where a folder is to be made")
+    one = CheckpointSaver(LocalContext(tmp_path))
+    save(one, "a")
+    with pytest.raises(CheckpointError, match=r"cannot be written \((File exists|Not a directory)\); the one before"):
+        one.finish()
