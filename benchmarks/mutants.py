@@ -11,10 +11,10 @@ then one of the changes possible there. A change that keeps the module from bein
 and another is drawn for it. Nothing is written to the sources: each mutant lives in a process of its own, forked from
 one that has already imported torch, which imports the changed text in place of the file.
 
-Left alone are types, assertions, ``strict=`` and decorators of dataclasses, which no input of a test can reach, and
+Left alone are types, assertions, ``strict=``, decorators of dataclasses and ``@cache``, which no result depends on, and
 for how long something is waited: ``timeout=`` and constants in seconds, whose names end in ``_S``.
 
-A mutant meets eight test files at most that are about its module: that of its name, those of the modules of its room
+A mutant meets eight test files at most that are about its module: those of its name, those of the modules of its room
 that import it, then others that import it, or what imports it, or what imports that. Processes that a test starts with
 Python import the changed text, too. It has been noticed if a test fails, or after 100 s of a processor. At the end
 every test file that noticed something must pass on the code as it is. What survives is listed.
@@ -28,6 +28,7 @@ import ast
 import difflib
 import os
 import random
+import re
 import resource
 import signal
 import sys
@@ -195,7 +196,7 @@ def _places(path: Path) -> list[Place]:
 
 
 def _nobody_can_see(node) -> bool:
-    """Whether a node of parso's tree is part of a type, an assertion, a dataclass's decorator, ``strict=`` or a wait.
+    """Whether a node of parso's tree is part of a type, an assertion, ``strict=``, a wait, or decorates a class or keeps results.
 
     They speak to readers or check ourselves: no input makes a difference there, or it is a bug that they report.
     """
@@ -209,7 +210,9 @@ def _nobody_can_see(node) -> bool:
             return True
         if parent.type == "expr_stmt" and parent.children[0].get_code().strip().endswith("_S"):
             return True
-        if node.type == "assert_stmt" or (node.type == "decorator" and "dataclass" in node.get_code()):
+        if node.type == "assert_stmt":
+            return True
+        if node.type == "decorator" and re.match(r"@(dataclass|cache|lru_cache)\b", node.get_code().strip()):
             return True
         node = parent
     return False
@@ -221,7 +224,7 @@ def _files(module: str) -> tuple[str, ...]:
     room = module.split(".")[1]
     steps = _steps_to(module)
     above = [other for other, far in steps.items() if far == 1 and other.split(".")[1] == room]
-    named = [_named_after(name) for name in (module, *above)]
+    named = [test for name in (module, *above) for test in _named_after(name)]
     reached = {
         test: min((steps[name] for name in names & steps.keys()), default=_FAR) for test, names in _imports().items()
     }
@@ -242,9 +245,11 @@ def _steps_to(module: str) -> dict[str, int]:
     return steps
 
 
-def _named_after(module: str) -> str:
+def _named_after(module: str) -> list[str]:
+    """Test files of its name, that of its own room first."""
     _, *folders, name = module.split(".")
-    return "/".join(["tests/unit", *folders, f"test_{name}.py"])
+    own = "/".join(["tests/unit", *folders, f"test_{name}.py"])
+    return sorted((test for test in _imports() if Path(test).name == f"test_{name}.py"), key=lambda test: test != own)
 
 
 @cache

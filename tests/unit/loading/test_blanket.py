@@ -202,13 +202,20 @@ def test_more_cover_hides_more():
     assert hidden[-1] > 8
 
 
-def test_the_probability_is_the_share_of_blankets():
-    config = AugmentConfig(blanket_probability=0.3)
+def test_the_probability_is_the_share_of_blankets_and_says_nothing_of_how_much_one_hides():
     random = np.random.default_rng(1)
     state = np.full(17, VISIBLE)
     crop = np.zeros((128, 128, 3), np.uint8)
-    share = np.mean([draw_blanket(crop, STANDING, state, COCO, config, random) is not state for _ in range(1500)])
-    assert share == pytest.approx(0.3, abs=0.04)
+
+    def hidden(probability, number):
+        config = AugmentConfig(blanket_probability=probability)
+        drawn = [draw_blanket(crop, STANDING, state, COCO, config, random) for _ in range(number)]
+        return np.array([(states != VISIBLE).sum() for states in drawn if states is not state])
+
+    seldom, always = hidden(0.3, 1500), hidden(1, 500)
+    assert len(seldom) / 1500 == pytest.approx(0.3, abs=0.04)
+    assert len(always) == 500
+    assert seldom.mean() == pytest.approx(always.mean(), rel=0.1)
 
 
 @pytest.mark.parametrize("half", ["upper", "lower"])

@@ -77,3 +77,4 @@ def test_denormalising_gives_every_pixel_back() -> None:
     pixels = torch.arange(256, dtype=torch.uint8).view(1, 16, 16, 1).expand(-1, -1, -1, 3)
     assert torch.equal(denormalise(normalise(pixels)), pixels)
     assert denormalise(torch.full((1, 3, 1, 1), 9.0)).tolist() == [[[[255, 255, 255]]]]
+    assert denormalise(torch.full((1, 3, 1, 1), -9.0)).tolist() == [[[[0, 0, 0]]]]
