@@ -196,7 +196,7 @@ def _places(path: Path) -> list[Place]:
 
 
 def _nobody_can_see(node) -> bool:
-    """Whether a node of parso's tree is part of a type, an assertion, ``strict=``, a wait, or decorates a class or keeps results.
+    """Whether a node of parso's tree is part of a type, an assertion, ``strict=``, a wait, ``@dataclass``, ``@cache``.
 
     They speak to readers or check ourselves: no input makes a difference there, or it is a bug that they report.
     """
