@@ -7,6 +7,7 @@ from posecore.models.presets import PRESETS
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
+from posecore.training.torch_engine import set_learning_rates
 from tests.support.tiny_training import tiny_model
 
 
@@ -105,3 +106,14 @@ def test_no_norm_is_decayed_whatever_its_kind() -> None:
         torch.nn.ModuleDict(norms), OptimizerConfig(weight_decay=0.05, undecayed="norms_and_biases", layer_decay=1.0)
     )
     assert {name for name, (_, decay) in scales.items() if decay} == set()
+
+
+def test_rates_are_the_peak_times_layer_times_schedule_and_none_for_what_rests() -> None:
+    weights = [torch.nn.Parameter(torch.ones(1)) for _ in range(3)]
+    optimizer = torch.optim.AdamW([
+        {"params": [weights[0]], "lr_scale": 1.0, "part": "head"},
+        {"params": [weights[1]], "lr_scale": 0.5, "part": "backbone"},
+        {"params": [weights[2]], "lr_scale": 0.25, "part": "neck"},
+    ])  # fmt: skip
+    set_learning_rates(optimizer, 0.1, 0.5, {"backbone"})
+    assert [group["lr"] for group in optimizer.param_groups] == pytest.approx([0.05, 0.0, 0.0125])
