@@ -28,6 +28,7 @@ from posecore.schema import Instance, Outcome, Record, Reject
 from posecore.skeletons.mirror_names import wrong_partners
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath, as_path
+from posecore.tar_members import picture_at
 
 SAMPLE_SIZE = 50
 RELATED_SIZE = 2000
@@ -276,7 +277,7 @@ class _Tally:
     def _depths(self) -> list[Finding]:
         if not self.num_deep or self.may_scale:
             return []
-        ranges = [found for name in self.deep if (found := value_range(self.root / name)) is not None]
+        ranges = [found for name in self.deep if (found := value_range(picture_at(self.root, name))) is not None]
         low, high = (min(r[0] for r in ranges), max(r[1] for r in ranges)) if ranges else (0, 65535)
         message = (
             "images have 16 bits per value, and models see 8, so ingestion refuses them; say what is black and what is "
@@ -304,7 +305,7 @@ class _Tally:
                 self._add("missing-image", made_of)
             return record.width, record.height
         try:
-            size, orientation, bits = examine(self.root / record.image)
+            size, orientation, bits = examine(picture_at(self.root, record.image))
         except FileNotFoundError:
             self._add("missing-image", record.image)
             return record.width, record.height

@@ -15,7 +15,8 @@ from posecore.image_header import (
     image_size,
 )
 from posecore.schema import Record
-from posecore.storage import AnyPath, open_regular
+from posecore.storage import AnyPath
+from posecore.tar_members import TarMember, open_picture
 
 TRANSPOSED = frozenset({5, 6, 7, 8})
 """EXIF orientations whose rows are the scene's columns."""
@@ -52,14 +53,14 @@ class Examined(NamedTuple):
     bits: int
 
 
-def examine(path: AnyPath) -> Examined:
+def examine(path: AnyPath | TarMember) -> Examined:
     """An image file's header.
 
     Raises:
         ImageHeaderError: no size can be read.
         OSError: no file can be read.
     """
-    with open_regular(path) as file:
+    with open_picture(path) as file:
         head = file.read(HEADER_BYTES)
         tail = head
         if len(head) == HEADER_BYTES:
@@ -78,9 +79,9 @@ def examine(path: AnyPath) -> Examined:
     return Examined(whole, exif_orientation(head), bits_per_sample(head))
 
 
-def value_range(path: AnyPath) -> tuple[int, int] | None:
+def value_range(path: AnyPath | TarMember) -> tuple[int, int] | None:
     """Least and greatest value of an image; None if it cannot be decoded."""
-    with open_regular(path) as file:
+    with open_picture(path) as file:
         data = np.frombuffer(file.read(), np.uint8)
     try:
         pixels = cv2.imdecode(data, cv2.IMREAD_UNCHANGED)

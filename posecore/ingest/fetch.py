@@ -40,6 +40,7 @@ from posecore.stages.rejects import reject_image
 from posecore.storage import ExpectedFile
 from posecore.tables.columns import Annotations, with_image_rows
 from posecore.tables.records import to_annotations, to_records
+from posecore.tar_members import TarMember, archive_of, picture_at
 from posecore.videos.address import parse_frame_address
 
 _AHEAD = 16
@@ -311,11 +312,11 @@ def _with_images(job: IngestJob, records: Sequence[_Image]) -> Iterator[tuple[_I
 
 
 def _with_local_images(job: IngestJob, records: Sequence[_Image]) -> Iterator[tuple[_Image, _Pictures]]:
-    opened: deque[ExpectedFile] = deque()
+    opened: deque[ExpectedFile | TarMember] = deque()
     try:
         for place, record in enumerate(records):
             for further in records[place + len(opened) : place + _AHEAD]:
-                opened.append(ExpectedFile(f"{job.root}/{further.image}", soon=True))
+                opened.append(_expected(job, further.image))
             with closing(opened.popleft()) as file:
                 yield record, _read_pictures(job, record, file)
     finally:
@@ -323,12 +324,20 @@ def _with_local_images(job: IngestJob, records: Sequence[_Image]) -> Iterator[tu
             file.close()
 
 
-def _read_pictures(job: IngestJob, record: Record | _Wanted, file: ExpectedFile | None = None) -> _Pictures:
+def _expected(job: IngestJob, image: str) -> ExpectedFile | TarMember:
+    if archive_of(image) is None:  # a path is dear to make
+        return ExpectedFile(f"{job.root}/{image}", soon=True)
+    member = picture_at(job.root, image)
+    assert isinstance(member, TarMember), image
+    return member
+
+
+def _read_pictures(job: IngestJob, record: Record | _Wanted, file: ExpectedFile | TarMember | None = None) -> _Pictures:
     if parse_frame_address(record.image) is not None:
         detail = f"{record.image} is a frame of a video; list the stage video_frames in dataset.yaml."
         return Unusable("frame-of-a-video", detail)
-    image = read_source_image(file or job.root / record.image, record.width, record.height, job.settings)
+    image = read_source_image(file or picture_at(job.root, record.image), record.width, record.height, job.settings)
     if isinstance(image, Unusable) or record.depth is None:
         return image if isinstance(image, Unusable) else (image, None)
-    depth = read_depth_image(job.root / record.depth.image, image.width, image.height, job.settings)
+    depth = read_depth_image(picture_at(job.root, record.depth.image), image.width, image.height, job.settings)
     return depth if isinstance(depth, Unusable) else (image, depth)

@@ -17,6 +17,7 @@ from posecore.ingest.job import IngestSettings
 from posecore.shards.digests import content_digest
 from posecore.shards.remote import asked_again
 from posecore.storage import AnyPath, ExpectedFile, TooLarge, read_at_most
+from posecore.tar_members import TarMember
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
 """Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
@@ -61,7 +62,7 @@ class Unusable(NamedTuple):
 
 
 def read_source_image(
-    path: AnyPath | ExpectedFile, width: int, height: int, settings: IngestSettings
+    path: AnyPath | ExpectedFile | TarMember, width: int, height: int, settings: IngestSettings
 ) -> SourceImage | Unusable:
     """Reads and judges one image file.
 
@@ -111,15 +112,20 @@ def read_source_image(
     return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
 
 
-def _read(path: AnyPath | ExpectedFile, max_bytes: int) -> bytes:
+def _read(path: AnyPath | ExpectedFile | TarMember, max_bytes: int) -> bytes:
     if isinstance(path, ExpectedFile):
         return path.read(max_bytes)
+    if isinstance(path, TarMember):
+        local = isinstance(path.archive, Path)
+        return path.read(max_bytes) if local else asked_again(path.archive, lambda: path.read(max_bytes))
     if isinstance(path, Path):
         return read_at_most(path, max_bytes)
     return asked_again(path, lambda: read_at_most(path, max_bytes))
 
 
-def read_depth_image(path: AnyPath, width: int, height: int, settings: IngestSettings) -> SourceImage | Unusable:
+def read_depth_image(
+    path: AnyPath | TarMember, width: int, height: int, settings: IngestSettings
+) -> SourceImage | Unusable:
     """Reads and judges one depth picture.
 
     Args:

@@ -16,6 +16,7 @@ from posecore.schema import Record
 from posecore.skeletons.skeleton import Skeleton
 from posecore.stages.protocol import Picture
 from posecore.storage import AnyPath, as_path
+from posecore.tar_members import TarMember, open_picture, picture_at
 from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
 
@@ -83,7 +84,7 @@ def _draw(
     labelled = sum(int((instance.keypoints[:, 2] > 0).any()) for instance in read.instances)
     caption = f"{read.image} · {len(read.instances)} annotated, {labelled} with points"
     record = read if left is None else left.record
-    image = _decoded(_read(root / read.image) if left is None else left.data)
+    image = _decoded(_read(picture_at(root, read.image)) if left is None else left.data)
     if image is None:
         return np.full((240, 320, 3), 128, np.uint8), f"{caption} · the image is missing or does not decode"
     height, width = image.shape[:2]
@@ -96,10 +97,11 @@ def _draw(
     return draw_instances(image, record.instances, skeleton), caption
 
 
-def _read(path: AnyPath) -> bytes:
+def _read(path: AnyPath | TarMember) -> bytes:
     """The file's bytes; none where there is no such file."""
     try:
-        return path.read_bytes()
+        with open_picture(path) as file:
+            return file.read()
     except OSError:
         return b""
 
