@@ -53,6 +53,13 @@ def test_categories_of_one_image_are_judged_apart() -> None:
     assert result.ap_per_category() == pytest.approx({7: 1.0, 9: 1.0})
     swapped = replace(found, category_id=np.array([9, 7]))
     assert evaluate_oks(truth, swapped, COCO_SIGMAS, **arguments).ap_per_category() == {7: 0.0, 9: 0.0}
+    twice = [0, 0, 1]  # the surest answer is of a category that nobody asks for
+    foreign = replace(
+        found,
+        **{name: getattr(found, name)[twice] for name in ("image_row", "keypoints", "scores")},
+        category_id=np.array([8, 7, 9]),
+    )
+    assert evaluate_oks(truth, foreign, COCO_SIGMAS, **arguments).ap_per_category() == pytest.approx({7: 1.0, 9: 1.0})
 
 
 def test_pairs_are_compared_in_pieces_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,6 +112,7 @@ def test_the_transfer_of_prototypes_weighs_as_published_what_is_learned_already(
     assert (transfer.contrast, transfer.distance) == pytest.approx((1.25e-5 * 0.01, 1.25e-5 * 0.001))
     assert (transfer.heatmap, transfer.self_supervision) == (1.25e-5, 0.0)
     assert tiny_adaptation(strategy).method.config.weights == WEIGHTS["balanced"]
+    assert tiny_adaptation(strategy).method.config.stages.self_supervision_from == 1.0, "there is one skeleton"
     stated = strategy | {"weights": "published"}
     assert tiny_adaptation(stated, embedding=EmbeddingConfig()).method.config.weights == WEIGHTS["published"]
 

@@ -183,6 +183,8 @@ def _train(method: nn.Module, run_dir: Path, steps: int = 6, stop_before: int | 
 def test_the_learned_token_helps_the_teacher_and_nothing_else_of_it_changes(tmp_path: Path) -> None:
     teacher = _teacher()
     method, batch = _learning(teacher), _batch()
+    learning = [name for name, parameter in method.model.named_parameters() if parameter.requires_grad]
+    assert learning == ["backbone.knowledge_tokens"]
     with torch.no_grad():
         random = sum(method(batch).values()).item()
         plain = _outputs(teacher, batch, torch.zeros(0, 32), {"people": "humans", "dogs": "dogs"})
