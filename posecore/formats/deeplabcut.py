@@ -14,27 +14,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
-import h5py
 import numpy as np
 import yaml
 from numpy.typing import NDArray
 
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.formats.files import read_bytes, read_text, relative_path, source_file
+from posecore.formats.hdf5 import open_h5, table, values
+from posecore.formats.named_points import check_names
 from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import Refusal, area_of_box, box_around, keypoints_from_rows, number, sequence
 from posecore.image_header import image_size
 from posecore.schema import BoxXywh, FloatArray, Instance, Record, Reject
-from posecore.storage import open_regular
 from posecore.strict_yaml import parse_yaml
 
 BOX_MARGIN = 0.25
 """The box is the points' extent plus this share of its longer side all around, unless the definition says otherwise."""
 MIN_BOX_SIDE = 64.0
 """Pixels; an animal with one labelled point still needs a box."""
-
-MAX_H5_BYTES = 256 << 20
-"""Of a table in HDF5, and of what is stored of it in one piece and unpacked in one go; labels have kilobytes."""
 
 _FRAME_NUMBER = re.compile(r"(\d+)$")
 
@@ -54,10 +51,11 @@ class DeepLabCutReader(ReaderOfParts):
         box_margin: see :data:`BOX_MARGIN`.
         min_box_side: see :data:`MIN_BOX_SIDE`.
         category: name of the animal, ``animal`` unless stated.
+        tracks_are_subjects: true where the name of an individual is that of an animal, in every video.
     """
 
     options: ClassVar[frozenset[str]] = frozenset(
-        {"table", "skip_bodyparts", "box", "box_margin", "min_box_side", "category"}
+        {"table", "skip_bodyparts", "box", "box_margin", "min_box_side", "category", "tracks_are_subjects"}
     )
 
     def parts(self, source: Source) -> list[str]:
@@ -112,15 +110,8 @@ def _check_config(source: Source) -> None:
 
 
 def _compare_names(source: Source, found: Sequence[str], what: str) -> None:
-    skipped = set(map(str, sequence(source.options.get("skip_bodyparts", ()), "reader option skip_bodyparts")))
-    unknown = [name for name in found if name not in source.skeleton.names and name not in skipped]
-    missing = [name for name in source.skeleton.names if name not in found]
-    if unknown or missing:
-        raise DatasetError(
-            f"{source.dataset}: {what} {', '.join(found) or '(none)'}; the skeleton {source.skeleton.name} lacks "
-            f"{', '.join(unknown) or 'none of them'} and has {', '.join(missing) or 'nothing'} besides. Name every "
-            "bodypart in the definition's skeleton, or under the reader option skip_bodyparts."
-        )
+    skipped = list(map(str, sequence(source.options.get("skip_bodyparts", ()), "reader option skip_bodyparts")))
+    check_names(source, found, what, skipped, "skip_bodyparts")
 
 
 def _read_table(source: Source, project: str, name: str) -> Iterator[Record | Reject]:
@@ -199,49 +190,13 @@ def _row_values(cells: Sequence[str]) -> NDArray[np.float64]:
 
 def _h5_values(source: Source, name: str, num_rows: int) -> NDArray[np.float64]:
     """(rows, 2·K) numbers of a pandas table, read as plain HDF5."""
-    path = source_file(source, name)
-    try:
-        with open_regular(path) as stream, h5py.File(stream, "r") as file:
-            table = _h5_table(file)
-            if table.shape == (num_rows,) and table.nbytes > MAX_H5_BYTES:
-                raise ValueError(f"it states {table.nbytes} bytes, and {MAX_H5_BYTES} are allowed")
-            if table.shape == (num_rows,):
-                _check_pieces(table)
-                return np.asarray(table["values_block_0"], np.float64).reshape(num_rows, -1)
-            found = table.shape[0] if table.shape else 1
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise DatasetError(f"{source.dataset}: {name} is not a DeepLabCut table ({error}); use table: csv.") from None
-    raise DatasetError(f"{source.dataset}: {name} has {found} rows, its CSV {num_rows}; use table: csv.")
-
-
-def _h5_table(file: h5py.File) -> h5py.Dataset:
-    """The table of a file that may state any size and point anywhere: nothing of its values is read yet.
-
-    Raises:
-        ValueError: it lies in another file, or is stored in pieces beyond measure.
-    """
-    table = file
-    for name in ("df_with_missing", "table"):
-        if not isinstance(table, h5py.Group) or not isinstance(table.get(name, getlink=True), h5py.HardLink):
-            raise ValueError(f"{name} is not in it, but elsewhere or nowhere")
-        table = table[name]
-    if not isinstance(table, h5py.Dataset) or table.is_virtual or table.external:
-        raise ValueError("the numbers of its table lie elsewhere")
-    piece = math.prod(table.chunks or ()) * table.dtype.itemsize
-    if piece > MAX_H5_BYTES:
-        raise ValueError(f"it is stored in pieces of {piece} bytes, and {MAX_H5_BYTES} are allowed")
-    return table
-
-
-def _check_pieces(table: h5py.Dataset) -> None:
-    """Raises ValueError where the file's index has lost a piece of a table: HDF5 reads zeros in its place."""
-    if table.chunks is None:
-        pieces, sizes = 1, [table.id.get_storage_size()]
-    else:
-        pieces, sizes = -(-table.shape[0] // table.chunks[0]), []
-        table.id.chunk_iter(lambda piece: sizes.append(piece.size if piece.byte_offset else 0))
-    if (there := sum(size > 0 for size in sizes)) != pieces:
-        raise ValueError(f"{there} of the {pieces} pieces of its table are there")
+    with open_h5(source, name, "a DeepLabCut table that can be read; use table: csv") as file:
+        found = table(file, "df_with_missing/table")
+        rows = found.shape[0] if found.shape else 1
+        if found.shape == (num_rows,):
+            numbers = values(file, "df_with_missing/table")["values_block_0"]
+            return np.asarray(numbers, np.float64).reshape(num_rows, -1)
+    raise DatasetError(f"{source.dataset}: {name} has {rows} rows, its CSV {num_rows}; use table: csv.")
 
 
 def _record(source: Source, header: _Header, image: str, values: NDArray[np.float64]) -> Record:
@@ -288,6 +243,7 @@ def _instance(source: Source, record: Record, individual: str, keypoints: FloatA
         area_rule=source.area_rule,
         category=str(source.options.get("category", "animal")),
         track_id=individual or None,
+        subject_id=individual or None if source.options.get("tracks_are_subjects") else None,
     )
 
 

@@ -33,6 +33,7 @@ BUILT_IN: Mapping[str, str] = {
         ("set_fields", "stages.fields", "SetFields"),
         ("box_from_points", "stages.boxes", "BoxFromPoints"),
         ("video_frames", "stages.videos", "VideoFrames"),
+        ("packed_frames", "stages.packed_frames", "PackedFrames"),
         ("orient", "stages.orientation", "Orient"),
         ("scale_range", "stages.ranges", "ScaleRange"),
         ("scale_depth", "stages.ranges", "ScaleDepth"),

@@ -251,7 +251,7 @@ def test_numbers_of_an_h5_are_read_beside_the_csv(tmp_path: Path, make_source: M
 def test_an_h5_states_no_size_that_is_believed_and_opens_no_other_file(
     tmp_path: Path, make_source: Make, read: Read, monkeypatch: pytest.MonkeyPatch, kind: str, message: str
 ) -> None:
-    monkeypatch.setattr("posecore.formats.deeplabcut.MAX_H5_BYTES", 2000)
+    monkeypatch.setattr("posecore.formats.hdf5.MAX_H5_BYTES", 2000)
     name = "df_with_missing/table"
     with h5_project(tmp_path) as file:
         if kind == "giant":  # 400 GB stated, none stored
