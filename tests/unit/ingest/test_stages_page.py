@@ -35,6 +35,7 @@ from tests.support.small_split import write_annotations
 from tests.support.tiny_detector import save_tiny_detector
 
 PAGE = (Path(__file__).resolve().parents[3] / "docs" / "stages.md").read_text()
+SUPPORT = Path(__file__).resolve().parents[2] / "support"
 _BLOCK = re.compile(r"^```(?P<language>\w+)(?: file=(?P<file>\S+))?\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
 EXAMPLES = [yaml.safe_load(match["body"]) for match in _BLOCK.finditer(PAGE) if match["language"] == "yaml"]
 DEFINITION = {
@@ -103,12 +104,17 @@ def films(samples: Path, root: Path) -> None:
         container.mux(stream.encode(None))
 
 
+def packed(samples: Path, root: Path) -> None:
+    """Labels and pictures in one file, as SLEAP has written it."""
+    write(root / "labels.pkg.slp", (SUPPORT / "foreign" / "sleap" / "packed.pkg.slp").read_bytes())
+
+
 def write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(data)
 
 
-DOWNLOADS = {"scale_range": thermal, "video_frames": films}
+DOWNLOADS = {"scale_range": thermal, "video_frames": films, "packed_frames": packed}
 OUTCOMES = {
     "Halve": (7, 5, {}),
     "set_fields": (4, 0, {"subject-not-listed": 2, "subject-listed": 1, "filtered": 7}),
@@ -116,6 +122,7 @@ OUTCOMES = {
     "orient": (7, 7, {}),
     "scale_range": (2, 2, {}),
     "video_frames": (3, 3, {"duplicate-picture": 3}),
+    "packed_frames": (4, 4, {"predicted-body": 1}),
     "deduplicate": (6, 0, {"duplicate-picture": 1}),
     "pseudo_label": (7, 0, {}),
     "blur_faces": (7, 6, {}),
