@@ -134,7 +134,7 @@ def _operators(plan: Plan) -> list[_Operator]:
             )
         ]
     middle = [
-        _Operator(_StageActor, stage.resources, (plan.job, place))
+        _Operator(_actor_named(stage.label), stage.resources, (plan.job, place))
         if isinstance(stage.work, ModelStage)
         else _Operator(
             _named(stage.label, _guarded(functools.partial(_run_stage, plan.job, stage), plan.job)), stage.resources
@@ -204,7 +204,7 @@ def _write_content(plan: Plan, block: pa.Table) -> pa.Table:
 
 
 class _StageActor:
-    """Holds a model stage. Its name in the dashboard is followed by the stage's in the log of its process."""
+    """Holds a model stage."""
 
     def __init__(self, job: IngestJob, place: int) -> None:
         _, _, stages = divided_stages(load_stages(job.definition))
@@ -214,6 +214,11 @@ class _StageActor:
 
     def __call__(self, block: pa.Table) -> pa.Table:
         return _guarded(functools.partial(_run_stage, self._job, self._stage), self._job)(block)
+
+
+def _actor_named(label: str) -> type[_StageActor]:
+    """The class under the name that Ray's dashboard shows for its operator."""
+    return type(label, (_StageActor,), {})
 
 
 def _answer(task: ray.ObjectRef) -> Any:

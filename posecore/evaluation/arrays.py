@@ -15,8 +15,12 @@ from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
-from posecore.schema import AreaRule, Instance, Record
+from posecore.schema import AreaRule, Instance, KeypointState, Record
+from posecore.shards.index import says_what_protocols_ask
+from posecore.shards.labels import lists_or_nan
 from posecore.shards.store import ShardStore
+from posecore.tables.columns import keypoints_of
+from posecore.tables.extras import crowd_index
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -71,10 +75,6 @@ class GroundTruth:
             image_row += [len(images)] * len(record.instances)
             images.append(record)
             instances += record.instances
-        image_ids = tuple(record.source_id for record in images)
-        if len(set(image_ids)) != len(image_ids):
-            doubled = next(i for i in image_ids if image_ids.count(i) > 1)
-            raise EvaluationError(f"image {doubled!r} comes twice; an evaluation set holds each image once.")
         for instance in instances:
             if len(instance.keypoints) != num_keypoints:
                 raise EvaluationError(
@@ -88,9 +88,9 @@ class GroundTruth:
         labelled = (visibility > 0).sum(axis=1)
         nowhere = (np.nan,) * 4
         return cls(
-            image_ids=image_ids,
+            image_ids=_each_once(record.source_id for record in images),
             image_size=np.array([(r.height, r.width) for r in images], np.int64).reshape(-1, 2),
-            crowd_index=np.array([r.extras.get("crowdIndex", np.nan) for r in images], np.float64),
+            crowd_index=np.array([crowd_index(record.extras) for record in images], np.float64),
             instance_ids=tuple(instance.id for instance in instances),
             image_row=np.array(image_row, np.int64),
             keypoints=points[:, :, :2],
@@ -114,14 +114,30 @@ class GroundTruth:
         """All instances of an ingested split; row i is row i of its ``index.parquet``.
 
         Raises:
-            IntegrityError: stored bytes are not what was written.
-            EvaluationError: the index and the records do not list the same instances.
+            IntegrityError: stored bytes are not what was written; of splits whose index says less than is asked.
         """
-        records = (store.read_record(row) for row in range(store.num_images))
-        truth = cls.from_records(records, store.manifest.definition.skeleton.num_keypoints)
-        if truth.instance_ids != tuple(store.instances["instance_id"].to_pylist()):
-            raise EvaluationError(f"{store.location}: index and records disagree; ingest the split again.")
-        return truth
+        if not says_what_protocols_ask(store.instances):
+            records = (store.read_record(row) for row in range(store.num_images))
+            return cls.from_records(records, store.manifest.definition.skeleton.num_keypoints)
+        images, bodies = store.images, store.instances
+        state = store.labels.state(np.arange(len(bodies)))
+        labelled = np.isin(state, (KeypointState.OCCLUDED, KeypointState.VISIBLE))
+        points, own = keypoints_of(bodies), bodies["num_keypoints"]
+        return cls(
+            image_ids=_each_once(images["source_id"].to_pylist()),
+            image_size=np.column_stack([images[side].to_numpy() for side in ("height", "width")]).astype(np.int64),
+            crowd_index=images["crowd_index"].to_numpy(),
+            instance_ids=tuple(bodies["instance_id"].to_pylist()),
+            image_row=bodies["image_row"].to_numpy(),
+            keypoints=points[..., :2].astype(np.float64),
+            visibility=np.where(labelled, points[..., 2], 0).astype(np.uint8),
+            bbox_xywh=np.column_stack([bodies[f"bbox_{side}"].to_numpy() for side in "xywh"]),
+            area=bodies["area"].to_numpy(),
+            category_id=bodies["category_id"].to_numpy(),
+            is_crowd=bodies["is_crowd"].to_numpy(),
+            num_keypoints=np.where(own.is_valid(), own.fill_null(0), labelled.sum(axis=1)).astype(np.int64),
+            head_bbox_xyxy=lists_or_nan(bodies["head_bbox_xyxy"], 4),
+        )
 
     def __len__(self) -> int:
         return len(self.image_row)
@@ -263,6 +279,14 @@ def check_fit(truth: GroundTruth, predictions: Predictions) -> None:
             f"prediction {row} on image {truth.image_ids[predictions.image_row[row]]!r} is NaN or infinite "
             f"({int((~finite).sum())} of {len(finite)} are); the model or its checkpoint is broken."
         )
+
+
+def _each_once(image_ids: Iterable[str]) -> tuple[str, ...]:
+    once = tuple(image_ids)
+    if len(set(once)) != len(once):
+        doubled = next(name for name in once if once.count(name) > 1)
+        raise EvaluationError(f"image {doubled!r} comes twice; an evaluation set holds each image once.")
+    return once
 
 
 def _natural(image_id: str) -> tuple[bool, int, str]:

@@ -4,8 +4,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from posecore.schema import Instance, Json, Record
+from posecore.schema import Record
+from posecore.shards.index import says_what_protocols_ask
 from posecore.shards.store import ShardStore
+from posecore.tables.extras import posture
 
 Unit: TypeAlias = Literal["subject", "video", "image"]
 
@@ -21,8 +23,7 @@ class Traits:
         subject: whose body it is.
         video: video of the frame.
         view: camera or view of the frame.
-        posture: how the body lies or stands, from ``extras["posture"]`` of the instance; that of the image, as SyRIP
-            has it, holds for an instance that is alone in it. With several, nothing says whose it is.
+        posture: how the body lies or stands (:func:`~posecore.tables.extras.posture`).
         image: source id of the image.
     """
 
@@ -40,7 +41,9 @@ class Traits:
             subject=tuple(instance.subject_id for _, instance in rows),
             video=tuple(record.video_id for record, _ in rows),
             view=tuple(record.view_id for record, _ in rows),
-            posture=tuple(_posture(record, instance) for record, instance in rows),
+            posture=tuple(
+                posture(instance.extras, record.extras, len(record.instances) == 1) for record, instance in rows
+            ),
             image=tuple(record.source_id for record, _ in rows),
         )
 
@@ -49,9 +52,15 @@ class Traits:
         """Traits of an ingested split; entry i is row i of its ``index.parquet``.
 
         Raises:
-            IntegrityError: stored bytes are not what was written.
+            IntegrityError: stored bytes are not what was written; of splits whose index says less than is asked.
         """
-        return cls.from_records(store.read_record(row) for row in range(store.num_images))
+        bodies = store.instances
+        if not says_what_protocols_ask(bodies):
+            return cls.from_records(store.read_record(row) for row in range(store.num_images))
+        columns = {name: tuple(bodies[f"{name}_id"].to_pylist()) for name in ("subject", "video")}
+        views = store.images["view_id"].take(bodies["image_row"])
+        posture, image = (tuple(bodies[name].to_pylist()) for name in ("posture", "source_id"))
+        return cls(**columns, view=tuple(views.to_pylist()), posture=posture, image=image)
 
     def __len__(self) -> int:
         return len(self.image)
@@ -65,12 +74,3 @@ class Traits:
             ("subject", subject) if subject is not None else ("video", video) if video is not None else ("image", image)
             for subject, video, image in zip(self.subject, self.video, self.image, strict=True)
         ]
-
-
-def _posture(record: Record, instance: Instance) -> str | None:
-    own = instance.extras.get("posture")
-    return _text(record.extras.get("posture") if own is None and len(record.instances) == 1 else own)
-
-
-def _text(value: Json) -> str | None:
-    return None if value is None or value == "" else str(value)

@@ -190,8 +190,8 @@ def shared_ids(a: pl.DataFrame, b: pl.DataFrame, reason: Literal["subject", "vid
 
 
 def _exact(a: ShardStore, b: ShardStore) -> NDArray[np.int64]:
-    """As :func:`first_in`, of equal source files; between formats, whose digests differ in kind, of equal bytes."""
-    if a.manifest.format_version == b.manifest.format_version:
+    """As :func:`first_in`, of equal source files; where the digests of one only are SHA-256, of equal bytes."""
+    if (a.manifest.format_version == 3) == (b.manifest.format_version == 3):
         return first_in(_origins(a), _origins(b))
     key = pl.concat_str("image_xxh3", "image_size", separator=" ")
     alike = first_in(*(_frame(store.images, "image_xxh3", "image_size").select(key).to_series() for store in (a, b)))

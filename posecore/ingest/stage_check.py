@@ -179,6 +179,8 @@ def _left_deep(held: Sequence[Record | Picture]) -> str:
 def _passed(
     stage: LoadedStage, held: list[Record] | list[Picture], job: IngestJob, tally: Tally
 ) -> list[Record] | list[Picture]:
+    if not held:  # no file of the sample can be read
+        return held
     skeleton = job.definition.skeleton
     pictures = [item for item in held if isinstance(item, Picture)]
     if pictures:

@@ -146,6 +146,7 @@ def run_source_stage(
             continue
         made, _ = _taken_apart(stage, record.image, answer, Picture)
         _Given.of(record).check(stage, made.record, ())
+        _check_depth(stage, made)
         file = work.source_file(record.image)
         assert file is not None, record
         if file not in digests:
@@ -220,6 +221,17 @@ class _Given:
             raise IngestError(f"stage {stage.label} left two instances of the same id in {self.image}.")
 
 
+def _check_depth(stage: LoadedStage, picture: Picture) -> None:
+    named = picture.record.depth is not None
+    if named != (picture.depth is not None):
+        what = (
+            "without its depth picture, which its record names; return the picture together with its depth"
+            if named
+            else "with a depth picture that its record does not name; leave depth as None"
+        )
+        raise IngestError(f"stage {stage.label} returned {picture.record.image} {what}.")
+
+
 def _taken_away(stage: LoadedStage, key: str, image: str) -> IngestError:
     return IngestError(
         f"stage {stage.label} took {key} from the extras of {image}, which a stage before it wrote; add to extras, or "
@@ -249,6 +261,7 @@ def _answered(
         return
     kept, rejects = _taken_apart(stage, given.image, answer, Picture)
     given.check(stage, kept.record, rejects)
+    _check_depth(stage, kept)
     for reject in rejects:
         tally.reject_instance(stage.label, reject)
     if kept.data != picture.data:

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 
 from posecore.storage import AnyPath, write_atomically
 from posecore.tables.columns import Annotations, keypoints_field, keypoints_of, renumbered
+from posecore.tables.extras import crowd_index, extras_of, posture
 
 _PLACE = [
     pa.field("shard", pa.int32(), nullable=False),
@@ -48,10 +49,12 @@ IMAGE_SCHEMA = pa.schema(
         pa.field("view_id", pa.string()),
         pa.field("frame_index", pa.int64()),
         pa.field("source_digest", pa.string()),
+        pa.field("crowd_index", pa.float64()),
     ]
 )
 """``images.parquet``. ``image`` is the source path below the dataset's root; ``digest`` is that of the image bytes
 (:mod:`posecore.shards.digests`), ``source_digest`` that of the source file where a stage has changed them, else null.
+``crowd_index`` is CrowdPose's ``crowdIndex``.
 """
 
 _FORMER_NAMES = {"sha256": "digest", "source_sha256": "source_digest"}
@@ -63,7 +66,8 @@ def instance_schema(num_keypoints: int) -> pa.Schema:
 
     ``image_row`` is the row of ``images.parquet``, ``instance_index`` the place within the record. ``keypoints`` are K
     times x, y, flag in the dataset's own order, ``absent`` the points that do not exist on this body; ``center`` x, y
-    and ``scale`` w, h are there where the dataset gives them.
+    and ``scale`` w, h are there where the dataset gives them, as are ``head_bbox_xyxy``, ``num_keypoints`` (the source's
+    own count, which some protocols read) and ``posture`` (:func:`~posecore.tables.extras.posture`).
     """
     return pa.schema(
         [
@@ -87,6 +91,9 @@ def instance_schema(num_keypoints: int) -> pa.Schema:
             pa.field("subject_id", pa.string()),
             pa.field("track_id", pa.string()),
             pa.field("video_id", pa.string()),
+            pa.field("num_keypoints", pa.int32()),
+            pa.field("head_bbox_xyxy", pa.list_(pa.float64())),
+            pa.field("posture", pa.string()),
             *_PLACE,
         ]
     )
@@ -150,7 +157,10 @@ class IndexRows:
         columns = zip(*self._places, strict=True) if self._places else ([] for _ in SamplePlace._fields)
         of_images: dict[str, Any] = {"key": self._keys, "num_instances": self._counts}
         of_images |= zip(SamplePlace._fields, columns, strict=True)
-        images = _table(IMAGE_SCHEMA, of_images, self._annotations.images.take(np.array(self._rows, np.int64)))
+        taken = self._annotations.images.take(np.array(self._rows, np.int64))
+        extras = extras_of(taken)
+        of_images["crowd_index"] = [crowd_index(of_image) for of_image in extras]
+        images = _table(IMAGE_SCHEMA, of_images, taken)
         bodies = self._annotations.instances.take(np.array(self._bodies, np.int64))
         counts = np.array(self._counts, np.int64)
         rows = np.repeat(np.arange(len(counts)), counts)
@@ -160,6 +170,10 @@ class IndexRows:
             "instance_index": np.arange(len(rows)) - np.repeat(counts.cumsum() - counts, counts),
             "instance_id": bodies["id"],
             "num_labelled": (keypoints_of(bodies)[..., 2] > 0).sum(axis=1),
+            "posture": [
+                posture(own, extras[row], alone)
+                for own, row, alone in zip(extras_of(bodies), rows.tolist(), (counts[rows] == 1).tolist(), strict=True)
+            ],
         }
         of_image = images.select([name for name in schema.names if name in IMAGE_SCHEMA.names]).take(rows)
         of_bodies |= zip(of_image.column_names, of_image.columns, strict=True)
@@ -186,6 +200,11 @@ class IndexTables:
         firsts = np.cumsum([0, *(part.images.num_rows for part in parts[:-1])]).tolist()
         instances = [renumbered(part.instances, first) for part, first in zip(parts, firsts, strict=True)]
         return cls(pa.concat_tables([part.images for part in parts]), pa.concat_tables(instances))
+
+
+def says_what_protocols_ask(instances: pa.Table) -> bool:
+    """Whether no record need be read to evaluate a split; those of formats 3 and 4 lack columns for it."""
+    return "posture" in instances.column_names
 
 
 def with_present_names(table: pa.Table) -> pa.Table:

@@ -58,7 +58,7 @@ class Labels:
 
     @cached_property
     def _centers_and_scales(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        return _pairs(self._instances["center"]), _pairs(self._instances["scale"])
+        return lists_or_nan(self._instances["center"], 2), lists_or_nan(self._instances["scale"], 2)
 
 
 def with_fewer_labels(instances: pa.Table, rows: NDArray[np.int64], points: NDArray[np.int64]) -> pa.Table:
@@ -83,11 +83,12 @@ def with_fewer_labels(instances: pa.Table, rows: NDArray[np.int64], points: NDAr
     return instances
 
 
-def _pairs(column: pa.ChunkedArray) -> NDArray[np.float64]:
-    pairs = np.full((len(column), 2), np.nan)
+def lists_or_nan(column: pa.ChunkedArray, length: int) -> NDArray[np.float64]:
+    """(n, length) the lists of a column; NaN where there is none."""
+    values = np.full((len(column), length), np.nan)
     given = column.is_valid().to_numpy()
-    pairs[given] = _one_array(column).flatten().to_numpy().reshape(-1, 2)
-    return pairs
+    values[given] = _one_array(column).flatten().to_numpy().reshape(-1, length)
+    return values
 
 
 def _one_array(column: pa.ChunkedArray) -> pa.ListArray:

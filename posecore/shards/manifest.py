@@ -14,8 +14,8 @@ from posecore.schema import Json
 from posecore.shards.remote import read_whole
 from posecore.storage import AnyPath, write_atomically
 
-FORMAT_VERSION: Literal[4] = 4
-"""Raised whenever the same input would give other bytes. Splits of format 3 are read as they are."""
+FORMAT_VERSION: Literal[5] = 5
+"""Raised whenever the same input would give other bytes. Splits of formats 3 and 4 are read as they are."""
 
 MANIFEST_NAME = "manifest.json"
 IMAGES_NAME = "images.parquet"
@@ -103,7 +103,7 @@ class Manifest(Config):
         files: SHA-256 of the tables beside the tars, by file name.
     """
 
-    format_version: Literal[3, 4] = FORMAT_VERSION
+    format_version: Literal[3, 4, 5] = FORMAT_VERSION
     code_version: str
     dataset: str
     split: str
@@ -160,7 +160,7 @@ def read_manifest(folder: AnyPath) -> Manifest:
         raise IntegrityError(f"{folder}: no {MANIFEST_NAME}, so no finished split is here; ingest it first.") from None
     except ValueError as error:
         raise IntegrityError(f"{path}: not readable as JSON ({error}); ingest the split again.") from None
-    if not isinstance(value, dict) or value.get("format_version") not in (3, FORMAT_VERSION):
+    if not isinstance(value, dict) or value.get("format_version") not in (3, 4, FORMAT_VERSION):
         raise IntegrityError(f"{path}: not a manifest of format version {FORMAT_VERSION}; ingest the split again.")
     stated = value.pop("digest", None)
     try:

@@ -5,6 +5,8 @@ import threading
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import ray
+from ray.data._internal.stats import get_or_create_stats_actor
 
 from pipelines.ingest import main
 from posecore.cluster.machines import RayMachines
@@ -102,6 +104,9 @@ def test_stages_that_see_pictures_are_operators_and_write_the_same_bytes(local_r
     manifest = ingest_split(RayMachines(), made, "train", tiny, tmp_path / "ray", SETTINGS)
     assert manifest.digest == expected.digest
     assert tree(tmp_path / "ray" / "tiny" / "train") == tree(tmp_path / "0" / "tiny" / "train")
+    shown = ray.get(get_or_create_stats_actor().get_datasets.remote())  # to the dashboard
+    operators = [name for dataset in shown.values() for name in dataset["operators"]]
+    assert any(f"({KINDS}:Count)" in name for name in operators), operators
     again = ingest_split(RayMachines(), made, "train", tiny, tmp_path / "ray", SETTINGS)
     assert again.digest == expected.digest
     fails = definition(stages=[{"stage": f"{KINDS}:Fails", "options": {"at": "7"}}])

@@ -1,10 +1,17 @@
+from dataclasses import fields, replace
+
 import numpy as np
 import pytest
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, check_fit
 from posecore.schema import Instance, Record
+from posecore.shards.corrections import CorrectedInstance, Corrections
+from posecore.shards.store import open_store
+from tests.support import tiny_store
 from tests.support.random_poses import random_case
+
+BOX = (5.0, 8.0, 60.0, 80.0)
 
 
 def instance(identity="1", **changes):
@@ -81,3 +88,30 @@ def test_predictions_of_another_set_or_head_or_a_broken_model_are_refused():
     predictions.keypoints[3, 4, 1] = np.nan
     with pytest.raises(EvaluationError, match=r"prediction 3 on image '\d+' is NaN"):
         check_fit(truth, predictions)
+
+
+def test_what_the_index_says_is_what_the_records_say_field_by_field(tmp_path):
+    bodies = [
+        [replace(tiny_store.instance("a", 17, BOX, absent=(2, 4)), num_keypoints=3), tiny_store.instance("b", 17, BOX)],
+        [],
+        [tiny_store.instance("c", 17, BOX, head_bbox_xyxy=(1.0, 2.0, 3.5, 4.0), category_id=4, is_crowd=True)],
+    ]
+    records = [tiny_store.record("d", row, of_image) for row, of_image in enumerate(bodies)]
+    records[0].extras, records[2].extras = {"crowdIndex": 0.25}, {"crowdIndex": "unknown"}
+    whole = tiny_store.write_store(tmp_path, "d", (), records=records)
+    corrections = Corrections(
+        dataset="d",
+        split="train",
+        dataset_digest=whole.manifest.digest,
+        made_by={},
+        instances=(CorrectedInstance(image="0", instance="b", unlabelled=("nose", "left_eye")),),
+    )
+    for store in (whole, open_store(whole.location, corrections=corrections)):
+        read = GroundTruth.from_records((store.read_record(row) for row in range(3)), 17)
+        index = GroundTruth.from_store(store)
+        for field in fields(GroundTruth):
+            said, asked = getattr(index, field.name), getattr(read, field.name)
+            assert np.array_equal(said, asked, equal_nan=isinstance(asked, np.ndarray)), field.name
+            assert isinstance(said, tuple) or said.dtype == asked.dtype, field.name
+    assert index.num_keypoints.tolist() == [3, 15, 17]
+    assert np.array_equal(index.crowd_index, [0.25, np.nan, np.nan], equal_nan=True)

@@ -8,11 +8,14 @@ import cv2
 import numpy as np
 import pytest
 
+from posecore.datasets.definition import StageEntry
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
+from posecore.ingest.stage_check import check_stages
 from posecore.schema import DepthImage, record_from_json, record_to_json
 from posecore.shards.store import open_store
+from posecore.stages import ImageStage, Picture
 from tests.support.depth_store import METRES_PER_UNIT, depth_pixels, depth_records, depth_store, write_depth
 from tests.support.tiny_store import definition, write_store
 
@@ -67,6 +70,24 @@ def test_ingesting_again_keeps_whole_shards_and_repairs_others(tmp_path: Path) -
     ingest(job, records)
     decoded = cv2.imdecode(np.frombuffer(open_store(job.folder).read_sample(2).depth_bytes, np.uint8), -1)
     np.testing.assert_array_equal(decoded, other)
+
+
+class LosesDepth(ImageStage):
+    """Makes a picture anew and forgets what lay beside it."""
+
+    def __call__(self, picture: Picture) -> Picture:
+        return Picture(data=picture.data, record=picture.record)
+
+
+def test_a_stage_that_loses_a_depth_picture_is_named(tmp_path: Path) -> None:
+    records = depth_records(tmp_path / "raw", "infants", 3)
+    write_store(tmp_path, "infants", [], records=records)
+    made = definition("infants").model_copy(update={"stages": (StageEntry(stage=f"{__name__}:LosesDepth"),)})
+    message = r"LosesDepth returned \S+0.png without its depth picture, which its record names; return the picture"
+    with pytest.raises(IngestError, match=message):
+        raise IngestError(check_stages(made, "train", tmp_path / "raw", records).problem)
+    with pytest.raises(IngestError, match=message):
+        ingest(ingest_job(made, "train", tmp_path / "raw", tmp_path / "shards", IngestSettings()), records)
 
 
 def test_a_damaged_depth_picture_is_named(tmp_path: Path) -> None:

@@ -57,6 +57,7 @@ class OfPictures(ImageStage):
             "another depth": lambda: replace(
                 given, record=replace(record, depth=DepthImage(image="/etc/passwd", metres_per_unit=1))
             ),
+            "depth of its own": lambda: replace(given, depth=given.data),
             "fewer bodies": lambda: replace(given, record=replace(record, instances=record.instances[1:])),
             "no extras": lambda: replace(
                 given, record=replace(record, instances=[replace(body, extras={}) for body in record.instances])
@@ -129,6 +130,7 @@ NAMES = "changed what names images/0.jpg; dataset, split, source_id, image, sour
         ("OfPictures", "another id", NAMES),
         ("OfPictures", "another file", NAMES),
         ("OfPictures", "another depth", NAMES),
+        ("OfPictures", "depth of its own", "returned images/0.jpg with a depth picture that its record does not name"),
         ("OfPictures", "fewer bodies", "lost instance 0-a of images/0.jpg without a word"),
         ("OfPictures", "a body twice", "left two instances of the same id in images/0.jpg"),
         ("OfPictures", "texts for rejects", "returned tuple for images/0.jpg"),

@@ -58,6 +58,14 @@ def test_every_stage_says_what_it_was_given_and_took_out(tmp_path):
     assert reasons == {"1": ["crowd"], "3": ["crowd"], "5": ["crowd", "empty-image"]}
 
 
+def test_a_sample_of_which_no_file_is_there_leaves_nothing_to_stages(tmp_path):
+    for path in [tmp_path / record.image for record in records(tmp_path, 4)]:
+        path.unlink()
+    said = checked(tmp_path, {"stage": "resize", "options": {"longer_side_px": 32}}, "drop_unlabelled")
+    assert "image: 4 images, 6 instances; took out 4 and 6 of them (missing-image: 4)" in said
+    assert "error" not in said
+
+
 def test_a_stage_that_would_stop_the_ingestion_is_met(tmp_path):
     records(tmp_path, 4)
     said = "  warning: blur_faces loses more than max_loss allows, so ingestion would stop"

@@ -14,8 +14,11 @@ BOX = (10.0, 10.0, 60.0, 80.0)
 @pytest.mark.parametrize(
     ("schema", "may_be_empty"),
     [
-        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index", "source_digest"}),
-        (instance_schema(17), {"center", "scale", "subject_id", "track_id", "video_id"}),
+        (IMAGE_SCHEMA, {"license", "video_id", "view_id", "frame_index", "source_digest", "crowd_index"}),
+        (
+            instance_schema(17),
+            {"center", "scale", "subject_id", "track_id", "video_id", "num_keypoints", "head_bbox_xyxy", "posture"},
+        ),
     ],
 )
 def test_only_what_a_source_may_not_state_can_be_empty(schema, may_be_empty):
