@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from posecore.errors import DatasetError
+from posecore.formats.claims import Texts, together
 from posecore.formats.coco import CocoReader, identifier
-from posecore.formats.files import read_json, read_text, relative_path, source_file
+from posecore.formats.files import read_text, relative_path, source_file
+from posecore.formats.json_lists import StoredList, open_json
 from posecore.formats.reader import Source
 from posecore.formats.values import (
     Refusal,
@@ -62,7 +64,11 @@ class AnimalPoseReader:
 
 
 def _read_official(source: Source) -> Iterator[Record | Reject]:
-    document = read_json(source, source.annotations)
+    with open_json(source, source.annotations, ("annotations",)) as document:
+        yield from _official_records(document, source)
+
+
+def _official_records(document: Json, source: Source) -> Iterator[Record | Reject]:
     if not isinstance(document, dict) or not isinstance(document.get("images"), dict):
         raise DatasetError(
             f"{source.dataset} {source.split}: {source.annotations} must hold images as a mapping of id to file name; "
@@ -74,26 +80,41 @@ def _read_official(source: Source) -> Iterator[Record | Reject]:
         for item in sequence(document.get("categories", ()), f"{source.annotations}: categories")
         for category in [mapping(item, "a category")]
     }
-    records: dict[str, Record] = {}
-    for index, entry in enumerate(sequence(document.get("annotations"), f"{source.annotations}: annotations")):
-        where = f"{source.annotations} annotations[{index}]"
-        image_id = ""
-        try:
-            row = mapping(entry, "an annotation")
-            image_id = identifier(row.get("image_id"), "image_id")
-            if image_id not in document["images"]:
-                raise Refusal("missing-image-entry", f"image {image_id} is not among the file's images.")
-            category_id = integer(row.get("category_id", 1), "category_id")
-            bbox = box_from_corners(row.get("bbox"), "bbox")
-            file_name = text(document["images"][image_id], "file name")
-            record = records.get(image_id) or _new_record(source, image_id, relative_path(source.images, file_name))
-            keypoints = _official_keypoints(row.get("keypoints"), indices)
-            species = names.get(category_id, "animal")
-            record.instances.append(_instance(source, str(index), bbox, keypoints, species, category_id))
-            records[image_id] = record
-        except Refusal as refusal:
-            yield refusal.reject(source, where, image_id, str(index))
-    yield from records.values()
+    entries = document.get("annotations")
+    if not isinstance(entries, StoredList):
+        entries = sequence(entries, f"{source.annotations}: annotations")
+    image_ids = Texts()
+    for entry in entries:
+        image_ids.append(_image_id(entry))
+    for positions in together(image_ids.column()):
+        record = None
+        for index in positions:
+            image_id = ""
+            try:
+                row = mapping(entries[index], "an annotation")
+                image_id = identifier(row.get("image_id"), "image_id")
+                if image_id not in document["images"]:
+                    raise Refusal("missing-image-entry", f"image {image_id} is not among the file's images.")
+                category_id = integer(row.get("category_id", 1), "category_id")
+                bbox = box_from_corners(row.get("bbox"), "bbox")
+                file_name = text(document["images"][image_id], "file name")
+                path = relative_path(source.images, file_name)
+                keypoints = _official_keypoints(row.get("keypoints"), indices)
+                species = names.get(category_id, "animal")
+                body = _instance(source, str(index), bbox, keypoints, species, category_id)
+                record = record or _new_record(source, image_id, path)
+                record.instances.append(body)
+            except Refusal as refusal:
+                yield refusal.reject(source, f"{source.annotations} annotations[{index}]", image_id, str(index))
+        if record is not None:
+            yield record
+
+
+def _image_id(entry: Json) -> str | None:
+    try:
+        return identifier(mapping(entry, "an annotation").get("image_id"), "image_id")
+    except Refusal:
+        return None
 
 
 def _official_keypoints(value: Json, indices: Mapping[str, int]) -> FloatArray:
@@ -116,26 +137,41 @@ def _read_xml(source: Source) -> Iterator[Record | Reject]:
     if not names:
         raise DatasetError(f"{source.dataset} {source.split}: {source.annotations} holds no <species>/*.xml.")
     indices = _indices(source, OFFICIAL_ORDER)
-    records: dict[str, Record] = {}
+    images = Texts()
     for name in names:
-        where = relative_path(source.annotations, name)
-        try:
-            root = _parse_xml(read_text(source, where))
-            species = text(_content(root, "category") or name.split("/")[0], "category")
-            bounds = _child(root, "visible_bounds")
-            image = _xml_image(root, bounds, species)
-            image_id = image.rsplit("/", 1)[-1].rsplit(".", 1)[0]
-            record = records.get(image) or _new_record(source, image_id, relative_path(source.images, image))
-            keypoints = _xml_keypoints(root, indices)
+        images.append(_image_of(source, name))
+    for positions in together(images.column()):
+        record = None
+        for name in (names[position] for position in positions):
             instance_id = name.removesuffix(".xml")
-            bbox = _xml_box(bounds)
-            record.instances.append(
-                _instance(source, instance_id, bbox, keypoints, species, SPECIES.get(species, len(SPECIES) + 1))
-            )
-            records[image] = record
-        except Refusal as refusal:
-            yield refusal.reject(source, where, instance_id=name.removesuffix(".xml"))
-    yield from records.values()
+            try:
+                root, species, bounds, image = _xml_file(source, name)
+                image_id = image.rsplit("/", 1)[-1].rsplit(".", 1)[0]
+                path = relative_path(source.images, image)
+                keypoints, bbox = _xml_keypoints(root, indices), _xml_box(bounds)
+                category_id = SPECIES.get(species, len(SPECIES) + 1)
+                body = _instance(source, instance_id, bbox, keypoints, species, category_id)
+                record = record or _new_record(source, image_id, path)
+                record.instances.append(body)
+            except Refusal as refusal:
+                yield refusal.reject(source, relative_path(source.annotations, name), instance_id=instance_id)
+        if record is not None:
+            yield record
+
+
+def _image_of(source: Source, name: str) -> str | None:
+    try:
+        return _xml_file(source, name)[-1]
+    except Refusal:
+        return None
+
+
+def _xml_file(source: Source, name: str) -> tuple[ElementTree.Element, str, ElementTree.Element, str]:
+    """Root, species, box and image of a file."""
+    root = _parse_xml(read_text(source, relative_path(source.annotations, name)))
+    species = text(_content(root, "category") or name.split("/")[0], "category")
+    bounds = _child(root, "visible_bounds")
+    return root, species, bounds, _xml_image(root, bounds, species)
 
 
 def _parse_xml(content: str) -> ElementTree.Element:

@@ -6,7 +6,8 @@ from typing import ClassVar
 
 from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, JsonObject, identifier
-from posecore.formats.files import read_json, relative_path
+from posecore.formats.files import relative_path
+from posecore.formats.json_lists import StoredList, chosen, open_json
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, mapping, text
 from posecore.schema import Json, Record, Reject
@@ -34,10 +35,9 @@ class Apt36kReader(CocoReader):
         part = source.options.get("part")
         if part is not None and part not in _PART_BOUNDS:
             raise DatasetError(f"{source.dataset}: reader option part is {part!r}; it may be train, val or test.")
-        document = read_json(source, source.annotations)
-        if isinstance(document, dict):
-            document = _as_coco(document, part)
-        yield from self.read_document(document, source, source.annotations)
+        with open_json(source, source.annotations, ("images", "annotations")) as document:
+            coco = _as_coco(document, part) if isinstance(document, dict) else document
+            yield from self.read_document(coco, source, source.annotations)
 
     def image_path(self, image: JsonObject, source: Source) -> str:
         """Species, clip and frame below the image folder."""
@@ -72,18 +72,24 @@ def _as_coco(document: JsonObject, part: Json) -> dict[str, Json]:
     """The document with COCO's keys, and only the images of the part with their annotations."""
     coco = {**document, "licenses": document.get("license", [])}
     images, annotations = document.get("images"), document.get("annotations")
-    if not isinstance(images, list) or not isinstance(annotations, list):
+    if not isinstance(images, list | StoredList) or not isinstance(annotations, list | StoredList):
         return coco
     left_out = {_id_text(image) for image in images if part is not None and not _belongs(image, part)}
-    coco["images"] = [image for image in images if _id_text(image) not in left_out]
-    coco["annotations"] = [
-        {**annotation, "iscrowd": annotation.get("is_crowd", annotation.get("iscrowd", 0))}
-        if isinstance(annotation, dict)
-        else annotation
-        for annotation in annotations
+    wanted = [row for row, image in enumerate(images) if _id_text(image) not in left_out]
+    of_wanted = [
+        row
+        for row, annotation in enumerate(annotations)
         if not (isinstance(annotation, dict) and str(annotation.get("image_id")) in left_out)
     ]
+    coco["images"] = chosen(images, wanted, lambda image: image)
+    coco["annotations"] = chosen(annotations, of_wanted, _with_crowd_flag)
     return coco
+
+
+def _with_crowd_flag(annotation: Json) -> Json:
+    if not isinstance(annotation, dict):
+        return annotation
+    return {**annotation, "iscrowd": annotation.get("is_crowd", annotation.get("iscrowd", 0))}
 
 
 def _belongs(image: Json, part: Json) -> bool:

@@ -1,4 +1,4 @@
-"""Which annotations belong to which image of a file that lists both in any order: by position, as columns."""
+"""Which annotations belong to which image of a file that lists them in any order: by position, as columns."""
 
 from collections.abc import Iterator
 
@@ -67,6 +67,17 @@ class Claims:
 
     def _positions(self, code: int) -> NDArray[np.int64]:
         return self._order[self._edges[code] : self._edges[code + 1]]
+
+
+def together(names: pa.Array) -> Iterator[list[int]]:
+    """Positions of equal texts, by the first of each; what has none stands alone."""
+    codes = names.dictionary_encode().indices.fill_null(-1).to_numpy(zero_copy_only=False).astype(np.int64)
+    alone = codes < 0
+    codes[alone] = codes.max(initial=-1) + 1 + np.arange(np.count_nonzero(alone))
+    order = np.argsort(codes, kind="stable")
+    edges = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
+    for code in np.argsort(order[edges[:-1]]):
+        yield order[edges[code] : edges[code + 1]].tolist()
 
 
 def recurring(texts: pa.Array) -> NDArray[np.bool_]:

@@ -62,12 +62,20 @@ class StoredList:
 Entries: TypeAlias = list[Json] | StoredList
 
 
+def chosen(entries: Entries, rows: Sequence[int], change: Callable[[Json], Json]) -> Entries:
+    """Some of the entries, changed; of a :class:`StoredList` each when it is asked for."""
+    if isinstance(entries, StoredList):
+        return entries.chosen(rows, change)
+    return [change(entries[row]) for row in rows]
+
+
 @contextmanager
 def open_json(source: Source, relative: str, lists: tuple[str, ...]) -> Iterator[Json]:
     """Content of a JSON file of the download, as long as the block lasts.
 
-    From :data:`STREAMED_FROM_BYTES` on, the named lists of its top level, or :data:`WHOLE`, are :class:`StoredList`;
-    all else is as :func:`~posecore.formats.files.read_json` gives it. A remote file is read into memory first.
+    From :data:`STREAMED_FROM_BYTES` on, the named lists of its top level, or the whole if it is a list and
+    :data:`WHOLE` is named, are :class:`StoredList`; all else is as :func:`~posecore.formats.files.read_json` gives it.
+    A remote file is read into memory first.
 
     Raises:
         Refusal: as :func:`~posecore.formats.files.read_json`, before the block begins.
@@ -89,19 +97,20 @@ def _opened(source: Source, relative: str) -> BinaryIO:
 
 def _streamed(file: BinaryIO, lists: tuple[str, ...]) -> Json:
     """The document, or None if it is no object or something in it is not JSON."""
+    named = set(lists) - {WHOLE}
     for loads in (orjson.loads, storable_json):  # the second is for the whole file if the first fails anywhere in it
         file.seek(0)
         try:
-            members = _Scanner(file, loads).members(WHOLE in lists)
+            content = _Scanner(file, loads).content(WHOLE in lists)
         except _Unusual:
             return None
         except (ValueError, TypeError, RecursionError):
             continue
-        if WHOLE in members and WHOLE in lists:
-            return members[WHOLE]
+        if isinstance(content, StoredList):
+            return content
         return {
-            name: value if isinstance(value, StoredList) and name in lists else _plain(value)
-            for name, value in members.items()
+            name: value if isinstance(value, StoredList) and name in named else _plain(value)
+            for name, value in content.items()
         }
     return None
 
@@ -123,14 +132,15 @@ class _Scanner:
         self._text, self._first, self._at = "", 0, 0  # a piece of the file, its place in it, and the next character
         self._ended = False
 
-    def members(self, or_list: bool) -> dict[str, Json]:
-        """Name to value; lists are :class:`StoredList`. Where the file is to be a list, that one as :data:`WHOLE`."""
+    def content(self, may_be_list: bool) -> dict[str, Json] | StoredList:
+        """Name to value, of which lists are :class:`StoredList`; or the whole as one, if it may be a list and is."""
+        found = self._list() if may_be_list and self._next() == "[" else self._members()
+        if self._next():
+            raise _Unusual
+        return found
+
+    def _members(self) -> dict[str, Json]:
         found: dict[str, Json] = {}
-        if or_list:
-            found[WHOLE] = self._list()
-            if self._next():
-                raise _Unusual
-            return found
         more = self._begins("{", "}")
         while more:
             name = self._value()
@@ -139,8 +149,6 @@ class _Scanner:
             self._expect(":")
             found[name] = self._list() if self._next() == "[" else self._value()
             more = self._goes_on("}")
-        if self._next():
-            raise _Unusual
         return found
 
     def _list(self) -> StoredList:

@@ -4,24 +4,30 @@ Written for annotation files from the internet: objects, function handles and sp
 executed, and a damaged file ends in one sentence (:func:`scipy.io.loadmat` was seen to crash the interpreter on
 flipped bytes). Layout: MathWorks, "MAT-File Format", chapter 1, level 5.
 
-Values: a struct array is a list of dicts, a cell array a list (both column-major), text a ``str``, a single number a
-``float``, any other numeric array an ndarray of its shape.
+Values: a struct array is a list of dicts or, where it is long, :class:`StoredStructs`; a cell array is a list (all
+column-major), text a ``str``, a single number a ``float``, any other numeric array an ndarray of its shape.
 """
 
 import math
 import struct
 import zlib
-from typing import Any, TypeAlias
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, TypeAlias, overload
 
 import numpy as np
 
 from posecore.errors import DatasetError
 
 MatValue: TypeAlias = Any
-"""``float``, ``str``, ndarray, list of values (cell array) or list of dicts (struct array)."""
+"""``float``, ``str``, ndarray, list of values (cell array), list of dicts or :class:`StoredStructs` (struct array)."""
 
 MAX_UNPACKED_BYTES = 1 << 30
 """All compressed variables together may grow to this; the largest known annotation file stays below a fifth of it."""
+
+MADE_AT_ONCE = 256
+"""Of a struct array of more, entries are made when they are asked for."""
 
 _MAX_DEPTH = 32
 _NUMERIC = {1: "i1", 2: "u1", 3: "<i2", 4: "<u2", 5: "<i4", 6: "<u4", 7: "<f4", 9: "<f8", 12: "<i8", 13: "<u8"}
@@ -45,11 +51,22 @@ def read_mat(data: bytes, origin: str) -> dict[str, MatValue]:
     if len(data) < 128 or data[124:128] != b"\x00\x01IM":
         raise DatasetError(f"{origin}: not a little-endian MATLAB level-5 file.")
     variables: dict[str, MatValue] = {}
-    try:
+    with damage_in_a_sentence(origin):
         _read_variables(memoryview(data)[128:], variables)
+    return variables
+
+
+@contextmanager
+def damage_in_a_sentence(origin: str) -> Iterator[None]:
+    """Says of which file the damage is that is met within; also when entries of :class:`StoredStructs` are made.
+
+    Raises:
+        DatasetError: there is some.
+    """
+    try:
+        yield
     except (_Damaged, zlib.error, UnicodeDecodeError, struct.error) as error:
         raise DatasetError(f"{origin}: damaged or unusual MATLAB file ({error}); download it again.") from None
-    return variables
 
 
 class _Damaged(Exception):
@@ -130,7 +147,7 @@ def _cells(data: memoryview, position: int, count: int, depth: int) -> list[MatV
     return values
 
 
-def _structs(data: memoryview, position: int, count: int, depth: int) -> list[dict[str, MatValue]]:
+def _structs(data: memoryview, position: int, count: int, depth: int) -> Sequence[dict[str, MatValue]]:
     _, length_bytes, position = _element(data, position)
     _, names_bytes, position = _element(data, position)
     if len(length_bytes) != 4:
@@ -140,6 +157,8 @@ def _structs(data: memoryview, position: int, count: int, depth: int) -> list[di
         raise _Damaged("a struct whose field names have no common length")
     packed = bytes(names_bytes)
     names = [packed[i : i + length].split(b"\0")[0].decode("latin-1") for i in range(0, len(packed), length)]
+    if count > MADE_AT_ONCE:
+        return StoredStructs(data, position, names, count, depth)
     entries: list[dict[str, MatValue]] = []
     for _ in range(count):
         entry = {}
@@ -147,6 +166,47 @@ def _structs(data: memoryview, position: int, count: int, depth: int) -> list[di
             entry[name], position = _nested(data, position, depth)
         entries.append(entry)
     return entries
+
+
+class StoredStructs(Sequence[dict[str, MatValue]]):
+    """A struct array whose entries are made when they are asked for, within :func:`damage_in_a_sentence`.
+
+    Args:
+        data: of the array.
+        position: where the first field of the first entry begins.
+        names: of the fields.
+        count: entries.
+        depth: of the array.
+    """
+
+    def __init__(self, data: memoryview, position: int, names: list[str], count: int, depth: int) -> None:
+        self._data, self._names, self._count, self._depth = data, names, count, depth
+        self._places = array("q")
+        for _ in range(count * len(names)):
+            self._places.append(position)
+            _, _, position = _element(data, position)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> dict[str, MatValue]: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[dict[str, MatValue]]: ...
+    def __getitem__(self, index: int | slice) -> dict[str, MatValue] | list[dict[str, MatValue]]:
+        """An entry, or some."""
+        if isinstance(index, slice):
+            return [self[row] for row in range(*index.indices(self._count))]
+        return {name: self.value(index, name) for name in self._names}
+
+    def value(self, index: int, name: str) -> MatValue:
+        """One field of an entry; None where entries have no such field."""
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        if name not in self._names:
+            return None
+        place = self._places[index % self._count * len(self._names) + self._names.index(name)]
+        return _nested(self._data, place, self._depth)[0]
 
 
 def _nested(data: memoryview, position: int, depth: int) -> tuple[MatValue, int]:

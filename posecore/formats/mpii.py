@@ -11,7 +11,8 @@ definition's rule for it; MPII has no OKS benchmark. The raw centre and scale st
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -19,8 +20,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
-from posecore.formats.files import read_bytes, read_json, read_text, relative_path
-from posecore.formats.matfile import MatValue, read_mat
+from posecore.formats.claims import Texts, together
+from posecore.formats.files import read_bytes, read_text, relative_path
+from posecore.formats.json_lists import WHOLE, Entries, StoredList, open_json
+from posecore.formats.matfile import MatValue, StoredStructs, damage_in_a_sentence, read_mat
 from posecore.formats.reader import Source
 from posecore.formats.values import (
     Refusal,
@@ -65,14 +68,31 @@ class _Person:
     extras: dict[str, Json] = field(default_factory=dict)
 
 
-_Rows = Iterator["_Person | _EmptyImage | Reject"]
-
-
 @dataclass(slots=True, kw_only=True)
 class _EmptyImage:
     """An image of the split without any annotated person."""
 
     image: str
+
+
+_Row = _Person | _EmptyImage | Reject
+
+
+@dataclass(slots=True)
+class _Rows:
+    """The rows of a file; those of an image are not together.
+
+    Attributes:
+        number: of them.
+        image_of: name of the image of a row; None where it has none that can be read.
+        read: what a row says.
+        remarks: of the whole.
+    """
+
+    number: int
+    image_of: Callable[[int], str | None]
+    read: Callable[[int], Iterable[_Row]]
+    remarks: list[Reject] = field(default_factory=list)
 
 
 class MpiiReader:
@@ -108,7 +128,8 @@ class MpiiReader:
                 f"{source.dataset}: MPII has {NUM_JOINTS} joints, but skeleton {source.skeleton.name} has "
                 f"{source.skeleton.num_keypoints}."
             )
-        yield from _records(source, _FORMS[form](source))
+        with _FORMS[form](source) as rows:
+            yield from _records(source, rows)
 
 
 class MpiiTrbReader:
@@ -116,31 +137,42 @@ class MpiiTrbReader:
 
     def read(self, source: Source) -> Iterator[Record | Reject]:
         """See :class:`~posecore.formats.reader.Reader`."""
-        yield from _records(source, _trb_rows(source))
+        with _trb_rows(source) as rows:
+            yield from _records(source, rows)
 
 
-def _records(source: Source, rows: "Iterable[_Person | _EmptyImage | Reject]") -> Iterator[Record | Reject]:
-    records: dict[str, Record] = {}
-    rejects: list[Reject] = []
+def _records(source: Source, rows: _Rows) -> Iterator[Record | Reject]:
+    yield from rows.remarks
+    images = Texts()
+    for position in range(rows.number):
+        images.append(rows.image_of(position))
     seen: set[str] = set()
-    for row in rows:
-        if isinstance(row, Reject):
-            rejects.append(row)
-            continue
-        try:
-            record = records.get(row.image) or _empty_record(source, row)
-            if isinstance(row, _Person):
-                if row.instance_id in seen:
-                    raise Refusal("duplicate-id", f"a person with the id {row.instance_id} came before.")
-                record.instances.append(_instance(source, row))
-                seen.add(row.instance_id)
-            records[row.image] = record
-        except Refusal as refusal:
-            where = row.where if isinstance(row, _Person) else source.annotations
-            instance_id = row.instance_id if isinstance(row, _Person) else ""
-            rejects.append(refusal.reject(source, where, _stem(row.image), instance_id))
-    yield from records.values()
-    yield from rejects
+    for positions in together(images.column()):
+        record = None
+        for row in (row for position in positions for row in rows.read(position)):
+            if isinstance(row, Reject):
+                yield row
+                continue
+            try:
+                with_row = record or _empty_record(source, row)
+                if isinstance(row, _Person):
+                    if row.instance_id in seen:
+                        raise Refusal("duplicate-id", f"a person with the id {row.instance_id} came before.")
+                    with_row.instances.append(_instance(source, row))
+                    seen.add(row.instance_id)
+                record = with_row
+            except Refusal as refusal:
+                where = row.where if isinstance(row, _Person) else source.annotations
+                instance_id = row.instance_id if isinstance(row, _Person) else ""
+                yield refusal.reject(source, where, _stem(row.image), instance_id)
+        if record is not None:
+            yield record
+
+
+def _named(entry: Json, field_name: str) -> str | None:
+    """The text of a field; None if there is none."""
+    name = entry.get(field_name) if isinstance(entry, dict) else None
+    return name if isinstance(name, str) else None
 
 
 def _empty_record(source: Source, row: "_Person | _EmptyImage") -> Record:
@@ -201,25 +233,34 @@ def _stem(image: str) -> str:
 # --- JSON of HRNet and mmpose -------------------------------------------------------------------------------------
 
 
-def _hrnet_rows(source: Source) -> _Rows:
-    entries = _list_of_rows(source, read_json(source, source.annotations))
-    heads, remarks = _head_boxes(source, len(entries))
-    yield from remarks
-    for index, entry in enumerate(entries):
-        where = f"{source.annotations} [{index}]"
-        try:
-            row = mapping(entry, "a row")
-            yield _Person(
-                image=text(row.get("image"), "image"),
-                instance_id=str(index),
-                where=where,
-                center=_pair(row.get("center"), "center"),
-                scale=number(row.get("scale"), "scale"),
-                joints=_hrnet_joints(row),
-                head_xyxy=None if heads is None else tuple(heads[index].tolist()),
-            )
-        except Refusal as refusal:
-            yield refusal.reject(source, where, instance_id=str(index))
+@contextmanager
+def _hrnet_rows(source: Source) -> Iterator[_Rows]:
+    with open_json(source, source.annotations, (WHOLE,)) as content:
+        entries = _list_of_rows(source, content)
+        heads, remarks = _head_boxes(source, len(entries))
+        yield _Rows(
+            len(entries),
+            lambda index: _named(entries[index], "image"),
+            lambda index: [_hrnet_row(source, index, entries[index], _row_of(heads, index))],
+            remarks,
+        )
+
+
+def _hrnet_row(source: Source, index: int, entry: Json, head: tuple[float, ...] | None) -> _Row:
+    where = f"{source.annotations} [{index}]"
+    try:
+        row = mapping(entry, "a row")
+        return _Person(
+            image=text(row.get("image"), "image"),
+            instance_id=str(index),
+            where=where,
+            center=_pair(row.get("center"), "center"),
+            scale=number(row.get("scale"), "scale"),
+            joints=_hrnet_joints(row),
+            head_xyxy=head,
+        )
+    except Refusal as refusal:
+        return refusal.reject(source, where, instance_id=str(index))
 
 
 def _hrnet_joints(row: Json) -> list[JointRow]:
@@ -259,39 +300,51 @@ def _head_boxes(source: Source, num_rows: int) -> tuple[NDArray[np.float64] | No
     return boxes.astype(np.float64).reshape(4, num_rows).T, []
 
 
+def _row_of(boxes: NDArray[np.float64] | None, row: int) -> tuple[float, ...] | None:
+    return None if boxes is None else tuple(boxes[row].tolist())
+
+
 # --- JSON of pytorch-pose and CPM ---------------------------------------------------------------------------------
 
 
-def _cpm_rows(source: Source) -> _Rows:
+@contextmanager
+def _cpm_rows(source: Source) -> Iterator[_Rows]:
     wanted = source.options.get("validation")
-    content = read_json(source, source.annotations)
-    entries = _list_of_rows(source, content.get("root") if isinstance(content, dict) else content)
-    kept = [index for index, entry in enumerate(entries) if wanted is None or _is_validation(entry) in (wanted, None)]
-    heads, remarks = _head_boxes(source, len(kept))
-    yield from remarks
-    for place, index in enumerate(kept):
-        where = f"{source.annotations} [{index}]"
-        try:
-            row = mapping(entries[index], "a row")
-            if wanted is not None:
-                number(row.get("isValidation"), "isValidation")
-            image_index = integer(row.get("annolist_index"), "annolist_index")
-            person_index = integer(row.get("people_index"), "people_index")
-            yield _Person(
-                image=text(row.get("img_paths"), "img_paths"),
-                instance_id=f"{image_index}_{person_index}",
-                where=where,
-                center=_pair(row.get("objpos"), "objpos"),
-                scale=number(row.get("scale_provided"), "scale_provided"),
-                joints=_cpm_joints(row.get("joint_self")),
-                head_xyxy=None if heads is None else tuple(heads[place].tolist()),
-                image_size=(
-                    integer(row.get("img_height", 0), "img_height"),
-                    integer(row.get("img_width", 0), "img_width"),
-                ),
-            )
-        except Refusal as refusal:
-            yield refusal.reject(source, where)
+    with open_json(source, source.annotations, (WHOLE, "root")) as content:
+        entries = _list_of_rows(source, content.get("root") if isinstance(content, dict) else content)
+        kept = [row for row, entry in enumerate(entries) if wanted is None or _is_validation(entry) in (wanted, None)]
+        heads, remarks = _head_boxes(source, len(kept))
+        yield _Rows(
+            len(kept),
+            lambda place: _named(entries[kept[place]], "img_paths"),
+            lambda place: [_cpm_row(source, kept[place], entries[kept[place]], _row_of(heads, place))],
+            remarks,
+        )
+
+
+def _cpm_row(source: Source, index: int, entry: Json, head: tuple[float, ...] | None) -> _Row:
+    where = f"{source.annotations} [{index}]"
+    try:
+        row = mapping(entry, "a row")
+        if source.options.get("validation") is not None:
+            number(row.get("isValidation"), "isValidation")
+        image_index = integer(row.get("annolist_index"), "annolist_index")
+        person_index = integer(row.get("people_index"), "people_index")
+        return _Person(
+            image=text(row.get("img_paths"), "img_paths"),
+            instance_id=f"{image_index}_{person_index}",
+            where=where,
+            center=_pair(row.get("objpos"), "objpos"),
+            scale=number(row.get("scale_provided"), "scale_provided"),
+            joints=_cpm_joints(row.get("joint_self")),
+            head_xyxy=head,
+            image_size=(
+                integer(row.get("img_height", 0), "img_height"),
+                integer(row.get("img_width", 0), "img_width"),
+            ),
+        )
+    except Refusal as refusal:
+        return refusal.reject(source, where)
 
 
 def _is_validation(entry: Json) -> bool | None:
@@ -317,8 +370,14 @@ def _cpm_joints(value: Json) -> list[JointRow]:
 # --- the official .mat --------------------------------------------------------------------------------------------
 
 
-def _mat_rows(source: Source) -> _Rows:
+@contextmanager
+def _mat_rows(source: Source) -> Iterator[_Rows]:
     variables = read_mat(read_bytes(source, source.annotations), source.annotations)
+    with damage_in_a_sentence(source.annotations):
+        yield _release_rows(source, variables)
+
+
+def _release_rows(source: Source, variables: dict[str, MatValue]) -> _Rows:
     release = _first_struct(variables.get("RELEASE"))
     images = _structs(release.get("annolist"))
     flags = np.ravel(release.get("img_train", ()))
@@ -330,24 +389,31 @@ def _mat_rows(source: Source) -> _Rows:
     wanted_flag = 1 if source.options.get("train", True) else 0
     only, without = _image_names(source, "only_images"), _image_names(source, "without_images")
     separated = release.get("single_person")
-    for index, (entry, flag) in enumerate(zip(images, flags, strict=True)):
+
+    def image_of(index: int) -> str | None:
+        image = images.value(index, "image") if isinstance(images, StoredStructs) else images[index].get("image")
+        return _named(_first_struct(image), "name")
+
+    def read(index: int) -> Iterator[_Row]:
         where = f"{source.annotations} annolist({index + 1})"
-        name = _first_struct(entry.get("image")).get("name")
-        if flag != wanted_flag:
-            continue
-        if not isinstance(name, str) or not name:
+        name = image_of(index)
+        if flags[index] != wanted_flag:
+            return
+        if not name:
             yield Refusal("not-a-text", "the image has no name.").reject(source, where)
-            continue
+            return
         if (only is not None and name not in only) or (without is not None and name in without):
-            continue
+            return
         yield _EmptyImage(image=name)
         alone = np.ravel(separated[index]).tolist() if isinstance(separated, list) and index < len(separated) else []
-        for person_index, rect in enumerate(_structs(entry.get("annorect")), start=1):
+        for person_index, rect in enumerate(_structs(images[index].get("annorect")), start=1):
             instance_id = f"{index + 1}_{person_index}"
             try:
                 yield _mat_person(rect, name, instance_id, where, alone=person_index in alone)
             except Refusal as refusal:
                 yield refusal.reject(source, f"{where} annorect({person_index})", _stem(name), instance_id)
+
+    return _Rows(len(images), image_of, read)
 
 
 def _mat_person(rect: dict[str, MatValue], image: str, instance_id: str, where: str, *, alone: bool) -> _Person:
@@ -383,8 +449,10 @@ def _mat_flag(value: MatValue) -> int:
     raise Refusal("flag-out-of-range", f"is_visible is {value!r}; 0 and 1 exist.")
 
 
-def _structs(value: MatValue) -> list[dict[str, MatValue]]:
+def _structs(value: MatValue) -> Sequence[dict[str, MatValue]]:
     """The entries of a struct array; a missing or empty field has none."""
+    if isinstance(value, StoredStructs):
+        return value
     return [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
 
 
@@ -403,37 +471,58 @@ def _image_names(source: Source, option: str) -> frozenset[str] | None:
 # --- MPII-TRB -----------------------------------------------------------------------------------------------------
 
 
-def _trb_rows(source: Source) -> _Rows:
-    content = read_json(source, source.annotations)
-    if not isinstance(content, dict) or not isinstance(content.get("annotations"), list):
-        raise DatasetError(f"{source.dataset} {source.split}: {source.annotations} has no list of annotations.")
-    images = {
-        image["id"]: image
-        for image in sequence(content.get("images"), f"{source.annotations}: images")
-        if isinstance(image, dict) and isinstance(image.get("id"), int)
-    }
-    for index, entry in enumerate(content["annotations"]):
-        where, instance_id = f"{source.annotations} annotations[{index}]", ""
-        try:
-            row = mapping(entry, "an annotation")
-            instance_id = str(row.get("id", ""))
-            image = images.get(integer(row.get("image_id"), "image_id"))
-            if image is None:
+@contextmanager
+def _trb_rows(source: Source) -> Iterator[_Rows]:
+    with open_json(source, source.annotations, ("images", "annotations")) as content:
+        entries = content.get("annotations") if isinstance(content, dict) else None
+        if not isinstance(entries, list | StoredList):
+            raise DatasetError(f"{source.dataset} {source.split}: {source.annotations} has no list of annotations.")
+        images = content.get("images")
+        if not isinstance(images, StoredList):
+            images = sequence(images, f"{source.annotations}: images")
+        places = {
+            image["id"]: place
+            for place, image in enumerate(images)
+            if isinstance(image, dict) and isinstance(image.get("id"), int)
+        }
+
+        def image_of(row: Json) -> Json:
+            """The image entry of a row."""
+            place = places.get(integer(mapping(row, "an annotation").get("image_id"), "image_id"))
+            if place is None:
                 raise Refusal("unknown-image", f"image_id {row['image_id']} is not among the file's images.")
-            scale = number(row.get("scale"), "scale")
-            yield _Person(
-                image=text(image.get("file_name"), "file_name"),
-                instance_id=instance_id,
-                where=where,
-                center=_pair(row.get("center"), "center"),
-                scale=TRB_INVERSE_SCALE / scale if scale > 0 else scale,
-                joints=_trb_joints(row.get("keypoints"), source.skeleton.num_keypoints),
-                image_size=(integer(image.get("height"), "height"), integer(image.get("width"), "width")),
-                is_crowd=bool(row.get("iscrowd", 0)),
-                extras={"trb_scale": scale},
-            )
-        except Refusal as refusal:
-            yield refusal.reject(source, where, instance_id=instance_id)
+            return images[place]
+
+        def name_of(index: int) -> str | None:
+            try:
+                return _named(image_of(entries[index]), "file_name")
+            except Refusal:
+                return None
+
+        def read(index: int) -> Iterator[_Row]:
+            where, instance_id, entry = f"{source.annotations} annotations[{index}]", "", entries[index]
+            try:
+                instance_id = str(mapping(entry, "an annotation").get("id", ""))
+                yield _trb_person(entry, image_of(entry), instance_id, where, source.skeleton.num_keypoints)
+            except Refusal as refusal:
+                yield refusal.reject(source, where, instance_id=instance_id)
+
+        yield _Rows(len(entries), name_of, read)
+
+
+def _trb_person(row: Json, image: Json, instance_id: str, where: str, num_keypoints: int) -> _Person:
+    scale = number(row.get("scale"), "scale")
+    return _Person(
+        image=text(image.get("file_name"), "file_name"),
+        instance_id=instance_id,
+        where=where,
+        center=_pair(row.get("center"), "center"),
+        scale=TRB_INVERSE_SCALE / scale if scale > 0 else scale,
+        joints=_trb_joints(row.get("keypoints"), num_keypoints),
+        image_size=(integer(image.get("height"), "height"), integer(image.get("width"), "width")),
+        is_crowd=bool(row.get("iscrowd", 0)),
+        extras={"trb_scale": scale},
+    )
 
 
 def _trb_joints(value: Json, num_keypoints: int) -> list[JointRow]:
@@ -441,8 +530,8 @@ def _trb_joints(value: Json, num_keypoints: int) -> list[JointRow]:
     return [(flat[i], flat[i + 1], integer(flat[i + 2], "a flag")) for i in range(0, len(flat), 3)]
 
 
-def _list_of_rows(source: Source, content: Json) -> list[Json]:
-    if not isinstance(content, list):
+def _list_of_rows(source: Source, content: Json) -> Entries:
+    if not isinstance(content, list | StoredList):
         raise DatasetError(
             f"{source.dataset} {source.split}: {source.annotations} must hold a list with a row a person."
         )
@@ -454,4 +543,8 @@ def _pair(value: Json, what: str) -> tuple[float, float]:
     return x, y
 
 
-_FORMS: dict[str, Callable[[Source], _Rows]] = {"hrnet": _hrnet_rows, "cpm": _cpm_rows, "mat": _mat_rows}
+_FORMS: dict[str, Callable[[Source], AbstractContextManager[_Rows]]] = {
+    "hrnet": _hrnet_rows,
+    "cpm": _cpm_rows,
+    "mat": _mat_rows,
+}

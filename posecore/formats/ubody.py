@@ -13,7 +13,7 @@ from posecore.formats.coco import CocoReader, JsonObject
 from posecore.formats.coco_points import any_positive_flag, coco_flags, flat_keypoints
 from posecore.formats.coco_wholebody import BODY, part_keypoints
 from posecore.formats.files import read_bytes, source_file
-from posecore.formats.json_lists import Entries, StoredList, open_json
+from posecore.formats.json_lists import StoredList, chosen, open_json
 from posecore.formats.reader import ReaderOfParts, Source
 from posecore.formats.values import integer, text
 from posecore.schema import FloatArray, Json, Record, Reject
@@ -182,13 +182,7 @@ def _select(document: Json, scene: str, keep: Callable[[str, Json], bool]) -> Js
         for row, annotation in enumerate(annotations)
         if not isinstance(annotation, dict) or str(annotation.get("image_id")) not in elsewhere
     ]
-    return {**document, "images": _chosen(images, kept, named), "annotations": _chosen(annotations, of_kept, of_scene)}
-
-
-def _chosen(entries: Entries, rows: list[int], change: Callable[[Json], Json]) -> Entries:
-    if isinstance(entries, StoredList):
-        return entries.chosen(rows, change)
-    return [change(entries[row]) for row in rows]
+    return {**document, "images": chosen(images, kept, named), "annotations": chosen(annotations, of_kept, of_scene)}
 
 
 def _prefixed(scene: str, value: Json) -> Json:

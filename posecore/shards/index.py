@@ -66,8 +66,8 @@ def instance_schema(num_keypoints: int) -> pa.Schema:
 
     ``image_row`` is the row of ``images.parquet``, ``instance_index`` the place within the record. ``keypoints`` are K
     times x, y, flag in the dataset's own order, ``absent`` the points that do not exist on this body; ``center`` x, y
-    and ``scale`` w, h are there where the dataset gives them, as are ``head_bbox_xyxy``, ``num_keypoints`` (the source's
-    own count, which some protocols read) and ``posture`` (:func:`~posecore.tables.extras.posture`).
+    and ``scale`` w, h are there where the dataset gives them, as are ``head_bbox_xyxy``, ``num_keypoints`` (the
+    source's own count, which some protocols read) and ``posture`` (:func:`~posecore.tables.extras.posture`).
     """
     return pa.schema(
         [

@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from posecore.formats import json_lists
+from posecore.formats import json_lists, matfile
 from posecore.formats.reader import Reader, Source
 from posecore.schema import AreaRule, Json, Record, Reject
 from posecore.skeletons.skeleton import Keypoint, Skeleton
@@ -11,8 +11,9 @@ from posecore.skeletons.skeleton import Keypoint, Skeleton
 
 @pytest.fixture(params=["at once", "an entry at a time"])
 def both_ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every JSON file is parsed at once, and then read an entry at a time."""
+    """Every JSON file and struct array is parsed at once, and then read an entry at a time."""
     if request.param != "at once":
+        monkeypatch.setattr(matfile, "MADE_AT_ONCE", 0)
         monkeypatch.setattr(json_lists, "STREAMED_FROM_BYTES", 0)
 
 

@@ -11,6 +11,8 @@ from posecore.formats.reader import Source
 from posecore.schema import Record, Reject
 from posecore.skeletons.library import load_skeleton
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 Make = Callable[..., Source]
 Read = Callable[..., tuple[list[Record], list[Reject]]]
 NAMES = load_skeleton("animalpose20").names

@@ -11,6 +11,8 @@ from posecore.formats.apt36k import Apt36kReader, part_of_clip
 from posecore.formats.reader import Source
 from posecore.schema import Record, Reject
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 Make = Callable[..., Source]
 Read = Callable[..., tuple[list[Record], list[Reject]]]
 

@@ -9,7 +9,7 @@ import scipy.io
 import scipy.sparse
 
 from posecore.errors import DatasetError
-from posecore.formats.matfile import read_mat
+from posecore.formats.matfile import MADE_AT_ONCE, StoredStructs, damage_in_a_sentence, read_mat
 
 
 def written(variables: dict[str, Any], compressed: bool = True) -> bytes:
@@ -18,6 +18,7 @@ def written(variables: dict[str, Any], compressed: bool = True) -> bytes:
     return file.getvalue()
 
 
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("compressed", [True, False])
 def test_values_are_those_written(compressed: bool) -> None:
     matrix = np.arange(6, dtype=np.int16).reshape(2, 3)
@@ -30,13 +31,28 @@ def test_values_are_those_written(compressed: bool) -> None:
     assert np.array_equal(found["matrix"], matrix)
     assert found["cells"][0] == "ä"
     assert found["cells"][1].shape == (0, 0)
-    assert found["structs"] == [
+    assert list(found["structs"]) == [
         {"number": 1.5, "long_field_name": "one"},
         {"number": 2.5, "long_field_name": "two"},
     ]
     assert found["flag"] == 1.0
 
 
+def test_a_long_struct_array_makes_the_entries_that_are_asked_for() -> None:
+    count = MADE_AT_ONCE + 1
+    structs = np.array([(row, "x") for row in range(count)], dtype=[("number", object), ("text", object)])
+    found = read_mat(written({"structs": structs}), "x.mat")["structs"]
+    assert isinstance(found, StoredStructs)
+    assert [entry["number"] for entry in found] == list(range(count))
+    assert found[-1] == {"number": count - 1, "text": "x"}
+    assert found[1:5:2] == [found[1], found[3]]
+    assert (found.value(7, "number"), found.value(7, "absent")) == (7, None)
+    for index in (count, -count - 1):
+        with pytest.raises(IndexError):
+            found[index]
+
+
+@pytest.mark.usefixtures("both_ways")
 @pytest.mark.parametrize("compressed", [True, False])
 def test_damaged_files_are_refused_and_never_crash(compressed: bool) -> None:
     structs = np.array([(1.5, "one", np.arange(9.0))] * 3, dtype=[("a", object), ("b", object), ("c", object)])
@@ -50,7 +66,10 @@ def test_damaged_files_are_refused_and_never_crash(compressed: bool) -> None:
         for _ in range(generator.randint(1, 4)):
             damaged[generator.randrange(128, len(data))] = generator.randrange(256)
         with contextlib.suppress(DatasetError):
-            assert isinstance(read_mat(bytes(damaged), "x.mat"), dict)
+            found = read_mat(bytes(damaged), "x.mat")
+            with damage_in_a_sentence("x.mat"):
+                for value in found.values():
+                    assert not isinstance(value, StoredStructs) or all(isinstance(entry, dict) for entry in value)
 
 
 def test_what_all_variables_unpack_to_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:

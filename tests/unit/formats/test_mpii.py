@@ -13,6 +13,8 @@ from posecore.formats.mpii import MpiiReader, MpiiTrbReader
 from posecore.formats.reader import Source
 from posecore.schema import Record, Reject
 
+pytestmark = pytest.mark.usefixtures("both_ways")
+
 Make = Callable[..., Source]
 Read = Callable[..., tuple[list[Record], list[Reject]]]
 
