@@ -1,7 +1,10 @@
 """``posecore datasets``: what datasets there are, and what a download looks like."""
 
 import argparse
+import os
+import re
 import sys
+from pathlib import Path
 from typing import Any
 
 from posecore.cli.commands import Commands, input_size, positive
@@ -9,6 +12,8 @@ from posecore.config import apply_override, parse_config
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.datasets.new import propose, write_definition
+from posecore.datasets.recognise import recognise
 from posecore.errors import PoseCoreError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of, may_scale
@@ -21,7 +26,7 @@ from posecore.viz.dataset_gallery import write_dataset_gallery, write_worst
 
 
 def add(commands: Commands) -> None:
-    """Adds ``datasets list | show | check | augmentations``."""
+    """Adds ``datasets list | show | check | new | augmentations``."""
     group = commands.add_parser("datasets", help="what datasets there are, and what a download looks like")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
@@ -38,6 +43,20 @@ def add(commands: Commands) -> None:
     check.add_argument("--split", help="default: every split whose annotations are there")
     check.add_argument("--out", help="folder to draw the three worst bodies of each split into")
     check.set_defaults(run=_check_dataset)
+    new = actions.add_parser("new", help="write a definition of your own labels, and check it")
+    new.add_argument(
+        "--from", dest="places", type=Path, action="append", required=True,
+        help="file or folder that the tool has written; several make one set, under one head",
+    )  # fmt: skip
+    new.add_argument("--name", default="", help="of the dataset and its skeleton (default: that of the file or folder)")
+    new.add_argument("--like", default="", help="a skeleton whose union names and OKS constants like-named points take")
+    new.add_argument("--names", default="", help="names of the points, by commas, where the tool has none")
+    new.add_argument("--images", default="", help="folder of pictures or films below that of --from, if not found")
+    new.add_argument("--license", default="own", help="licence of the pictures (default: own)")
+    new.add_argument(
+        "--into", type=Path, help="folder of definitions (default: the first on POSECORE_DATASETS, else my_datasets)"
+    )
+    new.set_defaults(run=_new_dataset)
     augmentations = actions.add_parser(
         "augmentations", help="write an HTML gallery and a PNG contact sheet of crops as training will see them"
     )
@@ -106,29 +125,58 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     return 0
 
 
+def _new_dataset(options: argparse.Namespace) -> int:
+    stem = options.places[0].resolve().name.partition(".")[0]
+    name = options.name or re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_").lower()
+    names = [part.strip() for part in options.names.split(",") if part.strip()]
+    ask = input if sys.stdin.isatty() else None
+    ones = [recognise(place) for place in options.places]
+    proposal = propose(name, ones, options.like, names, options.images, ask)
+    found = proposal.found
+    stated = [text for text in os.environ.get("POSECORE_DATASETS", "").split(os.pathsep) if text]
+    into = options.into or Path(stated[0] if stated else "my_datasets")
+    path = write_definition(proposal, into, options.license)
+    print(
+        f"{found.kind}: {len(found.names)} points ({', '.join(found.names)})\n{path}\n{path.with_name('skeleton.yaml')}"
+    )
+    for remark in proposal.remarks:
+        print(f"  please confirm: {remark}")
+    if str(into.resolve()) not in [str(Path(text).resolve()) for text in stated]:
+        os.environ["POSECORE_DATASETS"] = os.pathsep.join([*stated, str(into)])
+        print(f"so that it is found: export POSECORE_DATASETS={os.environ['POSECORE_DATASETS']}")
+    status = _check(name, str(found.root), None, None)
+    run = path.with_name("train.yaml")
+    print(f"next: torchrun --nproc-per-node 1 -m pipelines.multidataset_train --config {run}")
+    return status
+
+
 def _check_dataset(options: argparse.Namespace) -> int:
-    definition = _load_and_say(options.name)
+    return _check(options.name, options.root, options.split, options.out)
+
+
+def _check(name: str, root: str, only: str | None, out: str | None) -> int:
+    definition = _load_and_say(name)
     unjudged = protocol_problem(definition.evaluation, definition.skeleton)
     if not any(split.use == "eval" for split in definition.splits.values()):
         unjudged = None
     if unjudged is not None:
         print(f"error: evaluation: {unjudged}")
-    splits = [options.split] if options.split else present_splits(definition, options.root)
+    splits = [only] if only else present_splits(definition, root)
     healthy = unjudged is None
     for split in splits or definition.splits:
-        report = check_split(definition, split, options.root, made_of(definition), may_scale(definition))
+        report = check_split(definition, split, root, made_of(definition), may_scale(definition))
         print(report)
         healthy &= not report.has_errors
-        if report.worst and options.out:
-            page = write_worst(definition, options.root, report.worst, f"{options.out}/{split}")
+        if report.worst and out:
+            page = write_worst(definition, root, report.worst, f"{out}/{split}")
             print(f"  the three worst bodies: {page}")
         elif report.worst and report.has_errors:
             print("  to see the three worst bodies, add --out FOLDER")
         if report.sample:
-            stages = check_stages(definition, split, options.root, report.sample)
+            stages = check_stages(definition, split, root, report.sample)
             print(stages)
             healthy &= not stages.problem
     left = [split for split in definition.splits if split not in splits]
-    if left and splits and not options.split:
+    if left and splits and not only:
         print(f"not in this download: {', '.join(left)}")
     return int(not healthy)

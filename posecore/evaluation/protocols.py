@@ -21,6 +21,8 @@ from posecore.evaluation.wholebody import evaluate_wholebody
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 
+GUESSED = "guessed_oks_constants"
+"""Metric that says of how many points the OKS constant is a guess, wherever one is."""
 _OKS_PROTOCOLS = frozenset({"oks", "oks_per_category", "wholebody", "crowdpose", "aic"})
 
 
@@ -83,7 +85,9 @@ def evaluate(
             f"evaluation.options: protocol {definition.protocol} has no option {', '.join(unknown)}; it has "
             f"{', '.join(protocol.options) or 'none'}."
         )
-    return protocol.run(_Case(definition.scale_rule, definition.options, skeleton, truth, predictions))
+    metrics = protocol.run(_Case(definition.scale_rule, definition.options, skeleton, truth, predictions))
+    guessed = sum(point.oks_guessed for point in skeleton.keypoints)
+    return metrics | {GUESSED: float(guessed)} if guessed and definition.protocol in _OKS_PROTOCOLS else metrics
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,9 @@
-"""The skeletons that ship with the library: one YAML file each, one line per point."""
+"""Skeletons by name: those that ship with the library, and one's own; one YAML file each, one line per point.
 
+An own one lies in a folder of its name on ``POSECORE_DATASETS``: ``my_datasets/lab_mouse/skeleton.yaml`` is lab_mouse.
+"""
+
+import os
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
@@ -13,22 +17,39 @@ _DEFINITIONS = Path(__file__).parent / "definitions"
 
 @cache
 def skeleton_names() -> tuple[str, ...]:
-    """Names that :func:`load_skeleton` knows, sorted."""
+    """Names of the skeletons that ship with the library, sorted."""
     return tuple(sorted(path.stem for path in _DEFINITIONS.glob("*.yaml")))
 
 
-@cache
+def own_skeletons() -> dict[str, Path]:
+    """Files of one's own skeletons by name, sorted."""
+    places = [Path(text) for text in os.environ.get("POSECORE_DATASETS", "").split(os.pathsep) if text]
+    return dict(sorted((path.parent.name, path) for place in places for path in place.glob("*/skeleton.yaml")))
+
+
 def load_skeleton(name: str) -> Skeleton:
-    """Reads one shipped skeleton.
+    """Reads one skeleton.
 
     Args:
-        name: such as ``coco17``.
+        name: such as ``coco17``, or of an own one; those that ship with the library keep their names.
 
     Raises:
         DatasetError: there is no skeleton of that name; the message suggests the closest and lists all.
+        ConfigError: the file of an own one is wrong; the message names the field.
     """
+    if name not in skeleton_names() and (own := own_skeletons().get(name)) is not None:
+        skeleton = parse_config(read_yaml(own), Skeleton, origin=str(own))
+        if skeleton.name != name:
+            raise DatasetError(f"{own}: name is {skeleton.name!r}, but the folder is {name!r}.")
+        return skeleton
+    return _shipped(name)
+
+
+@cache
+def _shipped(name: str) -> Skeleton:
     known = skeleton_names()
     if name not in known:
+        known = tuple(dict.fromkeys((*known, *own_skeletons())))
         close = get_close_matches(name, known, n=1)
         hint = f" Did you mean {close[0]}?" if close else ""
         raise DatasetError(f"unknown skeleton {name!r}.{hint} Known: {', '.join(known)}.")

@@ -2,11 +2,11 @@
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, model_validator
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from posecore.config import Config
 
@@ -21,6 +21,7 @@ class Keypoint(Config):
         name: the dataset's own name.
         union: name in the union vocabulary; points that mean the same share it across skeletons.
         oks_sigma: OKS per-keypoint constant, or None where none is published.
+        oks_guessed: the constant is that of another body's point; scores made with it say so.
         flip: name of the mirror partner, or None for a point on the midline.
         part: ``upper`` or ``lower`` half of the body, or ``none`` of the two, such as a point of a hand, which may be
             anywhere; for half-body augmentation and blankets.
@@ -33,6 +34,14 @@ class Keypoint(Config):
     flip: str | None = None
     part: Literal["upper", "lower", "none"] = "lower"
     group: str = "body"
+    oks_guessed: bool = False
+
+    @model_serializer(mode="wrap")
+    def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        values: dict[str, Any] = write(self)
+        if not self.oks_guessed:  # skeletons written before there was such a field keep their digest
+            values.pop("oks_guessed", None)
+        return values
 
 
 class Skeleton(Config):

@@ -5,7 +5,7 @@ import pytest
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import ConfigError, EvaluationError
-from posecore.evaluation.protocols import PROTOCOLS, evaluate
+from posecore.evaluation.protocols import GUESSED, PROTOCOLS, evaluate
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case, random_case
 
@@ -54,6 +54,18 @@ def test_per_category_means_over_species_and_the_collapsed_class_differs():
     assert len(species) == 5
     assert apart["AP"] == pytest.approx(np.mean(species))
     assert apart["AP"] != together["AP"]
+
+
+def test_a_score_made_with_guessed_constants_says_so():
+    skeleton = load_skeleton("coco17")
+    first, *others = skeleton.keypoints
+    guessed = skeleton.model_copy(update={"keypoints": (first.model_copy(update={"oks_guessed": True}), *others)})
+    truth, predictions = paired_case(1, num_keypoints=17)
+    known = evaluate(EvaluationDefinition(protocol="oks"), skeleton, truth, predictions)
+    assert evaluate(EvaluationDefinition(protocol="oks"), guessed, truth, predictions) == {**known, GUESSED: 1.0}
+    assert GUESSED not in evaluate(EvaluationDefinition(protocol="pck"), guessed, truth, predictions)
+    assert guessed.model_dump()["keypoints"][0].pop("oks_guessed")
+    assert "oks_guessed" not in skeleton.model_dump()["keypoints"][0]  # digests of older definitions stay
 
 
 def test_the_scale_rule_of_the_definition_decides_what_oks_divides_by():
