@@ -6,4 +6,7 @@ a machine without a network should not wait for one. It must be decided before m
 
 import os
 
+from posecore.extras import refuse_missing
+
+refuse_missing("mlflow", "the lineage of models")
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")

@@ -14,6 +14,7 @@ from safetensors.torch import save
 from torch import nn
 
 from posecore.errors import ConfigError
+from posecore.extras import refuse_missing
 from posecore.models.layers import block_index
 from posecore.storage import AnyPath, write_atomically
 
@@ -37,6 +38,7 @@ def add_low_rank(model: nn.Module, rank: int, alpha: float, dropout: float, dora
     Raises:
         ConfigError: the backbone has no blocks with linear layers.
     """
+    refuse_missing("peft", "a low-rank update")
     from peft import LoraConfig, inject_adapter_in_model  # takes seconds
 
     layers = [

@@ -5,7 +5,6 @@ The graph takes ``images``, (B, 3, H, W) float32 RGB crops, normalised, with B f
 stay outside: the metadata says how, as JSON under the keys of :func:`onnx_metadata`.
 """
 
-import importlib
 import json
 import shutil
 import warnings
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 
 from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
+from posecore.extras import needed
 from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD, ModelCard
 from posecore.models.merge import merge_experts
 from posecore.models.pose_model import PoseModel
@@ -175,7 +175,4 @@ def check_onnx(path: Path, dense: PoseModel, task: str) -> float:
 
 
 def _need(*packages: str) -> list[Any]:
-    try:
-        return [importlib.import_module(package) for package in packages]
-    except ImportError as error:
-        raise ConfigError(f"ONNX export needs the package {error.name}; pip install 'posecore[export]'.") from None
+    return [needed(package, "ONNX export") for package in packages]

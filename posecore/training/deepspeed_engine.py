@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributed import HashStore  # type: ignore[attr-defined]
 
 from posecore.errors import ConfigError
+from posecore.extras import refuse_missing
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.staged import AskingMethod
 from posecore.models.pose_model import PoseModel
@@ -380,6 +381,7 @@ def _shard_asked(
 
 
 def _import_deepspeed(device: torch.device) -> Any:
+    refuse_missing("deepspeed", "engine.kind deepspeed")
     if device.type == "cpu":
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is imported
     # DeepSpeed 0.19 still calls what torch 2.13 has renamed, once per collective.
