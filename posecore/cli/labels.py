@@ -5,20 +5,26 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posecore.cli.commands import Commands, positive
+from posecore.datasets.discovery import read_pool
+from posecore.datasets.recognise import plain_definition, recognise
 from posecore.errors import DatasetError
+from posecore.labels.agreement import agreement, agreement_text
 from posecore.labels.bodies import LabelledBodies
 from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
-from posecore.schema import Json
+from posecore.schema import Json, Record, json_text
 from posecore.shards.corrections import read_corrections, write_corrections
+from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
+from posecore.skeletons.skeleton import Skeleton
+from posecore.storage import as_path, write_atomically
 from posecore.viz.suspects import write_suspect_gallery
 
 
 def add(commands: Commands) -> None:
-    """Adds ``labels learn | check | losses | prior``."""
+    """Adds ``labels learn | check | losses | prior | agreement``."""
     group = commands.add_parser("labels", help="proportions of a population, and labels that look wrong")
     actions = group.add_subparsers(dest="action", required=True)
     learn = actions.add_parser("learn", help="learn bone lengths and joint angles from labels")
@@ -50,6 +56,18 @@ def add(commands: Commands) -> None:
     prior.add_argument("--steps", type=positive, default=1000, help="of training (default: 1000)")
     prior.add_argument("--seed", type=int, default=0, help="of everything random (default: 0)")
     prior.set_defaults(run=_prior)
+
+    compare = actions.add_parser(
+        "agreement", help="OKS constants of your own points, from pictures that two people have labelled"
+    )
+    compare.add_argument("first", help="one's labels: an ingested split, or the file or folder of a labelling tool")
+    compare.add_argument("second", help="the other's; the same file, if --annotators tells them apart")
+    compare.add_argument(
+        "--annotators", type=int, nargs=2, metavar=("A", "B"), help="numbers of the two in a file of Label Studio"
+    )
+    compare.add_argument("--out", type=Path, help="JSON file to write")
+    compare.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
+    compare.set_defaults(run=_agreement)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -126,6 +144,42 @@ def _prior(options: argparse.Namespace) -> int:
     path = save_manifold(options.out, manifold, dataset=name, digest=store.manifest.digest, num_bodies=len(bodies))
     print(f"{path}: a distance to the poses of {len(bodies)} bodies of {name}")
     return 0
+
+
+def _agreement(options: argparse.Namespace) -> int:
+    who = options.annotators or (None, None)
+    (first, skeleton), (second, other) = (
+        _records_of(place, one) for place, one in zip((options.first, options.second), who, strict=True)
+    )
+    if set(skeleton.names) != set(other.names):
+        raise DatasetError(
+            f"the first has the points {', '.join(skeleton.names)}, the second {', '.join(other.names)}; they must be "
+            "the same."
+        )
+    order = [other.names.index(name) for name in skeleton.names]
+    for record in second:
+        for body in record.instances:
+            body.keypoints = body.keypoints[order]
+    found = agreement(first, second, skeleton, options.seed)
+    print(agreement_text(found))
+    if options.out:
+        write_atomically(options.out, json_text(found.to_json()))
+        print(options.out)
+    return 0
+
+
+def _records_of(place: str, annotator: int | None) -> tuple[list[Record], Skeleton]:
+    """Labels of one person, and the skeleton they have."""
+    path = as_path(place)
+    if (path / MANIFEST_NAME).exists():
+        store = open_store(place)
+        return list(map(store.read_record, range(store.num_images))), store.manifest.definition.skeleton
+    found = recognise(Path(place))
+    if annotator is not None:
+        found.reader_options["annotator"] = annotator
+    definitions = [plain_definition(found, split) for split in found.splits.values()]
+    items = [item for one in definitions for item in read_pool(one, "all", found.root)]
+    return [item for item in items if isinstance(item, Record)], definitions[0].skeleton
 
 
 def _write(

@@ -13,7 +13,7 @@ from posecore.config import NAME_PATTERN
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_pool
 from posecore.datasets.partition import PartitionConfig, take_part
-from posecore.datasets.recognise import Found, FoundSplit, together
+from posecore.datasets.recognise import Found, FoundSplit, plain_definition, together
 from posecore.errors import DatasetError, PoseCoreError
 from posecore.formats.sleap import parse_packed_frame
 from posecore.schema import Json, Record, Reject
@@ -238,7 +238,7 @@ def _is_there(root: Path, image: str) -> bool:
 
 def _some_records(found: Found, split: FoundSplit, count: int = 20) -> list[Record]:
     some = []
-    for item in read_pool(_plain_definition(found, split), "all", found.root):
+    for item in read_pool(plain_definition(found, split), "all", found.root):
         if isinstance(item, Record):
             some.append(item)
         if len(some) == count:
@@ -246,28 +246,12 @@ def _some_records(found: Found, split: FoundSplit, count: int = 20) -> list[Reco
     return some
 
 
-def _plain_definition(found: Found, split: FoundSplit) -> DatasetDefinition:
-    """A definition that is enough to read by."""
-    points = [{"name": name, "union": name} for name in found.names]
-    return DatasetDefinition.model_validate(
-        {
-            "name": "found",
-            "title": "found",
-            "reader": found.reader,
-            "skeleton": {"name": "found", "keypoints": points},
-            "license": {"id": "own"},
-            "reader_options": found.reader_options,
-            "splits": {"all": {"annotations": split.annotations, "images": split.images, "options": split.options}},
-        }
-    )
-
-
 def _look_at_split(proposal: Proposal, name: str) -> None:
     """Reads a split once: what its pictures are, which flags it has, and who is in it."""
     found, split = proposal.found, proposal.found.splits[name]
     if found.reader.endswith(":YoloPoseReader"):
         split.options = {"part": name}
-    definition = _plain_definition(found, split)
+    definition = plain_definition(found, split)
     seen = _Seen(root=found.root)
     for item in read_pool(definition, "all", found.root):
         seen.look_at(item)

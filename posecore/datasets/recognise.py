@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import yaml
 
+from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import DatasetError, PoseCoreError
 from posecore.formats.cvat import cvat_skeletons
 from posecore.formats.datumaro import datumaro_labels
@@ -340,6 +341,22 @@ def _joined(ones: Sequence[Found], place: Path) -> Found:
             shared.append(pieces[0])
         first.splits = {"all": FoundSplit(annotations="/".join(shared))}
     return first
+
+
+def plain_definition(found: Found, split: FoundSplit) -> DatasetDefinition:
+    """A definition that is enough to read by."""
+    points = [{"name": name, "union": name} for name in found.names]
+    return DatasetDefinition.model_validate(
+        {
+            "name": "found",
+            "title": "found",
+            "reader": found.reader,
+            "skeleton": {"name": "found", "keypoints": points},
+            "license": {"id": "own"},
+            "reader_options": found.reader_options,
+            "splits": {"all": {"annotations": split.annotations, "images": split.images, "options": split.options}},
+        }
+    )
 
 
 def together(ones: Sequence[Found]) -> Found:

@@ -106,3 +106,30 @@ def test_what_cannot_be_done_is_said(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "few train: 3 of 3 labelled bodies show at least 4 bones, and proportions need 20" in capsys.readouterr().err
     assert main(["labels", "losses", str(few.location), str(tmp_path / "none"), "--out", str(tmp_path / "o")]) == 1
     assert "no recorded losses" in capsys.readouterr().err
+
+
+def test_agreement_compares_files_of_tools(tmp_path, capsys):
+    def point(name, x, who):
+        return {
+            "id": f"{name}{who}", "type": "keypointlabels", "original_width": 100, "original_height": 100,
+            "value": {"x": x, "y": 50, "keypointlabels": [name]},
+        }  # fmt: skip
+
+    def results(shift, who):
+        return {"completed_by": who, "result": [point("nose", 20 + shift, who), point("tail", 60, who)]}
+
+    tasks = [
+        {"id": n, "data": {"image": f"/data/upload/{n}.png"}, "annotations": [results(0, 1), results(2, 2)]}
+        for n in range(30)
+    ]
+    path = tmp_path / "twice.json"
+    path.write_text(json.dumps(tasks))
+    names = ["labels", "agreement", str(path), str(path)]
+    arguments = [*names, "--annotators", "1", "2", "--out", str(tmp_path / "a.json")]
+    assert main(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "30 pictures and 30 bodies in both" in printed
+    found = json.loads((tmp_path / "a.json").read_text())
+    scale = 64  # the side of the least box around points, of pictures that have none
+    assert found["oks_sigmas"] == pytest.approx({"nose": 2 / scale / 2**0.5, "tail": 0}, rel=1e-2)
+    assert found["points"][0]["bias"] == pytest.approx([2 / scale, 0], rel=1e-2)
