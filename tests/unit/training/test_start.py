@@ -8,9 +8,9 @@ from torch import nn
 from posecore.errors import CheckpointError
 from posecore.methods.supervised import SupervisedHeads
 from posecore.training.context import LocalContext
-from posecore.training.engine import EngineSettings, TorchEngineConfig, build_engine
+from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, TorchEngineConfig, build_engine
 from posecore.training.optimizer import OptimizerConfig
-from posecore.training.start import FirstState, MethodMakers
+from posecore.training.start import FirstState, MethodMakers, is_sharded
 from posecore.training.torch_engine import materialise
 from tests.support.tiny_training import tiny_model
 
@@ -56,3 +56,12 @@ def test_a_parameter_that_is_used_twice_is_still_one() -> None:
     assert module[1].weight is module[0].weight
     assert not module[0].bias.requires_grad
     assert not any(tensor.is_meta for tensor in module.state_dict().values())
+
+
+def test_weights_are_in_parts_at_stage_3_with_ranks_to_divide_them_among(tmp_path: Path) -> None:
+    context = LocalContext(tmp_path)
+    sharded = DeepSpeedEngineConfig(zero_stage=3)
+    assert not is_sharded(sharded, context)
+    context.world_size = 2
+    assert is_sharded(sharded, context)
+    assert not any(is_sharded(config, context) for config in (DeepSpeedEngineConfig(zero_stage=2), TorchEngineConfig()))
