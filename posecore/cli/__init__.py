@@ -4,11 +4,11 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cli import audit, datasets, export, labels, lineage, models, plan, predict, stages, synth, withdraw
+from posecore.cli import audit, datasets, export, jobs, labels, lineage, models, plan, predict, stages, synth, withdraw
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
-_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage, withdraw)
+_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage, withdraw, jobs)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 
@@ -23,7 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     for group in _GROUPS:
         group.add(commands)
-    options = parser.parse_args(arguments)
+    options, further = parser.parse_known_args(arguments)
+    if "job" in options:
+        return jobs.run_job(options.job, further)
+    if further:
+        parser.error(f"unrecognized arguments: {' '.join(further)}")
     try:
         with signals_raise():
             return int(options.run(options))
