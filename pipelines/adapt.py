@@ -55,7 +55,7 @@ from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
 from posecore.workflows.machines import Machines
-from posecore.workflows.protocol_check import check_protocols
+from posecore.workflows.protocol_check import check_best, check_protocols
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
 
@@ -68,6 +68,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
     definitions = {entry.name: entry.load() for entry in config.datasets}
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_best(config, config.training)
     tracking = connect(config.tracking, config.folder)
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
     config = config.at_the_pace_of(parent.model.config)
@@ -188,6 +189,7 @@ def train(
         worker,
         training,
         adapted,
+        evaluation=evaluation,
         record_labels=recorded,
         inference=config.inference,
     )

@@ -41,7 +41,7 @@ from posecore.workflows.fetched_model import REGISTRY, fetch_start, refuse_other
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import judge_step
 from posecore.workflows.machines import Machines
-from posecore.workflows.protocol_check import check_protocols
+from posecore.workflows.protocol_check import check_best, check_protocols
 from posecore.workflows.steps import audit_step, check_places, ingest_splits
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
@@ -59,6 +59,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
         console.print(line)
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_best(config, config.training)
     check_protocols(config, definitions)
     # A store made new for this run has no teacher.
     tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(REGISTRY))

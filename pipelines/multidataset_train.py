@@ -53,7 +53,7 @@ from posecore.workflows.judge_step import as_registered, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
 from posecore.workflows.machines import Machines, WorkersConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from posecore.workflows.protocol_check import check_protocols
+from posecore.workflows.protocol_check import check_best, check_protocols
 from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
@@ -186,6 +186,7 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     """
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
+    check_best(config, config.training)
     check_protocols(config, definitions)
 
 
@@ -217,6 +218,7 @@ def train(
         config.cluster,
         worker,
         training,
+        evaluation=evaluation,
         complete=lambda card: card.model_copy(update={"lineage": {**card.lineage, "recipe": dict(recipe)}}),
         record_labels=[] if config.label_check is None else list(worker.stores),
         inference=config.inference,

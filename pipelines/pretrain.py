@@ -106,7 +106,7 @@ def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> None:
         held_out = {split.entry.name: split for split in evaluation}
         judged = {split.entry.name: held_out.get(split.entry.name, split) for split in training}
         worker = pretraining(config, training, judged)
-        model = train(workflow, config, worker, training)
+        model = train(workflow, config, worker, training, evaluation)
         drawn = [reconstruct_step(workflow, worker, split, model, config.pictures) for split in judged.values()]
         results = [
             EvaluationResult(name=name, digest=split.digest, metrics={"masked_error": step.values["error"]})
@@ -159,7 +159,11 @@ def pretraining(config: PretrainingConfig, training: Sequence[Split], judged: Ma
 
 
 def train(
-    workflow: JobWorkflow, config: PretrainingConfig, worker: PretrainingWorker, training: Sequence[Split]
+    workflow: JobWorkflow,
+    config: PretrainingConfig,
+    worker: PretrainingWorker,
+    training: Sequence[Split],
+    evaluation: Sequence[Split],
 ) -> StepResult:
     """Shards to a folder with the encoder, and a checkpoint with the decoder as well."""
     licenses = {split.entry.name: split.definition.license.id for split in training}
@@ -167,7 +171,7 @@ def train(
     def complete(card: ModelCard) -> ModelCard:
         return card.model_copy(update={"licenses": licenses})
 
-    return train_step(workflow, "train", config, config.cluster, worker, training, complete)
+    return train_step(workflow, "train", config, config.cluster, worker, training, complete, evaluation)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -23,6 +23,7 @@ from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path, folder_of_machine
+from posecore.training.best import result_of
 from posecore.training.checkpoint_store import CheckpointStore
 from posecore.training.context import Log, agreed_word
 from posecore.workflows.machines import RUN_NAME, TrainedRun, Worker, WorkersConfig
@@ -102,9 +103,8 @@ def train_with_ray(
         raise
     if isinstance(result.return_value, Verdict):
         raise result.return_value.error()
-    checkpoint = store.newest()
-    assert checkpoint is not None, "the last step always writes a checkpoint"
-    return TrainedRun(checkpoint=checkpoint, metrics=result.return_value or {})
+    checkpoint, last = result_of(store)
+    return TrainedRun(checkpoint=checkpoint, last=last, metrics=result.return_value or {})
 
 
 def check_resources(config: WorkersConfig) -> None:

@@ -170,6 +170,20 @@ class ClinicalResult:
         return {f"torso/{name}": value for name, value in values.items() if np.isfinite(value)}
 
 
+def group_metrics(result: ClinicalResult) -> dict[str, float]:
+    """``torso/error/<trait>/<group>`` → mean error in torso lengths, of every group that has one.
+
+    Single points have a table of their own, and single subjects are not named where withdrawals do not reach.
+    """
+    return {
+        f"torso/error/{trait}/{group.name}": group.error.value
+        for trait, groups in result.by.items()
+        if trait not in ("keypoint", "subject")
+        for group in groups
+        if np.isfinite(group.error.value)
+    }
+
+
 def torso_points(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple[Sequence[str], Sequence[str]] | None:
     """Native names of the points of the neck and of the mid-hip, or None if the skeleton has no such points.
 

@@ -4,7 +4,7 @@ Work is cut into batches of consecutive rows that do not depend on who does it, 
 workers compute the same numbers. :func:`predict_store` is the loop in one process.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -149,9 +149,20 @@ def evaluate_store(
 
 
 def evaluate_shared(
-    model: PoseModel, store: ShardStore, settings: InferenceSettings, head: str
+    model: PoseModel,
+    store: ShardStore,
+    settings: InferenceSettings,
+    head: str,
+    show: Callable[[GroundTruth, Predictions], None] | None = None,
 ) -> dict[str, float] | None:
     """As :func:`evaluate_store`, by all ranks of a training, each of which predicts a share. Collective.
+
+    Args:
+        model: as for :func:`predict_store`.
+        store: likewise.
+        settings: likewise.
+        head: likewise.
+        show: called on rank 0 with what was judged.
 
     Returns:
         The metrics on rank 0, None on the others.
@@ -166,8 +177,10 @@ def evaluate_shared(
     parts = gathered(part)
     if parts is None:
         return None
-    definition = store.manifest.definition
-    return evaluate(definition.evaluation, definition.skeleton, GroundTruth.from_store(store), finish(task, parts))
+    definition, truth, predictions = store.manifest.definition, GroundTruth.from_store(store), finish(task, parts)
+    if show is not None:
+        show(truth, predictions)
+    return evaluate(definition.evaluation, definition.skeleton, truth, predictions)
 
 
 def predict_rows(

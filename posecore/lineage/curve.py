@@ -28,8 +28,9 @@ from mlflow.entities import Metric
 from posecore.errors import LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, may_pass
 from posecore.lineage.reachable import check_reachable, shown_uri
+from posecore.lineage.sample_pictures import SamplePictureLog
 from posecore.lineage.tracking import RunLog, Tracking, metric_name
-from posecore.storage import folder_of_machine, write_atomically
+from posecore.storage import as_path, folder_of_machine, write_atomically
 
 FORMAT = 1
 SPOOL = "spool"
@@ -51,15 +52,18 @@ class CurveLog:
     Attributes:
         run: the MLflow run.
         folder: the run folder; journals of a remote one lie on the machine of the process that writes them.
+        pictures: folder of pictures that the training draws, to be sent along; "" for none.
     """
 
     run: RunLog
     folder: str
+    pictures: str = ""
 
     @contextmanager
     def writing(self, flush_s: float = 30.0) -> Iterator["CurveWriter"]:
         """Takes points until the block ends, then waits at most ``flush_s`` for the server to have them all."""
-        writer = CurveWriter(self.run, folder_of_machine(self.folder) / SPOOL)
+        pictures = SamplePictureLog(self.run, as_path(self.pictures)) if self.pictures else None
+        writer = CurveWriter(self.run, folder_of_machine(self.folder) / SPOOL, pictures)
         try:
             yield writer
         except BaseException:
@@ -71,9 +75,10 @@ class CurveLog:
 class CurveWriter:
     """Appends points to a journal of its own, which a thread sends. See :meth:`CurveLog.writing`."""
 
-    def __init__(self, run: RunLog, folder: Path) -> None:
+    def __init__(self, run: RunLog, folder: Path, pictures: SamplePictureLog | None = None) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._tracking = run.tracking
+        self._pictures = pictures
         self._folder = folder
         # Older journals are sent first, so that a curve's points arrive in order: names sort by time.
         self.path = folder / f"{time.time_ns():020d}-{run.run_id}.jsonl"
@@ -110,6 +115,7 @@ class CurveWriter:
             try:
                 send_left_behind(self._tracking, self._folder)
                 self._journal.send(self._tracking)
+                self._send_pictures()
                 if away:
                     _say("the tracking server answers again; the curve is complete.")
                 wait_s, away = 1.0, False
@@ -129,6 +135,15 @@ class CurveWriter:
             else:
                 time.sleep(1.0 if self._closing.is_set() else wait_s)
                 wait_s = min(2 * wait_s, _LONGEST_WAIT_S)
+
+    def _send_pictures(self) -> None:
+        if self._pictures is None:
+            return
+        try:
+            self._pictures.send(lambda call: _ask(self._tracking, lambda: call(self._tracking.client)))
+        except STORE_ERRORS as error:
+            _say(f"pictures of the training are not shown: {' '.join(str(error).split())[:200]}")
+            self._pictures = None
 
 
 def send_left_behind(tracking: Tracking, folder: Path) -> int:

@@ -18,11 +18,11 @@ from mlflow.models import Model
 from posecore.errors import LineageError
 from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_version import git_sha, source_digest
-from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.model_card import model_card
 from posecore.lineage.outage import system_error_behind
 from posecore.lineage.serving_limits import ServingLimits
-from posecore.lineage.tracking import RunLog, user_name
+from posecore.lineage.tracking import RunLog, metric_name, user_name
 from posecore.lineage.versions import (
     RESUMED_CODE,
     SHA256,
@@ -50,6 +50,8 @@ def register_model(
     parent: RegisteredVersion | None = None,
     tags: Mapping[str, str] | None = None,
     summary: str = "",
+    parameters: Mapping[str, str] | None = None,
+    training: Mapping[str, float] | None = None,
 ) -> RegisteredVersion:
     """Logs a model folder as an MLflow model and registers it as a new version with its whole lineage.
 
@@ -64,6 +66,8 @@ def register_model(
         parent: the version it was fine-tuned, adapted or distilled from.
         tags: further tags, such as an allowed leak.
         summary: one paragraph for the model card.
+        parameters: what MLflow's pages compare: the configuration, and what it ran on.
+        training: the last metrics of its training; shown as ``training/<name>``.
 
     Raises:
         LineageError: the registry refused, or no training data is named.
@@ -96,7 +100,13 @@ def register_model(
             client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
         metrics = {result.name: result.metrics for result in evaluations}
         card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
-        model_id = _log_model(run, name, model_folder, card, version_tags)
+        run.log_params(parameters or {})
+        model_id = _log_model(run, name, model_folder, card, version_tags, parameters or {})
+        step = int(read_card(model_folder).lineage.get("step", 0))
+        run.log_measured(model_id, {f"training/{key}": value for key, value in (training or {}).items()}, step)
+        for result in evaluations:
+            shown = {f"{result.name}/{key}": value for key, value in {**result.metrics, **result.groups}.items()}
+            run.log_measured(model_id, shown, step, (result.name, short_digest(result.digest)))
         _ensure_registered(client, name)
         with default_store(run.tracking.uri):
             created = client.create_model_version(
@@ -115,7 +125,9 @@ def _resumed_code(model_folder: Path) -> dict[str, str]:
     return {RESUMED_CODE: str(lineage[RESUMED_CODE])} if RESUMED_CODE in lineage else {}
 
 
-def _log_model(run: RunLog, name: str, model_folder: Path, card: str, tags: Mapping[str, str]) -> str:
+def _log_model(
+    run: RunLog, name: str, model_folder: Path, card: str, tags: Mapping[str, str], parameters: Mapping[str, str]
+) -> str:
     """Stores the files as an MLflow "logged model" of the run and returns its id.
 
     Done by the client and not by ``mlflow.pyfunc.log_model``, which works through process-wide state (active run,
@@ -123,7 +135,11 @@ def _log_model(run: RunLog, name: str, model_folder: Path, card: str, tags: Mapp
     """
     client = run.tracking.client
     logged = client.create_logged_model(
-        run.tracking.experiment_id, name=name, source_run_id=run.run_id, tags={**tags, "mlflow.user": user_name()}
+        run.tracking.experiment_id,
+        name=name,
+        source_run_id=run.run_id,
+        tags={**tags, "mlflow.user": user_name()},
+        params={metric_name(key): value for key, value in parameters.items()},
     )
     try:
         with tempfile.TemporaryDirectory() as scratch:

@@ -29,6 +29,7 @@ from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
 from posecore.lineage.curve import send_if_reachable
 from posecore.lineage.lease import Lease
+from posecore.lineage.parameters import flat_parameters
 from posecore.lineage.places import Places, placed
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
@@ -245,6 +246,11 @@ class Workflow:
         self._lock_file: TextIO | None = None
         self._run: RunLog | None = None
 
+    @property
+    def parameters(self) -> dict[str, str]:
+        """The whole configuration, flat."""
+        return flat_parameters(self._config.model_dump(mode="json"))
+
     def note(self, line: str) -> None:
         """Says something beside the steps."""
         self._report(line)
@@ -274,6 +280,7 @@ class Workflow:
         }
         self._run = self.tracking.start_run(self.name, tags)
         self._run.log_dict(self._config.model_dump(mode="json"), "config.yaml")
+        self._run.log_params(self.parameters)
         record_code(self._run)
         return self
 

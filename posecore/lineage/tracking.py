@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.outage import STORE_ERRORS, is_busy, may_pass
+from posecore.lineage.parameters import LONGEST_VALUE
 from posecore.lineage.reachable import check_reachable, shown_uri
 from posecore.lineage.sqlite_store import create_store
 from posecore.storage import AnyPath, as_path, folder_of_machine, local_copy
@@ -38,7 +39,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
-_PARAM_LIMIT = 6000  # MLflow truncates longer values; the full configuration is an artifact
+_BATCH_PARAMS = 100  # MLflow's limit for one call
 
 
 class TrackingConfig(Config):
@@ -142,10 +143,31 @@ class RunLog:
         values = [Metric(metric_name(key), float(value), now_ms, step) for key, value in metrics.items()]
         self.tracking.ask(lambda client: client.log_batch(self.run_id, metrics=values))
 
+    def log_measured(
+        self, model_id: str, metrics: Mapping[str, float], step: int, dataset: tuple[str, str] | None = None
+    ) -> None:
+        """Records numbers of a logged model, and of this run.
+
+        Args:
+            model_id: of the model.
+            metrics: by name.
+            step: of the training that made it.
+            dataset: name and digest, as MLflow has them, of what they were measured on.
+        """
+        now_ms = int(time.time() * 1000)
+        name, digest = dataset or (None, None)
+        values = [
+            Metric(metric_name(key), float(value), now_ms, step, model_id, name, digest, self.run_id)
+            for key, value in metrics.items()
+        ]
+        self.tracking.ask(lambda client: client.log_batch(self.run_id, metrics=values))
+
     def log_params(self, params: Mapping[str, object]) -> None:
         """Records settings; longer values are cut at MLflow's limit."""
-        values = [Param(metric_name(key), str(value)[:_PARAM_LIMIT]) for key, value in params.items()]
-        self.tracking.ask(lambda client: client.log_batch(self.run_id, params=values))
+        values = [Param(metric_name(key), str(value)[:LONGEST_VALUE]) for key, value in params.items()]
+        for start in range(0, len(values), _BATCH_PARAMS):
+            some = values[start : start + _BATCH_PARAMS]
+            self.tracking.ask(partial(_log_params, self.run_id, some))
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets or replaces tags."""
@@ -172,7 +194,8 @@ class RunLog:
         table = {name: list(cells) for name, cells in columns.items()}
 
         def write(client: MlflowClient) -> None:
-            if artifact not in {item.path for item in client.list_artifacts(self.run_id)}:
+            folder = artifact.rpartition("/")[0] or None
+            if artifact not in {item.path for item in client.list_artifacts(self.run_id, folder)}:
                 client.log_table(self.run_id, table, artifact)
 
         self.tracking.ask(write)
@@ -263,6 +286,10 @@ def connect(
     except (MlflowException, SQLAlchemyError) as error:
         detail = " ".join(str(error).split())
         raise LineageError(f"tracking store {shown_uri(uri)}: {detail}") from error
+
+
+def _log_params(run_id: str, params: Sequence[Param], client: MlflowClient) -> None:
+    client.log_batch(run_id, params=params)
 
 
 def metric_name(name: str) -> str:

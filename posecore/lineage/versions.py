@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
-from pydantic import ConfigDict
+from pydantic import ConfigDict, Field
 
 from posecore.config import Config
 from posecore.errors import LineageError
@@ -48,6 +48,7 @@ class EvaluationResult(Config):
         name: name of the set, such as ``coco``; metrics are addressed as ``name/metric``.
         digest: dataset digest of the set; figures are comparable only on the same one.
         metrics: by name.
+        groups: of groups of its bodies, as ``error/posture/prone``; shown beside the others, and not in the tag.
     """
 
     # Plain JSON has no NaN, which is what a metric without ground truth is.
@@ -56,6 +57,7 @@ class EvaluationResult(Config):
     name: str
     digest: str
     metrics: dict[str, float]
+    groups: dict[str, float] = Field(default_factory=dict, exclude=True)
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,7 +156,9 @@ def plan_withdrawal(
     items = [*_of_splits(graph, found, present)]
     for node in shown:
         if node.kind == "run":
-            items += _of_run(tracking, graph, node, holds=node in showing, unknown=unknown)
+            found_there = _of_run(tracking, graph, node, holds=node in showing, unknown=unknown)
+            # What a run made does not descend from what it only looked at.
+            items += [item for item in found_there if item.holds or node in learned]
     items += _working_copies(graph, {node for node in learned if node.kind == "weights"})
     items += _of_contents(graph, learned)
     versions = [node for node in learned if node.kind == "version"]
@@ -301,7 +303,7 @@ def _kind(path: AnyPath) -> ItemKind:
         return "export"
     if path.name.startswith("answers-") or "answers" in path.parts[:-1]:
         return "answers"
-    if path.suffix in _PAGES or not {"evaluation", "label_losses"}.isdisjoint(path.parts):
+    if path.suffix in _PAGES or not {"evaluation", "label_losses", "samples"}.isdisjoint(path.parts):
         return "report"
     return "checkpoint"
 

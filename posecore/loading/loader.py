@@ -225,9 +225,7 @@ class Loader:
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
         answers = self._answers.get(entry.name)
-        late, bodies, labels = self.config.late, self.config.bodies, entry.unlabelled is None
-        if entry.unlabelled is not None:
-            bodies = "images" if entry.unlabelled == "images" else "all"
+        late, bodies, labels = self.config.late, _bodies(self.config, entry), entry.unlabelled is None
         precut = store.precut if self.config.pictures == "precut" else None
         return TrainingCrops(
             entry.name, store, augment, self.input_size, self.seed, conventions, bodies, late, answers, labels, precut
@@ -448,6 +446,30 @@ class Loader:
             taught = entry.answers.stack([answer for answer in plan.answers[crops] if answer is not None])
             group.taught_outputs, group.taught_features = taught
         return group
+
+
+def drawn_shares(config: LoadingConfig, stores: Mapping[str, ShardStore]) -> dict[str, float]:
+    """Share of each entry in the crops of a training, adding up to 1.
+
+    Args:
+        config: of the loader.
+        stores: by entry name, with the corrections that training reads them with.
+    """
+    entries = config.mixture.entries
+    sizes = [1] * len(entries)
+    if config.mixture.sampling != "explicit":
+        sizes = [len(UsableInstances.chosen(stores[each.name], _bodies(config, each)).rows) for each in entries]
+    shares = config.mixture.shares(sizes).tolist()
+    return {entry.name: share for entry, share in zip(entries, shares, strict=True)}
+
+
+def _bodies(config: LoadingConfig, entry: MixtureEntry) -> Bodies:
+    """What of an entry is cropped."""
+    if config.unlabelled is not None:
+        return "all" if config.unlabelled.unit == "bodies" else "images"
+    if entry.unlabelled is not None:
+        return "images" if entry.unlabelled == "images" else "all"
+    return config.bodies
 
 
 def blocks_of(mixture: MixtureConfig, stores: Mapping[str, ShardStore], pictures: Pictures = "whole") -> dict[str, int]:

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from posecore.geometry import clip_bbox_xywh
 from posecore.loading.buffers import ByteBuffers
 from posecore.loading.crop import DepthMap, decode_depth, decode_image
+from posecore.shards.answers import Bodies
 from posecore.shards.precut import PrecutStore
 from posecore.shards.store import ShardStore
 
@@ -176,6 +177,12 @@ class UsableInstances:
         """The next instance that is on another image, after the last the first; the same one if there is no other."""
         others = np.flatnonzero(np.roll(self.image_rows != self.image_rows[instance], -instance))
         return instance if not len(others) else (instance + int(others[0])) % len(self.rows)
+
+    @classmethod
+    def chosen(cls, store: ShardStore, bodies: Bodies) -> "UsableInstances":
+        """Chooses what a training of that kind crops."""
+        choose = {"labelled": cls.of, "all": cls.bodies, "images": cls.whole_images}
+        return choose[bodies](store)
 
     @classmethod
     def of(cls, store: ShardStore) -> "UsableInstances":

@@ -83,12 +83,7 @@ class TrainingCrops:
     ) -> None:
         self.name = name
         self.precut = precut
-        choose = {
-            "labelled": UsableInstances.of,
-            "all": UsableInstances.bodies,
-            "images": UsableInstances.whole_images,
-        }
-        self.instances = choose[bodies](store)
+        self.instances = UsableInstances.chosen(store, bodies)
         self._labels = store.labels if labels and bodies != "images" else None
         self._image_widths = store.images["width"].to_numpy()
         self._input_size = input_size

@@ -1,6 +1,7 @@
 """The manifest: what a split was made of and by, and the digest that names it everywhere else."""
 
 import json
+from collections.abc import Mapping
 from functools import cached_property
 from typing import Any, Literal
 
@@ -12,7 +13,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IntegrityError
 from posecore.schema import Json
 from posecore.shards.remote import read_whole
-from posecore.storage import AnyPath, write_atomically
+from posecore.storage import AnyPath, as_path, write_atomically
 
 FORMAT_VERSION: Literal[5] = 5
 """Raised whenever the same input would give other bytes. Splits of formats 3 and 4 are read as they are."""
@@ -171,3 +172,15 @@ def read_manifest(folder: AnyPath) -> Manifest:
     if manifest.digest != stated:
         raise IntegrityError(f"{path}: its content does not have the digest it states; ingest the split again.")
     return manifest
+
+
+def dataset_digests(stores: Mapping[str, str]) -> dict[str, str]:
+    """By name of the set, the digest of its ingested split.
+
+    Args:
+        stores: by name of the set, the folder of the split.
+
+    Raises:
+        IntegrityError: see :func:`read_manifest`.
+    """
+    return {name: read_manifest(as_path(location)).digest for name, location in stores.items()}

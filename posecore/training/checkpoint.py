@@ -56,6 +56,9 @@ class Progress:
         datasets: what it trains on, in the order of a batch's groups; empty where nobody knows.
         skipped: steps so far that were passed over because they were not finite.
         bad_samples: by dataset, rows of the samples so far that are damaged and that others stood in for.
+        seconds: of training so far, over all attempts that led here.
+        hardware: what the steps were made on, with their number.
+        best: the best value of the metric that the run looks at, the step it was found at, and the evaluations since.
     """
 
     step: int
@@ -65,6 +68,9 @@ class Progress:
     datasets: tuple[str, ...] = ()
     skipped: int = 0
     bad_samples: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    seconds: float = 0.0
+    hardware: Mapping[str, int] = field(default_factory=dict)
+    best: tuple[float, int, int] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -356,6 +362,9 @@ class _ProgressFile(Config):
     datasets: tuple[str, ...] = ()
     skipped: int = Field(default=0, ge=0)
     bad_samples: dict[str, tuple[int, ...]] = {}
+    seconds: float = Field(default=0.0, ge=0)
+    hardware: dict[str, int] = {}
+    best: tuple[float, int, int] | None = None
 
 
 _FileT = TypeVar("_FileT", bound=Config)

@@ -126,7 +126,7 @@ class CheckpointSaver:
                 commit_checkpoint(folder, files, counts, progress)
                 for other in range(1, self._context.world_size):
                     _note(folder, other).unlink(missing_ok=True)
-                store.remove_superseded(name)
+                store.remove_superseded(name, None if progress.best is None else progress.best[1])
         except Exception as error:  # every store has errors of its own
             if not is_of_a_store(error):
                 raise

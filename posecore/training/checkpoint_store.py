@@ -58,13 +58,26 @@ class CheckpointStore:
         """Says that a checkpoint is of no use."""
         self._passed_over.add(name)
 
-    def remove_superseded(self, newest: str) -> None:
-        """Deletes what need not be kept beside a new checkpoint: a damaged one takes no whole one's place."""
+    def of_step(self, step: int) -> AnyPath | None:
+        """Folder of the newest finished one of a step, if there is one; looked for by this process alone."""
+        names = (name for name in self._listed() if step_of(name) == step and self._is_finished(name))
+        return next((self.path(name) for name in names), None)
+
+    def remove_superseded(self, newest: str, best: int | None = None) -> None:
+        """Deletes what need not be kept beside a new checkpoint: a damaged one takes no whole one's place.
+
+        Args:
+            newest: name of the new one.
+            best: step of one that is kept, however old it is.
+        """
         names = self._listed()
+        kept = None if best is None else self.of_step(best)
         whole = [name for name in names if name not in self._passed_over and self._is_finished(name)]
         reached = step_of(newest) or 0
         useless = [name for name in names if name not in whole and (step_of(name) or 0) <= reached]
         for name in whole[self._num_to_keep :] + useless:
+            if kept is not None and name == kept.name:
+                continue
             (self.path(name) / MANIFEST_FILE).unlink(missing_ok=True)  # first: half removed, it is no checkpoint
             remove_folder(self.path(name))
 

@@ -7,6 +7,7 @@ back. The moments are laid out before the first step, because stages 1 and 2 oth
 Private attributes are read for that; ``tests/integration/test_deepspeed_engine.py`` would notice if they changed.
 """
 
+import math
 import os
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
@@ -125,25 +126,25 @@ class DeepSpeedEngine:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
         set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
-        made = True
+        norm = 0.0
         for number, batch in enumerate(batches, start=1):
             losses = self._engine(batch)
             self._engine.backward(checked_total(losses))
             if number == len(batches):
-                made = self._clip() if self._stage == 0 else True
+                norm = self._clip() if self._stage == 0 else 0.0
                 before_update()
             self._engine.step()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
-        if self._stage > 0:
-            made = not self._optimizer.overflow  # it leaves out an update whose gradient has no finite norm
-        if not made:
+        if self._stage > 0:  # it leaves out an update whose gradient has no finite norm
+            norm = math.nan if self._optimizer.overflow else float(self._engine.get_global_grad_norm())
+        if not math.isfinite(norm):
             return Update(losses=totals, made=False)
         self._steps += 1
         for moments, part in self._moments():  # DeepSpeed steps every group, with zeros for missing gradients
             if part in frozen:
                 moments["step"].zero_()
-        return Update(losses=totals, made=True)
+        return Update(losses=totals, made=True, gradient_norm=norm)
 
     def pieces(self) -> list[Piece]:
         """See :meth:`posecore.training.engine.Engine.pieces`."""
@@ -210,14 +211,14 @@ class DeepSpeedEngine:
                 read_whole(checkpoint, "weights", name, parameter)
         restore_buffers(self.method, checkpoint)
 
-    def _clip(self) -> bool:
-        """Stage 0 would make an update of any gradient. Without gradients it makes none."""
+    def _clip(self) -> float:
+        """Stage 0 would update by any gradient. Without gradients it makes none. Returns the gradient's norm."""
         trainable = [parameter for _, parameter in self._trainable() if parameter.grad is not None]
-        finite = clip_gradients(trainable, self._settings.optimizer.clip_norm)
-        if not finite:
+        norm = clip_gradients(trainable, self._settings.optimizer.clip_norm)
+        if not math.isfinite(norm):
             for parameter in trainable:
                 parameter.grad = None
-        return finite
+        return norm
 
     def _trainable(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.method.named_parameters() if p.requires_grad)

@@ -10,6 +10,7 @@ too, and gradients but those that are added up; the optimiser keeps float32, and
 checkpoints. A state taken from one engine may be given to any other.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, Self, TypeAlias
@@ -71,11 +72,13 @@ class Update:
         made: whether the gradient of all ranks together was finite. Where it was not, weights and moments are as they
             were, on every rank alike.
         rescaled: whether it was not, and the loss scale of ``fp16`` has been halved for it.
+        gradient_norm: L2 norm of that gradient, before it was clipped; the same on every rank.
     """
 
     losses: dict[str, Tensor]
     made: bool
     rescaled: bool = False
+    gradient_norm: float = math.nan
 
 
 class Engine(Protocol):

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from typing import Any, Self, TypeAlias
 
@@ -26,6 +26,7 @@ from posecore.methods.staged import FollowingMethod, ObservingMethod, StagedMeth
 from posecore.schema import CropBatch
 from posecore.training.bad_samples import BadSamples
 from posecore.training.batchnorm import normalise_whole_batches, synchronise_batchnorm
+from posecore.training.best import BestConfig, BestSoFar
 from posecore.training.checkpoint import Progress
 from posecore.training.checkpoint_saver import CheckpointSaver
 from posecore.training.context import TrainContext
@@ -45,6 +46,7 @@ from posecore.training.optimizer import OptimizerConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.resume import refuse_unshared, resume
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
+from posecore.training.spent import Spent
 from posecore.training.start import FirstState, MethodMakers, is_sharded
 from posecore.training.utilisation import flops_per_crop, peak_flops
 
@@ -77,6 +79,8 @@ class TrainingConfig(Config):
         skip_nonfinite_steps: so many steps of the run are passed over because a loss or the gradient is not finite,
             with weights, moments, statistics and averages left as they were before; at one more, and by default at
             the first, training stops. The buffers are copied in every step for that.
+        best: the run's result is its best checkpoint by a metric of the evaluation, and it may end early; None keeps
+            the last.
         progress: show a progress bar on rank 0.
     """
 
@@ -94,6 +98,7 @@ class TrainingConfig(Config):
     synchronised_batchnorm: bool = False
     compile: bool = False
     skip_nonfinite_steps: int = Field(default=0, ge=0)
+    best: BestConfig | None = None
     progress: bool = True
 
     @model_validator(mode="before")
@@ -111,6 +116,8 @@ class TrainingConfig(Config):
         shards_weights = isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.zero_stage == 3
         if self.average is not None:
             self.average.check_length(self.steps)
+        if self.best is not None and not self.evaluate_every:
+            raise ValueError("best: nothing is evaluated that could be best; set evaluate_every.")
         if shards_weights and self.compile:
             raise ValueError(
                 "compile: ZeRO-3 gathers weights between layers, which cuts graphs there; use engine.zero_stage 2."
@@ -189,6 +196,9 @@ def train(
             first.restore(engine)
         first.remove()
     start = 0 if progress is None else progress.step
+    best = BestSoFar(config.best, progress)
+    if best.has_lost_patience:  # it ended early, and was asked again
+        return TrainResult(step=start, metrics={})
     if progress is not None and progress.world_size != context.world_size and context.rank == 0:
         print(_other_world(config, progress, context.world_size), flush=True)
     if config.average is not None and average is not None and not average.updates:
@@ -203,6 +213,7 @@ def train(
         flops_per_crop=flops_per_crop(method),
         peak_flops=peak_flops(context.device, config.engine.precision),
     )
+    spent = Spent(progress, context.device)
     bad = BadSamples({} if progress is None else progress.bad_samples, context.device)
     skipped = SkippedSteps(engine.method, config.skip_nonfinite_steps, 0 if progress is None else progress.skipped)
     with CheckpointSaver(context) as saver, _progress_bar(config, context, start) as bar:
@@ -220,17 +231,20 @@ def train(
             if update.made and average is not None:
                 average.update(engine.method)
             if update.made or skipped.take(update, step):
-                meter.add(update.losses, observed, waited_s)
+                meter.add(update, observed, waited_s)
             meter.counts["skipped_steps"] = skipped.count
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 meter.counts["bad_samples"] = bad.agree()
                 meter.record(step)
                 bar.set_postfix(meter.summary())
+            is_best = False
             if config.evaluate_every and evaluate is not None and step % config.evaluate_every == 0:
-                meter.record_evaluation(_evaluate(engine, average, evaluate, step), step)
-            stopping = step < config.steps and context.asked_to_stop()
-            if step % config.checkpoint_every == 0 or step == config.steps or stopping:
+                found = _evaluate(engine, average, evaluate, step)
+                meter.record_evaluation(found, step)
+                is_best = best.take(found, step)
+            stopping = step < config.steps and (context.asked_to_stop() or best.has_lost_patience)
+            if step % config.checkpoint_every == 0 or step == config.steps or stopping or is_best:
                 bad.agree()
                 at = Progress(
                     step=step,
@@ -240,6 +254,9 @@ def train(
                     datasets=datasets,
                     skipped=skipped.count,
                     bad_samples=bad.rows,
+                    seconds=spent.seconds,
+                    hardware=spent.hardware(step),
+                    best=None if best.best is None else astuple(best.best),
                 )
                 _save(engine, average, saver, at)
             if stopping:

@@ -1,4 +1,4 @@
-"""What the loop measures: loss terms, rate, speed, waiting, memory; averaged between two records."""
+"""What the loop measures: loss terms, gradient, rate, speed, waiting, memory; averaged between two records."""
 
 import resource
 import time
@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from posecore.training.context import TrainContext
+from posecore.training.engine import Update
 
 
 @dataclass
@@ -35,17 +36,20 @@ class Meter:
     latest: dict[str, float] = field(default_factory=dict)
     _losses: dict[str, Tensor] = field(default_factory=dict)
     _observed: dict[str, Tensor] = field(default_factory=dict)
+    _norms: list[float] = field(default_factory=list)
     _waited_s: float = 0.0
     _steps: int = 0
     _began: float = field(default_factory=time.perf_counter)
 
-    def add(self, losses: Mapping[str, Tensor], observed: Mapping[str, Tensor], waited_s: float) -> None:
-        """Takes in a step: this rank's loss terms, sums and numbers of its observations, and its wait for the data."""
-        for totals, values in ((self._losses, losses), (self._observed, observed)):
+    def add(self, update: Update, observed: Mapping[str, Tensor], waited_s: float) -> None:
+        """Takes in a step: what became of it, this rank's sums and numbers of observations, its wait for the data."""
+        for totals, values in ((self._losses, update.losses), (self._observed, observed)):
             for name, value in values.items():
                 totals[name] = totals.get(name, torch.zeros_like(value)) + value
         self._waited_s += waited_s
         self._steps += 1
+        if update.made:
+            self._norms.append(update.gradient_norm)
 
     def record(self, step: int) -> None:
         """Publishes all since the last time, if there was a step. Collective: losses are averaged over ranks."""
@@ -59,6 +63,8 @@ class Meter:
             values |= dict(zip(self._losses, means.tolist(), strict=True))
             values["loss"] = sum(values.values())
             values["lr"] = self.learning_rate(step - 1)
+            if self._norms:
+                values["gradient_norm"] = sum(self._norms) / len(self._norms)
             values |= self._observed_means()
             values["samples_per_s"] = self.global_batch * self._steps / elapsed_s
             if self.flops_per_crop is not None:
@@ -66,7 +72,7 @@ class Meter:
                 values["mfu"] = rate / self.peak_flops
             values["data_wait_share"] = self._waited_s / elapsed_s
             values["memory_bytes"] = _memory_bytes(self.context.device)
-        self._losses, self._observed = {}, {}
+        self._losses, self._observed, self._norms = {}, {}, []
         self._waited_s, self._steps, self._began = 0.0, 0, time.perf_counter()
         self._publish(values | {name: float(count) for name, count in self.counts.items() if count}, step)
 

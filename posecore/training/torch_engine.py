@@ -1,5 +1,6 @@
 """Training with plain PyTorch: the whole state on every rank, gradients averaged over ranks."""
 
+import math
 from collections.abc import Sequence, Set
 from dataclasses import replace
 
@@ -61,7 +62,8 @@ class TorchEngine:
         _average([parameter.grad for parameter in trainable if parameter.grad is not None])
         # Every rank has the same gradients now, and so finds the same of them not to be finite.
         self._scaler.unscale_(self._optimizer)
-        made, rescaled = clip_gradients(trainable, self._settings.optimizer.clip_norm), False
+        norm = clip_gradients(trainable, self._settings.optimizer.clip_norm)
+        made, rescaled = math.isfinite(norm), False
         before_update()
         if made:
             set_learning_rates(self._optimizer, self._settings.optimizer.lr, lr_factor, frozen)
@@ -70,7 +72,7 @@ class TorchEngine:
             rescaled = self._scaler.get_scale() > 1  # below, it is not the scale that makes it overflow
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
-        return Update(losses=totals, made=made, rescaled=rescaled)
+        return Update(losses=totals, made=made, rescaled=rescaled, gradient_norm=norm)
 
     def pieces(self) -> list[Piece]:
         """See :meth:`posecore.training.engine.Engine.pieces`."""
@@ -93,15 +95,15 @@ class TorchEngine:
             self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
 
 
-def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> bool:
-    """Scales the gradients of parameters down to an L2 norm, if any is given, and says whether theirs was finite.
+def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float:
+    """Scales the gradients of parameters down to an L2 norm, if any is given, and says what theirs was.
 
     On a GPU this waits for the gradients: the one time in a step.
     """
     norm = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
     if clip_norm is not None:
         nn.utils.clip_grads_with_norm_(parameters, clip_norm, norm)
-    return bool(norm.isfinite())
+    return norm.item()
 
 
 def set_learning_rates(

@@ -13,6 +13,7 @@ from posecore.errors import IntegrityError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.keypoint_errors import KeypointError, answered_distances, relative_distances
+from posecore.evaluation.pairing import Distances
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.schema import Instance
 from posecore.shards.store import ShardStore
@@ -144,9 +145,39 @@ def worst_cases(
         IntegrityError: an image of the store does not decode.
     """
     distances = answered_distances(truth, predictions)
-    error = np.nanmean(relative_distances(truth, distances), axis=1) if len(distances.truth_row) else np.zeros(0)
+    worst = np.argsort(-_errors(truth, distances), kind="stable")[:count]
+    return _cases(store, skeleton, truth, predictions, distances, worst)
+
+
+def sample_cases(
+    store: ShardStore, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions, count: int
+) -> list[Failure]:
+    """Some instances from the whole of a split, the same ones of every model that answers them all.
+
+    Takes and raises what :func:`worst_cases` does.
+    """
+    distances = answered_distances(truth, predictions)
+    answered = len(distances.truth_row)
+    some = np.unique(np.linspace(0, answered - 1, min(count, answered)).round().astype(np.int64))
+    return _cases(store, skeleton, truth, predictions, distances, some)
+
+
+def _errors(truth: GroundTruth, distances: Distances) -> NDArray[np.float64]:
+    """(n,) mean error of every answered instance, relative to its box."""
+    return np.nanmean(relative_distances(truth, distances), axis=1) if len(distances.truth_row) else np.zeros(0)
+
+
+def _cases(
+    store: ShardStore,
+    skeleton: Skeleton,
+    truth: GroundTruth,
+    predictions: Predictions,
+    distances: Distances,
+    wanted: NDArray[np.int64],
+) -> list[Failure]:
+    error = _errors(truth, distances)
     cases: list[Failure] = []
-    for index in np.argsort(-error, kind="stable")[:count]:
+    for index in wanted:
         row, answer = int(distances.truth_row[index]), int(distances.prediction_row[index])
         image_row = int(truth.image_row[row])
         labelled = truth.visibility[row] > 0

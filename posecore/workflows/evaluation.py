@@ -26,11 +26,13 @@ from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, for_all_nodes, make_writable, write_atomically
 from posecore.training.recipe import recipe_facts
+from posecore.viz.gallery import contact_sheet, encode_jpeg
 from posecore.viz.report import EvaluationSection, worst_cases, write_report
 from posecore.workflows.machines import ActorSettings, Machines
 
 _BATCHES_AT_ONCE = 16
 _PIECES_EACH = 3
+WORST_FILE, _WORST_PX = "worst.jpg", 480
 CLINICAL_FILE = "clinical.json"
 """What a clinic wants to know of a split, beside its results."""
 
@@ -46,6 +48,7 @@ class EvaluationResult:
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
         clinical_files: name of the split → the file with it.
+        worst: name of the split → picture of its worst cases, for splits that have any.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -53,6 +56,7 @@ class EvaluationResult:
     report: AnyPath
     clinical: dict[str, ClinicalResult]
     clinical_files: dict[str, AnyPath]
+    worst: dict[str, AnyPath]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,8 +94,8 @@ def evaluate_stores(
 ) -> EvaluationResult:
     """Predicts and judges splits.
 
-    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/clinical.json`` for splits judged
-    for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
+    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/worst.jpg``,
+    ``<out>/<name>/clinical.json`` for splits judged for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
 
     Args:
         machines: who predicts.
@@ -145,6 +149,7 @@ def evaluate_stores(
         report=report,
         clinical=clinical_results,
         clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
+        worst={section.name: out / section.name / WORST_FILE for section in sections if section.worst},
     )
 
 
@@ -186,12 +191,16 @@ def _judge(
     clinical = clinic.judge(task.store, truth, predictions)
     if clinical is not None:
         write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
+    worst = worst_cases(task.store, definition.skeleton, truth, predictions, pictures)
+    if worst:
+        sheet = contact_sheet([case.picture_rgb for case in worst], columns=2, cell_px=_WORST_PX)
+        write_atomically(out / name / WORST_FILE, encode_jpeg(sheet))
     return EvaluationSection(
         name=name,
         protocol=definition.evaluation.protocol,
         metrics=evaluate(definition.evaluation, definition.skeleton, truth, predictions),
         errors=keypoint_errors(truth, predictions, definition.skeleton),
-        worst=worst_cases(task.store, definition.skeleton, truth, predictions, pictures),
+        worst=worst,
         license=definition.license.id,
         digest=manifest.digest,
         num_images=len(truth.image_ids),

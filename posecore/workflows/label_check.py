@@ -43,6 +43,8 @@ def check_passes(training: TrainingConfig) -> None:
     Raises:
         ValueError: it does not.
     """
+    if training.best is not None and training.best.patience is not None:
+        raise ValueError("label_check wants the losses of a whole run; take out training.best.patience.")
     passes = training.steps // training.evaluate_every if training.evaluate_every else 0
     if passes < LEAST_PASSES:
         raise ValueError(

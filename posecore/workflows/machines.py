@@ -109,11 +109,13 @@ class TrainedRun:
     """How training ended.
 
     Attributes:
-        checkpoint: folder of the last checkpoint (:mod:`posecore.training.checkpoint`).
-        metrics: rank 0's, as of that checkpoint.
+        checkpoint: folder of the checkpoint that is its result (:mod:`posecore.training.best`).
+        last: folder of the last one.
+        metrics: rank 0's, at the end.
     """
 
     checkpoint: AnyPath
+    last: AnyPath
     metrics: Mapping[str, float]
 
 

@@ -2,15 +2,27 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Protocol
 
 from torch import nn
 
+from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, evaluate_shared
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.models.pose_model import PoseModel
 from posecore.shards.corrections import Corrections
-from posecore.shards.store import open_store
+from posecore.shards.manifest import dataset_digests
+from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import Evaluate
+
+
+class ShowSamples(Protocol):
+    """Shows to people what a model in training says of a set."""
+
+    def __call__(self, name: str, step: int, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> None:
+        """Called on rank 0, after each evaluation."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +35,17 @@ class PeriodicEvaluation:
         stores: name of the set to the location of its ingested split.
         heads: name of the set to the head that answers.
         settings: how predictions are made.
+        show: shows some of them, which decides nothing; None shows none.
     """
 
     stores: Mapping[str, str]
     heads: Mapping[str, str]
     settings: InferenceSettings
+    show: ShowSamples | None = None
+
+    def decided_by(self) -> dict[str, Any]:
+        """See :class:`~posecore.workflows.train_step.Judge`."""
+        return {"data": dataset_digests(self.stores), "heads": dict(self.heads), "settings": self.settings}
 
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
         """Metrics as ``<set>/<metric>``, on rank 0."""
@@ -35,7 +53,9 @@ class PeriodicEvaluation:
         assert isinstance(model, PoseModel), type(model)
         metrics: dict[str, float] = {}
         for name, location in self.stores.items():
-            judged = evaluate_shared(model, open_store(location), self.settings, self.heads[name])
+            store = open_store(location)
+            show = None if self.show is None else partial(self.show, name, step, store)
+            judged = evaluate_shared(model, store, self.settings, self.heads[name], show)
             metrics |= {f"{name}/{metric}": value for metric, value in (judged or {}).items()}
         return metrics
 

@@ -2,11 +2,13 @@
 
 from collections.abc import Mapping, Sequence
 
+from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion
 from posecore.storage import as_path, local_copy
+from posecore.workflows.progress import HARDWARE
 from posecore.workflows.steps import Split
 
 
@@ -43,11 +45,25 @@ def register_step(
         for path in adapter:
             log.log_file(path, "adapter")
         said = {"training_run_id": model.run_id, "leaked_pairs": str(leaks.values["shared"]), **(tags or {})}
-        uses = [split.use for split in splits]
+        uses = [split.use_in(model.values.get("shares", {})) for split in splits]
+        trained = workflow.tracking.ask(lambda client: client.get_run(model.run_id))
+        parameters = workflow.parameters | {"hardware": trained.data.tags.get(HARDWARE, "")}
         with local_copy(as_path(model.values["folder"])) as folder:
             version = register_model(
-                log, workflow.name, folder, uses, judged, parent=parent, tags=said, summary=summary
+                log,
+                workflow.name,
+                folder,
+                uses,
+                judged,
+                parent=parent,
+                tags=said,
+                summary=summary,
+                parameters=parameters,
+                training=dict(trained.data.metrics),
             )
+        shown = {f"{result.name}/{name}": value for result in judged for name, value in result.metrics.items()}
+        workflow.run.log_metrics(shown)
+        log_dataset_inputs(workflow.run, uses)
         return Outputs({"uri": version.uri, "version": version.version}, versions=(version,))
 
     inputs = {

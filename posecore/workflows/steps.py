@@ -69,6 +69,15 @@ class Split:
             corrections=None if self.corrections is None else self.corrections.digest,
         )
 
+    def use_in(self, shares: Mapping[str, float]) -> DatasetUse:
+        """The same with its share of a training's crops.
+
+        Args:
+            shares: by name of the set.
+        """
+        weight = shares.get(self.entry.name) if self.role == "training" else None
+        return self.use.model_copy(update={"weight": weight})
+
 
 def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:
     """Refuses what can be known to fail before anything starts.

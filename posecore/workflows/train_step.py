@@ -1,20 +1,25 @@
 """The step that trains a model on ingested splits, of every job that trains."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol, Self
+from dataclasses import replace
+from typing import Any, Protocol, Self, cast
 
 from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.contents import origin_tags
 from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.parameters import flat_parameters
+from posecore.lineage.sample_pictures import SamplePictureLog
 from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.weights_use import weights_in
+from posecore.loading.loader import LoadingConfig, drawn_shares
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.schema import Json
 from posecore.shards.corrections import Corrections
+from posecore.shards.store import open_store
 from posecore.storage import AnyPath
 from posecore.training.loop import Evaluate
 from posecore.training.trained import LoadedModel, TrainedModel
@@ -23,11 +28,23 @@ from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import Worker, WorkersConfig
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
+from posecore.workflows.progress import log_progress
 from posecore.workflows.run_folder import RunFolders
+from posecore.workflows.sample_pictures import SamplePictures
 from posecore.workflows.steps import Split, made_of_training, vouched
 
 LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""
+SAMPLES = "samples"
+"""Folder of the pictures of predictions beside the model."""
+
+
+class Judge(Protocol):
+    """A periodic evaluation that may say which checkpoint is best."""
+
+    def decided_by(self) -> dict[str, Any]:
+        """What decides what it finds beside the model: digests of the data, and settings."""
+        ...
 
 
 class TrainingWorker(Worker, Protocol):
@@ -36,6 +53,11 @@ class TrainingWorker(Worker, Protocol):
     @property
     def stores(self) -> Mapping[str, str]:
         """By name of the set, the location of its ingested split."""
+        ...
+
+    @property
+    def loading(self) -> LoadingConfig:
+        """What is drawn of them."""
         ...
 
     @property
@@ -72,6 +94,7 @@ def train_step(
     worker: TrainingWorker,
     training: Sequence[Split],
     complete: Callable[[ModelCard], ModelCard] = lambda card: card,
+    evaluation: Sequence[Split] = (),
     record_labels: Sequence[str] = (),
     inference: InferenceSettings = InferenceSettings(),  # noqa: B008 (it is immutable)
 ) -> StepResult:
@@ -85,12 +108,13 @@ def train_step(
         worker: what each of them does; it decides the result, and so the step's fingerprint.
         training: what the worker's stores are.
         complete: adds to the trained model's card what the worker cannot know.
+        evaluation: what the worker's periodic evaluation looks at.
         record_labels: sets of which the loss of every label is recorded whenever evaluation is due.
         inference: batch size and threads of that.
 
     Returns:
-        ``folder`` of the model, ``checkpoint`` it was read from, ``run_dir``, which later steps write beside them, and
-        files ``beside`` the model.
+        ``folder`` of the model, ``checkpoint`` it was read from, ``run_dir``, which later steps write beside them,
+        files ``beside`` the model, and ``shares`` of the sets in the crops.
     """
     data = {split.entry.name: split.digest for split in training}
     inputs: dict[str, Any] = {"data": data, **worker.decided_by()}
@@ -99,12 +123,16 @@ def train_step(
         inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
     if record_labels:
         inputs["record_labels"] = list(record_labels)
+    if worker.training.best is not None:
+        inputs["judged"] = cast(Judge, worker.evaluate).decided_by()
     code = code_of(worker, judges=bool(worker.training.evaluate_every), records=bool(record_labels))
     folders = RunFolders.of(config.folder, inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
         run_dir = folders.open(clean=not workflow.reuse.finished)
-        evaluate = worker.evaluate
+        samples, evaluate = run_dir / SAMPLES, worker.evaluate
+        if isinstance(evaluate, PeriodicEvaluation):
+            evaluate = replace(evaluate, show=SamplePictures(folder=str(samples)))
         if record_labels:
             evaluate = LabelRecording(
                 stores={entry: worker.stores[entry] for entry in record_labels},
@@ -115,19 +143,25 @@ def train_step(
             )
         working = worker.refined(corrections, evaluate)
         log.set_tags({f"posecore.{key}": value for key, value in folders.inputs.items()})
-        log.log_params({"steps": worker.training.steps, "run_dir": run_dir})
-        log_dataset_inputs(log, [split.use for split in training])
+        log.log_params({**flat_parameters(worker.decided_by()), "run_dir": str(run_dir)})
+        shares = _shares(worker, corrections)
+        uses = [split.use_in(shares) for split in training]
+        looked_at = evaluation if worker.training.evaluate_every else ()
+        log_dataset_inputs(log, [*uses, *(split.use for split in looked_at if split.role == "evaluation")])
         for entry, found in corrections.items():
             log.log_dict(found.model_dump(mode="json"), f"corrections/{entry}.json")
-        trained = workflow.machines.train(working, run_dir, cluster, CurveLog(log, str(config.folder)))
-        log_bad_samples(log, trained.checkpoint)
+        curve = CurveLog(log, str(config.folder), str(samples))
+        trained = workflow.machines.train(working, run_dir, cluster, curve)
+        SamplePictureLog(log, samples).send(log.tracking.ask)
+        log_bad_samples(log, trained.last)
+        progress = log_progress(log, trained)
         model = working.trained(trained.checkpoint)
         _log_weights(log, model.card)
         card = complete(model.card)
         if "recipe" in card.lineage:
             log.log_dict(card.lineage["recipe"], "recipe.json")
-        lineage = {**card.lineage, "run_id": log.run_id, "step": worker.training.steps} | folders.inputs
-        lineage["data"] = [split.use.portable for split in training]
+        lineage = {**card.lineage, "run_id": log.run_id, "step": progress.step} | folders.inputs
+        lineage["data"] = [use.portable for use in uses]
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         folder = model.save(run_dir / "model", card.model_copy(update={"lineage": lineage}))
@@ -135,10 +169,15 @@ def train_step(
         files = vouched(folder / CARD_FILE, folder / WEIGHTS_FILE, *beside)
         log.set_tags(origin_tags(weights_in(lineage)))
         values: dict[str, Json] = {"folder": str(folder), "beside": [str(path) for path in beside]}
-        values |= {"run_dir": str(run_dir), "checkpoint": str(trained.checkpoint)}
+        values |= {"run_dir": str(run_dir), "checkpoint": str(trained.checkpoint), "shares": shares}
         return Outputs(values, files, made=made_of_training(files))
 
     return workflow.step(name, execute, inputs=inputs | folders.inputs, code=code, continues=True)
+
+
+def _shares(worker: TrainingWorker, corrections: Mapping[str, Corrections]) -> dict[str, float]:
+    stores = {name: open_store(place, corrections=corrections.get(name)) for name, place in worker.stores.items()}
+    return drawn_shares(worker.loading, stores)
 
 
 def _log_weights(log: RunLog, card: ModelCard) -> None:

@@ -14,6 +14,7 @@ import torch.distributed as dist
 from posecore.ingest.executor import Executor, InProcess
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, for_all_nodes
+from posecore.training.best import result_of
 from posecore.training.context import LocalContext, default_device
 from posecore.workflows.endings import exit_status
 from posecore.workflows.machines import ActorSettings, Machines, Tool, TrainedRun, Worker, WorkersConfig
@@ -47,9 +48,8 @@ class ThisProcess:
         with curve.writing() if curve is not None else nullcontext() as log:
             context = LocalContext(for_all_nodes(run_dir), log, num_to_keep=config.num_to_keep)
             result = worker(context)
-        checkpoint = context.store.newest()
-        assert checkpoint is not None, "the last step always writes a checkpoint"
-        return TrainedRun(checkpoint=checkpoint, metrics=result.metrics)
+        checkpoint, last = result_of(context.store)
+        return TrainedRun(checkpoint=checkpoint, last=last, metrics=result.metrics)
 
     def work(
         self, build: Callable[[], Tool], works: Sequence[Any], settings: ActorSettings

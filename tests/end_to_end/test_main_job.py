@@ -17,6 +17,7 @@ from pipelines.multidataset_train import main
 from posecore.lineage.registry import default_store
 from tests.end_to_end.conftest import DATASETS, Job
 
+SPLITS = {"train": "training", "val": "evaluation"}
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 
@@ -56,10 +57,42 @@ def test_the_registered_version_names_its_data_and_metrics(job: Job, first_run: 
         assert any(tag.startswith(f"dataset.training.{name}/train") for tag in version.tags), version.tags
         assert any(tag.startswith(f"evaluation.{name}.") for tag in version.tags), version.tags
     training_run = client.get_run(version.tags["training_run_id"])
-    assert {item.dataset.name for item in training_run.inputs.dataset_inputs} == {f"{name}/train" for name in DATASETS}
+    inputs = {
+        item.dataset.name: {tag.key: tag.value for tag in item.tags} for item in training_run.inputs.dataset_inputs
+    }
+    roles = {name: tags["mlflow.data.context"] for name, tags in inputs.items()}
+    assert roles == {f"{name}/{split}": role for name in DATASETS for split, role in SPLITS.items()}
     assert {f"loss/{name}" for name in DATASETS} <= set(training_run.data.metrics)
     judged_at = [point.step for point in client.get_metric_history(training_run.info.run_id, "mpii/PCKh")]
     assert judged_at == [2, 4]
+    pictures = {
+        item.path.partition("+timestamp")[0] for item in client.list_artifacts(training_run.info.run_id, "images")
+    }
+    assert pictures == {f"images/predictions {name}+step+{step}" for name in DATASETS for step in (2, 4)}
+
+
+def test_pages_that_compare_versions_have_what_differs(job: Job, first_run: dict[str, str]) -> None:
+    """Parameters and metrics of the version's run, of its logged model, and of the submission, which are compared."""
+    client = MlflowClient(f"sqlite:///{job.run_folder / 'mlflow.db'}")
+    version = client.get_model_version("tiny", "1")
+    model = client.get_logged_model(version.source.removeprefix("models:/"))
+    registered, trained = client.get_run(version.run_id), client.get_run(version.tags["training_run_id"])
+    submission = client.get_run(registered.data.tags["mlflow.parentRunId"])
+    for parameters in (model.params, registered.data.params, submission.data.params):
+        assert parameters["training.global_batch"] == "8"
+        assert parameters["datasets.mpii.train"] == "train"
+    assert " on 1 host" in model.params["hardware"]
+    measured = {metric.key: metric for metric in model.metrics}
+    ground_truth = next(tag for tag in version.tags if tag.startswith("evaluation.mpii."))
+    judged = measured["mpii/PCKh"]
+    assert (judged.step, f"evaluation.{judged.dataset_name}.{judged.dataset_digest}") == (4, ground_truth)
+    assert submission.data.metrics["mpii/PCKh"] == registered.data.metrics["mpii/PCKh"] == judged.value
+    assert measured["training/gradient_norm"].value == trained.data.metrics["gradient_norm"] > 0
+    assert measured["training/training_s"].value > 0
+    for run in (trained, submission):
+        shares = [float(tag.value) for each in run.inputs.dataset_inputs for tag in each.tags if tag.key == "weight"]
+        assert len(shares) == len(DATASETS)
+        assert sum(shares) == pytest.approx(1)
 
 
 def test_the_registered_version_loads_as_pyfunc(job: Job, first_run: dict[str, str]) -> None:

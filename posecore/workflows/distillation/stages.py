@@ -106,4 +106,4 @@ def train(
         licenses = {**{f"teacher {key}": terms for key, terms in teacher.licenses.items()}, **card.licenses}
         return card.model_copy(update={"lineage": {**stage.lineage, **card.lineage}, "licenses": licenses})
 
-    return train_step(workflow, stage.name, config, config.cluster, worker, training, taught)
+    return train_step(workflow, stage.name, config, config.cluster, worker, training, taught, evaluation)

@@ -287,6 +287,7 @@ def test_metrics_name_every_dataset(tmp_path: Path) -> None:
         "samples_per_s",
         "mfu",
         "data_wait_share",
+        "gradient_norm",
         "memory_bytes",
     }
     assert metrics["loss"] == pytest.approx(metrics["loss/people"] + metrics["loss/dogs"])

@@ -11,7 +11,9 @@ import torch
 
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedHeads
+from posecore.training.best import result_of
 from posecore.training.checkpoint import Checkpoint, step_of
+from posecore.training.checkpoint_store import CheckpointStore
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from tests.support.checkpoints import State, load_checkpoint
@@ -36,9 +38,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     blind = [run(f"blind{rank}", 3, method="plain", copy_of=str(folder / "plain"), blind=rank) for rank in range(2)]
     bad = run("bad", 5, method="plain", bad_samples=True)
     apart = run("apart", 1, apart=1)
-    launch(
-        [apart, run("plain", 2, method="plain"), run("norms", 1), run("taught", 2, adaptation=TAUGHT), *blind, bad], 2
-    )
+    best = run("best", 6, method="plain", scores=[[0.1, 0.3, 0.2, 0.1, 0.9, 0.9], [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]])
+    best["training"] = {"evaluate_every": 1, "best": {"metric": "people/score", "patience": 2}}
+    plain, taught = run("plain", 2, method="plain"), run("taught", 2, adaptation=TAUGHT)
+    launch([apart, best, plain, run("norms", 1), taught, *blind, bad], 2)
     return folder
 
 
@@ -125,3 +128,10 @@ def test_a_mean_teacher_takes_in_the_mean_of_statistics(runs: Path) -> None:
         own = name.replace("mean_teacher.", "method.")
         assert not torch.allclose(student[own], first[own])
         torch.testing.assert_close(taught[name], (first[own] + student[own]) / 2)
+
+
+def test_ranks_agree_on_what_is_best_and_when_to_end(runs: Path) -> None:
+    """By what rank 0 found: to the other one every step was better than the one before."""
+    folder, last = result_of(CheckpointStore(runs / "best" / "checkpoints"))
+    assert Checkpoint(folder).progress.step == 2
+    assert Checkpoint(last).progress.step == 4
