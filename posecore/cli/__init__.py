@@ -4,11 +4,25 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from posecore.cli import audit, datasets, export, jobs, labels, lineage, models, plan, predict, stages, synth, withdraw
+from posecore.cli import (
+    audit,
+    compare,
+    datasets,
+    export,
+    jobs,
+    labels,
+    lineage,
+    models,
+    plan,
+    predict,
+    stages,
+    synth,
+    withdraw,
+)
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
-_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage, withdraw, jobs)
+_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage, compare, withdraw, jobs)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 

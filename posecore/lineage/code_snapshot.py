@@ -13,6 +13,8 @@ from posecore.schema import Json
 from posecore.storage import sha256_of
 
 _SOURCES = (".py", ".yaml", ".yml", ".j2", ".toml", ".sh")
+FOLDER, INSTALLED_FILE, DIFF_FILE = "code", "installed.txt", "uncommitted.diff"
+"""Of a submission's artifacts."""
 MOST_BYTES = 4 << 20
 """Of the whole diff; files that do not fit are named with their hash."""
 
@@ -71,17 +73,17 @@ def record_code(run: RunLog) -> None:
     """Stores what is installed, and how the tree differs from its commit, under ``code/`` of a run."""
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch)
-        (folder / "installed.txt").write_text("\n".join(installed_distributions()) + "\n", encoding="utf-8")
+        (folder / INSTALLED_FILE).write_text("\n".join(installed_distributions()) + "\n", encoding="utf-8")
         try:
             changes = uncommitted_changes()
         except (OSError, subprocess.SubprocessError) as error:
             (folder / "not_stored.txt").write_text(f"the changes could not be read: {error}\n", encoding="utf-8")
         else:
             if changes is not None:
-                (folder / "uncommitted.diff").write_bytes(changes.diff)
+                (folder / DIFF_FILE).write_bytes(changes.diff)
             if changes is not None and changes.left_out:
                 (folder / "not_stored.json").write_text(json.dumps(changes.left_out, indent=1), encoding="utf-8")
-        run.log_file(folder, "code")
+        run.log_file(folder, FOLDER)
 
 
 def _diff_of(root: Path, path: Path, is_new: bool) -> bytes:

@@ -116,7 +116,7 @@ def write_report(
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["number"] = _number
+    environment.filters["number"] = figure
     environment.filters["data_url"] = data_url
     page = environment.get_template("report.html.j2").render(
         title=title,
@@ -162,6 +162,54 @@ def sample_cases(
     return _cases(store, skeleton, truth, predictions, distances, some)
 
 
+def side_by_side(
+    store: ShardStore,
+    skeleton: Skeleton,
+    truth: GroundTruth,
+    answers: Sequence[Predictions],
+    row: int,
+    remark: str,
+) -> Failure:
+    """One body as it is annotated and as several models see it, from left to right.
+
+    Args:
+        store: the split.
+        skeleton: names and links.
+        truth: the annotations of the whole store, in its order.
+        answers: of each model, on annotated boxes.
+        row: of the body in ``truth``.
+        remark: to be said of it.
+
+    Raises:
+        IntegrityError: an image of the store does not decode.
+    """
+    labelled = truth.visibility[row] > 0
+    found = [each.keypoints[int(np.flatnonzero(each.instance_row == row)[0])] for each in answers]
+    shown = np.concatenate([truth.keypoints[row][labelled], *(points[labelled] for points in found)])
+    image_row = int(truth.image_row[row])
+    close_up = _close_up(_decode(store, image_row), truth.bbox_xywh[row], shown)
+    drawn = [(truth.keypoints[row], truth.visibility[row]), *((points, np.where(labelled, 2, 0)) for points in found)]
+    return Failure(
+        picture_rgb=_panels(close_up, truth, row, skeleton, drawn),
+        caption=f"image {truth.image_ids[image_row]}, instance {truth.instance_ids[row]}: {remark}",
+    )
+
+
+def _panels(
+    close_up: "_CloseUp",
+    truth: GroundTruth,
+    row: int,
+    skeleton: Skeleton,
+    drawn: Sequence[tuple[NDArray[np.float64], NDArray[np.generic]]],
+) -> NDArray[np.uint8]:
+    """The same part of an image with points of one body, as often as there are points."""
+    panels: list[NDArray[np.uint8]] = []
+    for points, flags in drawn:
+        panel = draw_instances(close_up.picture_rgb, [close_up.body(truth, row, points, flags)], skeleton)
+        panels += [np.full_like(panel[:, :3], 255), panel] if panels else [panel]
+    return np.concatenate(panels, axis=1)
+
+
 def _errors(truth: GroundTruth, distances: Distances) -> NDArray[np.float64]:
     """(n,) mean error of every answered instance, relative to its box."""
     return np.nanmean(relative_distances(truth, distances), axis=1) if len(distances.truth_row) else np.zeros(0)
@@ -183,17 +231,14 @@ def _cases(
         labelled = truth.visibility[row] > 0
         shown = np.concatenate([truth.keypoints[row][labelled], predictions.keypoints[answer][labelled]])
         close_up = _close_up(_decode(store, image_row), truth.bbox_xywh[row], shown)
-        panels = [
-            draw_instances(close_up.picture_rgb, [close_up.body(truth, row, points, flags)], skeleton)
-            for points, flags in (
-                (truth.keypoints[row], truth.visibility[row]),
-                (predictions.keypoints[answer], np.where(labelled, 2, 0)),
-            )
+        drawn = [
+            (truth.keypoints[row], truth.visibility[row]),
+            (predictions.keypoints[answer], np.where(labelled, 2, 0)),
         ]
         worst_point = skeleton.names[int(np.nanargmax(distances.pixels[index]))]
         cases.append(
             Failure(
-                picture_rgb=np.concatenate([panels[0], np.full_like(panels[0][:, :3], 255), panels[1]], axis=1),
+                picture_rgb=_panels(close_up, truth, row, skeleton, drawn),
                 caption=f"image {truth.image_ids[image_row]}, instance {truth.instance_ids[row]}: mean error "
                 f"{100 * error[index]:.0f} % of the box; furthest: {worst_point}, "
                 f"{np.nanmax(distances.pixels[index]):.0f} px; confidence {predictions.scores[answer]:.2f}",
@@ -258,7 +303,7 @@ def _bars(section: EvaluationSection) -> list[_Bar]:
     return [_Bar(error=error, width_percent=100 * error.relative / longest) for error in known[:_MOST_BARS]]
 
 
-def _number(value: float) -> str:
+def figure(value: float) -> str:
     """Four significant places for shares, one for percents and pixels; -1 is how protocols say "cannot be judged"."""
     if value == -1 or not np.isfinite(value):
         return "–"

@@ -1,0 +1,148 @@
+"""Two registered versions on the sets that either was judged on: paired figures, and the pictures that moved most."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from posecore.errors import EvaluationError, IntegrityError, PoseCoreError
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.clinical import can_judge, evaluate_clinic
+from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
+from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.paired import PairedErrors, compare_predictions
+from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.traits import Traits
+from posecore.lineage.model_source import registered_model
+from posecore.lineage.tracking import Tracking
+from posecore.lineage.version_difference import VersionDifference, VersionFacts
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import load_model
+from posecore.shards.store import ShardStore, open_store
+from posecore.viz.report import Failure, side_by_side
+
+_NONE = "null"  # as parameters write it
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComparedSet:
+    """Both versions on one set.
+
+    Attributes:
+        name: of the set.
+        digest: of the split.
+        metrics: of its own protocol: name → (first, second).
+        paired: what the bodies allow to say of the difference.
+        clinical: the same in torso lengths, where bodies have torsos and subjects or films names.
+        better: annotation, first and second version of the bodies that gained most.
+        worse: likewise of those that lost most.
+    """
+
+    name: str
+    digest: str
+    metrics: Mapping[str, tuple[float, float]]
+    paired: PairedErrors
+    clinical: ClinicalComparison | None
+    better: Sequence[Failure]
+    worse: Sequence[Failure]
+
+
+def judge_both(
+    tracking: Tracking, difference: VersionDifference, settings: InferenceSettings, pictures: int
+) -> tuple[list[ComparedSet], list[str]]:
+    """Predicts with both versions, in this process, and compares.
+
+    Args:
+        tracking: the store.
+        difference: of the two.
+        settings: how predictions are made, alike for both.
+        pictures: of the bodies that gained, and that lost, most on each set.
+
+    Returns:
+        The sets that could be compared, and why others could not, a sentence each.
+
+    Raises:
+        LineageError: the files of a version cannot be read.
+    """
+    found, unknown = [], []
+    first, second = difference.first, difference.second
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    with registered_model(first.version.uri, tracking) as a, registered_model(second.version.uri, tracking) as b:
+        models = [load_model(folder).to(device) for folder in (a, b)]
+        for name, digest, location in _judged_sets(first, second):
+            try:
+                store = _store_of(location, digest)
+                heads = [_head(facts, name, model) for facts, model in zip((first, second), models, strict=True)]
+                answers = [
+                    predict_store(model, store, settings, head=head) for model, head in zip(models, heads, strict=True)
+                ]
+                found.append(_compared(name, store, answers[0], answers[1], pictures))
+            except (PoseCoreError, OSError) as error:
+                unknown.append(f"{name} ({digest[:12]}) was not compared: {' '.join(str(error).split())}")
+    return found, unknown
+
+
+def _judged_sets(first: VersionFacts, second: VersionFacts) -> Iterator[tuple[str, str, str]]:
+    """Name, digest and folder of every set either version was judged on."""
+    places = {use.digest: use.location for use in (*first.datasets, *second.datasets) if use.location}
+    judged = {(result.name, result.digest) for result in (*first.evaluations, *second.evaluations)}
+    for name, digest in sorted(judged):
+        yield name, digest, places.get(digest, "")
+
+
+def _store_of(location: str, digest: str) -> ShardStore:
+    if not location:
+        raise IntegrityError("the record does not say where its shards are.")
+    store = open_store(location)
+    if store.manifest.digest != digest:
+        raise IntegrityError(f"{location} holds another edition by now, {store.manifest.digest[:12]}.")
+    return store
+
+
+def _head(facts: VersionFacts, name: str, model: PoseModel) -> str:
+    """The head of a version that answers for a set: the one its run file names, else the set's own."""
+    stated = facts.parameters.get(f"datasets.{name}.head", _NONE)
+    head = name if stated == _NONE else stated
+    if head not in model.skeletons:
+        raise EvaluationError(f"{facts.version.uri} has no head {head}; it has {', '.join(model.skeletons)}.")
+    return head
+
+
+def _compared(name: str, store: ShardStore, first: Predictions, second: Predictions, pictures: int) -> ComparedSet:
+    definition = store.manifest.definition
+    truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
+    paired = compare_predictions(truth, first, second, traits)
+    metrics = [evaluate(definition.evaluation, definition.skeleton, truth, each) for each in (first, second)]
+    clinical = None
+    named = any(unit != "image" for unit, _ in traits.units())
+    if named and can_judge(truth, definition.skeleton, definition.evaluation):
+        results = [
+            evaluate_clinic(truth, each, traits, definition.skeleton, definition.evaluation) for each in (first, second)
+        ]
+        clinical = compare_clinic(results[0], results[1])
+    order = np.argsort(paired.change, kind="stable")
+
+    def shown(wanted: NDArray[np.int64]) -> list[Failure]:
+        return [
+            side_by_side(
+                store,
+                definition.skeleton,
+                truth,
+                (first, second),
+                int(paired.truth_row[index]),
+                f"{100 * paired.change[index]:+.0f} % of the box",
+            )
+            for index in wanted
+        ]
+
+    return ComparedSet(
+        name=name,
+        digest=store.manifest.digest,
+        metrics={metric: (value, metrics[1][metric]) for metric, value in metrics[0].items()},
+        paired=paired,
+        clinical=clinical,
+        better=shown(order[:pictures][paired.change[order[:pictures]] < 0]),
+        worse=shown(order[::-1][:pictures][paired.change[order[::-1][:pictures]] > 0]),
+    )

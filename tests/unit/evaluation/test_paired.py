@@ -1,0 +1,72 @@
+"""Two models on the same bodies: known errors give known differences."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from posecore.errors import EvaluationError
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.paired import compare_predictions
+from posecore.evaluation.traits import Traits
+from posecore.schema import Record
+from tests.support.tiny_store import instance, record
+
+BODIES = 12
+
+
+def _world() -> tuple[list[Record], GroundTruth]:
+    """Boxes of √(w·h) = 100; three bodies to a subject, one picture each."""
+    records = [
+        record("coco", row, [instance(str(row), 17, (0, 0, 100, 100), subject_id=f"s{row // 3}")])
+        for row in range(BODIES)
+    ]
+    return records, GroundTruth.from_records(records, 17)
+
+
+def _answers(truth: GroundTruth, shift_px: np.ndarray) -> Predictions:
+    """Every point is off by so much, for each body."""
+    return Predictions(
+        image_ids=truth.image_ids,
+        image_row=truth.image_row,
+        instance_row=np.arange(BODIES),
+        keypoints=truth.keypoints + np.stack([shift_px, np.zeros(BODIES)], axis=1)[:, None],
+        keypoint_scores=np.ones((BODIES, 17)),
+        scores=np.ones(BODIES),
+        category_id=truth.category_id,
+        crop_area=truth.area,
+    )
+
+
+def test_a_difference_that_all_subjects_share_is_certain_whatever_their_own_errors() -> None:
+    records, truth = _world()
+    hard = np.repeat([2.0, 4.0, 40.0, 60.0], 3)
+    found = compare_predictions(truth, _answers(truth, hard), _answers(truth, hard - 1), Traits.from_records(records))
+    assert found.error.first.value == pytest.approx(0.265)
+    assert found.error.first.high - found.error.first.low > 0.2
+    assert found.error.difference.value == pytest.approx(-0.01)
+    assert np.isnan(found.error.difference.low), "every resample gives the same"
+    assert found.near.first.value == found.near.second.value == 0.5
+    assert found.units == {"subject": 4}
+    assert found.change == pytest.approx(np.full(BODIES, -0.01))
+
+
+def test_subjects_that_disagree_leave_the_difference_open() -> None:
+    records, truth = _world()
+    first = np.full(BODIES, 20.0)
+    second = first + np.repeat([8.0, -8.0, 5.0, -6.0], 3)
+    change = compare_predictions(
+        truth, _answers(truth, first), _answers(truth, second), Traits.from_records(records)
+    ).error.difference
+    assert change.low < 0 < change.high
+    assert change.value == pytest.approx(-0.0025)
+
+
+def test_bodies_without_labels_cannot_be_compared() -> None:
+    _, truth = _world()
+    nothing = record("coco", 0, [instance("0", 17, (0, 0, 9, 9), keypoints=np.zeros((17, 3), np.float32))])
+    empty = GroundTruth.from_records([nothing], 17)
+    answers = _answers(truth, np.zeros(BODIES))
+    one = replace(answers.take(np.arange(1)), image_ids=empty.image_ids)
+    with pytest.raises(EvaluationError, match="no body has a labelled point"):
+        compare_predictions(empty, one, one, Traits.from_records([nothing]))
