@@ -15,6 +15,7 @@ from posecore.cli import (
     models,
     plan,
     predict,
+    score,
     stages,
     synth,
     withdraw,
@@ -22,7 +23,22 @@ from posecore.cli import (
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
-_GROUPS = (datasets, stages, synth, audit, labels, models, plan, predict, export, lineage, compare, withdraw, jobs)
+_GROUPS = (
+    datasets,
+    stages,
+    synth,
+    audit,
+    labels,
+    models,
+    plan,
+    predict,
+    score,
+    export,
+    lineage,
+    compare,
+    withdraw,
+    jobs,
+)
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 

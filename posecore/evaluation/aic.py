@@ -24,6 +24,16 @@ def evaluate_aic(
         oks_sigmas: per-keypoint constants.
         area: (N,) px², w·h + 1 in the official protocol.
     """
+    return aic_metrics(aic_sums(truth, predictions, oks_sigmas, area))
+
+
+def aic_sums(
+    truth: GroundTruth, predictions: Predictions, oks_sigmas: Float[np.ndarray, " K"], area: Float[np.ndarray, " N"]
+) -> Float[np.ndarray, "I 11"]:
+    """Of each image, the persons found at each of the ten thresholds, and the larger of persons and answers.
+
+    The arguments are those of :func:`evaluate_aic`.
+    """
     check_fit(truth, predictions)
     order = np.argsort(predictions.image_row, kind="stable")
     person, position = pairs_within(truth.image_row, predictions.image_row[order])
@@ -39,7 +49,14 @@ def evaluate_aic(
     num_images = len(truth.image_ids)
     persons = np.bincount(truth.image_row, minlength=num_images)
     answers = np.bincount(predictions.image_row, minlength=num_images)
+    hits = best[:, None] > THRESHOLDS
+    found = np.stack([np.bincount(truth.image_row, column, num_images) for column in hits.T], axis=1)
     # The official loop runs over annotated images only, so answers elsewhere cost nothing.
-    total = int(np.maximum(persons, answers)[persons > 0].sum())
-    values = (best[:, None] > THRESHOLDS).sum(axis=0) / max(total, 1)
+    return np.column_stack([found, np.where(persons > 0, np.maximum(persons, answers), 0)])
+
+
+def aic_metrics(sums: Float[np.ndarray, "I 11"]) -> dict[str, float]:
+    """The score of what :func:`aic_sums` counted."""
+    *found, total = sums.sum(axis=0)
+    values = np.array(found) / max(total, 1)
     return {"mAP": float(values.mean()), "mAP50": float(values[0]), "mAP75": float(values[5])}

@@ -91,13 +91,36 @@ def bootstrap_by_subject(
             return [Estimate(float(value)) for value in values]
         resampled = np.concatenate([statistic(counts @ sums) for counts in _draws(len(sums), settings)])
         without_one = statistic(total - sums)
-    tails = np.array([(1 - settings.level) / 2, (1 + settings.level) / 2])
-    if settings.method == "expanded":
-        tails = ndtr(np.sqrt(len(sums) / (len(sums) - 1)) * stdtrit(len(sums) - 1, tails))
+    tails = _tails(len(sums), settings)
     return [
         _estimate(float(value), resampled[:, column], without_one[:, column], tails, settings)
         for column, value in enumerate(values)
     ]
+
+
+def estimate_of_draws(
+    value: float, resampled: NDArray[np.float64], num_subjects: int, settings: BootstrapSettings
+) -> Estimate:
+    """A value with its interval, where the resampled values were had by other means than sums, so never by ``bca``.
+
+    Args:
+        value: on the whole sample.
+        resampled: (B,) on each resample, NaN where it does not exist.
+        num_subjects: that were drawn each time.
+        settings: how.
+    """
+    assert settings.method != "bca", settings
+    if num_subjects < 2:
+        return Estimate(value)
+    return _estimate(value, resampled, np.zeros(0), _tails(num_subjects, settings), settings)
+
+
+def _tails(num_subjects: int, settings: BootstrapSettings) -> NDArray[np.float64]:
+    """The two quantiles of resampled values that the interval ends at."""
+    tails = np.array([(1 - settings.level) / 2, (1 + settings.level) / 2])
+    if settings.method == "expanded":
+        tails = ndtr(np.sqrt(num_subjects / (num_subjects - 1)) * stdtrit(num_subjects - 1, tails))
+    return tails
 
 
 def _draws(num_subjects: int, settings: BootstrapSettings) -> Iterator[NDArray[np.float64]]:

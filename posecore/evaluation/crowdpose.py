@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from posecore.errors import EvaluationError
-from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.oks import AREA_RANGES, OksResult, evaluate_oks
+from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
+from posecore.evaluation.oks import AREA_RANGES, Matching, PairFinder, match
 
 _EASY_BELOW, _MEDIUM_BELOW = 0.2, 0.8
 
@@ -35,6 +35,27 @@ def evaluate_crowdpose(
     Raises:
         EvaluationError: images carry no ``crowdIndex``.
     """
+    check_fit(truth, predictions)
+    require_crowd_index(truth)
+    matching = match(
+        truth,
+        PairFinder(truth, oks_sigmas, area).find(
+            predictions.image_row, predictions.category_id, predictions.scores, predictions.keypoints
+        ),
+        area=area,
+        ignored=truth.num_keypoints == 0,
+        area_ranges={"all": AREA_RANGES["all"]},
+        id_0_is_none=id_0_is_none,
+    )
+    return crowdpose_metrics(truth, matching)
+
+
+def require_crowd_index(truth: GroundTruth) -> None:
+    """Returns if every image says how crowded it is.
+
+    Raises:
+        EvaluationError: one does not.
+    """
     if np.isnan(truth.crowd_index).any():
         row = int(np.flatnonzero(np.isnan(truth.crowd_index))[0])
         raise EvaluationError(
@@ -42,21 +63,12 @@ def evaluate_crowdpose(
             "official annotation files, or set `evaluation: {protocol: oks, scale_rule: box_053}`."
         )
 
-    def on_images(chosen: np.ndarray) -> OksResult:
-        kept = chosen[truth.image_row]
-        return evaluate_oks(
-            truth.take(kept),
-            predictions.take(chosen[predictions.image_row]),
-            oks_sigmas,
-            area=area[kept],
-            ignored=truth.num_keypoints[kept] == 0,
-            area_ranges={"all": AREA_RANGES["all"]},
-            id_0_is_none=id_0_is_none,
-        )
 
-    metrics = on_images(np.ones(len(truth.image_ids), np.bool_)).summary()
+def crowdpose_metrics(truth: GroundTruth, matching: Matching) -> dict[str, float]:
+    """What :func:`evaluate_crowdpose` says of detections that have their partners."""
+    metrics = matching.result().summary()
     easy = truth.crowd_index < _EASY_BELOW
     hard = truth.crowd_index >= _MEDIUM_BELOW
     for name, chosen in (("easy", easy), ("medium", ~easy & ~hard), ("hard", hard)):
-        metrics[f"AP_{name}"] = round(float(on_images(chosen).precision.mean()), 4)
+        metrics[f"AP_{name}"] = round(float(matching.result(chosen).precision.mean()), 4)
     return metrics

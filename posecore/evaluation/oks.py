@@ -9,8 +9,9 @@ is a match, unless ``id_0_is_none`` asks for their figure.
 Measured by ``benchmarks/evaluation.py``.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from itertools import pairwise
 
 import numpy as np
@@ -117,6 +118,246 @@ def similarity_to_region(
     return similarity(outside, np.zeros_like(outside), counted, area, oks_sigmas)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Candidates:
+    """Detections without their points: what matching looks at.
+
+    Attributes:
+        image_row: (D,) position in the ground truth's ``image_ids``.
+        category_id: (D,) class numbers.
+        scores: (D,) confidence, by which they are ranked.
+        area: (D,) px² by which an unmatched one counts in an area range.
+        pair_detection: (P,) row of a detection that could match at the lowest threshold.
+        pair_truth: (P,) row of the annotation it could match; ascending by ``truth_rank`` within a detection.
+        pair_oks: (P,) of the two.
+    """
+
+    image_row: Int[np.ndarray, " D"]
+    category_id: Int[np.ndarray, " D"]
+    scores: Float[np.ndarray, " D"]
+    area: Float[np.ndarray, " D"]
+    pair_detection: Int[np.ndarray, " P"]
+    pair_truth: Int[np.ndarray, " P"]
+    pair_oks: Float[np.ndarray, " P"]
+
+    def of_oks(self, least: float) -> "Candidates":
+        """The same detections with the pairs of a least OKS."""
+        close = self.pair_oks >= least
+        pairs = {field: getattr(self, field)[close] for field in ("pair_detection", "pair_truth", "pair_oks")}
+        return replace(self, **pairs)
+
+    @classmethod
+    def concatenate(cls, parts: "Sequence[Candidates]") -> "Candidates":
+        """The detections of all parts in order."""
+        starts = np.cumsum([0, *(len(part.scores) for part in parts)])
+        columns = {field.name: [getattr(part, field.name) for part in parts] for field in fields(cls)}
+        columns["pair_detection"] = [
+            rows + start for rows, start in zip(columns["pair_detection"], starts, strict=False)
+        ]
+        return cls(**{name: np.concatenate(values) for name, values in columns.items()})
+
+
+class PairFinder:
+    """Finds what detections could match, some detections at a time.
+
+    Args:
+        truth: annotations.
+        oks_sigmas: per-keypoint constants.
+        area: (N,) px² that OKS divides by.
+        per_category: within categories, instead of taking all for one class.
+    """
+
+    def __init__(
+        self,
+        truth: GroundTruth,
+        oks_sigmas: Float[np.ndarray, " K"],
+        area: Float[np.ndarray, " N"],
+        *,
+        per_category: bool = False,
+    ) -> None:
+        self._truth, self._sigmas, self._area = truth, oks_sigmas, area
+        self._categories = np.unique(truth.category_id) if per_category else None
+        group = self._groups(truth.image_row, truth.category_id)
+        self._truth_order = np.argsort(group, kind="stable")
+        self._ordered_group = group[self._truth_order]
+        self._labelled: NDArray[np.bool_] = truth.visibility > 0
+        self._has_points = np.asarray(self._labelled.any(axis=1))
+
+    def find(
+        self,
+        image_row: Int[np.ndarray, " D"],
+        category_id: Int[np.ndarray, " D"],
+        scores: Float[np.ndarray, " D"],
+        keypoints: Float[np.ndarray, "D K 2"],
+        detection_area: Float[np.ndarray, " D"] | None = None,
+        least_oks: float = float(THRESHOLDS[0]),
+    ) -> Candidates:
+        """Detections with all pairs of a least OKS; by default those that could match at the lowest threshold.
+
+        Sorted by detection, and within a detection so that the later pair is preferred: higher OKS, and at equal OKS
+        the later annotation, as in pycocotools.
+        """
+        detection, position = pairs_within(self._groups(image_row, category_id), self._ordered_group)
+        annotation = self._truth_order[position]
+        oks = np.empty(len(detection))
+        step = max(1, _CHUNK // keypoints.shape[1])
+        for first in range(0, len(detection), step):
+            pairs = slice(first, min(first + step, len(detection)))
+            oks[pairs] = self._similarity(keypoints[detection[pairs]], annotation[pairs])
+        close = np.flatnonzero(oks >= least_oks)
+        close = close[np.lexsort((position[close], oks[close], detection[close]))]
+        return Candidates(
+            image_row=image_row,
+            category_id=category_id,
+            scores=scores,
+            area=extent(keypoints) if detection_area is None else detection_area,
+            pair_detection=detection[close],
+            pair_truth=annotation[close],
+            pair_oks=oks[close],
+        )
+
+    def _similarity(self, points: NDArray[np.float64], reference: NDArray[np.int64]) -> NDArray[np.float64]:
+        truth, oks = self._truth, np.empty(len(points))
+        known = self._has_points[reference]
+        labelled, unlabelled = reference[known], reference[~known]
+        oks[known] = similarity(
+            points[known], truth.keypoints[labelled], self._labelled[labelled], self._area[labelled], self._sigmas
+        )
+        oks[~known] = similarity_to_region(
+            points[~known], truth.bbox_xywh[unlabelled], self._area[unlabelled], self._sigmas
+        )
+        return oks
+
+    def _groups(self, image_row: NDArray[np.int64], category_id: NDArray[np.int64]) -> NDArray[np.int64]:
+        truth = self._truth
+        return _groups(truth.image_rank[image_row], category_id, len(truth.image_ids), self._categories)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Matching:
+    """Who found whom, at every area range and threshold; kept are the best 20 detections per image and category.
+
+    Attributes:
+        detection: (D,) rows of the kept detections, ordered by category and image, best first.
+        image_row: (D,) of each.
+        scores: (D,) of each.
+        matched: (A, T, D) whether it found an annotation.
+        excluded: (A, T, D) whether it counts neither as right nor as wrong.
+        found: (A, T, N) whether an annotation was found.
+        outside: (A, N) whether an annotation need not be found.
+        truth_image_row: (N,) image of each annotation.
+        truth_column: (N,) position of its category.
+        bounds: (C + 1,) where the detections of each category begin and end.
+        categories: (C,) the category numbers.
+        areas: A names of the area ranges.
+    """
+
+    detection: Int[np.ndarray, " D"]
+    image_row: Int[np.ndarray, " D"]
+    scores: Float[np.ndarray, " D"]
+    matched: Bool[np.ndarray, "A T D"]
+    excluded: Bool[np.ndarray, "A T D"]
+    found: Bool[np.ndarray, "A T N"]
+    outside: Bool[np.ndarray, "A N"]
+    truth_image_row: Int[np.ndarray, " N"]
+    truth_column: Int[np.ndarray, " N"]
+    bounds: Int[np.ndarray, " C1"]
+    categories: Int[np.ndarray, " C"]
+    areas: tuple[str, ...]
+
+    def of_area(self, name: str) -> "Matching":
+        """The same for one area range alone."""
+        only = [self.areas.index(name)]
+        flags = {field: getattr(self, field)[only] for field in ("matched", "excluded", "found", "outside")}
+        return replace(self, areas=(name,), **flags)
+
+    @cached_property
+    def _rankings(self) -> list[NDArray[np.int64]]:
+        """Of each category, its detections by falling score, ties as given."""
+        bounds = pairwise(self.bounds.tolist())
+        return [start + np.argsort(-self.scores[start:stop], kind="stable") for start, stop in bounds]
+
+    def result(self, images: Float[np.ndarray, " I"] | Bool[np.ndarray, " I"] | None = None) -> OksResult:
+        """Precision and recall.
+
+        Args:
+            images: how often each image counts: a choice of images, or a resample; None is once each.
+        """
+        shape = len(THRESHOLDS), len(RECALLS), len(self.categories), len(self.areas)
+        precision = np.full(shape, -1.0)
+        recall = np.full((shape[0], *shape[2:]), -1.0)
+        weight = None if images is None else np.asarray(images, np.float64)
+        of_truth = np.ones(len(self.truth_column)) if weight is None else weight[self.truth_image_row]
+        for column, ranking in enumerate(self._rankings):
+            if weight is not None:
+                ranking = ranking[weight[self.image_row[ranking]] > 0]
+            of_detection = None if weight is None else weight[self.image_row[ranking]]
+            for index in range(len(self.areas)):
+                wanted = (self.truth_column == column) & ~self.outside[index]
+                if (num_positive := float(of_truth[wanted].sum())) > 0:
+                    precision[:, :, column, index], recall[:, column, index] = _accumulate(
+                        self.matched[index], self.excluded[index], ranking, of_detection, num_positive
+                    )
+        return OksResult(precision=precision, recall=recall, categories=self.categories, areas=self.areas)
+
+
+def match(
+    truth: GroundTruth,
+    candidates: Candidates,
+    *,
+    area: Float[np.ndarray, " N"],
+    ignored: Bool[np.ndarray, " N"],
+    per_category: bool = False,
+    area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
+    id_0_is_none: bool = False,
+) -> Matching:
+    """Gives every image's detections their partners; the arguments are those of :func:`evaluate_oks`."""
+    ignored = ignored | truth.is_crowd
+    categories: NDArray[np.int64] = np.unique(truth.category_id) if per_category else np.zeros(1, np.int64)
+    num_images = len(truth.image_ids)
+    grouping = categories if per_category else None
+    truth_group = _groups(truth.image_rank[truth.image_row], truth.category_id, num_images, grouping)
+    group = _groups(truth.image_rank[candidates.image_row], candidates.category_id, num_images, grouping)
+    order = _best_per_group(group, candidates.scores)
+    group = group[order]
+
+    low, high = np.array(list(area_ranges.values()), np.float64).T[:, :, None]
+    outside = (area < low) | (area > high) | ignored  # (A, N)
+    place = np.full(len(candidates.scores), -1, np.int64)
+    place[order] = np.arange(len(order))
+    kept = np.flatnonzero(place[candidates.pair_detection] >= 0)
+    kept = kept[np.argsort(place[candidates.pair_detection[kept]], kind="stable")]
+    unseen = np.zeros(len(truth), np.bool_)
+    if id_0_is_none and ID_0 in truth.instance_ids:
+        unseen[truth.instance_ids.index(ID_0)] = True
+    matched, on_ignored, found = _match(
+        place[candidates.pair_detection[kept]],
+        candidates.pair_truth[kept],
+        candidates.pair_oks[kept],
+        group,
+        outside,
+        truth.is_crowd,
+        unseen,
+    )
+    kept_area = candidates.area[order]
+    off_range = (kept_area < low) | (kept_area > high)  # (A, D)
+    on_ignored |= ~matched & off_range[:, None]
+    return Matching(
+        detection=order,
+        image_row=candidates.image_row[order],
+        scores=candidates.scores[order],
+        matched=matched,
+        excluded=on_ignored,
+        found=found,
+        outside=outside,
+        truth_image_row=truth.image_row,
+        truth_column=truth_group // max(num_images, 1),
+        bounds=np.searchsorted(group, np.arange(len(categories) + 1) * num_images),
+        categories=categories,
+        areas=tuple(area_ranges),
+    )
+
+
 def evaluate_oks(
     truth: GroundTruth,
     predictions: Predictions,
@@ -147,46 +388,19 @@ def evaluate_oks(
         EvaluationError: predictions and ground truth do not fit together.
     """
     check_fit(truth, predictions)
-    if detection_area is None:
-        detection_area = extent(predictions.keypoints)
-    ignored = ignored | truth.is_crowd
-    categories: NDArray[np.int64] = np.unique(truth.category_id) if per_category else np.zeros(1, np.int64)
-    num_images = len(truth.image_ids)
-    grouping = categories if per_category else None
-    truth_group = _groups(truth.image_rank[truth.image_row], truth.category_id, num_images, grouping)
-    truth_order = np.argsort(truth_group, kind="stable")
-    group = _groups(truth.image_rank[predictions.image_row], predictions.category_id, num_images, grouping)
-    order = _best_per_group(group, predictions.scores)
-    group = group[order]
-
-    low, high = np.array(list(area_ranges.values()), np.float64).T[:, :, None]
-    outside = (area < low) | (area > high) | ignored  # (A, N)
-    pair_detection, pair_truth, pair_oks = _candidates(
-        truth, predictions.keypoints[order], group, truth_order, truth_group[truth_order], area, oks_sigmas
+    finder = PairFinder(truth, oks_sigmas, area, per_category=per_category)
+    candidates = finder.find(
+        predictions.image_row, predictions.category_id, predictions.scores, predictions.keypoints, detection_area
     )
-    unseen = np.zeros(len(truth), np.bool_)
-    if id_0_is_none and ID_0 in truth.instance_ids:
-        unseen[truth.instance_ids.index(ID_0)] = True
-    matched, on_ignored = _match(
-        pair_detection, pair_truth, pair_oks, group, outside, truth.is_crowd, unseen
-    )  # (A, T, D) each
-    kept_area = detection_area[order]
-    off_range = (kept_area < low) | (kept_area > high)  # (A, D)
-    excluded = on_ignored | (~matched & off_range[:, None])
-
-    precision = np.full((len(THRESHOLDS), len(RECALLS), len(categories), len(area_ranges)), -1.0)
-    recall = np.full((len(THRESHOLDS), len(categories), len(area_ranges)), -1.0)
-    bounds = np.searchsorted(group, np.arange(len(categories) + 1) * num_images)
-    for column, (start, stop) in enumerate(pairwise(bounds.tolist())):
-        of_category = truth_group // num_images == column
-        ranking = start + np.argsort(-predictions.scores[order[start:stop]], kind="stable")
-        for index in range(len(area_ranges)):
-            num_positive = int((of_category & ~outside[index]).sum())
-            if num_positive:
-                precision[:, :, column, index], recall[:, column, index] = _accumulate(
-                    matched[index][:, ranking], excluded[index][:, ranking], num_positive
-                )
-    return OksResult(precision=precision, recall=recall, categories=categories, areas=tuple(area_ranges))
+    return match(
+        truth,
+        candidates,
+        area=area,
+        ignored=ignored,
+        per_category=per_category,
+        area_ranges=area_ranges,
+        id_0_is_none=id_0_is_none,
+    ).result()
 
 
 def pairs_within(
@@ -236,48 +450,6 @@ def _best_per_group(group: NDArray[np.int64], scores: NDArray[np.float64]) -> ND
     return order[(rank < MAX_DETECTIONS) & (ordered >= 0)]
 
 
-def _candidates(
-    truth: GroundTruth,
-    keypoints: NDArray[np.float64],
-    group: NDArray[np.int64],
-    truth_order: NDArray[np.int64],
-    ordered_truth_group: NDArray[np.int64],
-    area: NDArray[np.float64],
-    oks_sigmas: NDArray[np.float64],
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float64]]:
-    """All pairs within a group that could match at the lowest threshold.
-
-    Sorted by detection, and within a detection so that the later pair is preferred: higher OKS, and at equal OKS the
-    later annotation, as in pycocotools.
-    """
-    detection, position = pairs_within(group, ordered_truth_group)
-    annotation = truth_order[position]
-
-    labelled: NDArray[np.bool_] = truth.visibility > 0
-    has_points: NDArray[np.bool_] = labelled.sum(axis=1) > 0
-    oks = np.empty(len(detection))
-    step = max(1, _CHUNK // keypoints.shape[1])
-    for first in range(0, len(detection), step):
-        pairs = np.arange(first, min(first + step, len(detection)))
-        with_points = pairs[has_points[annotation[pairs]]]
-        reference = annotation[with_points]
-        oks[with_points] = similarity(
-            keypoints[detection[with_points]],
-            truth.keypoints[reference],
-            labelled[reference],
-            area[reference],
-            oks_sigmas,
-        )
-        region_only = pairs[~has_points[annotation[pairs]]]
-        reference = annotation[region_only]
-        oks[region_only] = similarity_to_region(
-            keypoints[detection[region_only]], truth.bbox_xywh[reference], area[reference], oks_sigmas
-        )
-    close = np.flatnonzero(oks >= THRESHOLDS[0])
-    close = close[np.lexsort((position[close], oks[close], detection[close]))]
-    return detection[close], annotation[close], oks[close]
-
-
 def _match(
     pair_detection: NDArray[np.int64],
     pair_truth: NDArray[np.int64],
@@ -286,14 +458,15 @@ def _match(
     outside: NDArray[np.bool_],
     is_crowd: NDArray[np.bool_],
     unseen: NDArray[np.bool_],
-) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], NDArray[np.bool_]]:
     """Greedy matching by falling score, at every area range and threshold together.
 
     A detection takes its preferred free annotation among those that count; only if there is none, one of the ignored.
     A crowd is never used up. Whoever takes an unseen annotation has no partner, and it is used up.
 
     Returns:
-        (A, T, D) whether a detection found a partner, and whether that partner is ignored in that area range.
+        (A, T, D) whether a detection found a partner, and whether that partner is ignored in that area range; (A, T, N)
+        whether an annotation was taken.
     """
     num_areas, num_thresholds, num_pairs, num_truth = len(outside), len(THRESHOLDS), len(pair_oks), len(unseen)
     thresholds = np.minimum(THRESHOLDS, 1 - 1e-10)[None, :, None]
@@ -321,23 +494,28 @@ def _match(
         taken[area, threshold, pair_truth[chosen % num_pairs]] = True
         matched[area, threshold, detections[now][column]] = ~unseen[pair_truth[chosen % num_pairs]]
         on_ignored[area, threshold, detections[now][column]] = chosen < num_pairs
-    return matched, on_ignored
+    return matched, on_ignored, taken
 
 
 def _accumulate(
-    matched: NDArray[np.bool_], excluded: NDArray[np.bool_], num_positive: int
+    matched: NDArray[np.bool_],
+    excluded: NDArray[np.bool_],
+    ranking: NDArray[np.int64],
+    weight: NDArray[np.float64] | None,
+    num_positive: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interpolated precision (T, R) and final recall (T,) of detections ranked by falling score, (T, D) each."""
-    found = np.cumsum(matched & ~excluded, axis=1)
-    wrong = np.cumsum(~matched & ~excluded, axis=1)
-    recall = found / num_positive
-    raw = found / (found + wrong + np.spacing(1))
-    envelope = np.maximum.accumulate(raw[:, ::-1], axis=1)[:, ::-1]
-    # One column beyond the last detection: recalls never reached have precision 0.
-    envelope = np.concatenate([envelope, np.zeros((len(envelope), 1))], axis=1)
-    reached = np.stack([np.searchsorted(row, RECALLS) for row in recall])
-    precision = np.take_along_axis(envelope, reached, axis=1)
-    final = recall[:, -1] if recall.shape[1] else np.zeros(len(recall))
+    """Interpolated precision (T, R) and final recall (T,) of detections ranked by falling score; flags are (T, D)."""
+    precision, final = np.zeros((len(matched), len(RECALLS))), np.zeros(len(matched))
+    for index, (partners, left_out) in enumerate(zip(matched, excluded, strict=True)):  # one at a time: memory
+        hit, counted = partners[ranking], ~left_out[ranking]
+        right, all_counted = (hit & counted, counted) if weight is None else (hit * counted * weight, counted * weight)
+        found, judged = np.cumsum(right), np.cumsum(all_counted)
+        recall = found / num_positive
+        raw = found / (judged + np.spacing(1))
+        # One place beyond the last detection: recalls never reached have precision 0.
+        envelope = np.append(np.maximum.accumulate(raw[::-1])[::-1], 0.0)
+        precision[index] = envelope[np.searchsorted(recall, RECALLS)]
+        final[index] = recall[-1] if len(recall) else 0.0
     return precision, final
 
 

@@ -16,6 +16,8 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.pairing import paired_distances
 from posecore.skeletons.skeleton import Skeleton
 
+EXCLUDED = ("pelvis", "thorax")
+"""Points that both means leave out unless the definition names others."""
 _HEAD_SHARE = 0.6
 
 
@@ -23,7 +25,7 @@ def evaluate_pckh(
     truth: GroundTruth,
     predictions: Predictions,
     skeleton: Skeleton,
-    excluded: Sequence[str] = ("pelvis", "thorax"),
+    excluded: Sequence[str] = EXCLUDED,
 ) -> dict[str, float]:
     """PCKh at 0.5 and 0.1 of the head size, both means, and at 0.5 each joint (mean of left and right).
 

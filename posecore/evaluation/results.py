@@ -20,13 +20,14 @@ from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath
 
 _OTHER_FORMS = (KeyError, TypeError, ValueError, OverflowError)
-_PART_KEYS = {
+PART_FIELDS: Mapping[str, str] = {
     "body": "keypoints",
     "foot": "foot_kpts",
     "face": "face_kpts",
     "lefthand": "lefthand_kpts",
     "righthand": "righthand_kpts",
 }
+"""Official part name → the field of COCO-WholeBody's results that holds its points, in the skeleton's order."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -81,7 +82,7 @@ def coco_results(predictions: Predictions, parts_of: Skeleton | None = None) -> 
     if parts_of is None:
         columns: dict[str, NDArray[np.float64]] = {"keypoints": triplets}
     else:
-        columns = {key: triplets[:, list(parts_of.indices_of_group(PARTS[part]))] for part, key in _PART_KEYS.items()}
+        columns = {key: triplets[:, list(parts_of.indices_of_group(PARTS[part]))] for part, key in PART_FIELDS.items()}
     return [
         {
             "image_id": _official_id(predictions.image_ids[predictions.image_row[row]]),
@@ -121,7 +122,7 @@ def read_results(
     for index, item in enumerate(items):
         try:
             image_row[index] = row_of[str(item["image_id"])]
-            flat = [value for key in _PART_KEYS.values() for value in item.get(key, ())]
+            flat = [value for key in PART_FIELDS.values() for value in item.get(key, ())]
             triplets[index] = np.asarray(flat, np.float64).reshape(num_keypoints, 3)
             scores[index] = item["score"]
             category_id[index] = item.get("category_id", 1)

@@ -49,6 +49,8 @@ TRB_INVERSE_SCALE = 0.8286
 HEAD_POINTS_PER_DIAGONAL = 0.8
 """Distance of head_top and upper_neck over the head box's diagonal, the same for every validation person."""
 
+DERIVED_HEAD_BOXES = "derived-head-boxes"
+
 JointRow = tuple[float, float, int]
 
 

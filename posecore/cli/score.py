@@ -1,0 +1,94 @@
+"""``posecore score``: a file of results held against published annotations."""
+
+import argparse
+import sys
+
+from posecore.cli.commands import Commands
+from posecore.config import apply_override
+from posecore.datasets.discovery import load_dataset
+from posecore.errors import ConfigError
+from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.schema import Json
+from posecore.scoring.comparison import compare
+from posecore.scoring.pages import as_html, as_json, as_markdown
+from posecore.scoring.pictures import worst_pictures
+from posecore.scoring.run import PROTOCOLS, Task, score, task_of_definition, task_of_file
+from posecore.storage import as_path, write_atomically
+
+_AREAS = ("annotated", "box", "box_053", "box_plus_one")
+
+
+def add(commands: Commands) -> None:
+    """Adds ``score``."""
+    parser = commands.add_parser("score", help="score a file of results against published annotations")
+    parser.add_argument("results", help="file of results in the dataset's own submission format")
+    parser.add_argument("--truth", metavar="ANNOTATIONS", help="annotations as published")
+    parser.add_argument("--protocol", choices=list(PROTOCOLS), help="by which they are judged")
+    parser.add_argument("--dataset", help="instead of both: a dataset, or the path of a dataset.yaml")
+    parser.add_argument("--root", help="with --dataset: folder of the download")
+    parser.add_argument("--split", help="with --dataset: default is its first split that is meant for evaluation")
+    parser.add_argument("--skeleton", help="of the files' points, where not the protocol's: a name or a YAML file")
+    parser.add_argument("--area", choices=_AREAS, help="what OKS divides by, where not the protocol's own")
+    parser.add_argument(
+        "--option", action="append", default=[], metavar="NAME=VALUE", help="of the protocol, such as neck=[neck]"
+    )
+    parser.add_argument("--compare", metavar="OTHER", help="another file of results, held against the first, paired")
+    parser.add_argument(
+        "--resamples",
+        type=int,
+        default=200,
+        help="of subjects, for intervals; 0 for none, else from 100 (default: 200)",
+    )
+    parser.add_argument("--images", help="folder of the images, to draw the worst pictures of")
+    parser.add_argument("--out", help="folder to write score.json, score.md and score.html into")
+    parser.set_defaults(run=_score)
+
+
+def _score(options: argparse.Namespace) -> int:
+    task = _task(options)
+    bootstrap = None
+    if options.resamples:
+        if options.resamples < 100:
+            raise ConfigError(f"--resamples {options.resamples}: an interval needs 100 and more; 0 makes none.")
+        bootstrap = BootstrapSettings(resamples=options.resamples)
+    scored = score(task, options.results, bootstrap)
+    comparison = None
+    if options.compare:
+        other = score(task, options.compare, bootstrap)
+        comparison = compare(scored, other, bootstrap)
+    text = as_markdown(scored.score, comparison)
+    sys.stdout.write(text)
+    if options.out:
+        folder = as_path(options.out)
+        folder.mkdir(parents=True, exist_ok=True)
+        pictures = worst_pictures(scored, as_path(options.images)) if options.images else {}
+        write_atomically(folder / "score.json", as_json(scored.score, comparison))
+        write_atomically(folder / "score.md", text.encode())
+        write_atomically(folder / "score.html", as_html(scored.score, comparison, pictures))
+        print(f"\nwritten: {folder / 'score.html'}, score.md and score.json beside it", file=sys.stderr)
+    return 0
+
+
+def _task(options: argparse.Namespace) -> Task:
+    if options.dataset:
+        if options.truth or options.protocol or options.skeleton or options.area or options.option:
+            raise ConfigError(
+                "--dataset states annotations and protocol; leave out --truth, --protocol and their options."
+            )
+        if not options.root:
+            raise ConfigError("--dataset needs the folder of the download: --root FOLDER.")
+        definition = load_dataset(options.dataset)
+        judged = [name for name, split in definition.splits.items() if split.use == "eval"]
+        return task_of_definition(definition, options.split or (judged or list(definition.splits))[0], options.root)
+    if not options.truth or not options.protocol:
+        raise ConfigError("name the annotations and how they are judged: --truth FILE --protocol NAME, or a --dataset.")
+    chosen: dict[str, Json] = {}
+    for override in options.option:
+        apply_override(chosen, override)
+    return task_of_file(
+        options.truth,
+        options.protocol,
+        skeleton=options.skeleton,
+        area=options.area,
+        options=chosen,
+    )

@@ -1,0 +1,1 @@
+"""Files of results held against published annotations, by any protocol, without ingestion."""

@@ -1,0 +1,131 @@
+"""The score of AI Challenger's own results format by its own formula."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+from posecore.datasets.definition import EvaluationDefinition
+from posecore.errors import EvaluationError
+from posecore.evaluation.aic import aic_metrics, aic_sums
+from posecore.evaluation.arrays import Predictions
+from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.scoring.body_answers import one_for_each, read_all
+from posecore.scoring.diagnostics import answered, keypoint_table
+from posecore.scoring.json_blocks import read_blocks
+from posecore.scoring.score import Score, Scored, WorstPicture
+from posecore.scoring.truth import Truth
+from posecore.scoring.units import intervals, units_of
+from posecore.storage import AnyPath
+
+_NUM_WORST = 12
+
+
+def score_aic(
+    results: AnyPath, truth: Truth, evaluation: EvaluationDefinition, *, bootstrap: BootstrapSettings | None
+) -> Scored:
+    """Reads and judges a list with an entry for each picture, or a COCO results list.
+
+    As the official code has it, results on pictures that are not annotated are passed over, and pictures without
+    results count as missed.
+
+    Raises:
+        EvaluationError: the file is neither.
+    """
+    predictions, num_unknown = _read(results, truth)
+    arrays, units = truth.arrays, units_of(truth)
+    sigmas = truth.skeleton.oks_sigmas
+    assert sigmas is not None, truth.skeleton.name
+    sums = aic_sums(arrays, predictions, sigmas, arrays.scale_area(evaluation.scale_rule or "box_plus_one"))
+
+    def measure(images: NDArray[np.float64]) -> dict[str, float]:
+        *found, total = images @ sums
+        return {"mAP": float(np.mean(found) / total) if total else np.nan}
+
+    answers = one_for_each(truth, predictions)
+    known, judged = answered(arrays, answers)
+    persons = np.bincount(arrays.image_row, minlength=len(arrays.image_ids))
+    given = np.bincount(predictions.image_row, minlength=len(arrays.image_ids))
+    loss = sums[:, -1] - sums[:, :-1].mean(axis=1)
+    score = Score(
+        protocol="aic",
+        results=str(results),
+        truth=truth.origin,
+        primary="mAP",
+        higher_is_better=True,
+        metrics=aic_metrics(sums),
+        intervals=intervals(measure, units, bootstrap),
+        units=units.kinds if bootstrap is not None else {},
+        counts={
+            "pictures": len(arrays.image_ids),
+            "pictures without a result": int((given == 0).sum()),
+            "annotations": len(arrays),
+            **truth.left_out,
+            "results": len(predictions) + num_unknown,
+            "results on nothing that is annotated": num_unknown,
+            "missed bodies": len(arrays) - len(judged),
+            "redundant results": int(np.maximum(given - persons, 0).sum()),
+        },
+        tables=[keypoint_table(known, judged, truth.skeleton)] if len(judged) else [],
+        worst=[
+            WorstPicture(
+                image_id=arrays.image_ids[row],
+                file=truth.files[row],
+                persons=int(persons[row]),
+                missed=int(max(persons[row] - given[row], 0)),
+                redundant=int(max(given[row] - persons[row], 0)),
+                loss=float(loss[row]),
+            )
+            for row in np.argsort(-loss, kind="stable")[:_NUM_WORST].tolist()
+            if loss[row] > 0
+        ],
+        worst_note="Pictures by what they take from the score: the larger of persons and results, minus the mean "
+        "number of persons found over the ten thresholds.",
+    )
+    return Scored(score=score, measure=measure, units=units, truth=truth, answers=answers)
+
+
+def _read(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
+    row_of = {image_id: row for row, image_id in enumerate(truth.arrays.image_ids)}
+    rows: list[int] = []
+    points: list[list[float]] = []
+    num_unknown = number = 0
+    wanted = 3 * truth.skeleton.num_keypoints
+    for items in read_blocks(results):
+        for item in items:
+            if number == 0 and "keypoint_annotations" not in item:
+                read = read_all(results, truth)
+                return read.predictions, read.num_unknown
+            try:
+                bodies = item["keypoint_annotations"]
+                row = row_of.get(str(item["image_id"]))
+                for body in bodies.values():
+                    if row is None:
+                        num_unknown += 1
+                        continue
+                    if len(body) != wanted:
+                        raise ValueError(f"{len(body)} numbers, not {wanted}")
+                    rows.append(row)
+                    points.append(body)
+            except (KeyError, TypeError, ValueError, AttributeError) as error:
+                raise EvaluationError(
+                    f"{results}: entry {number} does not fit ({type(error).__name__}: {error}); expected an image_id "
+                    "and keypoint_annotations, of each person 14 points as x, y, flag."
+                ) from None
+            number += 1
+    try:
+        triplets = np.array(points, np.float64).reshape(len(points), -1, 3)
+    except (TypeError, ValueError) as error:
+        raise EvaluationError(f"{results}: a point is no number ({error}).") from None
+    if not np.isfinite(triplets).all():
+        raise EvaluationError(f"{results}: a point is not a finite number.")
+    count = len(rows)
+    predictions = Predictions(
+        image_ids=truth.arrays.image_ids,
+        image_row=np.array(rows, np.int64),
+        instance_row=np.full(count, -1, np.int64),
+        keypoints=triplets[:, :, :2].reshape(count, truth.skeleton.num_keypoints, 2),
+        keypoint_scores=np.ones((count, truth.skeleton.num_keypoints)),
+        scores=np.ones(count),
+        category_id=np.ones(count, np.int64),
+        crop_area=np.full(count, np.nan),
+    )
+    return predictions, num_unknown

@@ -1,0 +1,229 @@
+"""OKS protocols over results of any size: points are looked at once, and what is kept of them is what matching needs.
+
+Numbers are those of :func:`posecore.evaluation.protocols.evaluate` on the same detections; no detection's points are
+held, but for the one nearest to each annotation.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+from jaxtyping import Float, Int
+from numpy.typing import NDArray
+
+from posecore.errors import EvaluationError
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.crowdpose import crowdpose_metrics, require_crowd_index
+from posecore.evaluation.oks import AREA_RANGES, ID_0, THRESHOLDS, Candidates, Matching, PairFinder, extent, match
+from posecore.evaluation.wholebody import PARTS
+from posecore.schema import AreaRule
+from posecore.scoring.blocks import Block
+from posecore.skeletons.skeleton import Skeleton
+
+SIZES: Mapping[str, tuple[float, float]] = {
+    "all": (0.0, 1e10),
+    "below 32²": (0.0, 32.0**2),
+    "32² to 64²": (32.0**2, 64.0**2),
+    "64² to 96²": (64.0**2, 96.0**2),
+    "96² to 192²": (96.0**2, 192.0**2),
+    "above 192²": (192.0**2, 1e10),
+}
+"""Of the table by size, in px² of what OKS divides by; the official ranges are among the metrics."""
+ANSWERED_FROM = 0.1
+"""A body to which no detection has this OKS has no answer whose errors would mean anything."""
+_WHOLE = "wholebody"
+
+
+@dataclass(frozen=True, kw_only=True)
+class OksRules:
+    """What protocols that rank by OKS differ in.
+
+    Attributes:
+        per_category: match within categories, and average over them.
+        area: what OKS divides by.
+        parts: COCO-WholeBody's six evaluations.
+        crowding: CrowdPose's images by how crowded they are.
+    """
+
+    per_category: bool = False
+    area: AreaRule = "annotated"
+    parts: bool = False
+    crowding: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class OksOutcome:
+    """What a file of results came to.
+
+    Attributes:
+        metrics: by the protocol, with pycocotools' figure where an annotation of id 0 makes another.
+        matching: over all points; its first area range is "all".
+        candidates: what was matched.
+        answers: for each annotation, the detection of the highest OKS, from :data:`ANSWERED_FROM` on; ``instance_row``
+            names the annotation.
+        answer_oks: (A,) of each.
+        area: (N,) px² that OKS divides by.
+    """
+
+    metrics: dict[str, float]
+    matching: Matching
+    candidates: Candidates
+    answers: Predictions
+    answer_oks: Float[np.ndarray, " A"]
+    area: Float[np.ndarray, " N"]
+
+
+class OksJudge:
+    """Takes blocks of results and judges them when all are taken.
+
+    Args:
+        truth: annotations.
+        skeleton: names the points and has their OKS constants.
+        rules: of the protocol.
+
+    Raises:
+        EvaluationError: a point has no OKS constant, or the annotations lack what the rules ask for.
+    """
+
+    def __init__(self, truth: GroundTruth, skeleton: Skeleton, rules: OksRules) -> None:
+        sigmas = skeleton.oks_sigmas
+        if sigmas is None:
+            raise EvaluationError(
+                f"skeleton {skeleton.name} has points without an OKS constant; give each an oks_sigma, or score by the "
+                "torso or pixel protocol."
+            )
+        if rules.crowding:
+            require_crowd_index(truth)
+        self._truth, self._rules = truth, rules
+        self._area = truth.scale_area(rules.area)
+        wanted = truth.num_keypoints > 0
+        if np.isnan(self._area[wanted & ~truth.is_crowd]).any():
+            raise EvaluationError("annotations have no area, which OKS divides by; name another: --area box_053.")
+        self._body = list(skeleton.indices_of_group("body")) if rules.parts else []
+        named = PARTS.items() if rules.parts else [(_WHOLE, ())]
+        chosen = {name: list(skeleton.indices_of_group(groups)) for name, groups in named}
+        every = list(range(skeleton.num_keypoints))
+        self._points = {name: points or every for name, points in chosen.items() if points or not rules.parts}
+        self._truths = {name: self._of_part(points) for name, points in self._points.items()}
+        self._finders = {
+            name: PairFinder(self._truths[name], sigmas[points], self._area, per_category=rules.per_category)
+            for name, points in self._points.items()
+        }
+        self._found: dict[str, list[Candidates]] = {name: [] for name in self._points}
+        self._nearest = _Nearest(len(truth), skeleton.num_keypoints)
+
+    def take(self, block: Block) -> None:
+        """Looks at some entries."""
+        size = extent(block.keypoints[:, self._body]) if self._body else None
+        for name, points in self._points.items():
+            scores = block.scores if name == "body" else block.part_scores.get(name, block.scores)
+            keypoints = block.keypoints if len(points) == block.keypoints.shape[1] else block.keypoints[:, points]
+            least = ANSWERED_FROM if name == _WHOLE else THRESHOLDS[0]
+            found = self._finders[name].find(block.image_row, block.category_id, scores, keypoints, size, least)
+            if name == _WHOLE:
+                self._nearest.look_at(found, block)
+                found = found.of_oks(THRESHOLDS[0])
+            self._found[name].append(found)
+
+    def outcome(self) -> OksOutcome:
+        """Judges everything that was taken."""
+        joined = {name: Candidates.concatenate(found) for name, found in self._found.items()}
+        self._found.clear()
+        whole = self._match(_WHOLE, joined[_WHOLE])
+        metrics = self._metrics(joined, whole, id_0_is_none=False)
+        if ID_0 in self._truth.instance_ids:
+            theirs = self._metrics(joined, self._match(_WHOLE, joined[_WHOLE], id_0_is_none=True), id_0_is_none=True)
+            metrics |= {f"pycocotools/{name}": value for name, value in theirs.items() if value != metrics[name]}
+        answers, oks = self._nearest.answers(self._truth.image_ids, self._truth.image_row)
+        return OksOutcome(
+            metrics=metrics,
+            matching=whole,
+            candidates=joined[_WHOLE],
+            answers=answers,
+            answer_oks=oks,
+            area=self._area,
+        )
+
+    def by_size(self, candidates: Candidates) -> Matching:
+        """The same matching over :data:`SIZES`."""
+        return self._match(_WHOLE, candidates, area_ranges=SIZES)
+
+    def _metrics(self, joined: Mapping[str, Candidates], whole: Matching, *, id_0_is_none: bool) -> dict[str, float]:
+        if self._rules.crowding:
+            return crowdpose_metrics(self._truth, whole.of_area("all"))
+        result = whole.result()
+        metrics = result.summary()
+        if self._rules.parts:
+            parts = {
+                name: whole if name == _WHOLE else self._match(name, found, id_0_is_none=id_0_is_none)
+                for name, found in joined.items()
+            }
+            for name, matching in parts.items():
+                metrics |= {f"{name}/{key}": value for key, value in matching.result().summary().items()}
+        elif self._rules.per_category and len(result.categories) > 1:
+            metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
+        return metrics
+
+    def _match(
+        self,
+        name: str,
+        candidates: Candidates,
+        *,
+        id_0_is_none: bool = False,
+        area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
+    ) -> Matching:
+        truth = self._truths[name]
+        ignored = (truth.visibility == 0).all(axis=1) if self._rules.parts else truth.num_keypoints == 0
+        return match(
+            truth,
+            candidates,
+            area=self._area,
+            ignored=ignored,
+            per_category=self._rules.per_category,
+            area_ranges=area_ranges,
+            id_0_is_none=id_0_is_none,
+        )
+
+    def _of_part(self, points: list[int]) -> GroundTruth:
+        truth = self._truth
+        if len(points) == truth.keypoints.shape[1]:
+            return truth
+        return replace(truth, keypoints=truth.keypoints[:, points], visibility=truth.visibility[:, points])
+
+
+class _Nearest:
+    """For each annotation the detection of the highest OKS so far, the first of equals."""
+
+    def __init__(self, num_annotations: int, num_keypoints: int) -> None:
+        self._oks = np.full(num_annotations, -1.0)
+        self._points = np.zeros((num_annotations, num_keypoints, 3))
+        self._scores = np.zeros(num_annotations)
+        self._category_id = np.zeros(num_annotations, np.int64)
+
+    def look_at(self, found: Candidates, block: Block) -> None:
+        order = np.lexsort((-found.pair_detection, found.pair_oks, found.pair_truth))
+        annotation = found.pair_truth[order]
+        last = order[np.flatnonzero(np.append(np.diff(annotation) != 0, len(annotation) > 0))]
+        better = last[found.pair_oks[last] > self._oks[found.pair_truth[last]]]
+        row, detection = found.pair_truth[better], found.pair_detection[better]
+        self._oks[row] = found.pair_oks[better]
+        self._points[row, :, :2] = block.keypoints[detection]
+        self._points[row, :, 2] = block.keypoint_scores[detection]
+        self._scores[row] = block.scores[detection]
+        self._category_id[row] = block.category_id[detection]
+
+    def answers(
+        self, image_ids: tuple[str, ...], image_row: Int[np.ndarray, " N"]
+    ) -> tuple[Predictions, NDArray[np.float64]]:
+        rows = np.flatnonzero(self._oks >= 0)
+        answers = Predictions(
+            image_ids=image_ids,
+            image_row=image_row[rows],
+            instance_row=rows,
+            keypoints=self._points[rows, :, :2],
+            keypoint_scores=self._points[rows, :, 2],
+            scores=self._scores[rows],
+            category_id=self._category_id[rows],
+            crop_area=np.full(len(rows), np.nan),
+        )
+        return answers, self._oks[rows]

@@ -1,0 +1,254 @@
+"""The score of a results file by a protocol that ranks by OKS: COCO, WholeBody, CrowdPose, AP-10K."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool
+from numpy.typing import NDArray
+
+from posecore.datasets.definition import EvaluationDefinition
+from posecore.errors import EvaluationError
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.oks import RECALLS, THRESHOLDS, Matching
+from posecore.scoring.blocks import Results
+from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
+from posecore.scoring.oks_judge import ANSWERED_FROM, OksJudge, OksOutcome, OksRules
+from posecore.scoring.score import Cell, Curve, Score, Scored, Table, WorstPicture
+from posecore.scoring.truth import Truth
+from posecore.scoring.units import intervals, units_of
+from posecore.storage import AnyPath
+
+AP_METRICS = ("AP", "AP50", "AP75", "AR")
+"""Those with intervals."""
+_NUM_WORST = 12
+
+
+def score_oks(
+    results: AnyPath,
+    truth: Truth,
+    rules: OksRules,
+    *,
+    protocol: str,
+    evaluation: EvaluationDefinition,
+    bootstrap: BootstrapSettings | None,
+) -> Scored:
+    """Reads and judges a file of results, a block at a time.
+
+    Args:
+        results: the JSON list.
+        truth: what it is held against.
+        rules: of the protocol.
+        protocol: its name.
+        evaluation: says which points end the torso, if not shoulders and hips.
+        bootstrap: how intervals are made, or None for none.
+
+    Raises:
+        EvaluationError: the file does not fit the annotations; results on pictures that these do not have are refused,
+            as pycocotools refuses them.
+    """
+    judge = OksJudge(truth.arrays, truth.skeleton, rules)
+    entries = Results(results, truth.arrays.image_ids, truth.skeleton.num_keypoints)
+    answers_on = np.zeros(len(truth.arrays.image_ids), np.int64)
+    for block in entries:
+        judge.take(block)
+        answers_on += np.bincount(block.image_row, minlength=len(answers_on))
+    if entries.num_unknown:
+        raise EvaluationError(
+            f"{results}: {entries.num_unknown} of {entries.num_entries} results are on pictures that {truth.origin} "
+            f"does not have, the first on {entries.unknown!r}; this protocol's own code refuses such a file."
+        )
+    outcome = judge.outcome()
+    units = units_of(truth)
+    matching = outcome.matching.of_area("all")
+    measure = partial(_average_precisions, matching)
+    estimates = intervals(measure, units, bootstrap)
+    metrics, tables, curves = dict(outcome.metrics), [_by_size(judge, outcome)], [_precision_recall(matching)]
+    known, answers = answered(truth.arrays, outcome.answers)
+    if len(answers):
+        tables.append(keypoint_table(known, answers, truth.skeleton))
+        torso = torso_errors(known, answers, truth.skeleton, evaluation, units, bootstrap)
+        if torso is not None:
+            metrics |= torso.metrics
+            estimates |= torso.intervals
+            tables += torso.tables
+            curves += torso.curves
+    found = _Found.of(truth.arrays, outcome, matching)
+    score = Score(
+        protocol=protocol,
+        results=str(results),
+        truth=truth.origin,
+        primary="AP",
+        higher_is_better=True,
+        metrics=metrics,
+        intervals=estimates,
+        units=units.kinds if bootstrap is not None else {},
+        counts=_counts(truth, entries, answers_on, outcome, found, len(answers)),
+        remarks=_remarks(outcome),
+        tables=tables,
+        curves=curves,
+        worst=_worst(truth, found, outcome),
+        worst_note="Pictures by the sum over their bodies of 1 minus the best OKS that any detection has to it; missed "
+        "and redundant are at OKS 0.5.",
+    )
+    return Scored(score=score, measure=measure, units=units, truth=truth, answers=outcome.answers)
+
+
+def _average_precisions(matching: Matching, images: NDArray[np.float64]) -> dict[str, float]:
+    """:data:`AP_METRICS`, each image as often as it says."""
+    summary = matching.result(images).summary()
+    return {name: summary[name] if summary[name] > -1 else np.nan for name in AP_METRICS}
+
+
+def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:
+    matching = judge.by_size(outcome.candidates)
+    result = matching.result()
+    rows: list[Sequence[Cell]] = []
+    for index, name in enumerate(matching.areas):
+        bodies = int((~matching.outside[index]).sum())
+        precision, recall = result.precision[..., index], result.recall[..., index]
+        values = [float(table[table > -1].mean()) if (table > -1).any() else None for table in (precision, recall)]
+        at_half = [
+            float(table[0][table[0] > -1].mean()) if (table[0] > -1).any() else None for table in (precision, recall)
+        ]
+        rows.append((name, bodies, *values, *at_half))
+    return Table(
+        title="By size",
+        note="Areas in px², of what OKS divides by; a detection that found nobody counts by the extent of its points.",
+        columns=("area", "bodies", "AP", "AR", "AP50", "AR50"),
+        rows=rows,
+    )
+
+
+def _precision_recall(matching: Matching) -> Curve:
+    table = matching.result().precision[..., 0]
+    table = np.where(table < 0, np.nan, table)
+    with np.errstate(invalid="ignore"):
+        series = {
+            f"OKS {THRESHOLDS[index]:.2f}": (RECALLS.tolist(), np.nan_to_num(_mean(table[index])).tolist())
+            for index in (0, 5, 8)
+        }
+    return Curve(title="Precision over recall", x_label="recall", y_label="precision", series=series)
+
+
+def _mean(columns: NDArray[np.float64]) -> NDArray[np.float64]:
+    known = np.isfinite(columns)
+    return np.asarray(np.where(known, columns, 0).sum(axis=1) / np.maximum(known.sum(axis=1), 1))
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Found:
+    """At OKS 0.5.
+
+    Attributes:
+        wanted: (N,) annotations to be found.
+        missed: (N,) those nobody found.
+        redundant: (D,) detections of the matching that found nobody.
+        doubled: (D,) those of them that have OKS 0.5 to a body, which another one found.
+        num_right: detections that found somebody who counts.
+        best: precision, recall and score of the least confident detection kept, where their F1 is highest.
+    """
+
+    wanted: Bool[np.ndarray, " N"]
+    missed: Bool[np.ndarray, " N"]
+    redundant: Bool[np.ndarray, " D"]
+    doubled: Bool[np.ndarray, " D"]
+    num_right: int
+    best: tuple[float, float, float] | None
+
+    @classmethod
+    def of(cls, truth: GroundTruth, outcome: OksOutcome, matching: Matching) -> "_Found":
+        wanted = ~matching.outside[0]
+        counted = ~matching.excluded[0, 0]
+        matched = matching.matched[0, 0]
+        near = np.zeros(len(outcome.candidates.scores), np.bool_)
+        near[outcome.candidates.pair_detection] = True
+        redundant = counted & ~matched
+        right = counted & matched
+        return cls(
+            wanted=wanted,
+            missed=wanted & ~matching.found[0, 0],
+            redundant=redundant,
+            doubled=redundant & near[matching.detection],
+            num_right=int(right.sum()),
+            best=_best(matching.scores[counted], right[counted], int(wanted.sum())),
+        )
+
+
+def _best(scores: NDArray[np.float64], right: NDArray[np.bool_], num_wanted: int) -> tuple[float, float, float] | None:
+    if not len(scores) or not num_wanted:
+        return None
+    order = np.argsort(-scores, kind="stable")
+    hits = np.cumsum(right[order])
+    precision, recall = hits / np.arange(1, len(hits) + 1), hits / num_wanted
+    f1 = 2 * precision * recall / np.maximum(precision + recall, 1e-12)
+    place = int(f1.argmax())
+    return float(precision[place]), float(recall[place]), float(scores[order[place]])
+
+
+def _counts(
+    truth: Truth,
+    entries: Results,
+    answers_on: NDArray[np.int64],
+    outcome: OksOutcome,
+    found: _Found,
+    num_answered: int,
+) -> dict[str, int]:
+    arrays = truth.arrays
+    with_bodies = np.zeros(len(arrays.image_ids), np.bool_)
+    with_bodies[arrays.image_row[found.wanted]] = True
+    known = np.unique(arrays.category_id)
+    strange = int((~np.isin(outcome.candidates.category_id, known)).sum()) if len(known) else 0
+    return {
+        "pictures": len(arrays.image_ids),
+        "pictures without a result": int((answers_on == 0).sum()),
+        "of those, pictures with bodies": int((with_bodies & (answers_on == 0)).sum()),
+        "annotations": len(arrays),
+        "bodies that count": int(found.wanted.sum()),
+        **truth.left_out,
+        "results": entries.num_entries,
+        "results beyond the 20 best of a picture, or of no category of the annotations": entries.num_entries
+        - len(found.redundant),
+        "results of a category that the annotations do not have": strange,
+        "missed bodies (OKS 0.5)": int(found.missed.sum()),
+        "redundant results (OKS 0.5)": int(found.redundant.sum()),
+        "of those, on a body that another result found": int(found.doubled.sum()),
+        f"bodies with an answer (OKS {ANSWERED_FROM:g})": num_answered,
+    }
+
+
+def _remarks(outcome: OksOutcome) -> list[str]:
+    remarks = []
+    if any(name.startswith("pycocotools/") for name in outcome.metrics):
+        remarks.append(
+            "An annotation has the id 0, which pycocotools and faster-coco-eval take for none, so whoever finds it "
+            "counts as wrong there; their figures stand beside ours as pycocotools/…."
+        )
+    return remarks
+
+
+def _worst(truth: Truth, found: _Found, outcome: OksOutcome) -> list[WorstPicture]:
+    arrays, matching = truth.arrays, outcome.matching
+    best = np.zeros(len(arrays))
+    best[outcome.answers.instance_row] = outcome.answer_oks
+    rows = arrays.image_row[found.wanted]
+    number = len(arrays.image_ids)
+    loss = np.bincount(rows, 1 - best[found.wanted], number)
+    persons = np.bincount(rows, minlength=number)
+    missed = np.bincount(arrays.image_row[found.missed], minlength=number)
+    redundant = np.bincount(matching.image_row[found.redundant], minlength=number)
+    order = np.lexsort((-redundant, -loss))[:_NUM_WORST]
+    return [
+        WorstPicture(
+            image_id=arrays.image_ids[row],
+            file=truth.files[row],
+            persons=int(persons[row]),
+            missed=int(missed[row]),
+            redundant=int(redundant[row]),
+            loss=float(loss[row]),
+        )
+        for row in order.tolist()
+        if loss[row] > 0
+    ]

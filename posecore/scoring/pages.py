@@ -1,0 +1,128 @@
+"""A score as JSON, as Markdown and as one HTML page that needs nothing else."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import orjson
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from posecore.evaluation.bootstrap import Estimate
+from posecore.scoring.comparison import Comparison
+from posecore.scoring.score import Cell, Curve, Score
+
+_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 260, 48, 36
+_COLOURS = ("#3b7dd8", "#d8663b", "#3da35d", "#8a5cd8")
+
+
+def as_json(score: Score, comparison: Comparison | None = None) -> bytes:
+    """Everything as JSON text; a number that does not exist is null."""
+    value = {"score": score, **({} if comparison is None else {"comparison": comparison})}
+    return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
+
+
+def as_markdown(score: Score, comparison: Comparison | None = None) -> str:
+    """Everything but curves."""
+    lines = [f"# {_escaped(score.results)}", "", f"By {score.protocol}, held against {_escaped(score.truth)}.", ""]
+    lines += [f"> {remark}\n" for remark in score.remarks]
+    lines += _markdown(("metric", "value", "from", "to"), _metric_rows(score.metrics, score.intervals))
+    if score.units:
+        lines += ["", f"Intervals (95 %) from resamples of {_units(score)}."]
+    if comparison is not None:
+        lines += ["", "## Compared", "", f"{_escaped(comparison.second)} minus {_escaped(comparison.first)}.", ""]
+        rows = _metric_rows(comparison.differences, comparison.intervals)
+        lines += _markdown(("metric", "difference", "from", "to"), rows)
+        lines += ["", *_verdicts(score, comparison)]
+    lines += ["", "## Counted", "", *_markdown(("what", "how many"), list(score.counts.items()))]
+    for table in score.tables:
+        lines += ["", f"## {table.title}", "", *([table.note, ""] if table.note else [])]
+        lines += _markdown(table.columns, table.rows)
+    if score.worst:
+        lines += ["", "## Worst pictures", "", score.worst_note, ""]
+        rows = [(p.image_id, p.file, p.persons, p.missed, p.redundant, p.loss) for p in score.worst]
+        lines += _markdown(("picture", "file", "bodies", "missed", "redundant", "loss"), rows)
+    return "\n".join(lines) + "\n"
+
+
+def as_html(score: Score, comparison: Comparison | None = None, pictures: Mapping[str, str] | None = None) -> bytes:
+    """One page.
+
+    Args:
+        score: of a file.
+        comparison: with another, or None.
+        pictures: id of a picture → data URL of what is shown of it.
+    """
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["number"] = _shown
+    page = environment.get_template("score.html.j2").render(
+        score=score,
+        units=_units(score),
+        metrics=_metric_rows(score.metrics, score.intervals),
+        comparison=comparison,
+        differences=[] if comparison is None else _metric_rows(comparison.differences, comparison.intervals),
+        verdicts=[] if comparison is None else _verdicts(score, comparison),
+        curves=[(curve, _drawn(curve)) for curve in score.curves],
+        size=(_WIDTH, _HEIGHT, _LEFT, _BOTTOM),
+        pictures=pictures or {},
+    )
+    return page.encode()
+
+
+def _verdicts(score: Score, comparison: Comparison) -> list[str]:
+    return [comparison.verdict(score.primary, higher_is_better=score.higher_is_better) + "."]
+
+
+def _units(score: Score) -> str:
+    return ", ".join(f"{number} {kind}s" for kind, number in score.units.items())
+
+
+def _metric_rows(values: Mapping[str, float], intervals: Mapping[str, Estimate]) -> list[Sequence[Cell]]:
+    nowhere = Estimate(math.nan)
+    return [
+        (name, value, intervals.get(name, nowhere).low, intervals.get(name, nowhere).high)
+        for name, value in values.items()
+    ]
+
+
+def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:
+    lines = [f"| {' | '.join(columns)} |", f"|---|{'--:|' * (len(columns) - 1)}"]
+    return lines + [f"| {' | '.join(_escaped(_shown(cell)) for cell in row)} |" for row in rows]
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").replace("\n", " ")
+
+
+def _shown(cell: Cell) -> str:
+    """Four places for what is below 10, two beyond; nothing where there is no number."""
+    if cell is None or (isinstance(cell, float) and not math.isfinite(cell)):
+        return ""
+    if isinstance(cell, float) and cell.is_integer() and abs(cell) >= 10:
+        return f"{cell:.0f}"
+    if isinstance(cell, float):
+        return f"{cell:.4f}" if abs(cell) < 10 else f"{cell:.2f}"
+    return str(cell)
+
+
+def _drawn(curve: Curve) -> dict[str, object]:
+    """Points of the lines in the picture's pixels, and where the axes end."""
+    x_most = max((max(x) for x, _ in curve.series.values() if x), default=1.0) or 1.0
+    y_most = max((max(y) for _, y in curve.series.values() if y), default=1.0)
+    y_most = 1.0 if y_most <= 1 else y_most
+    across, up = _WIDTH - _LEFT - 12, _HEIGHT - _BOTTOM - 12
+
+    def place(x: float, y: float) -> str:
+        return f"{_LEFT + across * x / x_most:.1f},{12 + up * (1 - y / y_most):.1f}"
+
+    lines = [
+        (name, _COLOURS[number % len(_COLOURS)], " ".join(place(a, b) for a, b in zip(x, y, strict=True)))
+        for number, (name, (x, y)) in enumerate(curve.series.items())
+    ]
+    diagonal = f"{place(0, 0)} {place(min(x_most, y_most), min(x_most, y_most))}" if curve.diagonal else ""
+    return {"lines": lines, "diagonal": diagonal, "x_most": f"{x_most:g}", "y_most": f"{y_most:g}"}
