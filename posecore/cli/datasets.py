@@ -14,19 +14,21 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.datasets.new import propose, write_definition
 from posecore.datasets.recognise import recognise
-from posecore.errors import PoseCoreError
+from posecore.errors import DatasetError, PoseCoreError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of, may_scale
 from posecore.ingest.stage_code import foreign_code
+from posecore.labels.export import WRITERS, export, pictures_of_files, pictures_of_store, read_predictions
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
+from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import open_store
 from posecore.viz.augmentation_sheet import write_augmentation_sheet
 from posecore.viz.dataset_gallery import write_dataset_gallery, write_worst
 
 
 def add(commands: Commands) -> None:
-    """Adds ``datasets list | show | check | new | augmentations``."""
+    """Adds ``datasets list | show | check | new | export | augmentations``."""
     group = commands.add_parser("datasets", help="what datasets there are, and what a download looks like")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
@@ -57,6 +59,18 @@ def add(commands: Commands) -> None:
         "--into", type=Path, help="folder of definitions (default: the first on POSECORE_DATASETS, else my_datasets)"
     )
     new.set_defaults(run=_new_dataset)
+    out = actions.add_parser(
+        "export", help="write labels, or predictions as pre-labels to correct, as files of a labelling tool"
+    )
+    out.add_argument(
+        "source", type=Path, help="folder of an ingested split, or one that `posecore predict` has written"
+    )
+    out.add_argument("--format", required=True, choices=list(WRITERS), help="of the tool")
+    out.add_argument("--out", type=Path, required=True, help="folder to write into")
+    out.add_argument("--pictures", type=Path, help="of predictions: folder of the pictures or films")
+    out.add_argument("--head", default="", help="of predictions: whose points (default: the first)")
+    out.add_argument("--min-score", type=float, default=0.0, help="of predictions: points below are left out")
+    out.set_defaults(run=_export)
     augmentations = actions.add_parser(
         "augmentations", help="write an HTML gallery and a PNG contact sheet of crops as training will see them"
     )
@@ -148,6 +162,30 @@ def _new_dataset(options: argparse.Namespace) -> int:
     run = path.with_name("train.yaml")
     print(f"next: torchrun --nproc-per-node 1 -m pipelines.multidataset_train --config {run}")
     return status
+
+
+def _export(options: argparse.Namespace) -> int:
+    if (options.source / MANIFEST_NAME).exists():
+        store = open_store(options.source)
+        pictures, split = pictures_of_store(store), store.manifest.split
+        skeleton = store.manifest.definition.skeleton
+    else:
+        if options.pictures is None:
+            raise DatasetError(f"{options.source} holds predictions; say where their pictures are: --pictures FOLDER.")
+        found = read_predictions(options.source, options.head, options.min_score)
+        pictures, split = pictures_of_files(found.records, options.pictures), "prelabels"
+        skeleton = found.skeleton
+    done = export(pictures, skeleton, split, options.format, options.out)
+    print(f"{done.num_pictures} pictures, {done.num_bodies} bodies in {options.out / 'images' / split}")
+    for path in done.files:
+        print(path)
+    for what, count in sorted(done.lost.items()):
+        print(f"  not kept by {options.format}: {count} × {what}")
+    for reason in done.missing[:3]:
+        print(f"  left out: {reason}")
+    if len(done.missing) > 3:
+        print(f"  left out: {len(done.missing)} pictures in all")
+    return 0
 
 
 def _check_dataset(options: argparse.Namespace) -> int:

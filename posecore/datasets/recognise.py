@@ -20,6 +20,7 @@ from posecore.formats.nwb_pose import nwb_skeletons
 from posecore.formats.reader import Source
 from posecore.formats.sleap import sleap_skeletons
 from posecore.formats.via import ViaOptions, via_attributes, via_names, via_pictures
+from posecore.formats.xml_elements import elements
 from posecore.formats.yolo_pose import YoloPoseReader, describe_yolo
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
@@ -249,6 +250,9 @@ def _json(path: Path, root: Path) -> Found | None:
     where = _below(path, root)
     if _beginning(path).lstrip().startswith(b"["):
         names = label_studio_names(source_of(root, ""), where)
+        order = _order_of_setup(path.parent, root)
+        if set(order) >= set(names):
+            names = order
         return _single(path, root, "Label Studio", "label_studio:LabelStudioReader", names)
     try:
         content = orjson.loads(read_at_most(path, _MAX_JSON_BYTES))
@@ -268,6 +272,17 @@ def _json(path: Path, root: Path) -> Found | None:
         names = via_names(pictures, via_attributes(pictures, ViaOptions())[0])
         return _single(path, root, "VIA", "via:ViaReader", names)
     return None
+
+
+def _order_of_setup(folder: Path, root: Path) -> list[str]:
+    """Points in the order of Label Studio's labelling setup, where one lies beside the export."""
+    for path in sorted(folder.glob("*.xml")):
+        if b"<KeyPointLabels" not in path.read_bytes():
+            continue
+        found = elements(source_of(root, ""), _below(path, root), "View")
+        labels = [label for one in found if one.tag == "KeyPointLabels" for label in one.iter("Label")]
+        return [label.get("value", "") for label in labels]
+    return []
 
 
 def _coco(content: dict[str, Json], path: Path, root: Path) -> Found | None:

@@ -3,7 +3,7 @@
 The tools need other versions of our own dependencies, and half a gigabyte, so tests read what was written once:
 
     python -m venv --system-site-packages /tmp/tools   # or one that sees posecore's packages
-    /tmp/tools/bin/pip install sleap-io==0.9.5 datumaro==1.13.12 pynwb==4.2.0 ndx-pose==0.4.0
+    /tmp/tools/bin/pip install sleap-io==0.9.5 datumaro==1.13.12 pynwb==4.2.0 ndx-pose==0.4.0 label-studio-sdk
     /tmp/tools/bin/pip install --no-deps ultralytics==8.4.190 torchvision
     /tmp/tools/bin/python tests/support/foreign_files.py
 
@@ -313,14 +313,55 @@ def _ultralytics_reads(still: Path, count: int, each: int) -> dict[str, Any] | N
     return {"classes": np.asarray(found[1])[:, 0].astype(int).tolist(), "boxes": boxes, "points": points}
 
 
+def exports() -> dict[str, Any]:
+    """What the tools read in our exports: a body with a hidden and a missing point, and one that a model drew."""
+    import sleap_io as sio
+    from datumaro.components.annotation import Points
+    from datumaro.components.dataset import Dataset
+    from label_studio_sdk.label_interface import LabelInterface
+    from two_mice import SKELETON, picture, records  # of the folder of this script
+
+    from posecore.labels.export import export
+
+    folder = ROOT / "exports"
+    for kind in ("sleap", "yolo", "coco", "label-studio", "cvat"):
+        export([(record, picture()) for record in records()], SKELETON, "train", kind, folder / kind)
+    os.chdir(folder / "sleap")
+    labels = sio.load_slp("train.slp")
+    found: dict[str, Any] = {"sleap": _sleap_reads(sio, Path("train.slp"))}
+    skeleton = labels.skeletons[0]
+    found["sleap skeleton"] = {
+        "links": [[edge.source.name, edge.destination.name] for edge in skeleton.edges],
+        "pairs": [sorted(node.name for node in symmetry.nodes) for symmetry in skeleton.symmetries],
+        "pictures": [str(name) for name in labels.videos[0].filename],
+    }
+    stills = sorted((folder / "yolo" / "images" / "train").iterdir())
+    found["yolo"] = {still.name: _ultralytics_reads(still, 4, 3) for still in stills}
+    dataset = Dataset.import_from(str(folder / "coco"), "coco_person_keypoints")
+    found["datumaro of coco"] = {
+        str(item.id): [
+            [*map(float, one.points), *(int(flag) for flag in one.visibility)]
+            for one in item.annotations
+            if isinstance(one, Points)
+        ]
+        for item in dataset
+    }
+    tasks = json.loads((folder / "label-studio" / "train.json").read_text())
+    interface = LabelInterface((folder / "label-studio" / "label_config.xml").read_text())
+    found["label-studio"] = [
+        [interface.validate_annotation(one) for one in task.get("annotations", [])]
+        + [interface.validate_prediction(one) for one in task.get("predictions", [])]
+        for task in tasks
+    ]
+    return found
+
+
 def main() -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
     ROOT.mkdir(parents=True)
     read = {"sleap": sleap(), "nwb": nwb(), "datumaro": datumaro(), "label_studio": label_studio()}
-    try:
-        read["yolo"] = yolo()
-    except ImportError as error:
-        print("yolo", error)
+    read["yolo"] = yolo()
+    read["exports"] = exports()
     (ROOT / "read.json").write_text(json.dumps(read, indent=1))
 
 

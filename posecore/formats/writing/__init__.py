@@ -1,0 +1,1 @@
+"""Labels and pre-labels as files of other tools."""
