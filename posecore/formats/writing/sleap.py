@@ -2,10 +2,12 @@
 
 import io
 from pathlib import Path
+from typing import Any, TypeAlias
 
 import h5py
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from posecore.formats.named_points import PREDICTED, SCORES
 from posecore.formats.writing.writer import LabelledPicture, LabelWriter
@@ -26,6 +28,8 @@ _FRAME = np.dtype(
 _POINT = np.dtype([("x", "f8"), ("y", "f8"), ("visible", "?"), ("complete", "?")])
 _PREDICTED = np.dtype([*_POINT.descr, ("score", "f8")])
 _FORMAT = 1.2
+Row: TypeAlias = tuple[float, ...]
+"""Of one of these tables."""
 _BODY, _SYMMETRY = 1, 2
 
 
@@ -42,7 +46,10 @@ class SleapWriter(LabelWriter):
 
     def close(self) -> list[Path]:
         """Writes the file."""
-        frames, instances, points, predicted = [], [], [], []
+        frames: list[Row] = []
+        instances: list[Row] = []
+        points: list[Row] = []
+        predicted: list[Row] = []
         tracks: dict[str, int] = {}
         for number, picture in enumerate(self._pictures):
             first = len(instances)
@@ -53,7 +60,7 @@ class SleapWriter(LabelWriter):
                 self.lost["subjects"] += body.subject_id is not None
                 track = -1 if body.track_id is None else tracks.setdefault(body.track_id, len(tracks))
                 is_drawn = bool(body.extras.get(PREDICTED))
-                rows: list[tuple[float, ...]] = [
+                rows: list[Row] = [
                     (x, y, flag == 2, False) if flag else (np.nan, np.nan, False, False)
                     for x, y, flag in body.keypoints.tolist()
                 ]
@@ -105,7 +112,7 @@ class SleapWriter(LabelWriter):
         return {"filename": names, "backend": backend}
 
 
-def _texts(rows: list[Json]) -> np.ndarray:
+def _texts(rows: list[Json]) -> NDArray[Any]:
     return np.array([orjson.dumps(row) for row in rows], dtype=h5py.special_dtype(vlen=bytes))
 
 
