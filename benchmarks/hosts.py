@@ -32,7 +32,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join([*CASES, *UNFIT]), help="cases, with commas")
     parser.add_argument("--keep", type=Path, help="folder for the logs, to stay")
-    parser.add_argument("--lock", type=Path, help="file that is locked while hosts are there")
+    parser.add_argument("--lock", type=Path, help="file that is locked while they start and while a case runs")
     options = parser.parse_args()
     enter_own_network(SERVERS)
     wrong = 0
@@ -55,6 +55,9 @@ def main() -> int:
             store.fs.mkdir(name)
         store.fs.put(f"{scratch}/coco", "data/coco", recursive=True)
         for name in options.only.split(","):
+            fcntl.flock(lock, fcntl.LOCK_UN)
+            time.sleep(1)  # somebody who waits may go first
+            fcntl.flock(lock, fcntl.LOCK_EX)
             try:
                 row = (
                     end_of(cluster, store, name, CASES[name])
