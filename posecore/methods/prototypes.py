@@ -34,7 +34,7 @@ from posecore.methods.prototype_terms import (
     moved,
     pulls,
 )
-from posecore.methods.self_supervision import AgreementConfig, agreed_points
+from posecore.methods.self_supervision import AgreementConfig, agreed_points, confident
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
@@ -289,10 +289,13 @@ class PrototypeLearning(SupervisedHeads):
             return None
         of_others, prototypes = self._of_others(embeddings, batch, name), self.model.prototypes(self.model.owner(name))
         with torch.no_grad(), torch.autocast(heatmaps.device.type, enabled=False):
-            from_prototypes = prototype_heatmaps(of_others, prototypes)
-            targets, agreed = agreed_points(heatmaps, from_prototypes, self._codec(name), self.config.agreement)
-        chosen = agreed.any(dim=1)
-        return Agreed(rows[chosen], of_others[chosen], targets[chosen], agreed[chosen])
+            # Prototypes are asked only of images on which the head is sure of a point: of most it is of none.
+            likely = confident(heatmaps, self.config.agreement).any(dim=1).nonzero()[:, 0]
+            from_prototypes = prototype_heatmaps(of_others[likely], prototypes)
+            targets, agreed = agreed_points(heatmaps[likely], from_prototypes, self._codec(name), self.config.agreement)
+        with_point = agreed.any(dim=1)
+        chosen = likely[with_point]
+        return Agreed(rows[chosen], of_others[chosen], targets[with_point], agreed[with_point])
 
     def _terms(
         self, batch: DeviceBatch, embeddings: Tensor, heatmaps: Mapping[str, tuple[Tensor, Agreed | None]]

@@ -29,6 +29,17 @@ class AgreementConfig(Config):
 
 
 @torch.no_grad()
+def confident(heatmaps: Tensor, agreement: AgreementConfig) -> Tensor:
+    """(n, K) whether one of two heatmaps lets a point be agreed on: no other can make up for what it lacks.
+
+    Args:
+        heatmaps: (n, K, h, w).
+        agreement: when to believe them.
+    """
+    return heatmaps.float().amax(dim=(2, 3)) > agreement.confidence
+
+
+@torch.no_grad()
 def agreed_points(
     regression: Tensor, prototypes: Tensor, codec: HeatmapCodec, agreement: AgreementConfig
 ) -> tuple[Tensor, Tensor]:
