@@ -5,15 +5,17 @@
 
     python benchmarks/scale_out.py --preset vitpose-base --precision bf16
     python benchmarks/scale_out.py --preset vitpose-large --precision bf16 --against /path/of/another/checkout
+    python benchmarks/scale_out.py --preset vitpose-base --resume-ranks 4 --against /path/of/another/checkout
 
-Two processes train a preset with ZeRO-3 on made-up crops through the loop, write checkpoints and end; two others go on
-from the last for one step; one process writes the trained model from it. A thread of each reads its resident memory
-every few milliseconds. Stated are the peaks above what the imported libraries take, added up over the processes, as
-multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each once. The wait is what a
-checkpoint keeps the loop from: the time in saving, and that in which an update waits for the writing.
+Two processes train a preset with ZeRO-3 on made-up crops through the loop, write checkpoints and end; two others, or
+as many as are asked for, go on from the last for one step; one process writes the trained model from it. A thread of
+each reads its resident memory every few milliseconds. Stated are the peaks above what the imported libraries take,
+added up over the processes, as multiples of 16 bytes per parameter: float32 weights, gradients and two moments, each
+once. The wait is what a checkpoint keeps the loop from: the time in saving, and that in which an update waits for the
+writing.
 
 ``--against`` runs this same file on the package of another checkout, in turns with this one. Beside them stands what
-the planner says of tensors alone.
+the planner says of a process that computes on the CPU.
 """
 
 import argparse
@@ -88,7 +90,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
     with torch.device("meta"):  # which imports more of torch
         parameters = sum(p.numel() for p in build_model(model_config, {"coco": skeleton}).parameters())
     watch = Watch()
-    began = time.perf_counter()
+    began, worked = time.perf_counter(), time.process_time()
     resumes = bool(options["resumes"])
     watch.enter("resume" if resumes else "build")
     every = int(options["every"])
@@ -106,7 +108,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
     class Heads(SupervisedHeads):
         def forward(self, batch: Any) -> Any:
             if watch.phase in ("build", "resume"):
-                times[-1] = time.perf_counter() - began
+                times[-1], times[-2] = time.perf_counter() - began, time.process_time() - worked
                 watch.enter("first step" if resumes else "step")
             return super().forward(batch)
 
@@ -117,21 +119,22 @@ def train_rank(options: Mapping[str, Any]) -> None:
                 watch.enter("save" if step % every in (0, 1) and step >= every else "step")
             generator = np.random.default_rng([step, context.rank])
             height, width = model_config.input_size
-            points = generator.uniform(20, width - 20, (1, 17, 2)).astype(np.float32)
+            crops = int(options["crops"]) // context.world_size
+            points = generator.uniform(20, width - 20, (crops, 17, 2)).astype(np.float32)
             group = CropGroup(
                 dataset="coco",
                 start=0,
-                stop=1,
+                stop=crops,
                 keypoints_crop=points,
-                state=np.full((1, 17), 3, np.uint8),
-                center=np.zeros((1, 2), np.float32),
-                scale=np.ones((1, 2), np.float32),
-                rotation=np.zeros(1, np.float32),
-                flipped=np.zeros(1, bool),
-                rows=np.array([context.rank]),
-                seeds=np.array([step]),
+                state=np.full((crops, 17), 3, np.uint8),
+                center=np.zeros((crops, 2), np.float32),
+                scale=np.ones((crops, 2), np.float32),
+                rotation=np.zeros(crops, np.float32),
+                flipped=np.zeros(crops, bool),
+                rows=np.full(crops, context.rank),
+                seeds=np.full(crops, step),
             )
-            images = generator.integers(0, 256, (1, height, width, 3), np.uint8)
+            images = generator.integers(0, 256, (crops, height, width, 3), np.uint8)
             yield CropBatch(images=images, groups=(group,), step=step, epoch=0)
             if not resumes and (step + 1) % every == 0:
                 watch.enter("save")
@@ -146,7 +149,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
 
     config = TrainingConfig(
         steps=steps,
-        global_batch=2,
+        global_batch=int(options["crops"]),
         engine=DeepSpeedEngineConfig(zero_stage=3, precision=options["precision"]),
         checkpoint_every=every,
         progress=False,
@@ -200,10 +203,10 @@ def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         common = {**options, "run_dir": folder}
         _launch(package, "train_rank", {**common, "resumes": False}, 2)
-        _launch(package, "train_rank", {**common, "resumes": True}, 2)
+        _launch(package, "train_rank", {**common, "resumes": True}, int(options["resume_ranks"]))
         _launch(package, "save_model_of", common, 1)
         read = {path.stem: json.loads(path.read_text()) for path in Path(folder).glob("*.json")}
-    trained, resumed = ([read[f"{name}{rank}"] for rank in range(2)] for name in ("trained", "resumed"))
+    trained, resumed = ([read[name] for name in sorted(read) if name.startswith(kind)] for kind in ("train", "resum"))
     floor = FLOOR_BYTES * trained[0]["parameters"]
     figures: dict[str, float] = {"parameters": trained[0]["parameters"]}
     for phase in PHASES:
@@ -211,6 +214,7 @@ def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
         figures[phase] = sum(rank["peaks"][phase] for rank in group) / floor
     figures["driver GiB"] = read["model"]["peaks"]["model"] / 2**30
     figures["resume s"] = max(rank["times"]["-1"] for rank in resumed)
+    figures["resume, processor s of all"] = sum(rank["times"]["-2"] for rank in resumed)
     figures["build s"] = max(rank["times"]["-1"] for rank in trained)
     figures["step s"] = statistics.median(length for rank in trained for length in _lengths(rank["times"]))
     figures["wait s"] = statistics.mean(wait for rank in trained for wait in rank["waits"])
@@ -219,7 +223,7 @@ def measure(package: Path, options: Mapping[str, Any]) -> dict[str, float]:
 
 def _lengths(times: Mapping[str, float]) -> list[float]:
     """Seconds of every step but the first and the last."""
-    return [times[str(step + 1)] - times[str(step)] for step in range(1, len(times) - 2)]
+    return [times[str(step + 1)] - times[str(step)] for step in range(1, len(times) - 3)]
 
 
 def _timed(function: Callable[..., Any], waits: list[float], begins: bool = False) -> Callable[..., Any]:
@@ -239,7 +243,7 @@ def _timed(function: Callable[..., Any], waits: list[float], begins: bool = Fals
 
 
 def planned(preset: str, precision: str) -> dict[str, float]:
-    """The table's first rows as ``posecore plan`` has them: what lies there for good, and the most within a step."""
+    """The table's first rows as the planner has them: what lies there for good, and the most within a step."""
     import torch
 
     from posecore.models.architecture import ModelConfig
@@ -256,7 +260,7 @@ def planned(preset: str, precision: str) -> dict[str, float]:
     )
     answer = plan(run, trace_step(run, torch.bfloat16))
     share = FLOOR_BYTES * answer.total_parameters / 2
-    lasting, most = answer.resident / share, answer.peak_tensors / share
+    lasting, most = answer.cpu_resident / share, answer.cpu_peak / share
     return {phase: lasting if phase in ("build", "resume") else most for phase in PHASES}
 
 
@@ -286,6 +290,7 @@ def main() -> None:
     parser.add_argument("--against", type=Path, help="another checkout, measured as well")
     parser.add_argument("--steps", type=int, default=10)
     parser.add_argument("--every", type=int, default=4, help="steps between two checkpoints")
+    parser.add_argument("--resume-ranks", type=int, default=2, help="processes that go on; crops of a step, if more")
     parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -294,14 +299,16 @@ def main() -> None:
         globals()[what](settings)
         return
     here = Path(__file__).resolve().parents[1]
-    settings = {name: getattr(options, name) for name in ("preset", "precision", "steps", "every")}
+    settings = {name: getattr(options, name) for name in ("preset", "precision", "steps", "every", "resume_ranks")}
+    settings["crops"] = max(2, options.resume_ranks)
     builds = {"this build": here} | ({"the other": options.against.resolve()} if options.against else {})
     runs: dict[str, list[dict[str, float]]] = {name: [] for name in builds}
     for _ in range(options.repeats):
         for name, package in builds.items():
             runs[name].append(measure(package, settings))
     plans = planned(options.preset, options.precision)
-    print(f"{options.preset}, {options.precision}, ZeRO-3, 2 processes, one crop each\n")
+    on = f"2 processes, {settings['crops'] // 2} crops each, resumed on {options.resume_ranks}"
+    print(f"{options.preset}, {options.precision}, ZeRO-3, {on}\n")
     print("| what | " + " | ".join(builds) + " | planned |")
     print("|---|" + "---|" * (len(builds) + 1))
     for figure in runs["this build"][0]:

@@ -147,6 +147,8 @@ def _keypoints(options: argparse.Namespace, job: dict[str, Any]) -> dict[str, in
 def _table(plan: "Plan") -> "Table":
     from rich.table import Table
 
+    from posecore.training.planner import HOST_BYTES
+
     run, cost = plan.run, plan.cost
     precision = run.engine.precision
     engine = f"ZeRO {run.zero_stage}" if run.engine.kind == "deepspeed" else "torch"
@@ -199,9 +201,14 @@ def _table(plan: "Plan") -> "Table":
         ("peak", _gib(plan.peak), "with 1.5 GiB for CUDA and its libraries and 5 % fragmentation (assumed)"),
         ("memory of the GPU", _gib(run.gpu.memory_bytes), run.gpu.device_name),
     ]
-    if plan.host:
-        rows.append(("host memory", _gib(plan.host), "offloaded"))
     rows += [
+        (
+            "host memory",
+            _gib(plan.host_peak),
+            f"beside libraries: a checkpoint's {_gib(plan.checkpoint)}, "
+            + (f"{_gib(plan.host)} offloaded, " if plan.host else "")
+            + f"{_gib(HOST_BYTES)} that is no tensor",
+        ),
         ("forward pass", _si(cost.flops, "FLOPs"), f"per crop; {_si(cost.macs, 'MACs')}, which papers call FLOPs"),
         ("step", _si(plan.model_flops + plan.recomputed_flops, "FLOPs"), _recomputed(plan)),
         (

@@ -18,6 +18,8 @@ from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.gpus import find_gpu
 from posecore.training.memory_trace import Moment
 from posecore.training.planner import (
+    HOST_BUILT_BYTES,
+    HOST_BYTES,
     AdaptedParts,
     Plan,
     PlannedRun,
@@ -126,6 +128,22 @@ def test_offloading_moves_the_optimiser_to_the_host() -> None:
     assert far.host == near.master + near.moments + near.gradients + near.weights
     assert far.moments == far.master == 0
     assert far.peak_tensors < near.peak_tensors
+
+
+def test_the_host_keeps_a_ranks_share_of_a_checkpoint_and_what_is_no_tensor() -> None:
+    """Three float32 values of what learns, one of what does not, likewise of a moving average."""
+    answer = plan(replace(RUN, trainable=1000, num_gpus=4, num_copies=1))
+    total = answer.cost.parameters
+    assert answer.checkpoint == (12 * 1000 + 4 * (total - 1000) + 4 * total) / 4
+    assert answer.host_peak == answer.checkpoint + HOST_BYTES
+    offloading = plan(replace(RUN, engine=DeepSpeedEngineConfig(zero_stage=2, offload_optimizer=True)))
+    assert offloading.host_peak == offloading.host + offloading.checkpoint + HOST_BYTES
+
+
+def test_a_process_on_the_cpu_holds_its_tensors_and_what_is_none() -> None:
+    answer = plan(RUN)
+    assert answer.cpu_resident == answer.resident + HOST_BUILT_BYTES
+    assert answer.cpu_peak == answer.peak_tensors + HOST_BYTES
 
 
 def test_trained_parameters_alone_have_gradients_and_moments() -> None:
