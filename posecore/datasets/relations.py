@@ -127,7 +127,8 @@ def worst_records(records: Sequence[Record], bodies: Bodies, number: int = 3) ->
     inside = np.maximum(high - low, 0).prod(axis=1) / bodies.boxes[:, 2:].prod(axis=1)
     off = np.zeros(len(bodies.boxes))
     labelled = np.flatnonzero(bodies.num_labelled > 0)
-    off[labelled] = np.abs(_offsets(bodies, labelled)).max(axis=1, initial=0)
+    if len(labelled):  # a skeleton without points has no extent to be asked for
+        off[labelled] = np.abs(_offsets(bodies, labelled)).max(axis=1)
     misfit = np.nan_to_num(bodies.outside()) + (1 - inside) + np.minimum(off, 1)
     order = [int(row) for row in np.argsort(-misfit, kind="stable")]
     chosen = {bodies.records[row]: row for row in reversed(order)}
