@@ -71,13 +71,13 @@ def _timed(work: Callable[[], Any]) -> tuple[Any, float]:
 
 
 def _all_with_all(a: PerceptualHashes, b: PerceptualHashes) -> NDArray[np.int64]:
-    kept = twins._choose_blocks
-    twins._choose_blocks = lambda *_: None
+    kept = twins._choose_division
+    twins._choose_division = lambda *_: None
     clusters, twins._MOST_CLUSTERS = twins._MOST_CLUSTERS, 1
     try:
         return first_twins(a, b, Likeness())
     finally:
-        twins._choose_blocks, twins._MOST_CLUSTERS = kept, clusters
+        twins._choose_division, twins._MOST_CLUSTERS = kept, clusters
 
 
 _Sets = tuple[PerceptualHashes, PerceptualHashes]

@@ -65,7 +65,7 @@ def part(schema: pa.Schema, rows: np.ndarray) -> pa.Table:
     given = {
         "key": [f"{number:012d}" for number in image.tolist()],
         "source_id": [f"{number:012d}" for number in image.tolist()],
-        "sha256": [f"{number * 7919:064x}" for number in image.tolist()],
+        "digest": [f"{number * 7919:064x}" for number in image.tolist()],
         "shard": image // IMAGES_PER_SHARD,
         "image_row": image,
         "instance_id": [str(number) for number in rows.tolist()],

@@ -1,9 +1,12 @@
 """The search for pictures that show the same, over millions of perceptual hashes and exact all the same.
 
 Two hashes that differ in at most d bits agree in at least m - d of m blocks of bits, whichever these are (the
-pigeonhole principle, as in Manku, Jain, Das Sarma: Detecting Near-Duplicates for Web Crawling, WWW 2007). So for each
-choice of m - d blocks, what agrees there is brought together by sorting, and compared. With unlike pictures that costs
-a number of sorts that does not depend on theirs: 495 for 8 bits and some hundred thousand to four million pictures.
+pigeonhole principle, as in Manku, Jain, Das Sarma: Detecting Near-Duplicates for Web Crawling, WWW 2007), and if the
+blocks are divided among r groups, in at least (m - d) / r of those of one group (the same principle again). So for each
+choice of so many blocks of a group, what agrees there is brought together by sorting, and compared. Fewer sorts bring
+together what agrees in fewer bits: which it is to be depends on how many pictures there are. For 8 bits there are 9
+sorts by 7 bits, 105 by 17, 450 by 21, 1,287 by 24: the last is the most, however many pictures are unlike each other.
+Bits that say nearly the same are put into different groups, where they do not meet in one key.
 
 Pictures that are alike without being the same, such as those of one camera on one room, agree in many blocks and would
 be compared over and over. A picture that meets so many others that comparing it with all would be quicker is left out
@@ -12,8 +15,10 @@ inequality keeps apart, each pair once.
 """
 
 from collections.abc import Iterable, Iterator
-from itertools import combinations
+from functools import lru_cache
+from itertools import combinations, pairwise
 from math import comb
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +30,13 @@ _Rows = NDArray[np.int64]
 _FEW_MEETINGS = 2000
 _PAIRS_AT_ONCE = 1 << 22
 _MOST_KEY_BITS = 26
+_MOST_SORTS = 1300
 _MOST_CLUSTERS = 1024
 _QUERIES_AT_ONCE = 1 << 13
+_ROWS_AT_ONCE = 1 << 16
 _MEMBERS_AT_ONCE = 1 << 9
 
-_TRIED_KEYS = 6
+_TRIED_KEYS, _TRIED_ROWS = 6, 1 << 12
 
 # Measured seconds on one core: per picture and sort, per pair that meets, per pair of a full comparison.
 _SORT_S, _MEETING_S, _COMPARISON_S = 6e-8, 4e-8, 3e-9
@@ -90,7 +97,6 @@ class _Search:
         self, a: PerceptualHashes, b: PerceptualHashes, likeness: Likeness, before: _Rows | None, numbers: _Rows
     ) -> None:
         self._a, self._b, self._likeness = a, b, likeness
-        self._bits_a, self._bits_b = _spread(a.bits), _spread(b.bits)
         self._moments_a, self._moments_b = _moments(a.thumbnails), _moments(b.thumbnails)
         # Only rows of ``a`` below are still of interest to a row of ``b``.
         self._first = np.full(len(b), len(a)) if before is None else np.searchsorted(numbers, before)
@@ -98,20 +104,22 @@ class _Search:
 
     def run(self) -> _Rows:
         """(B,) the first row of ``a`` that is the same; at least A where there is none."""
-        num_blocks = _choose_blocks(self._bits_a, self._bits_b, self._likeness.max_distance)
-        if num_blocks is None:
+        division = _choose_division(self._a.bits, self._b.bits, self._likeness.max_distance)
+        if division is None:
             self._compare_clusters(np.arange(len(self._a)), np.arange(len(self._b)))
         else:
-            many_a, many_b = self._compare_by_blocks(num_blocks)
+            many_a, many_b = self._compare_by_blocks(division)
             self._compare_clusters(many_a, many_b)
         return np.where(self._first < self._none, self._first, len(self._a))
 
-    def _compare_by_blocks(self, num_blocks: int) -> tuple[_Rows, _Rows]:
+    def _compare_by_blocks(self, division: "_Division") -> tuple[_Rows, _Rows]:
         """Compares all pairs but those of two pictures that meet too many others; returns these."""
         met_a, met_b = np.zeros(len(self._a), np.int64), np.zeros(len(self._b), np.int64)
         most_a, most_b = (max(_FEW_MEETINGS, int(_COMPARISON_S / _MEETING_S * len(of))) for of in (self._b, self._a))
-        for blocks in _choices(num_blocks, self._likeness.max_distance):
-            groups = _Groups(_keys(self._bits_a, blocks), _keys(self._bits_b, blocks), blocks)
+        order = _order_of_bits(self._a.bits, self._b.bits, division.num_groups)
+        bits_a, bits_b = _ordered(self._a.bits, order), _ordered(self._b.bits, order)
+        for blocks in division.every_key():
+            groups = _Groups(_keys(bits_a, blocks), _keys(bits_b, blocks), blocks)
             met_a[groups.rows_a] += groups.counts_b[groups.group_a]
             met_b[groups.rows_b] += groups.counts_a[groups.group_b]
             few_a = met_a[groups.rows_a] <= most_a
@@ -129,7 +137,7 @@ class _Search:
         """Looks at some pairs."""
         wanted = rows_a < self._first[rows_b]
         rows_a, rows_b = rows_a[wanted], rows_b[wanted]
-        near = np.bitwise_count(self._bits_a[rows_a] ^ self._bits_b[rows_b]) <= self._likeness.max_distance
+        near = np.bitwise_count(self._a.bits[rows_a] ^ self._b.bits[rows_b]) <= self._likeness.max_distance
         rows_a, rows_b = rows_a[near], rows_b[near]
         for start in range(0, len(rows_a), _QUERIES_AT_ONCE):
             of_a, of_b = rows_a[start : start + _QUERIES_AT_ONCE], rows_b[start : start + _QUERIES_AT_ONCE]
@@ -143,17 +151,17 @@ class _Search:
         if not (len(rows_a) and len(rows_b)):
             return
         number = min(_MOST_CLUSTERS, max(1, int(len(rows_a) ** 0.5) // 4))
-        leaders = self._bits_a[rows_a[np.arange(number) * len(rows_a) // number]]
+        leaders = self._a.bits[rows_a[np.arange(number) * len(rows_a) // number]]
         nearest, distance = np.empty(len(rows_a), np.int64), np.empty(len(rows_a), np.int64)
         for start in range(0, len(rows_a), _QUERIES_AT_ONCE):
             part = slice(start, start + _QUERIES_AT_ONCE)
-            distances = np.bitwise_count(self._bits_a[rows_a[part], None] ^ leaders)
+            distances = np.bitwise_count(self._a.bits[rows_a[part], None] ^ leaders)
             nearest[part], distance[part] = distances.argmin(axis=1), distances.min(axis=1)
         members = [rows_a[nearest == leader] for leader in range(number)]
         radius = np.array([distance[nearest == leader].max(initial=-HASH_BITS) for leader in range(number)])
         for start in range(0, len(rows_b), _QUERIES_AT_ONCE):
             queries = rows_b[start : start + _QUERIES_AT_ONCE]
-            distances = np.bitwise_count(self._bits_b[queries, None] ^ leaders)
+            distances = np.bitwise_count(self._b.bits[queries, None] ^ leaders)
             reached = distances <= radius + self._likeness.max_distance
             for leader in range(number):
                 self._compare_all(members[leader], queries[reached[:, leader]])
@@ -164,7 +172,7 @@ class _Search:
             of_b = rows_b[self._first[rows_b] > of_a[0]]
             if not len(of_b):
                 continue
-            distances = np.bitwise_count(self._bits_b[of_b, None] ^ self._bits_a[of_a])
+            distances = np.bitwise_count(self._b.bits[of_b, None] ^ self._a.bits[of_a])
             near = distances <= self._likeness.max_distance
             number = int(np.count_nonzero(near))
             if number * 16 < near.size:
@@ -217,49 +225,126 @@ class _Groups:
         return float(self.counts_a.astype(np.float64) @ self.counts_b)
 
 
-def _choices(num_blocks: int, max_distance: int) -> Iterator[list[tuple[int, int]]]:
-    """Every choice of blocks, as first and last bit of each, of which one is such that near hashes agree in it."""
-    for chosen in combinations(range(num_blocks), num_blocks - max_distance):
-        yield _bits_of(chosen, num_blocks)
+class _Division(NamedTuple):
+    """How hashes are cut into blocks, and by which of them they are brought together.
+
+    Attributes:
+        num_blocks: of nearly the same number of bits.
+        num_groups: of neighbouring blocks, nearly the same number of them.
+        of_a_key: blocks of one group that make up a key.
+    """
+
+    num_blocks: int
+    num_groups: int
+    of_a_key: int
+
+    def every_key(self) -> Iterator[list[tuple[int, int]]]:
+        """Every key, as first and last bit of each of its blocks; near hashes agree in one."""
+        for group in self._groups():
+            for chosen in combinations(group, self.of_a_key):
+                yield self._bits_of(chosen)
+
+    def some_keys(self) -> Iterator[list[tuple[int, int]]]:
+        """A few of them, by chance and always the same."""
+        random = np.random.default_rng(0)
+        groups = [group for group in self._groups() if len(group) >= self.of_a_key]
+        for number in range(min(_TRIED_KEYS, self.num_keys)):
+            group = groups[number % len(groups)]
+            yield self._bits_of(sorted(random.choice(group, self.of_a_key, replace=False).tolist()))
+
+    @property
+    def num_keys(self) -> int:
+        """How many sorts it takes."""
+        return sum(comb(len(group), self.of_a_key) for group in self._groups())
+
+    @property
+    def key_bits(self) -> int:
+        """Of a key, at most."""
+        groups = [group for group in self._groups() if len(group) >= self.of_a_key]
+        sizes = [sorted(end - start for start, end in self._bits_of(group)) for group in groups]
+        return max(sum(of_group[-self.of_a_key :]) for of_group in sizes)
+
+    @property
+    def mean_bits(self) -> float:
+        """Of a key."""
+        return HASH_BITS * self.of_a_key / self.num_blocks
+
+    def _groups(self) -> list[range]:
+        edges = [self.num_blocks * number // self.num_groups for number in range(self.num_groups + 1)]
+        return [range(*ends) for ends in pairwise(edges)]
+
+    def _bits_of(self, blocks: Iterable[int]) -> list[tuple[int, int]]:
+        edges = [HASH_BITS * number // self.num_blocks for number in range(self.num_blocks + 1)]
+        return [(edges[block], edges[block + 1]) for block in blocks]
 
 
-def _some_choices(num_blocks: int, max_distance: int) -> Iterator[list[tuple[int, int]]]:
-    """A few of them, by chance and always the same."""
-    random = np.random.default_rng(0)
-    for _ in range(min(_TRIED_KEYS, comb(num_blocks, max_distance))):
-        yield _bits_of(sorted(random.choice(num_blocks, num_blocks - max_distance, replace=False).tolist()), num_blocks)
+@lru_cache(maxsize=32)
+def _divisions(max_distance: int, most_key_bits: int) -> tuple[_Division, ...]:
+    """Those worth a try: each takes more sorts than the one before, and brings together by a bit more at least."""
+    every = [
+        _Division(num_blocks, num_groups, -(-(num_blocks - max_distance) // num_groups))
+        for num_blocks in range(max_distance + 1, HASH_BITS + 1)
+        for num_groups in range(1, num_blocks - max_distance + 1)
+    ]
+    worth: list[_Division] = []
+    for division in sorted(every, key=lambda division: (division.num_keys, -division.mean_bits)):
+        more = not worth or division.mean_bits >= worth[-1].mean_bits + 1
+        if more and division.num_keys <= _MOST_SORTS and division.key_bits <= most_key_bits:
+            worth.append(division)
+    return tuple(worth)
 
 
-def _bits_of(blocks: Iterable[int], num_blocks: int) -> list[tuple[int, int]]:
-    edges = [HASH_BITS * number // num_blocks for number in range(num_blocks + 1)]
-    return [(edges[block], edges[block + 1]) for block in blocks]
-
-
-def _choose_blocks(bits_a: NDArray[np.uint64], bits_b: NDArray[np.uint64], max_distance: int) -> int | None:
-    """Into how many blocks hashes are best cut, as some choices of them tell; None: comparing all is quicker."""
+def _choose_division(bits_a: NDArray[np.uint64], bits_b: NDArray[np.uint64], max_distance: int) -> _Division | None:
+    """How hashes are best divided, as some keys of each division tell; None: comparing all is quicker."""
     num_a, num_b = len(bits_a), len(bits_b)
+    few_a, few_b = _few(bits_a), _few(bits_b)
     best, least = None, _COMPARISON_S * num_a * num_b
-    for num_blocks in range(max_distance + 1, HASH_BITS + 1):
-        number = comb(num_blocks, max_distance)
-        sorting = number * _SORT_S * (num_a + num_b)
-        key_bits = -(-HASH_BITS * (num_blocks - max_distance) // num_blocks)
-        if key_bits > _MOST_KEY_BITS or sorting > least:
+    for division in _divisions(max_distance, _MOST_KEY_BITS):
+        sorting = division.num_keys * _SORT_S * (num_a + num_b)
+        if sorting > least:
             break
+        order = _order_of_bits(few_a, few_b, division.num_groups)
+        tried_a, tried_b = _ordered(few_a, order), _ordered(few_b, order)
         meetings = [
-            _Groups(_keys(bits_a, blocks), _keys(bits_b, blocks), blocks).num_meetings
-            for blocks in _some_choices(num_blocks, max_distance)
+            _Groups(_keys(tried_a, blocks), _keys(tried_b, blocks), blocks).num_meetings
+            for blocks in division.some_keys()
         ]
-        seconds = sorting + _MEETING_S * number * float(np.mean(meetings))
+        of_few = max(1, len(few_a) * len(few_b))
+        seconds = sorting + _MEETING_S * division.num_keys * float(np.mean(meetings)) / of_few * num_a * num_b
         if seconds < least:
-            best, least = num_blocks, seconds
+            best, least = division, seconds
     return best
 
 
-def _spread(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Hashes with their bits in another order, so that neighbours, which often agree, fall into different blocks."""
-    order = np.arange(HASH_BITS).reshape(8, 8).T.ravel()
-    each = np.unpackbits(bits.reshape(-1, 1).view(np.uint8), axis=1)
-    return np.packbits(each[:, order].ravel()).view(np.uint64)
+def _few(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    return bits[:: max(1, len(bits) // _TRIED_ROWS)]
+
+
+def _order_of_bits(bits_a: NDArray[np.uint64], bits_b: NDArray[np.uint64], num_groups: int) -> NDArray[np.int64]:
+    """(64,) the bits in an order in which those that correlate are in different ones of so many parts of the order."""
+    each = _each_bit(np.concatenate([_few(bits_a), _few(bits_b)])).astype(np.float64)
+    each -= each.mean(axis=0)
+    spread = np.maximum(np.sqrt((each**2).sum(axis=0)), 1e-9)
+    alike = (each.T @ each / spread / spread[:, None]) ** 2
+    np.fill_diagonal(alike, 0)
+    room = np.diff(HASH_BITS * np.arange(num_groups + 1) // num_groups)
+    parts: list[list[int]] = [[] for _ in room]
+    for bit in np.argsort(-alike.sum(axis=0), kind="stable").tolist():
+        left = [place for place, part in enumerate(parts) if len(part) < room[place]]
+        parts[min(left, key=lambda place: (float(alike[bit, parts[place]].sum()), len(parts[place])))].append(bit)
+    random = np.random.default_rng(0)  # within a part, too, neighbours are not to be alike
+    return np.concatenate([random.permutation(part) for part in parts])
+
+
+def _ordered(bits: NDArray[np.uint64], order: NDArray[np.int64]) -> NDArray[np.uint64]:
+    """Hashes with their bits in another order."""
+    parts = [bits[start : start + _ROWS_AT_ONCE] for start in range(0, max(1, len(bits)), _ROWS_AT_ONCE)]
+    return np.concatenate([np.packbits(_each_bit(part)[:, order].ravel()).view(np.uint64) for part in parts])
+
+
+def _each_bit(bits: NDArray[np.uint64]) -> NDArray[np.uint8]:
+    """(n, 64) 0 and 1."""
+    return np.unpackbits(bits.reshape(-1, 1).view(np.uint8), axis=1)
 
 
 def _moments(thumbnails: NDArray[np.uint8]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -1,3 +1,5 @@
+from itertools import chain
+
 import cv2
 import numpy as np
 import pytest
@@ -56,6 +58,7 @@ def way(request, monkeypatch):
         monkeypatch.setattr(twins, "_MOST_KEY_BITS", 13)
     monkeypatch.setattr(twins, "_PAIRS_AT_ONCE", 500)
     monkeypatch.setattr(twins, "_QUERIES_AT_ONCE", 64)
+    monkeypatch.setattr(twins, "_ROWS_AT_ONCE", 50)
     monkeypatch.setattr(twins, "_MEMBERS_AT_ONCE", 16)
 
 
@@ -85,6 +88,27 @@ def test_random_hashes_of_many_distances_are_found_to_the_bit(way):
     for max_distance in (0, 1, 3, 8, 11):
         found = first_twins(a, b, Likeness(max_distance=max_distance))
         assert np.array_equal(found, np.where(np.arange(80) % 14 <= max_distance, np.arange(80), -1))
+
+
+@pytest.mark.parametrize("max_distance", [0, 1, 2, 5, 8, 11])
+def test_hashes_that_are_near_agree_in_a_key_of_every_division(max_distance):
+    random = np.random.default_rng(5)
+    for division in twins._divisions(max_distance, 26):
+        keys = [set(chain.from_iterable(range(*ends) for ends in key)) for key in division.every_key()]
+        assert len(keys) == division.num_keys <= 1300
+        assert max(len(bits) for bits in keys) == division.key_bits <= 26
+        for _ in range(200):
+            changed = set(random.choice(64, max_distance, replace=False).tolist())
+            assert any(bits.isdisjoint(changed) for bits in keys), division
+
+
+def test_bits_that_say_the_same_are_put_into_different_groups():
+    random = np.random.default_rng(6)
+    halves = np.repeat(random.integers(0, 2, (4000, 32), np.uint8), 2, axis=1)  # neighbours are equal
+    bits = np.packbits(halves.ravel()).view(np.uint64)
+    order = twins._order_of_bits(bits[:2000], bits[2000:], 2)
+    assert sorted(order.tolist()) == list(range(64))
+    assert sorted((order[:32] // 2).tolist()) == sorted((order[32:] // 2).tolist()) == list(range(32))
 
 
 def test_what_is_kept_of_twins_is_what_going_through_them_one_by_one_keeps(way):
