@@ -60,8 +60,8 @@ from posecore.workflows.steps import Split, audit_step, check_places, ingest_spl
 from posecore.workflows.train_step import judge_while_training, train_step
 
 
-def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
-    """The whole job as a list of steps."""
+def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
+    """The whole job as a list of steps; returns the URI of the registered model."""
     console = Console(soft_wrap=True)
     config = config.taking_part()
     config = config.model_copy(update={"method": pinned(config.method)})
@@ -119,6 +119,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> None:
         console.print(f"labels    {result.values['told']}   {result.values['page']}")
     console.print(f"report    {report.values['report']}")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    return version.uri
 
 
 def adaptation(config: AdaptationJob, parent: FetchedModel) -> AdaptationConfig:

@@ -49,8 +49,8 @@ RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
 FLAGS = Flags(declare, overrides, RUN_FILE)
 
 
-def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
-    """The whole job as a list of steps."""
+def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
+    """The whole job as a list of steps; returns the URI of the registered model."""
     console = Console(soft_wrap=True)
     definitions = {entry.name: entry.load() for entry in config.datasets}
     followed = config.followed(definitions)
@@ -106,6 +106,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> None:
     console.print(cost_table(measured))
     console.print(f"model     {registered.values['uri']}   (folder {student.values['folder']})")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    return str(registered.values["uri"])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -134,8 +134,8 @@ class JobConfig(DatasetsJob):
         return follow(self, self.recipe, pupil, RECIPES)
 
 
-def run(config: JobConfig, reuse: Reuse, machines: Machines) -> None:
-    """The whole job as a list of steps."""
+def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
+    """The whole job as a list of steps; returns the URI of the registered model."""
     console = Console(soft_wrap=True)
     folder = config.folder
     definitions = {entry.name: entry.load() for entry in config.datasets}
@@ -175,6 +175,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> None:
     for split, result in zip(evaluation, judged, strict=True):
         console.print(f"report    {split.entry.name}: {result.values['report']}")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    return str(registered.values["uri"])
 
 
 def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:

@@ -91,8 +91,8 @@ class PretrainingConfig(DatasetsJob):
         return self.loading.config(self.datasets, self.crops)
 
 
-def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> None:
-    """The whole job as a list of steps."""
+def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> str:
+    """The whole job as a list of steps; returns the URI of the registered model."""
     definitions = {entry.name: entry.load() for entry in config.datasets}
     preflight(config, definitions)
     tracking = connect(config.tracking, config.folder)
@@ -120,6 +120,7 @@ def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> None:
         console.print(f"{result.name}: masked error {result.values['error']:.3f}, picture {result.values['picture']}")
     console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
     console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    return str(registered.values["uri"])
 
 
 def preflight(config: PretrainingConfig, definitions: Mapping[str, DatasetDefinition]) -> None:

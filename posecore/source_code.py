@@ -5,6 +5,7 @@ Read from the syntax tree: nothing is imported or run, and comments, blank lines
 
 import ast
 import hashlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,7 +22,8 @@ class SourceCode:
 
     Attributes:
         digest: SHA-256 of its syntax tree, 64 hexadecimal digits; another one under another minor version of Python.
-        imports: absolute dotted names it imports; of ``from a import b`` both ``a`` and ``a.b``, for b may be a module.
+        imports: absolute dotted names it imports when it runs; of ``from a import b`` both ``a`` and ``a.b``, for b may
+            be a module.
         declared: the files of its ``DECLARED_FILES``.
     """
 
@@ -52,7 +54,7 @@ def _read(path: Path, package: str, mtime_ns: int, size: int) -> SourceCode:
         raise ConfigError(f"{path} is not Python ({error}); correct it.") from None
     imports: set[str] = set()
     declared: tuple[Path, ...] = ()
-    for node in ast.walk(tree):
+    for node in _executed(tree):
         if isinstance(node, ast.Import):
             imports.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -63,6 +65,17 @@ def _read(path: Path, package: str, mtime_ns: int, size: int) -> SourceCode:
             declared = _declared(statement, path)
     digest = hashlib.sha256(ast.dump(tree).encode("utf-8", "surrogatepass")).hexdigest()
     return SourceCode(digest, frozenset(imports - {""}), declared)
+
+
+def _executed(node: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a tree, but for what ``if TYPE_CHECKING`` says to type checkers alone."""
+    yield node
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.If) and getattr(child.test, "id", getattr(child.test, "attr", "")) == "TYPE_CHECKING":
+            for otherwise in child.orelse:
+                yield from _executed(otherwise)
+        else:
+            yield from _executed(child)
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:

@@ -1,6 +1,7 @@
 """What goes into a prediction and what comes out: boxes on an image, and the bodies found in them."""
 
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -8,6 +9,10 @@ from numpy.typing import NDArray
 
 from posecore.errors import PredictionError
 from posecore.geometry import MAX_REACH, boxes_beyond_reach
+from posecore.schema import Json
+
+if TYPE_CHECKING:
+    import polars as pl
 
 NO_TRACK = -1
 """Track id of an instance that was not tracked."""
@@ -83,6 +88,7 @@ class ImagePrediction:
         box_scores: (N,) their confidence; 1 where none was given.
         box_rows: (N,) which of the given boxes each body answers.
         track_ids: (N,) number of the body through a video, :data:`NO_TRACK` where there was no tracking.
+        points: K names, in the order of the points.
     """
 
     head: str
@@ -93,6 +99,7 @@ class ImagePrediction:
     box_scores: Float[np.ndarray, " N"]
     box_rows: Int[np.ndarray, " N"]
     track_ids: Int[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))
+    points: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.track_ids) != len(self.scores):
@@ -108,6 +115,51 @@ class ImagePrediction:
     def with_keypoints(self, keypoints: Float[np.ndarray, "N K 2"]) -> "ImagePrediction":
         """The same bodies with other, for instance smoothed, places of their points."""
         return replace(self, keypoints=keypoints)
+
+    def to_coco(self, image_id: int | str) -> list[dict[str, Json]]:
+        """One entry of COCO's results format per body, with ``bbox``, ``box_score`` and, if tracked, ``track_id``.
+
+        Args:
+            image_id: COCO's number of the image, or a name for it.
+        """
+        triplets = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=2)
+        return [
+            {
+                "image_id": image_id,
+                "category_id": 1,
+                "keypoints": values,
+                "score": score,
+                "bbox": box,
+                "box_score": box_score,
+                **({} if track == NO_TRACK else {"track_id": track}),
+            }
+            for values, score, box, box_score, track in zip(
+                triplets.reshape(len(self), 3 * self.keypoints.shape[1]).tolist(),
+                self.scores.tolist(),
+                self.bbox_xywh.tolist(),
+                self.box_scores.tolist(),
+                self.track_ids.tolist(),
+                strict=True,
+            )
+        ]
+
+    def to_frame(self) -> "pl.DataFrame":
+        """A row per body and point: ``body``, ``track``, ``body_score``, ``point``, ``x``, ``y``, ``score``."""
+        import polars as pl
+
+        count, num_points = self.keypoint_scores.shape
+        tracks = [None if track == NO_TRACK else track for track in self.track_ids.tolist()]
+        return pl.DataFrame(
+            {
+                "body": np.repeat(np.arange(count), num_points),
+                "track": pl.Series(np.repeat(np.array(tracks, object), num_points).tolist(), dtype=pl.Int64),
+                "body_score": np.repeat(self.scores, num_points),
+                "point": pl.Series(list(self.points or map(str, range(num_points))) * count, dtype=pl.String),
+                "x": self.keypoints[..., 0].reshape(-1),
+                "y": self.keypoints[..., 1].reshape(-1),
+                "score": self.keypoint_scores.reshape(-1),
+            }
+        )
 
     def take(self, chosen: Bool[np.ndarray, " N"]) -> "ImagePrediction":
         """Some of the bodies."""

@@ -89,10 +89,10 @@ class CocoResults:
     def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
         """Takes the predictions of one image."""
         for head, prediction in found.items():
-            for row in range(len(prediction)):
+            for entry in prediction.to_coco(image_id):
                 separator = b",\n" if head in self._started else b"\n"
                 self._started.add(head)
-                self._files[head].write(separator + orjson.dumps(_coco_entry(image_id, prediction, row)))
+                self._files[head].write(separator + orjson.dumps(entry))
 
 
 class PredictionTable:
@@ -193,26 +193,6 @@ class ImageList:
             "failed": [{"file_name": name, "reason": reason} for name, reason in failures],
         }
         write_atomically(out / "images.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
-
-
-def _coco_entry(image_id: ImageId, prediction: ImagePrediction, row: int) -> dict[str, Json]:
-    triplets = [
-        value
-        for point, score in zip(
-            prediction.keypoints[row].tolist(), prediction.keypoint_scores[row].tolist(), strict=True
-        )
-        for value in (*point, score)
-    ]
-    entry: dict[str, Json] = {
-        "image_id": image_id,
-        "category_id": 1,
-        "keypoints": triplets,
-        "score": float(prediction.scores[row]),
-        "bbox": prediction.bbox_xywh[row].tolist(),
-        "box_score": float(prediction.box_scores[row]),
-    }
-    track_id = int(prediction.track_ids[row])
-    return entry if track_id == NO_TRACK else entry | {"track_id": track_id}
 
 
 def _category(skeleton: Skeleton) -> dict[str, Json]:

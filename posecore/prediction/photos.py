@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import cv2
 import numpy as np
@@ -15,13 +15,20 @@ from posecore.loading.crop import decode_image
 from posecore.stages.pixels import decoded
 from posecore.stages.ranges import scaled
 
-Picture: TypeAlias = NDArray[np.uint8] | bytes | str | os.PathLike[str]
-"""(H, W, 3) uint8 RGB pixels, the bytes of a JPEG or PNG file, or the path of one."""
+if TYPE_CHECKING:
+    from PIL.Image import Image
+    from torch import Tensor
+
+Picture: TypeAlias = "NDArray[np.uint8] | Tensor | Image | bytes | str | os.PathLike[str]"
+"""(H, W, 3) uint8 RGB pixels, as an array or a tensor of torch's, an image of Pillow's, the bytes of a JPEG or PNG
+file, or the path of one."""
 
 MAX_PIXELS = 100_000_000
 """Of a photo, unless somebody sets another limit."""
 
 _MAX_BYTES = 1 << 30
+_EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")
+"""Of Pillow's modes; the others have 16 or 32 bits, and another scale."""
 
 
 def read_picture(
@@ -39,6 +46,8 @@ def read_picture(
         PredictionError: there is no such file, it is no whole JPEG or PNG, it is too large, or it has 16 bits per value
             and no range is given; or the array is no RGB image.
     """
+    if not isinstance(picture, (np.ndarray, bytes, str, os.PathLike)):
+        picture = _pixels(picture, where)
     if isinstance(picture, np.ndarray):
         if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or not picture.size:
             raise PredictionError(
@@ -59,6 +68,17 @@ def read_picture(
         raise PredictionError(f"{where}: {error}") from None
     except IntegrityError as error:
         raise PredictionError(str(error)) from None
+
+
+def _pixels(picture: "Tensor | Image", where: str) -> NDArray[Any]:
+    """Those of a tensor or an image of Pillow's; neither library is imported for it."""
+    if hasattr(picture, "detach"):
+        return np.asarray(picture.detach().cpu())
+    if not hasattr(picture, "convert"):
+        raise PredictionError(f"{where}: a {type(picture).__name__} is no picture; give pixels, bytes or a path.")
+    if picture.mode not in _EIGHT_BITS:
+        raise PredictionError(f"{where}: an image of mode {picture.mode} has no 8 bits per value; give RGB.")
+    return np.asarray(picture.convert("RGB"))
 
 
 def _scaled(picture: bytes, where: str, scale_range: tuple[float, float] | None) -> UInt8[np.ndarray, "H W 3"]:

@@ -328,6 +328,7 @@ class Predictor:
             bbox_xywh=boxes.bbox_xywh[rows],
             box_scores=box_scores[rows],
             box_rows=rows,
+            points=skeleton.names,
         )
 
 

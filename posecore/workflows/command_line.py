@@ -32,7 +32,7 @@ class Flags:
 def read_job(
     description: str | None,
     config_class: type[_JobT],
-    run: Callable[[_JobT, Reuse, Machines], None],
+    run: Callable[[_JobT, Reuse, Machines], object],
     arguments: Sequence[str] | None,
     flags: Flags | None = None,
 ) -> Callable[[Machines], None]:

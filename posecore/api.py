@@ -1,0 +1,136 @@
+"""What ``import posecore`` offers: the functions that the commands and jobs call, by one name each.
+
+::
+
+    import posecore as pc
+
+    model = pc.load_model("models:/pose@champion")
+    (people,) = model.predict([image], [boxes])
+    people.keypoints
+    trained = pc.train("pipelines/configs/demo.yaml", settings=["training.steps=100"])
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from copy import deepcopy
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from posecore.config import apply_override, parse_config, read_yaml
+from posecore.prediction.predictor import Predictor, PredictorSettings
+from posecore.shards.store import ShardStore, open_store
+from posecore.training.planner import plan
+
+__all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "train"]
+
+
+def load_model(
+    source: str | PathLike[str],
+    *,
+    folder: str = "runs",
+    tracking_uri: str | None = None,
+    expect: str | None = None,
+    **settings: Any,
+) -> Predictor:
+    """A model that answers for images, on a GPU if there is one.
+
+    Args:
+        source: model folder, checkpoint file, published name, place on the hub, or ``models:/name@alias``.
+        folder: run folder with the local registry, where the source is registered.
+        tracking_uri: MLflow server; None takes ``MLFLOW_TRACKING_URI``, else the run folder's file.
+        expect: preset or published model that a checkpoint file must be of.
+        settings: fields of :class:`~posecore.prediction.predictor.PredictorSettings`.
+
+    Raises:
+        ConfigError: a setting is wrong.
+        CheckpointError: there are no such weights, or they are not what was expected.
+        LineageError: the registry has no such model.
+    """
+    wanted = parse_config(settings, PredictorSettings, origin="load_model")
+    if not str(source).startswith("models:/"):
+        return Predictor.load(Path(source) if isinstance(source, PathLike) else source, wanted, expect)
+    # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
+    from posecore.lineage.model_source import registered_model
+    from posecore.lineage.tracking import TrackingConfig, connect
+
+    tracking = connect(TrackingConfig(uri=tracking_uri), folder, must_exist=True)
+    with registered_model(str(source), tracking) as files:
+        return Predictor.load(files, wanted, expect)
+
+
+def open_split(location: str | PathLike[str]) -> ShardStore:
+    """An ingested split: pictures, labels and unified masks, by row.
+
+    Args:
+        location: its folder, local or any fsspec URL.
+
+    Raises:
+        IntegrityError: no finished split is there, or its tables are not those its manifest names.
+    """
+    return open_store(location)
+
+
+def train(
+    config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
+) -> str:
+    """The main job: datasets with different skeletons in, one registered model out.
+
+    What is finished in the run's folder is used again, and an interrupted training goes on.
+
+    Args:
+        config: a run file, or its content.
+        settings: what is to be otherwise in it, as ``training.steps=100``.
+        on_ray: on the Ray cluster that there is, or one of this machine; otherwise in this process.
+
+    Returns:
+        ``models:/name/version``.
+
+    Raises:
+        PoseCoreError: whatever stops the job.
+    """
+    return _run("multidataset_train", "JobConfig", config, settings, on_ray)
+
+
+def adapt(
+    config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
+) -> str:
+    """A trained model in, its child for another population out; otherwise as :func:`train`."""
+    return _run("adapt", "AdaptationJob", config, settings, on_ray)
+
+
+def distill(
+    config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
+) -> str:
+    """A trained model in, a small one that it has taught out; otherwise as :func:`train`."""
+    return _run("distill", "DistillationJob", config, settings, on_ray)
+
+
+def pretrain(
+    config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
+) -> str:
+    """Pictures without labels in, a backbone to start from out; otherwise as :func:`train`."""
+    return _run("pretrain", "PretrainingConfig", config, settings, on_ray)
+
+
+def _run(job: str, config_class: str, config: Any, settings: Sequence[str], on_ray: bool) -> str:
+    from posecore.lineage.steps import EVERYTHING  # MLflow takes a second
+
+    script = import_module(f"posecore.pipelines.{job}")
+    given = isinstance(config, Mapping)
+    values = deepcopy(dict(config)) if given else read_yaml(config)
+    for setting in settings:
+        apply_override(values, setting)
+    parsed = parse_config(values, getattr(script, config_class), origin=job if given else str(config))
+    run: Callable[..., str] = script.run
+    return run(parsed, EVERYTHING, _machines(on_ray))
+
+
+def _machines(on_ray: bool) -> Any:
+    if on_ray:
+        from posecore.cluster.machines import RayMachines
+
+        return RayMachines()
+    from posecore.workflows.without_ray import ThisProcess
+
+    return ThisProcess()
