@@ -76,6 +76,15 @@ def test_the_whole_is_the_torso_protocols_result(case, result):
     assert result.without_torso > 0
 
 
+def test_a_torso_of_less_than_a_pixel_is_a_torso(case, result):
+    """Errors are shares of it, so what is a thousandth as large has the same."""
+    truth, predictions, traits = case
+    smaller = [replace(given, keypoints=given.keypoints / 1024) for given in (truth, predictions)]
+    found = evaluate_clinic(*smaller, traits, COCO, DEFINITION, QUICK)
+    assert found.whole.instances == result.whole.instances
+    assert found.whole.error.value == pytest.approx(result.whole.error.value)
+
+
 def test_every_breakdown_sums_to_the_whole(result):
     assert set(result.by) == {"keypoint", "view", "posture", "subject"}
     whole = result.whole
