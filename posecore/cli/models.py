@@ -43,7 +43,7 @@ def _add_reading(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--expect", metavar="NAME", help="preset or published model that the weights must be of")
     parser.add_argument(
         "--heads", nargs="+", default=[], metavar="DATASET[=SKELETON]",
-        help="datasets of the file's heads, in its order, where their numbers of points do not say",
+        help="datasets of the file's heads, in its order, where their numbers of points do not say; none: the backbone",
     )  # fmt: skip
 
 
@@ -104,7 +104,9 @@ def _show(options: argparse.Namespace) -> int:
         console.print(f"with one head of 17 points: {_cost(config, {'head': 17})}")
         return 0
     else:
-        weights = read_weights(options.model, options.expect, _skeletons(options.heads))
+        weights = read_weights(
+            options.model, options.expect, _skeletons(options.heads), backbone_only=options.heads == ["none"]
+        )
         lines = [options.model]
         card = weights.card
     points = {dataset: skeleton.num_keypoints for dataset, skeleton in card.skeletons.items()}
@@ -189,6 +191,9 @@ def _origin(card: "ModelCard") -> list[str]:
         return [f"{part}: {value}" for part, value in card.lineage.items()]
     keys = ("source", "revision", "sha256", "layout", "preset")
     lines = [f"{key}: {record[key]}" for key in keys if record.get(key)]
+    if isinstance(guessed := record.get("guessed_heads"), dict):
+        listed = ", ".join(f"{count} points, so {dataset}" for dataset, count in guessed.items())
+        lines.append(f"head guessed by its number of points ({listed}); confirm it with --heads {' '.join(guessed)}")
     dropped = record.get("dropped")
     return lines + (_left_out(dropped) if isinstance(dropped, dict) else [])
 
@@ -203,7 +208,9 @@ def _convert(options: argparse.Namespace) -> int:
     from posecore.models.weights.read import read_weights
     from posecore.models.weights.write import write_weights
 
-    model = read_weights(options.source, options.expect, _skeletons(options.heads))
+    model = read_weights(
+        options.source, options.expect, _skeletons(options.heads), backbone_only=options.heads == ["none"]
+    )
     if options.expert:
         model = merge_experts(model, options.expert)
     dropped = write_weights(model, options.layout, options.target)
@@ -218,7 +225,7 @@ def _skeletons(heads: list[str]) -> "dict[str, Skeleton]":
     from posecore.skeletons.library import load_skeleton
 
     skeletons = {}
-    for head in heads:
+    for head in [] if heads == ["none"] else heads:
         dataset, _, name = head.partition("=")
         if not name and dataset not in SKELETONS:
             raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")

@@ -4,7 +4,7 @@ The tools need other versions of our own dependencies, and half a gigabyte, so t
 
     python -m venv --system-site-packages /tmp/tools   # or one that sees posecore's packages
     /tmp/tools/bin/pip install sleap-io==0.9.5 datumaro==1.13.12 pynwb==4.2.0 ndx-pose==0.4.0 label-studio-sdk
-    /tmp/tools/bin/pip install --no-deps ultralytics==8.4.190 torchvision
+    /tmp/tools/bin/pip install --no-deps ultralytics==8.4.190 torchvision mmengine==0.10.7 addict termcolor yapf
     /tmp/tools/bin/python tests/support/foreign_files.py
 
 ``read.json`` maps file → picture or frame → bodies in the tool's order: points by name as x, y and whether the tool
@@ -356,12 +356,25 @@ def exports() -> dict[str, Any]:
     return found
 
 
+def mmengine() -> None:
+    """A training file with a curve in its message hub."""
+    import torch
+    from mmengine.logging import MessageHub
+
+    hub = MessageHub.get_instance("training")
+    hub.update_scalar("train/loss", 0.5)
+    hub.update_info("iter", 3)
+    contents = {"meta": {"epoch": 1, "seed": np.int64(3)}, "state_dict": {"w": torch.ones(2)}, "optimizer": {}}
+    torch.save({**contents, "message_hub": hub.state_dict()}, ROOT / "mmengine_training.pth")
+
+
 def main() -> None:
     shutil.rmtree(ROOT, ignore_errors=True)
     ROOT.mkdir(parents=True)
     read = {"sleap": sleap(), "nwb": nwb(), "datumaro": datumaro(), "label_studio": label_studio()}
     read["yolo"] = yolo()
     read["exports"] = exports()
+    mmengine()
     (ROOT / "read.json").write_text(json.dumps(read, indent=1))
 
 

@@ -2,8 +2,8 @@
 
 ``.safetensors`` holds tensors and nothing else. Every other file is read by ``torch.load(weights_only=True)``, which
 builds tensors and plain containers only and refuses any other object; NumPy arrays of numbers, which mmengine writes
-into the metadata of its checkpoints, are let through as well. Local files are mapped, not copied, where the format
-allows it.
+into the metadata of its checkpoints, are let through as well, and the curves in its training files are read as nothing.
+Local files are mapped, not copied, where the format allows it.
 """
 
 import json
@@ -37,7 +37,26 @@ _MAX_WRAPPERS = 8
 _MAX_SHARING = 4
 """How often a file's values may be used on average: a few tensors share theirs, such as tied weights."""
 _WRAPPERS = ("state_dict", "model", "module", "ema")
-_PREFIX = "module."
+_PREFIXES = ("module.", "_orig_mod.", "model.")
+"""Of every name: of a model wrapped for several GPUs, compiled, or held by a training program."""
+
+
+class _Nothing:
+    """Stands for an object of a training program, which is not looked at."""
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+def _nothing(*_: object) -> None:
+    """Stands for a function of a training program, which is not called."""
+
+
+_IGNORED: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
+    (_Nothing, "mmengine.logging.history_buffer.HistoryBuffer"),
+    (_nothing, "__builtin__.getattr"),  # by which such a buffer names its own methods
+    (_nothing, "builtins.getattr"),
+]
 _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
     np.ndarray,
     np.dtype,
@@ -51,7 +70,7 @@ _NUMPY: list[Callable[..., Any] | tuple[Callable[..., Any], str]] = [
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
-    """All tensors of a checkpoint file, by name, wrappers and a common ``module.`` prefix removed.
+    """All tensors of a checkpoint file, by name, wrappers and prefixes that all names have (``module.``, …) removed.
 
     Args:
         path: a local ``.safetensors`` file, the index of a sharded one, or a file that ``torch.save`` wrote.
@@ -69,6 +88,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         tensors = _unwrapped(_read_pickle(path), path)
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors.")
+    tensors = _without_prefixes(tensors)
     _check_values(tensors, path)
     return tensors
 
@@ -129,7 +149,7 @@ def _read_pickle(path: Path) -> Any:
     _check_file(path)
     _check_archive(path)
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_NUMPY):
+        with warnings.catch_warnings(), torch.serialization.safe_globals([*_NUMPY, *_IGNORED]):
             warnings.simplefilter("ignore")  # what torch warns of here, it also refuses
             return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
@@ -180,9 +200,16 @@ def _unwrapped(value: Any, path: Path) -> dict[str, Tensor]:
     for name, tensor in value.items():
         if not isinstance(name, str) or not isinstance(tensor, Tensor):
             raise CheckpointError(f"{path}: entry {name!r} is {type(tensor).__name__}, not a tensor.")
-    if value and all(name.startswith(_PREFIX) for name in value):
-        return {name.removeprefix(_PREFIX): tensor for name, tensor in value.items()}
     return dict(value)
+
+
+def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    for _ in range(_MAX_WRAPPERS):
+        prefix = next((one for one in _PREFIXES if all(name.startswith(one) for name in tensors)), None)
+        if prefix is None:
+            break
+        tensors = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
+    return tensors
 
 
 def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:

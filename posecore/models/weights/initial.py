@@ -6,10 +6,12 @@ from typing import TypeVar
 from pydantic import Field
 
 from posecore.config import Config
+from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import PoseModel
 from posecore.models.sources import folder_record, other_file
 from posecore.models.warm_start import WarmStartConfig
+from posecore.models.weights.layout import SKELETONS
 from posecore.models.weights.read import Located, checksum, locate, read_located
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
@@ -26,6 +28,7 @@ class SourceConfig(Config):
         preset: preset or catalog name the weights must be of.
         heads: skeleton by name of a dataset for each head in the file, in its order, where they are not published
             ones or not known by their numbers of points: 17 can be COCO's or an animal's.
+        backbone_only: leave out the file's heads, whatever their points are.
     """
 
     source: str
@@ -33,6 +36,7 @@ class SourceConfig(Config):
     sha256: str | None = Field(default=None, pattern="^[0-9a-f]{64}$")
     preset: str | None = None
     heads: dict[str, str] = {}
+    backbone_only: bool = False
 
     def read(self) -> PoseModel:
         """The model, in evaluation mode.
@@ -44,7 +48,16 @@ class SourceConfig(Config):
         located = locate(self.source, self.revision)
         _verified(self, located)
         skeletons = {dataset: load_skeleton(name) for dataset, name in self.heads.items()}
-        return read_located(located, self.source, self.preset, skeletons)
+        model = read_located(located, self.source, self.preset, skeletons, self.backbone_only)
+        record = model.card.lineage.get("weights")
+        guessed = record.get("guessed_heads") if isinstance(record, dict) and not located.path.is_dir() else None
+        if isinstance(guessed, dict):
+            (dataset, count), *_ = guessed.items()
+            raise CheckpointError(
+                f"{self.source} has a head of {count} points, which can be {dataset}'s or one of your own; confirm it: "
+                f"heads: {{{dataset}: {SKELETONS[dataset]}}}, or your own, or backbone_only: true."
+            )
+        return model
 
     def provenance(self, card: ModelCard) -> dict[str, Json]:
         """How the lineage of another model names this one.

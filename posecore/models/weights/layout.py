@@ -9,6 +9,7 @@ Our names: ``backbone.*``; per dataset ``heads.<dataset>.*``; experts ``backbone
 """
 
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,6 +23,9 @@ from posecore.models.vit import VitConfig
 
 CONFIG_FILE = "config.json"
 """Name of the file beside the weights in which Hugging Face's folders say what they hold."""
+
+UNMISTAKABLE = frozenset({133, 308})
+"""Numbers of points that only a published skeleton has. A head named by any other is a guess: 16 may be anybody's."""
 
 DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
     17: ("coco", "ap10k", "apt36k"),
@@ -53,6 +57,10 @@ SKELETONS: Mapping[str, str] = {
 """Skeleton of every dataset in :data:`DATASETS_BY_POINTS`."""
 
 _POSE_PADDING = 2
+_HEADS = re.compile(
+    r"(?:teacher\.|student\.)?(?:keypoint_head|associate_keypoint_heads|head|heads|decode_head|proto_head)\."
+)
+_EXPERTS = re.compile(r"\.mlp\.experts\.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +160,9 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
     for count, candidates in zip(points, possible, strict=True):
         if not candidates:
             raise CheckpointError(
-                f"the file has a head of {count} points, which is no published one; state its skeleton by name."
+                f"the file has a head of {count} points, which is no published one; state its skeleton with --heads "
+                f"NAME=SKELETON, such as your own (posecore datasets new), or take the backbone alone: --heads none "
+                f"(in a run file heads: {{NAME: SKELETON}}, or backbone_only: true)."
             )
         if len(candidates) > 1 or points.count(count) > 1:
             raise CheckpointError(
@@ -160,9 +170,26 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
                 f"says whose: the candidates are {', '.join(candidates)}, and each means other points; name the "
                 f"{'datasets of all heads in its order' if len(points) > 1 else 'dataset'} with --heads "
                 f"({candidates[0]}, or NAME=SKELETON; in a run file heads: {{{candidates[0]}: "
-                f"{SKELETONS[candidates[0]]}}}), or the published model it is with --expect (preset: in a run file)."
+                f"{SKELETONS[candidates[0]]}}}), the published model it is with --expect (preset: in a run file), or "
+                "take the backbone alone: --heads none (backbone_only: true)."
             )
     return {name: count for (name,), count in zip(possible, points, strict=True)}
+
+
+def without_heads(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """A file without its heads, whatever its layout, and what was left out.
+
+    Raises:
+        CheckpointError: its backbone has experts, each of which belongs to a head.
+    """
+    if any(_EXPERTS.search(name) for name in tensors):
+        raise CheckpointError(
+            "the backbone of the file has experts, and each belongs to a head; name the heads, and merge one expert "
+            "(posecore models convert --expert)."
+        )
+    heads = [name for name in tensors if _HEADS.match(name)]
+    kept = {name: tensor for name, tensor in tensors.items() if not _HEADS.match(name)}
+    return kept, dict.fromkeys(heads, "the backbone alone was wanted")
 
 
 def refuse_unused(layout: str, unused: Sequence[str]) -> None:

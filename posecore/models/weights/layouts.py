@@ -6,6 +6,7 @@ from posecore.models.weights.huggingface_sapiens2 import HUGGINGFACE_SAPIENS2
 from posecore.models.weights.huggingface_vitpose import HUGGINGFACE_VITPOSE
 from posecore.models.weights.layout import Layout
 from posecore.models.weights.mae import MAE
+from posecore.models.weights.mmpose_vitpose import MMPOSE_VITPOSE
 from posecore.models.weights.posebh import POSEBH
 from posecore.models.weights.rtmpose import RTMPOSE
 from posecore.models.weights.sapiens import SAPIENS
@@ -14,6 +15,16 @@ from posecore.models.weights.vitpose import VITPOSE
 
 LAYOUTS: Mapping[str, Layout] = {
     layout.name: layout
-    for layout in (VITPOSE, POSEBH, HUGGINGFACE_VITPOSE, MAE, SAPIENS, SAPIENS2, HUGGINGFACE_SAPIENS2, RTMPOSE)
+    for layout in (
+        VITPOSE,
+        POSEBH,
+        HUGGINGFACE_VITPOSE,
+        MAE,
+        MMPOSE_VITPOSE,
+        SAPIENS,
+        SAPIENS2,
+        HUGGINGFACE_SAPIENS2,
+        RTMPOSE,
+    )
 }
 """By name."""

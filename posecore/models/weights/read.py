@@ -17,7 +17,7 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, holds_model, load_mo
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
-from posecore.models.weights.layout import CONFIG_FILE, Layout, Translated
+from posecore.models.weights.layout import CONFIG_FILE, UNMISTAKABLE, Layout, Translated, without_heads
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
@@ -46,6 +46,7 @@ def read_weights(
     expect: str | None = None,
     skeletons: Mapping[str, Skeleton] | None = None,
     revision: str | None = None,
+    backbone_only: bool = False,
 ) -> PoseModel:
     """Reads a published checkpoint, or a model of ours, whatever its layout.
 
@@ -55,6 +56,7 @@ def read_weights(
         expect: preset or catalog name the weights must be of; None takes whichever preset fits.
         skeletons: by dataset, in the order of the file's heads, where they are not the published ones.
         revision: branch, tag or commit on the hub, if the source does not say.
+        backbone_only: leave out the file's heads, whatever their points are.
 
     Returns:
         The model in evaluation mode. ``card.lineage["weights"]`` says where it came from, what was left out and under
@@ -65,11 +67,15 @@ def read_weights(
             unknown, or it is not what was expected; one sentence each.
         IntegrityError: a file is not the one that was written.
     """
-    return read_located(locate(source, revision), str(source), expect, skeletons)
+    return read_located(locate(source, revision), str(source), expect, skeletons, backbone_only)
 
 
 def read_located(
-    located: Located, source: str, expect: str | None = None, skeletons: Mapping[str, Skeleton] | None = None
+    located: Located,
+    source: str,
+    expect: str | None = None,
+    skeletons: Mapping[str, Skeleton] | None = None,
+    backbone_only: bool = False,
 ) -> PoseModel:
     """Reads weights that are on this machine.
 
@@ -78,6 +84,7 @@ def read_located(
         source: how they were named, for the records.
         expect: see :func:`read_weights`.
         skeletons: likewise.
+        backbone_only: likewise.
 
     Raises:
         CheckpointError: see :func:`read_weights`.
@@ -91,11 +98,18 @@ def read_located(
         model = load_model(located.path)
         if preset is not None:
             check_backbone(model, preset, source)
+        if backbone_only:
+            raise CheckpointError(
+                f"{source} is a model of ours; what a run takes of it is said by weights: {{take: ...}}."
+            )
         return model
     tensors = read_tensors(located.path)
     layout = recognise(tensors, located.path)
-    stated = skeletons or (published.card().skeletons if published else {})
-    heads = tuple(stated) or layout.states(_config_beside(located.path))
+    left_out: dict[str, str] = {}
+    if backbone_only:
+        tensors, left_out = without_heads(tensors)
+    stated = skeletons or (published.card().skeletons if published and not backbone_only else {})
+    heads = tuple(stated) or (() if backbone_only else layout.states(_config_beside(located.path)))
     translated = _translated(layout, tensors, heads, located.path)
     fitted = fit(translated, layout, source, preset, stated)
     license_id = published.license_id if published else _terms(layout, tuple(translated.heads))
@@ -106,8 +120,10 @@ def read_located(
         "layout": layout.name,
         "preset": fitted.preset,
         "license": license_id,
-        "dropped": dict(translated.dropped),
+        "dropped": {**translated.dropped, **left_out},
     }
+    if not heads and len(translated.heads) == 1 and UNMISTAKABLE.isdisjoint(translated.heads.values()):
+        provenance["guessed_heads"] = dict(translated.heads)
     name = published.name if published else source
     card = fitted.card.model_copy(update={"licenses": {name: license_id}, "lineage": {"weights": provenance}})
     return build_from(card, translated.tensors)

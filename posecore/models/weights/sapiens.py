@@ -74,7 +74,7 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
         raise CheckpointError("the file looks like sapiens but has no pos_embed of three axes; it is incomplete.")
     if prefix + _CLASS_TOKEN in dropped or positions.shape[1] % 2:
         positions = encoder[_POSITIONS] = positions[:, 1:]
-    names = {name: _renamed(name, "blocks", _BLOCK_PARTS, _OTHER_PARTS) for name in encoder}
+    names = {name: encoder_name(name) for name in encoder}
     refuse_unused("sapiens", [prefix + name for name, ours in names.items() if ours is None])
     translated = {f"backbone.{ours}": encoder[name] for name, ours in names.items()}
     rows, columns = token_grid(positions.shape[1])
@@ -88,6 +88,16 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
         translated |= {f"heads.{dataset}.{rest}": tensor for dataset in heads for rest, tensor in head.items()}
         architecture["head"] = head_widths(head) | {"initialisation": "normal"}
     return Translated(translated, heads, architecture, dropped)
+
+
+def encoder_name(name: str) -> str | None:
+    """Our name of mmpretrain's, both without ``backbone.``; None for none of an encoder."""
+    return _renamed(name, "blocks", _BLOCK_PARTS, _OTHER_PARTS)
+
+
+def published_encoder_name(name: str) -> str:
+    """The inverse of :func:`encoder_name`."""
+    return str(_renamed(name, "layers", _OUR_BLOCK_PARTS, _OUR_OTHER_PARTS))
 
 
 def _is_head(name: str) -> bool:
@@ -162,9 +172,7 @@ def _write(model: PoseModel) -> Written:
     refuse_knowledge_tokens("sapiens", backbone)
     written = write_one_head("sapiens", model, _PREFIX, _HEAD)
     names = {
-        name: name
-        if _is_head(name)
-        else f"{_PREFIX}{_renamed(name.removeprefix(_PREFIX), 'layers', _OUR_BLOCK_PARTS, _OUR_OTHER_PARTS)}"
+        name: name if _is_head(name) else f"{_PREFIX}{published_encoder_name(name.removeprefix(_PREFIX))}"
         for name in written.tensors
     }
     return Written({names[name]: tensor for name, tensor in written.tensors.items()}, written.dropped)
