@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from posecore.errors import ConfigError
 from posecore.storage import AnyPath, as_path, read_at_most
-from posecore.strict_yaml import parse_yaml
+from posecore.strict_yaml import parse_yaml, place_of
 
 _MAX_PROBLEMS = 20
 
@@ -70,16 +70,18 @@ def read_yaml(path: str | AnyPath) -> dict[str, Any]:
     return value
 
 
-def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str) -> ConfigT:
+def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str, changed: Sequence[str] = ()) -> ConfigT:
     """Validates plain values against a configuration class.
 
     Args:
         values: nested mappings, lists and scalars.
         cls: the configuration class.
-        origin: where the values come from, for the error message.
+        origin: where the values come from, for the error message. The name of a YAML file is looked into for lines.
+        changed: dotted paths of values that do not come from there.
 
     Raises:
-        ConfigError: a clause per offending field, with its dotted path; the first :data:`_MAX_PROBLEMS` of them.
+        ConfigError: a clause per offending field, with its dotted path, and with line and column where it stands in a
+            YAML file; the first :data:`_MAX_PROBLEMS` of them.
     """
     try:
         return cls.model_validate(dict(values))
@@ -88,10 +90,26 @@ def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str) -> 
         for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
             where = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
-            clauses.append(_shortened(f"{where}: {message}" if where else message))
+            clause = _shortened(f"{where}: {message}" if where else message)
+            is_elsewhere = any(f"{where}.".startswith(f"{path}.") for path in changed)
+            clauses.append(clause if is_elsewhere else clause + place_in_yaml(origin, item["loc"]))
         if error.error_count() > _MAX_PROBLEMS:
             clauses.append(f"and {error.error_count() - _MAX_PROBLEMS} more")
         raise ConfigError(f"{origin}: " + "; ".join(clauses)) from None
+
+
+def place_in_yaml(origin: str, keys: Sequence[str | int]) -> str:
+    """`` (line 3, column 5)`` of what stands under some keys of a YAML file, to be put behind what is said of it.
+
+    Empty where ``origin`` is no YAML file that can be read.
+    """
+    if not keys or not origin.endswith((".yaml", ".yml")):
+        return ""
+    try:
+        place = place_of(read_at_most(as_path(origin), MAX_YAML_BYTES).decode(), keys)
+    except (OSError, ValueError, yaml.YAMLError):
+        return ""
+    return "" if place is None else f" (line {place[0]}, column {place[1]})"
 
 
 def _shortened(clause: str, limit: int = 1000) -> str:
@@ -112,7 +130,7 @@ def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] =
     values = read_yaml(path)
     for override in overrides:
         apply_override(values, override)
-    return parse_config(values, cls, origin=str(path))
+    return parse_config(values, cls, str(path), [override.partition("=")[0] for override in overrides])
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -5,6 +5,7 @@ the nodes of aliases, so that a page of text stands for billions of values as so
 it recurses as deep as the text is nested.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import yaml
@@ -28,6 +29,34 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, _StrictLoader)
     except (ValueError, OverflowError) as error:  # the 31st of February, a number of ten thousand digits
         raise yaml.YAMLError(str(error)) from None
+
+
+def place_of(text: str, keys: Sequence[str | int]) -> tuple[int, int] | None:
+    """Line and column, from 1, of what stands under some keys of a YAML document.
+
+    Args:
+        text: a document that :func:`parse_yaml` reads.
+        keys: of mappings and positions in lists, from the top. What leads nowhere at a level, such as the name that a
+            validator gives a kind of settings, is passed over; if the last one does, the place is that of the mapping
+            that lacks it.
+
+    Returns:
+        None where the document is empty.
+    """
+    node = yaml.compose(text, _StrictLoader)
+    if node is None:
+        return None
+    mark = node.start_mark
+    for key in keys:
+        if isinstance(node, MappingNode):
+            found = [(name, value) for name, value in node.value if getattr(name, "value", None) == str(key)]
+            if found:
+                (name, node) = found[0]
+                mark = name.start_mark
+        elif isinstance(node, SequenceNode) and isinstance(key, int) and key < len(node.value):
+            node = node.value[key]
+            mark = node.start_mark
+    return mark.line + 1, mark.column + 1
 
 
 class _StrictLoader(yaml.SafeLoader):

@@ -140,7 +140,7 @@ class DatasetDefinition(Config):
         title: as a person would call it.
         homepage: where to get it.
         reader: import path ``package.module:Class`` of the format's reader.
-        skeleton: the resolved skeleton.
+        skeleton: its points: the name of a skeleton, or a whole one as skeleton.yaml has it.
         subjects: where the subject's name is to be had, if annotations do not state it.
         license: terms.
         area_rule: how the OKS area is obtained.

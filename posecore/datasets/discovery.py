@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from posecore.config import parse_config, read_yaml
+from posecore.config import parse_config, place_in_yaml, read_yaml
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.partition import name_subjects, take_part
@@ -199,7 +199,7 @@ def _parse_definition(path: Path) -> DatasetDefinition:
         try:
             values["skeleton"] = load_skeleton(values["skeleton"])
         except DatasetError as error:
-            raise DatasetError(f"{path}: skeleton: {error}") from None
+            raise DatasetError(f"{path}: skeleton: {error}{place_in_yaml(str(path), ['skeleton'])}") from None
     return parse_config({**values, "folder": path.resolve().parent}, DatasetDefinition, origin=str(path))
 
 

@@ -54,6 +54,23 @@ def test_a_wrong_override_is_named(file: Path, override: str, message: str) -> N
         load_config(file, Run, [override])
 
 
+def test_a_wrong_field_of_a_file_is_named_with_line_and_column(tmp_path: Path) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text("# a run\nname: a\n\nparts:\n  - {lr: 1}\n  - lr: fast\noptimizer:\n  lr: 1\n  size: 3\n")
+    with pytest.raises(ConfigError) as found:
+        load_config(path, Run)
+    assert "parts.1.lr: Input should be a valid number, unable to parse string as a number (line 6, column 5)" in str(
+        found.value
+    )
+    assert "optimizer.size: Extra inputs are not permitted (line 9, column 3)" in str(found.value)
+    path.write_text("\nparts: []\n")
+    with pytest.raises(ConfigError, match=r"name: Field required \(line 2, column 1\)$"):
+        load_config(path, Run)
+    path.write_text("name: a\noptimizer: {lr: 1}\n")
+    with pytest.raises(ConfigError, match=r"optimizer.lr: Input should be .*number$"):  # not said by the file
+        load_config(path, Run, ["optimizer.lr=fast"])
+
+
 def test_every_wrong_field_is_named_with_its_place() -> None:
     with pytest.raises(ConfigError, match=r"^here: name: Field required; parts.0.lr: Input .*; size: Extra inputs"):
         parse_config({"parts": [{"lr": "x"}], "size": 3}, Run, origin="here")
