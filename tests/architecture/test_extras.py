@@ -16,29 +16,18 @@ from tests.support.tiny_training import tiny_model
 
 ROOT = Path(__file__).resolve().parents[2]
 METADATA = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-WITHOUT = "import sys; sys.modules.update(dict.fromkeys({hidden})); {code}"
-COMMANDS = """
+CODE = """
+import sys
+sys.modules.update(dict.fromkeys({hidden}))
+from posecore.__main__ import main
 from posecore.cli import main
 for command in {commands}:
     print("exit status", main(command), flush=True)
-"""
-JOB = """
+for name in set({hidden}) - {{"ray"}}:
+    del sys.modules[name]
 from posecore.cluster.launch import launched
 print("exit status", launched(lambda machines: None))
 """
-
-
-def run(hidden: set[str], code: str) -> list[str]:
-    """What a process that has none of the packages prints, cut after each exit status."""
-    done = subprocess.run(
-        [sys.executable, "-c", WITHOUT.format(hidden=sorted(hidden), code=code)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=os.environ | {"PYTHONPATH": str(ROOT)},
-    )
-    assert done.returncode == 0, done.stdout
-    return re.split(r"(?<=^exit status \d)\n", done.stdout, flags=re.MULTILINE)[:-1]
 
 
 def test_a_message_names_the_extra_that_has_the_package() -> None:
@@ -54,20 +43,22 @@ def test_data_and_predictions_need_no_extra(tmp_path: Path) -> None:
     cv2.imwrite(photo, np.full((64, 48, 3), 99, np.uint8))
     commands = [
         ["datasets", "list"],
-        ["models", "list"],
         ["predict", photo, "--model", model, "--dataset", "people", "--out", str(tmp_path / "out")],
         ["lineage", "model", "pose", "3"],
         ["export", model, "--head", "people", "--out", str(tmp_path / "a.onnx")],
     ]
-    said = run({*EXTRAS, "psutil"}, COMMANDS.format(commands=commands))
-    assert [text[-1] for text in said] == ["0", "0", "0", "1", "1"], said
+    done = subprocess.run(
+        [sys.executable, "-c", CODE.format(hidden=sorted({*EXTRAS, "psutil"}), commands=commands)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert done.returncode == 0, done.stdout
+    said = re.split(r"(?<=^exit status \d)\n", done.stdout, flags=re.MULTILINE)[:-1]
+    assert [text[-1] for text in said] == ["0", "0", "1", "1", "1"], said
     assert "coco_wholebody" in said[0]
     assert any((tmp_path / "out").iterdir())
-    assert "needs the package mlflow, which is not installed: pip install 'posecore[lineage]'." in said[3]
-    assert "pip install 'posecore[export]'." in said[4]
-
-
-def test_a_job_without_ray_says_what_to_do() -> None:
-    (said,) = run({"ray", "deepspeed"}, JOB)
-    assert said.endswith("exit status 1")
-    assert "needs the package ray, which is not installed: pip install 'posecore[cluster]'." in said
+    assert "needs the package mlflow, which is not installed: pip install 'posecore[lineage]'." in said[2]
+    assert "pip install 'posecore[export]'." in said[3]
+    assert "needs the package ray, which is not installed: pip install 'posecore[cluster]'." in said[4], "a job"
