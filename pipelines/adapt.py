@@ -52,7 +52,7 @@ from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.command_line import Flags, read_job
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.judge_step import judge_step
+from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
 from posecore.workflows.machines import Machines
 from posecore.workflows.protocol_check import check_best, check_protocols
@@ -95,9 +95,10 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}
         method = with_own_proportions(method, config, labels["proportions of bodies"])
-        before = judge_step(workflow, "parent", start.folder, evaluation, config.inference)
+        sets = [JudgedSet.of(split) for split in evaluation]
+        before = judge_step(workflow, "parent", start.folder, sets, config.inference)
         child = train(workflow, config, method, parent, start, training, evaluation)
-        after = judge_step(workflow, "child", child.values["folder"], evaluation, config.inference)
+        after = judge_step(workflow, "child", child.values["folder"], sets, config.inference)
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
         judged = outcome(config, start, evaluation, before, after)

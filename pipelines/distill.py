@@ -39,7 +39,7 @@ from posecore.workflows.distillation.stages import first_stage, second_stage, tr
 from posecore.workflows.distillation.teacher import answers_of, fetch_teacher, token_step
 from posecore.workflows.fetched_model import REGISTRY, fetch_start, refuse_other_conventions
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.judge_step import judge_step
+from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.machines import Machines
 from posecore.workflows.protocol_check import check_best, check_protocols
 from posecore.workflows.steps import audit_step, check_places, ingest_splits
@@ -95,9 +95,12 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
         heads = {split.entry.name: teacher.heads[split.entry.answering_head] for split in known}
         with machines.kept():
             if evaluation:
-                judged = judge_step(workflow, "student", student.values["folder"], evaluation, config.inference)
+                judged = judge_step(
+                    workflow, "student", student.values["folder"], list(map(JudgedSet.of, evaluation)), config.inference
+                )
             if known:
-                reference = judge_step(workflow, "teacher", teacher.source.source, known, config.inference, heads)
+                asked = [JudgedSet.of(split, heads) for split in known]
+                reference = judge_step(workflow, "teacher", teacher.source.source, asked, config.inference)
         measured = measure_step(workflow, config, teacher, student)
         registered = register_student(workflow, teacher, student, splits, judged, measured, leaks)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})

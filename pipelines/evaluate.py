@@ -9,6 +9,10 @@ Repeat ``--store`` for several splits. ``--head syrip=coco`` lets another datase
 judges on detected boxes (a COCO detection list) instead of annotated ones, and ``--parent FOLDER`` evaluates a second
 model as well and prints what was gained and forgotten. Any path may be an fsspec URL.
 
+A registered version, ``--model models:/pose/3`` or ``models:/pose@champion``, is judged as jobs judge their own models:
+the evaluation is recorded with the digests of weights and data, so that promotions believe it, and what this code has
+measured before in the same folder is not measured again.
+
 Splits whose protocol is ``torso``, and those that name subjects and have shoulders and hips, are also judged for
 clinics (``docs/clinical_evaluation.md``): in the report, and in ``<out>/<name>/clinical.json``. ``--clinic`` demands
 that of every split, ``--no-clinic`` leaves it out.
@@ -28,15 +32,20 @@ from collections.abc import Sequence
 
 import orjson
 
+from posecore.cli.model_argument import add_registry
 from posecore.cluster.launch import launched
 from posecore.config import parse_config
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.tables import as_markdown, forgetting_table
+from posecore.lineage.model_source import registered_version
+from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.evaluation import EvaluationResult, evaluate_stores
+from posecore.workflows.fetched_model import REGISTRY
 from posecore.workflows.machines import ActorSettings, Machines
+from posecore.workflows.measurement import judged_set, measure
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
@@ -54,7 +63,11 @@ def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates what the command line names; returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="folder of a saved model")
+    parser.add_argument(
+        "--model",
+        required=True,
+        help="folder of a saved model, or models:/name/version or @alias",
+    )
     parser.add_argument("--store", action="append", required=True, metavar="NAME=FOLDER", help="an ingested split")
     parser.add_argument("--out", required=True, help="folder for metrics, result files and report")
     parser.add_argument("--head", action="append", metavar="NAME=HEAD", help="the model's head that answers a split")
@@ -78,7 +91,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="torso-normalised errors by group with intervals, missed bodies, calibration; default: where subjects or "
         "films are named or the protocol is torso",
     )
+    add_registry(parser)
+    parser.add_argument("--experiment", default="evaluations", help="of the records (default: %(default)s)")
     options = parser.parse_args(arguments)
+    if options.parent and REGISTRY in f"{options.model} {options.parent}":
+        parser.error("--parent compares folders; judge registered versions one by one, and ask posecore for both")
 
     def job(machines: Machines) -> None:
         settings = parse_config(
@@ -95,6 +112,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
             {"actors": options.actors, "gpus_per_actor": options.gpus_per_actor}, ActorSettings, origin="command line"
         )
         stores = _pairs(options.store, "--store")
+        heads, boxes = _pairs(options.head, "--head"), _pairs(options.boxes, "--boxes")
+        if options.model.startswith(REGISTRY):
+            tracking = connect(
+                TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True
+            )
+            found = measure(
+                machines,
+                tracking,
+                registered_version(options.model, tracking),
+                [judged_set(name, place, heads.get(name), boxes.get(name)) for name, place in stores.items()],
+                settings,
+                as_path(options.out),
+                worst_cases=options.worst_cases,
+                clinic=options.clinic,
+            )
+            print(orjson.dumps(found.values["metrics"], option=orjson.OPT_INDENT_2).decode())
+            print(f"report {found.values['report']}")
+            return
 
         def judged(model: str, out: AnyPath) -> EvaluationResult:
             return evaluate_stores(
@@ -103,8 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 stores,
                 settings,
                 out=out,
-                heads=_pairs(options.head, "--head"),
-                boxes=_pairs(options.boxes, "--boxes"),
+                heads=heads,
+                boxes=boxes,
                 worst_cases=options.worst_cases,
                 actors=actors,
                 clinic=options.clinic,

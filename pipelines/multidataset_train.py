@@ -49,7 +49,7 @@ from posecore.workflows.command_line import read_job
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.judge_step import as_registered, judge_step
+from posecore.workflows.judge_step import JudgedSet, as_registered, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
 from posecore.workflows.machines import Machines, WorkersConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
@@ -229,7 +229,7 @@ def train(
 def judge(workflow: JobWorkflow, config: JobConfig, split: Split, model: StepResult) -> StepResult:
     """The model on one split, by that dataset's protocol; a step of its own, so that a change judges no other again."""
     folder, pictures = model.values["folder"], config.worst_cases
-    return judge_step(workflow, split.entry.name, folder, [split], config.inference, worst_cases=pictures)
+    return judge_step(workflow, split.entry.name, folder, [JudgedSet.of(split)], config.inference, pictures)
 
 
 def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> Table:

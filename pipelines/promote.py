@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Moves an alias of a registered model if stated gates hold, undoes such a move, or tells its history.
+"""Moves an alias of a registered model if its policies allow it, undoes such a move, or tells its history.
 
-    python pipelines/promote.py --model pose --version 3 --gate 'coco/AP>=0.6' --max-regression 0.005
+    python pipelines/promote.py --register-policies policies.yaml --reason 'the board of 29 November'
+    python pipelines/promote.py --model pose --version 3 --measure-holder
+    python pipelines/promote.py --model pose --version 3 --alias trial --gate 'coco/AP>=0.6' --max-regression 0.005
+    python pipelines/promote.py --model pose --rollback --preview
     python pipelines/promote.py --model pose --rollback --reason 'worse on preterm infants'
     python pipelines/promote.py --model pose --history
 
-The exit status is 1, with the failing gate's sentence, if the alias did not move.
+The exit status is 1, with the sentence of what does not hold, if the alias did not move.
 """
 
 if __name__ == "__main__":  # before the imports below, which take seconds
@@ -15,52 +18,55 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 
-from posecore.config import load_config
-from posecore.lineage.promotion import Gate, PromotionConfig, history, promote, rollback
+from posecore.cluster.launch import launched
+from posecore.lineage.gates import Gate, Requirements
+from posecore.lineage.moves import history
+from posecore.lineage.policies import policies_in_force, register_policies
+from posecore.lineage.promotion import Promotion, promote, rollback, way_back
+from posecore.lineage.terms import USE_CLASSES
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion
+from posecore.storage import as_path
 from posecore.workflows.endings import exit_status
+from posecore.workflows.machines import Machines
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    options = _parser().parse_args(arguments)
-
-    def job() -> None:
-        config = _gates(options)
-        tracking = connect(
-            TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True
-        )
-        if options.history:
-            _tell(tracking, options.model, options.alias)
-        elif options.rollback:
-            now = rollback(tracking, options.model, options.alias, options.reason)
-            holder = "no version" if now is None else f"version {now.version}"
-            print(f"{options.model}: {holder} is now {options.alias}.")
-        else:
-            candidate = RegisteredVersion(options.model, options.version)
-            for check in promote(tracking, candidate, options.alias, config, options.reason):
-                print(check.statement)
-            print(f"{options.model}: version {options.version} is now {options.alias}.")
-
-    return exit_status(job)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.model is None and not (options.register_policies or options.policies):
+        parser.error("--model names the registered model")
+    if options.measure_holder:
+        return launched(lambda machines: _promote(options, machines))
+    return exit_status(lambda: _run(options))
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", required=True, help="registered model")
+    parser.add_argument("--model", help="registered model")
     parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")
     action = parser.add_mutually_exclusive_group(required=True)
     action.add_argument("--version", type=int, help="version that is to hold the alias")
-    action.add_argument("--rollback", action="store_true", help="undo the last move")
+    action.add_argument("--rollback", action="store_true", help="back to the version promoted before")
     action.add_argument("--history", action="store_true", help="print every attempt")
+    action.add_argument("--register-policies", metavar="FILE", type=Path, help="YAML file that holds from now on")
+    action.add_argument("--policies", action="store_true", help="print the policies that hold")
     parser.add_argument("--gate", action="append", default=[], help="bound such as 'coco/AP>=0.6'; repeatable")
     parser.add_argument("--max-regression", type=float, help="how much worse than the holder a gated metric may be")
-    parser.add_argument("--commercial-use", action="store_true", help="require licences that allow commercial use")
-    parser.add_argument("--config", help="YAML file with gates, max_regression and commercial_use")
-    parser.add_argument("--reason", default="", help="why; required for --rollback")
+    parser.add_argument(
+        "--use", action="append", default=[], choices=USE_CLASSES, help="what all it came from must allow; repeatable"
+    )
+    parser.add_argument(
+        "--measure-holder",
+        action="store_true",
+        help="first judge candidate and holder, where no evaluation has, on the same shards by this code",
+    )
+    parser.add_argument("--preview", action="store_true", help="say where --rollback leads; change nothing")
+    parser.add_argument("--reason", default="", help="why; required for --rollback and --register-policies")
     parser.add_argument("--folder", default="runs", help="run folder with the local tracking store (default: runs)")
     parser.add_argument(
         "--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file"
@@ -69,22 +75,63 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _gates(options: argparse.Namespace) -> PromotionConfig:
-    """The file's gates and those of the command line, which also overrides the file's margin."""
-    config = PromotionConfig() if options.config is None else load_config(options.config, PromotionConfig)
-    margin = config.max_regression if options.max_regression is None else options.max_regression
-    return PromotionConfig(
-        gates=(*config.gates, *(Gate.parse(text) for text in options.gate)),
-        max_regression=margin,
-        commercial_use=config.commercial_use or options.commercial_use,
+def _connected(options: argparse.Namespace) -> Tracking:
+    config = TrackingConfig(uri=options.tracking_uri, experiment=options.experiment)
+    return connect(config, options.folder, must_exist=True)
+
+
+def _run(options: argparse.Namespace) -> None:
+    if options.version is not None:
+        _promote(options, None)
+        return
+    tracking = _connected(options)
+    if options.register_policies is not None:
+        number = register_policies(tracking, options.register_policies, options.reason)
+        print(f"policies {number} hold from now on.")
+    elif options.policies:
+        found = policies_in_force(tracking)
+        print(f"# policies {found.number}, {found.digest}\n{found.text.decode()}" if found.number else "no policies")
+    elif options.history:
+        _tell(tracking, options.model, options.alias)
+    elif options.preview:
+        way = way_back(tracking, options.model, options.alias)
+        for version, why in way.passed_over:
+            print(f"version {version.version} is passed over: {why}")
+        before, after = (_holder(version) for version in (way.seen.holder, way.target))
+        print(f"{options.model}: {options.alias} would move from {before} to {after}; nothing was changed.")
+    else:
+        now = rollback(tracking, options.model, options.alias, options.reason)
+        print(f"{options.model}: {_holder(now)} is now {options.alias}.")
+
+
+def _promote(options: argparse.Namespace, machines: Machines | None) -> None:
+    beside = Requirements(
+        gates=tuple(Gate.parse(text) for text in options.gate), max_regression=options.max_regression, use=options.use
     )
+    tracking = _connected(options)
+    candidate = RegisteredVersion(options.model, options.version)
+    measure = None if machines is None else _measuring(machines, tracking, options)
+    for check in promote(tracking, candidate, options.alias, beside, options.reason, measured_before=measure):
+        print(check.statement)
+    print(f"{options.model}: version {options.version} is now {options.alias}.")
+
+
+def _measuring(machines: Machines, tracking: Tracking, options: argparse.Namespace) -> Callable[[Promotion], None]:
+    # Imported here: torch is no part of a promotion that measures nothing.
+    from posecore.workflows.measurement import measure_missing
+
+    return lambda asked: measure_missing(machines, tracking, asked, as_path(options.folder) / "measurements")
+
+
+def _holder(version: RegisteredVersion | None) -> str:
+    return "no version" if version is None else f"version {version.version}"
 
 
 def _tell(tracking: Tracking, model: str, alias: str) -> None:
     for move in history(tracking, model, alias):
         outcome = "done" if move.done else "refused"
         versions = f"{move.source or '-'} -> {move.target or '-'}"
-        print(f"{move.time:%Y-%m-%d %H:%M} {move.user:<12} {move.action:<8} {versions:<10} {outcome:<8} {move.reason}")
+        print(f"{move.time:%Y-%m-%d %H:%M} {move.user:<12} {move.action:<10} {versions:<10} {outcome:<8} {move.reason}")
 
 
 if __name__ == "__main__":

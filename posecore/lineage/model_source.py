@@ -1,5 +1,6 @@
 """From a registered model's name to the model folder it was made from."""
 
+import json
 import re
 import tempfile
 from collections.abc import Iterator
@@ -10,11 +11,15 @@ import mlflow.artifacts
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from mlflow.models.model import MLMODEL_FILE_NAME
 
 from posecore.errors import LineageError, PoseCoreError
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
+from posecore.models.saving import CARD_FILE, MAX_CARD_BYTES
+from posecore.storage import read_at_most
 
+_NOT_SERVED = "artifacts/model"  # where the model lies among the files of one that has nothing to serve
 _URI = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -69,6 +74,30 @@ def named_version(uri: str, tracking: Tracking) -> RegisteredVersion:
     if found is None or number is None:
         return registered_version(uri, tracking)
     return RegisteredVersion(found["name"], int(number))
+
+
+def weights_in_registry(tracking: Tracking, model: RegisteredVersion) -> str:
+    """SHA-256 of a version's weights, as the card says that is registered with them.
+
+    Raises:
+        LineageError: there is no such version, or its card cannot be read.
+    """
+    place = _location(_version(model.uri, tracking), tracking).rstrip("/")
+    with tempfile.TemporaryDirectory() as scratch:
+
+        def fetched(path: str) -> Path:
+            uri = f"{place}/{path}"
+            found = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=scratch, tracking_uri=tracking.uri)
+            return Path(found)
+
+        try:
+            flavors = Model.load(fetched(MLMODEL_FILE_NAME)).flavors
+            served = flavors.get("python_function", {}).get("artifacts", {})
+            folder = str(served["model"]["path"]) if served else _NOT_SERVED
+            return str(json.loads(read_at_most(fetched(f"{folder}/{CARD_FILE}"), MAX_CARD_BYTES))["weights_sha256"])
+        except (MlflowException, OSError, KeyError, TypeError, ValueError) as error:
+            detail = " ".join(str(error).split()).replace(scratch, model.uri)[:200]
+            raise LineageError(f"{model.uri}: the card of its files cannot be read ({detail}).") from error
 
 
 def _version(uri: str, tracking: Tracking) -> ModelVersion:

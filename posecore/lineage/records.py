@@ -16,6 +16,7 @@ from mlflow.exceptions import MlflowException
 from posecore.errors import LineageError
 from posecore.lineage.contents import RESULT, WITHDRAWN, Made, made_by, origins_of, reads_of
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.ledger import is_ledger
 from posecore.lineage.reachable import shown_uri
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import DATASET, SHA256, VERSION, RegisteredVersion
@@ -143,7 +144,11 @@ def read_records(tracking: Tracking) -> Records:
             for model in (_paged(client.search_logged_models, experiments) if experiments else ())
             if VERSION in model.tags
         }
-        records.versions = [_version(each, aliases, logged, records) for each in _paged(client.search_model_versions)]
+        records.versions = [
+            _version(each, aliases, logged, records)
+            for each in _paged(client.search_model_versions)
+            if not is_ledger(each.name)
+        ]
         living = {version.model_id for version in records.versions}
         records.versions += [_deleted(model, records) for id, model in logged.items() if id not in living]
     except MlflowException as error:

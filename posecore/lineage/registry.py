@@ -9,7 +9,6 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 
 import mlflow.pyfunc
-from mlflow import MlflowClient
 from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStatus
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
@@ -19,10 +18,11 @@ from posecore.errors import LineageError
 from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.lineage.ledger import begin, is_ledger
 from posecore.lineage.model_card import model_card
 from posecore.lineage.outage import system_error_behind
 from posecore.lineage.serving_limits import ServingLimits
-from posecore.lineage.tracking import RunLog, metric_name, user_name
+from posecore.lineage.tracking import RunLog, metric_name
 from posecore.lineage.versions import (
     RESUMED_CODE,
     SHA256,
@@ -76,6 +76,8 @@ def register_model(
     """
     if not any(use.role == "training" for use in datasets) and parent is None:
         raise LineageError(f"model {name}: neither training data nor a parent is named; lineage would be empty.")
+    if is_ledger(name):
+        raise LineageError(f"model {name}: lists of the registry are called so; choose another name.")
     verify_model(model_folder)
     client = run.tracking.client
     weights = weights_of(model_folder)
@@ -107,7 +109,7 @@ def register_model(
         for result in evaluations:
             shown = {f"{result.name}/{key}": value for key, value in {**result.metrics, **result.groups}.items()}
             run.log_measured(model_id, shown, step, (result.name, short_digest(result.digest)))
-        _ensure_registered(client, name)
+        begin(run.tracking, name)
         with default_store(run.tracking.uri):
             created = client.create_model_version(
                 name, f"models:/{model_id}", run_id=run.run_id, tags=version_tags, description=card, model_id=model_id
@@ -138,7 +140,7 @@ def _log_model(
         run.tracking.experiment_id,
         name=name,
         source_run_id=run.run_id,
-        tags={**tags, "mlflow.user": user_name()},
+        tags={**tags, "mlflow.user": run.tracking.user},
         params={metric_name(key): value for key, value in parameters.items()},
     )
     try:
@@ -188,16 +190,3 @@ def default_store(uri: str) -> Iterator[None]:
 def _logged_model_id(version: ModelVersion) -> str:
     # ModelVersion.model_id is None on SQLite stores; the source always names it.
     return str(version.source).rsplit("/", 1)[-1]
-
-
-def _ensure_registered(client: MlflowClient, name: str) -> None:
-    try:
-        client.get_registered_model(name)
-    except MlflowException as missing:
-        if missing.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise
-        try:
-            client.create_registered_model(name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise

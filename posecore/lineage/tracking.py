@@ -24,6 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from posecore.config import Config
 from posecore.errors import ConfigError, LineageError, PreflightError
+from posecore.lineage.identity import user_of
 from posecore.lineage.outage import STORE_ERRORS, is_busy, may_pass
 from posecore.lineage.parameters import LONGEST_VALUE
 from posecore.lineage.reachable import check_reachable, shown_uri
@@ -81,6 +82,11 @@ class Tracking:
         """An MLflow client of this store, one per process."""
         return _client(self.uri)
 
+    @property
+    def user(self) -> str:
+        """Who records, as the store knows them."""
+        return user_of(self.uri)
+
     def ask(self, call: Callable[[MlflowClient], T]) -> T:
         """The store's answer to a call that may be repeated; a store that stopped answering is waited for.
 
@@ -118,7 +124,7 @@ class Tracking:
 
     def start_run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> "RunLog":
         """Starts a run without touching MLflow's global "active run"."""
-        all_tags = {**tags, "mlflow.user": user_name()}
+        all_tags = {**tags, "mlflow.user": self.user}
         if parent_run_id is not None:
             all_tags["mlflow.parentRunId"] = parent_run_id
         run = self.ask(lambda client: client.create_run(self.experiment_id, tags=all_tags, run_name=name))
@@ -185,6 +191,10 @@ class RunLog:
     def log_dict(self, value: Mapping[str, Any], artifact: str) -> None:
         """Writes a JSON or YAML artifact, by its suffix."""
         self.tracking.ask(lambda client: client.log_dict(self.run_id, dict(value), artifact))
+
+    def log_text(self, text: str, artifact: str) -> None:
+        """Writes a text artifact."""
+        self.tracking.ask(lambda client: client.log_text(self.run_id, text, artifact))
 
     def log_table(self, columns: Mapping[str, Sequence[str]], artifact: str) -> None:
         """Writes a table that MLflow shows as one; columns of equal length, ``artifact`` ending in ``.json``.
@@ -295,11 +305,6 @@ def _log_params(run_id: str, params: Sequence[Param], client: MlflowClient) -> N
 def metric_name(name: str) -> str:
     """The name with every character MLflow refuses replaced by ``_``."""
     return re.sub(r"[^\w\-. :/]", "_", name)
-
-
-def user_name() -> str:
-    """Who runs this, for records; containers without a user entry have only a number."""
-    return os.environ.get("USER") or os.environ.get("LOGNAME") or f"uid-{os.getuid()}"
 
 
 @lru_cache(maxsize=8)

@@ -78,13 +78,6 @@ class RegisteredVersion:
         return f"models:/{self.name}/{self.version}"
 
 
-def record_evaluation(tracking: Tracking, model: RegisteredVersion, results: Sequence[EvaluationResult]) -> None:
-    """Adds metrics measured later, for instance of the current champion on a new evaluation set."""
-    for result in results:
-        key, value = evaluation_tag(result)
-        tracking.client.set_model_version_tag(model.name, str(model.version), key, value)
-
-
 def get_version(tracking: Tracking, name: str, version: int | str) -> ModelVersion:
     """A model version.
 

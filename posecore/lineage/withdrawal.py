@@ -33,7 +33,7 @@ from posecore.lineage.promotion import move_off
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.steps import OUTPUTS_FILE
 from posecore.lineage.stored_artifacts import remove_artifacts
-from posecore.lineage.tracking import Tracking, user_name
+from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import WITHDRAWN_TAG, RegisteredVersion
 from posecore.lineage.withdrawal_plan import Item, ItemKind, WithdrawalPlan
 from posecore.lineage.withdrawal_record import KIND, RECORD_FILE, sealed, withdrawal_records
@@ -137,7 +137,7 @@ def apply_withdrawal(
                 done.attempt(item.place, partial(_delete, tracking, item, done))
             else:
                 done.kept.append(item.place)
-        content = _content(graph, plan, reason, withdrawn, done, redacted)
+        content = _content(graph, plan, reason, withdrawn, done, redacted, tracking.user)
         record = sealed(content, previous[-1].digest if previous else "", key)
         log.log_dict(record, RECORD_FILE)
     except BaseException as error:
@@ -161,6 +161,7 @@ def _content(
     withdrawn: Withdrawn,
     done: Done,
     redacted: dict[str, str],
+    user: str,
 ) -> dict[str, Any]:
     return {
         "format": 1,
@@ -168,7 +169,7 @@ def _content(
         "dataset": plan.dataset,
         "subject": plan.subject,
         "reason": reason,
-        "user": user_name(),
+        "user": user,
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "pictures": sorted(plan.found.digests),
         "marks": sorted(plan.found.marks),

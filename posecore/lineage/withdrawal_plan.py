@@ -20,7 +20,7 @@ from posecore.lineage.query import LineageGraph
 from posecore.lineage.steps import outputs_everywhere
 from posecore.lineage.stored_artifacts import artifact_place, model_artifacts, model_place, run_artifacts
 from posecore.lineage.tracking import RunLog, Tracking
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
+from posecore.models.saving import CARD_FILE, MAX_CARD_BYTES, WEIGHTS_FILE
 from posecore.schema import Json
 from posecore.shards.editions import EDITIONS_NAME
 from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, QUARANTINE_NAME, read_manifest
@@ -32,7 +32,6 @@ ItemKind: TypeAlias = Literal[
     "registered files",
 ]  # fmt: skip
 
-_MOST_CARD_BYTES = 64 << 20
 _PAGES = (".html", ".csv", ".json", ".parquet", ".png", ".jpg")
 
 
@@ -321,7 +320,7 @@ def _working_copies(graph: LineageGraph, weights: set[Node]) -> Iterator[Item]:
 
 def _stated_weights(card: Path) -> str:
     try:
-        return str(json.loads(read_at_most(card, _MOST_CARD_BYTES)).get("weights_sha256", ""))
+        return str(json.loads(read_at_most(card, MAX_CARD_BYTES)).get("weights_sha256", ""))
     except (OSError, ValueError, AttributeError):
         return ""
 

@@ -31,9 +31,9 @@ from posecore.storage import AnyPath, as_path, read_at_most, sha256_of
 
 WEIGHTS_FILE = "model.safetensors"
 CARD_FILE = "model.json"
+MAX_CARD_BYTES = 64 << 20
 FORMAT = 1
 _NEXT_WEIGHTS, _NEXT_CARD, _PART_CARD = f".next.{WEIGHTS_FILE}", f".next.{CARD_FILE}", f".part.{CARD_FILE}"
-_MAX_CARD_BYTES = 64 << 20
 _MAX_HEADER_BYTES = 100 << 20
 """As the safetensors format allows."""
 _UNREADABLE = (safetensors.SafetensorError, ValueError, KeyError, TypeError, RuntimeError)
@@ -210,7 +210,7 @@ def _read_card(folder: AnyPath) -> tuple[ModelCard, str]:
     holds_model(folder)
     path = folder / CARD_FILE
     try:
-        value = json.loads(read_at_most(path, _MAX_CARD_BYTES))
+        value = json.loads(read_at_most(path, MAX_CARD_BYTES))
     except FileNotFoundError:
         raise CheckpointError(f"{folder} holds no whole model: {CARD_FILE} is missing.") from None
     except OSError as error:

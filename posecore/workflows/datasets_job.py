@@ -172,14 +172,34 @@ class LoaderSettings(MixtureSettings):
     late: LateAugmentConfig | None = None
 
 
-class DatasetsJob(Config):
-    """Base of the run files of such jobs.
+class Job(Config):
+    """Base of whatever is run as steps.
 
     Attributes:
         name: of the workflow, and of the registered model.
         run_folder: everything the run writes; a local folder, one that every node mounts, or any fsspec URL.
-        data_folder: what relative dataset roots are relative to.
         tracking: MLflow store.
+    """
+
+    name: str
+    run_folder: str
+    tracking: TrackingConfig = TrackingConfig()
+
+    @property
+    def folder(self) -> AnyPath:
+        """The run folder, absolute: a submitted job runs in a directory that is thrown away.
+
+        Raises:
+            ConfigError: fsspec cannot open it, or no other process could.
+        """
+        return for_all_nodes(self.run_folder)
+
+
+class DatasetsJob(Job):
+    """Base of the run files of jobs on several datasets.
+
+    Attributes:
+        data_folder: what relative dataset roots are relative to.
         datasets: what is trained and judged on.
         ingest: shape of the shards.
         precut: cut a picture of every body of the training sets, too, for these crops.
@@ -187,10 +207,7 @@ class DatasetsJob(Config):
         allow_leakage: go on although train and evaluation sets share images; recorded in the lineage.
     """
 
-    name: str
-    run_folder: str
     data_folder: str = "."
-    tracking: TrackingConfig = TrackingConfig()
     datasets: tuple[DatasetEntry, ...] = Field(min_length=1)
     ingest: IngestSettings = IngestSettings()
     precut: PrecutSettings | None = None
@@ -219,15 +236,6 @@ class DatasetsJob(Config):
         doubled = sorted({name for name in names if names.count(name) > 1})
         if doubled:
             raise ValueError(f"datasets: named twice: {', '.join(doubled)}.")
-
-    @property
-    def folder(self) -> AnyPath:
-        """The run folder, absolute: a submitted job runs in a directory that is thrown away.
-
-        Raises:
-            ConfigError: fsspec cannot open it, or no other process could.
-        """
-        return for_all_nodes(self.run_folder)
 
     def num_keypoints(self, definitions: Mapping[str, DatasetDefinition]) -> dict[str, int]:
         """By dataset that is trained on, its points."""

@@ -10,6 +10,7 @@ from functools import partial
 
 import numpy as np
 import orjson
+import pyarrow.compute as pc
 import torch
 from numpy.typing import NDArray
 from tqdm import tqdm
@@ -49,6 +50,8 @@ class EvaluationResult:
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
         clinical_files: name of the split → the file with it.
         worst: name of the split → picture of its worst cases, for splits that have any.
+        bodies: name of the split → labelled bodies that were judged, crowds excepted.
+        subjects: name of the split → named people or animals among them.
     """
 
     metrics: dict[str, dict[str, float]]
@@ -57,6 +60,8 @@ class EvaluationResult:
     clinical: dict[str, ClinicalResult]
     clinical_files: dict[str, AnyPath]
     worst: dict[str, AnyPath]
+    bodies: dict[str, int]
+    subjects: dict[str, int]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +155,15 @@ def evaluate_stores(
         clinical=clinical_results,
         clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
         worst={section.name: out / section.name / WORST_FILE for section in sections if section.worst},
+        bodies={section.name: section.num_instances for section in sections},
+        subjects={name: _subjects(task.store) for name, task in tasks.items()},
     )
+
+
+def _subjects(store: ShardStore) -> int:
+    """How many people or animals the bodies are named as, crowds excepted."""
+    named = store.instances.filter(pc.invert(store.instances["is_crowd"]))["subject_id"]
+    return int(pc.count_distinct(named, mode="only_valid").as_py())
 
 
 @dataclass(frozen=True)

@@ -1,10 +1,10 @@
-"""One submission of a job on several datasets: its steps, and who works on them."""
+"""One submission of a job: its steps, and who works on them."""
 
 from collections.abc import Callable
 
 from posecore.lineage.steps import EVERYTHING, Reuse, Workflow
 from posecore.lineage.tracking import Tracking
-from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.datasets_job import Job
 from posecore.workflows.machines import Machines
 
 
@@ -26,7 +26,7 @@ class JobWorkflow(Workflow):
         self,
         machines: Machines,
         tracking: Tracking,
-        config: DatasetsJob,
+        config: Job,
         reuse: Reuse = EVERYTHING,
         report: Callable[[str], None] = print,
     ) -> None:

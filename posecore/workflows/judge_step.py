@@ -1,30 +1,61 @@
 """The step that judges one of several models of a job on ingested splits, each by its dataset's protocol."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 from posecore.evaluation.clinical import group_metrics
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.keypoint_errors import KeypointError
-from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.code_version import code_digest
+from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.measurements import MEASURED, MeasuredOn
 from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
-from posecore.storage import as_path
+from posecore.storage import AnyPath, as_path, sha256_of
 from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.steps import Split, vouched
+
+JUDGING = ("posecore.workflows.evaluation",)
+"""Code that decides figures; two models judged by the same are comparable."""
+_NO_MATTER = {"batch_size", "num_threads"}  # of the settings: they change no figure
+
+
+@dataclass(frozen=True)
+class JudgedSet:
+    """An ingested split that a model is judged on.
+
+    Attributes:
+        name: figures are named ``name/metric``.
+        use: which split, and where it lies.
+        head: the model's head that answers.
+        boxes: COCO detection list to judge on instead of annotated boxes.
+    """
+
+    name: str
+    use: DatasetUse
+    head: str
+    boxes: str | None = None
+
+    @classmethod
+    def of(cls, split: Split, heads: Mapping[str, str] | None = None) -> "JudgedSet":
+        """A split of a job, answered by the head of its entry unless another is named."""
+        name = split.entry.name
+        return cls(name, split.use, (heads or {}).get(name, split.entry.answering_head))
 
 
 def judge_step(
     workflow: JobWorkflow,
     who: str,
     folder: str,
-    splits: Sequence[Split],
+    sets: Sequence[JudgedSet],
     settings: InferenceSettings,
-    heads: Mapping[str, str] | None = None,
     worst_cases: int = 12,
+    out: AnyPath | None = None,
+    clinic: bool | None = None,
 ) -> StepResult:
     """Predicts and judges, with one report beside the model.
 
@@ -32,24 +63,37 @@ def judge_step(
         workflow: the step is recorded in.
         who: the model's part in the job, such as ``teacher`` or ``child``.
         folder: of the model.
-        splits: what it is judged on.
+        sets: what it is judged on.
         settings: how predictions are made.
-        heads: the model's head by name of the split, where it is not the split's own.
-        worst_cases: pictures per split in the report.
+        worst_cases: pictures per set in the report.
+        out: folder of the results; None is ``evaluation/<who>`` beside the model.
+        clinic: see :func:`~posecore.workflows.evaluation.evaluate_stores`.
 
     Returns:
-        By name of the split ``metrics``, ``groups`` (errors of groups of bodies, for splits judged for clinics) and
-        ``errors`` (of each keypoint, as a share of the box; None where it is labelled nowhere), the ``report``, and
-        ``clinical``, the file with what a clinic wants to know, for splits that were judged so.
+        By name of the set ``metrics``, ``groups`` (errors of groups of bodies, for sets judged for clinics) and
+        ``errors`` (of each keypoint, as a share of the box; None where it is labelled nowhere), ``measured``
+        (:class:`~posecore.lineage.measurements.MeasuredOn`), the ``report``, and ``clinical``, the file with what a
+        clinic wants to know, for sets that were judged so; ``model``, the SHA-256 of the weights.
     """
-    stores = {split.entry.name: split.location for split in splits}
-    answering = {split.entry.name: split.entry.answering_head for split in splits} | dict(heads or {})
-    out = as_path(folder).parent / "evaluation" / who
+    stores = {each.name: each.use.location for each in sets}
+    answering = {each.name: each.head for each in sets}
+    boxes = {each.name: each.boxes for each in sets if each.boxes is not None}
+    checksums = {name: sha256_of(as_path(path)) for name, path in boxes.items()}
+    out = out or as_path(folder).parent / "evaluation" / who
+    model = ModelFolder.at(folder)
 
     def execute(log: RunLog) -> Outputs:
-        log_dataset_inputs(log, [split.use for split in splits])
+        log_dataset_inputs(log, [each.use for each in sets])
         result = evaluate_stores(
-            workflow.machines, folder, stores, settings, heads=answering, out=out, worst_cases=worst_cases
+            workflow.machines,
+            folder,
+            stores,
+            settings,
+            heads=answering,
+            boxes=boxes,
+            out=out,
+            worst_cases=worst_cases,
+            clinic=clinic,
         )
         groups = {name: group_metrics(found) for name, found in result.clinical.items()}
         for name, metrics in result.metrics.items():
@@ -66,17 +110,33 @@ def judge_step(
             log.log_table(_error_table(found), f"{name}/keypoint_errors.json")
         for name, path in result.clinical_files.items():
             log.log_file(path, name)
+        code = code_digest(JUDGING)
+        told = settings.model_dump(mode="json", exclude=_NO_MATTER)
+        measured = {
+            each.name: MeasuredOn(
+                digest=each.use.digest,
+                bodies=result.bodies[each.name],
+                subjects=result.subjects[each.name],
+                head=each.head,
+                settings=told,
+                boxes=checksums.get(each.name),
+                code=code,
+            ).model_dump(mode="json")
+            for each in sets
+        }
         clinical = {name: str(path) for name, path in result.clinical_files.items()}
         values: dict[str, Json] = {"metrics": result.metrics, "groups": groups, "errors": errors}
-        values |= {"report": str(result.report), "clinical": clinical}
+        values |= {"report": str(result.report), "clinical": clinical, "model": model.sha256, MEASURED: measured}
         return Outputs(values, vouched(result.report, *result.clinical_files.values()))
 
     inputs = {
-        "model": ModelFolder.at(folder),
-        "data": {split.entry.name: split.digest for split in splits},
+        "model": model,
+        "data": {each.name: each.use.digest for each in sets},
         "heads": answering,
         "settings": settings,
         "worst_cases": worst_cases,
+        "boxes": checksums,
+        "clinic": clinic,
         "out": str(out),
     }
     return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["posecore.workflows.judge_step"])

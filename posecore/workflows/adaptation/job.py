@@ -5,8 +5,9 @@ from typing import Any, Literal, Self
 
 from pydantic import Field, model_validator
 
+from posecore.evaluation.bootstrap import FEW_SUBJECTS
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.promotion import PromotionConfig
+from posecore.lineage.gates import Requirements
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationTerms
 from posecore.models.architecture import ModelConfig
@@ -22,14 +23,19 @@ from posecore.workflows.machines import WorkersConfig
 Group = Literal["target", "kept", "independent", "unlabelled"]
 
 
-class GateSettings(PromotionConfig):
-    """What the child must show to be worth promoting.
+class GateSettings(Requirements):
+    """What the child must show to be worth promoting, beside what its alias's policies will ask.
 
     Attributes:
+        target_subjects: people or animals that the target's figure must rest on at least, where they are named; fewer
+            have no interval that holds what it says.
+        target_bodies: labelled bodies, likewise.
         max_forgetting: by how much a kept set's metric may fall, in the metric's own unit; None does not ask.
         must_gain: whether the target's metric must not be worse than the parent's; asks nothing of a fresh head.
     """
 
+    target_subjects: int = Field(default=FEW_SUBJECTS, ge=0)
+    target_bodies: int = Field(default=30, ge=0)
     max_forgetting: float | None = Field(default=None, ge=0)
     must_gain: bool = True
 

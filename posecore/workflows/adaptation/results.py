@@ -3,7 +3,7 @@
 import csv
 import io
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
@@ -15,7 +15,10 @@ from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.evaluation.tables import Change, forgetting_table
 from posecore.labels.suspects import TABLE_NAME
-from posecore.lineage.promotion import Check, Gate, check_gates
+from posecore.lineage.gates import Check, Gate
+from posecore.lineage.measurements import MEASURED
+from posecore.lineage.promotion import check
+from posecore.lineage.query import LineageGraph
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
@@ -131,22 +134,36 @@ def verdict(
     version: RegisteredVersion,
 ) -> list[Check]:
     """Every gate, those of the run file and those that follow from the parent's own figures."""
-    gates = list(config.gates.gates)
+    gates, checks = list(config.gates.gates), list[Check]()
     for split in evaluation:
-        group, protocol = config.group_of(split.entry), PROTOCOLS[split.definition.evaluation.protocol]
+        name, protocol = split.entry.name, PROTOCOLS[split.definition.evaluation.protocol]
+        group = config.group_of(split.entry)
+        if group == "target":
+            checks += _evidence(config, name, judged.child.values[MEASURED][name])
         allowed = {"target": 0.0 if config.gates.must_gain else None, "kept": config.gates.max_forgetting}.get(group)
         if allowed is None or not start.stands_for_parent(group):
             continue
-        value = judged.parent.values["metrics"][split.entry.name][protocol.primary]
+        value = judged.parent.values["metrics"][name][protocol.primary]
         sign = 1 if protocol.higher_is_better else -1
         gates.append(
             Gate(
-                metric=f"{split.entry.name}/{protocol.primary}",
+                metric=f"{name}/{protocol.primary}",
                 operator=">=" if protocol.higher_is_better else "<=",
                 bound=value - sign * allowed,
             )
         )
-    return check_gates(tracking, version, None, config.gates.model_copy(update={"gates": tuple(gates)}))
+    wanted = config.gates.model_copy(update={"gates": tuple(gates)})
+    more = {split.entry.name: judged.changes(split.entry.name) for split in evaluation}
+    asked = check(tracking, LineageGraph.load(tracking), version, None, [wanted], more)
+    return [*asked, *checks] if asked else []
+
+
+def _evidence(config: AdaptationJob, name: str, on: Mapping[str, int]) -> Iterator[Check]:
+    gates = config.gates
+    for what, least in (("subjects", gates.target_subjects), ("bodies", gates.target_bodies)):
+        if least and (on[what] or what == "bodies"):  # of people whom nobody names the number is not known
+            statement = f"{name} was judged on {on[what]:,} {what}, required at least {least:,} (gates.target_{what})."
+            yield Check(passed=on[what] >= least, statement=statement)
 
 
 def verdict_word(checks: Sequence[Check]) -> str:
