@@ -5,13 +5,12 @@ from collections.abc import Sequence
 from posecore.lineage.certificate import Certificate
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.graph import Node
+from posecore.lineage.permissions import verdicts
 from posecore.lineage.query import Answer, LineageGraph, Sighting
 from posecore.lineage.versions import COST, EVALUATION, EvaluationResult, RegisteredVersion
 from posecore.lineage.weights_use import WeightsUse
 from posecore.lineage.withdrawal import Done, WithdrawalPolicy
 from posecore.lineage.withdrawal_plan import WithdrawalPlan
-
-_TERMS = {True: "commercial use allowed", False: "no commercial use", None: "commercial use not stated"}
 
 
 def describe_model(graph: LineageGraph, model: RegisteredVersion) -> tuple[list[str], bool]:
@@ -27,6 +26,9 @@ def describe_model(graph: LineageGraph, model: RegisteredVersion) -> tuple[list[
         first = weights == graph.weights_node(model)
         lines += _describe_weights(graph, own, weights, first=first)
         lines += _figures(graph, own) if first else []
+    for verdict in verdicts(graph, graph.weights_node(model)):
+        lines.append(f"may be used for {verdict.use}: {verdict.word}")
+        lines += [f"             {why}" for why in verdict.reasons]
     unknown = [why for node, why in graph.unknown_origins().items() if node in behind]
     unknown += [line for line in graph.unreadable if model.uri in line or graph.name(own) in line]
     return [*lines, *(f"unknown: {why}" for why in unknown)], not unknown
@@ -43,12 +45,11 @@ def _describe_weights(graph: LineageGraph, own: Node, weights: Node, *, first: b
     if first:
         uses = [*uses, *(use for use in graph.versions[own].uses if use.role == "evaluation")]
     for use in uses:
-        lines.append(f"  {use.role:<10} {use.label}  {use.digest[:12]}  {use.license} ({_TERMS[use.commercial_use]})")
+        lines.append(f"  {use.role:<10} {use.label}  {use.digest[:12]}  {use.license}")
         lines += [f"             {use.location}"] if use.location else []
     origin = graph.origins.get(weights)
     if origin is not None:
-        terms = f"{origin.license} ({_TERMS[origin.commercial_use]})"
-        lines.append(f"  known as   {origin.source}  {origin.digest[:12]}  {terms}")
+        lines.append(f"  known as   {origin.source}  {origin.digest[:12]}  {origin.license}")
         lines += [f"             {origin.note}"] if origin.note else []
     return lines
 

@@ -6,10 +6,12 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.lineage.permissions import Verdict
 from posecore.lineage.weights_use import weights_of
 from posecore.models.saving import read_card
 from posecore.training.recipe import recipe_facts
 
+_REASONS = 5
 _TEMPLATE = """\
 # {{ name }}
 {% if summary %}
@@ -31,24 +33,34 @@ Made from `{{ parent_uri }}`, which has its own card and data.
 {% endfor %}
 ## Data
 
-| split | used for | licence | commercial use | digest |
-|---|---|---|---|---|
+| split | used for | licence | digest |
+|---|---|---|---|
 {% for use in datasets -%}
-| {{ use.label }} | {{ use.role }} | {{ use.license }} | {{ terms[use.commercial_use] }} | `{{ short(use.digest) }}` |
+| {{ use.label }} | {{ use.role }} | {{ use.license }} | `{{ short(use.digest) }}` |
 {% endfor %}
 {% if weights %}
 ## Weights it started from
 
-| source | layout | licence | commercial use | SHA-256 |
-|---|---|---|---|---|
+| source | layout | licence | SHA-256 |
+|---|---|---|---|
 {% for use in weights -%}
-| {{ use.source }} | {{ use.layout }} | {{ use.license }} | {{ terms[use.commercial_use] }} | `{{ use.digest[:12] }}` |
+| {{ use.source }} | {{ use.layout }} | {{ use.license }} | `{{ use.digest[:12] }}` |
 {% endfor %}
 {% for use in weights if use.note -%}
 {{ use.license }}: {{ use.note }}
 
 {% endfor -%}
 {% endif -%}
+## What it may be used for
+
+By the licences of every dataset, picture and weights behind it, ancestors' and teachers' included.
+
+| use | | why |
+|---|---|---|
+{% for verdict in verdicts -%}
+| {{ verdict.use }} | {{ verdict.word }} | {{ verdict.reasons[:most] | join("; ") }}\
+{% if verdict.reasons | length > most %}; and {{ verdict.reasons | length - most }} more{% endif %} |
+{% endfor %}
 {% if recipe -%}
 ## Training
 
@@ -80,6 +92,7 @@ def model_card(
     model_folder: Path,
     datasets: Sequence[DatasetUse],
     metrics: Mapping[str, Mapping[str, float]],
+    verdicts: Sequence[Verdict] = (),
     parent_uri: str | None = None,
     summary: str = "",
 ) -> str:
@@ -90,6 +103,7 @@ def model_card(
         model_folder: the model; its ``model.json`` gives architecture and heads.
         datasets: every split it was trained or evaluated on.
         metrics: by evaluation set and metric.
+        verdicts: what it may be used for.
         parent_uri: MLflow URI of the version it was made from.
         summary: one paragraph.
     """
@@ -105,6 +119,7 @@ def model_card(
         metrics=metrics,
         recipe=recipe_facts(card["lineage"]),
         parent_uri=parent_uri,
-        terms={True: "allowed", False: "not allowed", None: "not stated"},
+        verdicts=verdicts,
+        most=_REASONS,
         short=short_digest,
     )

@@ -12,7 +12,7 @@ from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.graph import Node
 from posecore.lineage.pictures import Edition, Editions
 from posecore.lineage.query import LineageGraph
-from posecore.lineage.terms import UseClass, licence_ids, terms_of
+from posecore.lineage.terms import USE_CLASSES, UseClass, licence_ids, terms_of
 from posecore.lineage.weights_use import WeightsUse
 
 
@@ -51,6 +51,50 @@ class Objection:
     def __str__(self) -> str:
         verb = "forbids it" if self.forbidden else "does not say that it allows it"
         return f"{self.what} ({self.license}) {verb}: {self.source}"
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What everything behind a model says of one class of use.
+
+    Attributes:
+        use: the class.
+        objections: whatever does not allow it.
+        unknown: why there may be more.
+    """
+
+    use: UseClass
+    objections: tuple[Objection, ...]
+    unknown: tuple[str, ...]
+
+    @property
+    def word(self) -> str:
+        """``allowed`` if all of it allows the use, ``forbidden`` if any of it forbids it, else ``not stated``."""
+        if any(each.forbidden for each in self.objections):
+            return "forbidden"
+        return "not stated" if self.objections or self.unknown else "allowed"
+
+    @property
+    def reasons(self) -> list[str]:
+        """Whatever stands against it, a sentence each; what forbids it first."""
+        ordered = sorted(self.objections, key=lambda each: not each.forbidden)
+        return [*dict.fromkeys(map(str, ordered)), *(f"not known: {why}" for why in self.unknown)]
+
+
+def verdicts(
+    graph: LineageGraph, model: Node, uses: Sequence[UseClass] = USE_CLASSES, stated: Sequence[Permission] = ()
+) -> list[Verdict]:
+    """What a model may be used for, by the terms of all it came from.
+
+    Args:
+        graph: what is recorded.
+        model: weights, or a version.
+        uses: the classes asked about.
+        stated: what is allowed beyond the licences' texts.
+    """
+    editions = Editions.of(graph, graph.graph.reached([model], backwards=True))
+    found = ((use, objections(graph, editions, model, use, stated)) for use in uses)
+    return [Verdict(use, tuple(against), tuple(unknown)) for use, (against, unknown) in found]
 
 
 def objections(
@@ -112,6 +156,11 @@ def _of_dataset(
     if said.commercial_use is not True and not _is_stated(said.license, use, stated):
         source = "as the dataset's definition states"
         yield Objection(node, said.label, said.license, said.commercial_use is False, source)
+        return
+    for each in uses:  # a definition cannot allow what a licence known here forbids
+        for terms in terms_of(each.license):
+            if terms.verdict(use) is False and not _is_stated(terms.id, use, stated):
+                yield Objection(node, each.label, terms.id, True, terms.source)
 
 
 def _of_pictures(node: Node, edition: Edition, use: UseClass, stated: Sequence[Permission]) -> Iterator[Objection]:

@@ -111,11 +111,19 @@ class Editions:
     unread: dict[Node, str] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, graph: LineageGraph) -> "Editions":
-        """Finds them, by digest, wherever a use of a split says that it lay."""
+    def of(cls, graph: LineageGraph, behind: Iterable[Node] | None = None) -> "Editions":
+        """Finds them, by digest, wherever a use of a split says that it lay.
+
+        Args:
+            graph: what is recorded.
+            behind: only the splits among these nodes; None looks for those as well that were never used.
+        """
         found = cls()
-        for split in graph.graph.of_kind("split"):
-            found._find(graph, split)
+        for split in graph.graph.of_kind("split") if behind is None else behind:
+            if split.kind == "split":
+                found._find(graph, split)
+        if behind is not None:
+            return found
         known = {edition.split.key for edition in found.readable} | {split.key for split in found.unread}
         places = {place for split in graph.graph.of_kind("split") for place in graph.places.get(split, ())}
         for place in sorted(places):

@@ -27,8 +27,7 @@ from posecore.lineage.moves import (
     promoted,
     refuse,
 )
-from posecore.lineage.permissions import objections
-from posecore.lineage.pictures import Editions
+from posecore.lineage.permissions import verdicts
 from posecore.lineage.policies import AliasPolicy, InForce, policies_in_force
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.tracking import Tracking
@@ -191,13 +190,12 @@ def _held(
 
 
 def _licences(graph: LineageGraph, weights: Node, wanted: Requirements) -> Iterator[Check]:
-    for use in wanted.use:
-        found, unknown = objections(graph, Editions.of(graph), weights, use, wanted.stated)
-        if found or unknown:
-            said = "; ".join([*map(str, found), *(f"not known: {why}" for why in unknown)])
-            yield Check(passed=False, statement=f"{use} use is not stated as allowed: {said}.")
+    for verdict in verdicts(graph, weights, wanted.use, wanted.stated):
+        if verdict.reasons:
+            said = f"{verdict.use} use is not stated as allowed: {'; '.join(verdict.reasons)}."
         else:
-            yield Check(passed=True, statement=f"every licence of what the model came from allows {use} use.")
+            said = f"every licence of what the model came from allows {verdict.use} use."
+        yield Check(passed=not verdict.reasons, statement=said)
 
 
 def _leaks(

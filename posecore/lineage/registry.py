@@ -18,9 +18,13 @@ from posecore.errors import LineageError
 from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
+from posecore.lineage.graph import Node
 from posecore.lineage.ledger import begin, is_ledger
 from posecore.lineage.model_card import model_card
 from posecore.lineage.outage import system_error_behind
+from posecore.lineage.permissions import Verdict, verdicts
+from posecore.lineage.query import LineageGraph
+from posecore.lineage.records import VersionRecord, read_records
 from posecore.lineage.serving_limits import ServingLimits
 from posecore.lineage.tracking import RunLog, metric_name
 from posecore.lineage.versions import (
@@ -32,7 +36,7 @@ from posecore.lineage.versions import (
     dataset_tags,
     evaluation_tag,
 )
-from posecore.lineage.weights_use import WeightsUse, commercial_use, weights_of, weights_tags
+from posecore.lineage.weights_use import WeightsUse, weights_of, weights_tags
 from posecore.models.saving import WEIGHTS_FILE, read_card, verify_model
 from posecore.storage import sha256_of
 
@@ -80,28 +84,29 @@ def register_model(
         raise LineageError(f"model {name}: lists of the registry are called so; choose another name.")
     verify_model(model_folder)
     client = run.tracking.client
-    weights = weights_of(model_folder)
+    weights, sha256 = weights_of(model_folder), sha256_of(model_folder / WEIGHTS_FILE)
     binding: list[DatasetUse | WeightsUse] = [*(use for use in datasets if use.role == "training"), *weights]
     version_tags = {
         **dataset_tags(datasets),
         **weights_tags(weights),
         **dict(evaluation_tag(result) for result in evaluations),
-        SHA256: sha256_of(model_folder / WEIGHTS_FILE),
+        SHA256: sha256,
         "license": ", ".join(sorted({use.license for use in binding})),
-        "commercial_use": commercial_use(binding),
         "run_id": run.run_id,
         "code": source_digest(),
         "git": git_sha(),
         **_resumed_code(model_folder),
         **(tags or {}),
     }
+    allowed = _allowed(run, name, sha256, datasets, weights, parent)
+    version_tags["commercial_use"] = next(each.word for each in allowed if each.use == "commercial")
     try:
         if parent is not None:
             version_tags["parent"] = parent.uri
             parent_model = _logged_model_id(client.get_model_version(parent.name, str(parent.version)))
             client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
         metrics = {result.name: result.metrics for result in evaluations}
-        card = model_card(name, model_folder, datasets, metrics, parent.uri if parent else None, summary)
+        card = model_card(name, model_folder, datasets, metrics, allowed, parent.uri if parent else None, summary)
         run.log_params(parameters or {})
         model_id = _log_model(run, name, model_folder, card, version_tags, parameters or {})
         step = int(read_card(model_folder).lineage.get("step", 0))
@@ -120,6 +125,33 @@ def register_model(
             raise behind from None
         raise LineageError(f"model {name} was not registered: {' '.join(str(error).split())}") from error
     return RegisteredVersion(name, int(created.version))
+
+
+def _allowed(
+    run: RunLog,
+    name: str,
+    sha256: str,
+    datasets: Sequence[DatasetUse],
+    weights: Sequence[WeightsUse],
+    parent: RegisteredVersion | None,
+) -> list[Verdict]:
+    """What the version that is about to be may be used for, by all that the store records of what it came from."""
+    records = read_records(run.tracking)
+    candidate = VersionRecord(
+        version=RegisteredVersion(name, 0),
+        deleted=False,
+        model_id="",
+        run_id=run.run_id,
+        user=run.tracking.user,
+        sha256=sha256,
+        parent="" if parent is None else parent.uri,
+        aliases=(),
+        uses=list(datasets),
+        weights=list(weights),
+        tags={},
+    )
+    records.versions.append(candidate)
+    return verdicts(LineageGraph(records), Node("weights", sha256))
 
 
 def _resumed_code(model_folder: Path) -> dict[str, str]:

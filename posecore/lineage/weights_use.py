@@ -117,11 +117,3 @@ def _use(child: str, relation: str, record: Mapping[str, Any]) -> WeightsUse:
 def weights_tags(uses: Sequence[WeightsUse]) -> dict[str, str]:
     """One tag of a model version per entry."""
     return {f"{WEIGHTS}{number}": use.model_dump_json() for number, use in enumerate(uses)}
-
-
-def commercial_use(uses: Sequence[DatasetUse | WeightsUse]) -> str:
-    """``forbidden`` if one of the terms forbids it, ``allowed`` if all allow it, else ``not stated``."""
-    stated = {use.commercial_use for use in uses}
-    if False in stated:
-        return "forbidden"
-    return "allowed" if stated == {True} else "not stated"

@@ -27,7 +27,6 @@ from posecore.workflows.measurement import judged_set, measure
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
-pytestmark = pytest.mark.ray
 SETTINGS = InferenceSettings(batch_size=4, flip_test=False, num_threads=1)
 CHAMPION = "champion"
 
@@ -50,15 +49,16 @@ def test_candidate_and_holder_are_judged_on_the_same_shards_by_the_same_code(
     tracking: Tracking,
     versions: list[RegisteredVersion],
     tmp_path: Path,
-    local_ray: None,
+    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")  # as torchrun starts it: this process does the work
     store = hands_store(tmp_path / "hands", hands_definition(), num_images=4)
     holder, candidate, unmeasured = versions
     name = holder.name
     promote(tracking, holder, CHAMPION)
     registry = ["--tracking-uri", tracking.uri, "--folder", str(tmp_path / "runs")]
-    command = ["--store", f"hands={store.location}", "--out", str(tmp_path / "out"), "--no-flip-test", "--actors", "1"]
+    command = ["--store", f"hands={store.location}", "--out", str(tmp_path / "out"), "--no-flip-test"]
     assert evaluate_command.main([*registry, "--model", candidate.uri, *command, "--worst-cases", "1"]) == 0
     assert '"AP"' in capsys.readouterr().out
     graph = LineageGraph.load(tracking)
@@ -82,8 +82,8 @@ def test_candidate_and_holder_are_judged_on_the_same_shards_by_the_same_code(
     assert "hands/AP was not measured (measured: none)." in capsys.readouterr().err
 
     sets = [judged_set("hands", str(store.location))]
-    again = measure(ThisProcess(), tracking, candidate, sets, SETTINGS, tmp_path / "out", worst_cases=1)
-    assert again.reused
+    assert evaluate_command.main([*registry, "--model", candidate.uri, *command, "--worst-cases", "1"]) == 0
+    assert "reused" in capsys.readouterr().out
     tracking.client.set_model_version_tag(name, str(unmeasured.version), "sha256", "f" * 64)
     with pytest.raises(IntegrityError, match="its record says f"):
         measure(ThisProcess(), tracking, unmeasured, sets, SETTINGS, tmp_path / "out")

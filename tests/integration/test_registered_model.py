@@ -189,7 +189,12 @@ def test_registering_leaves_the_process_as_it_was(
 def test_the_model_card_names_heads_data_and_figures(store: Tracking, parent: RegisteredVersion) -> None:
     card = get_version(store, parent.name, parent.version).description
     assert "| mpii | mpii16 | 16 |" in card
-    assert "| clinic/train | training | consent-2024 | not allowed |" in card
+    assert "| clinic/train | training | consent-2024 | `" in card
+    assert (
+        "| commercial | forbidden | clinic/train (consent-2024) forbids it: as the dataset's definition states |"
+        in card
+    )
+    assert "| research | not stated | clinic/train (consent-2024) does not say that it allows it: " in card
     assert "| coco | AP | 0.5000 |" in card
 
 
@@ -372,7 +377,7 @@ def test_terms_of_published_weights_bind_what_was_made_from_them(
         graph, answer
     )
     lines, complete = describe_model(graph, tuned)
-    assert any("CC-BY-NC-4.0 (no commercial use)" in line for line in lines)
+    assert any("(CC-BY-NC-4.0) forbids it" in line for line in lines)
     assert complete
     editions = Editions.of(graph)
     for asked in ("commercial", "CC-BY-NC-4.0"):
@@ -467,7 +472,7 @@ def test_the_command_answers(
     assert posecore_command([*base, "model", "infants", str(child.version)]) == 0
     told = capsys.readouterr().out
     assert "made from adults version 1" in told
-    assert f"training   clinic/train  {split.digest[:12]}  consent-2024 (no commercial use)" in told
+    assert f"training   clinic/train  {split.digest[:12]}  consent-2024" in told
     assert posecore_command([*base, "dataset", "clinic"]) == 0
     assert "infants version 1: training on clinic/train" in capsys.readouterr().out
     assert posecore_command([*base, "subject", SUBJECT]) == 1, "an incomplete answer must not look like a full one"
