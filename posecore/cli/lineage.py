@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def add(commands: Commands) -> None:
-    """Adds ``lineage model | dataset | image | subject | license | weights | stage | code | user | send``."""
+    """Adds ``lineage model | dataset | image | subject | license | weights | stage | code | user | show | send``."""
     group = commands.add_parser(
         "lineage",
         help="what a model has seen, and which models have seen something",
@@ -53,6 +53,9 @@ def add(commands: Commands) -> None:
     code.add_argument("asked", metavar="digest", help="a git commit or a code digest, at least 8 digits of it")
     user = questions.add_parser("user", help="every model that came out of what somebody ran")
     user.add_argument("asked", metavar="user", help="as MLflow shows it")
+    show = questions.add_parser("show", help="draw everything from source data to alias, as a page for a browser")
+    show.add_argument("asked", metavar="model", help="models:/name/version, models:/name@alias, or a dataset")
+    show.add_argument("--html", required=True, metavar="FILE", help="page to write")
     questions.add_parser("send", help="send the points of curves that an outage of the tracking server kept back")
 
 
@@ -71,6 +74,8 @@ def _answer_lineage(options: argparse.Namespace) -> int:
         print(f"{sent} curves sent to {shown_uri(tracking.uri)}")
         return 0
     graph = LineageGraph.load(tracking)
+    if options.question == "show":
+        return _show(tracking, graph, options)
     if options.question == "model":
         lines, complete = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
     else:
@@ -78,6 +83,18 @@ def _answer_lineage(options: argparse.Namespace) -> int:
         lines, complete = answers.describe_answer(graph, answer), not answer.unknown
     print("\n".join(lines))
     return 0 if complete else 1
+
+
+def _show(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespace) -> int:
+    from posecore.lineage.drawing import draw
+    from posecore.viz.graph_page import GraphEdge, GraphNode, write_graph_page
+
+    drawn = draw(tracking, graph, options.asked)
+    nodes = {key: GraphNode(*told) for key, told in drawn.boxes.items()}
+    unknown = [f"unknown: {why}" for why in drawn.unknown]
+    page = write_graph_page(options.html, drawn.title, nodes, [GraphEdge(*each) for each in drawn.arrows], unknown)
+    print("\n".join([f"{len(nodes)} things and what became of them: {page}", *unknown]))
+    return 1 if unknown else 0
 
 
 def _answer(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespace) -> "Answer":

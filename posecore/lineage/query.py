@@ -336,7 +336,7 @@ class LineageGraph:
         Raises:
             QuestionError: nothing of that name was ever used.
         """
-        return self.answer(self._splits(name_or_digest))
+        return self.answer(self.splits_named(name_or_digest))
 
     def judged_on(self, name_or_digest: str) -> Answer:
         """Every model that was judged on a dataset.
@@ -345,7 +345,7 @@ class LineageGraph:
             QuestionError: nothing of that name was ever used.
         """
         found = []
-        for split, use in self._splits(name_or_digest).items():
+        for split, use in self.splits_named(name_or_digest).items():
             for edge in self.graph.targets(split):
                 if edge.relation == "judged on":
                     models = self._judged_in(edge.target)
@@ -365,7 +365,12 @@ class LineageGraph:
                 if weights.kind == "weights":
                     yield from self.registered_as(weights) or [weights]
 
-    def _splits(self, name_or_digest: str) -> dict[Node, DatasetUse | WeightsUse | None]:
+    def splits_named(self, name_or_digest: str) -> dict[Node, DatasetUse | WeightsUse | None]:
+        """Splits of a name, or with a digest, with what is said of each.
+
+        Raises:
+            QuestionError: nothing of that name was ever used.
+        """
         found: dict[Node, DatasetUse | WeightsUse | None] = {}
         for split, uses in self.uses.items():
             if any(_has_digest(use, name_or_digest) or name_or_digest in (use.name, use.label) for use in uses):
@@ -413,10 +418,6 @@ class LineageGraph:
         if not found:
             raise QuestionError(f"{what}: no recorded run of a step fits.")
         return self.answer(found)
-
-
-def _judged(split: Node, model: Node, use: DatasetUse | WeightsUse | None) -> Sighting:
-    return Sighting(model, split, model, use, {split: None, model: Edge(split, model, "judged on")})
 
 
 def _has_digest(use: DatasetUse | WeightsUse, digits: str) -> bool:

@@ -186,6 +186,11 @@ def test_infant_03_withdraws(world: World, capsys: pytest.CaptureFixture[str], t
     assert str(world.folder / "runs" / "student.onnx") in told
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
+    assert world.command("lineage", "show", "models:/infants@champion", "--html", str(tmp_path / "graph.html")) == 0
+    page = (tmp_path / "graph.html").read_text()
+    for told in (str(world.folder / "minirgbd"), "adults version 1", "infants@champion", "student version 1", "stage1"):
+        assert told in page
+
     key = tmp_path / "key"
     key.write_bytes(b"0123456789abcdef")
     command = ["withdraw", "--subject", INFANT, "--reason", "mother, letter of 2026-11-29", "--key", str(key)]
