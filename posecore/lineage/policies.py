@@ -66,7 +66,7 @@ class Policies(Config):
 
 
 @dataclass(frozen=True, slots=True)
-class InForce:
+class CurrentPolicies:
     """The policies that hold now.
 
     Attributes:
@@ -110,7 +110,7 @@ def register_policies(tracking: Tracking, path: Path, reason: str) -> int:
     return number
 
 
-def policies_in_force(tracking: Tracking) -> InForce:
+def policies_in_force(tracking: Tracking) -> CurrentPolicies:
     """The newest ones.
 
     Raises:
@@ -118,7 +118,7 @@ def policies_in_force(tracking: Tracking) -> InForce:
     """
     entry = ledger.newest(tracking, ledger.POLICIES)
     if entry is None:
-        return InForce(0, "", ())
+        return CurrentPolicies(0, "", ())
     text = RunLog(tracking, entry.run_id).read_file(FILE)
     digest = hashlib.sha256(text).hexdigest()
     if digest != entry.tags.get("sha256"):
@@ -126,4 +126,4 @@ def policies_in_force(tracking: Tracking) -> InForce:
             f"policies {entry.number}: {FILE} of run {entry.run_id} is not what was registered; register them again."
         )
     found = parse_config(parse_yaml(text.decode()), Policies, origin=f"policies {entry.number}")
-    return InForce(entry.number, digest, found.policies, text)
+    return CurrentPolicies(entry.number, digest, found.policies, text)

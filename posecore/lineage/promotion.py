@@ -28,7 +28,7 @@ from posecore.lineage.moves import (
     refuse,
 )
 from posecore.lineage.permissions import verdicts
-from posecore.lineage.policies import AliasPolicy, InForce, policies_in_force
+from posecore.lineage.policies import AliasPolicy, CurrentPolicies, policies_in_force
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import SHA256, WITHDRAWN_TAG, RegisteredVersion, get_version
@@ -48,7 +48,7 @@ class Promotion:
 
     candidate: RegisteredVersion
     seen: Standing
-    in_force: InForce
+    in_force: CurrentPolicies
     policies: Sequence[AliasPolicy]
     wanted: Sequence[Requirements]
 
@@ -336,7 +336,7 @@ def _told(tracking: Tracking, action: Action, seen: Standing, target: Registered
 
 def _announced(
     tracking: Tracking,
-    in_force: InForce,
+    in_force: CurrentPolicies,
     action: Action,
     seen: Standing,
     target: RegisteredVersion | None,
