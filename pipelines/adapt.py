@@ -55,7 +55,7 @@ from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
 from posecore.workflows.machines import Machines
-from posecore.workflows.protocol_check import check_best, check_protocols
+from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
 
@@ -90,7 +90,8 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         target = next(split for split in training if split.entry.name == config.target)
-        check_labels(target, evaluation)
+        check_labels(target)
+        check_judged_labels(evaluation)
         leaks = audit_step(workflow, config, training, evaluation)
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}

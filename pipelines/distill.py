@@ -41,7 +41,7 @@ from posecore.workflows.fetched_model import REGISTRY, fetch_start, refuse_other
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.machines import Machines
-from posecore.workflows.protocol_check import check_best, check_protocols
+from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.steps import audit_step, check_places, ingest_splits
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
@@ -79,6 +79,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
+        check_judged_labels(evaluation)
         leaks = audit_step(workflow, config, training, evaluation)
         cached = training if config.cache else []
         with machines.kept():

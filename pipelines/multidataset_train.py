@@ -53,7 +53,7 @@ from posecore.workflows.judge_step import JudgedSet, as_registered, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
 from posecore.workflows.machines import Machines, WorkersConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from posecore.workflows.protocol_check import check_best, check_protocols
+from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
@@ -159,6 +159,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
+        check_judged_labels(evaluation)
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, start, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)

@@ -19,6 +19,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
 from posecore.datasets.finding import MAX_EXAMPLES, Finding, Severity
 from posecore.datasets.image_files import TRANSPOSED, examine, fitting_reading, value_range
+from posecore.datasets.judgeable import LabelCounts, labels_problem
 from posecore.datasets.relations import columns_of, relations, worst_records
 from posecore.datasets.sample import Sample
 from posecore.datasets.seen import Seen
@@ -172,6 +173,7 @@ class _Tally:
         stages: those of the dataset; what ``orient`` sees to is not asked for again.
         may_scale: as of :func:`check_split`.
         areas: px², annotated and of the box in turn, of every body of which the annotation states one.
+        labels: what protocols ask of them.
         at_origin: (K,) labels at exactly (0, 0).
         turned: images that viewers show turned or mirrored, by the reading that their labels fit.
         deep: some images of more than 8 bits.
@@ -192,6 +194,7 @@ class _Tally:
     seen: dict[str, Seen] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
     areas: "array[float]" = field(default_factory=lambda: array("d"))
+    labels: LabelCounts = field(default_factory=LabelCounts)
     at_origin: NDArray[np.int64] = field(init=False)
     turned: Counter[str] = field(default_factory=Counter)
     turned_examples: list[str] = field(default_factory=list)
@@ -202,11 +205,21 @@ class _Tally:
     def __post_init__(self) -> None:
         self.at_origin = np.zeros(self.skeleton.num_keypoints, np.int64)
 
+    def _count_labels(self, record: Record) -> None:
+        labels = self.labels
+        labels.images += 1
+        labels.without_crowd_index += record.extras.get("crowdIndex") is None
+        for body in record.instances:
+            if not body.is_crowd and (body.keypoints[:, 2:] > 0).any():
+                labels.labelled += 1
+                labels.with_head += body.head_bbox_xyxy is not None
+
     def look_at(self, item: Record | Reject) -> None:
         if isinstance(item, Reject):
             self.rejects.setdefault(item.reason, []).append(item)
             return
         self.num_images += 1
+        self._count_labels(item)
         self._once("duplicate-image-id", item.source_id, item.image)
         self._once("duplicate-image-file", item.image, item.source_id)
         width, height = self._look_at_image(item)
@@ -408,6 +421,10 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
                     message=f"{counted} {what}s where the definition states {stated}: a subset, or not complete",
                 )
             )
+    if expected.use == "eval" and tally.num_instances:
+        problem = labels_problem(definition.evaluation.protocol, tally.labels)
+        if problem is not None:
+            findings.append(Finding(severity="error", code="cannot-be-judged", message=problem))
     never = [flag for flag in definition.expected_flags if not tally.flags[flag]]
     if never and tally.num_instances:
         meaning = {0: "0 (not labelled)", 1: "1 (occluded)", 2: "2 (visible)"}

@@ -214,8 +214,8 @@ class DatasetDefinition(Config):
         return {name: self.folder / path for name, path in entry.files.items()}
 
     def digest(self) -> str:
-        """SHA-256 over everything that changes what ingestion writes, as 64 hexadecimal digits."""
-        value: dict[str, Any] = self.model_dump(mode="json")
+        """SHA-256 over what changes shards, which is all but how they are judged, as 64 hexadecimal digits."""
+        value: dict[str, Any] = self.model_dump(mode="json", exclude={"evaluation"})
         return digest_json(value)
 
 

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field, TypeAdapter, ValidationError
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import ConfigError, EvaluationError
@@ -36,6 +38,13 @@ def protocol_problem(definition: EvaluationDefinition, skeleton: Skeleton) -> st
     if unknown:
         has = ", ".join(protocol.options) or "none"
         return f"protocol {definition.protocol} has no option {', '.join(unknown)}; it has {has}."
+    for option in _VALUES.keys() & definition.options.keys():
+        try:
+            _VALUES[option].validate_python(definition.options[option])
+        except ValidationError as error:
+            found = error.errors()[0]
+            where = "".join(f"[{part}]" for part in found["loc"])
+            return f"option {option}{where} of protocol {definition.protocol}: {found['msg']}."
     if definition.protocol in _OKS_PROTOCOLS:
         without = [point.name for point in skeleton.keypoints if point.oks_sigma is None]
         if without:
@@ -58,6 +67,13 @@ def protocol_problem(definition: EvaluationDefinition, skeleton: Skeleton) -> st
             )
     return None
 
+
+_VALUES: Mapping[str, TypeAdapter[Any]] = {
+    "thresholds": TypeAdapter(Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]),
+    "normalise_by": TypeAdapter(Literal["bbox", "image"]),
+    "pcutoff": TypeAdapter(Annotated[float, Field(ge=0, le=1)]),
+}
+"""Options that are no names of points, with the values they may have."""
 
 _NAMED_POINTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "torso": {"neck": ("left_shoulder", "right_shoulder"), "hip": ("left_hip", "right_hip")},

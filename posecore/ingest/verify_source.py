@@ -69,7 +69,7 @@ def verify_source(job: IngestJob, executor: Executor | None = None) -> SourceRep
     where = f"{manifest.dataset} {manifest.split}"
     if manifest.format_version != FORMAT_VERSION:
         raise IngestError(f"{where}: its shards have format {manifest.format_version}; ingest it again to verify it.")
-    if manifest.definition_digest != job.definition.digest():
+    if manifest.definition.digest() != job.definition.digest():
         raise IngestError(f"{where}: dataset.yaml is another than the one its shards were made with; ingest it again.")
     job = IngestJob(
         job.definition,

@@ -33,7 +33,7 @@ class MeasuredOn(Config):
         bodies: labelled bodies that were judged, crowds excepted.
         subjects: named people or animals among them; 0 where nobody is named.
         head: the model's head that answered.
-        settings: how predictions were made, but for what changes no figure.
+        settings: how predictions were made and judged, but for what changes no figure.
         boxes: SHA-256 of the list of detected boxes, None for annotated ones.
         code: digest of the code that judged.
     """

@@ -129,8 +129,14 @@ class Manifest(Config):
 
     @cached_property
     def digest(self) -> str:
-        """The dataset digest: SHA-256 of the manifest's values, as 64 hexadecimal digits."""
-        return digest_json(self.model_dump(mode="json"))
+        """The dataset digest: SHA-256 of the manifest's values, as 64 hexadecimal digits.
+
+        How the dataset is judged does not count: no label and no pixel depends on it, and what has learned from them
+        need not learn again. It counted once, and a split whose manifest was written then keeps its digest.
+        """
+        value = self.model_dump(mode="json")
+        value["definition"].pop("evaluation")
+        return digest_json(value)
 
     @property
     def rejects(self) -> dict[str, int]:
@@ -169,6 +175,8 @@ def read_manifest(folder: AnyPath) -> Manifest:
     except ValueError as error:
         detail = " ".join(str(error).split())
         raise IntegrityError(f"{path}: not a manifest ({detail}); ingest the split again.") from None
+    if manifest.digest != stated and digest_json(manifest.model_dump(mode="json")) == stated:
+        manifest.__dict__["digest"] = stated  # as a cached property keeps its value
     if manifest.digest != stated:
         raise IntegrityError(f"{path}: its content does not have the digest it states; ingest the split again.")
     return manifest

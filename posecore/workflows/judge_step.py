@@ -14,6 +14,7 @@ from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
+from posecore.shards.manifest import read_manifest
 from posecore.storage import AnyPath, as_path, sha256_of
 from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.job import JobWorkflow
@@ -79,6 +80,10 @@ def judge_step(
     answering = {each.name: each.head for each in sets}
     boxes = {each.name: each.boxes for each in sets if each.boxes is not None}
     checksums = {name: sha256_of(as_path(path)) for name, path in boxes.items()}
+    protocols = {
+        name: read_manifest(as_path(location)).definition.evaluation.model_dump(mode="json")
+        for name, location in stores.items()
+    }
     out = out or as_path(folder).parent / "evaluation" / who
     model = ModelFolder.at(folder)
 
@@ -118,7 +123,7 @@ def judge_step(
                 bodies=result.bodies[each.name],
                 subjects=result.subjects[each.name],
                 head=each.head,
-                settings=told,
+                settings={**told, "evaluation": protocols[each.name]},
                 boxes=checksums.get(each.name),
                 code=code,
             ).model_dump(mode="json")
@@ -132,6 +137,7 @@ def judge_step(
     inputs = {
         "model": model,
         "data": {each.name: each.use.digest for each in sets},
+        "evaluation": protocols,
         "heads": answering,
         "settings": settings,
         "worst_cases": worst_cases,

@@ -12,8 +12,9 @@ from posecore.evaluation.inference import InferenceSettings, evaluate_shared
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.models.pose_model import PoseModel
 from posecore.shards.corrections import Corrections
-from posecore.shards.manifest import dataset_digests
+from posecore.shards.manifest import dataset_digests, read_manifest
 from posecore.shards.store import ShardStore, open_store
+from posecore.storage import as_path
 from posecore.training.loop import Evaluate
 
 
@@ -45,7 +46,9 @@ class PeriodicEvaluation:
 
     def decided_by(self) -> dict[str, Any]:
         """See :class:`~posecore.workflows.train_step.Judge`."""
-        return {"data": dataset_digests(self.stores), "heads": dict(self.heads), "settings": self.settings}
+        protocols = {name: read_manifest(as_path(at)).definition.evaluation for name, at in self.stores.items()}
+        data = {"data": dataset_digests(self.stores), "protocols": protocols}
+        return {**data, "heads": dict(self.heads), "settings": self.settings}
 
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
         """Metrics as ``<set>/<metric>``, on rank 0."""

@@ -1,12 +1,17 @@
 """Whether what a job is to judge can be judged, and what it is to look at is judged, before anything starts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+
+import numpy as np
 
 from posecore.datasets.definition import DatasetDefinition
-from posecore.errors import ConfigError
+from posecore.datasets.judgeable import LabelCounts, labels_problem
+from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.protocols import protocol_problem
+from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.datasets_job import DatasetsJob
+from posecore.workflows.steps import Split
 
 
 def check_protocols(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:
@@ -36,3 +41,32 @@ def check_best(config: DatasetsJob, training: TrainingConfig) -> None:
             f"training.best.metric: {training.best.metric} is no metric of a set that is judged; begin it with "
             f"{' or '.join(f'{name}/' for name in judged) or 'one, once there is one'}."
         )
+
+
+def check_judged_labels(evaluation: Sequence[Split]) -> None:
+    """Refuses ingested splits by which nothing could be judged once a model is trained.
+
+    Raises:
+        DatasetError: no body of one is labelled, or its protocol asks for more than its labels have.
+    """
+    for split in evaluation:
+        problem = labels_problem(split.definition.evaluation.protocol, label_counts(open_store(split.location)))
+        if problem is not None:
+            name = f"datasets.{split.entry.name}: evaluation split {split.entry.split('evaluation')}"
+            raise DatasetError(f"{name}: {problem}")
+
+
+def label_counts(store: ShardStore) -> LabelCounts:
+    """What the tables of an ingested split say; heads and crowding of tables that do not tell are taken to be there."""
+    instances, images = store.instances, store.images
+    labelled = (instances["num_labelled"].to_numpy() > 0) & ~instances["is_crowd"].to_numpy()
+    heads = np.ones(len(labelled), np.bool_)
+    if "head_bbox_xyxy" in instances.column_names:
+        heads = instances["head_bbox_xyxy"].is_valid().to_numpy()
+    without = images["crowd_index"].null_count if "crowd_index" in images.column_names else 0
+    return LabelCounts(
+        images=store.num_images,
+        labelled=int(labelled.sum()),
+        with_head=int((labelled & heads).sum()),
+        without_crowd_index=int(without),
+    )

@@ -171,6 +171,7 @@ def ingest_step(
         execute,
         inputs={
             "definition": definition.digest(),
+            "evaluation": definition.evaluation,  # written beside the shards, which stay as they are
             "split": split,
             "settings": config.ingest,
             **({} if precut is None else {"precut": precut}),

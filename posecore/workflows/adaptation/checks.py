@@ -53,26 +53,17 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
             )
 
 
-def check_labels(target: Split, evaluation: Sequence[Split]) -> None:
-    """Refuses labels from which nothing, or nothing of some joint, can be learned, or by which nothing can be judged.
+def check_labels(target: Split) -> None:
+    """Refuses labels from which nothing, or nothing of some joint, can be learned.
 
     Args:
         target: its train split; labels that corrections drop do not count.
-        evaluation: every split to judge on.
 
     Raises:
         DatasetError: too few labelled bodies, or a point that is labelled nowhere.
     """
     bodies = LabelledBodies.from_store(open_store(target.location, corrections=target.corrections))
     refuse_unlearnable(target.entry.name, target.definition.skeleton.names, bodies.labelled)
-    for split in evaluation:
-        instances = open_store(split.location).instances
-        labelled = (instances["num_labelled"].to_numpy() > 0) & ~instances["is_crowd"].to_numpy()
-        if not labelled.any():
-            raise DatasetError(
-                f"datasets.{split.entry.name}: no body of its evaluation split ({split.entry.split('evaluation')}) has "
-                "a labelled point, so nothing can be judged by it; label some, or leave the set out."
-            )
 
 
 def refuse_unlearnable(name: str, points: Sequence[str], labelled: Bool[np.ndarray, "N K"]) -> None:

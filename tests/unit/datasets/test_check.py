@@ -308,3 +308,17 @@ def test_a_protocol_that_cannot_be_computed_is_an_error(download: Download, caps
     )
     download.yaml.write_text(text + "evaluation: {protocol: pck}\n")
     assert cli.main(arguments) == 0
+
+
+def test_an_evaluation_split_that_its_protocol_cannot_judge_is_an_error(download: Download) -> None:
+    judged = DEFINITION.replace("images: images, num_images: 2,", "images: images, use: eval, num_images: 2,")
+    for protocol, message in (("pckh", "no labelled body has a head box"), ("crowdpose", "2 of 2 images have no")):
+        download.yaml.write_text(f"{judged}evaluation: {{protocol: {protocol}}}\n")
+        (finding,) = download.check().findings
+        assert (finding.severity, finding.code) == ("error", "cannot-be-judged")
+        assert message in finding.message
+    download.yaml.write_text(judged)
+    assert not download.check().findings
+    for annotation in download.document["annotations"]:
+        annotation["keypoints"] = [0] * 6
+    assert "cannot-be-judged" in {finding.code for finding in download.check().findings}

@@ -21,6 +21,15 @@ def test_every_shipped_set_can_be_judged() -> None:
         ("minirgbd25", {"protocol": "torso"}, "here left_shoulder is called leftUpperArm"),
         ("coco17", {"protocol": "torso", "options": {"neck": ["neck"]}}, "neck: neck, which skeleton coco17"),
         ("coco17", {"protocol": "torso", "options": {"neck": "nose"}}, "must be a list of names"),
+        (
+            "coco17",
+            {"protocol": "torso", "options": {"thresholds": [0.1, "x"]}},
+            "option thresholds[1] of protocol torso",
+        ),
+        ("coco17", {"protocol": "torso", "options": {"thresholds": []}}, "at least 1 item"),
+        ("coco17", {"protocol": "pck", "options": {"thresholds": [-0.1]}}, "greater than 0"),
+        ("coco17", {"protocol": "pck", "options": {"normalise_by": "body"}}, "should be 'bbox' or 'image'"),
+        ("coco17", {"protocol": "pixel", "options": {"pcutoff": "high"}}, "should be a valid number"),
     ],
 )
 def test_what_is_missing_is_named(skeleton: str, fields: dict[str, object], said: str) -> None:

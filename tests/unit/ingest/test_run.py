@@ -1,6 +1,7 @@
 """One split from records to shards, in this process: what is kept, what is rejected, what is never half-written."""
 
 import errno
+import json
 import math
 import os
 import resource
@@ -20,6 +21,7 @@ import pyarrow.parquet as pq
 import pytest
 from upath import UPath
 
+from posecore.config import digest_json
 from posecore.errors import IngestError, IntegrityError
 from posecore.ingest.executor import InProcess
 from posecore.ingest.plan import plan_shards
@@ -550,3 +552,28 @@ def test_a_full_disk_ends_in_one_sentence_and_more_room_continues(root, small_di
 def test_definitions_of_datasets_travel_in_the_manifest(root, out):
     ingest(job(root, out), records(root, 2))
     assert open_store(out / "tiny" / "train").manifest.definition.digest() == definition(max_loss=0.0).digest()
+
+
+def test_how_a_dataset_is_judged_is_no_part_of_its_digest_and_is_written_beside_shards_that_stay(root, out):
+    source = records(root, 2)
+    first = ingest(job(root, out), source)
+    folder = out / "tiny" / "train"
+    tars = {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")}
+    evaluation = {"protocol": "pixel", "options": {"pcutoff": 0.3}}
+    second = ingest(job(root, out, evaluation=evaluation), source)
+    assert second.digest == first.digest
+    assert open_store(folder).manifest.definition.evaluation.options == {"pcutoff": 0.3}
+    assert {path.name: path.stat().st_mtime_ns for path in folder.glob("*.tar")} == tars
+    assert ingest(job(root, out, max_loss=0.5), source).digest != first.digest
+
+
+def test_a_manifest_of_the_time_when_that_counted_keeps_its_digest(root, out):
+    manifest = ingest(job(root, out, evaluation={"protocol": "pixel"}), records(root, 2))
+    value = manifest.model_dump(mode="json")
+    path = out / "tiny" / "train" / "manifest.json"
+    path.write_text(json.dumps({"digest": digest_json(value), **value}))
+    assert open_store(path.parent).manifest.digest == digest_json(value) != manifest.digest
+    value["definition"]["evaluation"]["protocol"] = "pck"
+    path.write_text(json.dumps({"digest": digest_json(manifest.model_dump(mode="json")), **value}))
+    with pytest.raises(IntegrityError, match="does not have the digest it states"):
+        open_store(path.parent)
