@@ -205,11 +205,13 @@ def _yolo(path: Path, root: Path) -> Found:
     names = description.names or tuple(f"point_{place}" for place in range(description.shape[0]))
     is_mirrored = description.flip and description.flip != tuple(range(len(names)))
     uses = {"train": "train", "val": "eval", "test": "eval"}
-    splits = {
-        part: FoundSplit(annotations=_below(path, root), use=uses.get(part, "any"))
-        for part, places in description.pictures.items()
-        if places and _is_there(source_of(root, _below(path, root), names, part=part))
-    }
+    splits: dict[str, FoundSplit] = {}
+    for part, places in description.pictures.items():
+        again = places in [
+            description.pictures[other] for other in splits
+        ]  # as files without a part to judge on say it
+        if places and not again and _is_there(source_of(root, _below(path, root), names, part=part)):
+            splits[part] = FoundSplit(annotations=_below(path, root), use=uses.get(part, "any"))
     if not splits:
         raise DatasetError(f"{path}: none of the folders of pictures that it names is there.")
     return Found(

@@ -181,3 +181,8 @@ def test_several_kinds_are_not_guessed_between(tmp_path: Path) -> None:
 )
 def test_names_are_spelled_in_one_way(name: str, plain: str) -> None:
     assert _plain(name) == plain
+
+
+def test_a_part_that_is_another_one_is_not_judged_on(tmp_path: Path) -> None:
+    shutil.copytree(FOREIGN / "yolo" / "own", tmp_path / "own")  # val is train there
+    assert list(recognise(tmp_path / "own").splits) == ["train"]
