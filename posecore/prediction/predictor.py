@@ -4,6 +4,7 @@ Crops, decoding, rescoring and suppression of duplicates are those of evaluation
 (:mod:`posecore.evaluation.crops`, :mod:`posecore.evaluation.nms`), so a model answers here as it was judged.
 """
 
+import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from posecore.evaluation.crops import Precision, predict_heads
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.geometry import crop_matrix
 from posecore.loading.crop import box_region
+from posecore.loading.decoders import decoder_difference
 from posecore.models.catalog import CATALOG
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
@@ -89,6 +91,9 @@ class Predictor:
         self.model = model.eval() if device is None else model.eval().to(device)
         self.settings = settings or PredictorSettings()
         model.check_path(self.settings.path)
+        difference = decoder_difference(model.card.lineage)
+        if difference is not None:
+            warnings.warn(difference, stacklevel=2)
         if self.settings.compile:
             for module in (model.backbone, *model.heads.values()):
                 module.compile()

@@ -14,6 +14,8 @@ from posecore.lineage.sample_pictures import SamplePictureLog
 from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.weights_use import weights_in
+from posecore.loading.decoders import KEY as DECODERS
+from posecore.loading.decoders import decoders
 from posecore.loading.loader import LoadingConfig, drawn_shares
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
@@ -162,6 +164,7 @@ def train_step(
             log.log_dict(card.lineage["recipe"], "recipe.json")
         lineage = {**card.lineage, "run_id": log.run_id, "step": progress.step} | folders.inputs
         lineage["data"] = [use.portable for use in uses]
+        lineage[DECODERS] = decoders()
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         folder = model.save(run_dir / "model", card.model_copy(update={"lineage": lineage}))
