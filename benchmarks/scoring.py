@@ -115,9 +115,16 @@ def main() -> None:
     parser.add_argument("--per-image", type=int, default=20)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--ways", nargs="*", default=list(WAYS))
+    parser.add_argument("--folder", type=Path, help="where the files are kept, to be measured again (default: nowhere)")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        truth, results = write_files(Path(folder), options.images, options.per_image)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = options.folder or Path(scratch)
+        truth, results = folder / "truth.json", folder / "results.json"
+        if not truth.exists():
+            folder.mkdir(parents=True, exist_ok=True)
+            write_files(folder, options.images, options.per_image)
+        if not options.repeats:
+            return
         size = results.stat().st_size / 1e6
         found = {way: [] for way in options.ways}
         for _ in range(options.repeats):

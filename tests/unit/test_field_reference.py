@@ -7,7 +7,7 @@ from pipelines.multidataset_train import JobConfig
 from pipelines.pretrain import PretrainingConfig
 from posecore.config import Config, load_config
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.discovery import dataset_folders, load_dataset
+from posecore.datasets.discovery import load_dataset
 from posecore.formats.coco_options import CocoOptions
 from posecore.skeletons.library import load_skeleton, skeleton_names
 from posecore.skeletons.skeleton import Skeleton
@@ -15,7 +15,8 @@ from posecore.workflows.adaptation.job import AdaptationJob
 from tests.architecture.test_configs import CONFIGS, job_of
 from tests.support.field_reference import classes_of, descriptions, page
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "fields.md"
+ROOT = Path(__file__).resolve().parents[2]
+PAGE = ROOT / "docs" / "fields.md"
 SECTIONS = {
     "dataset.yaml": [DatasetDefinition, CocoOptions],
     "skeleton.yaml": [Skeleton],
@@ -27,7 +28,7 @@ SECTIONS = {
 
 
 def reference() -> str:
-    values: list[Config] = [load_dataset(name) for name in dataset_folders()]
+    values: list[Config] = [load_dataset(path) for path in sorted((ROOT / "datasets").glob("*/dataset.yaml"))]
     values += [load_skeleton(name) for name in skeleton_names()]
     values += [load_config(path, job_of(path)) for path in CONFIGS]
     return page(SECTIONS, values, "python tests/unit/test_field_reference.py")
