@@ -65,7 +65,8 @@ class KnowledgeTokenConfig(Config):
             ConfigError: it can learn no token from these datasets.
             IntegrityError: it is not the stated one.
         """
-        return KnowledgeToken(model, self.teacher.read(), self)
+        with torch.device("cpu"):  # an outline, of which every rank reads its part, has the teacher whole as well
+            return KnowledgeToken(model, self.teacher.read(), self)
 
 
 class KnowledgeToken(nn.Module):
@@ -117,7 +118,8 @@ class KnowledgeToken(nn.Module):
             teacher.to(batch.images.device)
         rows = [(self.lessons[group.dataset].head, group.start, group.stop) for group in batch.groups]
         features = teacher.features(batch.images, rows)
-        terms = {}
+        # A set without crops reaches no weight that learns; stage 3 wants the same way back on every rank.
+        terms, reached = {}, 0 * self.token.sum()
         for group in batch.groups:
             lesson = self.lessons[group.dataset]
             codec = teacher.codec(lesson.head)
@@ -127,7 +129,7 @@ class KnowledgeToken(nn.Module):
                 loss = simcc_loss(codec, outputs, targets, weights, len(batch))
             else:
                 loss = heatmap_loss(outputs, targets, weights, len(batch))
-            terms[f"loss/{group.dataset}"] = loss
+            terms[f"loss/{group.dataset}"] = loss + reached
         return terms
 
 

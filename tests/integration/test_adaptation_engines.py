@@ -35,7 +35,7 @@ TAUGHT: dict[str, Any] = {
 }
 """People stand for unlabelled pictures of dogs."""
 
-ASKING = ("distillation", "head-distillation")
+ASKING = ("distillation", "head-distillation", "knowledge-token")
 """Methods that ask a trained model, which is no part of the state."""
 
 
