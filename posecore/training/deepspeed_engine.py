@@ -24,7 +24,7 @@ from posecore.extras import refuse_missing
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.staged import AskingMethod
 from posecore.models.pose_model import PoseModel
-from posecore.models.sharded import Run, copy_masters, drop_copies, let_go, moment_run, shape_of, weight_run
+from posecore.models.sharded import Run, copy_masters, drop_copies, is_sharded, let_go, moment_run, shape_of, weight_run
 from posecore.models.sources import ModelFolder, is_outline
 from posecore.training.asked import fill
 from posecore.training.bf16_weights import round_weights
@@ -200,6 +200,17 @@ class DeepSpeedEngine:
             self._restore_partitions(checkpoint)
         else:
             restore_weights(self.method, checkpoint)
+
+    def close(self) -> None:
+        """See :meth:`posecore.training.engine.Engine.close`."""
+        parameters = list(self.method.parameters())
+        kept: list[Tensor] = [*parameters, *(vars(p)["ds_tensor"] for p in parameters if is_sharded(p))]
+        self._engine.destroy()
+        # Under stage 3 its parts refer to one another through C++, in circles that no collector sees.
+        vars(self._optimizer).clear()
+        vars(self._engine).clear()
+        for tensor in kept:
+            tensor.data = tensor.new_empty(0)
 
     def _restore_partitions(self, checkpoint: Checkpoint) -> None:
         """Stage 3: what layers compute with are other tensors than the optimiser's where precision or place differ."""

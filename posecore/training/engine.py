@@ -128,6 +128,10 @@ class Engine(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Lets moments, gradients and what it keeps of weights go; it and its method are of no use any more."""
+        ...
+
 
 def checked_total(losses: Mapping[str, Tensor]) -> Tensor:
     """The sum of the loss terms, whose gradient is NaN where the sum is not finite, and else what it always is.

@@ -1,6 +1,7 @@
 """Memory of the host that is given back when it is freed."""
 
 import ctypes
+import gc
 
 _M_MMAP_THRESHOLD = -3
 _LEAST_BYTES = 128 << 10
@@ -16,3 +17,11 @@ def give_back_freed() -> None:
     change = getattr(ctypes.CDLL(None), "mallopt", None)
     if change is not None:
         change(_M_MMAP_THRESHOLD, _LEAST_BYTES)
+
+
+def give_back_unused() -> None:
+    """Frees what nothing refers to any more, in circles too, and gives back what the C library keeps of it."""
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)

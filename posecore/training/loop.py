@@ -8,7 +8,7 @@ with the weights of a run left alone, bit for bit on the same layout.
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import astuple, dataclass, replace
 from itertools import chain
 from typing import Any, Self, TypeAlias
@@ -153,7 +153,8 @@ def train(
         method: called with a :class:`~posecore.methods.batch.DeviceBatch`, returns scalar loss terms by name; their sum
             is minimised. A :class:`~posecore.methods.staged.StagedMethod` is told of every step before it, an
             :class:`~posecore.methods.staged.ObservingMethod` is asked after it. Where ways to make it are given and
-            the engine shards weights, no rank but one has them whole at any time, and that one only for a fresh start.
+            the engine shards weights, no rank but one has them whole at any time, and that one only for a fresh start;
+            of a method that was made here nothing is left in the end.
         make_loader: makes this rank's batches; called once.
         config: the run.
         context: where it runs.
@@ -175,7 +176,7 @@ def train(
         accumulation=config.accumulation,
         device=context.device,
     )
-    first = None
+    first, is_ours = None, isinstance(method, MethodMakers)
     if isinstance(method, MethodMakers):
         makers = method
         if is_sharded(config.engine, context):
@@ -198,6 +199,8 @@ def train(
     start = 0 if progress is None else progress.step
     best = BestSoFar(config.best, progress)
     if best.has_lost_patience:  # it ended early, and was asked again
+        if is_ours:
+            engine.close()
         return TrainResult(step=start, metrics={})
     if progress is not None and progress.world_size != context.world_size and context.rank == 0:
         print(_other_world(config, progress, context.world_size), flush=True)
@@ -216,7 +219,11 @@ def train(
     spent = Spent(progress, context.device)
     bad = BadSamples({} if progress is None else progress.bad_samples, context.device)
     skipped = SkippedSteps(engine.method, config.skip_nonfinite_steps, 0 if progress is None else progress.skipped)
-    with CheckpointSaver(context) as saver, _progress_bar(config, context, start) as bar:
+    with (
+        closing(engine) if is_ours else nullcontext(),
+        CheckpointSaver(context) as saver,
+        _progress_bar(config, context, start) as bar,
+    ):
         datasets: tuple[str, ...] = ()
         for batch, waited_s in batches:
             datasets = tuple(group.dataset for group in batch.groups)

@@ -5,6 +5,7 @@ through the real forward and backward pass (:mod:`posecore.training.memory_trace
 written down here, as measured on them (``benchmarks/plan.py``):
 
 * both engines keep float32 weights, gradients and AdamW moments: 4, 4 and 8 bytes per parameter;
+* plain PyTorch on several ranks keeps the memory of gradients, which are its communication buckets, between two steps;
 * in ``bf16`` autocast keeps a 2-byte copy of every weight of a matrix product from its use in the forward pass until
   the backward pass is through with it, whatever is checkpointed, because its cache lives as long as the forward pass.
   Under stage 3 it does not: linear layers let gathered weights go, and the few others are left out here;
@@ -288,9 +289,13 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
         weights = 0
     in_passing = 12 * largest_group  # AdamW's intermediate results, and a flat copy of the group's gradients
     buckets = _bucket_bytes(run, trained)
-    resident = weights + master + moments + average + (gradients + buckets if stage == 3 else 0)
+    resident = weights + master + moments + average + (gradients + buckets if _keeps_gradients(run) else 0)
     if stage == 3:  # gradients and buckets are laid out for good
         backward = float(max(moment.activations for moment in trace.moments) + gathered)
+        update = float(in_passing)
+    elif _keeps_gradients(run):
+        summed = gradients if run.accumulation > 1 else 0  # beside those that ranks average in the last pass
+        backward = float(max(moment.activations + moment.weight_copies for moment in trace.moments) + summed)
         update = float(in_passing)
     else:
         backward = max(_alive(run, moment, gradients, buckets) for moment in trace.moments)
@@ -322,6 +327,11 @@ def _has_masters(run: PlannedRun) -> bool:
     return run.rounds_weights or run.offloads_optimizer or run.offloads_parameters
 
 
+def _keeps_gradients(run: PlannedRun) -> bool:
+    """Whether gradients have memory of their own between two steps, too."""
+    return run.zero_stage == 3 or (run.num_gpus > 1 and not isinstance(run.engine, DeepSpeedEngineConfig))
+
+
 def _trained(run: PlannedRun, cost: ModelCost, trace: StepTrace) -> int:
     if run.adapted is not None:
         return trace.trained
@@ -342,10 +352,8 @@ def _bucket_bytes(run: PlannedRun, trained: int) -> float:
     """Flat buffers in which gradients are averaged over ranks."""
     stage, half = run.zero_stage, run.engine.precision != "fp32"
     if stage == 0:
-        if run.num_gpus == 1:
-            return 0
-        sharded = isinstance(run.engine, DeepSpeedEngineConfig)
-        return 4 * (min(trained, bucket_elements(trained)) if sharded else trained)
+        shared = run.num_gpus > 1 and isinstance(run.engine, DeepSpeedEngineConfig)
+        return 4 * min(trained, bucket_elements(trained)) if shared else 0
     if stage == 3:
         return bucket_elements(trained) * (2 if run.rounds_weights else 4 + 2 if half else 4)
     return bucket_elements(trained) * 4 * (2 if half else 1)  # one for parameters sent in two bytes, one for the others

@@ -1,13 +1,14 @@
-"""Training with plain PyTorch: the whole state on every rank, gradients averaged over ranks."""
+"""Training with plain PyTorch: the whole state on every rank, gradients averaged by DistributedDataParallel."""
 
 import math
 from collections.abc import Sequence, Set
+from contextlib import nullcontext
 from dataclasses import replace
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
+from torch.nn.parallel import DistributedDataParallel
 
 from posecore.methods.batch import DeviceBatch
 from posecore.training.checkpoint import Checkpoint, Counts
@@ -34,8 +35,7 @@ class TorchEngine:
     def __init__(self, config: TorchEngineConfig, method: nn.Module, settings: EngineSettings) -> None:
         materialise(method, settings.device)
         self.method = method.to(settings.device).train()
-        for tensor in method.state_dict().values():
-            _broadcast(tensor)
+        self._averaging = _averaged(self.method, settings.device)
         self._settings = settings
         self._dtype = AUTOCAST.get(config.precision)
         self._optimizer = make_optimizer(method, settings.optimizer)
@@ -52,14 +52,14 @@ class TorchEngine:
     ) -> Update:
         """See :meth:`posecore.training.engine.Engine.step`."""
         totals: dict[str, Tensor] = {}
-        for batch in batches:
-            with torch.autocast(self._settings.device.type, dtype=self._dtype, enabled=self._dtype is not None):
-                losses = self.method(batch)
-            self._scaler.scale(checked_total(losses) / len(batches)).backward()
+        for number, batch in enumerate(batches, start=1):
+            with nullcontext() if self._averaging is None or number == len(batches) else self._averaging.no_sync():
+                with torch.autocast(self._settings.device.type, dtype=self._dtype, enabled=self._dtype is not None):
+                    losses = (self._averaging or self.method)(batch)
+                self._scaler.scale(checked_total(losses) / len(batches)).backward()
             for name, loss in losses.items():
                 totals[name] = totals.get(name, 0) + loss.detach() / len(batches)
         trainable = [p for group in self._optimizer.param_groups for p in group["params"] if p.grad is not None]
-        _average([parameter.grad for parameter in trainable if parameter.grad is not None])
         # Every rank has the same gradients now, and so finds the same of them not to be finite.
         self._scaler.unscale_(self._optimizer)
         norm = clip_gradients(trainable, self._settings.optimizer.clip_norm)
@@ -93,6 +93,12 @@ class TorchEngine:
         if checkpoint.counts.loss_scale is not None:
             scale, updates = checkpoint.counts.loss_scale
             self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
+
+    def close(self) -> None:
+        """See :meth:`posecore.training.engine.Engine.close`."""
+        self._averaging = None
+        self._optimizer.zero_grad()
+        self._optimizer.state.clear()
 
 
 def clip_gradients(parameters: Sequence[nn.Parameter], clip_norm: float | None) -> float:
@@ -208,16 +214,28 @@ def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, checkpo
                 optimizer.state[parameter] = state
 
 
-def _average(tensors: list[Tensor]) -> None:
-    if not dist.is_initialized() or dist.get_world_size() == 1 or not tensors:
-        return
-    flat = _flatten_dense_tensors(tensors)
-    dist.all_reduce(flat)
-    flat /= dist.get_world_size()
-    for tensor, averaged in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):
-        tensor.copy_(averaged)
+class _OnRanks(nn.Module):
+    """A method, beside a weight that no step reaches: where there is none, torch warns that none need be expected."""
+
+    def __init__(self, method: nn.Module, device: torch.device) -> None:
+        super().__init__()
+        self.method = method
+        self.unreached = nn.Parameter(torch.zeros((), device=device))
+
+    def forward(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        losses: dict[str, Tensor] = self.method(batch)
+        return losses
 
 
-def _broadcast(tensor: Tensor) -> None:
-    if dist.is_initialized() and dist.get_world_size() > 1:
-        dist.broadcast(tensor, src=0)
+def _averaged(method: nn.Module, device: torch.device) -> DistributedDataParallel | None:
+    """The method as ranks run it together, from rank 0's weights on; None where there is one rank.
+
+    It averages in buckets, while the backward pass goes on, and gradients lie in the buckets. Unless weights are
+    expected that a step does not reach, buckets are cut anew after the first step; a run that was killed would then
+    add up more than two ranks in another order than one left alone.
+    """
+    if not dist.is_initialized() or dist.get_world_size() == 1:
+        return None
+    return DistributedDataParallel(
+        _OnRanks(method, device), forward_sync_buffers=False, gradient_as_bucket_view=True, find_unused_parameters=True
+    )

@@ -16,6 +16,7 @@ from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, for_all_nodes
 from posecore.training.best import result_of
 from posecore.training.context import LocalContext, default_device
+from posecore.training.host_memory import give_back_unused
 from posecore.workflows.endings import exit_status
 from posecore.workflows.machines import ActorSettings, Machines, Tool, TrainedRun, Worker, WorkersConfig
 from posecore.workflows.nodes import Needs
@@ -48,6 +49,7 @@ class ThisProcess:
         with curve.writing() if curve is not None else nullcontext() as log:
             context = LocalContext(for_all_nodes(run_dir), log, num_to_keep=config.num_to_keep)
             result = worker(context)
+        give_back_unused()  # the model is judged in this process
         checkpoint, last = result_of(context.store)
         return TrainedRun(checkpoint=checkpoint, last=last, metrics=result.metrics)
 
@@ -92,6 +94,8 @@ def _train_along(waiting: dist.ProcessGroup) -> None:
     while (told := _tell(waiting, None)) is not None:
         worker, run_dir, config = told
         worker(LocalContext(for_all_nodes(run_dir), num_to_keep=config.num_to_keep))
+        del worker, told
+        give_back_unused()
     dist.destroy_process_group()
 
 

@@ -4,6 +4,7 @@ import gc
 import json
 import shutil
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
+from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
@@ -311,6 +313,8 @@ def described_method(
     torch.manual_seed(1)
     if teacher is not None:
         student, folder = tiny_model(drop_path=0.0), ModelFolder(source=teacher)
+        if name == "knowledge-token":
+            return KnowledgeTokenConfig(teacher=folder, number=2).build(student)
         if name == "head-distillation":
             return HeadDistillationConfig(teacher=folder).build(student)
         return DistillationConfig(teacher=folder, feature_weight=1e-3).build(student)
@@ -391,6 +395,14 @@ class OneBlindRank(CheckpointStore):
         self.unseen = None
 
 
+def tensor_bytes() -> int:
+    """Of all tensors that this process has."""
+    gc.collect()
+    with warnings.catch_warnings(action="ignore"):
+        tensors = [thing for thing in gc.get_objects() if isinstance(thing, torch.Tensor) and not thing.is_meta]
+        return sum({t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in tensors}.values())
+
+
 def main() -> None:
     """Makes the runs described in a JSON list, one after the other; started once per rank, as torchrun would."""
     for number, run in enumerate(json.loads(sys.argv[1])):
@@ -408,6 +420,7 @@ def main() -> None:
             shutil.copytree(run["copy_of"], run_dir)
         if context.world_size > 1:
             torch.distributed.barrier()
+        held = tensor_bytes() if run.get("counted") else 0
         engine: EngineConfig = TypeAdapter(EngineConfig).validate_python(run["engine"])
         if run.get("outlined"):
             method = outlined(run)
@@ -435,6 +448,9 @@ def main() -> None:
             (run_dir / f"diverged_rank{context.rank}").write_text(str(error))
         if run.get("method") == "prototypes" and isinstance(method, nn.Module):
             save_file(dict(method.model.prototypes.named_buffers()), run_dir / f"prototypes_rank{context.rank}")
+        if run.get("counted"):
+            del method
+            (run_dir / f"left_rank{context.rank}").write_text(str(tensor_bytes() - held))
 
 
 if __name__ == "__main__":

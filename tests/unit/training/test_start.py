@@ -1,4 +1,6 @@
+import gc
 import shutil
+import weakref
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from posecore.training.engine import DeepSpeedEngineConfig, EngineSettings, Torc
 from posecore.training.optimizer import OptimizerConfig
 from posecore.training.start import FirstState, MethodMakers, is_sharded
 from posecore.training.torch_engine import materialise
-from tests.support.tiny_training import tiny_model
+from tests.support.tiny_training import tiny_model, tiny_training
 
 
 def _build() -> nn.Module:
@@ -45,6 +47,20 @@ def test_what_cannot_be_built_is_said_as_it_is(tmp_path: Path) -> None:
 
     with pytest.raises(CheckpointError, match=r"^the weights are gone\.$"):
         FirstState(MethodMakers(build, _outline), LocalContext(tmp_path)).write()
+
+
+def test_what_was_trained_here_leaves_no_memory_taken(tmp_path: Path) -> None:
+    made: list[weakref.ref[torch.Tensor]] = []
+
+    def build() -> nn.Module:
+        method = _build()
+        made.extend(weakref.ref(parameter) for parameter in method.parameters())
+        return method
+
+    tiny_training(LocalContext(tmp_path), TorchEngineConfig(), steps=1, method=MethodMakers(build, _outline))
+    gc.collect()
+    assert made
+    assert not any(parameter() is not None for parameter in made)
 
 
 def test_a_parameter_that_is_used_twice_is_still_one() -> None:
