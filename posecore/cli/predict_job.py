@@ -60,6 +60,12 @@ def predict(options: argparse.Namespace) -> int:
     images.save(options.out, options.model, skeletons, report.failures)
     for _, reason in report.failures:
         print(f"error: {reason}", file=sys.stderr)
+    if report.turned:
+        print(
+            f"note: {len(report.turned)} photos, such as {report.turned[0]}, are stored turned or mirrored (EXIF): "
+            "points are those of the stored pixels, as in training, not of what viewers show",
+            file=sys.stderr,
+        )
     points = ", ".join(f"{head} ({skeleton.num_keypoints} points)" for head, skeleton in skeletons.items())
     failed = f"; {len(report.failures)} could not be used" if report.failures else ""
     print(f"{report.num_bodies} bodies in {report.num_images} images by {points}{failed}: see {options.out}")

@@ -10,7 +10,7 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from posecore.errors import ImageHeaderError, IntegrityError, PredictionError
-from posecore.image_header import bits_per_sample, has_end_mark, image_size
+from posecore.image_header import HEADER_BYTES, bits_per_sample, exif_orientation, has_end_mark, image_size
 from posecore.loading.crop import decode_image
 from posecore.stages.pixels import decoded
 from posecore.stages.ranges import scaled
@@ -68,6 +68,12 @@ def read_picture(
         raise PredictionError(f"{where}: {error}") from None
     except IntegrityError as error:
         raise PredictionError(str(error)) from None
+
+
+def is_turned(path: Path) -> bool:
+    """Whether the EXIF of a file has viewers turn or mirror it."""
+    with path.open("rb") as file:
+        return exif_orientation(file.read(HEADER_BYTES)) != 1
 
 
 def _pixels(picture: "Tensor | Image", where: str) -> NDArray[Any]:

@@ -52,11 +52,13 @@ class Report:
         num_images: photos and frames that were answered.
         num_bodies: in all of them, by the first head.
         failures: name of every file that could not be used, or not wholly, with the reason.
+        turned: names of photos that viewers show turned, and whose points are those of the stored pixels.
     """
 
     num_images: int = 0
     num_bodies: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    turned: list[str] = field(default_factory=list)
 
 
 class ImageNumbers:
@@ -214,9 +216,12 @@ def _photos(
                 source, reading = waiting.popleft()
                 advance()
                 try:
-                    yield reading.result()
+                    frame = reading.result()
                 except PredictionError as error:
                     report.failures.append((source.name, str(error)))
+                    continue
+                report.turned += [frame.name] * frame.turned
+                yield frame
         finally:
             readers.shutdown(cancel_futures=True)
 

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from posecore.errors import PredictionError
-from posecore.prediction.photos import printable, read_picture
+from posecore.prediction.photos import is_turned, printable, read_picture
 
 VIDEO_SUFFIXES = frozenset({".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv"})
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".gif", ".heic"})
@@ -47,12 +47,14 @@ class Frame:
         image: (H, W, 3) uint8 RGB.
         index: 0-based number within its video, None for a photo.
         time_s: seconds since the video began, 0 for a photo.
+        turned: whether viewers show the photo turned or mirrored, for its EXIF says so; its points are not.
     """
 
     name: str
     image: UInt8[np.ndarray, "H W 3"]
     index: int | None = None
     time_s: float = 0.0
+    turned: bool = False
 
     def __str__(self) -> str:
         return self.name if self.index is None else f"{self.name} frame {self.index}"
@@ -92,7 +94,8 @@ def read_photo(source: Source, scale_range: tuple[float, float] | None = None) -
     Raises:
         PredictionError: it cannot be used.
     """
-    return Frame(source.name, read_picture(source.path, source.name, scale_range=scale_range))
+    picture = read_picture(source.path, source.name, scale_range=scale_range)
+    return Frame(source.name, picture, turned=is_turned(source.path))
 
 
 class Video:

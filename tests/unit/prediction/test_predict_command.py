@@ -61,6 +61,21 @@ def test_photos_of_16_bits_are_refused_unless_their_range_is_stated(
     assert "scale_range: two numbers from 0 to 65535, the lower first" in capsys.readouterr().err
 
 
+def test_photos_that_viewers_show_turned_are_told_of(
+    model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photo(tmp_path / "a.jpg")
+    data = photo(tmp_path / "b.jpg").read_bytes()
+    tiff = b"MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06\0\0\0\0\0\0"
+    segment = b"\xff\xe1" + (2 + 6 + len(tiff)).to_bytes(2, "big") + b"Exif\0\0" + tiff
+    (tmp_path / "b.jpg").write_bytes(data[:2] + segment + data[2:])
+    command = ["predict", str(tmp_path / "*.jpg"), "--model", model, "--out", str(tmp_path / "out"), "--format", "coco"]
+    assert main(command) == 0
+    assert "note: 1 photos, such as b.jpg, are stored turned or mirrored" in capsys.readouterr().err
+    assert main([*command[:1], str(tmp_path / "a.jpg"), *command[2:]]) == 0
+    assert "turned" not in capsys.readouterr().err
+
+
 def test_one_photo_gets_its_skeleton_and_its_numbers(
     model: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
