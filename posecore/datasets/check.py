@@ -4,6 +4,7 @@ An image is judged by its first and last 64 KiB; only some of those with more th
 """
 
 import math
+import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,11 @@ SAMPLE_SIZE = 50
 RELATED_SIZE = 2000
 """Records whose labels are related to each other; shares of them stand for the split's."""
 _DECODED_SIZE = 20
+_LAST_NUMBER = re.compile(r"\d+(?=\D*$)")
+_DIGITS = 12
+_ENOUGH_FRAMES = 5
+_SPARSE = 10
+"""Numbers with larger gaps, on average, are ids of photographs rather than frames."""
 POINT_TOLERANCE_PX = 1.0
 """Annotators click on the border; a point this far outside is not reported."""
 
@@ -174,6 +180,7 @@ class _Tally:
         may_scale: as of :func:`check_split`.
         areas: px², annotated and of the box in turn, of every body of which the annotation states one.
         labels: what protocols ask of them.
+        series: name of images without their last number → how many, and the least and greatest number.
         at_origin: (K,) labels at exactly (0, 0).
         turned: images that viewers show turned or mirrored, by the reading that their labels fit.
         deep: some images of more than 8 bits.
@@ -194,6 +201,7 @@ class _Tally:
     seen: dict[str, Seen] = field(default_factory=dict)
     subjects: set[str] = field(default_factory=set)
     areas: "array[float]" = field(default_factory=lambda: array("d"))
+    series: dict[str, tuple[int, int, int]] = field(default_factory=dict)
     labels: LabelCounts = field(default_factory=LabelCounts)
     at_origin: NDArray[np.int64] = field(init=False)
     turned: Counter[str] = field(default_factory=Counter)
@@ -204,6 +212,13 @@ class _Tally:
 
     def __post_init__(self) -> None:
         self.at_origin = np.zeros(self.skeleton.num_keypoints, np.int64)
+
+    def _count_series(self, image: str) -> None:
+        number = _LAST_NUMBER.search(image)
+        if number is not None:
+            name, place = _LAST_NUMBER.sub("…", image), int(number[0][-_DIGITS:])
+            count, low, high = self.series.get(name, (0, place, place))
+            self.series[name] = count + 1, min(low, place), max(high, place)
 
     def _count_labels(self, record: Record) -> None:
         labels = self.labels
@@ -220,6 +235,7 @@ class _Tally:
             return
         self.num_images += 1
         self._count_labels(item)
+        self._count_series(item.image)
         self._once("duplicate-image-id", item.source_id, item.image)
         self._once("duplicate-image-file", item.image, item.source_id)
         width, height = self._look_at_image(item)
@@ -425,6 +441,8 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
         problem = labels_problem(definition.evaluation.protocol, tally.labels)
         if problem is not None:
             findings.append(Finding(severity="error", code="cannot-be-judged", message=problem))
+    if expected.partition is not None and expected.partition.by == "frame":
+        findings += _frames_on_both_sides(tally, forced=expected.partition.force_frame_split)
     never = [flag for flag in definition.expected_flags if not tally.flags[flag]]
     if never and tally.num_instances:
         meaning = {0: "0 (not labelled)", 1: "1 (occluded)", 2: "2 (visible)"}
@@ -437,6 +455,28 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
             )
         )
     return findings
+
+
+def _frames_on_both_sides(tally: _Tally, *, forced: bool) -> list[Finding]:
+    """Whether images that are divided one by one look like frames of few videos, by their names or by what is stated."""
+    if forced:
+        message = "the split is divided by frame although subjects or videos are known, so bodies are on both sides"
+        return [Finding(severity="warning", code="divided-by-frame", message=message)]
+    dense = {
+        name: count
+        for name, (count, low, high) in tally.series.items()
+        if count >= _ENOUGH_FRAMES and high - low < _SPARSE * count
+    }
+    if sum(dense.values()) <= tally.num_images / 2:
+        return []
+    first = max(dense, key=lambda name: dense[name])
+    message = (
+        f"{sum(dense.values())} of the {tally.num_images} images of a split that is divided by frame are numbered "
+        f"through in {len(dense)} series, such as {first}: if they are videos, a model is judged on frames nearly equal "
+        "to those it was trained on. Name videos (reader_options: video_field) or subjects (subjects: {pattern: ...}), "
+        "and take by: subject"
+    )
+    return [Finding(severity="warning", code="divided-by-frame", message=message)]
 
 
 def _missing_files(root: AnyPath, annotations: str, images: str, detections: str | None) -> list[Finding]:

@@ -322,3 +322,28 @@ def test_an_evaluation_split_that_its_protocol_cannot_judge_is_an_error(download
     for annotation in download.document["annotations"]:
         annotation["keypoints"] = [0] * 6
     assert "cannot-be-judged" in {finding.code for finding in download.check().findings}
+
+
+@pytest.mark.parametrize(
+    ("names", "warned"),
+    [
+        ([f"{video}_{frame:04d}.jpg" for video in ("cat", "dog") for frame in range(12)], True),
+        ([f"{video}/{frame}.jpg" for video in range(3) for frame in range(8)], True),
+        ([f"{name}1.jpg" for name in "abcdefghijklmnopqrstuvwx"], False),
+        ([f"{1000 * number + 7:012d}.jpg" for number in range(24)], False),
+    ],
+)
+def test_frames_of_few_videos_divided_by_frame_are_warned_of(
+    download: Download, names: list[str], warned: bool
+) -> None:
+    image = (download.root / "images" / "a.jpg").read_bytes()
+    for name in names:
+        (download.root / "images" / name).parent.mkdir(parents=True, exist_ok=True)
+        (download.root / "images" / name).write_bytes(image)
+    images = [{"id": i, "file_name": name, "width": 40, "height": 30} for i, name in enumerate(names, start=1)]
+    body = download.document["annotations"][0]
+    annotations = [{**body, "id": i, "image_id": i} for i in range(1, len(names) + 1)]
+    download.document |= {"images": images, "annotations": annotations}
+    by_frame = "images: images, partition: {part: train, by: frame, share: 0.1}"
+    download.yaml.write_text(DEFINITION.replace("images: images, num_images: 2, num_instances: 2", by_frame))
+    assert ("divided-by-frame" in {finding.code for finding in download.check().findings}) == warned
