@@ -1,5 +1,7 @@
 """Proving that shards are what reader and stages make of the sources."""
 
+import shutil
+
 import cv2
 import numpy as np
 import pytest
@@ -24,9 +26,11 @@ class Capricious(ImageStage):
         return type(given)(data=cv2.imencode(".png", pixels)[1].tobytes(), record=given.record)
 
 
-@pytest.fixture
-def split(tmp_path):
-    root = tmp_path / "raw"
+@pytest.fixture(scope="module")
+def ingested(tmp_path_factory):
+    """A folder with a download and its shards."""
+    folder = tmp_path_factory.mktemp("verified")
+    root = folder / "raw"
     made = records(root, 6)
     write_film(root / "film.mp4", [0, 40, 80, 120, 160])
     for item, frame in ((made[2], 1), (made[4], 3)):
@@ -34,9 +38,16 @@ def split(tmp_path):
     (root / "images" / "5.jpg").write_bytes(cv2.imencode(".jpg", cv2.resize(decode(picture(5)), (40, 30)))[1].tobytes())
     made[5].width, made[5].height = 40, 30
     write_annotations(root, made)
-    of = job(root, tmp_path / "out", images_per_shard=2, stages=STAGES)
-    ingest(of)
-    return of
+    ingest(job(root, folder / "out", images_per_shard=2, stages=STAGES))
+    return folder
+
+
+@pytest.fixture
+def split(ingested, tmp_path):
+    """A copy of it, to be spoiled."""
+    for name in ("raw", "out"):
+        shutil.copytree(ingested / name, tmp_path / name)
+    return job(tmp_path / "raw", tmp_path / "out", images_per_shard=2, stages=STAGES)
 
 
 def decode(data):
