@@ -458,7 +458,7 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
 
 
 def _frames_on_both_sides(tally: _Tally, *, forced: bool) -> list[Finding]:
-    """Whether images that are divided one by one look like frames of few videos, by their names or by what is stated."""
+    """Whether images that are divided one by one look like frames of videos, by their names or by what is stated."""
     if forced:
         message = "the split is divided by frame although subjects or videos are known, so bodies are on both sides"
         return [Finding(severity="warning", code="divided-by-frame", message=message)]
@@ -472,8 +472,8 @@ def _frames_on_both_sides(tally: _Tally, *, forced: bool) -> list[Finding]:
     first = max(dense, key=lambda name: dense[name])
     message = (
         f"{sum(dense.values())} of the {tally.num_images} images of a split that is divided by frame are numbered "
-        f"through in {len(dense)} series, such as {first}: if they are videos, a model is judged on frames nearly equal "
-        "to those it was trained on. Name videos (reader_options: video_field) or subjects (subjects: {pattern: ...}), "
+        f"through in {len(dense)} series, such as {first}: if they are videos, a model is judged on frames nearly "
+        "equal to those it was trained on. Name videos (option video_field) or subjects (subjects: {pattern}), "
         "and take by: subject"
     )
     return [Finding(severity="warning", code="divided-by-frame", message=message)]
