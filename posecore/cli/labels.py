@@ -11,20 +11,27 @@ from posecore.errors import DatasetError
 from posecore.labels.agreement import agreement, agreement_text
 from posecore.labels.bodies import LabelledBodies
 from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
+from posecore.labels.export import WRITERS, export, pictures_of_files, read_predictions
+from posecore.labels.next_pictures import next_pictures
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
+from posecore.loading.crop import decode_image
 from posecore.schema import Json, Record, json_text
 from posecore.shards.corrections import read_corrections, write_corrections
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import as_path, write_atomically
+from posecore.viz.gallery import write_gallery
+from posecore.viz.overlay import draw_instances
 from posecore.viz.suspects import write_suspect_gallery
+
+_MAX_PIXELS = 100_000_000
 
 
 def add(commands: Commands) -> None:
-    """Adds ``labels learn | check | losses | prior | agreement``."""
+    """Adds ``labels learn | check | losses | prior | agreement | next``."""
     group = commands.add_parser("labels", help="proportions of a population, and labels that look wrong")
     actions = group.add_subparsers(dest="action", required=True)
     learn = actions.add_parser("learn", help="learn bone lengths and joint angles from labels")
@@ -68,6 +75,15 @@ def add(commands: Commands) -> None:
     compare.add_argument("--out", type=Path, help="JSON file to write")
     compare.add_argument("--seed", type=int, default=0, help="of the intervals (default: 0)")
     compare.set_defaults(run=_agreement)
+
+    following = actions.add_parser("next", help="which pictures to label next, as a page and as pre-labels to correct")
+    following.add_argument("predicted", type=Path, help="folder that `posecore predict` has written")
+    following.add_argument("--pictures", type=Path, required=True, help="folder of the pictures or films")
+    following.add_argument("--num", type=positive, default=24, help="how many (default: 24)")
+    following.add_argument("--head", default="", help="whose points (default: the first)")
+    following.add_argument("--format", choices=list(WRITERS), default="coco", help="of the pre-labels (default: coco)")
+    following.add_argument("--out", type=Path, required=True, help="folder to write into")
+    following.set_defaults(run=_next)
 
 
 def _add_split(parser: argparse.ArgumentParser) -> None:
@@ -180,6 +196,28 @@ def _records_of(place: str, annotator: int | None) -> tuple[list[Record], Skelet
     definitions = [plain_definition(found, split) for split in found.splits.values()]
     items = [item for one in definitions for item in read_pool(one, "all", found.root)]
     return [item for item in items if isinstance(item, Record)], definitions[0].skeleton
+
+
+def _next(options: argparse.Namespace) -> int:
+    found = read_predictions(options.predicted, options.head)
+    chosen = next_pictures(found.records, options.num)
+    pictures = list(pictures_of_files((found.records[one.row] for one in chosen), options.pictures))
+    done = export(pictures, found.skeleton, "next", options.format, options.out)
+    shown = (
+        (
+            draw_instances(decode_image(data, _MAX_PIXELS, record.image), record.instances, found.skeleton),
+            f"{record.image}: doubt {one.doubt:.2f}, distance from those before {one.distance:.2f}",
+        )
+        for one, (record, data) in zip(chosen, pictures, strict=True)
+        if isinstance(data, bytes)
+    )
+    page = write_gallery(shown, options.out / "page", "To label next")
+    print(f"{done.num_pictures} pictures of {len(found.records)}, the first first\n{page}")
+    for path in done.files:
+        print(path)
+    for reason in done.missing[:3]:
+        print(f"  left out: {reason}")
+    return 0
 
 
 def _write(
