@@ -5,6 +5,7 @@
 
     ray job submit --working-dir . -- python pipelines/multidataset_train.py --config pipelines/configs/demo.yaml
     python pipelines/multidataset_train.py --config pipelines/configs/demo.yaml        # the same on a laptop
+    python pipelines/multidataset_train.py --data coco=/data/coco --model vitpose-small          # without a run file
     torchrun --nproc-per-node 2 pipelines/multidataset_train.py --config pipelines/configs/demo.yaml     # without Ray
 
 Every named dataset is ingested into shards, the splits are audited for leakage, one backbone with a head per dataset is
@@ -20,6 +21,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Self
 
 from pydantic import Field, model_validator
@@ -45,7 +47,7 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
-from posecore.workflows.command_line import read_job
+from posecore.workflows.command_line import Flags, read_job
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.job import JobWorkflow
@@ -56,7 +58,11 @@ from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
+from posecore.workflows.train_flags import declare, overrides
 from posecore.workflows.train_step import judge_while_training, train_step
+
+FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml")
+"""``--data`` and ``--model``, which change that file where there is no ``--config``."""
 
 
 class JobConfig(DatasetsJob):
@@ -249,7 +255,7 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return launched(read_job(__doc__, JobConfig, run, arguments))
+    return launched(read_job(__doc__, JobConfig, run, arguments, FLAGS))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from posecore.config import load_config
+import yaml
+
+from posecore.config import apply_override, load_config, read_yaml
 from posecore.lineage.steps import Reuse
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.machines import Machines
@@ -56,6 +58,7 @@ def read_job(
     parser.add_argument(
         "--verify", action="store_true", help="read what finished steps wrote, and make anew what is not as it was"
     )
+    parser.add_argument("--dry-run", action="store_true", help="print the run file that this stands for, and stop")
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
     earlier.add_argument(
@@ -72,6 +75,13 @@ def read_job(
         if flags is not None:
             run_file, overrides = run_file or usual, [*flags.overrides(options), *overrides]
         reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
-        run(load_config(run_file, config_class, overrides), reuse, machines)
+        config = load_config(run_file, config_class, overrides)
+        if options.dry_run:
+            values = read_yaml(run_file)
+            for override in overrides:
+                apply_override(values, override)
+            print(yaml.safe_dump(values, sort_keys=False), end="")
+            return
+        run(config, reuse, machines)
 
     return job

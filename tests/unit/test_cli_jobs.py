@@ -32,7 +32,7 @@ def test_what_is_wrong_is_said_as_the_script_says_it(capsys: pytest.CaptureFixtu
     assert capsys.readouterr().err == "error: none.yaml: no such file; give the path of a YAML file that exists.\n"
     with pytest.raises(SystemExit, match="2"):
         main(["train", "--confg", "none.yaml"])
-    assert "posecore train: error: the following arguments are required: --config" in capsys.readouterr().err
+    assert "posecore train: error: unrecognized arguments: --confg none.yaml" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="2"):
         main(["datasets", "list", "--nothing"])
     assert "unrecognized arguments: --nothing" in capsys.readouterr().err
