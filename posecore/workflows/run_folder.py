@@ -137,4 +137,6 @@ def _numbered(name: str, number: int) -> str:
 
 
 def _plain(value: Any) -> Json:
+    if isinstance(value, Mapping):
+        return {name: _plain(one) for name, one in value.items()}
     return value.model_dump(mode="json") if isinstance(value, Config) else value

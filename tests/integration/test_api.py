@@ -23,7 +23,13 @@ def test_from_a_download_to_a_table_of_points(store_folder: Path, tmp_path: Path
         "tracking": {"uri": tracking},
         "datasets": [{"name": "mpii", "root": "mpii", "train": "train", "evaluate": "val"}],
         "model": {"backbone": "vit-nano", "head": {"kind": "classic", "channels": 8}, "input_size": [64, 48]},
-        "training": {"steps": 9, "global_batch": 4, "engine": {"kind": "torch"}},
+        "training": {
+            "steps": 9,
+            "global_batch": 4,
+            "engine": {"kind": "torch"},
+            "evaluate_every": 1,
+            "best": {"metric": "mpii/PCKh", "patience": 1},
+        },
         "worst_cases": 0,
     }
     uri = pc.train(config, settings=["training.steps=1"])
