@@ -21,7 +21,7 @@ def test_a_command_is_the_script(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit, match="0"):
         main(["promote", "--help"])
     said = capsys.readouterr().out
-    assert said.startswith("usage: posecore promote [-h] --model MODEL")
+    assert said.startswith("usage: posecore promote ")
     described = ast.get_docstring(ast.parse((SCRIPTS / "promote.py").read_text()))
     assert described is not None
     assert described.splitlines()[0] in said
