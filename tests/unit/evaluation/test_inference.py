@@ -192,7 +192,7 @@ def test_results_without_sizes_of_images_have_an_absolute_bound(tmp_path):
     [
         ({"bbox": ["nan", 2, 3, 4]}, r"box 1 \(nan, 2, 3, 4\), on image '8', is not finite, or far beyond its image"),
         ({"bbox": [-2e11, 2, 4e11, 4]}, "far beyond its image"),
-        ({"bbox": [1, 2, -3, 4]}, "has a negative side"),
+        ({"bbox": [1, 2, -0.5, 4]}, "has a negative side"),
         ({"score": "inf"}, "has a score that is not finite"),
         ({"category_id": 10**30}, "expected image_id, category_id, bbox"),
     ],

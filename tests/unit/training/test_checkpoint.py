@@ -1,11 +1,13 @@
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors import safe_open
 
+import posecore.training.checkpoint as checkpoint_module
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.methods.supervised import SupervisedHeads
 from posecore.storage import AnyPath, as_path
@@ -120,6 +122,15 @@ def test_any_run_is_read_from_pieces_that_were_cut_anyhow(tmp_path: Path) -> Non
                 read = torch.empty(len(values), dtype=dtype)
                 checkpoint.read_into(section, name, read, start)
                 assert torch.equal(read, values.to(dtype))
+
+
+def test_what_is_rounded_is_read_a_piece_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    values = torch.randn(11)
+    save_checkpoint(tmp_path, replace(_state(), weights={"w": values}, exp_avg={}, exp_avg_sq={}, updates={}), PROGRESS)
+    monkeypatch.setattr(checkpoint_module, "_STAGED_VALUES", 3)
+    read = torch.empty(8, dtype=torch.bfloat16)
+    Checkpoint(tmp_path).read_into("weights", "w", read, 2)
+    assert torch.equal(read, values[2:10].bfloat16())
 
 
 def test_any_safetensors_reader_finds_the_pieces_under_their_names(tmp_path: Path) -> None:
