@@ -158,21 +158,21 @@ def _bodies(
     others: Counter[str],
 ) -> list[NamedBody]:
     annotations = [mapping(one, "an annotation") for one in sequence(item.get("annotations", ()), "annotations")]
-    boxes: dict[Json, list[BoxXywh]] = defaultdict(list)
+    boxes: dict[str, list[BoxXywh]] = defaultdict(list)
     for one in annotations:
-        if one.get("type") == "bbox" and one.get("group") and one.get("label_id") in labels:
+        if one.get("type") == "bbox" and one.get("group") and _label_of(labels, one) is not None:
             left, top, width, height = numbers(one.get("bbox"), 4, "bbox")
-            boxes[one["group"]].append((left, top, width, height))
+            boxes[str(one["group"])].append((left, top, width, height))
     bodies = []
     for index, one in enumerate(annotations):
-        label = labels.get(one.get("label_id", -1))
+        label = _label_of(labels, one)
         if one.get("type") != "points" or label is None:
-            grouped = one.get("type") == "bbox" and one.get("group") in boxes
+            grouped = one.get("type") == "bbox" and str(one.get("group")) in boxes
             others[str(one.get("type"))] += not grouped
             continue
         attributes = mapping(one.get("attributes") or {}, "attributes")
         track, subject = (attributes.get(name) for name in (options.track_attribute, options.subject_attribute))
-        found = boxes.get(one.get("group"), [])
+        found = boxes.get(str(one.get("group")), [])
         bodies.append(
             NamedBody(
                 id=f"{source_id}/{index}",
@@ -186,6 +186,11 @@ def _bodies(
         )
     others += Counter()
     return bodies
+
+
+def _label_of(labels: Mapping[int, DatumaroLabel], annotation: Mapping[str, Json]) -> DatumaroLabel | None:
+    number = annotation.get("label_id")
+    return labels.get(number) if type(number) is int else None
 
 
 def _points(label: DatumaroLabel, annotation: Mapping[str, Json]) -> dict[str, Point]:

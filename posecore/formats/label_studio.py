@@ -104,7 +104,8 @@ def results_of(task: Mapping[str, Json]) -> list[Json]:
     """All results of a task, whoever's."""
     found = []
     for key in ("annotations", "completions", "predictions"):
-        for annotation in task.get(key) or ():
+        made = task.get(key)
+        for annotation in made if isinstance(made, list) else ():
             if isinstance(annotation, dict) and isinstance(annotation.get("result"), list):
                 found += annotation["result"]
     return found
@@ -194,7 +195,7 @@ class _Region:
         self.x, self.y = x * width / 100, y * height / 100
         labels = sequence(value.get(str(result.get("type"))), "labels")
         self.label = text(labels[0] if labels else None, "a label")
-        self.parent = result.get("parentID")
+        self.parent = str(result.get("parentID"))
         self.origin = result.get("origin")
         self.bbox: BoxXywh | None = None
         if result.get("type") == BOXES:
@@ -214,8 +215,8 @@ def _of_annotation(options: LabelStudioOptions, annotation: Mapping[str, Json], 
     results = [mapping(item, "a result") for item in sequence(annotation.get("result"), "result")]
     points = [_Region(one) for one in results if one.get("type") == POINTS and not _is_nowhere(one)]
     boxes = {box.id: box for box in (_Region(one) for one in results if one.get("type") == BOXES)}
-    hidden = {one.get("id") for one in results if one.get("type") == CHOICES and _is_hidden(options, one)}
-    tied: dict[str, str] = {point.id: str(point.parent) for point in points if point.parent in boxes}
+    hidden = {str(one.get("id")) for one in results if one.get("type") == CHOICES and _is_hidden(options, one)}
+    tied: dict[str, str] = {point.id: point.parent for point in points if point.parent in boxes}
     for result in results:
         if result.get("type") == RELATION:
             ends = str(result.get("from_id")), str(result.get("to_id"))
@@ -256,7 +257,7 @@ def _box_of(point: _Region, boxes: Sequence[_Region]) -> str:
 
 
 def _body(
-    options: LabelStudioOptions, box: _Region | None, members: Sequence[_Region], hidden: set[Json], identifier: str
+    options: LabelStudioOptions, box: _Region | None, members: Sequence[_Region], hidden: set[str], identifier: str
 ) -> NamedBody:
     points: dict[str, Point] = {}
     for member in members:

@@ -36,7 +36,7 @@ def elements(source: Source, name: str, root: str) -> Iterator[Element]:
         walk = _Walk(root)
         try:
             yield from walk.through(file)
-        except (expat.ExpatError, _Refused, UnicodeError, ValueError) as error:
+        except (expat.ExpatError, _Refused, LookupError, ValueError) as error:  # LookupError: of an encoding
             raise DatasetError(f"{where} is not XML of {root} ({error}).") from None
 
 

@@ -209,3 +209,14 @@ def test_points_that_the_skeleton_lacks_are_named(
     source = make_source(annotations, "", ("nose", "left_ear", "right_ear", "paw"), FOREIGN / kind)
     with pytest.raises(Exception, match=r"(?s)tail.*paw|paw.*tail"):
         read(reader, source)
+
+
+@pytest.mark.parametrize("field", ["label_id", "group"])
+def test_a_number_of_datumaro_that_is_none_is_no_traceback(
+    field: str, tmp_path: Path, make_source: Make, read: Read
+) -> None:
+    document = json.loads((FOREIGN / "datumaro" / "annotations" / "default.json").read_text())
+    document["items"][0]["annotations"][0][field] = {}
+    (tmp_path / "odd.json").write_text(json.dumps(document))
+    records, _ = read(DatumaroReader(), make_source("odd.json", "images", NAMES))
+    assert [len(record.instances) for record in records] == [int(field == "group"), 1]

@@ -124,6 +124,7 @@ def test_cvat_tells_its_skeleton(tmp_path: Path, make_source: Make) -> None:
         ('<!DOCTYPE a [<!ENTITY b "c">]><annotations>&b;</annotations>', "document type"),
         ("<annotations><image></annotations>", "mismatched tag"),
         ("<other/>", "its root is other"),
+        ('<?xml version="1.0" encoding="ut--8"?><annotations/>', "unknown encoding"),
         ("<annotations>" + "<a>" * 70 + "</a>" * 70 + "</annotations>", "nested deeper than 64"),
     ],
 )
@@ -201,6 +202,12 @@ def test_label_studio_ties_points_to_boxes(studio: Read, tie: tuple[list[Any], d
     assert [body.keypoints[:, 2].any() for body in record.instances] == [True, False]
 
 
+def test_label_studio_passes_over_ids_that_are_none(studio: Read) -> None:
+    odd = {**point("nose", 5, 5, "q"), "type": "choices", "id": {}, "value": {"choices": ["occluded"]}}
+    (record,), rejects = studio([task(point("nose", 5, 5, "p", parentID={}), odd)])
+    assert (by_name(record), rejects) == ({"nose": [10, 5, 2]}, [])
+
+
 def test_label_studio_never_guesses_whose_a_point_is(studio: Read) -> None:
     _, (reject,) = studio([task(box(0, 0, 20, 20, "A"), box(0, 0, 30, 30, "B"), point("nose", 5, 5, "p"))])
     assert reject.reason == "no-body"
@@ -242,6 +249,7 @@ def test_label_studio_predictions_are_no_labels(studio: Read) -> None:
         ([task(point("nose", 5, 5, "a"), point("nose", 6, 6, "b"))], "duplicate-id"),
         ([task(), task()], "duplicate-id"),
         ([3], "not-an-object"),
+        ([{**task(), "annotations": 5}], "not-a-list"),
         ([{**task(), "data": {}}], "not-a-text"),
         ([{**task(), "data": {"image": ".."}}], "path-escape"),
     ],
