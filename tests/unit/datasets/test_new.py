@@ -186,3 +186,13 @@ def test_names_are_spelled_in_one_way(name: str, plain: str) -> None:
 def test_a_part_that_is_another_one_is_not_judged_on(tmp_path: Path) -> None:
     shutil.copytree(FOREIGN / "yolo" / "own", tmp_path / "own")  # val is train there
     assert list(recognise(tmp_path / "own").splits) == ["train"]
+
+
+def test_a_project_of_deeplabcut_is_known_by_its_configuration(tmp_path: Path) -> None:
+    (tmp_path / "labeled-data").mkdir()
+    (tmp_path / "config.yaml").write_text(
+        "Task: reach\nmultianimalbodyparts: [nose, tail]\nuniquebodyparts: [corner]\nskeleton: [[nose, tail]]\n"
+    )
+    found = recognise(tmp_path)
+    assert (found.kind, found.names, found.links) == ("DeepLabCut", ("nose", "tail"), (("nose", "tail"),))
+    assert found.reader_options == {"skip_bodyparts": ["corner"]}

@@ -117,6 +117,9 @@ def test_several_animals(tmp_path: Path, make_source: Make, read: Read) -> None:
         [("m2", "vid/img2.png/m2")],
     ]
     assert records[0].instances[1].keypoints.tolist() == [[0, 0, 0], [7, 8, 2]]
+    assert {i.subject_id for r in records for i in r.instances} == {None}  # m1 of one video may be m2 of the next
+    records, _ = read(DeepLabCutReader(), make_dlc(make_source, skip_bodyparts=["corner"], tracks_are_subjects=True))
+    assert [[i.subject_id for i in r.instances] for r in records] == [["m1", "m2"], ["m2"]]
     with pytest.raises(DatasetError, match="box: picture cannot tell m1 from other animals of the frame"):
         read(DeepLabCutReader(), make_dlc(make_source, skip_bodyparts=["corner"], box="picture"))
 
