@@ -3,42 +3,28 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
-from posecore.cli import (
-    audit,
-    compare,
-    datasets,
-    export,
-    jobs,
-    labels,
-    lineage,
-    models,
-    plan,
-    predict,
-    score,
-    stages,
-    synth,
-    withdraw,
-)
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
 _GROUPS = (
-    datasets,
-    stages,
-    synth,
-    audit,
-    labels,
-    models,
-    plan,
-    predict,
-    score,
-    export,
-    lineage,
-    compare,
-    withdraw,
-    jobs,
+    "datasets",
+    "stages",
+    "synth",
+    "audit",
+    "labels",
+    "models",
+    "plan",
+    "predict",
+    "score",
+    "export",
+    "lineage",
+    "compare",
+    "withdraw",
+    "jobs",
 )
+"""Modules of commands, in the order of the help."""
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 
@@ -51,11 +37,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in _GROUPS:
-        group.add(commands)
+    for group in _needed(sys.argv[1:] if arguments is None else arguments):
+        import_module(f"posecore.cli.{group}").add(commands)
     options, further = parser.parse_known_args(arguments)
     if "job" in options:
-        return jobs.run_job(options.job, further)
+        return int(import_module("posecore.cli.jobs").run_job(options.job, further))
     if further:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     try:
@@ -67,3 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, QuestionError) else 1
+
+
+def _needed(arguments: Sequence[str]) -> Sequence[str]:
+    """The module of a command that is called as it is, which then imports nothing of the others; all of them else."""
+    return [name for name in _GROUPS if [name] == list(arguments[:1])] or _GROUPS

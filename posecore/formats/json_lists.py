@@ -70,19 +70,25 @@ def chosen(entries: Entries, rows: Sequence[int], change: Callable[[Json], Json]
 
 
 @contextmanager
-def open_json(source: Source, relative: str, lists: tuple[str, ...]) -> Iterator[Json]:
+def open_json(
+    source: Source, relative: str, lists: tuple[str, ...], streamed_from: int | None = None
+) -> Iterator[Json]:
     """Content of a JSON file of the download, as long as the block lasts.
 
-    From :data:`STREAMED_FROM_BYTES` on, the named lists of its top level, or the whole if it is a list and
-    :data:`WHOLE` is named, are :class:`StoredList`; all else is as :func:`~posecore.formats.files.read_json` gives it.
-    A remote file is read into memory first.
+    From so many bytes on, :data:`STREAMED_FROM_BYTES` unless stated, the named lists of its top level, or the whole if
+    it is a list and :data:`WHOLE` is named, are :class:`StoredList`; all else is as
+    :func:`~posecore.formats.files.read_json` gives it. A remote file is read into memory first.
 
     Raises:
         Refusal: as :func:`~posecore.formats.files.read_json`, before the block begins.
     """
     with _opened(source, relative) as file:
         size = file.seek(0, io.SEEK_END)
-        document = _streamed(file, lists) if size >= STREAMED_FROM_BYTES else None
+        document = (
+            _streamed(file, lists)
+            if size >= (STREAMED_FROM_BYTES if streamed_from is None else streamed_from)
+            else None
+        )
         if document is None:
             file.seek(0)
             document = parse_json(source, relative, file.read())

@@ -62,7 +62,9 @@ class Results:
         self.num_entries = 0
         self.num_unknown = 0
         self.unknown = ""
-        self._row_of = {image_id: row for row, image_id in enumerate(image_ids)}
+        self._row_of: dict[Json, int] = {image_id: row for row, image_id in enumerate(image_ids)}
+        numbers = {int(name): row for name, row in self._row_of.items() if str(name).isdecimal()}
+        self._row_of |= {number: row for number, row in numbers.items() if str(number) in self._row_of}
         self._num_keypoints = num_keypoints
 
     def __iter__(self) -> Iterator[Block]:
@@ -73,7 +75,7 @@ class Results:
         first, given = self.num_entries, items
         self.num_entries += len(items)
         try:
-            rows = np.array([self._row_of.get(str(item["image_id"]), -1) for item in items], np.int64)
+            rows = np.array([self._row_of.get(item["image_id"], -1) for item in items], np.int64)
             if (rows < 0).any():
                 self.unknown = self.unknown or str(items[int(rows.argmin())]["image_id"])
                 self.num_unknown += int((rows < 0).sum())
@@ -86,10 +88,10 @@ class Results:
         except (KeyError, TypeError, ValueError, OverflowError):
             raise self._misfit(given, first) from None
         entry = first + np.flatnonzero(rows >= 0)
-        numbers = np.column_stack(
-            [triplets.reshape(len(entry), 3 * self._num_keypoints), scores, *part_scores.values()]
-        )
-        if not (finite := np.isfinite(numbers).all(axis=1)).all():
+        numbers = [triplets.reshape(len(entry), 3 * self._num_keypoints), scores[:, None]]
+        numbers += [values[:, None] for values in part_scores.values()]
+        if not all(np.isfinite(values).all() for values in numbers):
+            finite = np.isfinite(np.concatenate(numbers, axis=1)).all(axis=1)
             where = int(entry[int(finite.argmin())])
             raise EvaluationError(
                 f"{self.path}: entry {where} has a coordinate or a score that is not a finite number."

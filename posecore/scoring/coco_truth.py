@@ -27,6 +27,7 @@ from posecore.storage import AnyPath
 JsonObject: TypeAlias = Mapping[str, Json]
 
 _VIDEO_FIELDS = ("video_id", "vid_id")
+_STREAMED_FROM_BYTES = 8 << 20
 _OTHER_FORMS = (KeyError, TypeError, ValueError, OverflowError)
 
 
@@ -218,7 +219,7 @@ def _document(path: AnyPath, lists: tuple[str, ...]) -> Iterator[Json]:
     if not path.exists():
         raise EvaluationError(f"{path}: no such file.")
     try:
-        with open_json(source, path.name, lists) as document:
+        with open_json(source, path.name, lists, _STREAMED_FROM_BYTES) as document:
             yield document
     except Refusal as refusal:
         raise EvaluationError(f"{path}: {refusal.detail}") from None

@@ -4,7 +4,7 @@ Numbers are those of :func:`posecore.evaluation.protocols.evaluate` on the same 
 held, but for the one nearest to each annotation.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,7 +14,17 @@ from numpy.typing import NDArray
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crowdpose import crowdpose_metrics, require_crowd_index
-from posecore.evaluation.oks import AREA_RANGES, ID_0, THRESHOLDS, Candidates, Matching, PairFinder, extent, match
+from posecore.evaluation.oks import (
+    AREA_RANGES,
+    ID_0,
+    THRESHOLDS,
+    Candidates,
+    Matching,
+    OksResult,
+    PairFinder,
+    extent,
+    match,
+)
 from posecore.evaluation.wholebody import PARTS
 from posecore.schema import AreaRule
 from posecore.scoring.blocks import Block
@@ -57,7 +67,7 @@ class OksOutcome:
 
     Attributes:
         metrics: by the protocol, with pycocotools' figure where an annotation of id 0 makes another.
-        matching: over all points; its first area range is "all".
+        matching: over all points and sizes.
         candidates: what was matched.
         answers: for each annotation, the detection of the highest OKS, from :data:`ANSWERED_FROM` on; ``instance_row``
             names the annotation.
@@ -129,10 +139,9 @@ class OksJudge:
         """Judges everything that was taken."""
         joined = {name: Candidates.concatenate(found) for name, found in self._found.items()}
         self._found.clear()
-        whole = self._match(_WHOLE, joined[_WHOLE])
-        metrics = self._metrics(joined, whole, id_0_is_none=False)
+        whole, metrics = self._metrics(joined, id_0_is_none=False)
         if ID_0 in self._truth.instance_ids:
-            theirs = self._metrics(joined, self._match(_WHOLE, joined[_WHOLE], id_0_is_none=True), id_0_is_none=True)
+            _, theirs = self._metrics(joined, id_0_is_none=True)
             metrics |= {f"pycocotools/{name}": value for name, value in theirs.items() if value != metrics[name]}
         answers, oks = self._nearest.answers(self._truth.image_ids, self._truth.image_row)
         return OksOutcome(
@@ -144,33 +153,49 @@ class OksJudge:
             area=self._area,
         )
 
-    def by_size(self, candidates: Candidates) -> Matching:
-        """The same matching over :data:`SIZES`."""
-        return self._match(_WHOLE, candidates, area_ranges=SIZES)
+    def by_size(self, candidates: Candidates) -> Iterator[tuple[str, Matching]]:
+        """The same matching over each of :data:`SIZES`, one after the other: each takes 20 bytes for a detection."""
+        for name, limits in SIZES.items():
+            yield name, self._match(_WHOLE, candidates, {name: limits})
 
-    def _metrics(self, joined: Mapping[str, Candidates], whole: Matching, *, id_0_is_none: bool) -> dict[str, float]:
+    def _metrics(self, joined: Mapping[str, Candidates], *, id_0_is_none: bool) -> tuple[Matching, dict[str, float]]:
+        """The matching of all sizes over all points, and what the protocol says."""
+        whole, result = self._judged(_WHOLE, joined[_WHOLE], id_0_is_none)
         if self._rules.crowding:
-            return crowdpose_metrics(self._truth, whole.of_area("all"))
-        result = whole.result()
+            return whole, crowdpose_metrics(self._truth, whole)
         metrics = result.summary()
         if self._rules.parts:
-            parts = {
-                name: whole if name == _WHOLE else self._match(name, found, id_0_is_none=id_0_is_none)
-                for name, found in joined.items()
-            }
-            for name, matching in parts.items():
-                metrics |= {f"{name}/{key}": value for key, value in matching.result().summary().items()}
+            for name, found in joined.items():
+                of_part = result if name == _WHOLE else self._judged(name, found, id_0_is_none)[1]
+                metrics |= {f"{name}/{key}": value for key, value in of_part.summary().items()}
         elif self._rules.per_category and len(result.categories) > 1:
             metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
-        return metrics
+        return whole, metrics
+
+    def _judged(self, name: str, candidates: Candidates, id_0_is_none: bool) -> tuple[Matching, OksResult]:
+        """The matching of all sizes, and the result over the official ones, of which one at a time is in memory."""
+        whole, *sizes = AREA_RANGES.items()
+        matching = self._match(name, candidates, dict([whole]), id_0_is_none=id_0_is_none)
+        results = [matching.result()]
+        if not self._rules.crowding:
+            results += [
+                self._match(name, candidates, dict([size]), id_0_is_none=id_0_is_none).result() for size in sizes
+            ]
+        joined = OksResult(
+            precision=np.concatenate([result.precision for result in results], axis=3),
+            recall=np.concatenate([result.recall for result in results], axis=2),
+            categories=results[0].categories,
+            areas=tuple(area for result in results for area in result.areas),
+        )
+        return matching, joined
 
     def _match(
         self,
         name: str,
         candidates: Candidates,
+        area_ranges: Mapping[str, tuple[float, float]],
         *,
         id_0_is_none: bool = False,
-        area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
     ) -> Matching:
         truth = self._truths[name]
         ignored = (truth.visibility == 0).all(axis=1) if self._rules.parts else truth.num_keypoints == 0

@@ -62,7 +62,7 @@ def score_oks(
         )
     outcome = judge.outcome()
     units = units_of(truth)
-    matching = outcome.matching.of_area("all")
+    matching = outcome.matching
     measure = partial(_average_precisions, matching)
     estimates = intervals(measure, units, bootstrap)
     metrics, tables, curves = dict(outcome.metrics), [_by_size(judge, outcome)], [_precision_recall(matching)]
@@ -103,12 +103,10 @@ def _average_precisions(matching: Matching, images: NDArray[np.float64]) -> dict
 
 
 def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:
-    matching = judge.by_size(outcome.candidates)
-    result = matching.result()
     rows: list[Sequence[Cell]] = []
-    for index, name in enumerate(matching.areas):
-        bodies = int((~matching.outside[index]).sum())
-        precision, recall = result.precision[..., index], result.recall[..., index]
+    for name, matching in judge.by_size(outcome.candidates):
+        bodies, result = int((~matching.outside).sum()), matching.result()
+        precision, recall = result.precision[..., 0], result.recall[..., 0]
         values = [float(table[table > -1].mean()) if (table > -1).any() else None for table in (precision, recall)]
         at_half = [
             float(table[0][table[0] > -1].mean()) if (table[0] > -1).any() else None for table in (precision, recall)
