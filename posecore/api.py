@@ -18,11 +18,16 @@ from pathlib import Path
 from typing import Any
 
 from posecore.config import apply_override, parse_config, read_yaml
+from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.prediction.predictor import Predictor, PredictorSettings
+from posecore.schema import Json
+from posecore.scoring.run import score as score_file
+from posecore.scoring.run import task_of_file
+from posecore.scoring.score import Score
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.planner import plan
 
-__all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "train"]
+__all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "score", "train"]
 
 
 def load_model(
@@ -69,6 +74,33 @@ def open_split(location: str | PathLike[str]) -> ShardStore:
         IntegrityError: no finished split is there, or its tables are not those its manifest names.
     """
     return open_store(location)
+
+
+def score(
+    results: str | PathLike[str],
+    truth: str | PathLike[str],
+    protocol: str,
+    *,
+    skeleton: str | None = None,
+    options: Mapping[str, Json] | None = None,
+    resamples: int = 200,
+) -> Score:
+    """A file of results held against annotations as published, as ``posecore score`` does.
+
+    Args:
+        results: in the dataset's own submission format.
+        truth: the annotations.
+        protocol: one of :data:`posecore.scoring.run.PROTOCOLS`.
+        skeleton: of the files' points, where not the protocol's: a name or a YAML file.
+        options: of the protocol.
+        resamples: of subjects, for intervals; 0 for none.
+
+    Raises:
+        ConfigError: there is no such protocol, skeleton or option.
+        EvaluationError: the two files do not fit together.
+    """
+    task = task_of_file(str(truth), protocol, skeleton=skeleton, options=options)
+    return score_file(task, str(results), BootstrapSettings(resamples=resamples) if resamples else None).score
 
 
 def train(

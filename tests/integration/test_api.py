@@ -1,5 +1,6 @@
 """``import posecore as pc``: from a download to predictions, in one process."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,18 @@ def test_from_a_download_to_a_table_of_points(store_folder: Path, tmp_path: Path
 def _file(data: bytes, folder: Path) -> Path:
     (folder / "picture").write_bytes(data)
     return folder / "picture"
+
+
+def test_published_files_are_scored(tmp_path: Path) -> None:
+    write_dataset("coco", tmp_path, num_train=1, num_val=3, image_size=(64, 64), seed=0)
+    (truth,) = tmp_path.rglob("person_keypoints_val*.json")
+    people = [body for body in json.loads(truth.read_text())["annotations"] if body["num_keypoints"]]
+    exact = [
+        {name: body[name] for name in ("image_id", "category_id", "keypoints")} | {"score": 1.0} for body in people
+    ]
+    (tmp_path / "results.json").write_text(json.dumps(exact))
+    scored = pc.score(tmp_path / "results.json", truth, "coco", resamples=0)
+    assert (scored.primary, scored.metrics["AP"]) == ("AP", pytest.approx(1.0))
 
 
 def test_what_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
