@@ -111,7 +111,7 @@ def _answer(tracking: "Tracking", graph: "LineageGraph", options: argparse.Names
     if options.question == "code":
         return questions.of_code(graph, asked)
     if options.question == "user":
-        return graph.of_runs(lambda run: run.user == asked, f"user {asked}")
+        return questions.of_user(graph, asked)
     editions = Editions.of(graph)
     if options.question in ("image", "subject"):
         meant = asked_about(editions, withdrawal_records(tracking), asked, picture=options.question == "image")

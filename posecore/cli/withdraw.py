@@ -16,13 +16,14 @@ def add(commands: Commands) -> None:
     """Adds ``withdraw`` and ``certify``."""
     withdraw = commands.add_parser(
         "withdraw",
-        help="list everything that holds a person or picture or came from it; --apply takes it out",
+        help="list everything that holds a person, picture or dataset or came from it; --apply takes it out",
         epilog="exit status: 0 the list is complete or all was done, 1 it may not be, 2 nothing of that name is there",
     )
     what = withdraw.add_mutually_exclusive_group(required=True)
     what.add_argument("--subject", metavar="DATASET/ID", help="a person or animal")
     what.add_argument("--picture", metavar="FILE", help="one picture: its file, or the BLAKE3 or SHA-256 of it")
     what.add_argument("--video", metavar="DATASET/ID", help="all pictures of a video")
+    what.add_argument("--dataset", metavar="NAME", help="all of a dataset; it is not ingested again")
     withdraw.add_argument("--reason", default="", help="who asked for it and when; required with --apply")
     withdraw.add_argument("--apply", action="store_true", help="do it; without, nothing is changed")
     withdraw.add_argument("--policy", help="YAML file with the kinds of files that go")
@@ -32,7 +33,7 @@ def add(commands: Commands) -> None:
     withdraw.set_defaults(run=_withdraw)
     certify = commands.add_parser(
         "certify",
-        help="prove that a registered model has never seen a person or picture",
+        help="prove that a registered model has never seen a person, picture or dataset",
         epilog="exit status: 0 it never saw it, 1 it did, or that cannot be proven, 2 a mistake in the question",
     )
     certify.add_argument("model", help="models:/name/version, models:/name@version or models:/name@alias")
@@ -41,6 +42,7 @@ def add(commands: Commands) -> None:
     asked.add_argument(
         "--never-saw-picture", metavar="FILE", help="a picture: its file, or the BLAKE3 or SHA-256 of it"
     )
+    asked.add_argument("--never-saw-dataset", metavar="NAME", help="all of a dataset")
     certify.add_argument(
         "--trust-publishers", action="store_true", help="take for granted that published weights have not seen it"
     )
@@ -68,7 +70,7 @@ def _withdraw(options: argparse.Namespace) -> int:
     graph = LineageGraph.load(tracking)
     editions = Editions.of(graph)
     name, found = _meant(editions, options)
-    of = subject_of(editions, options.subject) if options.subject else ("", "")
+    of = subject_of(editions, options.subject) if options.subject else (options.dataset or "", "")
     plan = plan_withdrawal(tracking, graph, editions, found, name, of)
     print("\n".join(describe_plan(graph, plan, policy)))
     if not options.apply:
@@ -80,18 +82,20 @@ def _withdraw(options: argparse.Namespace) -> int:
 
 
 def _meant(editions: "Editions", options: argparse.Namespace) -> tuple[str, "Found"]:
-    from posecore.lineage.pictures import find_picture, find_subject, find_video
+    from posecore.lineage.pictures import find_dataset, find_picture, find_subject, find_video
 
     if options.subject:
         return options.subject, find_subject(editions, options.subject)
     if options.picture:
         return options.picture, find_picture(editions, options.picture)
+    if options.dataset:
+        return f"dataset {options.dataset}", find_dataset(editions, options.dataset)
     return f"video {options.video}", find_video(editions, options.video)
 
 
 def _certify(options: argparse.Namespace) -> int:
     from posecore.lineage.answers import describe_certificate
-    from posecore.lineage.certificate import asked_about, certify
+    from posecore.lineage.certificate import asked_about, asked_about_dataset, certify
     from posecore.lineage.model_source import named_version
     from posecore.lineage.pictures import Editions
     from posecore.lineage.query import LineageGraph
@@ -104,8 +108,11 @@ def _certify(options: argparse.Namespace) -> int:
     graph = LineageGraph.load(tracking)
     editions = Editions.of(graph)
     records = withdrawal_records(tracking)
-    name = options.never_saw or options.never_saw_picture
-    asked = asked_about(editions, records, name, picture=options.never_saw is None)
+    if options.never_saw_dataset:
+        asked = asked_about_dataset(editions, records, options.never_saw_dataset)
+    else:
+        name = options.never_saw or options.never_saw_picture
+        asked = asked_about(editions, records, name, picture=options.never_saw is None)
     model = named_version(options.model, tracking)
     found = certify(graph, editions, records, model, asked, trust_publishers=options.trust_publishers, key=key)
     print("\n".join(describe_certificate(found)))

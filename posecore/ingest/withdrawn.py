@@ -1,4 +1,4 @@
-"""Who may not be ingested again: people and pictures whose consent was withdrawn, as a file in the split's folder.
+"""What may not be ingested again: people, pictures or datasets that were withdrawn, as a file in the split's folder.
 
 Every ingestion into that folder takes them out by a stage of its own, so that they stand in the manifest's definition
 with the reason, and what they took out in the quarantine.
@@ -21,14 +21,20 @@ class Withdrawn(Config):
     Attributes:
         subjects: id of a subject to the reason.
         pictures: digest of a picture, or of the file it came from, to the reason.
+        datasets: name of a dataset of which nothing may be ingested any more, to the reason.
     """
 
     subjects: dict[str, str] = {}
     pictures: dict[str, str] = {}
+    datasets: dict[str, str] = {}
 
     def __or__(self, other: "Withdrawn") -> "Withdrawn":
         """Both together."""
-        return Withdrawn(subjects=self.subjects | other.subjects, pictures=self.pictures | other.pictures)
+        return Withdrawn(
+            subjects=self.subjects | other.subjects,
+            pictures=self.pictures | other.pictures,
+            datasets=self.datasets | other.datasets,
+        )
 
     def stages(self) -> tuple[StageEntry, ...]:
         """The stages that take them out; none if there is nothing to take out."""
@@ -68,7 +74,16 @@ def write_withdrawn(folder: AnyPath, withdrawn: Withdrawn) -> Withdrawn:
 
 
 def without(definition: DatasetDefinition, withdrawn: Withdrawn) -> DatasetDefinition:
-    """The definition with the stages that take out what was withdrawn, once, after all others."""
+    """The definition with the stages that take out what was withdrawn, once, after all others.
+
+    Raises:
+        IngestError: all of the dataset was withdrawn.
+    """
+    if definition.name in withdrawn.datasets:
+        raise IngestError(
+            f"{definition.name} was withdrawn as a whole and is not ingested: {withdrawn.datasets[definition.name]}; "
+            "take it out of the job."
+        )
     others = [entry for entry in definition.stages if not _says_no_more(entry, withdrawn)]
     stages = withdrawn.stages()
     if len(others) == len(definition.stages) and not stages:

@@ -104,8 +104,10 @@ def describe_plan(graph: LineageGraph, plan: WithdrawalPlan, policy: WithdrawalP
     """Everything a withdrawal concerns, with what will become of it, and what must be made again."""
     where = ", ".join(f"{graph.name(edition.split)} ({rows.num_rows})" for edition, rows in plan.found.editions)
     lines = [f"{plan.name}: {len(plan.found.digests)} digests of pictures in {where or 'no edition that can be read'}"]
+    whole = {edition.split for edition, _ in plan.found.editions if plan.is_whole(edition)}
     for item in plan.items:
-        fate = "is made anew" if item.kind in ("shard", "table") else "goes" if policy.deletes(item) else "stays"
+        made_anew = item.kind in ("shard", "table") and item.node not in whole
+        fate = "is made anew" if made_anew else "goes" if item.node in whole or policy.deletes(item) else "stays"
         relation = "holds" if item.holds else "descends"
         lines.append(f"  {relation:<8} {item.kind:<16} {item.size_bytes:>12,} B  {fate:<12} {item.place}")
     for (model, alias), node in plan.aliases.items():

@@ -10,7 +10,16 @@ from typing import Any, Literal, TypeAlias
 
 from posecore.errors import QuestionError
 from posecore.lineage.graph import Edge, Node, path_to
-from posecore.lineage.pictures import Edition, Editions, Found, find_picture, find_subject, picture_digests, subject_of
+from posecore.lineage.pictures import (
+    Edition,
+    Editions,
+    Found,
+    find_dataset,
+    find_picture,
+    find_subject,
+    picture_digests,
+    subject_of,
+)
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.versions import RegisteredVersion
 from posecore.lineage.withdrawal_record import WithdrawalRecord, check_chain
@@ -99,6 +108,30 @@ def asked_about(editions: Editions, records: list[WithdrawalRecord], name: str, 
     marks = found.marks if picture else found.marks.union(*(record.marks for record in of_it))
     held = {digest: count for record in of_it for digest, count in record.editions.items()}
     return Asked(name, dataset, subject, found.digests | digests, marks, held, found)
+
+
+def asked_about_dataset(editions: Editions, records: list[WithdrawalRecord], name: str) -> Asked:
+    """All of a dataset, as it lies in editions now and as it was withdrawn.
+
+    Raises:
+        QuestionError: neither knows it.
+    """
+    of_it = [record for record in records if record.dataset == name and not record.subject]
+    try:
+        found = find_dataset(editions, name)
+    except QuestionError:
+        if not of_it:
+            raise
+        found = Found(frozenset(), [], {}, [])
+    return Asked(
+        name=name,
+        dataset=name,
+        subject="",
+        digests=found.digests.union(*(record.pictures for record in of_it)),
+        marks=found.marks.union(*(record.marks for record in of_it)),
+        held={digest: count for record in of_it for digest, count in record.editions.items()},
+        found=found,
+    )
 
 
 def _is_subject(record: WithdrawalRecord, name: str, dataset: str, subject: str) -> bool:

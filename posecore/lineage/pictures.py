@@ -268,6 +268,19 @@ def find_video(editions: Editions, name: str) -> Found:
     return _or_mistake(found, f"{name}: no edition has a video of this name; give it as dataset/video.")
 
 
+def find_dataset(editions: Editions, name: str) -> Found:
+    """Every edition with a picture of a dataset, those of other datasets that have the same picture included.
+
+    Raises:
+        QuestionError: every edition could be read and none is of a dataset of this name.
+    """
+    own = [edition for edition in editions.readable if edition.dataset == name]
+    digests = {digest for edition in own for digest in digests_in(edition.pictures)}
+    known = ", ".join(sorted({edition.dataset for edition in editions.readable})) or "none"
+    found = _holding(editions, digests, [])
+    return _or_mistake(found, f"{name}: no edition is of a dataset of this name; there is {known}.")
+
+
 def subject_of(editions: Editions, name: str) -> tuple[str, str]:
     """Dataset and id of a subject as somebody names it.
 

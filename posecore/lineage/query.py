@@ -6,7 +6,7 @@ record cannot know is part of the answer.
 
 import difflib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -402,21 +402,6 @@ class LineageGraph:
                 f"{source_or_digest}: no model came from weights of this name or digest"
                 f"{_nearest(source_or_digest, known)}."
             )
-        return self.answer(found)
-
-    def of_runs(self, asked: Callable[[RunRecord], bool], what: str) -> Answer:
-        """Every model that came out of certain runs of steps, or was made from what did.
-
-        Args:
-            asked: which runs.
-            what: them in words.
-
-        Raises:
-            QuestionError: there is no such run.
-        """
-        found = {node: None for node, run in self.runs.items() if asked(run)}
-        if not found:
-            raise QuestionError(f"{what}: no recorded run of a step fits.")
         return self.answer(found)
 
 

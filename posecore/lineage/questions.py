@@ -1,4 +1,4 @@
-"""Questions that need more than the graph: by licence, by stage, by code."""
+"""Questions that need more than the graph: by licence, by stage, by person, by code."""
 
 import difflib
 
@@ -53,6 +53,25 @@ def of_stage(graph: LineageGraph, editions: Editions, stage: str) -> Answer:
     if not starts and not editions.unread:
         raise QuestionError(f"{stage}: no edition has such a stage; there is {', '.join(sorted(names)) or 'none'}.")
     return graph.answer(starts, editions.unread.values())
+
+
+def of_user(graph: LineageGraph, user: str) -> Answer:
+    """Every model that somebody registered, or that came out of a step they ran, such as an ingestion.
+
+    Raises:
+        QuestionError: nothing recorded is theirs.
+    """
+    starts: dict[Node, None] = {node: None for node, run in graph.runs.items() if run.user == user}
+    people = {run.user for run in graph.runs.values()}
+    for record in graph.versions.values():
+        registered = {record.user, record.tags.get("mlflow.user", "")}
+        people |= registered
+        if user in registered:
+            starts[graph.weights_node(record.version)] = None
+    if not starts:
+        near = difflib.get_close_matches(user, people, n=3, cutoff=0.4) or sorted(people - {""})[:8]
+        raise QuestionError(f"{user}: nothing recorded is theirs; there is {', '.join(near) or 'nobody'}.")
+    return graph.answer(starts)
 
 
 def of_code(graph: LineageGraph, digits: str) -> Answer:

@@ -26,9 +26,10 @@ from posecore.errors import DatasetError, IngestError, LineageError, PoseCoreErr
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.ingest.withdrawn import WITHDRAWN_NAME, Withdrawn, write_withdrawn
+from posecore.ingest.write import commit_name
 from posecore.lineage.contents import WITHDRAWN
 from posecore.lineage.graph import Node
-from posecore.lineage.pictures import Edition
+from posecore.lineage.pictures import Edition, digests_in
 from posecore.lineage.promotion import move_off
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.steps import OUTPUTS_FILE
@@ -39,7 +40,14 @@ from posecore.lineage.withdrawal_plan import Item, ItemKind, WithdrawalPlan
 from posecore.lineage.withdrawal_record import KIND, RECORD_FILE, sealed, withdrawal_records
 from posecore.shards.editions import EDITIONS_NAME
 from posecore.shards.index import write_table
-from posecore.shards.manifest import IMAGES_NAME, INSTANCES_NAME, MANIFEST_NAME, QUARANTINE_NAME, read_manifest
+from posecore.shards.manifest import (
+    IMAGES_NAME,
+    INSTANCES_NAME,
+    MANIFEST_NAME,
+    QUARANTINE_NAME,
+    Manifest,
+    read_manifest,
+)
 from posecore.shards.precut import FOLDER_NAME as PRECUT_FOLDER
 from posecore.storage import AnyPath, as_path, remove_folder
 
@@ -115,8 +123,10 @@ def apply_withdrawal(
         raise LineageError("a withdrawal needs a reason; say who asked for it and when.")
     previous = withdrawal_records(tracking)
     withdrawn = _withdrawn(plan, reason)
+    # Of a whole dataset pictures may be in others, too, so every later ingestion has to know.
+    concerns = plan.dataset if plan.subject else ""
     log = tracking.start_run(
-        f"withdraw {plan.name}", {"posecore.kind": KIND, "posecore.dataset": plan.dataset, "posecore.reason": reason}
+        f"withdraw {plan.name}", {"posecore.kind": KIND, "posecore.dataset": concerns, "posecore.reason": reason}
     )
     log.log_dict(withdrawn.model_dump(mode="json"), WITHDRAWN_NAME)
     done = Done(log.run_id)
@@ -129,7 +139,10 @@ def apply_withdrawal(
         for edition, pictures in plan.found.editions:
             done.attempt(edition.label, partial(_redact, graph, edition, pictures, redacted))
         for edition, _, place in plan.present:
-            done.attempt(place, partial(_ingest, graph, edition, as_path(place), withdrawn, done))
+            act = partial(_remove, as_path(place), withdrawn, done)
+            if not plan.is_whole(edition):
+                act = partial(_ingest, graph, edition, as_path(place), withdrawn, done)
+            done.attempt(place, act)
         for item in plan.items:
             if item.kind in ("shard", "table"):
                 continue  # made anew
@@ -151,6 +164,10 @@ def apply_withdrawal(
 def _withdrawn(plan: WithdrawalPlan, reason: str) -> Withdrawn:
     if plan.subject:
         return Withdrawn(subjects={plan.subject: reason})
+    if plan.dataset:  # of others only what they share: a list of all pictures would make all of them anew
+        elsewhere = [pictures for edition, pictures in plan.found.editions if not plan.is_whole(edition)]
+        shared = sorted({digest for pictures in elsewhere for digest in digests_in(pictures)})
+        return Withdrawn(datasets={plan.dataset: reason}, pictures=dict.fromkeys(shared, reason))
     return Withdrawn(pictures=dict.fromkeys(sorted(plan.found.digests), reason))
 
 
@@ -250,13 +267,29 @@ def _ingest(graph: LineageGraph, edition: Edition, place: AnyPath, withdrawn: Wi
             raise IngestError(f"{place} is not named as ingestion names it, {job.folder}.")
         done.ingested[str(place)] = ingest(job).digest
     except (PoseCoreError, OSError) as error:
-        (place / MANIFEST_NAME).unlink(missing_ok=True)
-        for entry in manifest.shards:
-            (place / entry.name).unlink(missing_ok=True)
+        _remove_shards(place, manifest)
         raise IngestError(
             f"the split could not be ingested again ({' '.join(str(error).split())}), so its shards were removed; "
             "ingest it when its source is there: it will be without what was withdrawn."
         ) from error
+
+
+def _remove(place: AnyPath, withdrawn: Withdrawn, done: Done) -> None:
+    """The shards and tables of a split of which nothing may be ingested again; manifests of its editions stay."""
+    manifest = read_manifest(place)
+    write_withdrawn(place, withdrawn)
+    remove_folder(place / PRECUT_FOLDER)
+    for name in manifest.files:
+        (place / name).unlink(missing_ok=True)
+    _remove_shards(place, manifest)
+    done.deleted.append(str(place))
+
+
+def _remove_shards(place: AnyPath, manifest: Manifest) -> None:
+    (place / MANIFEST_NAME).unlink(missing_ok=True)
+    for entry in manifest.shards:
+        (place / entry.name).unlink(missing_ok=True)
+        (place / commit_name(entry.name)).unlink(missing_ok=True)
 
 
 def _source(graph: LineageGraph, edition: Edition, place: AnyPath) -> AnyPath:

@@ -101,7 +101,7 @@ class WithdrawalPlan:
 
     Attributes:
         name: what is withdrawn, as it was asked for.
-        dataset: of a subject, else "".
+        dataset: of a subject, or the one that is withdrawn as a whole; else "".
         subject: id of a subject, else "".
         found: the pictures, and the editions that hold them.
         present: of those, the ones whose shards are there now.
@@ -125,6 +125,10 @@ class WithdrawalPlan:
     shortcuts: list[Shortcut]
     unknown: list[str]
 
+    def is_whole(self, edition: Edition) -> bool:
+        """Whether all of an edition is withdrawn, so that nothing of it is made anew."""
+        return not self.subject and edition.dataset == self.dataset
+
 
 def plan_withdrawal(
     tracking: Tracking,
@@ -142,7 +146,7 @@ def plan_withdrawal(
         editions: of the splits.
         found: the pictures.
         name: what is withdrawn.
-        of: dataset and subject, if it is one.
+        of: dataset and subject, if it is one; the subject is "" for all of a dataset.
     """
     splits = [edition.split for edition, _ in found.editions]
     for split in splits:
