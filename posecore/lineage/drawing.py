@@ -12,6 +12,7 @@ from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import WITHDRAWN_TAG
 
 _REGISTRY = "models:/"
+_RELATIONS = {"made": "made by"}  # as it is said of what came of it
 
 
 @dataclass
@@ -59,7 +60,9 @@ def draw(tracking: Tracking, graph: LineageGraph, asked: str) -> Drawing:
     for node in about:
         found.boxes[_key(node)] = (node.kind, *_told(graph, node, editions))
         found.arrows += [
-            (_key(edge.source), _key(node), edge.relation) for edge in graph.graph.sources(node) if edge.source in about
+            (_key(edge.source), _key(node), _RELATIONS.get(edge.relation, edge.relation))
+            for edge in graph.graph.sources(node)
+            if edge.source in about
         ]
         for kind, name, relation, forwards in _ends(graph, node):
             key = f"{kind} {name}"

@@ -8,7 +8,11 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
+from posecore.errors import LineageError
+from posecore.lineage.reachable import shown_uri
+
 _ASKED = "/api/2.0/mlflow/users/current"
+_TIMEOUT_S = 30.0
 
 
 @lru_cache(maxsize=8)
@@ -18,15 +22,22 @@ def user_of(uri: str) -> str:
     Args:
         uri: of the store. A server with accounts says whose the password or token is; elsewhere it is the owner of the
             process, as the operating system names it.
+
+    Raises:
+        LineageError: the server does not say whom it takes this process for; nobody else's name is recorded instead.
     """
-    if uri.startswith(("http://", "https://")):
-        try:
-            reply = http_request(get_default_host_creds(uri), _ASKED, "GET", max_retries=0, timeout=5)
-            if reply.status_code == 200:
-                return str(reply.json()["user"]["username"])
-        except (MlflowException, OSError, ValueError, KeyError, TypeError):
-            pass  # a server without accounts knows nobody
-    return owner_of_process()
+    if not uri.startswith(("http://", "https://")):
+        return owner_of_process()
+    try:
+        reply = http_request(get_default_host_creds(uri), _ASKED, "GET", max_retries=2, timeout=_TIMEOUT_S)
+        if reply.status_code == 404:  # a server without accounts knows nobody
+            return owner_of_process()
+        if reply.status_code != 200:
+            raise LineageError(f"it answered {reply.status_code}; look at MLFLOW_TRACKING_USERNAME and _PASSWORD")
+        return str(reply.json()["user"]["username"])
+    except (LineageError, MlflowException, OSError, ValueError, KeyError, TypeError) as error:
+        detail = " ".join(str(error).split())[:200]
+        raise LineageError(f"the tracking server {shown_uri(uri)} does not say who this is ({detail}).") from error
 
 
 def owner_of_process() -> str:
