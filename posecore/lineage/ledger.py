@@ -95,8 +95,12 @@ def append(tracking: Tracking, ledger: str, run: RunLog, artifact: str, tags: Ma
         if newest(tracking, ledger) is None:
             begin(tracking, ledger)
         source = f"{client.get_run(run.run_id).info.artifact_uri}/{artifact}"
-        # Not repeated if the store does not answer: it may have been added.
-        made = client.create_model_version(ledger, source, run_id=run.run_id, tags=dict(tags), description=told)
+        # If an answer is lost, the entry is there twice: the second number follows nothing, and its move is refused.
+        made = tracking.ask(
+            lambda client: client.create_model_version(
+                ledger, source, run_id=run.run_id, tags=dict(tags), description=told
+            )
+        )
     except MlflowException as error:
         raise _refused(ledger, error) from error
     return int(made.version)
