@@ -121,15 +121,19 @@ class _Search:
         for blocks in division.every_key():
             groups = _Groups(_keys(bits_a, blocks), _keys(bits_b, blocks), blocks)
             met_a[groups.rows_a] += groups.counts_b[groups.group_a]
-            met_b[groups.rows_b] += groups.counts_a[groups.group_b]
+            number_b = groups.counts_before(self._first)
+            met_b[groups.rows_b] += number_b
             few_a = met_a[groups.rows_a] <= most_a
             few_b = met_b[groups.rows_b] <= most_b
-            for rows_b, rows_a in _meetings(groups.rows_b, groups.group_b, few_b, groups.rows_a, groups.counts_a):
+            begins_b = groups.begins_a[groups.group_b]
+            for rows_b, rows_a in _meetings(groups.rows_b[few_b], begins_b[few_b], number_b[few_b], groups.rows_a):
                 self._judge(rows_a, rows_b)
             if not few_b.all():
                 others = groups.rows_b[~few_b]
                 counts = np.bincount(groups.group_b[~few_b], minlength=len(groups.counts_b))
-                for rows_a, rows_b in _meetings(groups.rows_a, groups.group_a, few_a, others, counts):
+                of_a = groups.group_a[few_a]
+                begins = (np.cumsum(counts) - counts)[of_a]
+                for rows_a, rows_b in _meetings(groups.rows_a[few_a], begins, counts[of_a], others):
                     self._judge(rows_a, rows_b)
         return np.flatnonzero(met_a > most_a), np.flatnonzero(met_b > most_b)
 
@@ -218,6 +222,25 @@ class _Groups:
         wanted_a = np.flatnonzero(_occupied(keys_b[wanted_b], size)[keys_a])
         self.rows_a, self.group_a, self.counts_a = _grouped(keys_a, wanted_a)
         self.rows_b, self.group_b, self.counts_b = _grouped(keys_b, wanted_b)
+
+    @property
+    def begins_a(self) -> _Rows:
+        """Where the rows of each key begin within ``rows_a``."""
+        return np.cumsum(self.counts_a) - self.counts_a
+
+    def counts_before(self, first: _Rows) -> _Rows:
+        """For each of ``rows_b``, how many of ``rows_a`` have its key and are before a row: the first so many.
+
+        Args:
+            first: that row, by row of the other set. Where a twin is known already, only earlier ones are of interest.
+        """
+        number = self.counts_a[self.group_b]
+        edges = first[self.rows_b]
+        known = np.flatnonzero(edges <= self.rows_a.max(initial=-1))
+        ranked = (self.group_a << 32) | self.rows_a
+        groups = self.group_b[known]
+        number[known] = np.searchsorted(ranked, (groups << 32) | edges[known]) - self.begins_a[groups]
+        return number
 
     @property
     def num_meetings(self) -> float:
@@ -381,21 +404,15 @@ def _grouped(keys: NDArray[np.uint64], rows: _Rows) -> tuple[_Rows, _Rows, _Rows
     return (packed & np.uint64(0xFFFFFFFF)).astype(np.int64), np.repeat(np.arange(len(counts)), counts), counts
 
 
-def _meetings(
-    rows: _Rows, groups: _Rows, wanted: NDArray[np.bool_], others: _Rows, counts: _Rows
-) -> Iterator[tuple[_Rows, _Rows]]:
-    """Wanted rows with each of the others of their group, some millions of pairs at a time.
+def _meetings(rows: _Rows, begins: _Rows, number: _Rows, others: _Rows) -> Iterator[tuple[_Rows, _Rows]]:
+    """Rows of one set, each with some of the other that follow one another, some millions of pairs at a time.
 
     Args:
         rows: of one set.
-        groups: of each.
-        wanted: which of them.
-        others: rows of the other set, in the order of their groups.
-        counts: of these, by group.
+        begins: where the others of each begin.
+        number: how many these are.
+        others: rows of the other set.
     """
-    rows, groups = rows[wanted], groups[wanted]
-    number = counts[groups]
-    starts = (np.cumsum(counts) - counts)[groups]
     ends = np.cumsum(number)
     edge = 0
     while edge < len(rows):
@@ -403,5 +420,5 @@ def _meetings(
         last = max(edge + 1, int(np.searchsorted(ends, before + _PAIRS_AT_ONCE, side="right")))
         part = slice(edge, last)
         within = np.arange(ends[last - 1] - before) - np.repeat(ends[part] - number[part] - before, number[part])
-        yield np.repeat(rows[part], number[part]), others[np.repeat(starts[part], number[part]) + within]
+        yield np.repeat(rows[part], number[part]), others[np.repeat(begins[part], number[part]) + within]
         edge = last
