@@ -9,6 +9,8 @@ from posecore.config import Config, load_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
 from posecore.formats.coco_options import CocoOptions
+from posecore.formats.named_points import NamedPointsOptions
+from posecore.formats.several import SeveralOptions
 from posecore.skeletons.library import load_skeleton, skeleton_names
 from posecore.skeletons.skeleton import Skeleton
 from posecore.workflows.adaptation.job import AdaptationJob
@@ -18,7 +20,7 @@ from tests.support.field_reference import classes_of, descriptions, page
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "fields.md"
 SECTIONS = {
-    "dataset.yaml": [DatasetDefinition, CocoOptions],
+    "dataset.yaml": [DatasetDefinition, CocoOptions, NamedPointsOptions, SeveralOptions],
     "skeleton.yaml": [Skeleton],
     "Run files of pipelines/multidataset_train.py": [JobConfig],
     "Run files of pipelines/adapt.py": [AdaptationJob],
