@@ -120,7 +120,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
     for result in labels.values():
         console.print(f"labels    {result.values['told']}   {result.values['page']}")
     console.print(f"report    {report.values['report']}")
-    console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    console.print(f"lineage   {tracking.to_look_at()}")
     return version.uri
 
 

@@ -109,7 +109,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
     console.print(results_table(evaluation, judged, reference))
     console.print(cost_table(measured))
     console.print(f"model     {registered.values['uri']}   (folder {student.values['folder']})")
-    console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
 
 

@@ -181,7 +181,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
         console.print(f"labels    {split.entry.name}: {result.values['told']}   {result.values['page']}")
     for split, result in zip(evaluation, judged, strict=True):
         console.print(f"report    {split.entry.name}: {result.values['report']}")
-    console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
 
 

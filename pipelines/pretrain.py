@@ -119,7 +119,7 @@ def run(config: PretrainingConfig, reuse: Reuse, machines: Machines) -> str:
     for result in drawn:
         console.print(f"{result.name}: masked error {result.values['error']:.3f}, picture {result.values['picture']}")
     console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
-    console.print(f"lineage   mlflow ui --backend-store-uri {tracking.uri}")
+    console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
 
 

@@ -21,6 +21,7 @@ _GROUPS = (
     "export",
     "lineage",
     "compare",
+    "rerun",
     "withdraw",
     "jobs",
 )

@@ -32,18 +32,12 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
             leads out of them.
         PoseCoreError: whatever the block raises about the folder, under the URI instead of a temporary path.
     """
-    version = _version(uri, tracking)
-    with tempfile.TemporaryDirectory() as scratch:
+    with registered_files(uri, tracking) as folder:
         try:
-            folder = Path(
-                mlflow.artifacts.download_artifacts(
-                    artifact_uri=_location(version, tracking), dst_path=scratch, tracking_uri=tracking.uri
-                )
-            )
             stored = Path(Model.load(folder).flavors["python_function"]["artifacts"]["model"]["path"])
         except (MlflowException, OSError, KeyError, TypeError, ValueError) as error:
-            detail = " ".join(str(error).split()).replace(scratch, uri)
-            raise LineageError(f"{uri}: the files of version {version.version} cannot be read ({detail}).") from error
+            detail = " ".join(str(error).split()).replace(str(folder), uri)
+            raise LineageError(f"{uri}: its files cannot be read ({detail}).") from error
         if not (folder / stored).resolve().is_relative_to(folder.resolve()):
             raise LineageError(f"{uri}: its record names {str(stored)!r:.200}, outside its own files; do not use it.")
         try:
@@ -51,6 +45,25 @@ def registered_model(uri: str, tracking: Tracking) -> Iterator[Path]:
         except PoseCoreError as error:  # the folder is gone when the message is read
             error.args = (str(error).replace(str(folder / stored), uri),)
             raise
+
+
+@contextmanager
+def registered_files(uri: str, tracking: Tracking) -> Iterator[Path]:
+    """A folder with all files of a version, as MLflow keeps them, until the block ends.
+
+    Raises:
+        LineageError: the URI has another form, there is no such version, or its files cannot be fetched.
+    """
+    version = _version(uri, tracking)
+    with tempfile.TemporaryDirectory() as scratch:
+        try:
+            folder = mlflow.artifacts.download_artifacts(
+                artifact_uri=_location(version, tracking), dst_path=scratch, tracking_uri=tracking.uri
+            )
+        except (MlflowException, OSError, ValueError) as error:
+            detail = " ".join(str(error).split()).replace(scratch, uri)
+            raise LineageError(f"{uri}: its files cannot be read ({detail}).") from error
+        yield Path(folder)
 
 
 def registered_version(uri: str, tracking: Tracking) -> RegisteredVersion:

@@ -37,7 +37,7 @@ def _leaves(name: str, value: Json) -> Iterator[tuple[str, Json]]:
     if isinstance(value, Mapping) and value:
         for key, below in value.items():
             yield from _leaves(f"{name}.{key}" if name else str(key), below)
-    else:
+    elif name:
         yield name, value
 
 

@@ -13,9 +13,11 @@ from mlflow.entities import LoggedModelInput, LoggedModelOutput, LoggedModelStat
 from mlflow.entities.model_registry import ModelVersion
 from mlflow.exceptions import MlflowException
 from mlflow.models import Model
+from packaging.version import Version
 
 from posecore.errors import LineageError
 from posecore.lineage import pyfunc_signature
+from posecore.lineage.code_archive import ARCHIVE_FILE, write_archive
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.graph import Node
@@ -41,7 +43,28 @@ from posecore.models.saving import WEIGHTS_FILE, read_card, verify_model
 from posecore.storage import sha256_of
 
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-_SERVED_PACKAGES = ("posecore", "torch", "numpy", "opencv-python-headless", "mlflow")
+SERVED_PACKAGES = (
+    "PyYAML",
+    "blake3",
+    "huggingface_hub",
+    "jaxtyping",
+    "mlflow",
+    "numpy",
+    "opencv-python-headless",
+    "orjson",
+    "pandas",
+    "polars",
+    "pyarrow",
+    "pycocotools",
+    "pydantic",
+    "safetensors",
+    "scipy",
+    "simplejpeg",
+    "torch",
+    "universal-pathlib",
+    "xxhash",
+)
+"""What a server installs from a package index: all that the library needs to predict, and not the library itself."""
 
 
 def register_model(
@@ -187,12 +210,13 @@ def _log_model(
                     signature=pyfunc_signature.signature(model_folder),
                     input_example=pyfunc_signature.input_example(),
                     model_config=ServingLimits().model_dump(),  # MLflow lets only keys be set that are stored
-                    pip_requirements=[f"{package}=={installed_version(package)}" for package in _SERVED_PACKAGES],
+                    pip_requirements=requirements(),
                     mlflow_model=described,
                 )
             else:  # a pre-trained encoder: kept and traced like any model, but it has nothing to serve
                 shutil.copytree(model_folder, folder / "artifacts" / "model")
                 described.save(str(folder / "MLmodel"))
+            write_archive(folder / ARCHIVE_FILE)
             (folder / "MODEL_CARD.md").write_text(card, encoding="utf-8")
             client.log_model_artifacts(logged.model_id, str(folder))
     except BaseException:
@@ -201,6 +225,12 @@ def _log_model(
     client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=0)])
     return str(logged.model_id)
+
+
+def requirements() -> list[str]:
+    """What a server needs, in the versions that are installed here, under names that the public index has."""
+    # A build for a kind of processor (2.13.0+cpu) has an index of its own.
+    return [f"{name}=={Version(installed_version(name)).public}" for name in SERVED_PACKAGES]
 
 
 @contextmanager

@@ -11,6 +11,7 @@ two drivers of the same step wait for each other.
 """
 
 import fcntl
+import platform
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -37,6 +38,10 @@ from posecore.schema import Json
 from posecore.shards.tar import has_tar_digest
 from posecore.storage import AnyPath, as_path, file_content, folder_of_machine, sha256_of
 
+CONFIG_FILE = "config.yaml"
+"""Artifact of a submission's run: its run file, resolved."""
+JOB, MACHINES = "posecore.job", "posecore.machines"
+"""Tags of a submission's run: the class of its run file, and of who works on it."""
 OUTPUTS_FILE = "outputs.json"
 """Artifact of a step's run: what the step returned."""
 
@@ -222,7 +227,10 @@ class Workflow:
     Attributes:
         reuse: likewise.
         goes_on_from_other_code: whether a step has found what :attr:`Reuse.codes` names.
+        tags: further tags of its run.
     """
+
+    tags: Mapping[str, str] = {}
 
     def __init__(
         self,
@@ -277,9 +285,12 @@ class Workflow:
             "posecore.config": self._config.fingerprint(),
             "posecore.code": source_digest(),
             "posecore.git": git_sha(),
+            "posecore.python": platform.python_version(),
+            JOB: type(self._config).__name__,
+            **self.tags,
         }
         self._run = self.tracking.start_run(self.name, tags)
-        self._run.log_dict(self._config.model_dump(mode="json"), "config.yaml")
+        self._run.log_dict(self._config.model_dump(mode="json"), CONFIG_FILE)
         self._run.log_params(self.parameters)
         record_code(self._run)
         return self

@@ -7,6 +7,7 @@ job. Here every location is absolute, and an unreachable server is reported with
 import logging
 import os
 import re
+import shlex
 import sys
 import tempfile
 import time
@@ -86,6 +87,14 @@ class Tracking:
     def user(self) -> str:
         """Who records, as the store knows them."""
         return user_of(self.uri)
+
+    def to_look_at(self) -> str:
+        """Where a browser finds the experiment, or the command by which it does. Without a password."""
+        if self.uri.startswith(("http://", "https://")):
+            return f"{shown_uri(self.uri).rstrip('/')}/#/experiments/{self.experiment_id}"
+        if shown_uri(self.uri) != self.uri and os.environ.get("MLFLOW_TRACKING_URI") == self.uri:
+            return 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+        return f"mlflow ui --backend-store-uri {shlex.quote(shown_uri(self.uri))}"
 
     def ask(self, call: Callable[[MlflowClient], T]) -> T:
         """The store's answer to a call that may be repeated; a store that stopped answering is waited for.

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from posecore.lineage.steps import EVERYTHING, Reuse, Workflow
+from posecore.lineage.steps import EVERYTHING, MACHINES, Reuse, Workflow
 from posecore.lineage.tracking import Tracking
 from posecore.workflows.datasets_job import Job
 from posecore.workflows.machines import Machines
@@ -32,3 +32,4 @@ class JobWorkflow(Workflow):
     ) -> None:
         super().__init__(tracking, config.name, config.folder, config, reuse=reuse, report=report)
         self.machines = machines
+        self.tags = {MACHINES: type(machines).__name__}

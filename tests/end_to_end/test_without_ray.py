@@ -30,3 +30,15 @@ def test_two_processes_of_torchrun_train_and_register_a_model(job: Job, tmp_path
     client = MlflowClient(f"sqlite:///{run / 'mlflow.db'}")
     training = client.get_run(client.get_model_version("tiny", "1").tags["training_run_id"])
     assert [point.step for point in client.get_metric_history(training.info.run_id, "mpii/PCKh")] == [2, 4]
+    _train_again_from_the_registry(run, tmp_path / "again", environment)
+
+
+def _train_again_from_the_registry(run: Path, out: Path, environment: dict[str, str]) -> None:
+    """With the version's own code, far from this clone."""
+    command = [sys.executable, "-m", "posecore", "rerun", "models:/tiny@1", "--folder", str(run)]
+    again = subprocess.run(
+        [*command, "--out", str(out)], env=environment, capture_output=True, text=True, timeout=600, check=False
+    )
+    assert again.returncode == 0, again.stdout + again.stderr
+    assert "models:/tiny-rerun/1 has the same weights, bit for bit: " in again.stdout
+    assert (out / "code" / "posecore" / "workflows" / "rerun.py").exists()

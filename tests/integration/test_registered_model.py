@@ -11,6 +11,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
+import venv
 from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
@@ -37,7 +38,7 @@ from posecore.lineage.pictures import Editions, find_picture, find_subject, mode
 from posecore.lineage.query import Answer, LineageGraph
 from posecore.lineage.questions import of_license
 from posecore.lineage.records import Records, VersionRecord
-from posecore.lineage.registry import default_store, register_model
+from posecore.lineage.registry import SERVED_PACKAGES, default_store, register_model, requirements
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
 from posecore.models.architecture import ModelConfig
@@ -522,30 +523,65 @@ def test_the_command_predicts_with_a_registered_model(
         assert problem in line
 
 
+IMPORTS = """
+import ast, importlib.metadata, sys
+import posecore.lineage.serving
+names = set()
+for name, module in sys.modules.items():
+    if name.partition(".")[0] == "posecore" and module.__file__:
+        for node in ast.parse(open(module.__file__).read()).body:
+            if isinstance(node, ast.Import):
+                names |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                names.add(node.module.partition(".")[0])
+known = importlib.metadata.packages_distributions()
+print(*{known[name][0].lower().replace("_", "-") for name in names if name in known and name != "posecore"})
+"""
+"""Prints the packages that what is loaded to serve imports by itself."""
 LIMITS = {"max_bodies": 4, "max_bytes": 100_000, "max_pixels": 3000, "max_total_pixels": 4000}
 
 
 @pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The interpreter of a fresh virtual environment: every package of this one but ours, which is nowhere there."""
+    folder = tmp_path_factory.mktemp("elsewhere") / "venv"
+    venv.EnvBuilder(with_pip=False).create(folder)
+    packages = Path(mlflow.__file__).parents[1]
+    (site,) = folder.glob("lib/python*/site-packages")
+    (site / "shared.pth").write_text(f"{packages}\n")  # files like it in that folder are not read in turn
+    python = folder / "bin" / "python"
+    uvicorn = folder / "bin" / "uvicorn"
+    uvicorn.write_text(f"#!{python}\nfrom uvicorn.main import main\nmain()\n")
+    uvicorn.chmod(0o755)
+    return python
+
+
+@pytest.fixture(scope="module")
 def served(
-    store: Tracking, parent: RegisteredVersion, tmp_path_factory: pytest.TempPathFactory
+    store: Tracking, parent: RegisteredVersion, elsewhere: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[str, Path]]:
-    """Address and log of ``mlflow models serve`` on loopback; its whole process group is ended afterwards."""
+    """Address and log of ``mlflow models serve`` on loopback, where the library is not installed.
+
+    Its whole process group is ended afterwards.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     output = tmp_path_factory.mktemp("served") / "serve.log"
     log = output.open("w")
-    command = [sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", parent.uri, "--env-manager", "local"]
+    scripts = str(elsewhere.parent)
+    command = [str(elsewhere), "-m", "mlflow", "models", "serve", "--model-uri", parent.uri, "--env-manager", "local"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    scripts = str(Path(sys.executable).parent)
     environment = {
-        **os.environ,
+        **{name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
         "MLFLOW_TRACKING_URI": store.uri,
         "PATH": f"{scripts}{os.pathsep}{os.environ['PATH']}",
         "MLFLOW_MODELS_WORKERS": "1",
         "MLFLOW_PYFUNC_INFERENCE_CONFIG": json.dumps(LIMITS),
     }
-    server = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment)
+    server = subprocess.Popen(
+        command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, env=environment, cwd=output.parent
+    )
     address = f"http://127.0.0.1:{port}"
     try:
         deadline = time.monotonic() + 120
@@ -589,6 +625,18 @@ def encoded(data: bytes) -> str:
 
 
 @pytest.mark.slow
+def test_a_version_needs_no_package_of_ours(elsewhere: Path, served: tuple[str, Path]) -> None:
+    """What a server installs has no name that somebody else could give a package; the library comes with the model."""
+    ours = subprocess.run([str(elsewhere), "-c", "import posecore"], capture_output=True, cwd="/", env={}, check=False)
+    assert b"No module named 'posecore'" in ours.stderr, "the environment is not what it should be"
+    assert "posecore" not in " ".join(requirements())
+    assert not any("+" in line for line in requirements()), "builds for a kind of processor have an index of their own"
+    imported = subprocess.run(
+        [sys.executable, "-c", IMPORTS], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert set(imported) <= {name.lower().replace("_", "-") for name in SERVED_PACKAGES}
+
+
 def test_pictures_sent_over_http_are_predicted(served: tuple[str, Path], model_folder: Path) -> None:
     rows = [{"image": encoded(png(5)), "x": 10, "y": 5.5, "w": 20, "h": 30}]
     (expected,) = Predictor(load_model(model_folder)).predict([png(5)], [[(10, 5.5, 20, 30)]], "mpii")

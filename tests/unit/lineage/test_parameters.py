@@ -16,4 +16,5 @@ def test_a_configuration_is_flat_and_has_no_password() -> None:
     flat = flat_parameters({"training": TrainingConfig(steps=3, global_batch=4), "uri": "http://me:secret@host/x"})
     assert flat["training.optimizer.lr"] == "0.0005"
     assert flat["training.engine.kind"] == "torch"
+    assert flat_parameters({}) == {}
     assert flat["uri"] == "http://me:***@host/x"

@@ -218,3 +218,24 @@ def test_what_the_system_said_is_found_behind_the_words_of_mlflow() -> None:
     assert system_error_behind(copy(full)) is full
     assert system_error_behind(copy(NoConnection("refused"))) is None
     assert system_error_behind(MlflowException("no such run")) is None
+
+
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("http://host:5000/", "http://host:5000/#/experiments/3"),
+        ("https://me:secret@host", "https://me:***@host/#/experiments/3"),
+        ("sqlite:////a b/mlflow.db", "mlflow ui --backend-store-uri 'sqlite:////a b/mlflow.db'"),
+        ("postgresql://me:secret@host/db", "mlflow ui --backend-store-uri 'postgresql://me:***@host/db'"),
+    ],
+)
+def test_what_is_told_of_a_store_leads_to_it(uri: str, told: str) -> None:
+    """``mlflow ui`` cannot show a server, which has pages of its own."""
+    assert Tracking(uri=uri, experiment="x", experiment_id="3").to_look_at() == told
+
+
+def test_a_password_that_the_environment_has_is_left_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    uri = "postgresql://me:secret@host/db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    told = Tracking(uri=uri, experiment="x", experiment_id="3").to_look_at()
+    assert told == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'

@@ -1,0 +1,76 @@
+"""What is said of a model that was trained again and came out otherwise."""
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.version_difference import VersionFacts
+from posecore.lineage.versions import RESUMED_CODE, RegisteredVersion
+from posecore.workflows.rerun import PIPELINES, Recorded, differences
+
+
+def _recorded(digest: str = "a" * 64, packages: Mapping[str, str] | None = None, **changes: object) -> Recorded:
+    version = RegisteredVersion("pose", 1)
+    use = DatasetUse(name="coco", split="train", digest=digest, role="training", license="CC0-1.0")
+    facts = VersionFacts(
+        version=version,
+        parameters={},
+        code={},
+        packages={"torch": "2.13.0", "tqdm": "4"} if packages is None else packages,
+        datasets=[use],
+        weights=[],
+        evaluations=[],
+    )
+    made = Recorded(
+        version=version,
+        facts=facts,
+        tags={},
+        job="multidataset_train.py",
+        config={},
+        with_ray=True,
+        hardware={"2 x Xeon (1 threads), 1 x Xeon (2 threads) on 2 hosts": 9},
+        python="3.11.7",
+    )
+    return replace(made, **changes)
+
+
+def test_every_job_that_registers_can_be_run_again() -> None:
+    for name, script in PIPELINES.items():
+        module = importlib.import_module(f"pipelines.{script.removesuffix('.py')}")
+        assert vars(module)[name].__name__ == name, "the tag of a submission is the class of its run file"
+
+
+def test_nothing_is_said_of_what_is_the_same() -> None:
+    assert list(differences(_recorded(), _recorded())) == []
+    assert _recorded().processes == 3
+
+
+@pytest.mark.parametrize(
+    ("after", "sentence"),
+    [
+        (_recorded(digest="b" * 64), "the data of coco/train is another: aaaaaaaaaaaa, then bbbbbbbbbbbb"),
+        (
+            _recorded(packages={"torch": "2.14.0", "av": "1"}),
+            "other packages: torch 2.13.0, then 2.14.0, av –, then 1, tqdm 4, then –",
+        ),
+        (_recorded(python="3.12.1"), "Python 3.11.7, then 3.12.1"),
+        (
+            _recorded(hardware={"1 x Xeon (1 threads) on 1 host": 9}),
+            r"then on 1 x Xeon (1 threads) on 1 host (9 steps)",
+        ),
+    ],
+)
+def test_what_may_have_made_other_weights_is_named(after: Recorded, sentence: str) -> None:
+    (said,) = differences(_recorded(), after)
+    assert said.endswith(sentence)
+
+
+def test_what_can_never_come_again_is_named() -> None:
+    before = _recorded(tags={RESUMED_CODE: "c" * 64}, hardware={"1 x NVIDIA L4 on 1 host": 9})
+    assert list(differences(before, replace(before, tags={}))) == [
+        "the first training went on from checkpoints of other code (cccccccccccc)",
+        "some sums on GPUs are added up in another order every time",
+    ]
