@@ -12,9 +12,10 @@ two drivers of the same step wait for each other.
 
 import fcntl
 import platform
+import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -25,6 +26,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from posecore.config import Config, digest_json
 from posecore.errors import IntegrityError, LineageError, StorageError
+from posecore.lineage import twins
 from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
@@ -252,6 +254,7 @@ class Workflow:
         self.goes_on_from_other_code = False
         self._report = report
         self._lock_file: TextIO | None = None
+        self._held = ExitStack()
         self._run: RunLog | None = None
 
     @property
@@ -281,23 +284,42 @@ class Workflow:
         self._lock_file = _try_lock(lock_path)
         tags = {
             "posecore.kind": "workflow",
-            "posecore.lock": str(lock_path),
-            "posecore.config": self._config.fingerprint(),
-            "posecore.code": source_digest(),
+            twins.LOCK: str(lock_path),
+            twins.CONFIG: self._config.fingerprint(),
+            twins.CODE: source_digest(),
+            twins.ALIVE: "0",
+            twins.HOST: socket.gethostname(),
             "posecore.git": git_sha(),
             "posecore.python": platform.python_version(),
             JOB: type(self._config).__name__,
             **self.tags,
         }
         self._run = self.tracking.start_run(self.name, tags)
-        self._run.log_dict(self._config.model_dump(mode="json"), CONFIG_FILE)
-        self._run.log_params(self.parameters)
-        record_code(self._run)
+        try:
+            self._keep_apart()
+            self._run.log_dict(self._config.model_dump(mode="json"), CONFIG_FILE)
+            self._run.log_params(self.parameters)
+            record_code(self._run)
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
+
+    def _keep_apart(self) -> None:
+        """Waits for a driver of the same job whose locks cannot be seen from here, and signs for others like it.
+
+        A store in a file is on one machine, and drivers of a remote run have leases.
+        """
+        if self.tracking.uri.startswith("sqlite:") or not isinstance(self._folder, Path):
+            return
+        self._held.enter_context(twins.Pulse(self.run))
+        own = self.tracking.ask(lambda client: client.get_run(self.run.run_id))
+        said = "waiting for another driver of the same job on"
+        twins.wait_for_earlier(self.tracking, own, lambda host: self._report(f"{self.name:<32} {said} {host}"))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         assert self._lock_file is not None
-        with self._lock_file:
+        with self._lock_file, self._held:
             if error is None:
                 send_if_reachable(self.tracking, self._locks.parent)
                 self.run.end()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -15,10 +16,20 @@ from posecore.lineage.reachable import check_reachable
 
 
 class TrackingServer:
-    """Keeps its record in a folder, so that a server started again is the same one. Use as a context manager."""
+    """Keeps its record in a folder, so that a server started again is the same one. Use as a context manager.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: of artifacts, log, and the record.
+        store: address of a database that has the record instead.
+        options: further options of ``mlflow server``.
+        environment: further variables.
+    """
+
+    def __init__(self, folder: Path, store: str = "", options: Sequence[str] = (), **environment: str) -> None:
         self._folder = folder
+        self._store = store or f"sqlite:///{folder / 'server.db'}"
+        self._options = options
+        self._environment = environment
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self._port = probe.getsockname()[1]
@@ -34,12 +45,15 @@ class TrackingServer:
 
     def start(self) -> None:
         """Returns when it answers."""
-        store = f"sqlite:///{self._folder / 'server.db'}"
         command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self._port)]
-        command += ["--backend-store-uri", store, "--artifacts-destination", str(self._folder / "artifacts")]
+        command += ["--backend-store-uri", self._store, "--artifacts-destination", str(self._folder / "artifacts")]
         with (self._folder / "server.log").open("ab") as log:
             self._process = subprocess.Popen(
-                [*command, "--workers", "1"], stdout=log, stderr=log, start_new_session=True, env=dict(os.environ)
+                [*command, "--workers", "1", *self._options],
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                env={**os.environ, **self._environment},
             )
         until = time.monotonic() + 120
         while True:
