@@ -38,7 +38,7 @@ def _rerun(options: argparse.Namespace) -> int:
     if out.exists() and any(out.iterdir()):
         raise LineageError(f"--out {out}: there is something in it already; name a new folder.")
     out.mkdir(parents=True, exist_ok=True)
-    print(f"{recorded.version.uri}: {recorded.job}, code {recorded.tags.get('code', '')[:12]}", flush=True)
+    print(f"{recorded.version.uri}: posecore {recorded.job}, code {recorded.tags.get('code', '')[:12]}", flush=True)
     result = rerun.rerun(tracking, recorded, out, options.data_folder, options.set)
     before, after = result.weights
     if result.equal:

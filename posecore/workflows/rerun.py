@@ -23,13 +23,13 @@ from posecore.lineage.version_difference import VersionFacts, version_facts
 from posecore.lineage.versions import RESUMED_CODE, SHA256, RegisteredVersion, get_version, parse_uri
 from posecore.workflows.progress import HARDWARE
 
-PIPELINES = {
-    "JobConfig": "multidataset_train.py",
-    "PretrainingConfig": "pretrain.py",
-    "AdaptationJob": "adapt.py",
-    "DistillationJob": "distill.py",
+COMMANDS = {
+    "JobConfig": "train",
+    "PretrainingConfig": "pretrain",
+    "AdaptationJob": "adapt",
+    "DistillationJob": "distill",
 }
-"""Class of a run file to the script that runs it."""
+"""Class of a run file to the command that runs it."""
 REGISTERED = "posecore.registered"
 """Tag of a submission: the version it registered."""
 _DECISIVE = ("torch", "numpy", "deepspeed", "ray", "opencv-python-headless", "simplejpeg", "polars", "pyarrow")
@@ -43,7 +43,7 @@ class Recorded:
         version: which.
         facts: of it.
         tags: of the version.
-        job: script that made it.
+        job: command that made it.
         config: its run file, resolved.
         with_ray: whether a Ray cluster worked on it, or else torchrun's processes.
         hardware: of its training: what it ran on, to the steps made there.
@@ -99,7 +99,7 @@ def read_recorded(tracking: Tracking, version: RegisteredVersion) -> Recorded:
         submission = RunLog(tracking, registering.data.tags["mlflow.parentRunId"])
         said = tracking.client.get_run(submission.run_id).data.tags
         trained = tracking.client.get_run(tags["training_run_id"]).data.tags
-        job = PIPELINES[said[JOB]]
+        job = COMMANDS[said[JOB]]
     except (MlflowException, KeyError) as error:
         raise LineageError(
             f"{version.uri} cannot be trained again: its record does not say which job made it ({error})."
@@ -162,7 +162,7 @@ def rerun(
     command = [sys.executable]
     if not recorded.with_ray:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recorded.processes)]
-    command += [str(code / "pipelines" / recorded.job), "--config", str(config)]
+    command += ["-m", "posecore", recorded.job, "--config", str(config)]
     for override in (*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *overrides):
         command += ["--set", override]
     status = subprocess.run(command, env=environment, cwd=out, check=False).returncode

@@ -6,10 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from posecore.cli.jobs import JOBS
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.version_difference import VersionFacts
 from posecore.lineage.versions import RESUMED_CODE, RegisteredVersion
-from posecore.workflows.rerun import PIPELINES, Recorded, differences
+from posecore.workflows.rerun import COMMANDS, Recorded, differences
 
 
 def _recorded(digest: str = "a" * 64, packages: Mapping[str, str] | None = None, **changes: object) -> Recorded:
@@ -28,7 +29,7 @@ def _recorded(digest: str = "a" * 64, packages: Mapping[str, str] | None = None,
         version=version,
         facts=facts,
         tags={},
-        job="multidataset_train.py",
+        job="train",
         config={},
         with_ray=True,
         hardware={"2 x Xeon (1 threads), 1 x Xeon (2 threads) on 2 hosts": 9},
@@ -38,8 +39,8 @@ def _recorded(digest: str = "a" * 64, packages: Mapping[str, str] | None = None,
 
 
 def test_every_job_that_registers_can_be_run_again() -> None:
-    for name, script in PIPELINES.items():
-        module = importlib.import_module(f"pipelines.{script.removesuffix('.py')}")
+    for name, command in COMMANDS.items():
+        module = importlib.import_module(f"pipelines.{JOBS[command][0]}")
         assert vars(module)[name].__name__ == name, "the tag of a submission is the class of its run file"
 
 
