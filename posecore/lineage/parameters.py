@@ -8,6 +8,8 @@ from posecore.config import Config
 from posecore.lineage.reachable import shown_uri
 from posecore.schema import Json
 
+FACTS = "lineage."
+"""What parameters begin with that are no settings: digests of a version's data, code and packages."""
 LONGEST_NAME, LONGEST_VALUE = 250, 6000
 """MLflow refuses longer names and truncates longer values; the full configuration is an artifact."""
 

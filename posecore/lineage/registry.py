@@ -15,15 +15,18 @@ from mlflow.exceptions import MlflowException
 from mlflow.models import Model
 from packaging.version import Version
 
+from posecore.config import digest_json
 from posecore.errors import LineageError
 from posecore.lineage import pyfunc_signature
 from posecore.lineage.code_archive import ARCHIVE_FILE, write_archive
+from posecore.lineage.code_snapshot import installed_distributions
 from posecore.lineage.code_version import git_sha, source_digest
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.graph import Node
 from posecore.lineage.ledger import begin, is_ledger
 from posecore.lineage.model_card import model_card
 from posecore.lineage.outage import system_error_behind
+from posecore.lineage.parameters import FACTS
 from posecore.lineage.permissions import Verdict, verdicts
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.records import VersionRecord, read_records
@@ -42,6 +45,7 @@ from posecore.lineage.weights_use import WeightsUse, weights_of, weights_tags
 from posecore.models.saving import WEIGHTS_FILE, read_card, verify_model
 from posecore.storage import sha256_of
 
+_DIGITS = 12
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 SERVED_PACKAGES = (
     "PyYAML",
@@ -130,8 +134,9 @@ def register_model(
             client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
         metrics = {result.name: result.metrics for result in evaluations}
         card = model_card(name, model_folder, datasets, metrics, allowed, parent.uri if parent else None, summary)
-        run.log_params(parameters or {})
-        model_id = _log_model(run, name, model_folder, card, version_tags, parameters or {})
+        shown = {**(parameters or {}), **_facts(datasets, version_tags)}
+        run.log_params(shown)
+        model_id = _log_model(run, name, model_folder, card, version_tags, shown)
         step = int(read_card(model_folder).lineage.get("step", 0))
         run.log_measured(model_id, {f"training/{key}": value for key, value in (training or {}).items()}, step)
         for result in evaluations:
@@ -175,6 +180,14 @@ def _allowed(
     )
     records.versions.append(candidate)
     return verdicts(LineageGraph(records), Node("weights", sha256))
+
+
+def _facts(datasets: Sequence[DatasetUse], tags: Mapping[str, str]) -> dict[str, str]:
+    """Data, code and packages as parameters, for pages that compare nothing else."""
+    packages = digest_json(installed_distributions())
+    facts = {"code": tags["code"][:_DIGITS], "git": tags["git"], "packages": packages[:_DIGITS]}
+    facts |= {f"{use.role}.{use.label}": use.digest[:_DIGITS] for use in datasets}
+    return {f"{FACTS}{name}": value for name, value in facts.items()}
 
 
 def _resumed_code(model_folder: Path) -> dict[str, str]:

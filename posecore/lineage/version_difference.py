@@ -12,6 +12,7 @@ from posecore.errors import IntegrityError
 from posecore.lineage.code_snapshot import DIFF_FILE, FOLDER, INSTALLED_FILE
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.outage import STORE_ERRORS
+from posecore.lineage.parameters import FACTS
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import (
     DATASET,
@@ -147,7 +148,8 @@ def version_facts(tracking: Tracking, version: RegisteredVersion) -> VersionFact
     tags = dict(found.tags)
     model_id = str(found.source).rsplit("/", 1)[-1]
     try:
-        parameters = dict(tracking.client.get_logged_model(model_id).params)
+        found_parameters = tracking.client.get_logged_model(model_id).params
+        parameters = {name: value for name, value in found_parameters.items() if not name.startswith(FACTS)}
     except MlflowException:
         parameters = {}
     snapshot = _snapshot(tracking, tags.get("run_id", found.run_id or ""))

@@ -68,6 +68,7 @@ def job(tmp_path_factory: pytest.TempPathFactory, synthetic_data: Path) -> Job:
             "steps": 4,
             "global_batch": 8,
             "evaluate_every": 2,
+            "best": {"metric": "mpii/PCKh"},
             "schedule": {"kind": "cosine", "warmup_steps": 1},
             "engine": {"kind": "deepspeed", "zero_stage": 1, "precision": "fp32"},
         },

@@ -85,7 +85,12 @@ def test_pages_that_compare_versions_have_what_differs(job: Job, first_run: dict
     measured = {metric.key: metric for metric in model.metrics}
     ground_truth = next(tag for tag in version.tags if tag.startswith("evaluation.mpii."))
     judged = measured["mpii/PCKh"]
-    assert (judged.step, f"evaluation.{judged.dataset_name}.{judged.dataset_digest}") == (4, ground_truth)
+    found = {point.step: point.value for point in client.get_metric_history(trained.info.run_id, "mpii/PCKh")}
+    best = min(step for step, value in found.items() if value == max(found.values()))
+    assert trained.data.metrics["best_step"] == best
+    assert trained.data.metrics["best/mpii/PCKh"] == found[best]
+    assert trained.data.metrics["steps_made"] == 4
+    assert (judged.step, f"evaluation.{judged.dataset_name}.{judged.dataset_digest}") == (best, ground_truth)
     assert submission.data.metrics["mpii/PCKh"] == registered.data.metrics["mpii/PCKh"] == judged.value
     assert measured["training/gradient_norm"].value == trained.data.metrics["gradient_norm"] > 0
     assert measured["training/training_s"].value > 0
@@ -175,7 +180,7 @@ def test_a_run_folder_that_cannot_be_is_refused(
 
 def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:
     leaking = "datasets=[{name: coco, root: coco, train: train, evaluate: train}]"
-    refused = job.run(leaking, f"run_folder={tmp_path}")
+    refused = job.run(leaking, f"run_folder={tmp_path}", "training.best=null")
     assert refused.returncode == 1
     assert re.search(r"coco/train/(\S+) and coco/train/\1 \(exact\)", refused.stderr)
     assert "--allow-leakage" in refused.stderr
@@ -197,6 +202,7 @@ def test_an_unreachable_tracking_server_stops_the_job_before_it_starts(job: Job,
         ("datasets.0.changes={license: 3}", "datasets.coco.changes: license"),
         ("training.global_batch=7", "training.global_batch 7 cannot be cut evenly"),
         ("datasets.0.train=trian", "has no split 'trian'"),
+        ("training.best.metric=mpi/PCKh", "begin it with coco/ or mpii/ or ap10k/."),
         ("data_folder=/nowhere", "coco train: annotations/person_keypoints_train2017.json is missing below /nowhere"),
     ],
 )

@@ -124,6 +124,22 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def _norms(run: Path) -> list[float]:
+    lines = map(json.loads, (run / LOG_FILE).read_text().splitlines())
+    return [line["gradient_norm"] for line in lines if "gradient_norm" in line]
+
+
+@pytest.mark.parametrize(
+    ("name", "like"),
+    [*((f"zero{stage}", "torch") for stage in STAGES), ("offload", "torch"), ("sparing-zero3", "clipped-torch")],
+)
+def test_the_norm_that_is_told_is_that_of_the_whole_gradient_before_clipping(runs: Path, name: str, like: str) -> None:
+    norms = _norms(runs / name)
+    assert len(norms) == 3
+    assert norms == pytest.approx(_norms(runs / like), rel=1e-3)
+    assert min(norms) > 0.1, "ten times what it is clipped to"
+
+
 def _assert_close(
     first: Path, second: Path, tolerance: float, without: re.Pattern[str] = re.compile("$."), updates: int = 6
 ) -> None:

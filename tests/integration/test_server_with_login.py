@@ -81,7 +81,8 @@ def test_a_job_records_registers_and_reads_back(tracking: Tracking, tmp_path: Pa
     assert all(tensor.equal(again.state_dict()[name]) for name, tensor in model.state_dict().items())
     stored = tracking.client.get_logged_model(tracking.client.get_model_version("pose", "1").source.split("/")[-1])
     assert stored.artifact_location.startswith("mlflow-artifacts:"), "the store itself is the server's business"
-    assert stored.params == {"lr": "0.1"}
+    assert stored.params["lr"] == "0.1"
+    assert stored.params["lineage.training.coco/train"] == "a" * 12
     assert {metric.key: metric.value for metric in stored.metrics}["coco/AP"] == 0.5
 
 
