@@ -134,9 +134,9 @@ def register_model(
             client.log_inputs(run.run_id, models=[LoggedModelInput(parent_model)])
         metrics = {result.name: result.metrics for result in evaluations}
         card = model_card(name, model_folder, datasets, metrics, allowed, parent.uri if parent else None, summary)
-        shown = {**(parameters or {}), **_facts(datasets, version_tags)}
-        run.log_params(shown)
-        model_id = _log_model(run, name, model_folder, card, version_tags, shown)
+        compared = {**(parameters or {}), **_facts(datasets, version_tags)}
+        run.log_params(compared)
+        model_id = _log_model(run, name, model_folder, card, version_tags, compared)
         step = int(read_card(model_folder).lineage.get("step", 0))
         run.log_measured(model_id, {f"training/{key}": value for key, value in (training or {}).items()}, step)
         for result in evaluations:

@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from mlflow.exceptions import MlflowException
 
 from posecore.errors import LineageError
 from posecore.lineage.code_archive import ARCHIVE_FILE, unpack_archive
 from posecore.lineage.code_snapshot import INSTALLED_FILE
 from posecore.lineage.model_source import registered_files
+from posecore.lineage.outage import STORE_ERRORS
 from posecore.lineage.steps import CONFIG_FILE, JOB, MACHINES
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.version_difference import VersionFacts, version_facts
@@ -100,7 +100,7 @@ def read_recorded(tracking: Tracking, version: RegisteredVersion) -> Recorded:
         said = tracking.client.get_run(submission.run_id).data.tags
         trained = tracking.client.get_run(tags["training_run_id"]).data.tags
         job = COMMANDS[said[JOB]]
-    except (MlflowException, KeyError) as error:
+    except (*STORE_ERRORS, KeyError) as error:
         raise LineageError(
             f"{version.uri} cannot be trained again: its record does not say which job made it ({error})."
         ) from None
