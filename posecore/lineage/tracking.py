@@ -305,6 +305,11 @@ def connect(
     except (MlflowException, SQLAlchemyError) as error:
         detail = " ".join(str(error).split())
         raise LineageError(f"tracking store {shown_uri(uri)}: {detail}") from error
+    except ModuleNotFoundError as error:
+        raise LineageError(
+            f"tracking store {shown_uri(uri)}: the database's driver {error.name} is not installed; install it, or "
+            "name one that is in the address, such as postgresql+psycopg2://."
+        ) from error
 
 
 def _log_params(run_id: str, params: Sequence[Param], client: MlflowClient) -> None:

@@ -239,3 +239,13 @@ def test_a_password_that_the_environment_has_is_left_there(monkeypatch: pytest.M
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     told = Tracking(uri=uri, experiment="x", experiment_id="3").to_look_at()
     assert told == 'mlflow ui --backend-store-uri "$MLFLOW_TRACKING_URI"'
+
+
+def test_a_database_without_a_driver_is_said_to_have_none(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as database:
+        uri = f"mysql+nosuchdriver://me:secret@127.0.0.1:{database.getsockname()[1]}/db"
+        with pytest.raises((LineageError, ConfigError), match=r"me:\*\*\*@127"):
+            connect(TrackingConfig(uri=uri), tmp_path)
+        uri = uri.replace("mysql+nosuchdriver", "mssql+pymssql")
+        with pytest.raises(LineageError, match=r"the database's driver pymssql is not installed; install it, or name"):
+            connect(TrackingConfig(uri=uri), tmp_path)
