@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, Protocol
+from typing import Protocol
 
 from torch import nn
 
@@ -11,8 +11,9 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, evaluate_shared
 from posecore.evaluation.label_losses import LabelLossRecorder
 from posecore.models.pose_model import PoseModel
+from posecore.schema import Json
 from posecore.shards.corrections import Corrections
-from posecore.shards.manifest import dataset_digests, read_manifest
+from posecore.shards.manifest import read_manifest
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import as_path
 from posecore.training.loop import Evaluate
@@ -44,11 +45,15 @@ class PeriodicEvaluation:
     settings: InferenceSettings
     show: ShowSamples | None = None
 
-    def decided_by(self) -> dict[str, Any]:
+    def decided_by(self) -> dict[str, Json]:
         """See :class:`~posecore.workflows.train_step.Judge`."""
-        protocols = {name: read_manifest(as_path(at)).definition.evaluation for name, at in self.stores.items()}
-        data = {"data": dataset_digests(self.stores), "protocols": protocols}
-        return {**data, "heads": dict(self.heads), "settings": self.settings}
+        manifests = {name: read_manifest(as_path(at)) for name, at in self.stores.items()}
+        return {
+            "data": {name: each.digest for name, each in manifests.items()},
+            "protocols": {name: each.definition.evaluation.model_dump(mode="json") for name, each in manifests.items()},
+            "heads": dict(self.heads),
+            "settings": self.settings.model_dump(mode="json"),
+        }
 
     def __call__(self, method: nn.Module, step: int) -> Mapping[str, float]:
         """Metrics as ``<set>/<metric>``, on rank 0."""

@@ -32,6 +32,8 @@ COMMANDS = {
 """Class of a run file to the command that runs it."""
 REGISTERED = "posecore.registered"
 """Tag of a submission: the version it registered."""
+_PLACES = re.compile(r"name$|hardware$|(?:run|data)_folder$|tracking\.|cluster\.")
+"""Settings that decide no weights."""
 _DECISIVE = ("torch", "numpy", "deepspeed", "ray", "opencv-python-headless", "simplejpeg", "polars", "pyarrow")
 
 
@@ -162,7 +164,7 @@ def rerun(
     command = [sys.executable]
     if not recorded.with_ray:
         command += ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(recorded.processes)]
-    command += ["-m", "posecore", recorded.job, "--config", str(config)]
+    command += ["-m", "posecore", recorded.job, "--config", str(config), "--no-reuse"]
     for override in (*(f"{key}={json.dumps(value)}" for key, value in settings.items()), *overrides):
         command += ["--set", override]
     status = subprocess.run(command, env=environment, cwd=out, check=False).returncode
@@ -178,6 +180,13 @@ def differences(before: Recorded, after: Recorded) -> Iterator[str]:
     """What two trainings of one code and configuration differed in, as far as it is recorded."""
     if RESUMED_CODE in before.tags:
         yield f"the first training went on from checkpoints of other code ({before.tags[RESUMED_CODE][:12]})"
+    settings = [
+        {name: value for name, value in each.facts.parameters.items() if not _PLACES.match(name)}
+        for each in (before, after)
+    ]
+    if changed := [name for name in {**settings[0], **settings[1]} if settings[0].get(name) != settings[1].get(name)]:
+        shown = (f"{name} {settings[0].get(name, '–')}, then {settings[1].get(name, '–')}" for name in changed[:8])
+        yield f"other settings: {'; '.join(shown)}"
     for label, one, other in _data(before.facts, after.facts):
         yield f"the data of {label} is another: {one[:12]}, then {other[:12]}"
     started = [{(use.relation, use.digest) for use in each.facts.weights if not use.child} for each in (before, after)]

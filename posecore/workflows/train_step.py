@@ -44,7 +44,7 @@ SAMPLES = "samples"
 class Judge(Protocol):
     """A periodic evaluation that may say which checkpoint is best."""
 
-    def decided_by(self) -> dict[str, Any]:
+    def decided_by(self) -> dict[str, Json]:
         """What decides what it finds beside the model: digests of the data, and settings."""
         ...
 

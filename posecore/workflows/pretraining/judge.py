@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +15,7 @@ from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.methods.batch import denormalise, to_device
 from posecore.methods.masked_autoencoder import MaskedAutoencoder
+from posecore.schema import Json
 from posecore.shards.manifest import dataset_digests
 from posecore.shards.store import open_store
 from posecore.viz.reconstruction import Reconstruction
@@ -52,9 +52,9 @@ class ReconstructionJudge:
                 errors[f"{name}/masked_error"] = float(np.mean([loss for part in parts for loss in part]))
         return errors
 
-    def decided_by(self) -> dict[str, Any]:
+    def decided_by(self) -> dict[str, Json]:
         """See :class:`~posecore.workflows.train_step.Judge`."""
-        return {"data": dataset_digests(self.stores), "crops": self.unlabelled}
+        return {"data": dataset_digests(self.stores), "crops": self.unlabelled.model_dump(mode="json")}
 
     def error(self, method: MaskedAutoencoder, name: str) -> float:
         """Mean squared error of the hidden patches of one set, found by this process alone."""

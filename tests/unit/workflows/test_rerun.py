@@ -69,6 +69,16 @@ def test_what_may_have_made_other_weights_is_named(after: Recorded, sentence: st
     assert said.endswith(sentence)
 
 
+def test_settings_that_were_changed_for_it_are_named_and_places_are_not() -> None:
+    before, after = _recorded(), _recorded()
+    first = {"training.seed": "0", "run_folder": "a", "tracking.uri": "x", "datasets.coco.name": "coco"}
+    facts = [replace(before.facts, parameters=first), replace(after.facts, parameters={**first, "training.seed": "5"})]
+    facts[1] = replace(facts[1], parameters={**facts[1].parameters, "run_folder": "b", "name": "pose-rerun"})
+    assert list(differences(replace(before, facts=facts[0]), replace(after, facts=facts[1]))) == [
+        "other settings: training.seed 0, then 5"
+    ]
+
+
 def test_what_can_never_come_again_is_named() -> None:
     before = _recorded(tags={RESUMED_CODE: "c" * 64}, hardware={"1 x NVIDIA L4 on 1 host": 9})
     assert list(differences(before, replace(before, tags={}))) == [
