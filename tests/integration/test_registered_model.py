@@ -640,6 +640,7 @@ def test_a_version_needs_no_package_of_ours(elsewhere: Path, served: tuple[str, 
     assert not missing
 
 
+@pytest.mark.slow
 def test_pictures_sent_over_http_are_predicted(served: tuple[str, Path], model_folder: Path) -> None:
     rows = [{"image": encoded(png(5)), "x": 10, "y": 5.5, "w": 20, "h": 30}]
     (expected,) = Predictor(load_model(model_folder)).predict([png(5)], [[(10, 5.5, 20, 30)]], "mpii")
