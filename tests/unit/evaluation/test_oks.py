@@ -56,7 +56,10 @@ def test_categories_of_one_image_are_judged_apart() -> None:
     twice = [0, 0, 1]  # the surest answer is of a category that nobody asks for
     foreign = replace(
         found,
-        **{name: getattr(found, name)[twice] for name in ("image_row", "keypoints", "scores")},
+        **{
+            name: getattr(found, name)[twice]
+            for name in ("image_row", "instance_row", "keypoints", "keypoint_scores", "scores", "crop_area")
+        },
         category_id=np.array([8, 7, 9]),
     )
     assert evaluate_oks(truth, foreign, COCO_SIGMAS, **arguments).ap_per_category() == pytest.approx({7: 1.0, 9: 1.0})
