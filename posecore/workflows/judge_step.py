@@ -22,6 +22,8 @@ from posecore.workflows.steps import Split, vouched
 
 JUDGING = ("posecore.workflows.evaluation",)
 """Code that decides figures; two models judged by the same are comparable."""
+PROTOCOL = "evaluation"
+"""Name of what judged, among the settings of a measurement; the others are those of inference."""
 _NO_MATTER = {"batch_size", "num_threads"}  # of the settings: they change no figure
 
 
@@ -123,7 +125,7 @@ def judge_step(
                 bodies=result.bodies[each.name],
                 subjects=result.subjects[each.name],
                 head=each.head,
-                settings={**told, "evaluation": protocols[each.name]},
+                settings={**told, PROTOCOL: protocols[each.name]},
                 boxes=checksums.get(each.name),
                 code=code,
             ).model_dump(mode="json")

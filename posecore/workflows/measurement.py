@@ -21,7 +21,7 @@ from posecore.storage import AnyPath, as_path
 from posecore.workflows.datasets_job import Job
 from posecore.workflows.fetched_model import fetch_model
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.judge_step import JUDGING, JudgedSet, judge_step
+from posecore.workflows.judge_step import JUDGING, PROTOCOL, JudgedSet, judge_step
 from posecore.workflows.machines import Machines
 
 
@@ -76,7 +76,8 @@ def measure_missing(machines: Machines, tracking: Tracking, asked: Promotion, fo
                 "pipelines/evaluate.py --boxes."
             )
         sets = [judged_set(measured.name, _place(graph, measured), measured.on.head)]
-        settings = InferenceSettings.model_validate(dict(measured.on.settings))
+        told = {name: value for name, value in measured.on.settings.items() if name != PROTOCOL}
+        settings = InferenceSettings.model_validate(told)  # the protocol is the set's own
         for version, figures in ((asked.candidate, own), (holder, its)):
             if not any(each.comparable_with(measured) and each.on.code == code for each in figures):
                 measure(machines, tracking, version, sets, settings, folder)

@@ -157,7 +157,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     runs = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.step` = 'evaluate:child'")
     assert runs[0].data.metrics["syrip/torso/PCK_0.2"] == measured["torso/PCK_0.2"]
     artifacts = tracking.client.list_artifacts(runs[0].info.run_id, "syrip")
-    assert [artifact.path for artifact in artifacts] == ["syrip/clinical.json"]
+    names = ["clinical.json", "keypoint_errors.json", "worst.jpg"]
+    assert [artifact.path for artifact in artifacts] == [f"syrip/{name}" for name in names]
     assert "Labels were not compared with the proportions of their bodies: syrip train: 8 of 8" in page
     assert re.search(r"\d+ labels were hardly learned", page)
     link = re.search(r'href="(labels/syrip/index.html)"', page)
@@ -370,7 +371,7 @@ def with_one_area(annotations: list[dict[str, Any]]) -> None:
             {"area_rule": "annotated"},
             "syrip train: the annotations state one area, 14232.8 px², for all 8 bodies",
         ),
-        (unlabelled_for_judging, {}, "datasets.syrip: no body of its evaluation split (val) has a labelled point"),
+        (unlabelled_for_judging, {}, "datasets.syrip: evaluation split val: no body has a labelled point"),
     ],
     ids=["no labels", "three labels", "no left wrist", "one infant in both", "one area for all", "none to judge by"],
 )

@@ -483,7 +483,7 @@ def test_the_command_answers(
         (["model", "infant", "1"], "infant version 1 is not registered; there is infants"),
         (["dataset", "clinik"], "there is clinic"),
         (["image", "abc"], "64 hexadecimal digits"),
-        (["user", "nobody"], "no recorded run"),
+        (["user", "nobody"], "nobody: nothing recorded is theirs; there is "),
     ):
         assert posecore_command([*base, *question]) == 2
         assert problem in capsys.readouterr().err

@@ -48,7 +48,7 @@ def _catches(process: int, number: int) -> bool:
 def test_a_signal_ends_a_command_with_one_line(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(posecore.cli.plan, "_plan", lambda _: os.kill(os.getpid(), signal.SIGTERM))
+    monkeypatch.setattr("posecore.cli.plan._plan", lambda _: os.kill(os.getpid(), signal.SIGTERM))
     assert posecore.cli.main(["plan", "--gpu", "h100"]) == 128 + signal.SIGTERM
     assert capsys.readouterr().err == "stopped by SIGTERM.\n"
 

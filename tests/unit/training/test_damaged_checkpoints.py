@@ -114,8 +114,8 @@ def test_a_damaged_checkpoint_takes_no_whole_ones_place(run_dir: Path, monkeypat
     kept: list[set[str]] = []
     remove = context.store.remove_superseded
 
-    def watched(name: str) -> None:
-        remove(name)
+    def watched(name: str, best: int | None) -> None:
+        remove(name, best)
         kept.append({path.name for path in (run_dir / "checkpoints").iterdir()})
 
     monkeypatch.setattr(context.store, "remove_superseded", watched)
