@@ -64,14 +64,12 @@ class CvatReader(NamedPointsReader):
     """Reads "CVAT for images 1.1" and "CVAT for video 1.1"; options are those of :class:`CvatOptions`."""
 
     Options = CvatOptions
-    options = frozenset(CvatOptions.model_fields)
     suffixes = (".xml",)
     kind: ClassVar[str] = "an export of CVAT"
 
     def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
         """A record per picture, or per frame in which a body is seen."""
         options = reader_options(source, CvatOptions)
-        assert isinstance(options, CvatOptions)
         file = _File(source, options, part)
         tracks: list[Element] = []
         for element in elements(source, part, ROOT):

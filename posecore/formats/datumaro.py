@@ -56,14 +56,12 @@ class DatumaroReader(NamedPointsReader):
     """Reads Datumaro JSON; options are those of :class:`DatumaroOptions`."""
 
     Options = DatumaroOptions
-    options = frozenset(DatumaroOptions.model_fields)
     suffixes = (".json",)
     kind: ClassVar[str] = "a file of Datumaro"
 
     def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
         """A record per item."""
         options = reader_options(source, DatumaroOptions)
-        assert isinstance(options, DatumaroOptions)
         files = StatedFiles(source, part)
         prefix = prefix_of(source, part)
         others: Counter[str] = Counter()

@@ -61,14 +61,12 @@ class LabelStudioReader(NamedPointsReader):
     """Reads exports in Label Studio's own form ("JSON"); options are those of :class:`LabelStudioOptions`."""
 
     Options = LabelStudioOptions
-    options = frozenset(LabelStudioOptions.model_fields)
     suffixes = (".json",)
     kind: ClassVar[str] = "an export of Label Studio"
 
     def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
         """A record per task."""
         options = reader_options(source, LabelStudioOptions)
-        assert isinstance(options, LabelStudioOptions)
         files = StatedFiles(source, part)
         prefix = prefix_of(source, part)
         seen: set[str] = set()

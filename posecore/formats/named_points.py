@@ -6,7 +6,7 @@ Such tools know labelling and little else: seldom a box, never an area. What the
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias, TypeVar
 
 from pydantic import Field
 
@@ -47,6 +47,9 @@ class NamedPointsOptions(Config):
     predictions: bool = False
     zero_is_missing: bool = False
     tracks_are_subjects: bool = False
+
+
+_OptionsT = TypeVar("_OptionsT", bound=NamedPointsOptions)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,6 +94,10 @@ class NamedPointsReader(ReaderOfParts):
     suffixes: ClassVar[tuple[str, ...]] = ()
     kind: ClassVar[str] = ""
 
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.options = frozenset(cls.Options.model_fields)
+
     def parts(self, source: Source) -> list[str]:
         """The file, or those of a folder by their paths."""
         path = source_file(source, source.annotations)
@@ -113,7 +120,7 @@ class NamedPointsReader(ReaderOfParts):
         """The records of one file."""
 
 
-def reader_options(source: Source, kind: type[NamedPointsOptions]) -> NamedPointsOptions:
+def reader_options(source: Source, kind: type[_OptionsT]) -> _OptionsT:
     """The options of a reader of named points, checked.
 
     Raises:

@@ -50,14 +50,12 @@ class ViaReader(NamedPointsReader):
     """Reads VIA 2; options are those of :class:`ViaOptions`."""
 
     Options = ViaOptions
-    options = frozenset(ViaOptions.model_fields)
     suffixes = (".json",)
     kind: ClassVar[str] = "a file of VIA"
 
     def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
         """A record per picture."""
         options = reader_options(source, ViaOptions)
-        assert isinstance(options, ViaOptions)
         pictures = via_pictures(source, part)
         attributes = via_attributes(pictures, options)
         files = StatedFiles(source, part)

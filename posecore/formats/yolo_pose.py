@@ -84,7 +84,6 @@ class YoloPoseReader(ReaderOfParts):
         """The folders and lists of pictures that the part names."""
         description = describe_yolo(source)
         options = reader_options(source, YoloPoseOptions)
-        assert isinstance(options, YoloPoseOptions)
         part = options.part or source.split
         if not description.pictures.get(part):
             named = ", ".join(name for name, places in description.pictures.items() if places) or "none"
