@@ -17,7 +17,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from posecore.config import apply_override, parse_config, read_yaml
+from posecore.config import apply_override, load_config, parse_config
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Json
@@ -149,11 +149,14 @@ def _run(job: str, config_class: str, config: Any, settings: Sequence[str], on_r
     from posecore.lineage.steps import EVERYTHING  # MLflow takes a second
 
     script = import_module(f"posecore.pipelines.{job}")
-    given = isinstance(config, Mapping)
-    values = deepcopy(dict(config)) if given else read_yaml(config)
-    for setting in settings:
-        apply_override(values, setting)
-    parsed = parse_config(values, getattr(script, config_class), origin=job if given else str(config))
+    kind = getattr(script, config_class)
+    if isinstance(config, Mapping):
+        values = deepcopy(dict(config))
+        for setting in settings:
+            apply_override(values, setting)
+        parsed = parse_config(values, kind, origin=job)
+    else:
+        parsed = load_config(config, kind, settings)
     run: Callable[..., str] = script.run
     return run(parsed, EVERYTHING, _machines(on_ray))
 

@@ -127,10 +127,20 @@ def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] =
     Raises:
         ConfigError: the file, an override or a field is wrong.
     """
+    values = stated_values(path, overrides)
+    return parse_config(values, cls, str(path), [override.partition("=")[0] for override in overrides])
+
+
+def stated_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """What :func:`load_config` validates: the plain values of a YAML file, changed.
+
+    Raises:
+        ConfigError: the file or an override is wrong.
+    """
     values = read_yaml(path)
     for override in overrides:
         apply_override(values, override)
-    return parse_config(values, cls, str(path), [override.partition("=")[0] for override in overrides])
+    return values
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 import yaml
 
-from posecore.config import apply_override, load_config, read_yaml
+from posecore.config import load_config, stated_values
 from posecore.lineage.steps import Reuse
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.machines import Machines
@@ -77,10 +77,7 @@ def read_job(
         reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
         config = load_config(run_file, config_class, overrides)
         if options.dry_run:
-            values = read_yaml(run_file)
-            for override in overrides:
-                apply_override(values, override)
-            print(yaml.safe_dump(values, sort_keys=False), end="")
+            print(yaml.safe_dump(stated_values(run_file, overrides), sort_keys=False), end="")
             return
         run(config, reuse, machines)
 
