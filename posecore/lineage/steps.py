@@ -10,12 +10,11 @@ can be taken therefore proves that the driver is dead, which is how leftover RUN
 two drivers of the same step wait for each other.
 """
 
-import fcntl
 import platform
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -31,13 +30,13 @@ from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
 from posecore.lineage.curve import send_if_reachable
-from posecore.lineage.lease import Lease
 from posecore.lineage.parameters import flat_parameters
 from posecore.lineage.places import Places, placed
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.schema import Json
 from posecore.shards.tar import has_tar_digest
+from posecore.sole_driver import sole_driver, try_lock
 from posecore.storage import AnyPath, as_path, file_content, folder_of_machine, sha256_of
 
 CONFIG_FILE = "config.yaml"
@@ -281,7 +280,7 @@ class Workflow:
         close_dead_runs(self.tracking)
         send_if_reachable(self.tracking, self._locks.parent)
         lock_path = self._locks / f"workflow-{time.time_ns()}.lock"
-        self._lock_file = _try_lock(lock_path)
+        self._lock_file = try_lock(lock_path)
         tags = {
             "posecore.kind": "workflow",
             twins.LOCK: str(lock_path),
@@ -458,24 +457,12 @@ class Workflow:
     @contextmanager
     def _lock(self, fingerprint: str, name: str) -> Iterator[Path]:
         path = self._locks / f"step-{fingerprint}.lock"
-        file = _try_lock(path)
-        if file is None:
-            self._report(f"{name:<32} waiting for another driver that runs the same step")
-            file = path.open("a")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        # The file stays: removing a lock file while another driver waits for it would let two of them in.
-        with file, self._lease(fingerprint, name):
-            yield path
 
-    def _lease(self, fingerprint: str, name: str) -> AbstractContextManager[object]:
-        """What keeps drivers on other machines out of a step of a remote run."""
-        if isinstance(self._folder, Path):
-            return nullcontext()
-        return Lease(
-            self._folder / "locks" / fingerprint,
-            self._locks,
-            lambda holder: self._report(f"{name:<32} waiting for another driver that runs the same step ({holder})"),
-        )
+        def waiting(holder: str) -> None:
+            self._report(f"{name:<32} waiting for another driver that runs the same step ({holder})")
+
+        with sole_driver(path, self._folder / "locks" / fingerprint, waiting):
+            yield path
 
 
 def close_dead_runs(tracking: Tracking) -> int:
@@ -491,7 +478,7 @@ def close_dead_runs(tracking: Tracking) -> int:
         path = Path(run.data.tags["posecore.lock"])
         if not path.exists():
             continue
-        lock = _try_lock(path)
+        lock = try_lock(path)
         if lock is None:
             continue
         with lock:
@@ -500,17 +487,6 @@ def close_dead_runs(tracking: Tracking) -> int:
             log.end("KILLED")
             closed += 1
     return closed
-
-
-def _try_lock(path: Path) -> TextIO | None:
-    """An open, exclusively locked file, or None if another process holds it. Closing it releases the lock."""
-    file = path.open("a")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        return None
-    return file
 
 
 def _fingerprint_input(value: Any) -> Json:

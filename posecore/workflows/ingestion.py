@@ -1,13 +1,17 @@
 """One split from raw files to shards, by whatever machines there are."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from posecore.datasets.definition import DatasetDefinition
-from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
 from posecore.ingest.run import advice, ingest
 from posecore.ingest.verify_source import SourceReport, verify_source
 from posecore.loading.precut import PrecutSettings, write_precut
 from posecore.shards.manifest import Manifest
 from posecore.shards.store import open_store
-from posecore.storage import AnyPath, for_all_nodes
+from posecore.sole_driver import sole_driver
+from posecore.storage import AnyPath, folder_of_machine, for_all_nodes
 from posecore.workflows.machines import Machines
 
 
@@ -21,7 +25,7 @@ def ingest_split(
     workers: int | None = None,
     precut: PrecutSettings | None = None,
 ) -> Manifest:
-    """Ingests one split.
+    """Ingests one split; another driver that ingests it into the same place, from any machine, is waited for.
 
     Args:
         machines: who does the work.
@@ -39,9 +43,10 @@ def ingest_split(
     """
     job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), settings or IngestSettings())
     executor = machines.ingestion(workers)
-    manifest = ingest(job, executor=executor)
-    if precut is not None:
-        write_precut(job.folder, precut.terms(open_store(job.folder)), executor.map)
+    with _alone(job):
+        manifest = ingest(job, executor=executor)
+        if precut is not None:
+            write_precut(job.folder, precut.terms(open_store(job.folder)), executor.map)
     told = advice(manifest)
     if told is not None:
         print(told)
@@ -73,3 +78,16 @@ def verify_split(
     job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), IngestSettings())
     open_store(job.folder).verify()
     return verify_source(job, machines.ingestion(workers))
+
+
+@contextmanager
+def _alone(job: IngestJob) -> Iterator[None]:
+    """As the only driver that writes this split."""
+    locks = folder_of_machine(job.folder.parent)
+    locks.mkdir(parents=True, exist_ok=True)
+    split = f"{job.definition.name} {job.split}"
+    lock = f".{job.split}.lock"
+    with sole_driver(
+        locks / lock, job.folder.parent / lock, lambda holder: print(f"{split}: waiting for another driver ({holder})")
+    ):
+        yield

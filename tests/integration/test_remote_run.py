@@ -21,8 +21,7 @@ from pipelines.adapt import main as adapt
 from pipelines.distill import main as distill
 from pipelines.multidataset_train import main
 from posecore.config import load_config
-from posecore.errors import ConfigError, LineageError, PreflightError
-from posecore.lineage.lease import Lease
+from posecore.errors import ConfigError, PreflightError, StorageError
 from posecore.lineage.registry import default_store
 from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.models.architecture import ModelConfig
@@ -31,6 +30,7 @@ from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
 from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
+from posecore.sole_driver import Lease
 from posecore.storage import as_path, folder_of_machine, local_copy, make_folder
 from posecore.synth.writers import write_dataset
 from posecore.workflows.distillation.job import DistillationJob
@@ -149,7 +149,7 @@ def test_drivers_on_machines_that_share_a_store_wait_for_each_other(store: UPath
     dead.__enter__()
     with Lease(place, tmp_path / "b", waited.append, patience_s=0.5):
         assert len(waited) == 2
-        with pytest.raises(LineageError, match="another driver has gone on with this step"):
+        with pytest.raises(StorageError, match="another driver has gone on with this"):
             dead.__exit__(None, None, None)
     assert not place.exists()
 

@@ -1,30 +1,64 @@
-"""A lock in an object store, for drivers on machines that share nothing else.
+"""One driver at a time: a locked file on one machine, a lease in an object store for machines that share no more.
 
-Whoever holds it has an object ``<name>/<number>`` there, made by a put that fails if the object exists, and writes it
-again every few seconds. One that has not changed for a minute belongs to a dead driver: the next one makes the object
-of the next number, which of several that try one alone can. What an object says is read, and listings are asked for
-numbers only: an object that a listing leaves out makes the put fail.
+Whoever holds the lease has an object ``<name>/<number>`` there, made by a put that fails if the object exists, and
+writes it again every few seconds. One that has not changed for a minute belongs to a dead driver: the next one makes
+the object of the next number, which of several that try one alone can. What an object says is read, and listings are
+asked for numbers only: an object that a listing leaves out makes the put fail.
 """
 
+import fcntl
 import json
 import os
 import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Self, TextIO
 
 from upath import UPath
 
-from posecore.errors import LineageError
+from posecore.errors import StorageError
 from posecore.schema import Json
-from posecore.storage import make_object
+from posecore.storage import AnyPath, make_object
 
 _BEAT_S, _PATIENCE_S, _LOOK_S = 15.0, 60.0, 0.5
+
+
+@contextmanager
+def sole_driver(file: Path, place: AnyPath, waiting: Callable[[str], None]) -> Iterator[None]:
+    """Keeps all other drivers out as long as the block lasts; waits while another is in it.
+
+    Args:
+        file: is locked on this machine, in a folder that is there. It stays: removing it while another driver waits
+            would let two of them in.
+        place: what is to have one driver; where it is remote, the lease lies there.
+        waiting: called once with who is waited for, if somebody is.
+    """
+    locked = try_lock(file)
+    if locked is None:
+        waiting("on this machine")
+        locked = file.open("a")
+        fcntl.flock(locked, fcntl.LOCK_EX)
+    lease: AbstractContextManager[object] = (
+        nullcontext() if isinstance(place, Path) else Lease(place, file.parent, waiting)
+    )
+    with locked, lease:
+        yield
+
+
+def try_lock(file: Path) -> TextIO | None:
+    """An open, exclusively locked file, or None if another process holds it. Closing it releases the lock."""
+    opened = file.open("a")
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        opened.close()
+        return None
+    return opened
 
 
 class Lease:
@@ -87,8 +121,8 @@ class Lease:
         if not lost:
             self._own.unlink(missing_ok=True)
         elif error is None:
-            raise LineageError(
-                f"{self._folder}: another driver has gone on with this step, because for {self._patience_s:g} s this "
+            raise StorageError(
+                f"{self._folder}: another driver has gone on with this, because for {self._patience_s:g} s this "
                 "one gave no sign of life; let that one end."
             )
 
