@@ -39,7 +39,7 @@ from posecore.formats.values import (
     sequence,
     text,
 )
-from posecore.schema import BoxXywh, FloatArray, Instance, Json, Record, Reject, Segmentation
+from posecore.schema import BoxXywh, BoxXyxy, FloatArray, Instance, Json, Record, Reject, Segmentation
 
 JsonObject = Mapping[str, Json]
 Categories = Mapping[int, JsonObject]
@@ -176,6 +176,10 @@ class CocoReader:
         value = annotation.get("num_keypoints")
         return None if value is None else integer(value, "num_keypoints")
 
+    def head_box(self, annotation: JsonObject) -> BoxXyxy | None:
+        """The head box in image pixels; None in a format that has none."""
+        return None
+
     def image_path(self, image: JsonObject, source: Source) -> str:
         """Path of the image below the root."""
         name = text(image.get("file_name"), "file_name")
@@ -243,6 +247,7 @@ class CocoReader:
             absent=_absent(annotation, source),
             num_keypoints=self.num_keypoints(annotation, source),
             segmentation=segmentation,
+            head_bbox_xyxy=self.head_box(annotation),
             subject_id=_optional_id(annotation, options.subject_field),
             track_id=_optional_id(annotation, "track_id"),
             extras=_kept(annotation, self.instance_extras, options.instance_extras),

@@ -21,6 +21,9 @@ NUM_KEYPOINTS = {
     "minirgbd25": 25,
     "goliath308": 308,
     "fidip19": 19,
+    "posetrack17": 17,
+    "jhmdb15": 15,
+    "animalkingdom23": 23,
 }
 
 
@@ -75,7 +78,7 @@ def test_halpe_draws_its_fingers_from_the_wrist():
 def test_what_nobody_published_of_oks_constants_is_not_made_up():
     stated = {name: sum(p.oks_sigma is not None for p in load_skeleton(name).keypoints) for name in NUM_KEYPOINTS}
     partly = {name: count for name, count in stated.items() if count != NUM_KEYPOINTS[name]}
-    assert partly == {"mpii_trb40": 0, "minirgbd25": 0, "fidip19": 0, "ochuman19": 17}
+    assert partly == {"mpii_trb40": 0, "minirgbd25": 0, "fidip19": 0, "ochuman19": 17, "animalkingdom23": 0}
     assert all(load_skeleton(name).oks_sigmas is None for name in partly)
 
 
@@ -101,6 +104,9 @@ def test_goliath_lists_fingers_from_the_tip():
 
 
 PARTS = {  # number of upper, lower and other points as mmpose's and Sapiens' own metadata have them
+    "animalkingdom23": (14, 9, 0),
+    "jhmdb15": (9, 6, 0),
+    "posetrack17": (11, 6, 0),
     "aic14": (8, 6, 0),
     "animalpose20": (13, 7, 0),
     "ap10k17": (9, 8, 0),

@@ -19,8 +19,8 @@ def test_builtin_vocabulary_covers_every_shipped_skeleton_and_nothing_more():
 
 def test_builtin_order_is_frozen():
     # Stored keypoint states are columns in this order: append to union.yaml, then extend this digest deliberately.
-    assert builtin_vocabulary().size == 438
-    assert builtin_vocabulary().digest() == "b0b6503fa43bab7a0b66df02c4e68be832a894c7517b3f4ae5c4a2c653e1f50c"
+    assert builtin_vocabulary().size == 462
+    assert builtin_vocabulary().digest() == "bc827ed60b85cb6cb862cc11ec2a7c2752998b9c07157d3bd166bc890775e928"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_extending_appends_and_keeps_positions():
     extended = builtin_vocabulary().extended([own])
     assert extended.names == (*builtin_vocabulary().names, "lid")
     assert extended.digest() != builtin_vocabulary().digest()
-    with pytest.raises(DatasetError, match="'lid' is not among the 438 known names"):
+    with pytest.raises(DatasetError, match="'lid' is not among the 462 known names"):
         builtin_vocabulary().indices(own)
 
 
