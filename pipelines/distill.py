@@ -37,10 +37,11 @@ from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.distillation.results import cost_table, measure_step, register_student, results_table
 from posecore.workflows.distillation.stages import first_stage, second_stage, train
 from posecore.workflows.distillation.teacher import answers_of, fetch_teacher, token_step
-from posecore.workflows.fetched_model import REGISTRY, fetch_start, refuse_other_conventions
+from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.machines import Machines
+from posecore.workflows.named_model import is_registered
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.steps import audit_step, check_places, ingest_splits
 
@@ -62,7 +63,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
     check_best(config, config.training)
     check_protocols(config, definitions)
     # A store made new for this run has no teacher.
-    tracking = connect(config.tracking, config.folder, must_exist=config.teacher.source.startswith(REGISTRY))
+    tracking = connect(config.tracking, config.folder, must_exist=is_registered(config.teacher.source))
     teacher = fetch_teacher(config, definitions, tracking)
     if config.token is not None:
         student_config = with_tokens(config.student, teacher.architecture, config.token.number)

@@ -6,8 +6,11 @@
     python pipelines/evaluate.py --model runs/x/model --store coco=/data/shards/coco/val --out runs/x/evaluation
 
 Repeat ``--store`` for several splits. ``--head syrip=coco`` lets another dataset's head answer, ``--boxes coco=FILE``
-judges on detected boxes (a COCO detection list) instead of annotated ones, and ``--parent FOLDER`` evaluates a second
+judges on detected boxes (a COCO detection list) instead of annotated ones, and ``--parent MODEL`` evaluates a second
 model as well and prints what was gained and forgotten. Any path may be an fsspec URL.
+
+A file of weights, of any layout that is known or ONNX, is judged likewise; whose points it finds is said by ``--heads``
+where the file does not: ``--model rtmpose.onnx --heads coco``.
 
 A registered version, ``--model models:/pose/3`` or ``models:/pose@champion``, is judged as jobs judge their own models:
 the evaluation is recorded with the digests of weights and data, so that promotions believe it, and what this code has
@@ -32,7 +35,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from posecore.cli.model_argument import add_registry
+from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_heads
 from posecore.cluster.launch import launched
 from posecore.config import parse_config
 from posecore.errors import EvaluationError
@@ -43,9 +46,10 @@ from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.evaluation import EvaluationResult, evaluate_stores
-from posecore.workflows.fetched_model import REGISTRY
+from posecore.workflows.fetched_model import fetch_judged
 from posecore.workflows.machines import ActorSettings, Machines
 from posecore.workflows.measurement import judged_set, measure
+from posecore.workflows.named_model import is_registered
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
@@ -66,13 +70,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--model",
         required=True,
-        help="folder of a saved model, or models:/name/version or @alias",
+        help=MODEL_HELP,
     )
+    add_reading(parser, backbone=False)
     parser.add_argument("--store", action="append", required=True, metavar="NAME=FOLDER", help="an ingested split")
     parser.add_argument("--out", required=True, help="folder for metrics, result files and report")
     parser.add_argument("--head", action="append", metavar="NAME=HEAD", help="the model's head that answers a split")
     parser.add_argument("--boxes", action="append", metavar="NAME=FILE", help="COCO detection list for a split")
-    parser.add_argument("--parent", help="folder of a second model, to print gains and losses against")
+    parser.add_argument("--parent", help="a second model, likewise, to print gains and losses against")
     parser.add_argument("--actors", type=int, help="processes; default: what the cluster has")
     parser.add_argument("--gpus-per-actor", type=float, default=0.0)
     parser.add_argument("--batch-size", type=int, default=InferenceSettings().batch_size)
@@ -94,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     add_registry(parser)
     parser.add_argument("--experiment", default="evaluations", help="of the records (default: %(default)s)")
     options = parser.parse_args(arguments)
-    if options.parent and REGISTRY in f"{options.model} {options.parent}":
+    if options.parent and (is_registered(options.model) or is_registered(options.parent)):
         parser.error("--parent compares folders; judge registered versions one by one, and ask posecore for both")
 
     def job(machines: Machines) -> None:
@@ -113,7 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         stores = _pairs(options.store, "--store")
         heads, boxes = _pairs(options.head, "--head"), _pairs(options.boxes, "--boxes")
-        if options.model.startswith(REGISTRY):
+        if is_registered(options.model):
             tracking = connect(
                 TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True
             )
@@ -134,7 +139,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         def judged(model: str, out: AnyPath) -> EvaluationResult:
             return evaluate_stores(
                 machines,
-                model,
+                fetch_judged(model, as_path(options.out) / "models", options.expect, stated_heads(options)),
                 stores,
                 settings,
                 out=out,

@@ -14,7 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
 from os import PathLike
-from pathlib import Path
 from typing import Any
 
 from posecore.config import apply_override, load_config, parse_config
@@ -25,7 +24,9 @@ from posecore.scoring.run import score as score_file
 from posecore.scoring.run import task_of_file
 from posecore.scoring.score import Score
 from posecore.shards.store import ShardStore, open_store
+from posecore.skeletons.library import load_skeleton
 from posecore.training.planner import plan
+from posecore.workflows.named_model import named_weights
 
 __all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "score", "train"]
 
@@ -36,15 +37,17 @@ def load_model(
     folder: str = "runs",
     tracking_uri: str | None = None,
     expect: str | None = None,
+    heads: Mapping[str, str] | None = None,
     **settings: Any,
 ) -> Predictor:
     """A model that answers for images, on a GPU if there is one.
 
     Args:
-        source: model folder, checkpoint file, published name, place on the hub, or ``models:/name@alias``.
+        source: model folder, checkpoint or ONNX file, published name, place on the hub, or ``models:/name@alias``.
         folder: run folder with the local registry, where the source is registered.
         tracking_uri: MLflow server; None takes ``MLFLOW_TRACKING_URI``, else the run folder's file.
         expect: preset or published model that a checkpoint file must be of.
+        heads: by dataset, the name or file of the skeleton of each head in a file, where it does not say.
         settings: fields of :class:`~posecore.prediction.predictor.PredictorSettings`.
 
     Raises:
@@ -53,15 +56,9 @@ def load_model(
         LineageError: the registry has no such model.
     """
     wanted = parse_config(settings, PredictorSettings, origin="load_model")
-    if not str(source).startswith("models:/"):
-        return Predictor.load(Path(source) if isinstance(source, PathLike) else source, wanted, expect)
-    # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
-    from posecore.lineage.model_source import registered_model
-    from posecore.lineage.tracking import TrackingConfig, connect
-
-    tracking = connect(TrackingConfig(uri=tracking_uri), folder, must_exist=True)
-    with registered_model(str(source), tracking) as files:
-        return Predictor.load(files, wanted, expect)
+    skeletons = {dataset: load_skeleton(name) for dataset, name in (heads or {}).items()}
+    with named_weights(source, folder, tracking_uri) as weights:
+        return Predictor.load(weights, wanted, expect, skeletons)
 
 
 def open_split(location: str | PathLike[str]) -> ShardStore:

@@ -1,14 +1,20 @@
 """The model that several commands take: a folder, a file, a published name, a place on the hub, or a registered one."""
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posecore.workflows.named_model import named_weights
+
+if TYPE_CHECKING:
+    from posecore.skeletons.skeleton import Skeleton
 
 MODEL_HELP = (
-    "model folder, checkpoint file, published name (posecore models list), place on the hub, or models:/name@alias of "
-    "the registry"
+    "model folder, checkpoint or ONNX file, published name (posecore models list), place on the hub, or "
+    "models:/name@alias of the registry"
 )
+_BACKBONE_ALONE = ["none"]
 
 
 def add_registry(parser: argparse._ActionsContainer) -> None:
@@ -19,20 +25,61 @@ def add_registry(parser: argparse._ActionsContainer) -> None:
     )
 
 
-@contextmanager
-def weights_source(options: argparse.Namespace) -> Iterator[str | Path]:
+def weights_source(options: argparse.Namespace) -> AbstractContextManager[str | Path]:
     """What :func:`~posecore.models.weights.read.read_weights` takes for ``options.model``, until the block ends.
 
     Raises:
         LineageError: the registry has no such model.
     """
-    if not options.model.startswith("models:"):
-        yield options.model
-        return
-    # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
-    from posecore.lineage.model_source import registered_model
-    from posecore.lineage.tracking import TrackingConfig, connect
+    return named_weights(options.model, options.folder, options.tracking_uri)
 
-    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
-    with registered_model(options.model, tracking) as folder:
-        yield folder
+
+def add_reading(parser: argparse._ActionsContainer, backbone: bool = True) -> None:
+    """Adds the options that say what is in a file of weights.
+
+    Args:
+        parser: gets them.
+        backbone: whether the backbone alone may be wanted.
+    """
+    parser.add_argument("--expect", metavar="NAME", help="preset or published model that a file of weights must be of")
+    parser.add_argument(
+        "--heads", nargs="+", default=[], metavar="DATASET[=SKELETON]",
+        help="datasets of the file's heads, in its order, where their numbers of points do not say"
+        + ("; none: the backbone" if backbone else ""),
+    )  # fmt: skip
+
+
+def backbone_alone(options: argparse.Namespace) -> bool:
+    """Whether ``--heads none`` was given."""
+    return bool(options.heads == _BACKBONE_ALONE)
+
+
+def stated_heads(options: argparse.Namespace) -> dict[str, str]:
+    """Name or file of the skeleton by dataset, as ``--heads`` says.
+
+    Raises:
+        CheckpointError: a dataset without a skeleton is no published one.
+    """
+    # Imported here because torch takes seconds, which --help should not wait for.
+    from posecore.errors import CheckpointError
+    from posecore.models.weights.layout import SKELETONS
+
+    stated = {}
+    for head in [] if backbone_alone(options) else options.heads:
+        dataset, _, name = head.partition("=")
+        if not name and dataset not in SKELETONS:
+            raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
+        stated[dataset] = name or SKELETONS[dataset]
+    return stated
+
+
+def stated_skeletons(options: argparse.Namespace) -> "dict[str, Skeleton]":
+    """As :func:`stated_heads`, read.
+
+    Raises:
+        CheckpointError: likewise.
+        ConfigError: there is no such skeleton.
+    """
+    from posecore.skeletons.library import load_skeleton
+
+    return {dataset: load_skeleton(name) for dataset, name in stated_heads(options).items()}

@@ -5,12 +5,12 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
+from posecore.cli.model_argument import add_reading, backbone_alone, stated_skeletons
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from posecore.models.architecture import ModelCard, ModelConfig
-    from posecore.skeletons.skeleton import Skeleton
 
 
 def add(commands: Commands) -> None:
@@ -22,7 +22,7 @@ def add(commands: Commands) -> None:
     listing.set_defaults(run=_list)
     show = actions.add_parser("show", help="architecture, heads, conventions, terms and origin of one model")
     show.add_argument("model", help="published name, preset, file, folder, or organisation/name[@revision][:file]")
-    _add_reading(show)
+    add_reading(show)
     show.set_defaults(run=_show)
     recipes = actions.add_parser("recipes", help="how every published model was trained, as run files get it")
     recipes.add_argument("text", nargs="?", default="", help="only names with this in them, for example sapiens")
@@ -35,16 +35,9 @@ def add(commands: Commands) -> None:
         "--layout", required=True, help="posecore (ours) or a published one; an unknown name lists them"
     )
     convert.add_argument("--expert", metavar="DATASET", help="merge this dataset's expert: a plain model with one head")
-    _add_reading(convert)
+    add_reading(convert)
+    convert.add_argument("--license", metavar="ID", help="terms of the file's weights, where nothing states them")
     convert.set_defaults(run=_convert)
-
-
-def _add_reading(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--expect", metavar="NAME", help="preset or published model that the weights must be of")
-    parser.add_argument(
-        "--heads", nargs="+", default=[], metavar="DATASET[=SKELETON]",
-        help="datasets of the file's heads, in its order, where their numbers of points do not say; none: the backbone",
-    )  # fmt: skip
 
 
 def _list(options: argparse.Namespace) -> int:
@@ -104,9 +97,8 @@ def _show(options: argparse.Namespace) -> int:
         console.print(f"with one head of 17 points: {_cost(config, {'head': 17})}")
         return 0
     else:
-        weights = read_weights(
-            options.model, options.expect, _skeletons(options.heads), backbone_only=options.heads == ["none"]
-        )
+        skeletons = stated_skeletons(options)
+        weights = read_weights(options.model, options.expect, skeletons, backbone_only=backbone_alone(options))
         lines = [options.model]
         card = weights.card
     points = {dataset: skeleton.num_keypoints for dataset, skeleton in card.skeletons.items()}
@@ -138,7 +130,10 @@ def _recipes(options: argparse.Namespace) -> int:
 
 def _cost(config: "ModelConfig", points: dict[str, int]) -> str:
     from posecore.models.cost import model_cost
+    from posecore.models.onnx_graph import OnnxGraphConfig
 
+    if isinstance(config.backbone, OnnxGraphConfig):
+        return f"{config.backbone.num_parameters:,} numbers in the graph, whose arithmetic is not counted"
     cost = model_cost(config, points)
     return (
         f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per crop forward (2 per multiply-accumulate)"
@@ -186,12 +181,14 @@ def _terms(card: "ModelCard") -> list[str]:
 
 
 def _origin(card: "ModelCard") -> list[str]:
+    from posecore.models.weights.read import guessed_heads
+
     record = card.lineage.get("weights")
     if not isinstance(record, dict):
         return [f"{part}: {value}" for part, value in card.lineage.items()]
     keys = ("source", "revision", "sha256", "layout", "preset")
     lines = [f"{key}: {record[key]}" for key in keys if record.get(key)]
-    if isinstance(guessed := record.get("guessed_heads"), dict):
+    if guessed := guessed_heads(card):
         listed = ", ".join(f"{count} points, so {dataset}" for dataset, count in guessed.items())
         lines.append(f"head guessed by its number of points ({listed}); confirm it with --heads {' '.join(guessed)}")
     dropped = record.get("dropped")
@@ -209,7 +206,11 @@ def _convert(options: argparse.Namespace) -> int:
     from posecore.models.weights.write import write_weights
 
     model = read_weights(
-        options.source, options.expect, _skeletons(options.heads), backbone_only=options.heads == ["none"]
+        options.source,
+        options.expect,
+        stated_skeletons(options),
+        backbone_only=backbone_alone(options),
+        license_id=options.license,
     )
     if options.expert:
         model = merge_experts(model, options.expert)
@@ -217,17 +218,3 @@ def _convert(options: argparse.Namespace) -> int:
     print(f"{options.target}: layout {options.layout}, heads {', '.join(model.heads) or 'none'}")
     print("\n".join((*_origin(model.card), *_left_out(dropped), *_terms(model.card))))
     return 0
-
-
-def _skeletons(heads: list[str]) -> "dict[str, Skeleton]":
-    from posecore.errors import CheckpointError
-    from posecore.models.weights.layout import SKELETONS
-    from posecore.skeletons.library import load_skeleton
-
-    skeletons = {}
-    for head in [] if heads == ["none"] else heads:
-        dataset, _, name = head.partition("=")
-        if not name and dataset not in SKELETONS:
-            raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
-        skeletons[dataset] = load_skeleton(name or SKELETONS[dataset])
-    return skeletons

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from posecore.cli.commands import Commands, positive
-from posecore.cli.model_argument import MODEL_HELP, add_registry
+from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry
 
 FORMATS = ("coco", "parquet", "drawn")
 """What can be written."""
@@ -37,7 +37,7 @@ def add(commands: Commands) -> None:
 
     model = predict.add_argument_group("model")
     model.add_argument("--model", required=True, help=MODEL_HELP)
-    model.add_argument("--expect", metavar="NAME", help="preset or published model that a checkpoint file must be of")
+    add_reading(model, backbone=False)
     model.add_argument(
         "--dataset", "--skeleton", nargs="+", default=[], metavar="NAME",
         help="whose points to find: datasets or skeletons the model knows, or all (default: its first)",

@@ -6,11 +6,12 @@ from contextlib import ExitStack
 
 import cv2
 
-from posecore.cli.model_argument import weights_source
+from posecore.cli.model_argument import stated_skeletons, weights_source
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
+from posecore.models.weights.read import guessed_heads
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
@@ -36,6 +37,12 @@ def predict(options: argparse.Namespace) -> int:
     boxes = read_box_file(options.boxes) if options.boxes else None
     locate = _locator(options, boxes, sources)
     predictor = _predictor(options)
+    for dataset, count in guessed_heads(predictor.model.card).items():
+        print(
+            f"note: that the {count} points are those of {dataset} is guessed from their number; confirm it with "
+            f"--heads {dataset}, or name your own: --heads NAME=SKELETON",
+            file=sys.stderr,
+        )
     known = predictor.model.skeletons
     names = list(known) if options.dataset == ["all"] else options.dataset or [None]
     skeletons = {head: known[head] for head in map(predictor.head, names)}
@@ -77,7 +84,7 @@ def _predictor(options: argparse.Namespace) -> Predictor:
     scale_range = None if options.scale_range is None else options.scale_range.split(":")
     settings = parse_config({**given, "scale_range": scale_range}, PredictorSettings, origin="command line")
     with weights_source(options) as source:
-        return Predictor.load(source, settings, options.expect)
+        return Predictor.load(source, settings, options.expect, stated_skeletons(options))
 
 
 def _locator(options: argparse.Namespace, boxes: BoxFile | None, sources: list[Source]) -> Locator:

@@ -88,7 +88,7 @@ def _outputs(
     depth: Float[np.ndarray, "n h w"] | None = None,
 ) -> dict[str, Tensor]:
     """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
-    device = device or next(model.parameters()).device
+    device = device or model.device
     batch = normalise(torch.from_numpy(images).to(device))
     beside = None if depth is None else torch.from_numpy(depth).to(device)
     with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():

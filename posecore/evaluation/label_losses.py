@@ -49,7 +49,7 @@ def label_losses(
     Returns:
         (N, K), a row per row of ``index.parquet``; NaN where there is no label, or none within the crop.
     """
-    device = next(model.parameters()).device
+    device = model.device
     codec = model.codec(head)
     skeleton = store.manifest.definition.skeleton
     losses = np.full((len(store), skeleton.num_keypoints), np.nan, np.float32)

@@ -8,8 +8,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.groups import Group
+from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.schema import CropBatch, KeypointState
 
 _ROW_ARRAYS = (

@@ -26,6 +26,7 @@ from posecore.methods.output_loss import output_loss
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
 from posecore.models.architecture import ModelConfig
+from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
 from posecore.models.sources import ModelFolder
 from posecore.shards.answers import LessonTerms, read_answer_manifest, refuse_other_terms
@@ -172,6 +173,10 @@ class Distillation(SupervisedHeads):
             teacher.backbone.num_features,
             teacher.config.feature_size,
         )
+        if isinstance(teacher.config.backbone, OnnxGraphConfig) and config.feature_weight != 0:
+            raise ConfigError(
+                "method.feature_weight: the teacher is an ONNX file, which gives outputs and no features; set it to 0."
+            )
         self.feature_weight = self._feature_weight(simcc)
         if not self.feature_weight:
             self.alignment.requires_grad_(False)

@@ -73,7 +73,7 @@ class Teacher:
         images = batch.images
         if self.model.input_size != tuple(images.shape[-2:]):
             images = F.interpolate(images, self.model.input_size, mode="bilinear", align_corners=True)
-        if next(self.model.parameters()).device != images.device:
+        if self.model.device != images.device:
             self.model.to(images.device)
         rows = [(self.lessons[group.dataset].head, group.start, group.stop) for group in batch.groups]
         features = self.model.features(images, rows)

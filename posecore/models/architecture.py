@@ -15,6 +15,7 @@ from posecore.models.backbones import BackboneConfig
 from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
+from posecore.models.onnx_graph import OnnxBinsConfig
 from posecore.models.presets import PRESETS, Preset, preset_of
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.vit import VitConfig
@@ -23,10 +24,6 @@ from posecore.skeletons.skeleton import Skeleton
 
 SIMCC_CONVENTIONS = HeadConventions(codec="msra")
 """Under which SimCC heads are published, whatever the dataset (open-mmlab/mmpose @ 759b39c, ``TopdownAffine``)."""
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-"""What every model subtracts from red, green and blue in [0, 1]."""
-IMAGENET_STD = (0.229, 0.224, 0.225)
-"""What every model divides by after that."""
 
 Side: TypeAlias = Annotated[int, Field(gt=0, le=MAX_INPUT_PX)]
 
@@ -73,8 +70,8 @@ class ModelConfig(Config):
         if backbone is not None:
             resolved["backbone"] = backbone
         if "input_size" in values and preset:
-            resolved |= _grown(preset, values)
-        if _kind(resolved.get("head")) == "rtmcc":
+            resolved |= grown(preset, values)
+        if _kind(resolved.get("head")) in ("rtmcc", "onnx_bins"):
             preset = {**preset, "conventions": SIMCC_CONVENTIONS, "conventions_of": {}}
         resolved["conventions"] = common = _plain(preset.get("conventions")) | _plain(values.get("conventions"))
         of_preset, own = (_plain(each.get("conventions_of")) for each in (preset, values))
@@ -88,7 +85,7 @@ class ModelConfig(Config):
         multiple = self.backbone.size_multiple
         if any(side % multiple for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
-        if isinstance(self.head, RtmccHeadConfig):
+        if isinstance(self.head, RtmccHeadConfig | OnnxBinsConfig):
             self._refuse_heatmap_conventions()
         elif 2 * self.heatmap_sigma > min(self.heatmap_size):
             height, width = self.heatmap_size
@@ -140,7 +137,7 @@ class ModelConfig(Config):
                 field = f"conventions_of.{name}" if name else "conventions"
                 raise ValueError(
                     f"{field} says codec {conventions.codec} and flip_shift {str(conventions.flip_shift).lower()}, but "
-                    "a rtmcc head reads msra crops and shifts nothing; set msra and false, or leave them out."
+                    f"a {self.head.kind} head reads msra crops and shifts nothing; set msra and false, or neither."
                 )
 
     def of_head(self, *names: str) -> HeadConventions:
@@ -161,7 +158,7 @@ class ModelConfig(Config):
 
     def codec(self, conventions: Conventions) -> Codec:
         """How targets are drawn and outputs decoded under a model's conventions."""
-        if isinstance(self.head, RtmccHeadConfig):
+        if isinstance(self.head, RtmccHeadConfig | OnnxBinsConfig):
             return SimccCodec(input_size=self.input_size, split_ratio=self.head.split_ratio)
         return HeatmapCodec(
             kind=conventions.codec,
@@ -221,8 +218,13 @@ def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:
     return preset, fields
 
 
-def _grown(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Spread and blur of a published preset at another input size: 3 and 17 at 384×288, as HRNet was published."""
+def grown(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Spread and blur of a published preset at another input size: 3 and 17 at 384×288, as HRNet was published.
+
+    Args:
+        preset: with an input size, a spread and a blur of its own; nothing is said of others.
+        values: fields of a :class:`ModelConfig`; where they have a spread, nothing is said.
+    """
     if not {"heatmap_sigma", "blur_kernel", "input_size"} <= preset.keys() or "heatmap_sigma" in values:
         return {}
     try:

@@ -11,8 +11,11 @@ from typing import Annotated, TypeAlias
 from pydantic import Field
 
 from posecore.models.cspnext import CspnextConfig
+from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
-BackboneConfig: TypeAlias = Annotated[VitConfig | Sapiens2Config | CspnextConfig, Field(discriminator="kind")]
+BackboneConfig: TypeAlias = Annotated[
+    VitConfig | Sapiens2Config | CspnextConfig | OnnxGraphConfig, Field(discriminator="kind")
+]
 """Every backbone there is."""

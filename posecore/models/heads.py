@@ -14,6 +14,7 @@ from posecore.config import Config
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
 from posecore.models.rtmcc import RtmccHeadConfig
 
 
@@ -58,7 +59,13 @@ class SimpleHeadConfig(Config):
 
 
 HeadConfig: TypeAlias = Annotated[
-    ClassicHeadConfig | SimpleHeadConfig | InstanceNormHeadConfig | RtmccHeadConfig, Field(discriminator="kind")
+    ClassicHeadConfig
+    | SimpleHeadConfig
+    | InstanceNormHeadConfig
+    | RtmccHeadConfig
+    | OnnxHeatmapsConfig
+    | OnnxBinsConfig,
+    Field(discriminator="kind"),
 ]
 """Every head there is."""
 

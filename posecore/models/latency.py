@@ -17,7 +17,7 @@ def forward_seconds(model: PoseModel, dataset: str, repeats: int = 20) -> float:
         dataset: whose head.
         repeats: measured passes.
     """
-    device = next(model.parameters()).device
+    device = model.device
     images = torch.zeros(1, 3, *model.input_size, device=device)
     times = []
     for _ in range(repeats + 2):

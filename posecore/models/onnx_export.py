@@ -17,15 +17,18 @@ from torch import Tensor, nn
 from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
 from posecore.extras import needed
-from posecore.models.architecture import IMAGENET_MEAN, IMAGENET_STD, ModelCard
+from posecore.models.architecture import ModelCard
 from posecore.models.merge import merge_experts
+from posecore.models.onnx_graph import OnnxGraphConfig
+from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 
 TOLERANCE = 1e-4
 """Largest difference of the exported graph's outputs, relative to the largest output or to 1."""
-_PREFIX = "posecore."
+METADATA_PREFIX = "posecore."
+"""What the keys of our metadata begin with."""
 _OPSET = 18
 
 
@@ -54,8 +57,13 @@ def export_onnx(model: PoseModel, task: str, path: Path) -> PoseModel:
         The dense float32 model that the graph was made from.
 
     Raises:
-        ConfigError: there is no such head, or the packages of the ``export`` extra are missing.
+        ConfigError: there is no such head, the model was read from such a file, or the packages of the ``export`` extra
+            are missing.
     """
+    if isinstance(model.config.backbone, OnnxGraphConfig):
+        raise ConfigError(
+            "the model is an ONNX file already, which is not written again; copy the file it was read from."
+        )
     _need("onnx", "onnxscript")
     dense = _with_exact_rotation(single_head(model, task)).float()
     example = torch.zeros(2, 3, *dense.input_size)
@@ -128,6 +136,7 @@ def onnx_metadata(model: PoseModel, task: str) -> dict[str, str]:
     codec = model.codec(task)
     values = {
         "head": task,
+        "skeleton": skeleton.model_dump(mode="json"),
         "keypoints": skeleton.names,
         "flip_pairs": skeleton.flip_pairs,
         "links": skeleton.link_indices,
@@ -142,7 +151,7 @@ def onnx_metadata(model: PoseModel, task: str) -> dict[str, str]:
         "licenses": model.card.licenses,
         "lineage": model.card.lineage,
     }
-    return {_PREFIX + key: json.dumps(value) for key, value in values.items()}
+    return {METADATA_PREFIX + key: json.dumps(value) for key, value in values.items()}
 
 
 def check_onnx(path: Path, dense: PoseModel, task: str) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Literal, Self, TypeAlias
 
 import torch
@@ -15,6 +16,7 @@ from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.depth import depth_channels
 from posecore.models.groups import Group
+from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.skeletons.skeleton import Skeleton
 
@@ -91,6 +93,11 @@ class PoseModel(nn.Module):
     def input_size(self) -> tuple[int, int]:
         """(height, width) of the crops in pixels."""
         return self.card.architecture.input_size
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is."""
+        return next(chain(self.parameters(), self.buffers())).device
 
     def codec(self, dataset: str) -> Codec:
         """How targets are drawn and outputs decoded for a dataset."""
@@ -249,7 +256,14 @@ def build_model(
         skeletons: by dataset.
         conventions: by dataset; the architecture's, on labels that mean what they mostly do, where left out.
         licenses: licence id by dataset.
+
+    Raises:
+        ConfigError: it is to be an ONNX graph, which somebody else has trained.
     """
+    if isinstance(config.backbone, OnnxGraphConfig):
+        raise ConfigError(
+            "model.backbone: an ONNX file cannot be trained; it predicts, is judged and teaches: name another backbone."
+        )
     known = conventions or {}
     card = ModelCard(
         architecture=config,

@@ -157,7 +157,7 @@ def initial_weights(model: PoseModel, start: Start) -> WarmStart:
 
 def is_outline(model: PoseModel) -> bool:
     """Whether a model is on the meta device, without weights."""
-    return all(parameter.is_meta for parameter in model.parameters())
+    return model.device.type == "meta"
 
 
 def folder_record(card: ModelCard) -> dict[str, Json]:

@@ -6,7 +6,7 @@ Crops, decoding, rescoring and suppression of duplicates are those of evaluation
 
 import warnings
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from posecore.config import Config
-from posecore.errors import PredictionError
+from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.crops import Precision, predict_heads
 from posecore.evaluation.nms import rescore, suppress_duplicates
@@ -28,11 +28,13 @@ from posecore.geometry import crop_matrix
 from posecore.loading.crop import box_region
 from posecore.loading.decoders import decoder_difference
 from posecore.models.catalog import CATALOG
+from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes, ImagePrediction
 from posecore.prediction.photos import Picture, read_picture
+from posecore.skeletons.skeleton import Skeleton
 
 _PIXELS_IN_FLIGHT = 64 << 20  # of images that wait for a batch to fill: 200 MB
 
@@ -82,7 +84,7 @@ class Predictor:
         device: where to run; None leaves the model where it is.
 
     Raises:
-        ConfigError: the settings want prototypes, and the model has none.
+        ConfigError: the settings want prototypes, and the model has none, or to compile an ONNX file.
     """
 
     def __init__(
@@ -95,13 +97,21 @@ class Predictor:
         if difference is not None:
             warnings.warn(difference, stacklevel=2)
         if self.settings.compile:
+            if isinstance(model.config.backbone, OnnxGraphConfig):
+                raise ConfigError("compile: an ONNX file is run by onnxruntime as it is; leave compile out.")
             for module in (model.backbone, *model.heads.values()):
                 module.compile()
             if self.settings.path != "regression":
                 model.embedding_head.compile()
 
     @classmethod
-    def load(cls, source: str | Path, settings: PredictorSettings | None = None, expect: str | None = None) -> Self:
+    def load(
+        cls,
+        source: str | Path,
+        settings: PredictorSettings | None = None,
+        expect: str | None = None,
+        skeletons: Mapping[str, Skeleton] | None = None,
+    ) -> Self:
         """Reads a model folder or any published checkpoint, onto a GPU if there is one.
 
         Args:
@@ -109,6 +119,7 @@ class Predictor:
                 heads was published.
             settings: how to predict.
             expect: preset or published model the weights must be of.
+            skeletons: by dataset, in the order of the file's heads, where it does not say.
 
         Raises:
             PredictionError: the source is the name of an architecture of which no or several models were published.
@@ -124,7 +135,7 @@ class Predictor:
                     f"folder, a file, or what was published of it ({', '.join(trained) or 'nothing'})."
                 )
             source = trained[0]
-        return cls(read_weights(source, expect), settings, best_device())
+        return cls(read_weights(source, expect, skeletons), settings, best_device())
 
     def head(self, name: str | None) -> str:
         """The head meant by the name of a dataset or of a skeleton; None means the model's first.

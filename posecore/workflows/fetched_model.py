@@ -24,11 +24,10 @@ from posecore.models.sources import ModelFolder, StartFolder
 from posecore.models.warm_start import inherited_conventions
 from posecore.models.weights.initial import SourceConfig, WeightsConfig, pin
 from posecore.models.weights.layout import CONFIG_FILE
+from posecore.models.weights.onnx_file import PIPELINE_FILE
 from posecore.schema import Json
-from posecore.storage import AnyPath, sha256_of
-
-REGISTRY = "models:/"
-"""What the address of a registered version begins with."""
+from posecore.storage import AnyPath, as_path, sha256_of
+from posecore.workflows.named_model import is_registered
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def fetch_model(wanted: SourceConfig, folder: AnyPath, tracking: Tracking) -> Fe
         IntegrityError: it is not the stated one.
         LineageError: there is no such registered version.
     """
-    if not wanted.source.startswith(REGISTRY):
+    if not is_registered(wanted.source):
         source = pin(wanted)
         copy = _copied(source, folder)
         return FetchedModel(ModelFolder.at(copy), source.provenance(load_outline(copy).card), None)
@@ -92,6 +91,23 @@ def fetch_start(wanted: WeightsConfig, folder: AnyPath) -> StartFolder:
     return StartFolder.at(copy).model_copy(update={"take": wanted.take, "record": record})
 
 
+def fetch_judged(source: str, folder: AnyPath, expect: str | None, heads: Mapping[str, str]) -> AnyPath:
+    """A model folder of what is to be judged: itself, or a copy in ours of any other source of weights.
+
+    Args:
+        source: a model folder, local or any fsspec URL, or any source of weights.
+        folder: of such copies.
+        expect: preset or catalog name that a file must be of.
+        heads: name of the skeleton by head of a file, where it does not say.
+
+    Raises:
+        CheckpointError: it cannot be read, or its points are guessed and not confirmed.
+    """
+    if holds_model(source):
+        return as_path(source)
+    return _copied(pin(SourceConfig(source=source, preset=expect, heads=dict(heads))), folder)
+
+
 def refuse_other_conventions(
     architecture: ModelConfig, learned: Mapping[str, DatasetDefinition], start: StartFolder
 ) -> None:
@@ -113,7 +129,7 @@ def refuse_other_conventions(
 
 def _copied(source: SourceConfig, folder: AnyPath) -> AnyPath:
     path = Path(source.source)
-    beside = [(path if path.is_dir() else path.parent) / name for name in (CARD_FILE, CONFIG_FILE)]
+    beside = [(path if path.is_dir() else path.parent) / name for name in (CARD_FILE, CONFIG_FILE, PIPELINE_FILE)]
     decided = {
         "source": source.model_dump(mode="json", exclude={"source", "take"}),
         "beside": [sha256_of(said) if said.is_file() else None for said in beside],

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from pipelines.evaluate import main
 from posecore.cluster.machines import RayMachines
@@ -20,11 +21,14 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
-from posecore.models.saving import load_model, save_model
+from posecore.models.saving import load_model, read_card, save_model
+from posecore.models.weights.read import read_weights
 from posecore.shards.store import open_store
+from posecore.storage import sha256_of
 from posecore.workflows.evaluation import _Clinic, evaluate_stores
 from posecore.workflows.machines import ActorSettings
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+from tests.support.onnx_files import halves
 from tests.support.tiny_store import instance, record, write_store
 
 pytestmark = pytest.mark.ray
@@ -143,6 +147,21 @@ def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| near | AP |" in printed
     assert "+0.0000 |" in printed
+
+
+def test_an_onnx_file_is_judged_as_any_model(local_ray, world, tmp_path, capsys):
+    _, stores, _ = world
+    file = halves(tmp_path / "model.onnx", (128, 96))
+    command = ["--model", str(file), "--store", f"near={stores['near']}", "--out", str(tmp_path / "out")]
+    assert main(command) == 1
+    assert "a head of 2 points, which is no published one; state its skeleton with --heads" in capsys.readouterr().err
+    (tmp_path / "hands.yaml").write_text(yaml.safe_dump(HANDS.model_dump(mode="json")))
+    assert main([*command, "--heads", f"hands={tmp_path / 'hands.yaml'}"]) == 0
+    judged = json.loads((tmp_path / "out" / "metrics.json").read_text())["near"]
+    store = open_store(stores["near"])
+    assert judged == evaluate_store(read_weights(file, skeletons={"hands": HANDS}), store, InferenceSettings())
+    (copy,) = (tmp_path / "out" / "models").iterdir()
+    assert read_card(copy).lineage["weights"]["sha256"] == sha256_of(file)
 
 
 def test_a_split_is_judged_by_prototypes_if_asked(local_ray, world, tmp_path, capsys):

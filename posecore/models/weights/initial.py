@@ -12,7 +12,7 @@ from posecore.models.pose_model import PoseModel
 from posecore.models.sources import folder_record, other_file
 from posecore.models.warm_start import WarmStartConfig
 from posecore.models.weights.layout import SKELETONS
-from posecore.models.weights.read import Located, checksum, locate, read_located
+from posecore.models.weights.read import Located, checksum, guessed_heads, locate, read_located
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
 
@@ -29,6 +29,7 @@ class SourceConfig(Config):
         heads: skeleton by name of a dataset for each head in the file, in its order, where they are not published
             ones or not known by their numbers of points: 17 can be COCO's or an animal's.
         backbone_only: leave out the file's heads, whatever their points are.
+        license: id of the terms of a file that nobody published, where nothing states them.
     """
 
     source: str
@@ -37,6 +38,7 @@ class SourceConfig(Config):
     preset: str | None = None
     heads: dict[str, str] = {}
     backbone_only: bool = False
+    license: str | None = None
 
     def read(self) -> PoseModel:
         """The model, in evaluation mode.
@@ -48,14 +50,12 @@ class SourceConfig(Config):
         located = locate(self.source, self.revision)
         _verified(self, located)
         skeletons = {dataset: load_skeleton(name) for dataset, name in self.heads.items()}
-        model = read_located(located, self.source, self.preset, skeletons, self.backbone_only)
-        record = model.card.lineage.get("weights")
-        guessed = record.get("guessed_heads") if isinstance(record, dict) and not located.path.is_dir() else None
-        if isinstance(guessed, dict):
-            (dataset, count), *_ = guessed.items()
+        model = read_located(located, self.source, self.preset, skeletons, self.backbone_only, self.license)
+        for dataset, count in ({} if located.path.is_dir() else guessed_heads(model.card)).items():
             raise CheckpointError(
-                f"{self.source} has a head of {count} points, which can be {dataset}'s or one of your own; confirm it: "
-                f"heads: {{{dataset}: {SKELETONS[dataset]}}}, or your own, or backbone_only: true."
+                f"{self.source} has a head of {count} points, which can be {dataset}'s or one of your own; confirm it "
+                f"with --heads {dataset}, in a run file heads: {{{dataset}: {SKELETONS[dataset]}}}, or state your own, "
+                "or backbone_only: true."
             )
         return model
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from posecore.config import digest_json
 from posecore.errors import CheckpointError
+from posecore.models.architecture import ModelCard
 from posecore.models.catalog import CATALOG, PublishedModel, find
 from posecore.models.pose_model import PoseModel, build_from
 from posecore.models.presets import PRESETS
@@ -19,11 +20,13 @@ from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
 from posecore.models.weights.layout import CONFIG_FILE, UNMISTAKABLE, Layout, Translated, without_heads
 from posecore.models.weights.layouts import LAYOUTS
+from posecore.models.weights.onnx_file import ONNX_LAYOUT, SUFFIX, UNSTATED, checksum_onnx, read_onnx
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import read_at_most, sha256_of
 
 _MAX_CONFIG_BYTES = 1 << 20
+_GUESSED = "guessed_heads"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +50,9 @@ def read_weights(
     skeletons: Mapping[str, Skeleton] | None = None,
     revision: str | None = None,
     backbone_only: bool = False,
+    license_id: str | None = None,
 ) -> PoseModel:
-    """Reads a published checkpoint, or a model of ours, whatever its layout.
+    """Reads a published checkpoint, an ONNX file, or a model of ours, whatever its layout.
 
     Args:
         source: a local file or folder; a name of :data:`~posecore.models.catalog.CATALOG`; or a place on the Hugging
@@ -57,6 +61,7 @@ def read_weights(
         skeletons: by dataset, in the order of the file's heads, where they are not the published ones.
         revision: branch, tag or commit on the hub, if the source does not say.
         backbone_only: leave out the file's heads, whatever their points are.
+        license_id: terms of a file that is neither published nor states any.
 
     Returns:
         The model in evaluation mode. ``card.lineage["weights"]`` says where it came from, what was left out and under
@@ -67,7 +72,7 @@ def read_weights(
             unknown, or it is not what was expected; one sentence each.
         IntegrityError: a file is not the one that was written.
     """
-    return read_located(locate(source, revision), str(source), expect, skeletons, backbone_only)
+    return read_located(locate(source, revision), str(source), expect, skeletons, backbone_only, license_id)
 
 
 def read_located(
@@ -76,6 +81,7 @@ def read_located(
     expect: str | None = None,
     skeletons: Mapping[str, Skeleton] | None = None,
     backbone_only: bool = False,
+    license_id: str | None = None,
 ) -> PoseModel:
     """Reads weights that are on this machine.
 
@@ -85,6 +91,7 @@ def read_located(
         expect: see :func:`read_weights`.
         skeletons: likewise.
         backbone_only: likewise.
+        license_id: likewise.
 
     Raises:
         CheckpointError: see :func:`read_weights`.
@@ -103,6 +110,10 @@ def read_located(
                 f"{source} is a model of ours; what a run takes of it is said by weights: {{take: ...}}."
             )
         return model
+    if located.path.suffix == SUFFIX:
+        if expect is not None or backbone_only:
+            raise CheckpointError(f"{source} is an ONNX file: of no preset, and without a backbone of its own.")
+        return _read_onnx(located, source, skeletons or {}, license_id)
     tensors = read_tensors(located.path)
     layout = recognise(tensors, located.path)
     left_out: dict[str, str] = {}
@@ -112,7 +123,7 @@ def read_located(
     heads = tuple(stated) or (() if backbone_only else layout.states(_config_beside(located.path)))
     translated = _translated(layout, tensors, heads, located.path)
     fitted = fit(translated, layout, source, preset, stated)
-    license_id = published.license_id if published else _terms(layout, tuple(translated.heads))
+    license_id = published.license_id if published else license_id or _terms(layout, tuple(translated.heads))
     provenance: dict[str, Json] = {
         "source": source,
         "revision": located.revision,
@@ -123,10 +134,36 @@ def read_located(
         "dropped": {**translated.dropped, **left_out},
     }
     if not heads and len(translated.heads) == 1 and UNMISTAKABLE.isdisjoint(translated.heads.values()):
-        provenance["guessed_heads"] = dict(translated.heads)
+        provenance[_GUESSED] = dict(translated.heads)
     name = published.name if published else source
     card = fitted.card.model_copy(update={"licenses": {name: license_id}, "lineage": {"weights": provenance}})
     return build_from(card, translated.tensors)
+
+
+def _read_onnx(located: Located, source: str, skeletons: Mapping[str, Skeleton], license_id: str | None) -> PoseModel:
+    found = read_onnx(located.path, skeletons)
+    terms = ", ".join(sorted(set(found.card.licenses.values()))) or license_id or UNSTATED
+    provenance: dict[str, Json] = {
+        "source": source,
+        "revision": located.revision,
+        "sha256": checksum(located.path),
+        "layout": ONNX_LAYOUT,
+        "preset": None,
+        "license": terms,
+        **found.record,
+    }
+    if found.guessed:
+        provenance[_GUESSED] = dict(found.guessed)
+    licenses = found.card.licenses or {source: terms}
+    card = found.card.model_copy(update={"licenses": licenses, "lineage": {"weights": provenance}})
+    return build_from(card, found.tensors)
+
+
+def guessed_heads(card: ModelCard) -> dict[str, int]:
+    """Number of points by head of a file whose skeleton was guessed from that number, and is to be confirmed."""
+    record = card.lineage.get("weights")
+    guessed = record.get(_GUESSED) if isinstance(record, dict) else None
+    return {str(name): int(str(count)) for name, count in guessed.items()} if isinstance(guessed, dict) else {}
 
 
 def locate(source: str | Path, revision: str | None = None) -> Located:
@@ -169,13 +206,15 @@ def _locate_published(model: PublishedModel, revision: str | None) -> Located:
 def _weights_in(folder: Path) -> Path:
     if holds_model(folder):
         return folder
-    for pattern in (f"*{INDEX_SUFFIX}", "*.safetensors"):
+    for pattern in (f"*{INDEX_SUFFIX}", "*.safetensors", f"*{SUFFIX}"):
         found = sorted(folder.glob(pattern))
         if len(found) == 1:
             return found[0]
         if found:
             raise CheckpointError(f"{folder} holds {len(found)} files of weights, such as {found[0].name}; name one.")
-    raise CheckpointError(f"{folder} holds neither {CARD_FILE} nor safetensors weights; name a file in it.")
+    raise CheckpointError(
+        f"{folder} holds neither {CARD_FILE} nor safetensors weights nor an ONNX file; name a file in it."
+    )
 
 
 def recognise(tensors: Mapping[str, Tensor], origin: Path) -> Layout:
@@ -225,6 +264,8 @@ def checksum(path: Path) -> str:
     """SHA-256 of the weights: of the file, or over the hashes of a sharded one's files by name."""
     if path.is_dir():
         return sha256_of(path / WEIGHTS_FILE)
+    if path.suffix == SUFFIX:
+        return checksum_onnx(path)
     if not path.name.endswith(INDEX_SUFFIX):
         return sha256_of(path)
     return digest_json({name: sha256_of(path.parent / name) for name in shard_names(path)})

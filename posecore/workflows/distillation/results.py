@@ -10,6 +10,7 @@ from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import COST
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
+from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.distillation.job import DistillationJob
@@ -34,10 +35,14 @@ def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFi
 
 def _measured(folder: AnyPath) -> dict[str, float]:
     model = load_model(folder)
-    cost = model_cost(model.config, {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()})
+    points = {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()}
+    if isinstance(model.config.backbone, OnnxGraphConfig):  # whose arithmetic is not counted
+        counted = {"parameters": float(model.config.backbone.num_parameters)}
+    else:
+        cost = model_cost(model.config, points)
+        counted = {"parameters": cost.parameters, "gflops": cost.flops / 1e9}
     return {
-        "parameters": cost.parameters,
-        "gflops": cost.flops / 1e9,
+        **counted,
         "megabytes": (folder / WEIGHTS_FILE).stat().st_size / 1e6,
         "latency_ms": 1e3 * forward_seconds(model, next(iter(model.skeletons))),
     }
@@ -89,7 +94,7 @@ def cost_table(measured: StepResult) -> Table:
         table.add_row(
             who,
             f"{values['parameters']:,.0f}",
-            f"{values['gflops']:.3f}",
+            f"{values['gflops']:.3f}" if "gflops" in values else "not counted",
             f"{values['megabytes']:.1f}",
             f"{values['latency_ms']:.1f}",
         )

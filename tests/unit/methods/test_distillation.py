@@ -28,6 +28,7 @@ from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import save_model
 from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
+from posecore.models.weights.read import read_weights
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.context import LocalContext
@@ -35,6 +36,7 @@ from posecore.training.ema import AverageConfig
 from posecore.training.loop import TrainingConfig, train
 from posecore.training.optimizer import OptimizerConfig
 from tests.support.checkpoints import State, load_checkpoint, newest
+from tests.support.onnx_files import BINS_SIZE, binned, expected_bins
 from tests.support.tiny_training import Stopped, stop_at
 
 CPU = torch.device("cpu")
@@ -154,6 +156,27 @@ def test_the_loss_of_outputs_spelled_out() -> None:
                 expected += (t * (t / s).log()).sum().item()
     loss = output_loss(codec, student, teacher, num_samples=5)
     assert loss.item() == pytest.approx(expected / (3 * 5), rel=1e-4)
+
+
+def test_an_onnx_file_teaches_by_its_outputs(tmp_path: Path) -> None:
+    """The loss is that of a teacher who says the same; nothing of it learns, and no gradient asks for it."""
+    names = ("nose", "left_hand", "right_hand", *(f"other{number}" for number in range(13)))
+    skeletons = _skeletons(people=names)
+    teacher = read_weights(binned(tmp_path / "teacher.onnx"), skeletons=skeletons)
+    student = _rtmpose(size=BINS_SIZE, people=NAMES["people"])
+    with pytest.raises(ConfigError, match=r"method\.feature_weight: the teacher is an ONNX file"):
+        _distillation(student, teacher)
+    method = _distillation(student, teacher, feature_weight=0)
+    crops = replace(_crops(dogs=0), images=np.random.default_rng(0).integers(0, 256, (3, *BINS_SIZE, 3), np.uint8))
+    batch = to_device(replace(crops, groups=crops.groups[:1]), CPU)
+    terms = method.losses(batch)
+    answers, said = expected_bins(batch.images)[:, :3], student.predict(batch.images, "people")
+    codec = student.codec("people")
+    expected = 0.1 * output_loss(codec, said, believed(answers, codec, codec), num_samples=3)
+    torch.testing.assert_close(terms["outputs/people"], expected, rtol=1e-4, atol=1e-5)
+    terms["outputs/people"].backward()
+    assert all(parameter.grad is not None for parameter in student.heads["people"].cls_x.parameters())
+    assert "graph" not in "".join(method.state_dict()), "checkpoints do not hold the teacher"
 
 
 def test_the_gradient_of_outputs_is_the_difference_of_the_distributions() -> None:

@@ -19,8 +19,11 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
+from posecore.models.weights.read import read_weights
 from posecore.skeletons.library import load_skeleton
+from tests.support.onnx_files import as_deployed
 
+MPII = load_skeleton("mpii16")
 ARCHITECTURES: dict[str, dict[str, Any]] = {
     "sapiens2": {
         "backbone": Sapiens2Config(embed_dim=32, depth=2, num_heads=2),
@@ -65,10 +68,28 @@ def test_onnxruntime_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert stored["posecore.mean"] == [0.485, 0.456, 0.406]
     assert stored["posecore.licenses"] == {"coco": "CC-BY-4.0"}
     if name == "rtmpose":
+        _read_back(path, dense)
         for parameter in dense.parameters():
             parameter.data.mul_(1.1)
         with pytest.raises(CheckpointError, match="something else"):
             check_onnx(path, dense, "mpii")
+
+
+def _read_back(path: Path, dense: PoseModel) -> None:
+    """The file as a model again, and as somebody else would have exported it."""
+    images = torch.randn(3, 3, 64, 64)
+    expected = dense.predict(images, "mpii")
+    for model in (
+        read_weights(path),
+        read_weights(as_deployed(path, path.with_name("end2end.onnx"), 128, 128), skeletons={"mpii": MPII}),
+    ):
+        assert torch.allclose(model.predict(images, "mpii"), expected, atol=1e-5 * float(expected.abs().max()))
+        assert dict(model.skeletons) == {"mpii": MPII}
+        assert (model.conventions["mpii"].head, model.codec("mpii")) == (
+            dense.conventions["mpii"].head,
+            dense.codec("mpii"),
+        )
+    assert read_weights(path).card.licenses == {"coco": "CC-BY-4.0"}, "the export says so"
 
 
 def test_a_single_head_answers_as_before() -> None:

@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 import torch
 
+import posecore as pc
 from posecore.cli import main
 from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.models.architecture import ModelConfig
@@ -21,6 +22,7 @@ from posecore.prediction.outputs import TABLE
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.skeletons.library import load_skeleton
 from tests.support.clips import write_clip
+from tests.support.onnx_files import binned
 from tests.support.synthetic_bodies import synthetic_bodies
 
 
@@ -59,6 +61,24 @@ def test_photos_of_16_bits_are_refused_unless_their_range_is_stated(
     assert main([*command, "--scale-range", "0:4095"]) == 0
     assert main([*command, "--scale-range", "4095:0"]) != 0
     assert "scale_range: two numbers from 0 to 65535, the lower first" in capsys.readouterr().err
+
+
+def test_an_onnx_file_predicts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    photo(tmp_path / "photo.png", size=(96, 64))
+    file = binned(tmp_path / "pose.onnx")
+    command = ["predict", str(tmp_path / "photo.png"), "--model", str(file), "--out", str(tmp_path / "out")]
+    assert main([*command, "--format", "coco"]) == 0
+    said = capsys.readouterr()
+    assert "that the 16 points are those of mpii is guessed from their number; confirm it with --heads mpii" in said.err
+    (guessed,) = json.loads((tmp_path / "out" / "coco_mpii.json").read_text())
+    (direct,) = pc.load_model(file).predict([cv2.imread(str(tmp_path / "photo.png"))[..., ::-1]])
+    assert np.allclose(np.reshape(guessed["keypoints"], (16, 3))[:, :2], direct.keypoints[0], atol=0.01)
+    assert main([*command, "--format", "coco", "--heads", "mine=mpii16"]) == 0
+    assert "guessed" not in capsys.readouterr().err
+    assert main([*command, "--heads", "mine=coco17"]) == 1
+    assert "finds 16 points, but skeleton coco17 of 'mine' has 17" in capsys.readouterr().err
+    assert main([*command, "--compile"]) == 1
+    assert "compile: an ONNX file is run by onnxruntime as it is" in capsys.readouterr().err
 
 
 def test_photos_that_viewers_show_turned_are_told_of(
