@@ -250,7 +250,7 @@ def test_a_compiled_model_answers_the_same_and_is_compiled_once(monkeypatch: pyt
 def test_a_preset_means_the_one_model_published_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def read(source: str, expect: str | None) -> PoseModel:
+    def read(source: str, *_: object) -> PoseModel:
         asked.append(source)
         return random_model()
 
