@@ -52,8 +52,8 @@ from posecore.shards.corrections import CorrectedInstance, Corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
-from posecore.viz.gallery import contact_sheet, encode_jpeg
-from posecore.viz.report import worst_cases
+from posecore.viz.close_ups import worst_cases
+from posecore.viz.encoded import contact_sheet, encode_jpeg
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 

@@ -106,7 +106,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
         registered = register_child(workflow, config, parent, child, splits, judged, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         checks = verdict(config, start, evaluation, judged, tracking, version)
-        report = report_step(workflow, config, start, child, judged, labels, target, checks, version)
+        report = report_step(workflow, config, start, child, judged, labels, splits, checks, version)
         workflow.run.set_tags({"posecore.registered": version.uri, "posecore.verdict": verdict_word(checks)})
 
     for title, rows in judged.tables.items():

@@ -27,6 +27,7 @@ from rich.console import Console
 from posecore.cluster.launch import launched
 from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import connect
+from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank
@@ -44,6 +45,7 @@ from posecore.workflows.machines import Machines
 from posecore.workflows.named_model import is_registered
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.steps import audit_step, check_places, ingest_splits
+from posecore.workflows.training_report import training_report_step
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
 """What the flags change where there is no ``--config``."""
@@ -105,11 +107,15 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
                 reference = judge_step(workflow, "teacher", teacher.source.source, asked, config.inference)
         measured = measure_step(workflow, config, teacher, student)
         registered = register_student(workflow, teacher, student, splits, judged, measured, leaks)
+        version = RegisteredVersion(config.name, registered.values["version"])
+        by_set = {} if judged is None else {split.entry.name: judged for split in evaluation}
+        report = training_report_step(workflow, config, student, splits, by_set, version)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
     console.print(results_table(evaluation, judged, reference))
     console.print(cost_table(measured))
     console.print(f"model     {registered.values['uri']}   (folder {student.values['folder']})")
+    console.print(f"report    {report.values['report']}")
     console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
 

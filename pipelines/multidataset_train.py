@@ -34,6 +34,7 @@ from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
+from posecore.lineage.versions import RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
@@ -60,6 +61,7 @@ from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_flags import declare, overrides
 from posecore.workflows.train_step import judge_while_training, train_step
+from posecore.workflows.training_report import training_report_step
 
 FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml")
 """``--data`` and ``--model``, which change that file where there is no ``--config``."""
@@ -173,14 +175,16 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
             judged = [judge(workflow, config, split, model) for split in evaluation]
         results = [as_registered([split], step)[0] for split, step in zip(evaluation, judged, strict=True)]
         registered = register_step(workflow, model, splits, results, leaks)
+        version = RegisteredVersion(config.name, registered.values["version"])
+        by_set = {split.entry.name: step for split, step in zip(evaluation, judged, strict=True)}
+        report = training_report_step(workflow, config, model, splits, by_set, version, config.worst_cases)
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
     console.print(results_table(evaluation, judged))
     console.print(f"model     {registered.values['uri']}   (folder {model.values['folder']})")
     for split, result in zip(training, checked, strict=False):  # none was checked if it was not asked for
         console.print(f"labels    {split.entry.name}: {result.values['told']}   {result.values['page']}")
-    for split, result in zip(evaluation, judged, strict=True):
-        console.print(f"report    {split.entry.name}: {result.values['report']}")
+    console.print(f"report    {report.values['report']}")
     console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
 

@@ -27,7 +27,7 @@ def add(commands: Commands) -> None:
         "--min-score",
         type=float,
         default=0.3,
-        help="points with a lower score are neither drawn nor judged (default: 0.3)",
+        help="points with a lower score are drawn pale, or not at all, and not judged (default: 0.3)",
     )
 
     predict.add_argument(

@@ -9,7 +9,7 @@ from posecore.cli.commands import Commands
 from posecore.storage import as_path, write_atomically
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import DatasetName, write_dataset
-from posecore.viz.gallery import encode_jpeg
+from posecore.viz.encoded import encode_jpeg
 from posecore.viz.synthetic_sheet import synthetic_sheet
 
 

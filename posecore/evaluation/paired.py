@@ -5,15 +5,18 @@ mean error and the share of near points are: subjects are drawn once, and the di
 what makes a subject hard for both cancels.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
+from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, bootstrap_by_subject
-from posecore.evaluation.keypoint_errors import relative_distances
+from posecore.evaluation.keypoint_errors import WITHIN_A_SUBJECT, grouped, relative_distances
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.traits import Traits, Unit
 
@@ -47,6 +50,8 @@ class PairedErrors:
         bodies: judged.
         truth_row: (P,) rows of the ground truth.
         change: (P,) by how much the second model's mean error of each body is larger.
+        points: (K) the error of each point; NaN where it is labelled nowhere.
+        subjects: the error on each subject, or video where none is stated; intervals from its own pictures drawn anew.
     """
 
     error: Pair
@@ -55,6 +60,8 @@ class PairedErrors:
     bodies: int
     truth_row: Int[np.ndarray, " P"]
     change: Float[np.ndarray, " P"]
+    points: Sequence[Pair] = ()
+    subjects: Mapping[str, Pair] = field(default_factory=dict)
 
 
 def compare_predictions(
@@ -82,15 +89,18 @@ def compare_predictions(
         raise EvaluationError("no body has a labelled point, so there is nothing to compare two models by.")
     errors = [relative_distances(truth, each) for each in distances]
     all_units = traits.units()
-    units = [all_units[row] for row in rows]
-    number = {unit: place for place, unit in enumerate(sorted(set(units)))}
-    of_unit = np.array([number[unit] for unit in units])
+    rows_of = grouped([all_units[row] for row in rows])
     columns = [np.isfinite(errors[0]).sum(axis=1)]
     for error in errors:
         columns += [np.nansum(error, axis=1), (error <= NEAR).sum(axis=1)]
-    sums = np.stack([np.bincount(of_unit, column, len(number)) for column in columns], axis=1)
+    sums = np.stack([[column[places].sum() for column in columns] for places in rows_of.values()]).astype(np.float64)
     error_a, error_b, error_change, near_a, near_b, near_change = bootstrap_by_subject(sums, _measures, settings)
-    kinds = [kind for kind, _ in number]
+    subjects = {}
+    for (kind, name), places in rows_of.items():
+        if kind != "image":
+            pictures = grouped([traits.image[row] for row in rows[places]])
+            (subjects[name],) = _pairs([each[places] for each in errors], pictures, False, WITHIN_A_SUBJECT)
+    kinds = [kind for kind, _ in rows_of]
     return PairedErrors(
         error=Pair(first=error_a, second=error_b, difference=error_change),
         near=Pair(first=near_a, second=near_b, difference=near_change),
@@ -98,7 +108,31 @@ def compare_predictions(
         bodies=len(rows),
         truth_row=rows,
         change=np.nanmean(errors[1], axis=1) - np.nanmean(errors[0], axis=1),
+        points=_pairs(errors, rows_of, True, settings),
+        subjects=subjects,
     )
+
+
+def _pairs(
+    errors: Sequence[Float[np.ndarray, "P K"]],
+    rows_of: Mapping[Any, NDArray[np.int64]],
+    by_point: bool,
+    settings: BootstrapSettings | None,
+) -> list[Pair]:
+    """The mean error of both and its difference, of each point or of all, from units drawn anew."""
+    columns = [np.isfinite(errors[0]), *(np.nan_to_num(error) for error in errors)]
+    if not by_point:
+        columns = [column.sum(axis=1, keepdims=True) for column in columns]
+    sums = np.stack([np.concatenate([column[places].sum(axis=0) for column in columns]) for places in rows_of.values()])
+
+    def means(drawn: NDArray[np.float64]) -> NDArray[np.float64]:
+        points, first, second = np.split(drawn, 3, axis=1)
+        return np.concatenate([first / points, second / points, (second - first) / points], axis=1)
+
+    found = bootstrap_by_subject(sums.astype(np.float64), means, settings)
+    each = len(found) // 3
+    triples = zip(found[:each], found[each : 2 * each], found[2 * each :], strict=True)
+    return [Pair(first=first, second=second, difference=difference) for first, second, difference in triples]
 
 
 def _measures(sums: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B M"]:

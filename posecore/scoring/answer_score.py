@@ -16,11 +16,12 @@ from posecore.formats.mpii import DERIVED_HEAD_BOXES
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
 from posecore.scoring.mpii_files import HEAD_SHARE, WHOLE_PIXELS, read_mpii_answers
-from posecore.scoring.score import Curve, Measure, Score, Scored, WorstPicture
+from posecore.scoring.score import Measure, Score, Scored, WorstPicture
 from posecore.scoring.truth import Truth
 from posecore.scoring.units import intervals, units_of
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath
+from posecore.viz.curves import Curve
 
 _NUM_WORST = 12
 

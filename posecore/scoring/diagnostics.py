@@ -14,9 +14,10 @@ from posecore.evaluation.calibration import bin_sums, calibration_errors, reliab
 from posecore.evaluation.clinical import torso_points
 from posecore.evaluation.keypoint_errors import keypoint_errors
 from posecore.evaluation.torso import torso_lengths
-from posecore.scoring.score import Cell, Curve, Table
+from posecore.scoring.score import Cell, Table
 from posecore.scoring.units import Units
 from posecore.skeletons.skeleton import Skeleton
+from posecore.viz.curves import Curve
 
 RIGHT_WITHIN = 0.2
 """Share of the torso within which a point counts as right where its confidence is judged."""

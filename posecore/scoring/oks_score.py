@@ -16,10 +16,11 @@ from posecore.evaluation.oks import RECALLS, THRESHOLDS, Matching
 from posecore.scoring.blocks import Results
 from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
 from posecore.scoring.oks_judge import ANSWERED_FROM, OksJudge, OksOutcome, OksRules
-from posecore.scoring.score import Cell, Curve, Score, Scored, Table, WorstPicture
+from posecore.scoring.score import Cell, Score, Scored, Table, WorstPicture
 from posecore.scoring.truth import Truth
 from posecore.scoring.units import intervals, units_of
 from posecore.storage import AnyPath
+from posecore.viz.curves import Curve
 
 AP_METRICS = ("AP", "AP50", "AP75", "AR")
 """Those with intervals."""

@@ -2,17 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import orjson
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from posecore.evaluation.bootstrap import Estimate
 from posecore.scoring.comparison import Comparison
-from posecore.scoring.score import Cell, Curve, Score
-
-_WIDTH, _HEIGHT, _LEFT, _BOTTOM = 420, 260, 48, 36
-_COLOURS = ("#3b7dd8", "#d8663b", "#3da35d", "#8a5cd8")
+from posecore.scoring.score import Cell, Score
+from posecore.viz.curves import Chart
+from posecore.viz.page import render
 
 
 def as_json(score: Score, comparison: Comparison | None = None) -> bytes:
@@ -52,26 +49,18 @@ def as_html(score: Score, comparison: Comparison | None = None, pictures: Mappin
         comparison: with another, or None.
         pictures: id of a picture → data URL of what is shown of it.
     """
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["number"] = _shown
-    page = environment.get_template("score.html.j2").render(
+    return render(
+        "score.html.j2",
         score=score,
         units=_units(score),
         metrics=_metric_rows(score.metrics, score.intervals),
         comparison=comparison,
         differences=[] if comparison is None else _metric_rows(comparison.differences, comparison.intervals),
         verdicts=[] if comparison is None else _verdicts(score, comparison),
-        curves=[(curve, _drawn(curve)) for curve in score.curves],
-        size=(_WIDTH, _HEIGHT, _LEFT, _BOTTOM),
+        curves=[Chart(curve) for curve in score.curves],
         pictures=pictures or {},
+        shown=_shown,
     )
-    return page.encode()
 
 
 def _verdicts(score: Score, comparison: Comparison) -> list[str]:
@@ -108,21 +97,3 @@ def _shown(cell: Cell) -> str:
     if isinstance(cell, float):
         return f"{cell:.4f}" if abs(cell) < 10 else f"{cell:.2f}"
     return str(cell)
-
-
-def _drawn(curve: Curve) -> dict[str, object]:
-    """Points of the lines in the picture's pixels, and where the axes end."""
-    x_most = max((max(x) for x, _ in curve.series.values() if x), default=1.0) or 1.0
-    y_most = max((max(y) for _, y in curve.series.values() if y), default=1.0)
-    y_most = 1.0 if y_most <= 1 else y_most
-    across, up = _WIDTH - _LEFT - 12, _HEIGHT - _BOTTOM - 12
-
-    def place(x: float, y: float) -> str:
-        return f"{_LEFT + across * x / x_most:.1f},{12 + up * (1 - y / y_most):.1f}"
-
-    lines = [
-        (name, _COLOURS[number % len(_COLOURS)], " ".join(place(a, b) for a, b in zip(x, y, strict=True)))
-        for number, (name, (x, y)) in enumerate(curve.series.items())
-    ]
-    diagonal = f"{place(0, 0)} {place(min(x_most, y_most), min(x_most, y_most))}" if curve.diagonal else ""
-    return {"lines": lines, "diagonal": diagonal, "x_most": f"{x_most:g}", "y_most": f"{y_most:g}"}

@@ -10,7 +10,7 @@ from posecore.formats.values import Refusal
 from posecore.schema import Instance
 from posecore.scoring.score import Scored
 from posecore.storage import AnyPath
-from posecore.viz.gallery import data_url
+from posecore.viz.encoded import data_url
 from posecore.viz.overlay import draw_instances
 
 _MOST_PX = 720

@@ -10,6 +10,7 @@ from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.bootstrap import Estimate
 from posecore.scoring.truth import Truth
 from posecore.scoring.units import Units
+from posecore.viz.curves import Curve
 
 Measure = Callable[[NDArray[np.float64]], dict[str, float]]
 """(I,) how often each image counts to metric name → value; NaN where it does not exist."""
@@ -32,25 +33,6 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     note: str = ""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Curve:
-    """Lines over one axis.
-
-    Attributes:
-        title: heading.
-        x_label: of the axis, unit included.
-        y_label: likewise.
-        series: name → x and y of its points.
-        diagonal: whether y = x is drawn for comparison.
-    """
-
-    title: str
-    x_label: str
-    y_label: str
-    series: Mapping[str, tuple[Sequence[float], Sequence[float]]]
-    diagonal: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

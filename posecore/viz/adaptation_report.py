@@ -2,32 +2,34 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.clinical_comparison import ClinicalComparison
+from posecore.evaluation.paired import Pair
 from posecore.evaluation.tables import Change
 from posecore.storage import AnyPath, write_atomically
 from posecore.viz.clinical_section import ClinicalSection
 from posecore.viz.comparison_section import ComparisonSection
-from posecore.viz.gallery import data_url
+from posecore.viz.curves import Chart, Curve
+from posecore.viz.findings import Finding
+from posecore.viz.page import render
+from posecore.viz.report import EvaluationSection, ReportTable
 
 
-@dataclass(frozen=True)
-class ReportTable:
-    """A plain table.
+@dataclass(frozen=True, kw_only=True)
+class BothByGroup:
+    """Parent and child on one set, by name of the group.
 
     Attributes:
-        columns: headings.
-        rows: as many cells each.
+        points: by keypoint.
+        subjects: by subject.
     """
 
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str]] = ()
+    points: Mapping[str, Pair]
+    subjects: Mapping[str, Pair]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -44,7 +46,7 @@ class LabelFindings:
 
     title: str
     told: str
-    worst: ReportTable = ReportTable(())
+    worst: ReportTable = field(default_factory=lambda: ReportTable(()))
     pictures: Sequence[tuple[NDArray[np.uint8], str]] = ()
     page: str = ""
 
@@ -62,11 +64,14 @@ class AdaptationReport:
         clinical: title of a set to both models on it, or to the child alone where there is nothing to compare it with,
             for sets that were judged for clinics.
         labels: what each check says of the target's labels.
-        errors: set to keypoint to the mean error of parent and child, as shares of the box; None where it is labelled
-            nowhere.
+        findings: what the page begins with.
+        curves: of the child's training.
+        sections: the child on each set, with pictures.
+        paired: name of a set to both models on it, where the parent is compared.
         warm_start: what the child took from its parent.
         differences: points that look like the parent's and are not, a sentence each.
         details: who was judged to the file with all metrics and the worst cases.
+        tables: title to what else there is to know, such as data and cost.
     """
 
     title: str
@@ -74,30 +79,32 @@ class AdaptationReport:
     verdict: str
     checks: Sequence[tuple[bool, str]]
     changes: Mapping[str, Sequence[Change]]
-    errors: Mapping[str, Mapping[str, tuple[float | None, float | None]]]
     warm_start: ReportTable
     clinical: Mapping[str, ClinicalComparison | ClinicalResult] = field(default_factory=dict)
     labels: Sequence[LabelFindings] = ()
     differences: Sequence[str] = ()
     details: Mapping[str, str] = field(default_factory=dict)
+    findings: Sequence[Finding] = ()
+    curves: Sequence[Curve] = ()
+    sections: Sequence[EvaluationSection] = ()
+    paired: Mapping[str, BothByGroup] = field(default_factory=dict)
+    tables: Mapping[str, ReportTable] = field(default_factory=dict)
 
 
 def write_adaptation_report(path: AnyPath, report: AdaptationReport) -> AnyPath:
     """Writes the report and returns its path."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_url"] = data_url
     clinical = {
         title: ("comparison.html.j2", ComparisonSection(found))
         if isinstance(found, ClinicalComparison)
         else ("clinical.html.j2", ClinicalSection(found))
         for title, found in report.clinical.items()
     }
-    page = environment.get_template("adaptation_report.html.j2").render(report=report, clinical=clinical)
-    write_atomically(path, page.encode())
+    page = render(
+        "adaptation_report.html.j2",
+        report=report,
+        clinical=clinical,
+        curves=[Chart(curve) for curve in report.curves],
+        good=all(passed for passed, _ in report.checks),
+    )
+    write_atomically(path, page)
     return path

@@ -3,12 +3,10 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
 from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.viz.page import render
 
 _COLORS = {
     "source": "#767676",
@@ -88,10 +86,8 @@ def write_graph_page(
     for edge in edges:
         boxes[edge.target].sources.append(edge)
     width, height = _place(boxes, edges)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), undefined=StrictUndefined, autoescape=True, trim_blocks=True
-    )
-    page = environment.get_template("graph_page.html.j2").render(
+    page = render(
+        "graph_page.html.j2",
         title=title,
         notes=notes,
         width=width,
@@ -102,7 +98,7 @@ def write_graph_page(
         lines=[_line(boxes[edge.source], boxes[edge.target], edge) for edge in edges],
     )
     out = as_path(path)
-    write_atomically(out, page.encode())
+    write_atomically(out, page)
     return out
 
 

@@ -28,6 +28,9 @@ _INSTANCE_COLOURS: tuple[Rgb, ...] = (
     (150, 220, 80),
     (150, 130, 255),
 )
+HEAD_COLOURS = _INSTANCE_COLOURS
+"""Of links, where the answers of several heads are drawn on one image: the first head's, the second's, and so on."""
+_FAINT = 0.35
 _OUTLINE: Rgb = (20, 20, 20)
 _MASK_OPACITY = 0.35
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 px, so that points sit where they are and not on the next pixel
@@ -41,6 +44,8 @@ def draw_instances(
     *,
     masks: Sequence[NDArray[np.bool_] | None] | None = None,
     boxes: bool = True,
+    faint: Sequence[NDArray[np.bool_]] | None = None,
+    link_colour: Rgb | None = None,
 ) -> NDArray[np.uint8]:
     """Draws masks, boxes, links and points of all instances; the input is left as it is.
 
@@ -53,6 +58,8 @@ def draw_instances(
         skeleton: names, sides and links of the K points.
         masks: (H, W) bool per instance, or None where there is none; left out, the instances' own segmentations.
         boxes: whether to draw ``bbox_xywh``.
+        faint: (K,) per instance: points to draw pale, with the links that end there; left out, none.
+        link_colour: of all links, instead of the colours of sides.
 
     Returns:
         (H, W, 3) uint8.
@@ -72,7 +79,7 @@ def draw_instances(
         mask = segmentation_mask(instance.segmentation, height, width) if masks is None else masks[index]
         if mask is not None:
             _tint(canvas, mask, colours[index])
-    for instance, colour in zip(instances, colours, strict=True):
+    for index, (instance, colour) in enumerate(zip(instances, colours, strict=True)):
         if len(instance.keypoints) not in (0, skeleton.num_keypoints):
             raise ValueError(
                 f"instance {instance.id} has {len(instance.keypoints)} keypoints, but skeleton {skeleton.name} has "
@@ -82,7 +89,15 @@ def draw_instances(
         if boxes:
             _draw_box(canvas, instance, colour, line)
         if len(instance.keypoints) and not instance.is_crowd:
-            _draw_skeleton(canvas, instance.keypoints, skeleton, line)
+            pale = (
+                faint[index] & (instance.keypoints[:, 2] > 0) if faint else np.zeros(skeleton.num_keypoints, np.bool_)
+            )
+            if pale.any():
+                under = canvas.copy()
+                _draw_skeleton(under, instance.keypoints, skeleton, line, link_colour)
+                cv2.addWeighted(under, _FAINT, canvas, 1 - _FAINT, 0, dst=canvas)
+            sure = np.where(pale[:, None], np.float32(0), instance.keypoints)
+            _draw_skeleton(canvas, sure, skeleton, line, link_colour)
     return canvas
 
 
@@ -133,13 +148,16 @@ def _draw_box(canvas: NDArray[np.uint8], instance: Instance, colour: Rgb, line: 
     cv2.rectangle(canvas, *corners, colour, line, cv2.LINE_AA, _SUBPIXEL_BITS)
 
 
-def _draw_skeleton(canvas: NDArray[np.uint8], keypoints: NDArray[np.float32], skeleton: Skeleton, line: int) -> None:
+def _draw_skeleton(
+    canvas: NDArray[np.uint8], keypoints: NDArray[np.float32], skeleton: Skeleton, line: int, link_colour: Rgb | None
+) -> None:
     labelled = (keypoints[:, 2] > 0) & np.isfinite(keypoints).all(axis=1)
     colours = [side_colour(keypoint) for keypoint in skeleton.keypoints]
     for first, second in skeleton.link_indices:
         if labelled[first] and labelled[second]:
             sides = [colours[end] for end in (first, second) if colours[end] != MIDDLE_COLOUR]
-            colour = sides[0] if sides and sides.count(sides[0]) == len(sides) else MIDDLE_COLOUR
+            of_side = sides[0] if sides and sides.count(sides[0]) == len(sides) else MIDDLE_COLOUR
+            colour = link_colour or of_side
             ends = _fixed(keypoints[first]), _fixed(keypoints[second])
             cv2.line(canvas, *ends, _OUTLINE, line + 2, cv2.LINE_AA, _SUBPIXEL_BITS)
             cv2.line(canvas, *ends, colour, line, cv2.LINE_AA, _SUBPIXEL_BITS)

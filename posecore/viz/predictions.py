@@ -15,16 +15,24 @@ from posecore.prediction.sources import Frame, Source, Video
 from posecore.schema import Instance
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import write_atomically, written_aside
-from posecore.viz.gallery import encode_jpeg, encode_png
-from posecore.viz.overlay import draw_instances
+from posecore.viz.encoded import encode_jpeg, encode_png
+from posecore.viz.overlay import HEAD_COLOURS, Rgb, draw_instances
 
 VIDEO_CODECS = ("vp09", "avc1", "mp4v")
 """Tried in this order: VP9 and H.264 in MP4 play in browsers, MPEG-4 part 2 only in players. OpenCV's wheels have the
 first and the last."""
 
 
+GONE = 1 / 3
+"""Points below this share of the least score that counts are not drawn; between the two they are pale."""
+
+
 def draw_prediction(
-    image_rgb: NDArray[np.uint8], prediction: ImagePrediction, skeleton: Skeleton, min_score: float
+    image_rgb: NDArray[np.uint8],
+    prediction: ImagePrediction,
+    skeleton: Skeleton,
+    min_score: float,
+    link_colour: Rgb | None = None,
 ) -> NDArray[np.uint8]:
     """Draws boxes, links, points and track numbers of all bodies; the input is left as it is.
 
@@ -32,22 +40,24 @@ def draw_prediction(
         image_rgb: (H, W, 3) uint8.
         prediction: of one head.
         skeleton: the head's.
-        min_score: points with a lower score are not drawn.
+        min_score: points with a lower score are drawn pale, those below :data:`GONE` of it not at all.
+        link_colour: of all links, where several heads answer for one image; None is the colours of sides.
     """
+    shown = prediction.keypoint_scores >= GONE * min_score
     bodies = [
         Instance(
             id=str(row),
             bbox_xywh=tuple(prediction.bbox_xywh[row].tolist()),
-            keypoints=np.concatenate(
-                [prediction.keypoints[row], np.where(prediction.keypoint_scores[row] >= min_score, 2, 0)[:, None]],
-                axis=1,
-            ).astype(np.float32),
+            keypoints=np.concatenate([prediction.keypoints[row], np.where(shown[row], 2, 0)[:, None]], axis=1).astype(
+                np.float32
+            ),
             area=float(prediction.bbox_xywh[row, 2:].prod()),
             area_rule="box",
         )
         for row in range(len(prediction))
     ]
-    canvas = draw_instances(image_rgb, bodies, skeleton)
+    faint = list(prediction.keypoint_scores < min_score)
+    canvas = draw_instances(image_rgb, bodies, skeleton, faint=faint, link_colour=link_colour)
     for (x, y, _, h), track_id in zip(prediction.bbox_xywh.tolist(), prediction.track_ids.tolist(), strict=True):
         if track_id != NO_TRACK:
             size = float(np.clip(h / 250, 0.4, 2.0))
@@ -87,7 +97,7 @@ class DrawnFiles:
             out: folder, made if missing.
             sources: everything that will be drawn.
             skeletons: by head that will answer.
-            min_score: points with a lower score are not drawn.
+            min_score: as :func:`draw_prediction` takes it.
         """
         with ExitStack() as stack:
             drawn = cls(out, sources, skeletons, min_score, stack)
@@ -101,8 +111,9 @@ class DrawnFiles:
             PredictionError: OpenCV has none of :data:`VIDEO_CODECS`.
         """
         canvas = frame.image
-        for head, prediction in found.items():
-            canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score)
+        for number, (head, prediction) in enumerate(found.items()):
+            colour = HEAD_COLOURS[number % len(HEAD_COLOURS)] if len(found) > 1 else None
+            canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score, colour)
         path = self._out / self._paths[frame.name]
         if frame.index is None:
             write_atomically(path, encode_png(canvas) if path.suffix.lower() == ".png" else encode_jpeg(canvas))

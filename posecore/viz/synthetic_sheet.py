@@ -8,7 +8,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.synth.landmarks import AP10K_17, COCO_17
 from posecore.synth.masks import mask_box
 from posecore.synth.scene import Body, Kind, render
-from posecore.viz.gallery import contact_sheet
+from posecore.viz.encoded import contact_sheet
 from posecore.viz.overlay import draw_instances
 
 _ROWS: tuple[tuple[Kind, str, tuple[str, ...]], ...] = (

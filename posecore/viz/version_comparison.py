@@ -2,18 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
-
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from posecore.evaluation.bootstrap import FEW_SUBJECTS
 from posecore.evaluation.clinical_comparison import ClinicalComparison
 from posecore.evaluation.paired import Pair, PairedErrors
 from posecore.storage import AnyPath, write_atomically
+from posecore.viz.close_ups import ShownBody
 from posecore.viz.comparison_section import ComparisonSection
 from posecore.viz.estimate_text import interval, percent, plural, signed_points
-from posecore.viz.gallery import data_url
-from posecore.viz.report import Failure, figure
+from posecore.viz.findings import Finding, change_finding
+from posecore.viz.page import figure, render
 
 Rows = Sequence[tuple[str, str, str]]
 """Of a table: what, in the first, in the second."""
@@ -38,8 +36,8 @@ class SetSection:
     metrics: Mapping[str, tuple[float, float]]
     paired: PairedErrors
     clinical: ClinicalComparison | None
-    better: Sequence[Failure]
-    worse: Sequence[Failure]
+    better: Sequence[ShownBody]
+    worse: Sequence[ShownBody]
 
     @property
     def lines(self) -> list[tuple[str, list[str], str]]:
@@ -88,20 +86,16 @@ class VersionPage:
     sets: Sequence[SetSection] = ()
     unknown: Sequence[str] = field(default_factory=list)
 
+    @property
+    def findings(self) -> list[Finding]:
+        """Which of the two is better on each set."""
+        return [change_finding(each.name, each.paired) for each in self.sets]
+
 
 def write_version_page(path: AnyPath, page: VersionPage) -> AnyPath:
     """Writes the page and returns its path."""
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["data_url"] = data_url
     clinical = {each.digest: ComparisonSection(each.clinical) for each in page.sets if each.clinical is not None}
-    text = environment.get_template("version_comparison.html.j2").render(page=page, clinical=clinical)
-    write_atomically(path, text.encode())
+    write_atomically(path, render("version_comparison.html.j2", page=page, clinical=clinical))
     return path
 
 

@@ -4,7 +4,7 @@ Predictions are made by processes that hold the model once. The batches do not d
 are, so the numbers are those of :func:`posecore.evaluation.inference.predict_store` in one process.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,7 +19,8 @@ from posecore import __version__
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
-from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
+from posecore.evaluation.keypoint_errors import KeypointError
+from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOrigin, write_predictions
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
@@ -27,13 +28,14 @@ from posecore.models.saving import load_model, read_card
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, for_all_nodes, make_writable, write_atomically
 from posecore.training.recipe import recipe_facts
-from posecore.viz.gallery import contact_sheet, encode_jpeg
-from posecore.viz.report import EvaluationSection, worst_cases, write_report
+from posecore.viz.close_ups import ShownBody
+from posecore.viz.encoded import contact_sheet, encode_jpeg
+from posecore.viz.report import EvaluationSection, write_report
 from posecore.workflows.machines import ActorSettings, Machines
 
 _BATCHES_AT_ONCE = 16
 _PIECES_EACH = 3
-WORST_FILE, _WORST_PX = "worst.jpg", 480
+WORST_FILE, SAMPLES_FILE, _CELL_PX = "worst.jpg", "samples.jpg", 480
 CLINICAL_FILE = "clinical.json"
 """What a clinic wants to know of a split, beside its results."""
 
@@ -49,7 +51,8 @@ class EvaluationResult:
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
         clinical_files: name of the split → the file with it.
-        worst: name of the split → picture of its worst cases, for splits that have any.
+        pictures: name of the split → pictures of its worst cases and of held-out bodies, for splits that have any.
+        predictions: name of the split → the file of what was said of it.
         bodies: name of the split → labelled bodies that were judged, crowds excepted.
         subjects: name of the split → named people or animals among them.
     """
@@ -59,7 +62,8 @@ class EvaluationResult:
     report: AnyPath
     clinical: dict[str, ClinicalResult]
     clinical_files: dict[str, AnyPath]
-    worst: dict[str, AnyPath]
+    pictures: dict[str, list[AnyPath]]
+    predictions: dict[str, AnyPath]
     bodies: dict[str, int]
     subjects: dict[str, int]
 
@@ -99,8 +103,9 @@ def evaluate_stores(
 ) -> EvaluationResult:
     """Predicts and judges splits.
 
-    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/worst.jpg``,
-    ``<out>/<name>/clinical.json`` for splits judged for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
+    Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/predictions.parquet`` (for
+    ``posecore view`` and comparisons), ``<out>/<name>/worst.jpg`` and ``samples.jpg``, ``<out>/<name>/clinical.json``
+    for splits judged for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
 
     Args:
         machines: who predicts.
@@ -139,7 +144,10 @@ def evaluate_stores(
     lineage = read_card(folder).lineage  # now: before the work, as what is written after it
     make_writable(out, "the results' folder")
     parts = _predicted(machines, folder, splits, tasks, actors or ActorSettings())
-    sections = [_judge(name, task, finish(task, parts[name]), out, worst_cases, wanted) for name, task in tasks.items()]
+    origin = str(folder)
+    sections = [
+        _judge(name, task, finish(task, parts[name]), out, worst_cases, wanted, origin) for name, task in tasks.items()
+    ]
     clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
     metrics = {section.name: dict(section.metrics) for section in sections}
     for name, result in clinical_results.items():
@@ -154,7 +162,11 @@ def evaluate_stores(
         report=report,
         clinical=clinical_results,
         clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
-        worst={section.name: out / section.name / WORST_FILE for section in sections if section.worst},
+        pictures={
+            section.name: [out / section.name / file for file, cases in _sheets(section) if cases]
+            for section in sections
+        },
+        predictions={name: out / name / PREDICTIONS_FILE for name in tasks},
         bodies={section.name: section.num_instances for section in sections},
         subjects={name: _subjects(task.store) for name, task in tasks.items()},
     )
@@ -194,32 +206,29 @@ class _Clinic:
 
 
 def _judge(
-    name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, pictures: int, clinic: _Clinic
+    name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, worst: int, clinic: _Clinic, model: str
 ) -> EvaluationSection:
     manifest = task.store.manifest
     definition = manifest.definition
     truth = GroundTruth.from_store(task.store)
     parts_of = definition.skeleton if definition.evaluation.protocol == "wholebody" else None
     write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
+    origin = PredictionOrigin(store=str(task.store.location), digest=manifest.digest, model=model, head=task.head)
+    write_predictions(out / name / PREDICTIONS_FILE, predictions, origin)
     clinical = clinic.judge(task.store, truth, predictions)
     if clinical is not None:
         write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
-    worst = worst_cases(task.store, definition.skeleton, truth, predictions, pictures)
-    if worst:
-        sheet = contact_sheet([case.picture_rgb for case in worst], columns=2, cell_px=_WORST_PX)
-        write_atomically(out / name / WORST_FILE, encode_jpeg(sheet))
-    return EvaluationSection(
-        name=name,
-        protocol=definition.evaluation.protocol,
-        metrics=evaluate(definition.evaluation, definition.skeleton, truth, predictions),
-        errors=keypoint_errors(truth, predictions, definition.skeleton),
-        worst=worst,
-        license=definition.license.id,
-        digest=manifest.digest,
-        num_images=len(truth.image_ids),
-        num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
-        clinical=clinical,
-    )
+    metrics = evaluate(definition.evaluation, definition.skeleton, truth, predictions)
+    section = EvaluationSection.of(name, task.store, truth, predictions, metrics, worst=worst, clinical=clinical)
+    for file, cases in _sheets(section):
+        if cases:
+            sheet = contact_sheet([case.picture_rgb for case in cases], columns=2, cell_px=_CELL_PX)
+            write_atomically(out / name / file, encode_jpeg(sheet))
+    return section
+
+
+def _sheets(section: EvaluationSection) -> tuple[tuple[str, Sequence[ShownBody]], ...]:
+    return (WORST_FILE, section.worst), (SAMPLES_FILE, section.samples)
 
 
 def _predicted(

@@ -73,10 +73,10 @@ def judge_step(
         clinic: see :func:`~posecore.workflows.evaluation.evaluate_stores`.
 
     Returns:
-        By name of the set ``metrics``, ``groups`` (errors of groups of bodies, for sets judged for clinics) and
-        ``errors`` (of each keypoint, as a share of the box; None where it is labelled nowhere), ``measured``
-        (:class:`~posecore.lineage.measurements.MeasuredOn`), the ``report``, and ``clinical``, the file with what a
-        clinic wants to know, for sets that were judged so; ``model``, the SHA-256 of the weights.
+        By name of the set ``metrics``, ``groups`` (errors of groups of bodies, for sets judged for clinics),
+        ``measured`` (:class:`~posecore.lineage.measurements.MeasuredOn`), the ``report``, ``predictions``, the file of
+        what was said of each set, and ``clinical``, the file with what a clinic wants to know, for sets that were
+        judged so; ``model``, the SHA-256 of the weights.
     """
     stores = {each.name: each.use.location for each in sets}
     answering = {each.name: each.head for each in sets}
@@ -106,13 +106,10 @@ def judge_step(
         for name, metrics in result.metrics.items():
             shown = {**metrics, **groups.get(name, {})}
             log.log_metrics({f"{name}/{metric}": value for metric, value in shown.items()})
-        errors = {
-            name: {error.name: error.relative if error.labelled else None for error in found}
-            for name, found in result.errors.items()
-        }
         log.log_file(result.report)
-        for name, picture in result.worst.items():
-            log.log_file(picture, name)
+        for name, pictures in result.pictures.items():
+            for picture in pictures:
+                log.log_file(picture, name)
         for name, found in result.errors.items():
             log.log_table(_error_table(found), f"{name}/keypoint_errors.json")
         for name, path in result.clinical_files.items():
@@ -132,9 +129,11 @@ def judge_step(
             for each in sets
         }
         clinical = {name: str(path) for name, path in result.clinical_files.items()}
-        values: dict[str, Json] = {"metrics": result.metrics, "groups": groups, "errors": errors}
+        values: dict[str, Json] = {"metrics": result.metrics, "groups": groups}
         values |= {"report": str(result.report), "clinical": clinical, "model": model.sha256, MEASURED: measured}
-        return Outputs(values, vouched(result.report, *result.clinical_files.values()))
+        values["predictions"] = {name: str(path) for name, path in result.predictions.items()}
+        files = (result.report, *result.clinical_files.values(), *result.predictions.values())
+        return Outputs(values, vouched(*files))
 
     inputs = {
         "model": model,

@@ -6,8 +6,8 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.lineage.sample_pictures import picture_path
 from posecore.shards.store import ShardStore
 from posecore.storage import as_path, write_atomically
-from posecore.viz.gallery import contact_sheet, encode_jpeg
-from posecore.viz.report import sample_cases
+from posecore.viz.close_ups import sample_cases
+from posecore.viz.encoded import contact_sheet, encode_jpeg
 
 _CELL_PX = 320
 

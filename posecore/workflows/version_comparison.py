@@ -21,7 +21,7 @@ from posecore.lineage.version_difference import VersionDifference, VersionFacts
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.shards.store import ShardStore, open_store
-from posecore.viz.report import Failure, side_by_side
+from posecore.viz.close_ups import ShownBody, side_by_side
 
 _NONE = "null"  # as parameters write it
 
@@ -45,8 +45,8 @@ class ComparedSet:
     metrics: Mapping[str, tuple[float, float]]
     paired: PairedErrors
     clinical: ClinicalComparison | None
-    better: Sequence[Failure]
-    worse: Sequence[Failure]
+    better: Sequence[ShownBody]
+    worse: Sequence[ShownBody]
 
 
 def judge_both(
@@ -124,7 +124,7 @@ def _compared(name: str, store: ShardStore, first: Predictions, second: Predicti
         clinical = compare_clinic(results[0], results[1])
     order = np.argsort(paired.change, kind="stable")
 
-    def shown(wanted: NDArray[np.int64]) -> list[Failure]:
+    def shown(wanted: NDArray[np.int64]) -> list[ShownBody]:
         return [
             side_by_side(
                 store,

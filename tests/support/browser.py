@@ -1,5 +1,6 @@
 """A page as a person sees it: in a headless Chromium, where this machine has one."""
 
+import base64
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -44,3 +45,16 @@ def opened(page: Path, profile: Path) -> Iterator[Any]:
         yield driver
     finally:
         driver.quit()
+
+
+def beyond(driver: Any, width: int) -> int:
+    """By how many pixels a page is wider than a screen of that width."""
+    screen = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
+    return int(driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth"))
+
+
+def printed_pages(driver: Any) -> int:
+    """How many sheets of A4 a page takes."""
+    paper = {"printBackground": True, "paperWidth": 8.27, "paperHeight": 11.69}
+    return base64.b64decode(driver.execute_cdp_cmd("Page.printToPDF", paper)["data"]).count(b"/Type /Page\n")

@@ -3,17 +3,21 @@
 import csv
 import io
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
 import numpy as np
 from rich.table import Table
 
+from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
+from posecore.evaluation.paired import compare_predictions
+from posecore.evaluation.prediction_files import read_predictions
 from posecore.evaluation.protocols import PROTOCOLS
 from posecore.evaluation.tables import Change, forgetting_table
+from posecore.evaluation.traits import Traits
 from posecore.labels.suspects import TABLE_NAME
 from posecore.lineage.gates import Check, Gate
 from posecore.lineage.measurements import MEASURED
@@ -24,7 +28,9 @@ from posecore.lineage.tracking import RunLog, Tracking
 from posecore.lineage.versions import RegisteredVersion
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
-from posecore.viz.adaptation_report import AdaptationReport, LabelFindings, ReportTable, write_adaptation_report
+from posecore.viz.adaptation_report import AdaptationReport, BothByGroup, LabelFindings, write_adaptation_report
+from posecore.viz.findings import Finding, change_finding, worse_finding
+from posecore.viz.report import EvaluationSection, ReportTable
 from posecore.viz.suspects import suspect_pictures
 from posecore.workflows.adaptation.job import AdaptationJob, Group
 from posecore.workflows.adaptation.start import Start
@@ -33,6 +39,7 @@ from posecore.workflows.judge_step import as_registered
 from posecore.workflows.label_check import suspects
 from posecore.workflows.register_step import register_step
 from posecore.workflows.steps import Split, vouched
+from posecore.workflows.training_story import training_story
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
 """Metrics that stand for a set judged for clinics, and the sign of a gain."""
@@ -208,11 +215,11 @@ def report_step(
     child: StepResult,
     judged: Outcome,
     labels: Mapping[str, StepResult],
-    target: Split,
+    splits: Sequence[Split],
     checks: Sequence[Check],
     version: RegisteredVersion,
 ) -> StepResult:
-    """One HTML file with everything; the worst cases are in the two reports it names.
+    """One HTML file with everything, the two reports of all metrics apart.
 
     Args:
         workflow: the step is recorded in.
@@ -221,21 +228,20 @@ def report_step(
         child: the step that trained it.
         judged: parent and child on every set.
         labels: title of each check of the target's labels to its step.
-        target: what they looked at.
+        splits: all that the child was trained and judged on.
         checks: the gates.
         version: the child in the registry.
     """
     path = as_path(child.values["run_dir"]) / "adaptation.html"
-    earlier, later = judged.parent.values["errors"], judged.child.values["errors"]
+    target = next(split for split in splits if split.role == "training" and split.entry.name == config.target)
     compared = _compared(config, start)
-    errors = {
-        name: {point: (earlier[name][point] if name in compared else None, error) for point, error in points.items()}
-        for name, points in later.items()
-    }
     groups = {entry.name: config.group_of(entry) for entry in config.datasets}
-    order = sorted(judged.clinical, key=lambda name: ("target", "independent", "kept").index(groups[name]))
+    order = sorted(judged.clinical, key=_rank(groups))
 
     def execute(log: RunLog) -> Outputs:
+        judged_sets = [name for name in sorted(groups, key=_rank(groups)) if name in judged.child.values["predictions"]]
+        seen = [_seen(name, judged, name in compared) for name in judged_sets]
+        story = training_story(workflow, child, splits)
         report = AdaptationReport(
             title=f"{config.target}: {version.uri}",
             facts={
@@ -253,7 +259,11 @@ def report_step(
             verdict=verdict_word(checks),
             checks=[(check.passed, check.statement) for check in checks],
             changes={title: list(rows) for title, rows in judged.tables.items()},
-            errors=errors,
+            findings=[finding for each in seen for finding in each.findings],
+            curves=story.curves,
+            sections=[each.section for each in seen],
+            paired={each.section.name: each.both for each in seen if each.both is not None},
+            tables=story.tables,
             warm_start=ReportTable(
                 ("part", "from", "copied", "freshly initialised"),
                 [
@@ -283,6 +293,38 @@ def report_step(
         "out": str(path),
     }
     return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.adaptation.results"])
+
+
+def _rank(groups: Mapping[str, Group]) -> Callable[[str], int]:
+    """The target's sets first, and those that are only to be kept last."""
+    return lambda name: ("target", "independent", "kept").index(groups[name])
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """What the page shows of a set."""
+
+    findings: Sequence[Finding]
+    section: EvaluationSection
+    both: BothByGroup | None
+
+
+def _seen(name: str, judged: Outcome, compared: bool) -> _Seen:
+    said, _, store = read_predictions(as_path(judged.child.values["predictions"][name]))
+    truth = GroundTruth.from_store(store)
+    metrics = judged.child.values["metrics"][name]
+    section = EvaluationSection.of(name, store, truth, said, metrics, worst=_PICTURES)
+    before, _, _ = read_predictions(as_path(judged.parent.values["predictions"][name]))
+    if not compared:
+        return _Seen(findings=[section.finding()], section=section, both=None)
+    paired = compare_predictions(truth, before, said, Traits.from_store(store))
+    names = store.manifest.definition.skeleton.names
+    points = {point: pair for point, pair in zip(names, paired.points, strict=True) if np.isfinite(pair.second.value)}
+    return _Seen(
+        findings=[change_finding(name, paired), worse_finding(name, paired, points)],
+        section=section,
+        both=BothByGroup(points=points, subjects=paired.subjects),
+    )
 
 
 def _label_findings(title: str, target: Split, checked: StepResult, beside: AnyPath) -> LabelFindings:

@@ -4,7 +4,7 @@ from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.storage import as_path, write_atomically
-from posecore.viz.gallery import encode_png
+from posecore.viz.encoded import encode_png
 from posecore.viz.reconstruction import reconstruction_sheet
 from posecore.workflows.pretraining.judge import ReconstructionJudge
 from posecore.workflows.pretraining.worker import PretrainingWorker

@@ -10,6 +10,7 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.paired import compare_predictions
 from posecore.evaluation.traits import Traits
 from posecore.schema import Record
+from posecore.viz.findings import change_finding, worse_finding
 from tests.support.tiny_store import instance, record
 
 BODIES = 12
@@ -60,6 +61,30 @@ def test_subjects_that_disagree_leave_the_difference_open() -> None:
     ).error.difference
     assert change.low < 0 < change.high
     assert change.value == pytest.approx(-0.0025)
+
+
+def test_the_difference_is_known_by_point_and_by_subject() -> None:
+    records, truth = _world()
+    truth.visibility[:, 3] = 0
+    first = np.full(BODIES, 20.0)
+    second = first + np.tile([4.0, 5.0, 6.0], 4) * np.repeat([1.0, -1.0, -1.0, -1.0], 3)
+    found = compare_predictions(truth, _answers(truth, first), _answers(truth, second), Traits.from_records(records))
+    assert list(found.subjects) == ["s0", "s1", "s2", "s3"]
+    worse, better = found.subjects["s0"].difference, found.subjects["s1"].difference
+    assert worse.value == pytest.approx(0.05)
+    assert 0.03 < worse.low < 0.05 < worse.high < 0.07
+    assert better.high < 0
+    assert len(found.points) == 17
+    assert np.isnan(found.points[3].first.value)
+    assert found.points[0].difference.value == pytest.approx(-0.025)
+    assert found.points[0].difference.low < 0 < found.points[0].difference.high
+
+    told = change_finding("set", found), worse_finding("set", found, {"nose": found.points[0]})
+    assert told[0].text == "set: mean error 20.0 % → 17.5 % of the box, -2.5 points [-5.0, +5.0]: " + (
+        "the pictures do not tell them apart."
+    )
+    assert told[1].text == "set: clearly worse for 1 of 4 subjects: s0 (+5.0)."
+    assert [each.tone for each in told] == ["", "bad"]
 
 
 def test_bodies_without_labels_cannot_be_compared() -> None:

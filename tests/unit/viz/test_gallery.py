@@ -8,7 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
-from posecore.viz.gallery import contact_sheet, encode_png, write_gallery
+from posecore.viz.encoded import contact_sheet, encode_png
+from posecore.viz.gallery import write_gallery
 
 
 def test_a_gallery_embeds_its_pictures_escapes_captions_and_refers_to_nothing_outside(tmp_path: Path) -> None:
@@ -19,7 +20,7 @@ def test_a_gallery_embeds_its_pictures_escapes_captions_and_refers_to_nothing_ou
     text = page.read_text()
     assert "<script" not in text
     assert "&lt;script&gt;" in text
-    assert "a &quot;b&quot; &amp; c" in text
+    assert 'alt="a &#34;b&#34; &amp; c"' in text
     assert "<title>T &lt;1&gt;</title>" in text
     assert not re.search(r"""(?:src|href)=["'](?!data:)""", text)
     sources = re.findall(r'src="data:(image/\w+);base64,([^"]+)"', text)

@@ -7,6 +7,7 @@ from pycocotools import mask as coco_mask
 from posecore.schema import Instance
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.viz.overlay import (
+    HEAD_COLOURS,
     LEFT_COLOUR,
     MIDDLE_COLOUR,
     RIGHT_COLOUR,
@@ -55,6 +56,22 @@ def test_an_occluded_point_is_a_ring_and_an_unlabelled_one_is_not_drawn() -> Non
     assert drawn[100, 100].min() > 200  # the middle of a ring is white
     assert tuple(drawn[300, 300]) == RIGHT_COLOUR
     assert (drawn[:20, :20] == 128).all()
+
+
+def test_a_weak_limb_is_pale_and_links_may_have_the_colour_of_their_head() -> None:
+    image = np.full((200, 200, 3), 128, np.uint8)
+    body = stick([[100, 40, 2], [160, 150, 2], [40, 150, 2]])
+    weak = [np.array([False, False, True])]
+    drawn = draw_instances(image, [body], SKELETON, boxes=False, faint=weak).astype(int)
+    sure = draw_instances(image, [body], SKELETON, boxes=False).astype(int)
+    assert tuple(drawn[150, 160]) == LEFT_COLOUR
+    contrast = np.abs(drawn[150, 40] - 128).max() / np.abs(sure[150, 40] - 128).max()
+    assert 0.2 < contrast < 0.5
+    np.testing.assert_array_equal(drawn[95, 130], sure[95, 130])  # nose - left hand: both are sure
+    assert 0 < np.abs(drawn[95, 70] - 128).max() < 0.5 * np.abs(sure[95, 70] - 128).max()
+    named = draw_instances(image, [body], SKELETON, boxes=False, link_colour=HEAD_COLOURS[1])
+    np.testing.assert_allclose(named[95, 130], HEAD_COLOURS[1], atol=40)
+    assert tuple(named[150, 160]) == LEFT_COLOUR
 
 
 def test_masks_tint_only_their_pixels() -> None:

@@ -6,10 +6,13 @@ import pytest
 from posecore.conventions import Conventions
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import predict_store
-from posecore.evaluation.keypoint_errors import KeypointError, keypoint_errors
+from posecore.evaluation.keypoint_errors import KeypointError
 from posecore.evaluation.protocols import evaluate
-from posecore.viz.report import EvaluationSection, Failure, worst_cases, write_report
-from tests.support.browser import opened
+from posecore.viz.close_ups import ShownBody
+from posecore.viz.curves import Curve
+from posecore.viz.findings import Finding
+from posecore.viz.report import EvaluationSection, ReportTable, write_report
+from tests.support.browser import beyond, opened, printed_pages
 from tests.support.clinical_cases import clinical_result
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
 from tests.support.random_poses import paired_case
@@ -22,17 +25,8 @@ def sections(tmp_path_factory):
     truth = GroundTruth.from_store(store)
     predictions = predict_store(BlobModel(Conventions()), store)
     predictions.keypoints[5, 1] += [20, -30]  # image 2, second body, right hand
-    judged = EvaluationSection(
-        name="hands/val",
-        protocol="oks",
-        metrics=evaluate(definition.evaluation, definition.skeleton, truth, predictions),
-        errors=keypoint_errors(truth, predictions, definition.skeleton),
-        worst=worst_cases(store, definition.skeleton, truth, predictions, count=3),
-        license=definition.license.id,
-        digest=store.manifest.digest,
-        num_images=4,
-        num_instances=8,
-    )
+    metrics = evaluate(definition.evaluation, definition.skeleton, truth, predictions)
+    judged = EvaluationSection.of("hands/val", store, truth, predictions, metrics, worst=3, samples=2)
     return [judged, clinical_section(), nothing_section()]
 
 
@@ -58,6 +52,22 @@ def test_the_worst_instance_comes_first_with_annotation_and_prediction_side_by_s
     difference = np.abs(left.astype(int) - right).max(axis=2) > 100
     assert difference.mean() > 0.005
     assert difference.mean() < 0.3
+
+
+def test_the_page_begins_with_the_answer_and_ends_with_the_settings(sections, tmp_path):
+    finding = Finding("hands/val: better than version 1", "good")
+    curve = Curve(title="losses", x_label="step", y_label="loss", series={"loss": ([0, 1], [2, 1])}, from_zero=False)
+    tables = {"data": ReportTable(("set", "pictures"), [("hands", "4")])}
+    facts = {"learning rate": "3e-4"}
+    path = tmp_path / "report.html"
+    page = write_report(path, "T", sections, facts, findings=[finding], curves=[curve], tables=tables).read_text()
+    order = [
+        finding.text, sections[0].finding().text, ">Results<", "<polyline", "Predictions on held-out pictures",
+        "Error by keypoint", "Worst pictures", "<h2>data</h2>", "<details>", "learning rate",
+    ]  # fmt: skip
+    places = [page.index(text) for text in order]
+    assert places == sorted(places)
+    assert re.search(r"mean error \d+\.\d % of the box \[\d", sections[0].finding().text)
 
 
 def test_every_value_is_on_the_page_and_nothing_is_fetched(sections, tmp_path):
@@ -109,7 +119,7 @@ def test_text_from_data_cannot_become_markup(tmp_path):
         protocol="oks",
         metrics={"AP": 0.5},
         errors=[KeypointError(name=evil, labelled=1, mean_px=1, median_px=1, relative=0.1, missed=0)],
-        worst=[Failure(picture_rgb=np.zeros((8, 8, 3), np.uint8), caption=f'" onload="{evil}')],
+        worst=[ShownBody(picture_rgb=np.zeros((8, 8, 3), np.uint8), caption=f'" onload="{evil}')],
         license=evil,
         digest=evil,
     )
@@ -130,7 +140,7 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         rows = driver.find_elements(By.CSS_SELECTOR, "table.summary tbody tr")
         assert [row.text.split()[0] for row in rows] == ["hands/val", "babies", "empty"]
         widths = driver.execute_script("return [...document.images].map(image => image.naturalWidth)")
-        assert len(widths) == 3
+        assert len(widths) == 5
         assert min(widths) > 100
         bars = driver.execute_script("return [...document.querySelectorAll('.bar div')].map(bar => bar.offsetWidth)")
         assert bars == sorted(bars, reverse=True)
@@ -145,6 +155,10 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         heights = [float(rect.get_attribute("height")) for rect in drawn]
         assert heights == [240 * one.right for one in sections[1].clinical.calibration.bins]
         assert driver.find_element(By.CSS_SELECTOR, "svg.reliability").size["width"] > 200
-        overflow = driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth")
-        assert overflow <= 0
+        assert driver.find_element(By.CSS_SELECTOR, ".answer").text.startswith("hands/val: AP ")
+        assert beyond(driver, 1280) <= 0
+        assert beyond(driver, 390) <= 0, "a table that is wider scrolls by itself"
+        lines = driver.execute_script("return document.querySelector('table.summary tbody tr').offsetHeight")
+        assert lines < 90, "words of a table are not broken into letters on a phone"
+        assert 2 <= printed_pages(driver) <= 8
         assert driver.get_log("browser") == []

@@ -1,0 +1,52 @@
+"""What a page says first: whether it is better, by how much, and for whom not."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from posecore.evaluation.paired import Pair, PairedErrors
+from posecore.viz.estimate_text import interval, percent, signed_points
+
+_NAMED = 5
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence of the answer.
+
+    Attributes:
+        text: plain text.
+        tone: ``good``, ``bad``, or "" for neither.
+    """
+
+    text: str
+    tone: str = ""
+
+
+def change_finding(name: str, paired: PairedErrors) -> Finding:
+    """How the mean error on a set changed from the first model to the second."""
+    error, change = paired.error, paired.error.difference
+    told = (
+        f"{name}: mean error {percent(error.first.value)} → {percent(error.second.value)} of the box, "
+        f"{signed_points(change.value)} points {interval(change, signed_points)}".rstrip()
+    )
+    if change.high < 0:
+        return Finding(f"{told}: better.", "good")
+    if change.low > 0:
+        return Finding(f"{told}: worse.", "bad")
+    if change.low != change.low:
+        return Finding(f"{told}; there is no interval.")
+    return Finding(f"{told}: the pictures do not tell them apart.")
+
+
+def worse_finding(name: str, paired: PairedErrors, points: Mapping[str, Pair]) -> Finding:
+    """For whom, and on which points, the second model is clearly not better."""
+    parts = []
+    for kind, pairs in (("subjects", paired.subjects), ("keypoints", points)):
+        worse = {who: pair.difference for who, pair in pairs.items() if pair.difference.low > 0}
+        if worse:
+            order = sorted(worse, key=lambda who: -worse[who].value)
+            named = ", ".join(f"{who} ({signed_points(worse[who].value)})" for who in order[:_NAMED])
+            parts.append(f"{len(worse)} of {len(pairs)} {kind}: {named}{' …' if len(worse) > _NAMED else ''}")
+    if parts:
+        return Finding(f"{name}: clearly worse for {'; '.join(parts)}.", "bad")
+    return Finding(f"{name}: clearly worse for none of {len(paired.subjects)} subjects and {len(points)} keypoints.")
