@@ -111,7 +111,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     said = capfd.readouterr().out
     ingested = ["ingest:people:train", "ingest:people:val", "audit"]
-    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student", "measure", "register"]
+    steps = [*ingested, "cache:people", "stage1", "stage2", "evaluate:student", "measure", "register", "report"]
     assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE) == steps
     assert "other points" in said  # the teacher's 133 cannot be judged on a set of 17
 
@@ -183,7 +183,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
         return ran, reused, load_model(re.findall(r"\(folder (\S+)\)", said)[0])
 
     ran, _, student = job()
-    assert ran == ["audit", "token", "stage1", "stage2", "measure", "register"]
+    assert ran == ["audit", "token", "stage1", "stage2", "measure", "register", "report"]
     first = student.backbone.knowledge_tokens
     assert (first.shape, student.backbone.knowledge_adapter.weight.shape) == ((1, 16), (24, 16))
     cards = [load_model(path.parent) for path in (tmp_path / "run" / "training").glob("*/*/model/model.json")]
@@ -196,7 +196,7 @@ def test_a_teacher_learns_a_token_once_and_every_student_is_given_it(
     assert student.card.lineage["token"]["run_id"] == teacher.card.lineage["run_id"]
 
     ran, reused, wide = job("student.backbone.embed_dim=16", "method.output_weight=0", "second_stage=0")
-    assert (ran, reused) == (["stage1", "measure", "register"], ["audit", "token"])
+    assert (ran, reused) == (["stage1", "measure", "register", "report"], ["audit", "token"])
     assert torch.equal(wide.backbone.knowledge_tokens, first)
     assert not hasattr(wide.backbone, "knowledge_adapter")
 

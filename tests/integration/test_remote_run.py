@@ -84,7 +84,7 @@ def test_the_main_job_runs_registers_and_is_reused(
 
     assert main(["--config", str(file)]) == 0
     said = capsys.readouterr().out
-    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE)[-3:] == ["train", "evaluate:mpii", "register"]
+    assert re.findall(r"^(\S+) +ran ", said, re.MULTILINE)[-4:] == ["train", "evaluate:mpii", "register", "report"]
     written = {path.name for path in (store / "runs" / "far").rglob("*")}
     assert {"shard-000000.tar", "manifest.json", "model.safetensors", "report.html"} <= written
     left = {path.name for path in (tmp_path / "cache" / "runs").rglob("*") if path.is_file()}

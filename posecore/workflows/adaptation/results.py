@@ -314,9 +314,9 @@ def _seen(name: str, judged: Outcome, compared: bool) -> _Seen:
     truth = GroundTruth.from_store(store)
     metrics = judged.child.values["metrics"][name]
     section = EvaluationSection.of(name, store, truth, said, metrics, worst=_PICTURES)
-    before, _, _ = read_predictions(as_path(judged.parent.values["predictions"][name]))
     if not compared:
         return _Seen(findings=[section.finding()], section=section, both=None)
+    before, _, _ = read_predictions(as_path(judged.parent.values["predictions"][name]))
     paired = compare_predictions(truth, before, said, Traits.from_store(store))
     names = store.manifest.definition.skeleton.names
     points = {point: pair for point, pair in zip(names, paired.points, strict=True) if np.isfinite(pair.second.value)}
