@@ -18,6 +18,7 @@ _GROUPS = (
     "plan",
     "predict",
     "score",
+    "view",
     "export",
     "lineage",
     "compare",

@@ -3,19 +3,24 @@
 import base64
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 
+def opened(page: Path, profile: Path) -> AbstractContextManager[Any]:
+    """A selenium driver that shows an HTML file; see :func:`opened_at`."""
+    return opened_at(page.as_uri(), profile)
+
+
 @contextmanager
-def opened(page: Path, profile: Path) -> Iterator[Any]:
+def opened_at(address: str, profile: Path) -> Iterator[Any]:
     """A selenium driver that shows a page 1280 px wide; the test is skipped without chromium and chromedriver.
 
     Args:
-        page: an HTML file.
+        address: of the page.
         profile: folder for the browser's own files.
     """
     chromium, chromedriver = shutil.which("chromium"), shutil.which("chromedriver")
@@ -41,7 +46,7 @@ def opened(page: Path, profile: Path) -> Iterator[Any]:
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(chromedriver))
     try:
-        driver.get(page.as_uri())
+        driver.get(address)
         yield driver
     finally:
         driver.quit()

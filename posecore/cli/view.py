@@ -1,0 +1,100 @@
+"""``posecore view``: browse a split, what a model said of it, and two models side by side."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from posecore.cli.commands import Commands
+from posecore.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from posecore.storage import AnyPath
+    from posecore.viz.browse import BrowsedSet
+
+_MOST_FILES = 100
+
+
+def add(commands: Commands) -> None:
+    """Adds ``view``."""
+    view = commands.add_parser(
+        "view", help="browse a split, a run's predictions, or two models side by side, on a page of this machine"
+    )
+    view.add_argument(
+        "places", nargs="+", metavar="PLACE",
+        help="an ingested split, or a folder with predictions: of an evaluation, a training or a whole run",
+    )  # fmt: skip
+    view.add_argument("--port", type=int, default=0, help="of the page (default: any free one)")
+    view.add_argument("--open", action="store_true", help="open the page in a browser")
+    view.set_defaults(run=_view)
+
+
+def _view(options: argparse.Namespace) -> int:
+    from posecore.viz.view_server import ViewServer
+
+    sets = _found(options.places)
+    with ViewServer(sets, options.port) as server:
+        print(f"{server.url}   (Ctrl-C ends it)", flush=True)
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(server.url)
+        server.serve_forever()
+    return 0
+
+
+def _found(places: list[str]) -> "list[BrowsedSet]":
+    """Every split that is named, or of which there are predictions, once."""
+    from posecore.evaluation.arrays import Predictions
+    from posecore.evaluation.prediction_files import PREDICTIONS_FILE, read_predictions
+    from posecore.shards.manifest import MANIFEST_NAME
+    from posecore.shards.store import ShardStore, open_store
+    from posecore.storage import as_path
+    from posecore.viz.browse import BrowsedSet
+
+    stores: dict[str, ShardStore] = {}
+    answers: dict[str, dict[str, Predictions]] = {}
+    for place in places:
+        folder = as_path(place)
+        if (folder / MANIFEST_NAME).exists():
+            store = open_store(folder)
+            stores.setdefault(store.manifest.digest, store)
+            continue
+        files = sorted(folder.rglob(PREDICTIONS_FILE)) if folder.is_dir() else []
+        if not files:
+            raise EvaluationError(_nothing(folder))
+        if len(files) > _MOST_FILES:
+            raise EvaluationError(f"{folder} holds {len(files)} files of predictions; name a folder within it.")
+        for file in files:
+            predictions, _, store = read_predictions(file)
+            stores.setdefault(store.manifest.digest, store)
+            known = answers.setdefault(store.manifest.digest, {})
+            known[_name(place, file.parent, folder, set(known))] = predictions
+    return [
+        BrowsedSet(f"{store.manifest.dataset}/{store.location.name}", store, answers.get(digest, {}))
+        for digest, store in stores.items()
+    ]
+
+
+def _name(place: str, file_folder: "AnyPath", folder: "AnyPath", taken: set[str]) -> str:
+    """What a model is called: where its evaluation lies, as short as tells it from the others."""
+    below = str(file_folder.relative_to(folder))
+    short = below.rpartition("evaluation/")[2]
+    for name in (short, below, f"{place}: {below}"):
+        if name not in (*taken, "."):
+            return name
+    return place
+
+
+def _nothing(folder: "AnyPath") -> str:
+    if not folder.is_dir():
+        near = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
+        from difflib import get_close_matches
+
+        close = get_close_matches(folder.name, near, 1)
+        return f"{folder}: no such folder{f'; did you mean {folder.parent / close[0]}?' if close else '.'}"
+    splits = sorted({path.parent for path in Path(str(folder)).glob("*/*/manifest.json")})[:3]
+    near_by = f"; splits near by: {', '.join(map(str, splits))}" if splits else ""
+    return (
+        f"{folder}: neither an ingested split nor a folder with predictions.parquet, which evaluations write "
+        f"(posecore evaluate, posecore train){near_by}."
+    )
