@@ -33,7 +33,7 @@ from posecore.ingest.run import ingest
 
 def hand_on(job: IngestJob, block: pa.Table) -> pa.Table:
     """What a stage costs that changes nothing."""
-    return staged(number_of(block), pictures_of(block, job), job.definition.skeleton.num_keypoints, tally_of(block))
+    return staged(number_of(block), pictures_of(block, job), job, tally_of(block))
 
 
 def three_operators(shares: tuple[float, ...], plan: Plan) -> list[ingestion._Operator]:

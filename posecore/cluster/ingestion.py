@@ -187,19 +187,19 @@ def _fetch(plan: Plan, block: pa.Table) -> pa.Table:
     first, source, _ = divided_stages(load_stages(job.definition))
     up_to_pictures = first if source is None else [*first, source]
     of_shard = samples(job, up_to_pictures, planned_annotations(scratch, shard), tally)
-    return fetched(shard.number, of_shard, job.definition.skeleton.num_keypoints, tally)
+    return fetched(shard.number, of_shard, job, tally)
 
 
 def _run_stage(job: IngestJob, stage: LoadedStage, block: pa.Table) -> pa.Table:
-    tally, skeleton = tally_of(block), job.definition.skeleton
-    left = run_on_pictures(stage, pictures_of(block, job), tally, skeleton)
-    return staged(number_of(block), left, skeleton.num_keypoints, tally)
+    tally = tally_of(block)
+    left = run_on_pictures(stage, pictures_of(block, job), tally, job.definition.skeleton)
+    return staged(number_of(block), left, job, tally)
 
 
 def _write_content(plan: Plan, block: pa.Table) -> pa.Table:
     shard = plan.shards[number_of(block)]
     with no_space_is_an_ingest_error(plan.job.folder / shard.name):
-        written = write_content(plan.job, shard, [samples_of(block)], tally_of(block))
+        written = write_content(plan.job, shard, [samples_of(block, plan.job)], tally_of(block))
         return whole(finished(plan.scratch, shard, written))
 
 

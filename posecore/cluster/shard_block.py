@@ -1,20 +1,25 @@
 """A shard between two operators of the ingestion pipeline: one row of one Arrow block, whatever it holds.
 
-Pictures lie in a large binary column, so that Ray hands them on through shared memory without taking them apart. They
-are put there by one copy, and each is copied out when its turn has come: to make a thousand at a time in fresh memory
-takes longer than to hash them. Annotations stay the columns that they are in the plan; only a stage that sees pictures
-has records made of them.
+A picture that is still the file it was read from, on a disk that every node sees, does not travel: whoever wants it
+reads the file again, which the system has in memory, and knows by its hash that it is the same. All others lie in a
+large binary column, so that Ray hands them on through shared memory without taking them apart. They are put there by
+one copy, and each is copied out when its turn has come: to make a thousand at a time in fresh memory takes longer than
+to hash them. Annotations stay the columns that they are in the plan; only a stage that sees pictures has records made
+of them.
 """
 
 import pickle
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from xxhash import xxh3_64_intdigest
 
 from posecore.ingest.fetch import Sample, Samples, source_image
 from posecore.ingest.job import IngestJob
+from posecore.ingest.source_image import read_again
 from posecore.ingest.tally import Tally
 from posecore.ingest.write import WrittenShard
 from posecore.stages.protocol import Picture
@@ -31,6 +36,7 @@ _SCHEMA = pa.schema(
         pa.field("tally", pa.large_binary()),
         *(pa.field(name, pa.large_binary()) for name in _TABLES),
         pa.field("digests", pa.large_list(pa.string())),
+        pa.field("hashes", pa.large_list(pa.uint64())),
         pa.field("pictures", pa.large_list(pa.large_binary())),
         pa.field("depths", pa.large_list(pa.large_binary())),
     ]
@@ -47,15 +53,16 @@ def whole(shard: WrittenShard) -> pa.Table:
     return _row(number=shard.number, written=pickle.dumps(shard))
 
 
-def fetched(number: int, of_shard: Iterable[Samples], num_keypoints: int, tally: Tally) -> pa.Table:
+def fetched(number: int, of_shard: Iterable[Samples], job: IngestJob, tally: Tally) -> pa.Table:
     """A shard whose pictures have been read, with what was counted until the last of them had come."""
-    files, parts = _Files(), [to_annotations([], num_keypoints)]
+    files, parts = _Files(job), [to_annotations([], job.definition.skeleton.num_keypoints)]
     for some in of_shard:
+        made_of: Sequence[str | None] = some.annotations.images["source_digest"].to_pylist()
         rows: list[int] = []
         bodies: list[int] = []
         sizes: list[tuple[int, int]] = []
         for row, of_row, image, depth in some.found:
-            files.add(image.data, None if depth is None else depth.data, image.digest)
+            files.add(image.data, None if depth is None else depth.data, image.digest, made_of[row], image.xxh3)
             rows.append(row)
             bodies += of_row
             sizes.append((image.height, image.width))
@@ -63,13 +70,13 @@ def fetched(number: int, of_shard: Iterable[Samples], num_keypoints: int, tally:
     return _content(number, Annotations.joined(parts), files, tally)
 
 
-def staged(number: int, pictures: Iterable[Picture], num_keypoints: int, tally: Tally) -> pa.Table:
+def staged(number: int, pictures: Iterable[Picture], job: IngestJob, tally: Tally) -> pa.Table:
     """A shard that a stage has left, with what was counted until the last of its pictures had come."""
-    files, records = _Files(), []
+    files, records = _Files(job), []
     for picture in pictures:
-        files.add(picture.data, picture.depth, picture.record.digest)
+        files.add(picture.data, picture.depth, picture.record.digest, picture.record.source_digest)
         records.append(picture.record)
-    return _content(number, to_annotations(records, num_keypoints), files, tally)
+    return _content(number, to_annotations(records, job.definition.skeleton.num_keypoints), files, tally)
 
 
 def number_of(block: pa.Table) -> int:
@@ -94,18 +101,20 @@ def tally_of(block: pa.Table) -> Tally:
 
 def pictures_of(block: pa.Table, job: IngestJob) -> Iterator[Picture]:
     """The pictures of a shard on its way, as stages see them."""
-    records = to_records(_annotations(block), job.definition.name, job.split)
-    for record, (data, depth, digest) in zip(records, _files(block), strict=True):
+    annotations = _annotations(block)
+    records = to_records(annotations, job.definition.name, job.split)
+    for record, (data, depth, digest) in zip(records, _files(block, annotations, job), strict=True):
         record.digest = digest
         yield Picture(data=data, record=record, depth=depth)
 
 
-def samples_of(block: pa.Table) -> Samples:
+def samples_of(block: pa.Table, job: IngestJob) -> Samples:
     """The samples of a shard on its way, as they are written; a picture that a stage has changed is hashed."""
     annotations = _annotations(block)
+    files = _files(block, annotations, job)
     found = (
         Sample(row, bodies, source_image(data, digest), None if depth is None else source_image(depth))
-        for row, (bodies, (data, depth, digest)) in enumerate(zip(annotations.bodies(), _files(block), strict=True))
+        for row, (bodies, (data, depth, digest)) in enumerate(zip(annotations.bodies(), files, strict=True))
     )
     return Samples(annotations, found)
 
@@ -137,28 +146,51 @@ def _annotations(block: pa.Table) -> Annotations:
     )
 
 
-def _files(block: pa.Table) -> Iterator[tuple[bytes, bytes | None, str]]:
-    columns = (block[name][0].values for name in ("pictures", "depths", "digests"))
-    return ((data.as_py(), depth.as_py(), digest.as_py()) for data, depth, digest in zip(*columns, strict=True))
+def _files(block: pa.Table, annotations: Annotations, job: IngestJob) -> Iterator[tuple[bytes, bytes | None, str]]:
+    columns = (block[name][0].values for name in ("pictures", "depths", "digests", "hashes"))
+    for name, data, depth, digest, xxh3 in zip(annotations.images["image"], *columns, strict=True):
+        content = data.as_py()
+        if content is None:
+            content = read_again(job.root, name.as_py(), xxh3.as_py(), job.settings)
+        yield content, depth.as_py(), digest.as_py()
 
 
 class _Files:
-    """The files of some pictures, and the digests of those pictures that have one already."""
+    """The files of some pictures, the digests of those pictures that have one already, and hashes of what is left out.
 
-    def __init__(self) -> None:
+    Args:
+        job: says whether every node reads the same files from a disk.
+    """
+
+    def __init__(self, job: IngestJob) -> None:
+        self._on_disk = isinstance(job.root, Path)
         self._pictures, self._depths = _Column(), _Column()
         self._digests: list[str] = []
+        self._hashes: list[int | None] = []
 
-    def add(self, picture: bytes, depth: bytes | None, digest: str) -> None:
-        """Copies what belongs to one picture."""
-        self._pictures.add(picture)
+    def add(
+        self, picture: bytes, depth: bytes | None, digest: str, made_of: str | None, xxh3: int | None = None
+    ) -> None:
+        """Copies what belongs to one picture and is not in its source file as it is.
+
+        Args:
+            picture: its content.
+            depth: its depth picture's content, or None.
+            digest: of the picture; empty of one that was changed since it was known.
+            made_of: digest of what the picture was made of, None if it is the file itself.
+            xxh3: of the picture; None if it is not known yet.
+        """
+        is_file = self._on_disk and bool(digest) and made_of is None
+        self._hashes.append(None if not is_file else xxh3_64_intdigest(picture) if xxh3 is None else xxh3)
+        self._pictures.add(None if is_file else picture)
         self._depths.add(depth)
         self._digests.append(digest)
 
     def columns(self) -> dict[str, pa.Array]:
         """Columns of one row."""
-        digests = pa.LargeListArray.from_arrays([0, len(self._digests)], pa.array(self._digests, pa.string()))
-        return {"pictures": self._pictures.in_one_row(), "depths": self._depths.in_one_row(), "digests": digests}
+        lists = {"digests": pa.array(self._digests, pa.string()), "hashes": pa.array(self._hashes, pa.uint64())}
+        in_one_row = {name: pa.LargeListArray.from_arrays([0, len(values)], values) for name, values in lists.items()}
+        return {"pictures": self._pictures.in_one_row(), "depths": self._depths.in_one_row(), **in_one_row}
 
 
 class _Column:

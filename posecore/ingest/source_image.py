@@ -10,20 +10,21 @@ import simplejpeg
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
-from posecore.errors import ImageHeaderError, StorageError
+from posecore.errors import ImageHeaderError, IngestError, StorageError
 from posecore.image_header import ImageFormat, image_size
 from posecore.image_structure import find_damage
 from posecore.ingest.job import IngestSettings
 from posecore.shards.digests import content_digest
 from posecore.shards.remote import asked_again
 from posecore.storage import AnyPath, ExpectedFile, TooLarge, read_at_most
-from posecore.tar_members import TarMember
+from posecore.tar_members import TarMember, picture_at
 
 EXTENSIONS: dict[ImageFormat, str] = {"jpeg": "jpg", "png": "png"}
 """Member extension by format, so that any WebDataset reader picks the right decoder, whatever the file was called."""
 
 _CORRUPT = ("Corrupt JPEG data", "Premature end of JPEG file")
 """What libjpeg says of a picture that it goes on to fill with whatever comes out."""
+_LEAVE = "leave the download as it is until the ingestion has ended, and run it again."
 _PNG_PIXELS = slice(24, 26)  # bit depth and colour type, within the IHDR chunk
 _GREY_OF_16_BITS = b"\x10\x00"
 
@@ -110,6 +111,28 @@ def read_source_image(
         if problem is not None:
             return Unusable("undecodable-image", f"{path} cannot be decoded ({problem}).")
     return SourceImage(data, size.format, size.width, size.height, digest, xxh3_64_intdigest(data))
+
+
+def read_again(root: AnyPath, image: str, xxh3: int, settings: IngestSettings) -> bytes:
+    """A picture that was read and judged a moment ago.
+
+    Args:
+        root: folder of the download.
+        image: what the record says of it.
+        xxh3: 64-bit XXH3 of what was read.
+        settings: its limit.
+
+    Raises:
+        IngestError: it is not there any more, or another.
+    """
+    path = picture_at(root, image)
+    try:
+        data = _read(path, settings.max_image_bytes)
+    except OSError as error:
+        raise IngestError(f"{path} could be read and cannot any more ({error.strerror or error}); {_LEAVE}") from None
+    if xxh3_64_intdigest(data) != xxh3:
+        raise IngestError(f"{path} was changed while it was ingested; {_LEAVE}")
+    return data
 
 
 def _read(path: AnyPath | ExpectedFile | TarMember, max_bytes: int) -> bytes:
