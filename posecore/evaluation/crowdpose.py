@@ -10,8 +10,8 @@ import numpy as np
 from jaxtyping import Float
 
 from posecore.errors import EvaluationError
-from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
-from posecore.evaluation.oks import AREA_RANGES, Matching, PairFinder, match
+from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.oks import AREA_RANGES, Matching, match_predictions
 
 _EASY_BELOW, _MEDIUM_BELOW = 0.2, 0.8
 
@@ -35,19 +35,27 @@ def evaluate_crowdpose(
     Raises:
         EvaluationError: images carry no ``crowdIndex``.
     """
-    check_fit(truth, predictions)
     require_crowd_index(truth)
-    matching = match(
+    return crowdpose_metrics(truth, match_crowdpose(truth, predictions, oks_sigmas, area, id_0_is_none))
+
+
+def match_crowdpose(
+    truth: GroundTruth,
+    predictions: Predictions,
+    oks_sigmas: Float[np.ndarray, " K"],
+    area: Float[np.ndarray, " N"],
+    id_0_is_none: bool = False,
+) -> Matching:
+    """Who found whom; the arguments are those of :func:`evaluate_crowdpose`."""
+    return match_predictions(
         truth,
-        PairFinder(truth, oks_sigmas, area).find(
-            predictions.image_row, predictions.category_id, predictions.scores, predictions.keypoints
-        ),
+        predictions,
+        oks_sigmas,
         area=area,
         ignored=truth.num_keypoints == 0,
         area_ranges={"all": AREA_RANGES["all"]},
         id_0_is_none=id_0_is_none,
     )
-    return crowdpose_metrics(truth, matching)
 
 
 def require_crowd_index(truth: GroundTruth) -> None:

@@ -1,8 +1,9 @@
 """Two models on the same bodies of any set: errors relative to the box, and their difference with an interval.
 
-Protocols such as AP are no sums over subjects, so a difference of them has no interval from resampled subjects. The
-mean error and the share of near points are: subjects are drawn once, and the difference is taken in each draw, so that
-what makes a subject hard for both cancels.
+Subjects are drawn once, and the difference is taken in each draw, so that what makes a subject hard for both cancels.
+The mean error and the share of near points are sums over subjects. Average precision is none: who found whom is
+settled once, as it does not leave the picture, and the ranking of all detections is judged again in every draw, each
+picture as often as it was drawn.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,12 +17,16 @@ from numpy.typing import NDArray
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, bootstrap_by_subject
+from posecore.evaluation.image_units import Measure, Units, intervals
 from posecore.evaluation.keypoint_errors import WITHIN_A_SUBJECT, grouped, relative_distances
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.traits import Traits, Unit
 
 NEAR = 0.1
 """A point within this share of √(w·h) of the box is near."""
+
+
+_OF = ("first", "second", "difference")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,6 +138,34 @@ def _pairs(
     each = len(found) // 3
     triples = zip(found[:each], found[each : 2 * each], found[2 * each :], strict=True)
     return [Pair(first=first, second=second, difference=difference) for first, second, difference in triples]
+
+
+def compare_metrics(
+    first: Measure, second: Measure, units: Units, settings: BootstrapSettings | None = None
+) -> dict[str, Pair]:
+    """Metric name → both models and their difference, of the metrics that can be judged.
+
+    Args:
+        first: metrics of one model, of any resample of the images.
+        second: of the other, on the same images.
+        units: what is drawn.
+        settings: of the intervals.
+    """
+    settings = settings or BootstrapSettings()
+
+    def both(images: NDArray[np.float64]) -> dict[tuple[str, str], float]:
+        before, after = first(images), second(images)
+        return {
+            (name, of): value
+            for name in before
+            for of, value in zip(_OF, (before[name], after[name], after[name] - before[name]), strict=True)
+        }
+
+    whole = both(np.ones(len(units.of_image)))
+    found = intervals(both, units, settings)
+    estimates = {key: found.get(key, Estimate(value)) for key, value in whole.items()}
+    names = dict.fromkeys(name for (name, _), value in whole.items() if np.isfinite(value))
+    return {name: Pair(**{of: estimates[name, of] for of in _OF}) for name in names}
 
 
 def _measures(sums: Float[np.ndarray, "B C"]) -> Float[np.ndarray, "B M"]:

@@ -11,15 +11,16 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import ConfigError, EvaluationError
-from posecore.evaluation.aic import evaluate_aic
+from posecore.evaluation.aic import aic_of_resample, aic_sums, evaluate_aic
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.crowdpose import evaluate_crowdpose
-from posecore.evaluation.oks import ID_0, evaluate_oks
+from posecore.evaluation.crowdpose import evaluate_crowdpose, match_crowdpose
+from posecore.evaluation.image_units import Measure
+from posecore.evaluation.oks import ID_0, Matching, match_predictions
 from posecore.evaluation.pck import evaluate_pck
 from posecore.evaluation.pckh import evaluate_pckh
 from posecore.evaluation.pixel import evaluate_pixel
 from posecore.evaluation.torso import evaluate_torso
-from posecore.evaluation.wholebody import evaluate_wholebody
+from posecore.evaluation.wholebody import match_wholebody
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -106,6 +107,18 @@ def evaluate(
     return metrics | {GUESSED: float(guessed)} if guessed and definition.protocol in _OKS_PROTOCOLS else metrics
 
 
+def of_resamples(
+    definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions
+) -> Measure | None:
+    """The average precisions of the dataset's own protocol, of any resample of its images; None where it has none.
+
+    Raises:
+        EvaluationError: predictions and ground truth do not fit, or the data lacks what the protocol needs.
+    """
+    resampled = PROTOCOLS[definition.protocol].resampled
+    return None if resampled is None else resampled(_Case(definition.scale_rule, {}, skeleton, truth, predictions))
+
+
 @dataclass(frozen=True)
 class _Case:
     scale_rule: AreaRule | None
@@ -135,16 +148,18 @@ class Protocol:
         primary: the metric that stands for the result where only one fits.
         higher_is_better: direction of the primary metric.
         options: names allowed in ``evaluation.options``.
+        resampled: the judge's average precisions as a function of how often each image counts, where it has any.
     """
 
     run: Callable[[_Case], dict[str, float]]
     primary: str
     higher_is_better: bool = True
     options: tuple[str, ...] = ()
+    resampled: Callable[[_Case], Measure] | None = None
 
 
-def _oks(case: _Case, id_0_is_none: bool, *, per_category: bool = False) -> dict[str, float]:
-    result = evaluate_oks(
+def _matching(case: _Case, id_0_is_none: bool = False, *, per_category: bool = False) -> Matching:
+    return match_predictions(
         case.truth,
         case.predictions,
         case.sigmas(),
@@ -153,17 +168,24 @@ def _oks(case: _Case, id_0_is_none: bool, *, per_category: bool = False) -> dict
         per_category=per_category,
         id_0_is_none=id_0_is_none,
     )
+
+
+def _oks(case: _Case, id_0_is_none: bool, *, per_category: bool = False) -> dict[str, float]:
+    result = _matching(case, id_0_is_none, per_category=per_category).result()
     metrics = result.summary()
     if per_category:
         metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
     return metrics
 
 
-def _wholebody(case: _Case, id_0_is_none: bool) -> dict[str, float]:
-    results = evaluate_wholebody(
+def _parts(case: _Case, id_0_is_none: bool = False) -> dict[str, Matching]:
+    return match_wholebody(
         case.truth, case.predictions, case.skeleton, case.sigmas(), case.area(), id_0_is_none=id_0_is_none
     )
-    parts = {part: result.summary() for part, result in results.items()}
+
+
+def _wholebody(case: _Case, id_0_is_none: bool) -> dict[str, float]:
+    parts = {part: matching.result().summary() for part, matching in _parts(case, id_0_is_none).items()}
     by_part = {f"{part}/{name}": value for part, summary in parts.items() for name, value in summary.items()}
     return parts["wholebody"] | by_part
 
@@ -172,6 +194,10 @@ def _crowdpose(case: _Case, id_0_is_none: bool) -> dict[str, float]:
     return evaluate_crowdpose(
         case.truth, case.predictions, case.sigmas(), case.area("box_053"), id_0_is_none=id_0_is_none
     )
+
+
+def _of_all(matching: Matching) -> Measure:
+    return matching.of_area("all").of_resample
 
 
 def _both_readings(judge: Callable[[_Case, bool], dict[str, float]]) -> Callable[[_Case], dict[str, float]]:
@@ -188,12 +214,26 @@ def _both_readings(judge: Callable[[_Case, bool], dict[str, float]]) -> Callable
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "oks": Protocol(_both_readings(_oks), "AP"),
-    "oks_per_category": Protocol(_both_readings(partial(_oks, per_category=True)), "AP"),
-    "wholebody": Protocol(_both_readings(_wholebody), "AP"),
-    "crowdpose": Protocol(_both_readings(_crowdpose), "AP"),
+    "oks": Protocol(_both_readings(_oks), "AP", resampled=lambda case: _of_all(_matching(case))),
+    "oks_per_category": Protocol(
+        _both_readings(partial(_oks, per_category=True)),
+        "AP",
+        resampled=lambda case: _of_all(_matching(case, per_category=True)),
+    ),
+    "wholebody": Protocol(_both_readings(_wholebody), "AP", resampled=lambda case: _of_all(_parts(case)["wholebody"])),
+    "crowdpose": Protocol(
+        _both_readings(_crowdpose),
+        "AP",
+        resampled=lambda case: _of_all(
+            match_crowdpose(case.truth, case.predictions, case.sigmas(), case.area("box_053"))
+        ),
+    ),
     "aic": Protocol(
-        lambda case: evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one")), "mAP"
+        lambda case: evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one")),
+        "mAP",
+        resampled=lambda case: partial(
+            aic_of_resample, aic_sums(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
+        ),
     ),
     "pckh": Protocol(
         lambda case: evaluate_pckh(case.truth, case.predictions, case.skeleton, **case.options),

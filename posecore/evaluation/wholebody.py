@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.oks import OksResult, evaluate_oks, extent
+from posecore.evaluation.oks import Matching, extent, match_predictions
 from posecore.skeletons.skeleton import Skeleton
 
 PARTS: Mapping[str, tuple[str, ...]] = {
@@ -27,17 +27,17 @@ PARTS: Mapping[str, tuple[str, ...]] = {
 """Official part name → keypoint groups of the skeleton."""
 
 
-def evaluate_wholebody(
+def match_wholebody(
     truth: GroundTruth,
     predictions: Predictions,
     skeleton: Skeleton,
     oks_sigmas: Float[np.ndarray, " K"],
     area: Float[np.ndarray, " N"],
     id_0_is_none: bool = False,
-) -> dict[str, OksResult]:
-    """One OKS result per part of :data:`PARTS` that the skeleton has."""
+) -> dict[str, Matching]:
+    """One matching per part of :data:`PARTS` that the skeleton has."""
     body_extent = extent(predictions.keypoints[:, list(skeleton.indices_of_group("body"))])
-    results: dict[str, OksResult] = {}
+    matchings: dict[str, Matching] = {}
     for part, groups in PARTS.items():
         points = list(skeleton.indices_of_group(groups))
         if not points:
@@ -49,7 +49,7 @@ def evaluate_wholebody(
             keypoint_scores=predictions.keypoint_scores[:, points],
             scores=predictions.scores if part == "body" else predictions.part_scores.get(part, predictions.scores),
         )
-        results[part] = evaluate_oks(
+        matchings[part] = match_predictions(
             part_truth,
             part_predictions,
             oks_sigmas[points],
@@ -58,4 +58,4 @@ def evaluate_wholebody(
             detection_area=body_extent,
             id_0_is_none=id_0_is_none,
         )
-    return results
+    return matchings

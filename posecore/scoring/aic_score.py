@@ -1,19 +1,20 @@
 """The score of AI Challenger's own results format by its own formula."""
 
+from functools import partial
+
 import numpy as np
-from numpy.typing import NDArray
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
-from posecore.evaluation.aic import aic_metrics, aic_sums
+from posecore.evaluation.aic import aic_metrics, aic_of_resample, aic_sums
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.image_units import intervals, units_of
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table
 from posecore.scoring.json_blocks import read_blocks
 from posecore.scoring.score import Score, Scored, WorstPicture
 from posecore.scoring.truth import Truth
-from posecore.scoring.units import intervals, units_of
 from posecore.storage import AnyPath
 
 _NUM_WORST = 12
@@ -31,15 +32,11 @@ def score_aic(
         EvaluationError: the file is neither.
     """
     predictions, num_unknown = _read(results, truth)
-    arrays, units = truth.arrays, units_of(truth)
+    arrays, units = truth.arrays, units_of(truth.arrays, truth.traits)
     sigmas = truth.skeleton.oks_sigmas
     assert sigmas is not None, truth.skeleton.name
     sums = aic_sums(arrays, predictions, sigmas, arrays.scale_area(evaluation.scale_rule or "box_plus_one"))
-
-    def measure(images: NDArray[np.float64]) -> dict[str, float]:
-        *found, total = images @ sums
-        return {"mAP": float(np.mean(found) / total) if total else np.nan}
-
+    measure = partial(aic_of_resample, sums)
     answers = one_for_each(truth, predictions)
     known, judged = answered(arrays, answers)
     persons = np.bincount(arrays.image_row, minlength=len(arrays.image_ids))

@@ -8,6 +8,7 @@ from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.clinical import require_torso
+from posecore.evaluation.image_units import Measure, intervals, units_of
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.pckh import EXCLUDED as PCKH_EXCLUDED
 from posecore.evaluation.protocols import PROTOCOLS, evaluate
@@ -16,9 +17,8 @@ from posecore.formats.mpii import DERIVED_HEAD_BOXES
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
 from posecore.scoring.mpii_files import HEAD_SHARE, WHOLE_PIXELS, read_mpii_answers
-from posecore.scoring.score import Measure, Score, Scored, WorstPicture
+from posecore.scoring.score import Score, Scored, WorstPicture
 from posecore.scoring.truth import Truth
-from posecore.scoring.units import intervals, units_of
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath
 from posecore.viz.curves import Curve
@@ -46,7 +46,7 @@ def score_answers(
     Raises:
         EvaluationError: the file does not fit the annotations, or no body has an answer.
     """
-    units = units_of(truth)
+    units = units_of(truth.arrays, truth.traits)
     counts = {"pictures": len(truth.arrays.image_ids), "annotations": len(truth.arrays), **truth.left_out}
     if evaluation.protocol == "pckh":
         answers, num_without = read_mpii_answers(results, truth)

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate
+from posecore.evaluation.image_units import intervals
 from posecore.scoring.score import Scored
-from posecore.scoring.units import intervals
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, Statistic, bootstrap_by_subject
 from posecore.evaluation.calibration import bin_sums, calibration_errors, reliability_bins
 from posecore.evaluation.clinical import torso_points
+from posecore.evaluation.image_units import Units
 from posecore.evaluation.keypoint_errors import keypoint_errors
 from posecore.evaluation.torso import torso_lengths
 from posecore.scoring.score import Cell, Table
-from posecore.scoring.units import Units
 from posecore.skeletons.skeleton import Skeleton
 from posecore.viz.curves import Curve
 

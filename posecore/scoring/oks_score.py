@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 from jaxtyping import Bool
@@ -12,18 +11,16 @@ from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.image_units import intervals, units_of
 from posecore.evaluation.oks import RECALLS, THRESHOLDS, Matching
 from posecore.scoring.blocks import Results
 from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
 from posecore.scoring.oks_judge import ANSWERED_FROM, OksJudge, OksOutcome, OksRules
 from posecore.scoring.score import Cell, Score, Scored, Table, WorstPicture
 from posecore.scoring.truth import Truth
-from posecore.scoring.units import intervals, units_of
 from posecore.storage import AnyPath
 from posecore.viz.curves import Curve
 
-AP_METRICS = ("AP", "AP50", "AP75", "AR")
-"""Those with intervals."""
 _NUM_WORST = 12
 
 
@@ -62,9 +59,9 @@ def score_oks(
             f"does not have, the first on {entries.unknown!r}; this protocol's own code refuses such a file."
         )
     outcome = judge.outcome()
-    units = units_of(truth)
+    units = units_of(truth.arrays, truth.traits)
     matching = outcome.matching
-    measure = partial(_average_precisions, matching)
+    measure = matching.of_resample
     estimates = intervals(measure, units, bootstrap)
     metrics, tables, curves = dict(outcome.metrics), [_by_size(judge, outcome)], [_precision_recall(matching)]
     known, answers = answered(truth.arrays, outcome.answers)
@@ -95,12 +92,6 @@ def score_oks(
         "and redundant are at OKS 0.5.",
     )
     return Scored(score=score, measure=measure, units=units, truth=truth, answers=outcome.answers)
-
-
-def _average_precisions(matching: Matching, images: NDArray[np.float64]) -> dict[str, float]:
-    """:data:`AP_METRICS`, each image as often as it says."""
-    summary = matching.result(images).summary()
-    return {name: summary[name] if summary[name] > -1 else np.nan for name in AP_METRICS}
 
 
 def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:

@@ -5,12 +5,12 @@ from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.image_units import intervals, units_of
 from posecore.evaluation.posetrack import JointMatches, average_precisions, match_joints
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table
 from posecore.scoring.score import Score, Scored, WorstPicture
 from posecore.scoring.truth import Truth
-from posecore.scoring.units import intervals, units_of
 from posecore.storage import AnyPath
 
 _NUM_WORST = 12
@@ -23,7 +23,7 @@ def score_posetrack(results: AnyPath, truth: Truth, *, bootstrap: BootstrapSetti
         EvaluationError: the file does not fit the annotations, or no joint is annotated.
     """
     read = read_all(results, truth)
-    arrays, units = truth.arrays, units_of(truth)
+    arrays, units = truth.arrays, units_of(truth.arrays, truth.traits)
     matches = match_joints(arrays, read.predictions)
     values = average_precisions(matches)
     if not np.isfinite(values).any():

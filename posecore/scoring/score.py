@@ -1,19 +1,14 @@
 """What a file of results came to, as plain data: metrics with intervals, counts, tables, curves, the worst pictures."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-
-import numpy as np
-from numpy.typing import NDArray
 
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.bootstrap import Estimate
+from posecore.evaluation.image_units import Measure, Units
 from posecore.scoring.truth import Truth
-from posecore.scoring.units import Units
 from posecore.viz.curves import Curve
 
-Measure = Callable[[NDArray[np.float64]], dict[str, float]]
-"""(I,) how often each image counts to metric name → value; NaN where it does not exist."""
 Cell = str | int | float | None
 """Of a table; a number that does not exist is None."""
 

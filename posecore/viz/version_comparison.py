@@ -9,7 +9,7 @@ from posecore.evaluation.paired import Pair, PairedErrors
 from posecore.storage import AnyPath, write_atomically
 from posecore.viz.close_ups import ShownBody
 from posecore.viz.comparison_section import ComparisonSection
-from posecore.viz.estimate_text import interval, percent, plural, signed_points
+from posecore.viz.estimate_text import Writer, interval, number, percent, plural, signed, signed_points
 from posecore.viz.findings import Finding, change_finding
 from posecore.viz.page import figure, render
 
@@ -25,6 +25,7 @@ class SetSection:
         name: of the set.
         digest: of the split.
         metrics: of its protocol, → (first, second).
+        precisions: of those, the ones with intervals.
         paired: errors relative to the box.
         clinical: in torso lengths, or None.
         better: pictures of the bodies that gained most.
@@ -34,6 +35,7 @@ class SetSection:
     name: str
     digest: str
     metrics: Mapping[str, tuple[float, float]]
+    precisions: Mapping[str, Pair]
     paired: PairedErrors
     clinical: ClinicalComparison | None
     better: Sequence[ShownBody]
@@ -45,6 +47,7 @@ class SetSection:
         return [
             ("mean error, of the box", *_cells(self.paired.error, better=-1)),
             ("points within a tenth of the box", *_cells(self.paired.near, better=1)),
+            *((name, *_cells(pair, better=1, writers=(number, signed))) for name, pair in self.precisions.items()),
         ]
 
     @property
@@ -53,6 +56,7 @@ class SetSection:
         return [
             (name, figure(before), figure(after), "–" if -1 in (before, after) else f"{after - before:+.4f}")
             for name, (before, after) in self.metrics.items()
+            if name not in self.precisions
         ]
 
     @property
@@ -99,10 +103,11 @@ def write_version_page(path: AnyPath, page: VersionPage) -> AnyPath:
     return path
 
 
-def _cells(pair: Pair, better: int) -> tuple[list[str], str]:
+def _cells(pair: Pair, better: int, writers: tuple[Writer, Writer] = (percent, signed_points)) -> tuple[list[str], str]:
     """Three values with their intervals, and ``good`` or ``bad`` if the difference's interval does not hold 0."""
     direction = ""
     if pair.difference.low > 0 or pair.difference.high < 0:  # NaN, where there is no interval, compares false
         direction = "good" if better * pair.difference.value > 0 else "bad"
-    written = ((pair.first, percent), (pair.second, percent), (pair.difference, signed_points))
+    value, change = writers
+    written = ((pair.first, value), (pair.second, value), (pair.difference, change))
     return [f"{write(each.value)} {interval(each, write)}".strip() for each, write in written], direction

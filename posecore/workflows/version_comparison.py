@@ -11,9 +11,10 @@ from posecore.errors import EvaluationError, IntegrityError, PoseCoreError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import can_judge, evaluate_clinic
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
+from posecore.evaluation.image_units import units_of
 from posecore.evaluation.inference import InferenceSettings, predict_store
-from posecore.evaluation.paired import PairedErrors, compare_predictions
-from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.paired import Pair, PairedErrors, compare_metrics, compare_predictions
+from posecore.evaluation.protocols import evaluate, of_resamples
 from posecore.evaluation.traits import Traits
 from posecore.lineage.model_source import registered_model
 from posecore.lineage.tracking import Tracking
@@ -34,6 +35,7 @@ class ComparedSet:
         name: of the set.
         digest: of the split.
         metrics: of its own protocol: name → (first, second).
+        precisions: of those, the ones with intervals.
         paired: what the bodies allow to say of the difference.
         clinical: the same in torso lengths, where bodies have torsos and subjects or films names.
         better: annotation, first and second version of the bodies that gained most.
@@ -43,6 +45,7 @@ class ComparedSet:
     name: str
     digest: str
     metrics: Mapping[str, tuple[float, float]]
+    precisions: Mapping[str, Pair]
     paired: PairedErrors
     clinical: ClinicalComparison | None
     better: Sequence[ShownBody]
@@ -115,6 +118,10 @@ def _compared(name: str, store: ShardStore, first: Predictions, second: Predicti
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
     paired = compare_predictions(truth, first, second, traits)
     metrics = [evaluate(definition.evaluation, definition.skeleton, truth, each) for each in (first, second)]
+    measures = [of_resamples(definition.evaluation, definition.skeleton, truth, each) for each in (first, second)]
+    precisions = {}
+    if measures[0] is not None and measures[1] is not None:
+        precisions = compare_metrics(measures[0], measures[1], units_of(truth, traits))
     clinical = None
     named = any(unit != "image" for unit, _ in traits.units())
     if named and can_judge(truth, definition.skeleton, definition.evaluation):
@@ -141,6 +148,7 @@ def _compared(name: str, store: ShardStore, first: Predictions, second: Predicti
         name=name,
         digest=store.manifest.digest,
         metrics={metric: (value, metrics[1][metric]) for metric, value in metrics[0].items()},
+        precisions=precisions,
         paired=paired,
         clinical=clinical,
         better=shown(order[:pictures][paired.change[order[:pictures]] < 0]),

@@ -5,11 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.paired import compare_predictions
+from posecore.evaluation.image_units import units_of
+from posecore.evaluation.paired import compare_metrics, compare_predictions
+from posecore.evaluation.protocols import evaluate, of_resamples
 from posecore.evaluation.traits import Traits
 from posecore.schema import Record
+from posecore.skeletons.library import load_skeleton
 from posecore.viz.findings import change_finding, worse_finding
 from tests.support.tiny_store import instance, record
 
@@ -85,6 +89,28 @@ def test_the_difference_is_known_by_point_and_by_subject() -> None:
     )
     assert told[1].text == "set: clearly worse for 1 of 4 subjects: s0 (+5.0)."
     assert [each.tone for each in told] == ["", "bad"]
+
+
+def test_average_precision_has_intervals_from_the_same_subjects_for_both() -> None:
+    records, truth = _world()
+    skeleton, definition = load_skeleton("coco17"), EvaluationDefinition()
+    first, second = (
+        _answers(truth, np.repeat(shift, 3)) for shift in ([9.0, 11.0, 13.0, 15.0], [7.0, 9.0, 11.0, 13.0])
+    )
+    measures = [of_resamples(definition, skeleton, truth, each) for each in (first, second)]
+    assert measures[0] is not None
+    assert measures[1] is not None
+    units = units_of(truth, Traits.from_records(records))
+    found = compare_metrics(measures[0], measures[1], units)["AP"]
+    values = [evaluate(definition, skeleton, truth, each)["AP"] for each in (first, second)]
+    assert [found.first.value, found.second.value] == values
+    assert found.difference.value == pytest.approx(values[1] - values[0])
+    assert found.first.low < found.first.value < found.first.high
+    assert found.difference.low > 0, "the second is better on every subject"
+    assert found.difference.high - found.difference.low < found.first.high - found.first.low
+    assert compare_metrics(measures[0], measures[1], units)["AP"] == found, "equal seeds, equal intervals"
+    alone = replace(units, of_image=np.zeros(BODIES, np.int64), kinds={"subject": 1})
+    assert np.isnan(compare_metrics(measures[0], measures[1], alone)["AP"].difference.low), "one subject tells nothing"
 
 
 def test_bodies_without_labels_cannot_be_compared() -> None:

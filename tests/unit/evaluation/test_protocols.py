@@ -1,11 +1,11 @@
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import numpy as np
 import pytest
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import ConfigError, EvaluationError
-from posecore.evaluation.protocols import GUESSED, PROTOCOLS, evaluate
+from posecore.evaluation.protocols import GUESSED, PROTOCOLS, evaluate, of_resamples
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case, random_case
 
@@ -43,6 +43,38 @@ def test_better_predictions_score_better(protocol):
     before, after = (evaluate(definition, skeleton, truth, p)[primary] for p in (predictions, nearer))
     assert (after > before) == PROTOCOLS[protocol].higher_is_better
     assert after != before
+
+
+@pytest.mark.parametrize("protocol", [name for name, spec in PROTOCOLS.items() if spec.resampled is not None])
+def test_a_resample_is_judged_as_a_set_that_has_its_pictures_as_often(protocol):
+    skeleton = load_skeleton(SKELETONS[protocol])
+    truth, predictions = random_case(3, num_images=8, num_keypoints=skeleton.num_keypoints, noise=0.04)
+    definition = EvaluationDefinition(protocol=protocol)
+    measure = of_resamples(definition, skeleton, truth, predictions)
+    order = np.argsort(truth.image_rank)  # by which equal scores are ranked
+    # A detection's copies have one score: one step of the ranking here, several where they are on other pictures.
+    for counts, near in (((1, 0, 1, 1, 1, 0, 1, 1), 1e-9), ((1, 0, 3, 1, 2, 0, 1, 1), 5e-3)):
+        times = np.array(counts)
+        drawn, seen = _drawn(truth, predictions, np.repeat(order, times[order]))
+        expected = evaluate(definition, skeleton, drawn, seen)
+        of_draw = measure(times.astype(np.float64))
+        assert of_draw == pytest.approx({name: expected[name] for name in of_draw}, abs=near)
+        assert 0 < of_draw[PROTOCOLS[protocol].primary] < 1
+
+
+def _drawn(truth, predictions, copies):
+    """The set of some images, some more than once, each copy an image of its own."""
+    rows = [np.flatnonzero(truth.image_row == image) for image in copies]
+    answers = [np.flatnonzero(predictions.image_row == image) for image in copies]
+    ids = tuple(f"{number}" for number in range(len(copies)))
+    numbers, whole, of_image = np.arange(len(copies)), np.concatenate(rows), ("image_size", "crowd_index")
+    arrays = [field.name for field in fields(truth) if isinstance(getattr(truth, field.name), np.ndarray)]
+    columns = {name: getattr(truth, name)[copies if name in of_image else whole] for name in arrays}
+    columns |= {"image_row": np.repeat(numbers, [len(each) for each in rows])}
+    drawn = replace(truth, image_ids=ids, instance_ids=tuple(f"b{number}" for number in range(len(whole))), **columns)
+    of_answers = np.repeat(numbers, [len(each) for each in answers])
+    seen = replace(predictions.take(np.concatenate(answers)), image_ids=ids, image_row=of_answers)
+    return drawn, seen
 
 
 def test_per_category_means_over_species_and_the_collapsed_class_differs():

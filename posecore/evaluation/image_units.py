@@ -1,14 +1,20 @@
 """What is resampled as one: pictures that show the same subjects, frames of one video, or single pictures."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, estimate_of_draws
-from posecore.scoring.truth import Truth
+from posecore.evaluation.traits import Traits
+
+Name = TypeVar("Name", bound=Hashable)
+Measure = Callable[[NDArray[np.float64]], dict[str, float]]
+"""(I,) how often each image counts to metric name → value; NaN where it does not exist."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -36,23 +42,26 @@ class Units:
             yield counts.astype(np.float64)[self.of_image]
 
 
-def units_of(truth: Truth) -> Units:
+def units_of(truth: GroundTruth, traits: Traits) -> Units:
     """Units of the images: all subjects of an image, else its video, else the image itself.
 
     An image of several subjects is of a unit of its own with all images of just these subjects.
+
+    Args:
+        truth: annotations.
+        traits: of the same instances.
     """
     subjects: dict[int, set[str]] = {}
     videos: dict[int, str] = {}
-    traits = truth.traits
-    rows = truth.arrays.image_row.tolist()
+    rows = truth.image_row.tolist()
     for row, subject, video in zip(rows, traits.subject, traits.video, strict=True):
         if subject is not None:
             subjects.setdefault(row, set()).add(subject)
         if video is not None:
             videos[row] = video
     numbers: dict[tuple[str, str], int] = {}
-    of_image: NDArray[np.int64] = np.empty(len(truth.arrays.image_ids), np.int64)
-    for row, image_id in enumerate(truth.arrays.image_ids):
+    of_image: NDArray[np.int64] = np.empty(len(truth.image_ids), np.int64)
+    for row, image_id in enumerate(truth.image_ids):
         if row in subjects:
             unit = ("subject", "\0".join(sorted(subjects[row])))
         elif row in videos:
@@ -65,9 +74,9 @@ def units_of(truth: Truth) -> Units:
 
 
 def intervals(
-    measure: Callable[[NDArray[np.float64]], dict[str, float]], units: Units, settings: BootstrapSettings | None
-) -> dict[str, Estimate]:
-    """Metric name → value with its interval, of what a measure gives; none without settings, or where none exists.
+    measure: Callable[[NDArray[np.float64]], dict[Name, float]], units: Units, settings: BootstrapSettings | None
+) -> dict[Name, Estimate]:
+    """Name → value with its interval, of what a measure gives; none without settings, or where none exists.
 
     Args:
         measure: (I,) how often each image counts to values.
