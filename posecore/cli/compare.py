@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
+from posecore.errors import LineageError
 
 if TYPE_CHECKING:
     from posecore.lineage.version_difference import Differing, VersionDifference
@@ -36,6 +37,7 @@ def _compare(options: argparse.Namespace) -> int:
     # Imported here because MLflow and torch take seconds, which no other command should wait for.
     from posecore.config import parse_config
     from posecore.evaluation.inference import InferenceSettings
+    from posecore.lineage.exports import record_page
     from posecore.lineage.model_source import registered_version
     from posecore.lineage.tracking import TrackingConfig, connect
     from posecore.lineage.version_difference import compare_versions
@@ -56,7 +58,12 @@ def _compare(options: argparse.Namespace) -> int:
         unknown += why
     page = _page(difference, sets, unknown)
     print("\n".join(_lines(page)))
-    print(f"page      {write_version_page(as_path(options.out), page)}")
+    written = write_version_page(as_path(options.out), page)
+    print(f"page      {written}")
+    try:
+        print(f"recorded in run {record_page(tracking, 'compare', difference.digests, written)}")
+    except LineageError as error:
+        print(f"not recorded, so a withdrawal does not find the page: {error}")
     return 1 if unknown else 0
 
 

@@ -29,12 +29,13 @@ class Made:
     """A content that a step made.
 
     Attributes:
-        kind: a split, a model's weights, a teacher's answers, or a file for use elsewhere.
+        kind: a split, a model's weights, a teacher's answers, a file for use elsewhere, or a page or
+            picture to look at.
         digest: manifest's digest of a split, terms' digest of answers, else SHA-256 of the file.
         place: its folder or file.
     """
 
-    kind: Literal["split", "weights", "answers", "export"]
+    kind: Literal["split", "weights", "answers", "export", "report"]
     digest: str
     place: str
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, NamedTuple, TypeAlias
 
-Kind: TypeAlias = Literal["split", "run", "weights", "answers", "export", "version"]
+Kind: TypeAlias = Literal["split", "run", "weights", "answers", "export", "report", "version"]
 
 Relation: TypeAlias = Literal[
     "trained on", "judged on", "looked at", "started from", "taught by", "made", "used", "registered as"
@@ -30,7 +30,8 @@ class Node(NamedTuple):
 
     Attributes:
         kind: what it is.
-        key: digest of a split, of weights, of answers, of an export; id of a run; ``name/number`` of a version.
+        key: digest of a split, of weights, of answers, of an export or a report; id of a run; ``name/number`` of a
+            version.
     """
 
     kind: Kind

@@ -29,6 +29,7 @@ from posecore.shards.manifest import IMAGES_NAME
 from posecore.storage import as_path, sha256_of
 
 _NAMED = 20
+_WEIGHTS = "SHA-256 of the weights"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,6 +113,15 @@ class VersionDifference:
     weights: Sequence[Differing]
     unknown: Sequence[str] = field(default_factory=list)
 
+    @property
+    def digests(self) -> set[str]:
+        """Of every split and all weights that something is said of."""
+        both = (self.first, self.second)
+        splits = {use.digest for facts in both for use in facts.datasets}
+        judged = {result.digest for facts in both for result in facts.evaluations}
+        weights = {facts.code[_WEIGHTS] for facts in both if _WEIGHTS in facts.code}
+        return splits | judged | weights
+
 
 def compare_versions(tracking: Tracking, first: RegisteredVersion, second: RegisteredVersion) -> VersionDifference:
     """Reads both from the store; pictures from the editions of their splits.
@@ -154,7 +164,7 @@ def version_facts(tracking: Tracking, version: RegisteredVersion) -> VersionFact
         parameters = {}
     snapshot = _snapshot(tracking, tags.get("run_id", found.run_id or ""))
     code = {"git commit": tags.get("git", ""), "digest of the code": tags.get("code", "")}
-    code |= {"SHA-256 of the weights": tags.get(SHA256, ""), "changes that were not committed": snapshot.diff}
+    code |= {_WEIGHTS: tags.get(SHA256, ""), "changes that were not committed": snapshot.diff}
     return VersionFacts(
         version=version,
         parameters=parameters,

@@ -58,7 +58,8 @@ class Item:
     def as_json(self) -> dict[str, Json]:
         """For the record."""
         relation = "holds" if self.holds else "descends"
-        return {"kind": self.kind, "place": self.place, "bytes": self.size_bytes, "relation": relation}
+        found = {"kind": self.kind, "place": self.place, "bytes": self.size_bytes, "relation": relation}
+        return {**found, "node": list(self.node)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +157,7 @@ def plan_withdrawal(
     unknown = [*found.unread.values(), *found.unknown, *graph.unreadable, *graph.unknown_origins().values()]
     present = [(edition, pictures, place) for edition, pictures in found.editions for place in _present(graph, edition)]
     showing = _showing(graph, splits)
-    items = [*_of_splits(graph, found, present)]
+    items = [*_of_splits(graph, found, present), *_of_reports(graph, showing)]
     for node in shown:
         if node.kind == "run":
             found_there = _of_run(tracking, graph, node, holds=node in showing, unknown=unknown)
@@ -242,7 +243,8 @@ def _showing(graph: LineageGraph, splits: Iterable[Node]) -> set[Node]:
 
 
 def _makes(graph: LineageGraph, run: Node) -> bool:
-    return any(edge.relation == "made" for edge in graph.graph.targets(run))
+    """Whether a run made what others are made from; of pages to look at nothing is."""
+    return any(edge.relation == "made" and edge.target.kind != "report" for edge in graph.graph.targets(run))
 
 
 def _of_run(tracking: Tracking, graph: LineageGraph, node: Node, *, holds: bool, unknown: list[str]) -> Iterator[Item]:
@@ -348,6 +350,15 @@ def _registered(tracking: Tracking, graph: LineageGraph, node: Node, unknown: li
         unknown.append(str(error))
         return
     yield Item("registered files", place, size, False, node)
+
+
+def _of_reports(graph: LineageGraph, showing: Iterable[Node]) -> Iterator[Item]:
+    """Pages and pictures of runs that show what they read, wherever they lie, by content."""
+    for run in sorted(showing):
+        for edge in graph.graph.targets(run):
+            if edge.target.kind == "report":
+                for place in graph.places.get(edge.target, ()):
+                    yield from _file("report", as_path(place), edge.target)
 
 
 def _shortcut(graph: LineageGraph, version: Node, learned: set[Node]) -> Shortcut:

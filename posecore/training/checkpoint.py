@@ -58,6 +58,7 @@ class Progress:
         bad_samples: by dataset, rows of the samples so far that are damaged and that others stood in for.
         seconds: of training so far, over all attempts that led here.
         hardware: what the steps were made on, with their number.
+        joules: that the machines counted over all those attempts; None where one of them did not.
         best: the best value of the metric that the run looks at, the step it was found at, and the evaluations since.
     """
 
@@ -70,6 +71,7 @@ class Progress:
     bad_samples: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     seconds: float = 0.0
     hardware: Mapping[str, int] = field(default_factory=dict)
+    joules: float | None = None
     best: tuple[float, int, int] | None = None
 
 
@@ -364,6 +366,7 @@ class _ProgressFile(Config):
     bad_samples: dict[str, tuple[int, ...]] = {}
     seconds: float = Field(default=0.0, ge=0)
     hardware: dict[str, int] = {}
+    joules: float | None = Field(default=None, ge=0)
     best: tuple[float, int, int] | None = None
 
 

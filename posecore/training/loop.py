@@ -243,6 +243,7 @@ def train(
             bar.update()
             if step % config.log_every == 0 or step == config.steps:
                 meter.counts["bad_samples"] = bad.agree()
+                spent.look()
                 meter.record(step)
                 bar.set_postfix(meter.summary())
             is_best = False
@@ -263,6 +264,7 @@ def train(
                     bad_samples=bad.rows,
                     seconds=spent.seconds,
                     hardware=spent.hardware(step),
+                    joules=spent.joules(),
                     best=None if best.best is None else astuple(best.best),
                 )
                 _save(engine, average, saver, at)

@@ -15,6 +15,7 @@ _COLORS = {
     "weights": "#0969da",
     "answers": "#6639ba",
     "export": "#bf3989",
+    "report": "#953800",
     "version": "#0a6b77",
     "alias": "#cf222e",
 }

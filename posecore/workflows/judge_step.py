@@ -18,7 +18,7 @@ from posecore.shards.manifest import read_manifest
 from posecore.storage import AnyPath, as_path, sha256_of
 from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_reports, vouched
 
 JUDGING = ("posecore.workflows.evaluation",)
 """Code that decides figures; two models judged by the same are comparable."""
@@ -132,8 +132,9 @@ def judge_step(
         values: dict[str, Json] = {"metrics": result.metrics, "groups": groups}
         values |= {"report": str(result.report), "clinical": clinical, "model": model.sha256, MEASURED: measured}
         values["predictions"] = {name: str(path) for name, path in result.predictions.items()}
-        files = (result.report, *result.clinical_files.values(), *result.predictions.values())
-        return Outputs(values, vouched(*files))
+        shown = [picture for pictures in result.pictures.values() for picture in pictures]
+        files = vouched(result.report, *result.clinical_files.values(), *result.predictions.values(), *shown)
+        return Outputs(values, files, made=made_reports(files))
 
     inputs = {
         "model": model,

@@ -20,7 +20,7 @@ from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_reports, vouched
 from posecore.workflows.train_step import LABEL_LOSSES
 
 _MOST_NAMED = 40
@@ -98,7 +98,9 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         )
         checked = _outputs(log, out, store, found, config, told)
         learned = proportions.save(out / "proportions.json")
-        return Outputs(checked.values | {"proportions": str(learned)}, (*checked.files, *vouched(learned)))
+        return Outputs(
+            checked.values | {"proportions": str(learned)}, (*checked.files, *vouched(learned)), made=checked.made
+        )
 
     inputs = {**_labels_of(split), "settings": config, "out": str(out)}
     code = ["posecore.workflows.label_check", "posecore.labels.check"]
@@ -165,4 +167,5 @@ def _outputs(
     log.log_file(table)
     # A score may be infinite, which JSON does not have.
     named = [[each.row, each.point, str(each.score), each.reason] for each in found[:_MOST_NAMED]]
-    return Outputs({"told": told, "page": str(page), "suspects": named}, vouched(*files))
+    kept = vouched(*files)
+    return Outputs({"told": told, "page": str(page), "suspects": named}, kept, made=made_reports(kept))

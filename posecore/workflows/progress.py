@@ -8,6 +8,8 @@ from posecore.workflows.machines import TrainedRun
 
 HARDWARE = "posecore.hardware"
 """Tag of a training's run: what it ran on, with the number of steps that were made there, as JSON."""
+ENERGY = "posecore.energy"
+"""Tag of a training's run: whether its energy is known, and what is in it."""
 SECONDS = "training_s"
 """Metric of a training's run: how long it trained, over all attempts."""
 
@@ -22,6 +24,11 @@ def log_progress(log: RunLog, trained: TrainedRun) -> Progress:
     last = Checkpoint(trained.last).progress
     log.set_tags({HARDWARE: json.dumps(dict(last.hardware))})
     log.log_metrics({SECONDS: last.seconds, "steps_made": last.step}, last.step)
+    if last.joules is None:
+        log.set_tags({ENERGY: "unknown: a machine did not count it"})
+    else:
+        log.set_tags({ENERGY: "processors and memory (RAPL), GPUs (NVML)"})
+        log.log_metrics({"training_kwh": last.joules / 3.6e6}, last.step)
     if last.best is not None:
         value, step, _ = last.best
         settings = last.config["best"]

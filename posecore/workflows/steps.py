@@ -236,6 +236,12 @@ def made_of_training(files: Sequence[OutputFile]) -> tuple[Made, ...]:
     )
 
 
+def made_reports(files: Sequence[OutputFile]) -> tuple[Made, ...]:
+    """The pages and pictures among a step's files: what may show a body is found again by its content."""
+    shown = (".html", ".jpg", ".png")
+    return tuple(Made("report", file.sha256, file.path) for file in files if as_path(file.path).suffix in shown)
+
+
 def vouched_shards(
     folder: AnyPath, shards: Iterable[ShardEntry | AnswerShard], tables: Mapping[str, str]
 ) -> tuple[OutputFile, ...]:

@@ -16,7 +16,7 @@ from posecore.viz.findings import Finding
 from posecore.viz.page import figure
 from posecore.viz.report import EvaluationSection, write_report
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_reports, vouched
 from posecore.workflows.training_story import training_story
 
 _EARLIER = 20
@@ -79,7 +79,8 @@ def training_report_step(
             tables=story.tables,
         )
         log.log_file(path)
-        return Outputs({"report": str(path)}, vouched(path))
+        files = vouched(path)
+        return Outputs({"report": str(path)}, files, made=made_reports(files))
 
     inputs = {
         "model": model,

@@ -11,11 +11,15 @@ import torch
 from posecore.cli import main as posecore_command
 from posecore.lineage.code_snapshot import FOLDER, INSTALLED_FILE, record_code
 from posecore.lineage.dataset_inputs import DatasetUse, Role
+from posecore.lineage.graph import Node
 from posecore.lineage.parameters import flat_parameters
+from posecore.lineage.pictures import Editions, find_subject
+from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.version_difference import compare_versions
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.withdrawal_plan import plan_withdrawal
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
@@ -23,6 +27,7 @@ from posecore.models.saving import save_model
 from posecore.models.vit import VitConfig
 from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton
+from posecore.storage import sha256_of
 from tests.support.browser import opened
 from tests.support.tiny_store import instance, record, write_store
 
@@ -119,6 +124,21 @@ def test_the_page_shows_both_on_the_same_bodies(
     assert "In torso lengths, by subject" in text
     assert posecore_command([*asked[:2], "models:/pose@1", *asked[3:], "--no-predictions"]) == 0
     assert "<figure>" not in page.read_text()
+
+
+def test_who_withdraws_is_told_of_a_page_by_its_content(
+    versions: tuple[Tracking, RegisteredVersion, RegisteredVersion], tmp_path: Path
+) -> None:
+    page = tmp_path / "comparison.html"
+    asked = ["compare", "models:/pose@1", "models:/pose/2", "--tracking-uri", versions[0].uri, "--out", str(page)]
+    assert posecore_command([*asked, "--no-predictions"]) == 0
+    graph = LineageGraph.load(versions[0])
+    editions = Editions.of(graph)
+    plan = plan_withdrawal(versions[0], graph, editions, find_subject(editions, "coco/s0"), "coco/s0", ("coco", "s0"))
+    found = {item.place: item for item in plan.items if item.kind == "report"}
+    assert found[str(page)].node == Node("report", sha256_of(page))
+    assert found[str(page)].holds
+    assert plan.again == [], "nothing is made from a page"
 
 
 def test_what_cannot_be_compared_is_said(

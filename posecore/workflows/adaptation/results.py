@@ -38,7 +38,7 @@ from posecore.workflows.fetched_model import FetchedModel
 from posecore.workflows.judge_step import as_registered
 from posecore.workflows.label_check import suspects
 from posecore.workflows.register_step import register_step
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_reports, vouched
 from posecore.workflows.training_story import training_story
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
@@ -280,7 +280,8 @@ def report_step(
         log.log_file(path)
         for name in judged.clinical:
             log.log_metrics({f"{name}/{metric}": value for metric, value in judged.changes(name).items()})
-        return Outputs({"report": str(path)}, vouched(path))
+        files = vouched(path)
+        return Outputs({"report": str(path)}, files, made=made_reports(files))
 
     inputs = {
         "before": judged.parent,

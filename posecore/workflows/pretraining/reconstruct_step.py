@@ -8,7 +8,7 @@ from posecore.viz.encoded import encode_png
 from posecore.viz.reconstruction import reconstruction_sheet
 from posecore.workflows.pretraining.judge import ReconstructionJudge
 from posecore.workflows.pretraining.worker import PretrainingWorker
-from posecore.workflows.steps import Split, vouched
+from posecore.workflows.steps import Split, made_reports, vouched
 
 
 def reconstruct_step(
@@ -37,7 +37,8 @@ def reconstruct_step(
         log.log_metrics({f"{name}/masked_error": error})
         write_atomically(picture, encode_png(reconstruction_sheet(judge.pictures(method, name, pictures))))
         log.log_file(picture)
-        return Outputs({"error": error, "picture": str(picture)}, vouched(picture))
+        files = vouched(picture)
+        return Outputs({"error": error, "picture": str(picture)}, files, made=made_reports(files))
 
     return workflow.step(
         f"reconstruct:{name}",

@@ -16,7 +16,13 @@ NOWHERE = Tracking("sqlite:////nowhere", "x", "0")
 def world() -> LineageGraph:
     ingest = run("i", "ingest", made=[Made("split", "1" * 64, "/shards")], params={"source": "/data/coco"})
     train = run("t", "train", made=[Made("weights", "a" * 64, "/m")], uses=[use("1")], reads=["1" * 64])
-    judge = run("e", "evaluate", reads=["a" * 64], uses=[use("2", "evaluation", "mpii")])
+    judge = run(
+        "e",
+        "evaluate",
+        reads=["a" * 64],
+        uses=[use("2", "evaluation", "mpii")],
+        made=[Made("report", "e" * 64, "/evaluation/report.html")],
+    )
     export = run("x", "export", made=[Made("export", "d" * 64, "/x.onnx")], reads=["a" * 64])
     other = run("o", "train", made=[Made("weights", "b" * 64, "/o")], uses=[use("3", name="aic")])
     own = version(1, sha256="a" * 64, aliases=("champion",))
@@ -40,6 +46,7 @@ def test_from_source_data_to_alias() -> None:
         ("version", "m version 1"),
         ("version", "m version 2"),
         ("export", f"export {'d' * 12}"),
+        ("report", f"report {'e' * 12}"),
         ("alias", "m@champion"),
     }
     assert ("source /data/coco", "run i", "read") in drawn.arrows
