@@ -59,7 +59,8 @@ def short_digest(digest: str) -> str:
 
 def log_dataset_inputs(run: RunLog, uses: Iterable[DatasetUse]) -> None:
     """Records the splits as inputs of a run; ``search_runs("dataset.digest = '…'")`` finds the run again."""
-    run.tracking.client.log_inputs(run.run_id, datasets=[_dataset_input(use) for use in uses])
+    inputs = [_dataset_input(use) for use in uses]
+    run.tracking.ask(lambda client: client.log_inputs(run.run_id, datasets=inputs))
 
 
 def _dataset_input(use: DatasetUse) -> DatasetInput:

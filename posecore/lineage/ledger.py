@@ -90,11 +90,10 @@ def append(tracking: Tracking, ledger: str, run: RunLog, artifact: str, tags: Ma
     Raises:
         LineageError: the store refused.
     """
-    client = tracking.client
     try:
         if newest(tracking, ledger) is None:
             begin(tracking, ledger)
-        source = f"{client.get_run(run.run_id).info.artifact_uri}/{artifact}"
+        source = f"{tracking.ask(lambda client: client.get_run(run.run_id)).info.artifact_uri}/{artifact}"
         # If an answer is lost, the entry is there twice: the second number follows nothing, and its move is refused.
         made = tracking.ask(
             lambda client: client.create_model_version(
@@ -107,9 +106,12 @@ def append(tracking: Tracking, ledger: str, run: RunLog, artifact: str, tags: Ma
 
 
 def begin(tracking: Tracking, name: str) -> None:
-    """Creates a registered model unless it is there."""
+    """Creates a registered model unless it is there.
+
+    SQLite refuses whoever has read and then finds another writer at once, however long it was told to wait.
+    """
     try:
-        tracking.client.create_registered_model(name)
+        tracking.ask(lambda client: client.create_registered_model(name))
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise

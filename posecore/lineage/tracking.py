@@ -104,7 +104,7 @@ class Tracking:
             MlflowException: it refused.
         """
         until, said = time.monotonic() + self.patience_s, False
-        failures = 0
+        failures, wait_s = 0, 0.125
         while True:
             try:
                 check_reachable(self.uri)
@@ -121,7 +121,7 @@ class Tracking:
                         f"the tracking store {shown_uri(self.uri)} did not answer for {self.patience_s:g} s: {detail}. "
                         "What is finished stays: submit the same job again once it answers."
                     ) from None
-                if not said:
+                if not said and wait_s > 1:  # others who write the same file are soon done
                     print(
                         f"the tracking store {shown_uri(self.uri)} does not answer; waiting for it, at most "
                         f"{self.patience_s:g} s (tracking.patience_s).",
@@ -129,7 +129,8 @@ class Tracking:
                         flush=True,
                     )
                     said = True
-                time.sleep(min(2.0, max(0.0, until - time.monotonic())))
+                time.sleep(min(wait_s, max(0.0, until - time.monotonic())))
+                wait_s = min(2 * wait_s, 2.0)
 
     def start_run(self, name: str, tags: Mapping[str, str], parent_run_id: str | None = None) -> "RunLog":
         """Starts a run without touching MLflow's global "active run"."""

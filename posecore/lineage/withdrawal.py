@@ -224,9 +224,10 @@ def _mark(tracking: Tracking, graph: LineageGraph, node: Node, run_id: str, done
     record = graph.versions[node]
     if not record.deleted:
         version: RegisteredVersion = record.version
-        tracking.client.set_model_version_tag(version.name, str(version.version), WITHDRAWN_TAG, run_id)
+        number = str(version.version)
+        tracking.ask(lambda client: client.set_model_version_tag(version.name, number, WITHDRAWN_TAG, run_id))
     if record.model_id:
-        tracking.client.set_logged_model_tags(record.model_id, {WITHDRAWN_TAG: run_id})
+        tracking.ask(lambda client: client.set_logged_model_tags(record.model_id, {WITHDRAWN_TAG: run_id}))
     done.marked.append(graph.name(node))
 
 
@@ -310,7 +311,7 @@ def _delete(tracking: Tracking, item: Item, done: Done) -> None:
     if item.artifact:
         run = item.node.key
         if item.artifact == OUTPUTS_FILE:
-            tracking.client.set_tag(run, WITHDRAWN, done.run_id)
+            tracking.ask(lambda client: client.set_tag(run, WITHDRAWN, done.run_id))
         remove_artifacts(tracking, item.place.removesuffix(f"/{item.artifact}"), item.artifact)
     elif "://" in item.place:
         path = as_path(item.place)

@@ -171,5 +171,9 @@ def measure(
     for each in sets:  # for people who look at the version; gates read the run
         result = EvaluationResult(name=each.name, digest=each.use.digest, metrics=found.values["metrics"][each.name])
         key, value = evaluation_tag(result)
-        tracking.client.set_model_version_tag(version.name, str(version.version), key, value)
+        tracking.ask(
+            lambda client, key=key, value=value: client.set_model_version_tag(  # type: ignore[misc]
+                version.name, str(version.version), key, value
+            )
+        )
     return found

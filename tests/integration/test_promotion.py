@@ -14,6 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from pipelines import promote as command
 from posecore.errors import ConfigError, LineageError
@@ -212,15 +214,30 @@ def test_an_alias_is_moved_off_a_version_wherever_its_moves_were_recorded(
     assert history(tracking, "nobody's model", "staging") == []
 
 
+@contextmanager
+def impatient_sqlite() -> Iterator[None]:
+    """SQLite as it is on a slow disk: whoever finds another writer does not wait for 20 s, but is refused soon."""
+
+    def hurried(*called: Any) -> tuple[str, Any]:
+        _, _, statement, parameters, *_ = called
+        return statement.replace("busy_timeout = 20000", "busy_timeout = 20"), parameters
+
+    event.listen(Engine, "before_cursor_execute", hurried, retval=True)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", hurried)
+
+
 def test_of_two_promotions_at_once_the_second_is_refused(tracking: Tracking, register: Register) -> None:
-    """Four at once, each sure that it saw the alias free: one moves, and every other is told who has it."""
-    versions = [register() for _ in range(4)]
+    """Eight at once, each sure that it saw the alias free: one moves, and every other is told who has it."""
+    versions = [register() for _ in range(8)]
     name = versions[0].name
     seen = moves.look(tracking, name, CHAMPION)
     runs = [moves.begin_attempt(tracking, "promote", seen, version, "") for version in versions]
     for run in runs:
         run.log_dict({}, moves.REPORT)
-    start = threading.Barrier(4)
+    start = threading.Barrier(8)
 
     def attempt(version: RegisteredVersion, run: RunLog) -> str:
         start.wait()
@@ -230,7 +247,7 @@ def test_of_two_promotions_at_once_the_second_is_refused(tracking: Tracking, reg
             return str(error)
         return ""
 
-    with ThreadPoolExecutor(4) as threads:
+    with impatient_sqlite(), ThreadPoolExecutor(8) as threads:
         told = sorted(threads.map(attempt, versions, runs))
     holder = alias_holder(tracking, name, CHAMPION)
     assert holder is not None
