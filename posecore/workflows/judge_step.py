@@ -132,8 +132,8 @@ def judge_step(
         values: dict[str, Json] = {"metrics": result.metrics, "groups": groups}
         values |= {"report": str(result.report), "clinical": clinical, "model": model.sha256, MEASURED: measured}
         values["predictions"] = {name: str(path) for name, path in result.predictions.items()}
-        shown = [picture for pictures in result.pictures.values() for picture in pictures]
-        files = vouched(result.report, *result.clinical_files.values(), *result.predictions.values(), *shown)
+        bodies = [picture for pictures in result.pictures.values() for picture in pictures]
+        files = vouched(result.report, *result.clinical_files.values(), *result.predictions.values(), *bodies)
         return Outputs(values, files, made=made_reports(files))
 
     inputs = {
