@@ -8,15 +8,16 @@ STAMP := $(VENV)/.installed
 # and files begin in the order of their names, so that those that last minutes do not begin last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --max-worker-restart=0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test lint unit mutants hosts format clean
+.PHONY: setup demo test lint compiled numerics unit mutants hosts format clean
 
 setup: $(STAMP)
 
 # torch first and alone: its own index decides CPU or CUDA; the constraints keep the rest from replacing it.
+# Not compiled: that is more than a minute of one core, and what is imported is compiled then.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torch==2.13.0
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
 lint: setup
@@ -29,11 +30,20 @@ lint: setup
 unit: setup
 	$(PYTEST) -m "not ray and not slow and not gpu and not network"
 
-# First the numerics again with every array's shape checked at run time, then everything.
-test: lint
-	$(PYTEST) -q --jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
+# Before several processes import the same packages, each of which would compile them. Some files are templates.
+compiled: setup
+	$(BIN)/python -m compileall -qq $(VENV)/lib >/dev/null || true
+
+# The numerics with every array's shape checked at run time.
+numerics: compiled
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
+		--jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
 		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
 		tests/unit/codecs tests/unit/evaluation
+
+# What takes one core each, side by side, then everything.
+test: setup
+	$(MAKE) --jobs=2 lint numerics
 	$(PYTEST) --durations=10 -m "not gpu and not network"
 
 # How many small bugs the quick tests notice, on a random sample: minutes to hours of a core, so no part of `make test`.
