@@ -14,6 +14,9 @@ from typing import Self
 from posecore.errors import PreflightError
 from posecore.lineage.reachable import check_reachable
 
+IDLE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+"""Without this a server starts a dozen processes for jobs that nobody here asks it for."""
+
 
 class TrackingServer:
     """Keeps its record in a folder, so that a server started again is the same one. Use as a context manager.
@@ -53,7 +56,7 @@ class TrackingServer:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
-                env={**os.environ, **self._environment},
+                env={**os.environ, **IDLE, **self._environment},
             )
         until = time.monotonic() + 120
         while True:
