@@ -19,7 +19,6 @@ from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, get_version
 from posecore.lineage.withdrawal_plan import WithdrawalPlan, plan_withdrawal
 from posecore.lineage.withdrawal_record import check_chain, withdrawal_records
-from posecore.storage import sha256_of
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob
@@ -176,9 +175,6 @@ def test_infant_03_withdraws(world: World, capsys: pytest.CaptureFixture[str], t
         path for path in files_with(world, shown) if not any(place == path or place in path.parents for place in listed)
     }
     assert missing == set()
-    reports = {item.node.key: Path(item.place) for item in plan.items if item.node.kind == "report"}
-    assert {path.name for path in reports.values()} >= {"report.html", "worst.jpg"}
-    assert all(sha256_of(path) == digest for digest, path in reports.items())
     kinds = {item.kind for item in plan.items}
     assert {"shard", "table", "checkpoint", "model", "working copy", "adapter", "export", "registered files"} <= kinds
     assert all(item.size_bytes > 0 for item in plan.items if item.kind in ("shard", "export", "registered files"))
