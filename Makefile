@@ -13,11 +13,13 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --max-worker-restart=0 
 setup: $(STAMP)
 
 # torch first and alone: its own index decides CPU or CUDA; the constraints keep the rest from replacing it.
+# rtmlib, which tests and a benchmark compare with, asks for two other builds of OpenCV, which would overwrite ours.
 # Not compiled: that is more than a minute of one core, and what is imported is compiled then.
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
 	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --no-deps rtmlib==0.0.16
 	touch $(STAMP)
 
 lint: setup

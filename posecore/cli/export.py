@@ -1,6 +1,7 @@
 """``posecore export``: a trained or published model as ONNX, or as a model folder of ours."""
 
 import argparse
+import os
 from pathlib import Path
 
 from posecore.cli.commands import Commands
@@ -14,6 +15,11 @@ def add(commands: Commands) -> None:
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--format", choices=["onnx", "safetensors"], default="onnx", help="default: onnx")
     parser.add_argument("--head", help="dataset whose points are wanted; needed if the model has several")
+    parser.add_argument(
+        "--layout", choices=["picture", "crops", "rtmlib"], default="picture",
+        help="what an onnx file takes: a picture and boxes, and answers keypoints in its pixels (default); crops, and "
+        "answers what must be decoded; or what rtmlib runs",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
     add_registry(parser)
     parser.set_defaults(run=_export)
@@ -37,24 +43,29 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
     out = Path(options.out)
     head = options.head or heads[0]
-    dense = export_onnx(model, head, out)
-    worst = check_onnx(out, dense, head)
-    print(f"{out}: head {head}, onnxruntime differs from PyTorch by {worst:.1e} at most.")
+    worst = check_onnx(out, export_onnx(model, head, out, options.layout))
+    print(f"{out}: head {head}, layout {options.layout}; onnxruntime differs from PyTorch by {worst:.1e} at most.")
     _record(options, weights)
     return 0
 
 
 def _record(options: argparse.Namespace, weights: str) -> None:
     """Writes the export down where models are recorded, if they are: a withdrawal must find the file again."""
+    out = Path(options.out)
+    nowhere = f"{out} is recorded nowhere: there is no tracking store at {options.folder}; --folder or --tracking-uri"
+    if not (
+        options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI") or Path(options.folder, "mlflow.db").exists()
+    ):
+        print(nowhere)
+        return
     # Imported here because MLflow takes a second.
     from posecore.lineage.exports import record_export
     from posecore.lineage.tracking import TrackingConfig, connect
 
-    out = Path(options.out)
     try:
         config = TrackingConfig(uri=options.tracking_uri, experiment="exports")
         tracking = connect(config, options.folder, must_exist=True)
     except LineageError:
-        print(f"{out} is recorded nowhere: there is no tracking store at {options.folder}; --folder or --tracking-uri")
+        print(nowhere)
         return
     print(f"recorded in run {record_export(tracking, weights, out)}")

@@ -99,7 +99,8 @@ class HeatmapCodec(Config):
         scores, x, y = _maxima(maps)
         offset = self._taylor_offset(maps, x, y) if self.kind == "udp" else _quarter_offset(maps, x, y)
         points = torch.where((scores > 0)[:, None], torch.stack([x, y], dim=-1) + offset, -1.0)
-        return points.float().unflatten(0, heatmaps.shape[:2]), scores.unflatten(0, heatmaps.shape[:2])
+        num_keypoints = heatmaps.shape[1]
+        return points.float().reshape(-1, num_keypoints, 2), scores.reshape(-1, num_keypoints)
 
     def flip_back(
         self, heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
@@ -133,13 +134,14 @@ class HeatmapCodec(Config):
         around = torch.arange(-reach, reach + 1, device=maps.device)
         rows, columns = y[:, None] + around, x[:, None] + around
         places = (_reflect(rows, height)[:, :, None] * width + _reflect(columns, width)[:, None, :]).flatten(1)
-        patch = maps.flatten(1).gather(1, places).unflatten(1, (len(around), len(around)))
+        patch = maps.flatten(1).gather(1, places).reshape(-1, len(around), len(around))
         if self.blur_border == "zero":
             patch = patch * _inside(rows, height)[:, :, None] * _inside(columns, width)[:, None, :]
         blur = self._blur_to_three(maps.device)
-        smooth = ((patch @ blur).mT @ blur).mT
+        smooth = ((patch @ blur).transpose(1, 2) @ blur).transpose(1, 2)
         logs = smooth.clamp(_LOWEST, _HIGHEST).log()
-        return _newton_step(_replicate_edge(_replicate_edge(logs, y, height).mT, x, width).mT.double())
+        lines = _replicate_edge(logs, y, height).transpose(1, 2)
+        return _newton_step(_replicate_edge(lines, x, width).transpose(1, 2).double())
 
     def _blur_to_three(self, device: torch.device) -> Tensor:
         """(blur_kernel + 2, 3) matrix that blurs a line of pixels and keeps the middle three."""
@@ -151,8 +153,9 @@ class HeatmapCodec(Config):
 def _maxima(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Maximum of each (m, h, w) map and its first place: (m,) values, columns and rows."""
     flat = maps.flatten(1)
-    # On the CPU numpy's vectorised argmax is seven times torch's.
-    place = torch.from_numpy(flat.detach().numpy().argmax(1)) if flat.device.type == "cpu" else flat.argmax(1)
+    # On the CPU numpy's vectorised argmax is seven times torch's; a graph cannot hold it.
+    by_numpy = flat.device.type == "cpu" and not torch.onnx.is_in_onnx_export()
+    place = torch.from_numpy(flat.detach().numpy().argmax(1)) if by_numpy else flat.argmax(1)
     return flat.gather(1, place[:, None])[:, 0], place % maps.shape[2], place // maps.shape[2]
 
 
@@ -190,7 +193,7 @@ def _quarter_offset(maps: Tensor, x: Tensor, y: Tensor) -> Tensor:
     height, width = maps.shape[-2:]
     inside = (x > 1) & (x < width - 1) & (y > 1) & (y < height - 1)
     at_x, at_y = x.clamp(1, width - 2), y.clamp(1, height - 2)
-    each = torch.arange(len(maps), device=maps.device)
-    slope_x = maps[each, at_y, at_x + 1] - maps[each, at_y, at_x - 1]
-    slope_y = maps[each, at_y + 1, at_x] - maps[each, at_y - 1, at_x]
+    place = (at_y * width + at_x)[:, None]
+    left, right, up, down = maps.flatten(1).gather(1, place + place.new_tensor([-1, 1, -width, width])).unbind(1)
+    slope_x, slope_y = right - left, down - up
     return 0.25 * torch.stack([slope_x, slope_y], dim=-1).sign() * inside[:, None]

@@ -22,5 +22,5 @@ def attend(q_BNTE: Tensor, k_BNTE: Tensor, v_BNTE: Tensor) -> Tensor:
         return F.scaled_dot_product_attention(q_BNTE, k_BNTE, v_BNTE)
     # Scaling within the product rounds once; one multiplication more would round twice where √E is no power of two.
     q, k, v = (part.flatten(0, 1) for part in (q_BNTE, k_BNTE, v_BNTE))
-    scores = torch.baddbmm(q.new_empty(()), q, k.mT, beta=0, alpha=q.shape[-1] ** -0.5)
+    scores = torch.baddbmm(q.new_empty(()), q, k.transpose(-1, -2), beta=0, alpha=q.shape[-1] ** -0.5)
     return torch.bmm(scores.softmax(-1), v).unflatten(0, q_BNTE.shape[:2])

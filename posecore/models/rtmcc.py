@@ -138,7 +138,7 @@ class GatedAttention(nn.Module):
         """(B, K, C) tokens to (B, K, C) tokens."""
         gate_BKE, value_BKE, base_BKS = F.silu(self.uv(self.ln(x_BKC))).split(self._widths, dim=-1)
         query_BKS, key_BKS = (base_BKS[:, :, None] * self.gamma + self.beta).unbind(dim=2)
-        weight_BKK = F.relu(query_BKS @ key_BKS.mT / base_BKS.shape[-1] ** 0.5).square()
+        weight_BKK = F.relu(query_BKS @ key_BKS.transpose(-1, -2) / base_BKS.shape[-1] ** 0.5).square()
         return self.res_scale(x_BKC) + self.o(gate_BKE * (weight_BKK @ value_BKE))
 
 

@@ -4,11 +4,16 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
-from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
+from PIL import Image
+from transformers import AutoImageProcessor, VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 
 from posecore.errors import CheckpointError
+from posecore.geometry import bbox_to_center_scale
+from posecore.methods.batch import normalise
+from posecore.models.export_graphs import cut_crops
 from posecore.models.merge import merge_experts
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.write import write_weights
@@ -110,6 +115,14 @@ def test_they_read_what_we_write(tmp_path: Path, head: dict[str, str]) -> None:
     assert not report["unexpected_keys"]
     assert loaded.config.id2label[5] == "left_shoulder"
     assert_same(loaded.eval()(images()).heatmaps, model.predict(images(), "coco"))
+    picture = np.random.default_rng(0).integers(0, 256, (80, 60, 3)).astype(np.uint8)
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
+    found = processor(Image.fromarray(picture), boxes=[[[5, 5, 40, 60]]], return_tensors="pt")["pixel_values"]
+    center, scale = bbox_to_center_scale(np.array([[5.0, 5.0, 40.0, 60.0]]), 48 / 64, 1.25)
+    crops = cut_crops(torch.from_numpy(picture), torch.tensor(center), torch.tensor(scale), (64, 48), "udp")
+    expected = normalise(crops.permute(0, 2, 3, 1).to(torch.uint8))
+    same = torch.isclose(found, expected, atol=1e-5)
+    assert same.float().mean() > 0.96  # they take pixels that the border cuts through for black
     again = read_weights(tmp_path / "out").state_dict()
     assert all(torch.equal(tensor, again[name]) for name, tensor in model.state_dict().items())
 

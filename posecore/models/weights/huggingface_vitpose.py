@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import SKELETONS, Layout, Translated, Written, refuse_unused
@@ -99,7 +100,7 @@ def _write(model: PoseModel) -> Written:
     for dataset in others:
         for name in model.heads[dataset].state_dict():
             dropped[f"heads.{dataset}.{name}"] = f"the layout has room for one head, that of {first}"
-    return Written(tensors, dropped, _config(model))
+    return Written(tensors, dropped, _config(model), _processor(model))
 
 
 def _config(model: PoseModel) -> dict[str, Any]:
@@ -133,6 +134,22 @@ def _config(model: PoseModel) -> dict[str, Any]:
             "layer_norm_eps": backbone.layer_norm_eps,
             "out_indices": [backbone.depth],
         },
+    }
+
+
+def _processor(model: PoseModel) -> dict[str, Any]:
+    """What ``AutoImageProcessor.from_pretrained`` needs; how far boxes are enlarged, 1.25, it cannot be told."""
+    height, width = model.input_size
+    return {
+        "image_processor_type": "VitPoseImageProcessor",
+        "do_affine_transform": True,
+        "do_normalize": True,
+        "do_rescale": True,
+        "image_mean": list(IMAGENET_MEAN),
+        "image_std": list(IMAGENET_STD),
+        "normalize_factor": 200.0,
+        "rescale_factor": 1 / 255,
+        "size": {"height": height, "width": width},
     }
 
 

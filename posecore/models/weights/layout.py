@@ -23,6 +23,8 @@ from posecore.models.vit import VitConfig
 
 CONFIG_FILE = "config.json"
 """Name of the file beside the weights in which Hugging Face's folders say what they hold."""
+PROCESSOR_FILE = "preprocessor_config.json"
+"""Name of the file there that says how pictures become inputs."""
 
 UNMISTAKABLE = frozenset({133, 308})
 """Numbers of points that only a published skeleton has. A head named by any other is a guess: 16 may be anybody's."""
@@ -90,11 +92,13 @@ class Written:
         tensors: by the layout's names.
         dropped: our name of each tensor the layout has no place for, with the reason in half a sentence.
         config: content of the ``config.json`` that belongs beside the weights, for layouts that are folders.
+        processor: content of the ``preprocessor_config.json`` beside it, where the layout has one.
     """
 
     tensors: dict[str, Tensor]
     dropped: dict[str, str] = field(default_factory=dict)
     config: dict[str, Any] | None = None
+    processor: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)

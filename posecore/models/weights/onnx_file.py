@@ -94,6 +94,7 @@ class _Told:
     """What ``posecore export`` wrote into a file; nothing of it in files of others."""
 
     head: tuple[str, Skeleton] | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
     conventions: Conventions | None = None
     decoding: Mapping[str, Json] = field(default_factory=dict)
     licenses: Mapping[str, str] = field(default_factory=dict)
@@ -133,7 +134,7 @@ def read_onnx(path: Path, stated: Mapping[str, Skeleton]) -> OnnxFile:
         batch=crops.batch,
         layout=crops.layout,
         stride=1 if outputs.bins else crops.size[0] // outputs.shape[1],
-        **colours,
+        **{"channels": told.channels, **colours},
     )
     published = SIMCC_CONVENTIONS if outputs.bins else VITPOSE_CONVENTIONS.get(head, UDP)
     conventions = told.conventions or published.model_copy(update=crop).on(LABELS.get(head, LabelConventions()))
@@ -301,6 +302,7 @@ def _metadata(found: Mapping[str, str], path: Path) -> _Told:
         lineage = values["lineage"]
         return _Told(
             head=(values["head"], Skeleton.model_validate(values["skeleton"])),
+            channels="bgr" if values.get("layout") == "rtmlib" else "rgb",
             conventions=Conventions.model_validate(values["conventions"]),
             decoding={name: values["architecture"][name] for name in _DECODING},
             licenses={str(name): str(terms) for name, terms in values["licenses"].items()},

@@ -10,7 +10,7 @@ from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import WEIGHTS_FILE, save_model
 from posecore.models.sources import OWN_LAYOUT
-from posecore.models.weights.layout import CONFIG_FILE
+from posecore.models.weights.layout import CONFIG_FILE, PROCESSOR_FILE
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.storage import write_atomically, written_aside
 
@@ -45,6 +45,8 @@ def write_weights(model: PoseModel, layout: str, path: str | Path) -> dict[str, 
             raise CheckpointError(f"{path}: layout {layout} is a folder, weights and config; give a folder's name.")
         with written_aside(path / WEIGHTS_FILE) as aside:
             save_file(tensors, aside, metadata={"format": "pt"})
+        if written.processor is not None:
+            write_atomically(path / PROCESSOR_FILE, json.dumps(written.processor, indent=1).encode())
         write_atomically(path / CONFIG_FILE, json.dumps(written.config, indent=1).encode())
     elif path.suffix == ".safetensors":
         with written_aside(path) as aside:

@@ -48,10 +48,11 @@ def _model(name: str) -> PoseModel:
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)
-def test_onnxruntime_computes_what_the_model_does(name: str, tmp_path: Path) -> None:
+def test_onnxruntime_computes_what_the_model_does(name: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     model, path = _model(name), tmp_path / "model.onnx"
-    dense = export_onnx(model, "mpii", path)
-    assert check_onnx(path, dense, "mpii") <= 1e-4
+    graph = export_onnx(model, "mpii", path)
+    assert capfd.readouterr() == ("", "")
+    assert check_onnx(path, graph) <= 1e-4
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
     images = torch.randn(3, 3, 64, 64)
@@ -68,17 +69,24 @@ def test_onnxruntime_computes_what_the_model_does(name: str, tmp_path: Path) -> 
     assert stored["posecore.mean"] == [0.485, 0.456, 0.406]
     assert stored["posecore.licenses"] == {"coco": "CC-BY-4.0"}
     if name == "rtmpose":
-        _read_back(path, dense)
-        for parameter in dense.parameters():
+        _read_back(path, model)
+        for parameter in graph.parameters():
             parameter.data.mul_(1.1)
         with pytest.raises(CheckpointError, match="something else"):
-            check_onnx(path, dense, "mpii")
+            check_onnx(path, graph)
 
 
-def _read_back(path: Path, dense: PoseModel) -> None:
+def test_weights_beyond_one_file_lie_beside_the_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = export_onnx(_model("vit with a token"), "coco", path, one_file_bytes=0)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert check_onnx(path, graph) <= 1e-4
+
+
+def _read_back(path: Path, exported: PoseModel) -> None:
     """The file as a model again, and as somebody else would have exported it."""
     images = torch.randn(3, 3, 64, 64)
-    expected = dense.predict(images, "mpii")
+    expected = exported.predict(images, "mpii")
     for model in (
         read_weights(path),
         read_weights(as_deployed(path, path.with_name("end2end.onnx"), 128, 128), skeletons={"mpii": MPII}),
@@ -86,8 +94,8 @@ def _read_back(path: Path, dense: PoseModel) -> None:
         assert torch.allclose(model.predict(images, "mpii"), expected, atol=1e-5 * float(expected.abs().max()))
         assert dict(model.skeletons) == {"mpii": MPII}
         assert (model.conventions["mpii"].head, model.codec("mpii")) == (
-            dense.conventions["mpii"].head,
-            dense.codec("mpii"),
+            exported.conventions["mpii"].head,
+            exported.codec("mpii"),
         )
     assert read_weights(path).card.licenses == {"coco": "CC-BY-4.0"}, "the export says so"
 

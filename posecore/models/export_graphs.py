@@ -1,0 +1,226 @@
+"""What an exported file computes: from crops to outputs, from a picture to keypoints, or as rtmlib has it.
+
+Every graph is a module with names and example inputs, so that one exporter and one check serve all of them.
+"""
+
+from typing import ClassVar, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from posecore.codecs.codec import Codec
+from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.simcc import SimccCodec
+from posecore.errors import ConfigError
+from posecore.geometry import CropConvention
+from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
+from posecore.models.pose_model import PoseModel
+
+GraphLayout: TypeAlias = Literal["crops", "picture", "rtmlib"]
+
+_RTMLIB_PADDING = 1.25
+_RTMLIB_SPLIT_RATIO = 2
+_RTMLIB_BLUR_KERNEL = 11
+
+
+class Graph(nn.Module):
+    """One head's graph.
+
+    Attributes:
+        inputs: names, in the order of :meth:`forward`.
+        outputs: likewise.
+        free_axes: by input or output, the names of its axes that are not fixed.
+    """
+
+    inputs: ClassVar[tuple[str, ...]]
+    outputs: tuple[str, ...]
+    free_axes: dict[str, dict[int, str]]
+
+    def __init__(self, model: PoseModel, task: str) -> None:
+        super().__init__()
+        self.backbone = model.backbone
+        self.head = model.head(task)
+        self.input_size = model.input_size
+
+    def answers(self, crops: Tensor) -> Tensor:
+        """(B, 3, H, W) normalised RGB to what the head's codec decodes."""
+        return self.head(self.backbone(crops, ()))
+
+    def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Inputs with so many crops."""
+        raise NotImplementedError
+
+
+class CropGraph(Graph):
+    """``images``, (B, 3, H, W) float32 RGB crops, normalised, to ``outputs``, what the head's codec decodes."""
+
+    inputs = ("images",)
+    outputs = ("outputs",)
+    free_axes = {"images": {0: "batch"}, "outputs": {0: "batch"}}
+
+    def forward(self, images: Tensor) -> Tensor:
+        """See the class."""
+        return self.answers(images)
+
+    def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Noise."""
+        return (torch.randn(count, 3, *self.input_size, generator=generator),)
+
+
+class PictureGraph(Graph):
+    """``image``, (H, W, 3) uint8 RGB, and ``boxes``, (N, 4) float32 x, y, width, height in its pixels, to keypoints.
+
+    ``keypoints`` are (N, K, 2) float32 x, y in pixels of the picture, ``scores`` (N, K); N is not 0. Cropping and
+    decoding are the predictor's, without the mirrored crop.
+    """
+
+    inputs = ("image", "boxes")
+    outputs = ("keypoints", "scores")
+    free_axes = {
+        "image": {0: "height", 1: "width"},
+        "boxes": {0: "bodies"},
+        "keypoints": {0: "bodies"},
+        "scores": {0: "bodies"},
+    }
+
+    def __init__(self, model: PoseModel, task: str) -> None:
+        super().__init__(model, task)
+        self.codec = model.codec(task)
+        self.padding = model.conventions[task].padding
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """See the class."""
+        center, scale = _regions(boxes, self.input_size, self.padding)
+        crops = cut_crops(image, center, scale, self.input_size, self.codec.crop)
+        found, scores = self.codec.decode(self.answers((crops / 255 - self.mean) / self.std))
+        return _in_picture(found, center, scale, self.codec), scores
+
+    def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Boxes on smooth blobs, which reach beyond the picture."""
+        height, width = 96, 128
+        coarse = torch.rand(1, 3, 6, 8, generator=generator) * 255
+        image = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255)
+        corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6 - 10
+        sizes = (0.3 + 0.4 * torch.rand(count, 2, generator=generator)) * torch.tensor([width, height])
+        return image[0].permute(1, 2, 0).to(torch.uint8).contiguous(), torch.cat([corners, sizes], dim=1)
+
+
+class RtmlibGraph(Graph):
+    """What the classes of rtmlib 0.0.16 run: ``RTMPose`` for SimCC, ``ViTPose`` for heatmaps.
+
+    They crop pictures as OpenCV reads them, which are BGR, and normalise them with the mean and deviation of RGB; the
+    graph puts both right first. The outputs are ``simcc_x`` and ``simcc_y``, or ``heatmaps``.
+
+    Raises:
+        ConfigError: rtmlib crops or decodes otherwise than the head does.
+    """
+
+    inputs = ("input",)
+
+    def __init__(self, model: PoseModel, task: str) -> None:
+        super().__init__(model, task)
+        self.codec = model.codec(task)
+        padding = model.conventions[task].padding
+        if padding != _RTMLIB_PADDING:
+            raise ConfigError(
+                f"rtmlib enlarges boxes by {_RTMLIB_PADDING}, and head {task} was trained at {padding:g}."
+            )
+        self._check_codec(task)
+        self.outputs = ("simcc_x", "simcc_y") if isinstance(self.codec, SimccCodec) else ("heatmaps",)
+        self.free_axes = {name: {0: "batch"} for name in (*self.inputs, *self.outputs)}
+        mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+        self.register_buffer("factor", (std.flip(0) / std).view(3, 1, 1), persistent=False)
+        self.register_buffer("offset", ((mean.flip(0) - mean) / std).view(3, 1, 1), persistent=False)
+
+    def _check_codec(self, task: str) -> None:
+        codec = self.codec
+        if isinstance(codec, SimccCodec):
+            if codec.split_ratio != _RTMLIB_SPLIT_RATIO:
+                raise ConfigError(
+                    f"rtmlib reads {_RTMLIB_SPLIT_RATIO} bins per pixel, and head {task} has {codec.split_ratio}."
+                )
+        elif (codec.kind, codec.blur_kernel, codec.blur_border) != ("udp", _RTMLIB_BLUR_KERNEL, "mirror"):
+            raise ConfigError(
+                f"rtmlib reads heatmaps as ViTPose's are (udp, a blur of {_RTMLIB_BLUR_KERNEL} pixels), and those of "
+                f"head {task} are {codec.kind} with {codec.blur_kernel} pixels and the border {codec.blur_border}; use "
+                "the layout picture, which needs no other software."
+            )
+
+    def forward(self, crops: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        outputs = self.answers(crops.flip(1) * self.factor + self.offset)
+        return self.codec.split(outputs) if isinstance(self.codec, SimccCodec) else (outputs,)
+
+    def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Noise."""
+        return (torch.randn(count, 3, *self.input_size, generator=generator),)
+
+
+GRAPHS: dict[GraphLayout, type[Graph]] = {"crops": CropGraph, "picture": PictureGraph, "rtmlib": RtmlibGraph}
+
+
+def _regions(boxes: Tensor, input_size: tuple[int, int], padding: float) -> tuple[Tensor, Tensor]:
+    """As :func:`posecore.loading.crop.box_region`: (N, 2) centre and size of what is cut for (N, 4) boxes."""
+    height, width = input_size
+    size = boxes[:, 2:]
+    size = torch.where((size <= 0).any(dim=1, keepdim=True), size.clamp(min=1), size)
+    w, h = size[:, 0], size[:, 1]
+    scale = torch.stack([torch.maximum(w, h * (width / height)), torch.maximum(h, w * (height / width))], dim=1)
+    return boxes[:, :2] + size / 2, scale * padding
+
+
+def cut_crops(
+    image: Tensor, center: Tensor, scale: Tensor, input_size: tuple[int, int], crop: CropConvention
+) -> Tensor:
+    """As ``cv2.warpAffine`` with :func:`posecore.geometry.crop_matrix`: bilinear, black outside, rounded.
+
+    Args:
+        image: (H, W, 3) uint8.
+        center: (N, 2) x, y in pixels of the picture.
+        scale: (N, 2) width, height likewise.
+        input_size: (height, width) of the crops.
+        crop: the affine.
+
+    Returns:
+        (N, 3, height, width) float32 from 0 to 255.
+    """
+    height, width = input_size
+    if crop == "udp":
+        step = scale / torch.tensor([width - 1.0, height - 1.0])
+        middle = ((width - 1) / 2, (height - 1) / 2)
+    else:
+        step = (scale[:, :1] / width).expand(-1, 2)
+        middle = (width / 2, height / 2)
+    sides = (width, height)
+    places = [(torch.arange(sides[i]) - middle[i]) * step[:, i : i + 1] + center[:, i : i + 1] for i in (0, 1)]
+    (left, x_weights), (top, y_weights) = (_neighbours(place, image.shape[1 - i]) for i, place in enumerate(places))
+    pixels = image.reshape(-1, 3)
+    total = torch.zeros(())
+    for rows, by_row in zip(top, y_weights, strict=True):
+        for columns, by_column in zip(left, x_weights, strict=True):
+            index = rows[:, :, None] * image.shape[1] + columns[:, None, :]
+            weight = by_row[:, :, None] * by_column[:, None, :]
+            total = total + pixels[index].float() * weight[..., None]
+    return torch.round(total).permute(0, 3, 1, 2)
+
+
+def _neighbours(place: Tensor, length: int) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """The pixels before and after each place on an axis, within it, and their weights, 0 for those beyond it."""
+    before = torch.floor(place)
+    share = place - before
+    indices, weights = [], []
+    for pixel, weight in ((before, 1 - share), (before + 1, share)):
+        inside = (pixel >= 0) & (pixel <= length - 1)
+        indices.append(torch.where(inside, pixel, 0.0).long())
+        weights.append(torch.where(inside, weight, 0.0))
+    return (indices[0], indices[1]), (weights[0], weights[1])
+
+
+def _in_picture(points: Tensor, center: Tensor, scale: Tensor, codec: Codec) -> Tensor:
+    """As :func:`posecore.geometry.heatmap_to_image`."""
+    height, width = codec.frame_size
+    last = 1.0 if isinstance(codec, HeatmapCodec) and codec.crop == "udp" else 0.0
+    steps = torch.tensor([width - last, height - last])
+    return points * (scale / steps)[:, None] + (center - scale / 2)[:, None]
