@@ -83,6 +83,9 @@ class PictureGraph(Graph):
         "scores": {0: "bodies"},
     }
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: PoseModel, task: str) -> None:
         super().__init__(model, task)
         self.codec = model.codec(task)
@@ -118,6 +121,8 @@ class RtmlibGraph(Graph):
     """
 
     inputs = ("input",)
+    factor: Tensor
+    offset: Tensor
 
     def __init__(self, model: PoseModel, task: str) -> None:
         super().__init__(model, task)
