@@ -14,6 +14,7 @@ EXTRAS = {
     "onnx": "export",
     "onnxscript": "export",
     "onnxruntime": "export",
+    "openvino": "openvino",
     "transformers": "detector",
 }
 

@@ -54,6 +54,10 @@ def add(commands: Commands) -> None:
     model.add_argument(
         "--scale-range", metavar="LOW:HIGH", help="values that become 0 and 255 of photos of 16 bits (default: refused)"
     )
+    model.add_argument(
+        "--backend", choices=["torch", "onnxruntime", "openvino"], default="torch",
+        help="who runs the network on a processor; onnxruntime in float32, openvino in either (default: torch)",
+    )  # fmt: skip
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
     add_registry(model)
 

@@ -80,7 +80,9 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _predictor(options: argparse.Namespace) -> Predictor:
-    given = {name: getattr(options, name) for name in ("batch_size", "flip_test", "path", "precision", "compile")}
+    given = {
+        name: getattr(options, name) for name in ("batch_size", "flip_test", "path", "precision", "backend", "compile")
+    }
     scale_range = None if options.scale_range is None else options.scale_range.split(":")
     settings = parse_config({**given, "scale_range": scale_range}, PredictorSettings, origin="command line")
     with weights_source(options) as source:

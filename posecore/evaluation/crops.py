@@ -3,9 +3,9 @@
 Evaluation of a split and serving of single photos both end here, so a served model answers as it was judged.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import Literal, TypeAlias
+from typing import TypeAlias
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from torch import Tensor
 
 from posecore.geometry import heatmap_to_image
 from posecore.methods.batch import normalise
+from posecore.models.backends import Precision
 from posecore.models.pose_model import HeatmapPath, PoseModel
 
-Precision: TypeAlias = Literal["float32", "bfloat16"]
+Network: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
+"""(B, 3, H, W) normalised RGB to what the codec of each head decodes."""
 
 
 def predict_crops(
@@ -68,12 +70,14 @@ def predict_heads(
     precision: Precision = "float32",
     path: HeatmapPath = "regression",
     depth: Float[np.ndarray, "n h w"] | None = None,
+    network: Network | None = None,
 ) -> dict[str, tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]]:
     """As :func:`predict_crops` for several heads whose conventions cut the same crops.
 
-    The backbone runs once for all of them, unless it has experts, whose features differ from head to head.
+    The backbone runs once for all of them, unless it has experts, whose features differ from head to head. A
+    ``network`` runs instead of the model's own backbone and heads.
     """
-    outputs = _outputs(model, heads, images, flip_test, precision, path, depth=depth)
+    outputs = _outputs(model, heads, images, flip_test, precision, path, depth=depth, network=network)
     return {head: _decode(model, head, outputs[head], center, scale) for head in heads}
 
 
@@ -86,16 +90,18 @@ def _outputs(
     path: HeatmapPath,
     device: torch.device | None = None,
     depth: Float[np.ndarray, "n h w"] | None = None,
+    network: Network | None = None,
 ) -> dict[str, Tensor]:
     """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
     device = device or model.device
     batch = normalise(torch.from_numpy(images).to(device))
     beside = None if depth is None else torch.from_numpy(depth).to(device)
-    with torch.autocast(device.type, torch.bfloat16) if precision == "bfloat16" else nullcontext():
-        outputs = _forward(model, heads, batch, path, beside)
+    in_bfloat16 = precision == "bfloat16" and network is None
+    with torch.autocast(device.type, torch.bfloat16) if in_bfloat16 else nullcontext():
+        outputs = _forward(model, heads, batch, path, beside, network)
         if flip_test:
             turned = None if beside is None else beside.flip(-1)
-            for head, mirrored in _forward(model, heads, batch.flip(-1), path, turned).items():
+            for head, mirrored in _forward(model, heads, batch.flip(-1), path, turned, network).items():
                 partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
                 shift = model.conventions[head].flip_shift
                 outputs[head] = (outputs[head] + model.codec(head).flip_back(mirrored, partners, shift)) * 0.5
@@ -103,8 +109,15 @@ def _outputs(
 
 
 def _forward(
-    model: PoseModel, heads: Sequence[str], batch: Tensor, path: HeatmapPath, depth: Tensor | None
+    model: PoseModel,
+    heads: Sequence[str],
+    batch: Tensor,
+    path: HeatmapPath,
+    depth: Tensor | None,
+    network: Network | None,
 ) -> dict[str, Tensor]:
+    if network is not None:
+        return network(batch)
     if len(heads) == 1 or any(".experts." in name for name, _ in model.backbone.named_parameters()):
         return {head: model.predict(batch, head, path, depth).float() for head in heads}
     with torch.no_grad():

@@ -17,12 +17,13 @@ from posecore.config import Config
 from posecore.conventions import Conventions
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.crops import Precision, predict_crops
+from posecore.evaluation.crops import predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
+from posecore.models.backends import Precision
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.shards.store import ShardStore
 

@@ -3,6 +3,7 @@
 Every graph is a module with names and example inputs, so that one exporter and one check serve all of them.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar, Literal, TypeAlias
 
 import torch
@@ -55,16 +56,36 @@ class CropGraph(Graph):
     """``images``, (B, 3, H, W) float32 RGB crops, normalised, to ``outputs``, what the head's codec decodes."""
 
     inputs = ("images",)
-    outputs = ("outputs",)
+    outputs: tuple[str, ...] = ("outputs",)
     free_axes = {"images": {0: "batch"}, "outputs": {0: "batch"}}
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
-        return self.answers(images)
+        return (self.answers(images),)
 
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Noise."""
         return (torch.randn(count, 3, *self.input_size, generator=generator),)
+
+
+class HeadsGraph(CropGraph):
+    """As :class:`CropGraph` for several heads, one output each, in the order of their names.
+
+    Args:
+        model: without experts.
+        tasks: names of the heads.
+    """
+
+    def __init__(self, model: PoseModel, tasks: Sequence[str]) -> None:
+        super().__init__(model, tasks[0])
+        self.further = nn.ModuleList(model.head(task) for task in tasks[1:])
+        self.outputs = tuple(f"outputs_{place}" for place in range(len(tasks)))
+        self.free_axes = {name: {0: "batch"} for name in (*self.inputs, *self.outputs)}
+
+    def forward(self, images: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        features = self.backbone(images, ())
+        return tuple(head(features) for head in (self.head, *self.further))
 
 
 class PictureGraph(Graph):

@@ -9,7 +9,7 @@ import json
 import logging
 import shutil
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -63,9 +63,45 @@ def export_onnx(
         raise ConfigError(
             "the model is an ONNX file already, which is not written again; copy the file it was read from."
         )
-    onnx, _ = _need("onnx", "onnxscript")
-    dense = _with_exact_rotation(single_head(model, task)).float()
+    dense = dense_model(model, [task])
     graph = GRAPHS[layout](dense, task).eval()
+    metadata = {"layout": json.dumps(layout), **onnx_metadata(dense, task)}
+    write_graph(graph, path, {METADATA_PREFIX + key: value for key, value in metadata.items()}, one_file_bytes)
+    return graph
+
+
+def dense_model(model: PoseModel, heads: Sequence[str]) -> PoseModel:
+    """A float32 copy on the CPU that a graph can be made of: experts merged, Sapiens2's rotation in float32.
+
+    Args:
+        model: stays as it is.
+        heads: wanted; one, if the model has experts.
+    """
+    return _with_exact_rotation(
+        single_head(model, heads[0]) if len(heads) == 1 else _rebuilt(model, model.card)
+    ).float()
+
+
+def has_experts(model: PoseModel) -> bool:
+    """Whether heads see features of their own."""
+    return isinstance(model.config.backbone, VitConfig) and bool(model.config.backbone.expert_dim)
+
+
+def write_graph(
+    graph: Graph, path: Path, metadata: Mapping[str, str] | None = None, one_file_bytes: int = _ONE_FILE_BYTES
+) -> None:
+    """Writes a graph as ONNX.
+
+    Args:
+        graph: in evaluation mode.
+        path: file to write; its folder is made if missing.
+        metadata: to write into it.
+        one_file_bytes: weights above which a second file is written.
+
+    Raises:
+        ConfigError: the packages of the ``export`` extra are missing.
+    """
+    onnx, _ = _need("onnx", "onnxscript")
     one_file = sum(parameter.nbytes for parameter in graph.parameters()) <= one_file_bytes
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside_folder(path.parent) as folder:
@@ -74,12 +110,10 @@ def export_onnx(
             if not (one_file and _traced(graph, aside)):
                 _write(graph, aside, dynamo=True, dynamic_shapes=_dynamic_shapes(graph), external_data=not one_file)
         stored = onnx.load(aside, load_external_data=False)
-        metadata = {"layout": json.dumps(layout), **onnx_metadata(dense, task)}
-        onnx.helper.set_model_props(stored, {METADATA_PREFIX + key: value for key, value in metadata.items()})
+        onnx.helper.set_model_props(stored, dict(metadata or {}))
         onnx.save(stored, aside)
         for file in sorted(folder.iterdir(), reverse=True):  # the data first, the graph that names it last
             shutil.move(file, path.parent / file.name)
-    return graph
 
 
 def _traced(graph: Graph, path: Path) -> bool:
@@ -133,7 +167,7 @@ def single_head(model: PoseModel, task: str) -> PoseModel:
     """
     if task not in model.skeletons:
         raise ConfigError(f"the model has no head {task!r}; it has {', '.join(model.skeletons)}.")
-    if isinstance(model.config.backbone, VitConfig) and model.config.backbone.expert_dim:
+    if has_experts(model):
         model = merge_experts(model, task)
     owner = model.owner(task)
     kept = [dataset for dataset in model.skeletons if model.owner(dataset) == owner]

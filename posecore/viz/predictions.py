@@ -8,7 +8,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from posecore.errors import PredictionError
 from posecore.prediction.instances import NO_TRACK, ImagePrediction
 from posecore.prediction.outputs import Found, ImageId
 from posecore.prediction.sources import Frame, Source, Video
@@ -17,11 +16,7 @@ from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import write_atomically, written_aside
 from posecore.viz.encoded import encode_jpeg, encode_png
 from posecore.viz.overlay import HEAD_COLOURS, Rgb, draw_instances
-
-VIDEO_CODECS = ("vp09", "avc1", "mp4v")
-"""Tried in this order: VP9 and H.264 in MP4 play in browsers, MPEG-4 part 2 only in players. OpenCV's wheels have the
-first and the last."""
-
+from posecore.viz.video_file import VideoFile
 
 GONE = 1 / 3
 """Points below this share of the least score that counts are not drawn; between the two they are pale."""
@@ -84,7 +79,7 @@ class DrawnFiles:
         self._skeletons = skeletons
         self._min_score = min_score
         self._stack = stack
-        self._video: tuple[str, ExitStack, cv2.VideoWriter] | None = None
+        self._video: tuple[str, ExitStack, VideoFile] | None = None
 
     @classmethod
     @contextmanager
@@ -108,36 +103,33 @@ class DrawnFiles:
         """Draws one image; the frames of a video come one after another.
 
         Raises:
-            PredictionError: OpenCV has none of :data:`VIDEO_CODECS`.
+            PredictionError: this PyAV writes no VP9.
         """
-        canvas = frame.image
-        for number, (head, prediction) in enumerate(found.items()):
-            colour = HEAD_COLOURS[number % len(HEAD_COLOURS)] if len(found) > 1 else None
-            canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score, colour)
         path = self._out / self._paths[frame.name]
         if frame.index is None:
+            canvas = self._drawn(frame, found)
             write_atomically(path, encode_png(canvas) if path.suffix.lower() == ".png" else encode_jpeg(canvas))
             return
         if self._video is None or self._video[0] != frame.name:
             self._end_video()
             self._video = self._begin_video(frame, path)
-        self._video[2].write(cv2.cvtColor(canvas, cv2.COLOR_RGB2BGR))
+        self._video[2].write(lambda: self._drawn(frame, found))
 
-    def _begin_video(self, frame: Frame, path: Path) -> tuple[str, ExitStack, cv2.VideoWriter]:
+    def _drawn(self, frame: Frame, found: Found) -> NDArray[np.uint8]:
+        canvas = frame.image
+        for number, (head, prediction) in enumerate(found.items()):
+            colour = HEAD_COLOURS[number % len(HEAD_COLOURS)] if len(found) > 1 else None
+            canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score, colour)
+        return canvas
+
+    def _begin_video(self, frame: Frame, path: Path) -> tuple[str, ExitStack, VideoFile]:
         files = ExitStack()
         self._stack.push(files)  # an error anywhere takes the unfinished file away
         aside = files.enter_context(written_aside(path))
-        height, width = frame.image.shape[:2]
         frames_per_second = Video(self._sources[frame.name]).frames_per_second
-        for codec in VIDEO_CODECS:
-            code = cv2.VideoWriter.fourcc(*codec)
-            writer = cv2.VideoWriter(str(aside), cv2.CAP_FFMPEG, code, frames_per_second, (width, height))
-            if writer.isOpened():
-                files.callback(writer.release)
-                return frame.name, files, writer
-        raise PredictionError(
-            f"{path}: this OpenCV can write none of {', '.join(VIDEO_CODECS)}; leave the drawing out."
-        )
+        video = VideoFile(aside, frames_per_second, frame.image.shape[:2])
+        files.callback(video.close)
+        return frame.name, files, video
 
     def _end_video(self) -> None:
         if self._video is not None:
