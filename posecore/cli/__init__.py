@@ -5,28 +5,40 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
+from posecore.cli.jobs import JOBS
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
 
-_GROUPS = (
-    "datasets",
-    "stages",
-    "synth",
-    "audit",
-    "labels",
-    "models",
-    "plan",
-    "predict",
-    "score",
-    "view",
-    "export",
-    "lineage",
-    "compare",
-    "rerun",
-    "withdraw",
-    "jobs",
-)
-"""Modules of commands, in the order of the help."""
+COMMANDS: dict[str, tuple[str, str]] = {
+    "datasets": ("datasets", "what datasets there are, and what a download looks like"),
+    "stages": ("stages", "what may happen to data on its way into shards"),
+    "synth": ("synth", "render a synthetic dataset in the native format of a real one"),
+    "synth-sheet": ("synth", "one JPEG that shows the synthetic bodies and their labels"),
+    "audit": ("audit", "say what two ingested splits share; exit status 1 if anything"),
+    "labels": ("labels", "proportions of a population, and labels that look wrong"),
+    "models": ("models", "published models: what they are, how they were trained, other layouts"),
+    "plan": ("plan", "memory and time of a training run, and what to change if it does not fit"),
+    "predict": ("predict", "find the keypoints in photos and videos; exit status 1 if any file could not be used"),
+    "score": ("score", "score a file of results against published annotations"),
+    "view": ("view", "browse a split, a run's predictions, or two models side by side, on a page of this machine"),
+    "export": ("export", "write one head of a model as ONNX, or the model as safetensors"),
+    "lineage": ("lineage", "what a model has seen, and which models have seen something"),
+    "compare": (
+        "compare",
+        "two registered versions side by side: settings, data, code, packages, figures and pictures, as a page",
+    ),
+    "rerun": (
+        "rerun",
+        "train a registered version again with its own code, configuration and data, and compare the weights",
+    ),
+    "withdraw": (
+        "withdraw",
+        "list everything that holds a person, picture or dataset or came from it; --apply takes it out",
+    ),
+    "certify": ("withdraw", "prove that a registered model has never seen a person, picture or dataset"),
+    **{name: ("jobs", f"{told} (pipelines/{script}.py)") for name, (script, told) in JOBS.items()},
+}
+"""By command, in the order of the help: its module, which is imported when the command is called, and what it does."""
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
 
 
@@ -39,8 +51,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
     commands = parser.add_subparsers(dest="command", required=True)
-    for group in _needed(sys.argv[1:] if arguments is None else arguments):
-        import_module(f"posecore.cli.{group}").add(commands)
+    given = sys.argv[1:] if arguments is None else arguments
+    called = next((argument for argument in given if not argument.startswith("-")), None)
+    if called in COMMANDS:
+        import_module(f"posecore.cli.{COMMANDS[called][0]}").add(commands)
+    else:
+        for name, (_, told) in COMMANDS.items():
+            commands.add_parser(name, help=told)
     options, further = parser.parse_known_args(arguments)
     if "job" in options:
         return int(import_module("posecore.cli.jobs").run_job(options.job, further))
@@ -55,8 +72,3 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, QuestionError) else 1
-
-
-def _needed(arguments: Sequence[str]) -> Sequence[str]:
-    """The module of a command that is called as it is, which then imports nothing of the others; all of them else."""
-    return [name for name in _GROUPS if [name] == list(arguments[:1])] or _GROUPS

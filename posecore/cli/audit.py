@@ -11,7 +11,7 @@ from posecore.storage import write_atomically
 
 def add(commands: Commands) -> None:
     """Adds ``audit``."""
-    audit = commands.add_parser("audit", help="say what two ingested splits share; exit status 1 if anything")
+    audit = commands.add_parser("audit")
     audit.add_argument("a", help="folder of an ingested split, local or an fsspec URL")
     audit.add_argument("b", help="the other one")
     audit.add_argument("--out", type=Path, help="CSV file for all that is shared, of which the first are printed")

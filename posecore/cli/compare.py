@@ -17,7 +17,6 @@ def add(commands: Commands) -> None:
     """Adds ``compare``."""
     compare = commands.add_parser(
         "compare",
-        help="two registered versions side by side: settings, data, code, packages, figures and pictures, as a page",
         epilog="exit status: 0 all could be compared, 1 something could not, which the page names",
     )
     compare.add_argument("first", help="models:/name/version, models:/name@version or models:/name@alias")

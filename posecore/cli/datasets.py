@@ -29,7 +29,7 @@ from posecore.viz.dataset_gallery import write_dataset_gallery, write_worst
 
 def add(commands: Commands) -> None:
     """Adds ``datasets list | show | check | new | export | augmentations``."""
-    group = commands.add_parser("datasets", help="what datasets there are, and what a download looks like")
+    group = commands.add_parser("datasets")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
     show = actions.add_parser("show", help="write an HTML gallery and a PNG contact sheet of annotated images")

@@ -11,7 +11,7 @@ from posecore.errors import ConfigError, LineageError
 
 def add(commands: Commands) -> None:
     """Adds ``export``."""
-    parser = commands.add_parser("export", help="write one head of a model as ONNX, or the model as safetensors")
+    parser = commands.add_parser("export")
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("--format", choices=["onnx", "safetensors"], default="onnx", help="default: onnx")
     parser.add_argument("--head", help="dataset whose points are wanted; needed if the model has several")

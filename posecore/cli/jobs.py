@@ -20,8 +20,8 @@ JOBS = {
 
 def add(commands: Commands) -> None:
     """Adds one command per job; its options are its own affair (:func:`run_job`)."""
-    for name, (module, told) in JOBS.items():
-        parser = commands.add_parser(name, help=f"{told} (pipelines/{module}.py)", add_help=False)
+    for name in JOBS:
+        parser = commands.add_parser(name, add_help=False)
         parser.set_defaults(job=name)
 
 

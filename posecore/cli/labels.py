@@ -32,7 +32,7 @@ _MAX_PIXELS = 100_000_000
 
 def add(commands: Commands) -> None:
     """Adds ``labels learn | check | losses | prior | agreement | next``."""
-    group = commands.add_parser("labels", help="proportions of a population, and labels that look wrong")
+    group = commands.add_parser("labels")
     actions = group.add_subparsers(dest="action", required=True)
     learn = actions.add_parser("learn", help="learn bone lengths and joint angles from labels")
     _add_split(learn)

@@ -20,7 +20,6 @@ def add(commands: Commands) -> None:
     """Adds ``lineage model | dataset | image | subject | license | weights | stage | code | user | show | send``."""
     group = commands.add_parser(
         "lineage",
-        help="what a model has seen, and which models have seen something",
         epilog="exit status: 0 the answer is complete, 1 it may not be, 2 nothing of that name is recorded",
     )
     add_registry(group)

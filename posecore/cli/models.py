@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Adds ``models list | show | recipes | convert``."""
-    group = commands.add_parser("models", help="published models: what they are, how they were trained, other layouts")
+    group = commands.add_parser("models")
     actions = group.add_subparsers(dest="action", required=True)
     listing = actions.add_parser("list", help="every published model: size, cost, input, terms")
     listing.add_argument("text", nargs="?", default="", help="only names with this in them, for example sapiens")

@@ -16,9 +16,7 @@ if TYPE_CHECKING:
 
 def add(commands: Commands) -> None:
     """Adds ``plan``."""
-    parser = commands.add_parser(
-        "plan", help="memory and time of a training run, and what to change if it does not fit"
-    )
+    parser = commands.add_parser("plan")
     parser.add_argument("--config", help="run file (YAML) of the main job; options below override it")
     parser.add_argument("--backbone", help="preset, for example sapiens-1b; see posecore models list")
     parser.add_argument("--input", metavar="HxW", help="crop height and width in pixels (default: the preset's)")

@@ -12,9 +12,7 @@ FORMATS = ("coco", "parquet", "drawn")
 
 def add(commands: Commands) -> None:
     """Adds ``predict``."""
-    predict = commands.add_parser(
-        "predict", help="find the keypoints in photos and videos; exit status 1 if any file could not be used"
-    )
+    predict = commands.add_parser("predict")
     predict.set_defaults(run=_predict)
     predict.add_argument("inputs", nargs="+", metavar="INPUT", help="photo, video, folder of them, or quoted pattern")
     predict.add_argument(

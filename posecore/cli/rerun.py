@@ -12,7 +12,6 @@ def add(commands: Commands) -> None:
     """Adds ``rerun``."""
     rerun = commands.add_parser(
         "rerun",
-        help="train a registered version again with its own code, configuration and data, and compare the weights",
         epilog="exit status: 0 the weights are the same, 1 they are not, and the reasons are named, or it failed",
     )
     rerun.add_argument("model", help="models:/name/version, models:/name@version or models:/name@alias")

@@ -20,7 +20,7 @@ _AREAS = ("annotated", "box", "box_053", "box_plus_one")
 
 def add(commands: Commands) -> None:
     """Adds ``score``."""
-    parser = commands.add_parser("score", help="score a file of results against published annotations")
+    parser = commands.add_parser("score")
     parser.add_argument("results", help="file of results in the dataset's own submission format")
     parser.add_argument("--truth", metavar="ANNOTATIONS", help="annotations as published")
     parser.add_argument("--protocol", choices=list(PROTOCOLS), help="by which they are judged")

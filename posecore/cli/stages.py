@@ -25,7 +25,7 @@ _ATTRIBUTE = re.compile(r"^    (\w+): (.*?)(?=^    \w|\Z)", re.MULTILINE | re.DO
 
 def add(commands: Commands) -> None:
     """Adds ``stages list | describe``."""
-    group = commands.add_parser("stages", help="what may happen to data on its way into shards")
+    group = commands.add_parser("stages")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="every stage that has a name: kind and purpose").set_defaults(run=_list)
     describe = actions.add_parser("describe", help="what one stage does, and its options with their defaults")

@@ -15,7 +15,7 @@ from posecore.viz.synthetic_sheet import synthetic_sheet
 
 def add(commands: Commands) -> None:
     """Adds ``synth`` and ``synth-sheet``."""
-    synth = commands.add_parser("synth", help="render a synthetic dataset in the native format of a real one")
+    synth = commands.add_parser("synth")
     synth.add_argument("--dataset", required=True, choices=(*get_args(DatasetName), "minirgbd"), help="whose format")
     synth.add_argument("--out", required=True, help="folder of the dataset, made if missing")
     synth.add_argument("--num-train", type=int, default=200, help="training pictures (default: 200)")
@@ -28,7 +28,7 @@ def add(commands: Commands) -> None:
         help="side of the square pictures in pixels (default: 256; minirgbd is always 640x480)",
     )
     synth.set_defaults(run=_synthesise)
-    sheet = commands.add_parser("synth-sheet", help="one JPEG that shows the synthetic bodies and their labels")
+    sheet = commands.add_parser("synth-sheet")
     sheet.add_argument("--out", required=True, help="JPEG file to write")
     sheet.add_argument("--seed", type=int, default=0, help="of the bodies shown (default: 0)")
     sheet.set_defaults(run=_write_synthetic_sheet)

@@ -16,9 +16,7 @@ _MOST_FILES = 100
 
 def add(commands: Commands) -> None:
     """Adds ``view``."""
-    view = commands.add_parser(
-        "view", help="browse a split, a run's predictions, or two models side by side, on a page of this machine"
-    )
+    view = commands.add_parser("view")
     view.add_argument(
         "places", nargs="+", metavar="PLACE",
         help="an ingested split, or a folder with predictions: of an evaluation, a training or a whole run",

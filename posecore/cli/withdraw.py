@@ -16,7 +16,6 @@ def add(commands: Commands) -> None:
     """Adds ``withdraw`` and ``certify``."""
     withdraw = commands.add_parser(
         "withdraw",
-        help="list everything that holds a person, picture or dataset or came from it; --apply takes it out",
         epilog="exit status: 0 the list is complete or all was done, 1 it may not be, 2 nothing of that name is there",
     )
     what = withdraw.add_mutually_exclusive_group(required=True)
@@ -33,7 +32,6 @@ def add(commands: Commands) -> None:
     withdraw.set_defaults(run=_withdraw)
     certify = commands.add_parser(
         "certify",
-        help="prove that a registered model has never seen a person, picture or dataset",
         epilog="exit status: 0 it never saw it, 1 it did, or that cannot be proven, 2 a mistake in the question",
     )
     certify.add_argument("model", help="models:/name/version, models:/name@version or models:/name@alias")

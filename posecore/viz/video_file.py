@@ -72,7 +72,7 @@ class VideoFile:
     def _run(self) -> None:
         try:
             with av.open(str(self._path), "w", format="mp4") as container:
-                stream = container.add_stream(_CODEC, rate=self._rate, options=dict(_OPTIONS))
+                stream: Any = container.add_stream(_CODEC, rate=self._rate, options=dict(_OPTIONS))
                 stream.width, stream.height, stream.pix_fmt, stream.bit_rate = self._width, self._height, "yuv420p", 0
                 while (draw := self._waiting.get()) is not None:
                     container.mux(stream.encode(self._frame(draw())))

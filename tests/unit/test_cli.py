@@ -1,8 +1,13 @@
+import argparse
+import re
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
-from posecore.cli import main
+from posecore.cli import COMMANDS, main
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from tests.support.small_split import definition, records
@@ -90,3 +95,22 @@ def test_a_published_name_is_shown_with_its_terms(capsys: pytest.CaptureFixture[
 def test_an_architecture_is_shown_with_its_cost(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "show", "rtmpose-m"]) == 0
     assert "with one head of 17 points: 13,587,611 parameters, 3.8 GFLOPs" in capsys.readouterr().out
+
+
+def test_the_help_lists_every_command_and_imports_none() -> None:
+    program = (
+        "import sys; from posecore.cli import main\n"
+        "try: main(['--help'])\n"
+        "finally: print(sorted({name.partition('.')[0] for name in sys.modules} & {'numpy', 'pydantic', 'torch'}))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+    for name, (_, told) in COMMANDS.items():
+        assert re.search(rf"^    {name}\s+{re.escape(told.split()[0])}", done.stdout, re.M), name
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_a_command_is_where_the_list_says(name: str) -> None:
+    commands = argparse.ArgumentParser().add_subparsers()
+    import_module(f"posecore.cli.{COMMANDS[name][0]}").add(commands)
+    assert name in commands.choices
