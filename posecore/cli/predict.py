@@ -6,8 +6,8 @@ from pathlib import Path
 from posecore.cli.commands import Commands, positive
 from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry
 
-FORMATS = ("coco", "parquet", "drawn")
-"""What can be written."""
+FORMATS = ("coco", "parquet", "drawn", "tracks")
+"""What can be written; the first three are."""
 
 
 def add(commands: Commands) -> None:
@@ -19,7 +19,11 @@ def add(commands: Commands) -> None:
         "--out", type=Path, default=Path("predictions"), help="folder of results (default: predictions)"
     )
     predict.add_argument(
-        "--format", nargs="+", choices=FORMATS, default=FORMATS, help="what to write (default: everything)"
+        "--format",
+        nargs="+",
+        choices=FORMATS,
+        default=FORMATS[:3],
+        help="what to write (default: all but tracks, which are CSV files of videos as DeepLabCut and SLEAP have them)",
     )
     predict.add_argument(
         "--min-score",

@@ -27,6 +27,7 @@ from posecore.prediction.run import (
 )
 from posecore.prediction.smoothing import SmoothingSettings
 from posecore.prediction.sources import Source, find_sources
+from posecore.prediction.track_files import TrackFiles
 from posecore.viz.predictions import DrawnFiles
 
 
@@ -60,6 +61,9 @@ def predict(options: argparse.Namespace) -> int:
             sinks.append(files.enter_context(CocoResults.open(options.out, list(skeletons))))
         if "parquet" in options.format:
             sinks.append(files.enter_context(PredictionTable.open(options.out, scorers, options.min_score)))
+        if "tracks" in options.format:
+            points = {head: skeleton.names for head, skeleton in skeletons.items()}
+            sinks.append(files.enter_context(TrackFiles.open(options.out, points)))
         if "drawn" in options.format:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+import pandas as pd
 import polars as pl
 import pytest
 import torch
@@ -185,7 +186,8 @@ def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> No
     for how in ("--track", "--smooth"):
         out = tmp_path / how
         command = ["predict", str(tmp_path / "walk.avi"), "--model", model, "--out", str(out), how]
-        assert main([*command, "--boxes", str(tmp_path / "boxes.csv")]) == 0
+        command += ["--boxes", str(tmp_path / "boxes.csv"), "--format", "parquet", "drawn", "tracks"]
+        assert main(command) == 0
         found[how] = pl.read_parquet(out / "predictions.parquet")
     table = found["--track"]
     assert table.filter(pl.col("track_id") == 0)["frame_index"].to_list() == [*range(5), *range(6, 12)]
@@ -196,6 +198,19 @@ def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> No
     )
     np.testing.assert_array_equal(plain[0], smooth[0])
     assert np.abs(np.diff(smooth, axis=0)).mean() < np.abs(np.diff(plain, axis=0)).mean()
+
+    last = table.filter((pl.col("track_id") == 1) & (pl.col("frame_index") == 11)).row(0, named=True)
+    folder = tmp_path / "--track" / "tracks"
+    # As deeplabcut reads its own files.
+    several = pd.read_csv(folder / "walk.avi.coco.deeplabcut.csv", header=[0, 1, 2, 3], index_col=0)
+    assert several.columns.names == ["scorer", "individuals", "bodyparts", "coords"]
+    assert several.index.tolist() == list(range(12))
+    assert several[("posecore", "track_0", "nose", "x")].isna().tolist() == [frame == 5 for frame in range(12)]
+    assert several.loc[11, ("posecore", "track_1", "right_ankle", "likelihood")] == last["keypoint_score"][16]
+    flat = pl.read_csv(folder / "walk.avi.coco.sleap.csv")
+    assert flat.columns[:6] == ["track", "frame_idx", "instance.score", "nose.x", "nose.y", "nose.score"]
+    (row,) = flat.filter((pl.col("track") == "track_1") & (pl.col("frame_idx") == 11)).rows(named=True)
+    assert [row["instance.score"], row["right_ankle.y"]] == [last["score"], last["keypoint_y"][16]]
 
     drawn = cv2.VideoCapture(str(out / "drawn" / "walk.avi.mp4"))
     assert drawn.get(cv2.CAP_PROP_FPS) == 12.5
