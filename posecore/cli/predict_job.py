@@ -62,8 +62,8 @@ def predict(options: argparse.Namespace) -> int:
         if "parquet" in options.format:
             sinks.append(files.enter_context(PredictionTable.open(options.out, scorers, options.min_score)))
         if "tracks" in options.format:
-            points = {head: skeleton.names for head, skeleton in skeletons.items()}
-            sinks.append(files.enter_context(TrackFiles.open(options.out, points)))
+            of_heads = {head: skeleton.names for head, skeleton in skeletons.items()}
+            sinks.append(files.enter_context(TrackFiles.open(options.out, of_heads)))
         if "drawn" in options.format:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))
