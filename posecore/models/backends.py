@@ -1,7 +1,7 @@
 """A model's heads in another runtime than PyTorch, for processors: exported once, checked beside it, and run.
 
-One thread of a Zen 4 processor, RTMPose-m: of PyTorch's time onnxruntime needs 0.73, OpenVINO 0.68, and 0.37 in bfloat16,
-where the processor has it (``benchmarks/against_rtmlib.py``).
+One thread of a Zen 4 processor, RTMPose-m: of PyTorch's time onnxruntime needs 0.73, OpenVINO 0.68, and 0.37 in
+bfloat16, where the processor has it (``benchmarks/against_rtmlib.py``).
 """
 
 from collections.abc import Callable, Sequence
