@@ -89,7 +89,7 @@ def propose(
     for one in ones:
         _place_images(one, images)
     found = ones[0] if len(ones) == 1 else together(ones)
-    proposal = Proposal(name=name, found=found)
+    proposal = Proposal(name=name, found=found, remarks=[remark for one in ones for remark in one.remarks])
     _pair(proposal, ask)
     _unite(proposal, like)
     for split in list(found.splits):

@@ -16,7 +16,8 @@ from posecore.formats.datumaro import datumaro_labels
 from posecore.formats.hdf5 import open_h5
 from posecore.formats.label_studio import label_studio_names
 from posecore.formats.lightning_pose import point_table
-from posecore.formats.nwb_pose import nwb_skeletons
+from posecore.formats.nwb_pose import KIND as NWB_KIND
+from posecore.formats.nwb_pose import has_labels, nwb_skeletons
 from posecore.formats.reader import Source
 from posecore.formats.sleap import sleap_skeletons
 from posecore.formats.via import ViaOptions, via_attributes, via_names, via_pictures
@@ -57,6 +58,7 @@ class Found:
         skeleton_name: what it calls the skeleton; "" for nothing.
         splits: by name.
         reader_options: of the reader.
+        remarks: sentences for a person.
     """
 
     kind: str
@@ -69,6 +71,7 @@ class Found:
     skeleton_name: str = ""
     splits: dict[str, FoundSplit]
     reader_options: dict[str, Json] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
 
 
 def recognise(place: Path) -> Found:
@@ -166,11 +169,15 @@ def _sleap(path: Path, root: Path) -> Found:
 
 
 def _nwb(path: Path, root: Path) -> Found:
-    with open_h5(source_of(root, ""), _below(path, root), "an NWB file with ndx-pose's PoseTraining") as file:
-        first = nwb_skeletons(file)[0]
+    with open_h5(source_of(root, ""), _below(path, root), NWB_KIND) as file:
+        first, is_labelled = nwb_skeletons(file)[0], has_labels(file)
     links = tuple((first.points[a], first.points[b]) for a, b in first.links)
     more = {"links": links, "skeleton_name": first.name}
-    return _single(path, root, "NWB with ndx-pose", "nwb_pose:NwbPoseReader", first.points, **more)
+    found = _single(path, root, "NWB with ndx-pose", "nwb_pose:NwbPoseReader", first.points, **more)
+    if not is_labelled:
+        found.reader_options["predictions"] = True
+        found.remarks.append("what a tracker predicted is read as labels (predictions); nobody has labelled a frame.")
+    return found
 
 
 def _xml(path: Path, root: Path) -> Found | None:

@@ -1,11 +1,9 @@
-"""NWB files with ndx-pose: the labelled frames of a ``PoseTraining``, read as plain HDF5.
+"""NWB files with ndx-pose, read as plain HDF5: labels of a ``PoseTraining``, predictions of a ``PoseEstimation``.
 
 Nodes are those of the skeleton that a body names, in its order. A point that is not visible is occluded where it has a
-place, and not labelled where it has none: ndx-pose keeps both, sleap-io 0.9.5 writes no place for either. A
-``PoseEstimation`` holds predictions, and is left aside.
+place, and not labelled where it has none: ndx-pose keeps both, sleap-io 0.9.5 writes no place for either.
 """
 
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -20,16 +18,15 @@ from posecore.formats.named_points import (
     Point,
     add_bodies,
     check_names,
-    prefix_of,
     reader_options,
 )
+from posecore.formats.nwb_estimation import Estimation, estimation_groups, estimations
+from posecore.formats.nwb_file import BEHAVIOUR, NwbFrames, kind_of, linked, subject_of, video_of
 from posecore.formats.reader import Source
-from posecore.formats.stated_files import StatedFiles, frame_of
 from posecore.formats.values import Refusal
 from posecore.schema import Record, Reject
 
-_KIND = "an NWB file with ndx-pose's PoseTraining"
-_TRAINING = "processing/behavior"
+KIND = "an NWB file with ndx-pose's PoseTraining or PoseEstimation"
 
 
 class NwbSkeleton(NamedTuple):
@@ -43,33 +40,47 @@ class NwbSkeleton(NamedTuple):
 class NwbPoseReader(NamedPointsReader):
     """Reads labelled frames; options are those of :class:`~posecore.formats.named_points.NamedPointsOptions`.
 
-    The subject is the one of the file, where it names one.
+    With ``predictions: true`` every frame of a ``PoseEstimation`` is read as well, a container being a body and its
+    name the track; frames that somebody has labelled are not read a second time. Else its rows are counted and left
+    out, and a file that has nothing else is refused. The subject is the one of the file, where it names one.
     """
 
     suffixes = (".nwb",)
-    kind: ClassVar[str] = _KIND
+    kind: ClassVar[str] = KIND
 
     def read_part(self, source: Source, part: str) -> Iterator[Record | Reject]:
-        """A record per training frame, by video and number."""
+        """A record per labelled frame, by video and number, then those of predictions."""
         options = reader_options(source, NamedPointsOptions)
-        with open_h5(source, part, _KIND) as file:
+        with open_h5(source, part, KIND) as file:
+            training = _training(file)
+            if training is None and not options.predictions:
+                raise ValueError(
+                    "it has no PoseTraining; a PoseEstimation holds predictions, and reader_options: "
+                    "{predictions: true} takes them for labels"
+                )
             skeletons = {skeleton.name: skeleton for skeleton in nwb_skeletons(file)}
             found = list(dict.fromkeys(name for skeleton in skeletons.values() for name in skeleton.points))
             check_names(source, found, f"{part} has the points", options.skip_points, "skip_points")
             reading = _Reading(source, options, part, file, skeletons)
-            frames = member(file, f"{_training(file)}/training_frames")
-            for name in sorted(frames, key=lambda name: (reading.place(frames, name), name)):
-                yield from reading.frame(frames, name)
+            if training is not None:
+                yield from reading.labels(member(file, f"{training}/training_frames"))
+            if options.predictions:
+                yield from reading.predictions()
+            else:
+                yield from reading.left_out()
 
 
 def nwb_skeletons(file: h5py.File) -> list[NwbSkeleton]:
-    """The skeletons of an open file.
+    """The skeletons of an open file, which may be those of its predictions alone.
 
     Raises:
-        ValueError: it has no labels.
+        ValueError: it has neither labels nor predictions.
     """
-    _training(file)
-    group = member(file, f"{_TRAINING}/Skeletons")
+    if _training(file) is None and not estimation_groups(file):
+        raise ValueError("it has neither a PoseTraining nor a PoseEstimation")
+    if f"{BEHAVIOUR}/Skeletons" not in file:
+        return [NwbSkeleton(one.skeleton, one.points, one.links) for one in estimations(file)]
+    group = member(file, f"{BEHAVIOUR}/Skeletons")
     return [
         NwbSkeleton(
             name,
@@ -82,23 +93,16 @@ def nwb_skeletons(file: h5py.File) -> list[NwbSkeleton]:
     ]
 
 
-def _training(file: h5py.File) -> str:
-    behaviour = member(file, _TRAINING)
-    for name in behaviour:
-        if _kind(member(behaviour, name)) == "PoseTraining":
-            return f"{_TRAINING}/{name}"
-    raise ValueError("it has no PoseTraining; a PoseEstimation holds predictions, not labels")
+def has_labels(file: h5py.File) -> bool:
+    """Whether somebody has labelled frames; else all that it has are predictions."""
+    return _training(file) is not None
 
 
-def _kind(found: Any) -> str:
-    kind = found.attrs.get("neurodata_type", "")
-    return kind.decode() if isinstance(kind, bytes) else str(kind)
-
-
-def _linked(file: h5py.File, group: h5py.Group, name: str) -> Any:
-    """A member, or what a soft link to another place of the same file means."""
-    link = group.get(name, getlink=True)
-    return member(file, link.path) if isinstance(link, h5py.SoftLink) else member(group, name)
+def _training(file: h5py.File) -> str | None:
+    if BEHAVIOUR not in file:
+        return None
+    behaviour = member(file, BEHAVIOUR)
+    return next((f"{BEHAVIOUR}/{name}" for name in behaviour if kind_of(behaviour[name]) == "PoseTraining"), None)
 
 
 class _Reading:
@@ -112,60 +116,65 @@ class _Reading:
     ) -> None:
         self._source, self._options, self._part, self._file = source, options, part, file
         self._skeletons = skeletons
-        self._prefix = prefix_of(source, part)
-        self._files = StatedFiles(source, part)
-        self._subject = None
-        if "general/subject/subject_id" in file:
-            value = member(file, "general/subject/subject_id")[()]
-            self._subject = value.decode() if isinstance(value, bytes) else str(value)
+        self._frames = NwbFrames(source, part)
+        self._subject = subject_of(file)
+        self._read: set[str] = set()
 
-    def place(self, frames: h5py.Group, name: str) -> tuple[str, int]:
-        """Name of the video and number of a frame: the order of names has frame_10 before frame_2."""
+    def labels(self, frames: h5py.Group) -> Iterator[Record | Reject]:
+        """Of a PoseTraining, by video and number: the order of names has frame_10 before frame_2."""
+        for name in sorted(frames, key=lambda name: (*self._place(frames, name), name)):
+            where = f"{self._part} {name}"
+            try:
+                frame = member(frames, name)
+                record = self._frames.record(video_of(self._video(frame)), int(frame.attrs["source_video_frame_index"]))
+                bodies = list(self._bodies(frame, record.source_id))
+            except Refusal as refusal:
+                yield refusal.reject(self._source, where)
+                continue
+            self._read.add(record.source_id)
+            yield from add_bodies(self._source, self._options, record, bodies, where)
+            yield record
+
+    def predictions(self) -> Iterator[Record | Reject]:
+        """Of all containers, by video and number."""
+        of_video: dict[str, list[Estimation]] = {}
+        for one in estimations(self._file):
+            of_video.setdefault(one.video.name, []).append(one)
+        for ones in of_video.values():
+            row_of = [{number: row for row, number in enumerate(one.frames.tolist())} for one in ones]
+            for number in np.unique(np.concatenate([one.frames for one in ones])).tolist():
+                where = f"{self._part} {ones[0].video.name} frame {number}"
+                try:
+                    record = self._frames.record(ones[0].video, number)
+                except Refusal as refusal:
+                    yield refusal.reject(self._source, where)
+                    continue
+                bodies = [
+                    one.body(rows[number], f"{record.source_id}/{one.name}", self._subject, self._options.skip_points)
+                    for one, rows in zip(ones, row_of, strict=True)
+                    if number in rows
+                ]
+                shown = [body for body in bodies if body is not None]
+                if not shown or record.source_id in self._read:
+                    continue
+                yield from add_bodies(self._source, self._options, record, shown, where)
+                yield record
+
+    def left_out(self) -> Iterator[Reject]:
+        """One for each PoseEstimation."""
+        for group in estimation_groups(self._file):
+            name = group.name.rpartition("/")[2]
+            left = Refusal("predicted-body", f"{name} holds predictions; they are labels with predictions: true alone.")
+            yield left.reject(self._source, f"{self._part} {name}", outcome="skipped")
+
+    def _place(self, frames: h5py.Group, name: str) -> tuple[str, int]:
         frame = member(frames, name)
         return self._video(frame).name, int(frame.attrs.get("source_video_frame_index", 0))
 
     def _video(self, frame: h5py.Group) -> Any:
         if "source_video" not in frame:
             raise ValueError("a training frame names no source_video")
-        return _linked(self._file, frame, "source_video")
-
-    def frame(self, frames: h5py.Group, name: str) -> Iterator[Record | Reject]:
-        frame = member(frames, name)
-        where = f"{self._part} {name}"
-        try:
-            record = self._record(frame)
-            bodies = list(self._bodies(frame, record.source_id))
-        except Refusal as refusal:
-            yield refusal.reject(self._source, where)
-            return
-        yield from add_bodies(self._source, self._options, record, bodies, where)
-        yield record
-
-    def _record(self, frame: h5py.Group) -> Record:
-        video = self._video(frame)
-        number = int(frame.attrs["source_video_frame_index"])
-        files = texts(video, "external_file")
-        size = values(video, "dimension").tolist() if "dimension" in video else [0, 0]
-        sizes = [int(side) if 0 <= side < 1 << 20 else 0 for side in size[:2]]
-        video_id = None
-        if len(files) == 1 and re.search(r"\.\w+$", files[0]) and not _is_picture(files[0]):
-            video_id = self._files.find(files[0])
-            image = frame_of(video_id, number)
-        elif 0 <= number < len(files):
-            image, sizes = self._files.find(files[number]), [0, 0]
-        else:
-            raise Refusal("missing-image-entry", f"picture {number} of {len(files)} is not in the file.")
-        return Record(
-            dataset=self._source.dataset,
-            split=self._source.split,
-            source_id=f"{self._prefix}{video.name.rpartition('/')[2]}/{number}",
-            image=image,
-            width=sizes[0],
-            height=sizes[1],
-            license=self._source.license,
-            video_id=video_id,
-            frame_index=None if video_id is None else number,
-        )
+        return linked(self._file, frame, "source_video")
 
     def _bodies(self, frame: h5py.Group, source_id: str) -> Iterator[NamedBody]:
         group = member(frame, "skeleton_instances")
@@ -184,8 +193,8 @@ class _Reading:
 
     def _skeleton(self, instance: h5py.Group) -> NwbSkeleton:
         for name in instance:
-            found = _linked(self._file, instance, name)
-            if _kind(found) == "Skeleton":
+            found = linked(self._file, instance, name)
+            if kind_of(found) == "Skeleton":
                 skeleton = self._skeletons.get(found.name.rpartition("/")[2])
                 if skeleton is not None:
                     return skeleton
@@ -200,7 +209,3 @@ def _points(
         for name, (x, y), visible in zip(names, places, seen, strict=True)
         if x == x and y == y and name not in skipped
     }
-
-
-def _is_picture(name: str) -> bool:
-    return name.lower().endswith((".jpg", ".jpeg", ".png"))

@@ -5,7 +5,7 @@ The tools need other versions of our own dependencies, and half a gigabyte, so t
     python -m venv --system-site-packages /tmp/tools   # or one that sees posecore's packages
     /tmp/tools/bin/pip install sleap-io==0.9.5 datumaro==1.13.12 pynwb==4.2.0 ndx-pose==0.4.0 label-studio-sdk
     /tmp/tools/bin/pip install --no-deps ultralytics==8.4.190 torchvision mmengine==0.10.7 addict termcolor yapf
-    /tmp/tools/bin/python tests/support/foreign_files.py
+    /tmp/tools/bin/python tests/support/foreign_files.py            # all, or the parts named behind it
 
 ``read.json`` maps file → picture or frame → bodies in the tool's order: points by name as x, y and whether the tool
 calls it visible; those without a place are left out.
@@ -14,6 +14,8 @@ calls it visible; those without a place are left out.
 import json
 import os
 import shutil
+import sys
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -195,6 +197,98 @@ def nwb() -> dict[str, Any]:
         }
 
 
+TRACKED = np.arange(4)[:, None] + np.array([[10.5, 20.25], [11.5, 21.25], [NAN, NAN]])[:, None]
+"""(T, K, 2) of a tracker; nothing is found in the last row."""
+
+
+def nwb_estimation() -> dict[str, Any]:
+    """What trackers write: two bodies of one film, every second frame of it, and what pynwb reads in the file."""
+    from ndx_pose import PoseEstimation, PoseEstimationSeries, Skeleton, Skeletons
+    from pynwb import NWBHDF5IO, NWBFile
+    from pynwb.image import ImageSeries
+
+    file = NWBFile("mice", "mice", datetime(2026, 1, 1, tzinfo=UTC))
+    skeleton = Skeleton(name="lab_mouse", nodes=list(NAMES), edges=np.array([[0, 1], [0, 2], [0, 3]], np.uint8))
+    video = ImageSeries(
+        name="arena", format="external", external_file=["arena.mp4"], dimension=[80, 60], starting_frame=[0], rate=10.0,
+        num_samples=12, description="film",
+    )  # fmt: skip
+    file.add_acquisition(video)
+    behaviour = file.create_processing_module(name="behavior", description="poses")
+    behaviour.add(Skeletons(skeletons=[skeleton]))
+    for name, away in (("bob", 0.0), ("eve", 30.0)):
+        series = [
+            PoseEstimationSeries(
+                name=point, description="a point", data=TRACKED[:, place] + [away, 0], unit="pixels",
+                reference_frame="the upper left pixel", timestamps=[0.1, 0.3, 0.5], confidence=[0.9, 0.25, NAN],
+            )
+            for place, point in enumerate(NAMES)
+        ]  # fmt: skip
+        behaviour.add(PoseEstimation(name=name, pose_estimation_series=series, skeleton=skeleton, source_video=video))
+    path = ROOT / "nwb_estimation" / "estimation.nwb"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    film(path.with_name("arena.mp4"))
+    with NWBHDF5IO(str(path), "w") as io:
+        io.write(file, cache_spec=False)
+    with NWBHDF5IO(str(path), "r") as io:
+        found: dict[str, Any] = {}
+        for name in ("bob", "eve"):
+            read = io.read().processing["behavior"][name]
+            rate = read.source_video.rate
+            times = next(iter(read.pose_estimation_series.values())).timestamps[:]
+            for row, time in enumerate(times):
+                points = {
+                    str(node): [*map(float, read.pose_estimation_series[node].data[row]), True]
+                    for node in read.skeleton.nodes[:]
+                    if not np.isnan(read.pose_estimation_series[node].data[row]).any()
+                }
+                scores = [float(read.pose_estimation_series[node].confidence[row]) for node in read.skeleton.nodes[:]]
+                if points:
+                    one = {"track": name, "predicted": True, "points": points, "score": scores[0]}
+                    found.setdefault(f"arena/{round(time * rate)}", {"bodies": []})["bodies"].append(one)
+    return {"estimation.nwb": found, "from_sleap.nwb": _sleap_nwb(path.parent)}
+
+
+def _sleap_nwb(folder: Path) -> dict[str, Any]:
+    """Predictions by sleap-io, which writes no other frames than the first ones of a film."""
+    import sleap_io as sio
+
+    os.chdir(folder)
+    skeleton = sio.Skeleton(nodes=list(NAMES), edges=list(LINKS), name="lab_mouse")
+    video = sio.Video.from_filename("arena.mp4")
+    frames = [
+        sio.LabeledFrame(
+            video=video,
+            frame_idx=number,
+            instances=[
+                sio.PredictedInstance.from_numpy(
+                    np.array(BOB) + number, skeleton=skeleton, point_scores=np.full(4, 0.5), score=0.5
+                )
+            ],
+        )
+        for number in range(2)
+    ]
+    sio.save_nwb(sio.Labels(frames, skeletons=[skeleton], videos=[video]), "from_sleap.nwb", nwb_format="predictions")
+    return {
+        f"arena/{frame.frame_idx}": {
+            "bodies": [
+                {
+                    "track": "track=untracked",
+                    "predicted": type(body).__name__ == "PredictedInstance",
+                    "score": 0.5,
+                    "points": {
+                        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
+                        for point in body.points
+                        if not np.isnan(point["xy"]).any()
+                    },
+                }
+                for body in frame.instances
+            ]
+        }
+        for frame in sio.load_nwb("from_sleap.nwb")
+    }
+
+
 def datumaro() -> dict[str, Any]:
     from datumaro.components.annotation import AnnotationType, Bbox, LabelCategories, Points, PointsCategories
     from datumaro.components.dataset import Dataset
@@ -368,15 +462,32 @@ def mmengine() -> None:
     torch.save({**contents, "message_hub": hub.state_dict()}, ROOT / "mmengine_training.pth")
 
 
-def main() -> None:
-    shutil.rmtree(ROOT, ignore_errors=True)
-    ROOT.mkdir(parents=True)
-    read = {"sleap": sleap(), "nwb": nwb(), "datumaro": datumaro(), "label_studio": label_studio()}
-    read["yolo"] = yolo()
-    read["exports"] = exports()
-    mmengine()
-    (ROOT / "read.json").write_text(json.dumps(read, indent=1))
+PARTS: dict[str, Callable[[], Any]] = {
+    "sleap": sleap,
+    "nwb": nwb,
+    "nwb_estimation": nwb_estimation,
+    "datumaro": datumaro,
+    "label_studio": label_studio,
+    "yolo": yolo,
+    "exports": exports,
+    "mmengine": mmengine,
+}
+"""In an order in which each finds what it needs."""
+
+
+def main(parts: Sequence[str]) -> None:
+    """Writes all, or the parts named anew."""
+    place = ROOT / "read.json"
+    read = json.loads(place.read_text()) if parts else {}
+    if not parts:
+        shutil.rmtree(ROOT, ignore_errors=True)
+    ROOT.mkdir(parents=True, exist_ok=True)
+    for name in parts or PARTS:
+        found = PARTS[name]()
+        if found is not None:
+            read[name] = found
+    place.write_text(json.dumps(read, indent=1))
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

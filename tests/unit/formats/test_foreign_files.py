@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import pytest
 
+from posecore.errors import DatasetError
 from posecore.formats.datumaro import DatumaroReader
 from posecore.formats.label_studio import LabelStudioReader
 from posecore.formats.nwb_pose import NwbPoseReader
@@ -129,6 +130,27 @@ def test_nwb_with_ndx_pose(make_source: Make, read: Read) -> None:
             assert body.subject_id == "mouse 7"
     assert (records[1].image, records[1].width, records[1].height) == ("arena.mp4#frame=5", 80, 60)
     assert points_of(records[1].instances[0])["left_ear"][2] is False  # hidden, and its place is kept
+
+
+@pytest.mark.parametrize("name", ["estimation.nwb", "from_sleap.nwb"])
+def test_nwb_with_predictions(name: str, make_source: Make, read: Read) -> None:
+    records, rejects = read_foreign("nwb_estimation", name, NwbPoseReader(), make_source, read, predictions=True)
+    assert not rejects
+    theirs = READ["nwb_estimation"][name]
+    assert [record.source_id for record in records] == list(theirs)  # the last row has no place
+    for record in records:
+        shown = theirs[record.source_id]["bodies"]
+        for body, one in zip(record.instances, shown, strict=True):
+            assert_same(body, one)
+            assert (body.track_id, body.extras["predicted"]) == (one["track"], True)
+            assert body.extras["scores"] == dict.fromkeys(one["points"], one["score"])
+    number = int(records[1].source_id.partition("/")[2])
+    assert (records[1].image, records[1].frame_index) == (f"arena.mp4#frame={number}", number)
+
+
+def test_nwb_predictions_are_labels_on_demand_alone(make_source: Make, read: Read) -> None:
+    with pytest.raises(DatasetError, match=r"no PoseTraining.*predictions: true"):
+        read_foreign("nwb_estimation", "estimation.nwb", NwbPoseReader(), make_source, read)
 
 
 def test_datumaro(make_source: Make, read: Read) -> None:
