@@ -5,7 +5,14 @@ import os
 from pathlib import Path
 
 from posecore.cli.commands import Commands
-from posecore.cli.model_argument import MODEL_HELP, add_registry, weights_source
+from posecore.cli.model_argument import (
+    MODEL_HELP,
+    add_reading,
+    add_registry,
+    say_guesses,
+    stated_skeletons,
+    weights_source,
+)
 from posecore.errors import ConfigError, LineageError
 
 
@@ -21,6 +28,7 @@ def add(commands: Commands) -> None:
         "answers what must be decoded; or what rtmlib runs",
     )  # fmt: skip
     parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
+    add_reading(parser, backbone=False)
     add_registry(parser)
     parser.set_defaults(run=_export)
 
@@ -32,8 +40,9 @@ def _export(options: argparse.Namespace) -> int:
     from posecore.models.weights.read import checksum, locate, read_weights
 
     with weights_source(options) as source:
-        model = read_weights(source)
+        model = read_weights(source, options.expect, stated_skeletons(options))
         weights = checksum(locate(source).path)
+    say_guesses(model.card)
     heads = tuple(model.skeletons)
     if options.format == "safetensors":
         print(save_model(single_head(model, options.head) if options.head else model, options.out))

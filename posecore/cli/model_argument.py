@@ -1,6 +1,7 @@
 """The model that several commands take: a folder, a file, a published name, a place on the hub, or a registered one."""
 
 import argparse
+import sys
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ from typing import TYPE_CHECKING
 from posecore.workflows.named_model import named_weights
 
 if TYPE_CHECKING:
+    from posecore.models.architecture import ModelCard
     from posecore.skeletons.skeleton import Skeleton
 
 MODEL_HELP = (
@@ -71,6 +73,18 @@ def stated_heads(options: argparse.Namespace) -> dict[str, str]:
             raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
         stated[dataset] = name or SKELETONS[dataset]
     return stated
+
+
+def say_guesses(card: "ModelCard") -> None:
+    """Calls a guess a guess: whose the points of a head are, where their number alone spoke for it."""
+    from posecore.models.weights.read import guessed_heads
+
+    for dataset, count in guessed_heads(card).items():
+        print(
+            f"note: that the {count} points are those of {dataset} is guessed from their number; confirm it with "
+            f"--heads {dataset}, or name your own: --heads NAME=SKELETON",
+            file=sys.stderr,
+        )
 
 
 def stated_skeletons(options: argparse.Namespace) -> "dict[str, Skeleton]":

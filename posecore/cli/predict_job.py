@@ -6,12 +6,11 @@ from contextlib import ExitStack
 
 import cv2
 
-from posecore.cli.model_argument import stated_skeletons, weights_source
+from posecore.cli.model_argument import say_guesses, stated_skeletons, weights_source
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
-from posecore.models.weights.read import guessed_heads
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
@@ -38,12 +37,7 @@ def predict(options: argparse.Namespace) -> int:
     boxes = read_box_file(options.boxes) if options.boxes else None
     locate = _locator(options, boxes, sources)
     predictor = _predictor(options)
-    for dataset, count in guessed_heads(predictor.model.card).items():
-        print(
-            f"note: that the {count} points are those of {dataset} is guessed from their number; confirm it with "
-            f"--heads {dataset}, or name your own: --heads NAME=SKELETON",
-            file=sys.stderr,
-        )
+    say_guesses(predictor.model.card)
     known = predictor.model.skeletons
     names = list(known) if options.dataset == ["all"] else options.dataset or [None]
     skeletons = {head: known[head] for head in map(predictor.head, names)}

@@ -67,6 +67,19 @@ def test_a_file_that_does_not_say_whose_points_it_has_is_not_guessed_at(
         assert f"heads {dataset}" in capsys.readouterr().out
 
 
+def test_an_export_says_what_it_guesses_and_takes_the_answer(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "x.pth"
+    write_weights(tiny_model(heads=("mpii",)), "vitpose", path)
+    export = ["export", str(path), "--format", "safetensors", "--out"]
+    assert main([*export, str(tmp_path / "guessed")]) == 0
+    assert "the 16 points are those of mpii is guessed" in capsys.readouterr().err
+    assert main([*export, str(tmp_path / "stated"), "--heads", "mice=mpii16"]) == 0
+    assert "guessed" not in capsys.readouterr().err
+    assert list(read_weights(tmp_path / "stated").heads) == ["mice"]
+
+
 def test_what_a_layout_has_no_place_for_is_said(plus: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["models", "convert", str(plus), str(tmp_path / "hf"), "--layout", "huggingface-vitpose"]) == 0
     assert "left out 70 tensors: the layout has room for one head, that of coco" in capsys.readouterr().out

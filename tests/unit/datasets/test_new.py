@@ -53,6 +53,12 @@ def num_read(root: Path) -> dict[str, int]:
     [
         ("sleap/packed.pkg.slp", "sleap:SleapReader", ["packed_frames", "check_instances"], {"train": 3, "val": 1}),
         ("nwb", "nwb_pose:NwbPoseReader", ["video_frames", "check_instances"], {"all": 3}),
+        (
+            "nwb_estimation/estimation.nwb",
+            "nwb_pose:NwbPoseReader",
+            ["video_frames", "check_instances"],
+            {"all": 2},
+        ),
         ("datumaro", "datumaro:DatumaroReader", ["check_instances"], {"all": 2}),
         ("yolo/from_sleap", "yolo_pose:YoloPoseReader", ["check_instances"], {"train": 1}),
     ],
