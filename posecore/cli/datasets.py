@@ -9,6 +9,7 @@ from typing import Any
 
 from posecore.cli.commands import Commands, input_size, positive
 from posecore.config import apply_override, parse_config
+from posecore.datasets.add_split import propose_split, write_split
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
@@ -28,7 +29,7 @@ from posecore.viz.dataset_gallery import write_dataset_gallery, write_worst
 
 
 def add(commands: Commands) -> None:
-    """Adds ``datasets list | show | check | new | export | augmentations``."""
+    """Adds ``datasets list | show | check | new | add | export | augmentations``."""
     group = commands.add_parser("datasets")
     actions = group.add_subparsers(dest="action", required=True)
     actions.add_parser("list", help="all known datasets").set_defaults(run=_list_datasets)
@@ -59,6 +60,14 @@ def add(commands: Commands) -> None:
         "--into", type=Path, help="folder of definitions (default: the first on POSECORE_DATASETS, else my_datasets)"
     )
     new.set_defaults(run=_new_dataset)
+    more = actions.add_parser("add", help="add a split to a definition: what came back of a labelling tool")
+    more.add_argument("name", help="a dataset, or the path of a dataset.yaml")
+    more.add_argument("--root", type=Path, required=True, help="folder of the download")
+    more.add_argument("--from", dest="place", type=Path, required=True, help="file or folder of the tool, below --root")
+    more.add_argument("--split", default="corrected", help="name of the new split (default: corrected)")
+    more.add_argument("--use", choices=["train", "eval", "any"], default="train", help="what for (default: train)")
+    more.add_argument("--images", default="", help="folder of pictures or films below that of --from, if not found")
+    more.set_defaults(run=_add_split)
     out = actions.add_parser(
         "export", help="write labels, or predictions as pre-labels to correct, as files of a labelling tool"
     )
@@ -162,6 +171,21 @@ def _new_dataset(options: argparse.Namespace) -> int:
     run = path.with_name("train.yaml")
     print(f"next: torchrun --nproc-per-node 1 -m pipelines.multidataset_train --config {run}")
     return status
+
+
+def _add_split(options: argparse.Namespace) -> int:
+    found = recognise(options.place)
+    added = propose_split(_load_and_say(options.name), found, options.split, options.root, options.use, options.images)
+    print(f"{found.kind}: {added.num_pictures} pictures, {added.num_bodies} bodies")
+    print(f"  a person has set or moved {added.num_touched} points of {added.num_corrected} bodies (extras.touched)")
+    for reason, count in sorted(added.left_out.items()):
+        print(f"  left out: {count} × {reason}")
+    path = write_split(added)
+    if path is None:
+        print(f"add this line below splits: of {added.definition.folder / 'dataset.yaml'}:\n  {added.line}")
+        return 0
+    print(f"split {added.name} is in {path}")
+    return _check(options.name, str(options.root), added.name, None)
 
 
 def _export(options: argparse.Namespace) -> int:

@@ -19,6 +19,7 @@ StageName: TypeAlias = Annotated[str, Field(pattern=r"^[A-Za-z_]\w*(\.\w+)*(:\w+
 
 
 _MAX_LIST_BYTES = 1 << 24
+READER_PATTERN = r"^[\w.]+:\w+$"
 
 
 class StageResources(Config):
@@ -85,6 +86,8 @@ class SplitDefinition(Config):
         num_instances: instances likewise.
         detections: COCO-style list of detected person boxes, relative to the root, or None.
         options: reader options of this split only.
+        reader: import path of its own reader, where it is in another form than the others, such as what came back of a
+            labelling tool; ``reader_options`` are then not its own.
         partition: which part of the annotated pool the split is, where the publisher has not divided it.
     """
 
@@ -95,11 +98,12 @@ class SplitDefinition(Config):
     num_instances: int | None = None
     detections: str | None = None
     options: dict[str, Json] = {}
+    reader: Annotated[str, Field(pattern=READER_PATTERN)] | None = None
     partition: PartitionConfig | None = None
 
     @model_serializer(mode="wrap")
     def _serialize(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return _without_none(write(self), "partition")
+        return _without_none(_without_none(write(self), "partition"), "reader")
 
 
 class LicenseDefinition(Config):
@@ -158,7 +162,7 @@ class DatasetDefinition(Config):
     name: Name
     title: str
     homepage: str = ""
-    reader: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")]
+    reader: Annotated[str, Field(pattern=READER_PATTERN)]
     skeleton: Skeleton
     subjects: SubjectRule | None = None
     license: LicenseDefinition
@@ -208,6 +212,15 @@ class DatasetDefinition(Config):
         names = [entry.stage for entry in self.stages]
         again = [names[:place].count(name) for place, name in enumerate(names)]
         return tuple(f"{name}#{number + 1}" if number else name for name, number in zip(names, again, strict=True))
+
+    def reader_of(self, split: str) -> str:
+        """Import path of a split's reader."""
+        return self.splits[split].reader or self.reader
+
+    def options_of(self, split: str) -> dict[str, Json]:
+        """What the reader of a split is told: ``reader_options`` and the split's own over them."""
+        part = self.splits[split]
+        return dict(part.options) if part.reader else {**self.reader_options, **part.options}
 
     def stage_files(self, entry: StageEntry) -> dict[str, Path]:
         """Where the files of a stage lie, by option."""

@@ -38,6 +38,12 @@ def dataset_folders() -> dict[str, Path]:
     return dict(sorted(folders.items()))
 
 
+def is_shipped(folder: Path) -> bool:
+    """Whether a definition's folder comes with the library, and is not a user's to change."""
+    package = Path(__file__).parent
+    return any(place in folder.resolve().parents for place in (package, package.parents[1] / "datasets"))
+
+
 def load_dataset(name_or_path: str | Path) -> DatasetDefinition:
     """Reads a dataset definition and resolves its skeleton.
 
@@ -62,16 +68,21 @@ def load_dataset(name_or_path: str | Path) -> DatasetDefinition:
     return definition
 
 
-def load_reader(definition: DatasetDefinition) -> Reader:
+def load_reader(definition: DatasetDefinition, split: str | None = None) -> Reader:
     """Imports and constructs the reader a definition names.
+
+    Args:
+        definition: the dataset.
+        split: whose reader, where one has its own; None is that of the others.
 
     Raises:
         DatasetError: the module or the class cannot be had, or the definition gives it an option that it does not
             have; the message says which and why.
     """
     search_path()
-    module_name, _, class_name = definition.reader.partition(":")
-    where = f"dataset {definition.name}: reader {definition.reader!r}"
+    named = definition.reader if split is None else definition.reader_of(split)
+    module_name, _, class_name = named.partition(":")
+    where = f"dataset {definition.name}: reader {named!r}"
     try:
         module = importlib.import_module(module_name)
     except Exception as error:  # whatever somebody's module does when it is imported
@@ -79,7 +90,7 @@ def load_reader(definition: DatasetDefinition) -> Reader:
     reader_class = getattr(module, class_name, None)
     if not isinstance(reader_class, type) or not callable(getattr(reader_class, "read", None)):
         raise DatasetError(f"{where}: {module_name} has no class {class_name} with a method read.")
-    _check_options(definition, reader_class)
+    _check_options(definition, named, reader_class)
     reader: Reader = reader_class()
     return reader
 
@@ -107,7 +118,7 @@ def source_for(definition: DatasetDefinition, split: str, root: str | AnyPath) -
         skeleton=definition.skeleton,
         area_rule=definition.area_rule,
         license=definition.license.id,
-        options={**definition.reader_options, **part.options},
+        options=definition.options_of(split),
     )
 
 
@@ -117,7 +128,8 @@ def parts_of_split(definition: DatasetDefinition, split: str, root: str | AnyPat
     Raises:
         DatasetError: as :func:`read_split`.
     """
-    reader, source = load_reader(definition), source_for(definition, split, root)
+    source = source_for(definition, split, root)
+    reader = load_reader(definition, split)
     if not isinstance(reader, ReaderOfParts):
         return None
     return tuple(reader.parts(source))
@@ -156,13 +168,14 @@ def read_pool(
     Raises:
         DatasetError: as :func:`read_split`, but for how the pool is divided.
     """
-    reader, source = load_reader(definition), source_for(definition, split, root)
+    source = source_for(definition, split, root)
+    reader = load_reader(definition, split)
     if parts is None:
         items = reader.read(source)
     else:
         assert isinstance(reader, ReaderOfParts), reader
         items = chain.from_iterable(reader.read_part(source, part) for part in parts)
-    items = _with_place(items, f"{definition.name} {split}: reader {definition.reader}")
+    items = _with_place(items, f"{definition.name} {split}: reader {definition.reader_of(split)}")
     if definition.subjects is None:
         return items
     return name_subjects(items, definition.subjects, f"{definition.name} {split}")
@@ -180,15 +193,19 @@ def _with_place(items: Iterable[Record | Reject], where: str) -> Iterator[Record
         ) from error
 
 
-def _check_options(definition: DatasetDefinition, reader_class: type) -> None:
+def _check_options(definition: DatasetDefinition, reader: str, reader_class: type) -> None:
     known = COMMON_OPTIONS | frozenset(getattr(reader_class, "options", ()))
-    given = {"reader_options": definition.reader_options}
-    given |= {f"options of split {name}": split.options for name, split in definition.splits.items()}
+    given = {"reader_options": definition.reader_options} if reader == definition.reader else {}
+    given |= {
+        f"options of split {name}": split.options
+        for name, split in definition.splits.items()
+        if definition.reader_of(name) == reader
+    }
     for where, options in given.items():
         for option in options:
             if option not in known:
                 raise DatasetError(
-                    f"dataset {definition.name}: {where}: {definition.reader} has no option {option!r}."
+                    f"dataset {definition.name}: {where}: {reader} has no option {option!r}."
                     f"{_suggest(option, sorted(known))} A reader names its options in its class attribute `options`."
                 )
 

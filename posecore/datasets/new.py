@@ -87,7 +87,7 @@ def propose(
         raise DatasetError(f"{name!r} is no name of a dataset: letters, digits, _, . and -, and no dot in front.")
     _rename(ones[0], names)
     for one in ones:
-        _place_images(one, images)
+        place_images(one, images)
     found = ones[0] if len(ones) == 1 else together(ones)
     proposal = Proposal(name=name, found=found, remarks=[remark for one in ones for remark in one.remarks])
     _pair(proposal, ask)
@@ -195,7 +195,7 @@ def _lookalikes(proposal: Proposal, name: str) -> list[str]:
     return [f"{union} ({skeleton})" for union, skeleton in found.items() if union != proposal.unions[name]]
 
 
-def _place_images(found: Found, stated: str) -> None:
+def place_images(found: Found, stated: str) -> None:
     """Says where pictures lie, unless they are found as the tool has written them."""
     for split in found.splits.values():
         if stated:

@@ -31,7 +31,7 @@ def stamp_source(definition: DatasetDefinition, split: str, root: str | AnyPath)
     base = as_path(root)
     part = definition.splits[split]
     digest = hashlib.sha256()
-    options = {**definition.reader_options, **part.options}.values()
+    options = definition.options_of(split).values()
     named = {option for option in options if isinstance(option, str) and (base / option).is_file()}
     for relative in sorted({part.annotations, part.images, part.detections or part.annotations} | named):
         for line in sorted(_listing(base / relative_path(relative) if relative else base)):

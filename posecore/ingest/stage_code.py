@@ -47,8 +47,7 @@ def codes_of(definition: DatasetDefinition, split: str) -> dict[str, StageCode]:
         IngestError: a module cannot be found, or a file it declares.
         ConfigError: a module is not Python, or what it declares cannot be told without running it.
     """
-    options = {**definition.reader_options, **definition.splits[split].options}
-    return {READER_STAGE: stage_code(definition.reader, options)} | {
+    return {READER_STAGE: stage_code(definition.reader_of(split), definition.options_of(split))} | {
         label: stage_code(entry.stage, entry.options, definition.stage_files(entry))
         for label, entry in zip(definition.stage_labels, definition.stages, strict=True)
     }
@@ -110,7 +109,8 @@ def our_modules(definition: DatasetDefinition) -> list[str]:
 
 
 def _names(definition: DatasetDefinition) -> list[str]:
-    return [definition.reader, *dict.fromkeys(entry.stage for entry in definition.stages)]
+    readers = dict.fromkeys([definition.reader, *map(definition.reader_of, definition.splits)])
+    return [*readers, *dict.fromkeys(entry.stage for entry in definition.stages)]
 
 
 def _module_of(name: str) -> str:

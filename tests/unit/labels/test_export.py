@@ -1,6 +1,7 @@
 """What is written for a labelling tool comes back through the tool's reader, and what does not is counted."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -9,14 +10,18 @@ from typing import Any
 import h5py
 import numpy as np
 import pytest
+import yaml
 
 import posecore.datasets
 from posecore import cli
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.datasets.recognise import plain_definition, recognise
 from posecore.errors import DatasetError
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
 from posecore.labels.export import WRITERS, export, pictures_of_files, read_predictions
 from posecore.schema import Record, Reject
+from posecore.shards.store import open_store
 from tests.support.two_mice import BOB, EVE, SCORES, SKELETON, body, picture, records
 
 FOREIGN = Path(__file__).parents[2] / "support" / "foreign"
@@ -170,6 +175,90 @@ def test_a_definition_for_corrected_files_is_written_by_the_same_command(
     definition = load_dataset("corrected")
     assert definition.skeleton.flip_pairs == SKELETON.flip_pairs
     assert definition.skeleton.links == SKELETON.links
+
+
+@pytest.fixture
+def mice(tmp_path: Path, exported: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The root of a set of one's own, mice, labelled by COCO files, and beside it a pre-label that somebody corrected."""
+    exported("coco", records()[:1])
+    exported("cvat", records()[1:2])
+    text = (tmp_path / "cvat" / "train.xml").read_text().replace('source="auto"', 'source="semi-auto"', 1)
+    moved = text.replace('label="tail" source="auto"', 'label="tail" source="manual"', 1)
+    (tmp_path / "cvat" / "train.xml").write_text(moved)
+    (tmp_path / "defs").mkdir()
+    monkeypatch.setenv("POSECORE_DATASETS", str(tmp_path / "defs"))
+    monkeypatch.setattr(posecore.datasets, "__path__", list(posecore.datasets.__path__))
+    assert cli.main(["datasets", "new", f"--from={tmp_path / 'coco'}", "--name=mice"]) == 0
+    path = tmp_path / "defs" / "mice" / "dataset.yaml"
+    text = path.read_text().replace("annotations: ", "annotations: coco/").replace("images: ", "images: coco/")
+    path.write_text(text)
+    return tmp_path
+
+
+def test_corrected_files_come_back_as_a_split_of_the_set_with_what_a_person_touched(
+    mice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (mice / "defs" / "mice" / "dataset.yaml").read_text()
+    add = ["datasets", "add", "mice", f"--root={mice}", f"--from={mice / 'cvat'}"]
+    assert cli.main(add) == 0
+    assert "a person has set or moved 1 points of 1 bodies" in capsys.readouterr().out
+    definition = load_dataset("mice")
+    first, *others = definition.splits
+    assert others == ["corrected"]
+    added = definition.splits["corrected"]
+    assert (added.reader, added.annotations, added.use) == (
+        "posecore.formats.cvat:CvatReader",
+        "cvat/train.xml",
+        "train",
+    )
+    line = next(one for one in (mice / "defs" / "mice" / "dataset.yaml").read_text().splitlines() if "corrected" in one)
+    assert (mice / "defs" / "mice" / "dataset.yaml").read_text().replace(f"{line}\n", "") == before
+    for split, count in ((first, 1), ("corrected", 1)):
+        job = ingest_job(definition, split, mice, mice / "shards", IngestSettings())
+        assert ingest(job, read_split(definition, split, mice)).num_instances == count
+    store = open_store(job.folder)
+    assert store.read_sample(0).record.instances[0].extras["touched"] == ["tail"]
+    assert cli.main(add) == 1
+    assert "mice has a split 'corrected' already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda text: text.replace("splits:", "splits:  # mine"), None),
+        (lambda text: re.sub(r"splits:\n((?: .*\n)+)", _in_one_line, text), "add this line below splits:"),
+    ],
+)
+def test_a_definition_that_a_line_cannot_be_put_into_is_left_alone(
+    change: Callable[[str], str], said: str | None, mice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = mice / "defs" / "mice" / "dataset.yaml"
+    path.write_text(text := change(path.read_text()))
+    assert cli.main(["datasets", "add", "mice", f"--root={mice}", f"--from={mice / 'cvat'}"]) == 0
+    assert (path.read_text() == text) == (said is not None)
+    assert (said or "split corrected is in") in capsys.readouterr().out
+
+
+def _in_one_line(block: re.Match[str]) -> str:
+    return f"splits: {json.dumps(yaml.safe_load(block[0])['splits'])}\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--root={mice}/coco", "--from={mice}/cvat"], "is not below"),
+        (["--root={mice}", "--from={mice}/cvat", "--split=a b"], "is no name of a split"),
+        (["--root={mice}", "--from={foreign}/datumaro"], "has the points nose, left_ear, right_ear, tail; mice has"),
+    ],
+)
+def test_what_is_no_split_of_the_set_is_refused(
+    arguments: list[str], said: str, mice: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if "{foreign}" in arguments[1]:
+        arguments = ["--root={foreign}", arguments[1]]
+    given = [argument.format(mice=mice, foreign=FOREIGN) for argument in arguments]
+    assert cli.main(["datasets", "add", "mice", *given]) == 1
+    assert said in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("kind", WRITERS)
