@@ -206,11 +206,7 @@ def test_corrected_files_come_back_as_a_split_of_the_set_with_what_a_person_touc
     first, *others = definition.splits
     assert others == ["corrected"]
     added = definition.splits["corrected"]
-    assert (added.reader, added.annotations, added.use) == (
-        "posecore.formats.cvat:CvatReader",
-        "cvat/train.xml",
-        "train",
-    )
+    assert (added.reader, added.annotations) == ("posecore.formats.cvat:CvatReader", "cvat/train.xml")
     line = next(one for one in (mice / "defs" / "mice" / "dataset.yaml").read_text().splitlines() if "corrected" in one)
     assert (mice / "defs" / "mice" / "dataset.yaml").read_text().replace(f"{line}\n", "") == before
     for split, count in ((first, 1), ("corrected", 1)):
