@@ -179,7 +179,7 @@ def test_a_definition_for_corrected_files_is_written_by_the_same_command(
 
 @pytest.fixture
 def mice(tmp_path: Path, exported: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The root of a set of one's own, mice, labelled by COCO files, and beside it a pre-label that somebody corrected."""
+    """The root of a set of one's own, of COCO files, and beside them a pre-label that somebody corrected."""
     exported("coco", records()[:1])
     exported("cvat", records()[1:2])
     text = (tmp_path / "cvat" / "train.xml").read_text().replace('source="auto"', 'source="semi-auto"', 1)
