@@ -4,11 +4,14 @@ A predicted pose belongs to the annotated one that has the largest share of its 
 prediction's; each annotated pose keeps the best of those that chose it. All joints of all predictions are then ranked
 by their confidences, joint by joint: right are those within half a head size of the pose that theirs was kept for. The
 head size is 0.6 of the diagonal of the head's box. AP is the area under the precision that is reached at a recall or
-beyond. Frames without an annotated pose are passed over. In poseval equal confidences are ranked by an unstable sort;
-here the later of equals comes first, which is what it does for short lists.
+beyond. Frames without an annotation are passed over; on those whose annotations have no joint every prediction is
+wrong. Joints, annotated or predicted, in regions to be ignored are taken out first (:func:`without_ignored`). In poseval
+equal confidences are ranked by an unstable sort; here the later of equals comes first, which is what it does for short
+lists.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -60,7 +63,7 @@ def match_joints(truth: GroundTruth, predictions: Predictions) -> JointMatches:
         raise EvaluationError(f"annotation {without!r} has no head box, which this protocol measures by.")
     predicted = (predictions.keypoint_scores > 0) & (predictions.keypoints != 0).any(axis=2)
     shown = np.zeros(len(truth.image_ids), np.bool_)
-    shown[truth.image_row[posed]] = True
+    shown[truth.image_row[~truth.is_crowd]] = True
     kept = np.flatnonzero(shown[predictions.image_row] & predicted.any(axis=1))
     kept = kept[np.argsort(predictions.image_row[kept], kind="stable")]
     right = np.zeros((len(kept), labelled.shape[1]), np.bool_)
@@ -73,7 +76,7 @@ def match_joints(truth: GroundTruth, predictions: Predictions) -> JointMatches:
     for image in np.flatnonzero(shown).tolist():
         here = poses[of_truth[image] : of_truth[image + 1]]
         answers = np.arange(of_answer[image], of_answer[image + 1])
-        if not len(answers):
+        if not len(answers) or not len(here):
             continue
         rows = kept[answers]
         distance = np.linalg.norm(predictions.keypoints[rows][:, None] - truth.keypoints[here][None], axis=3)
@@ -97,6 +100,37 @@ def match_joints(truth: GroundTruth, predictions: Predictions) -> JointMatches:
         found=found,
         num_annotated=counts,
     )
+
+
+def without_ignored(
+    truth: GroundTruth, predictions: Predictions, ignored: Mapping[int, Sequence[Float[np.ndarray, "P 2"]]]
+) -> tuple[GroundTruth, Predictions]:
+    """Both without the joints that lie within regions to be ignored: they are then neither annotated nor predicted.
+
+    Args:
+        truth: annotations.
+        predictions: of the same images.
+        ignored: corners of polygons by row of their image.
+    """
+    visibility, scores = truth.visibility.copy(), predictions.keypoint_scores.copy()
+    for image, polygons in ignored.items():
+        for rows, points, column in (
+            (np.flatnonzero(truth.image_row == image), truth.keypoints, visibility),
+            (np.flatnonzero(predictions.image_row == image), predictions.keypoints, scores),
+        ):
+            for polygon in polygons:
+                column[rows] = np.where(_within(points[rows], polygon), 0, column[rows])
+    return replace(truth, visibility=visibility), replace(predictions, keypoint_scores=scores)
+
+
+def _within(points: Float[np.ndarray, "N K 2"], polygon: Float[np.ndarray, "P 2"]) -> Bool[np.ndarray, "N K"]:
+    """Whether a ray to the right crosses the outline an odd number of times."""
+    (x, y), begin, end = np.moveaxis(points, -1, 0), polygon, np.roll(polygon, -1, axis=0)
+    inside = np.zeros(points.shape[:2], np.bool_)
+    for (x1, y1), (x2, y2) in zip(begin.tolist(), end.tolist(), strict=True):
+        if y1 != y2:
+            inside ^= ((y1 > y) != (y2 > y)) & (x < x1 + (y - y1) * (x2 - x1) / (y2 - y1))
+    return inside
 
 
 def average_precisions(matches: JointMatches, images: Float[np.ndarray, " I"] | None = None) -> Float[np.ndarray, " K"]:

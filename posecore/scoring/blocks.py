@@ -12,6 +12,7 @@ from posecore.evaluation.results import PART_FIELDS
 from posecore.evaluation.wholebody import PARTS
 from posecore.schema import Json
 from posecore.scoring.json_blocks import read_blocks
+from posecore.scoring.sequences import read_sequences
 from posecore.storage import AnyPath
 
 BODY_ID_FIELD = "annotation_id"
@@ -47,7 +48,7 @@ class Results:
     """A results file, read once from its beginning to its end.
 
     Args:
-        path: the JSON file.
+        path: the JSON file, or a folder of one per sequence, as PoseTrack is submitted.
         image_ids: of the annotations.
         num_keypoints: K.
 
@@ -68,7 +69,7 @@ class Results:
         self._num_keypoints = num_keypoints
 
     def __iter__(self) -> Iterator[Block]:
-        for items in read_blocks(self.path):
+        for items in read_sequences(self.path) if self.path.is_dir() else read_blocks(self.path):
             yield self._block(items)
 
     def _block(self, items: list[dict[str, Json]]) -> Block:

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import TypeAlias
 
 import numpy as np
+from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
@@ -34,10 +35,13 @@ _OTHER_FORMS = (KeyError, TypeError, ValueError, OverflowError)
 def skeleton_of_file(path: AnyPath) -> Skeleton:
     """The points that the first category with points lists; none of them has an OKS constant.
 
+    Args:
+        path: the file, or a folder of one per sequence.
+
     Raises:
         EvaluationError: no category lists points, or a name comes twice.
     """
-    with _document(path, ("images", "annotations")) as document:
+    with _document(_files(path)[0], ("images", "annotations")) as document:
         categories = document.get("categories") if isinstance(document, dict) else None
     for category in categories if isinstance(categories, list) else ():
         names = category.get("keypoints") if isinstance(category, dict) else None
@@ -54,33 +58,65 @@ def read_coco_truth(path: AnyPath, skeleton: Skeleton, *, wholebody: bool = Fals
     """``images`` and ``annotations`` of a COCO keypoint file.
 
     Args:
-        path: the JSON file.
+        path: the JSON file; with ``heads`` also a folder of one per sequence.
         skeleton: names its points.
         wholebody: the points are those of ``keypoints`` and of COCO-WholeBody's part fields.
-        heads: annotations have PoseTrack18's ``bbox_head``.
+        heads: annotations have PoseTrack18's ``bbox_head``, pictures its regions to ignore, and a point is labelled
+            where it has a place.
 
     Raises:
         EvaluationError: the file is not such a file, or an entry lacks a field that its evaluation reads.
     """
     table = _Table(skeleton)
-    with _document(path, ("images", "annotations")) as document:
-        if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
-            raise EvaluationError(f"{path}: no images and annotations; this is not a COCO keypoint file.")
-        _refuse_other_points(document.get("categories"), skeleton, str(path), body_only=wholebody)
-        for index, image in enumerate(document["images"]):
-            with _place(path, "images", index):
-                table.add_image(
-                    str(image["id"]),
-                    (int(image.get("height") or 0), int(image.get("width") or 0)),
-                    str(image.get("file_name", "")),
-                    float(image.get("crowdIndex", np.nan)),
-                    next((str(image[name]) for name in _VIDEO_FIELDS if image.get(name) is not None), None),
-                )
-        for index, annotation in enumerate(document["annotations"]):
-            with _place(path, "annotations", index):
-                points = _wholebody(annotation) if wholebody else annotation.get("keypoints") or ()
-                table.add(str(annotation["image_id"]), annotation, points, annotation["bbox_head"] if heads else None)
+    for file in _files(path) if heads else [path]:
+        with _document(file, ("images", "annotations")) as document:
+            if not isinstance(document, dict) or "images" not in document or "annotations" not in document:
+                raise EvaluationError(f"{file}: no images and annotations; this is not a COCO keypoint file.")
+            _refuse_other_points(document.get("categories"), skeleton, str(file), body_only=wholebody)
+            for index, image in enumerate(document["images"]):
+                with _place(file, "images", index):
+                    table.add_image(
+                        str(image["id"]),
+                        (int(image.get("height") or 0), int(image.get("width") or 0)),
+                        str(image.get("file_name", "")),
+                        float(image.get("crowdIndex", np.nan)),
+                        next((str(image[name]) for name in _VIDEO_FIELDS if image.get(name) is not None), None),
+                        _regions(image) if heads else (),
+                    )
+            for index, annotation in enumerate(document["annotations"]):
+                with _place(file, "annotations", index):
+                    points = _wholebody(annotation) if wholebody else annotation.get("keypoints") or ()
+                    head = None
+                    if heads:
+                        points = _placed(points)
+                        head = annotation["bbox_head"] if any(points[2::3]) else annotation.get("bbox_head")
+                    table.add(str(annotation["image_id"]), annotation, points, head)
     return table.truth(str(path))
+
+
+def _files(path: AnyPath) -> list[AnyPath]:
+    """The file, or those of a folder of one per sequence."""
+    if not path.is_dir():
+        return [path]
+    files = sorted(path.glob("*.json"), key=str)
+    if not files:
+        raise EvaluationError(f"{path} holds no <sequence>.json.")
+    return files
+
+
+def _regions(image: JsonObject) -> list[NDArray[np.float64]]:
+    """(P, 2) corners of each region to ignore."""
+    columns = [image.get(f"ignore_regions_{axis}") or [] for axis in "xy"]
+    return [np.column_stack([np.array(x, np.float64), np.array(y, np.float64)]) for x, y in zip(*columns, strict=True)]
+
+
+def _placed(points: Sequence[float]) -> list[float]:
+    """Flat x, y, flag where flag 0 at a place other than (0, 0) is that of a hidden point, as poseval reads it."""
+    rows = np.array(points, np.float64).reshape(-1, 3)
+    hidden = (rows[:, 2] == 0) & (rows[:, :2] != 0).any(axis=1)
+    rows[hidden, 2] = 1
+    flat: list[float] = rows.ravel().tolist()
+    return flat
 
 
 def read_aic_truth(path: AnyPath, skeleton: Skeleton) -> Truth:
@@ -121,10 +157,21 @@ class _Table:
         self._numbers: dict[str, list[float]] = {name: [] for name in ("image", "area", "category", "crowd", "count")}
         self._points, self._boxes, self._heads = array("d"), array("d"), array("d")
         self._left_out: dict[str, int] = {}
+        self._ignored: dict[int, Sequence[NDArray[np.float64]]] = {}
 
-    def add_image(self, image_id: str, size: tuple[int, int], file: str, crowd_index: float, video: str | None) -> None:
+    def add_image(
+        self,
+        image_id: str,
+        size: tuple[int, int],
+        file: str,
+        crowd_index: float,
+        video: str | None,
+        regions: Sequence[NDArray[np.float64]] = (),
+    ) -> None:
         if image_id in self._image_of:
             raise ValueError(f"image {image_id!r} came before")
+        if regions:
+            self._ignored[len(self._sizes)] = regions
         self._image_of[image_id] = len(self._sizes)
         self._sizes.append(size)
         self._files.append(file)
@@ -202,6 +249,7 @@ class _Table:
             files=tuple(self._files),
             skeleton=self._skeleton,
             left_out=self._left_out,
+            ignored=self._ignored,
         )
 
 

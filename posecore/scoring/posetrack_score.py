@@ -1,12 +1,14 @@
 """The score of frames of many persons by the average precision of each joint, as PoseTrack has it."""
 
+from dataclasses import replace
+
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.image_units import intervals, units_of
-from posecore.evaluation.posetrack import JointMatches, average_precisions, match_joints
+from posecore.evaluation.posetrack import JointMatches, average_precisions, match_joints, without_ignored
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table
 from posecore.scoring.score import Score, Scored, WorstPicture
@@ -17,14 +19,17 @@ _NUM_WORST = 12
 
 
 def score_posetrack(results: AnyPath, truth: Truth, *, bootstrap: BootstrapSettings | None) -> Scored:
-    """Reads and judges a COCO results list; results on frames that are not annotated are passed over.
+    """Reads and judges a COCO results list, or PoseTrack's submission: a folder with a file per sequence.
+
+    Results on frames that are not annotated are passed over.
 
     Raises:
         EvaluationError: the file does not fit the annotations, or no joint is annotated.
     """
     read = read_all(results, truth)
-    arrays, units = truth.arrays, units_of(truth.arrays, truth.traits)
-    matches = match_joints(arrays, read.predictions)
+    arrays, predictions = without_ignored(truth.arrays, read.predictions, truth.ignored)
+    units = units_of(truth.arrays, truth.traits)
+    matches = match_joints(arrays, predictions)
     values = average_precisions(matches)
     if not np.isfinite(values).any():
         raise EvaluationError(f"{truth.origin}: no joint is annotated, so there is nothing to score.")
@@ -32,7 +37,8 @@ def score_posetrack(results: AnyPath, truth: Truth, *, bootstrap: BootstrapSetti
     def measure(images: NDArray[np.float64]) -> dict[str, float]:
         return {"mAP": _mean(average_precisions(matches, images))}
 
-    answers = one_for_each(truth, read.predictions)
+    truth = replace(truth, arrays=arrays)
+    answers = one_for_each(truth, predictions)
     known, judged = answered(arrays, answers)
     missed = (arrays.visibility > 0).any(axis=1) & ~arrays.is_crowd & ~matches.found
     named = zip(truth.skeleton.names, values.tolist(), strict=True)

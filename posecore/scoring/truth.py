@@ -1,6 +1,10 @@
 """What results are held against, whatever file it was published in."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
@@ -24,6 +28,7 @@ class Truth:
         skeleton: names the points.
         left_out: what the file holds and no score counts, or counts otherwise, such as ``annotations without an image``
             → how many.
+        ignored: regions by row of their image, each as (P, 2) corners of a polygon: nobody has labelled who is there.
         first_pixel: what the centre of the first pixel is called in the published form: 1 in MPII's.
     """
 
@@ -33,6 +38,7 @@ class Truth:
     files: tuple[str, ...]
     skeleton: Skeleton
     left_out: dict[str, int]
+    ignored: Mapping[int, Sequence[NDArray[np.float64]]] = field(default_factory=dict)
     first_pixel: int = 0
 
 

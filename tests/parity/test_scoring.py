@@ -10,12 +10,14 @@ import pytest
 import scipy.io
 
 from posecore.datasets.definition import EvaluationDefinition
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.protocols import evaluate
 from posecore.formats.coco_wholebody import PARTS
 from posecore.scoring.run import score, task_of_file
 from posecore.skeletons.library import load_skeleton
 from tests.support import coco_reference
+from tests.support import posetrack_case as posetrack_case_files
 from tests.support.random_poses import COCO_SIGMAS, random_case
 
 CLOSE = {"abs": 1e-9, "rel": 0}
@@ -201,10 +203,11 @@ def precision_of_joint(truth: GroundTruth, predictions: Predictions, joint: int)
     """PoseTrack's rule for one joint, a frame and a pose at a time."""
     ranked, total = [], 0
     for image in range(len(truth.image_ids)):
-        poses = [p for p in np.flatnonzero(truth.image_row == image) if (truth.visibility[p] > 0).any()]
+        annotated = np.flatnonzero(truth.image_row == image)
+        poses = [p for p in annotated if (truth.visibility[p] > 0).any()]
         total += sum(truth.visibility[pose, joint] > 0 for pose in poses)
         answers = np.flatnonzero(predictions.image_row == image)
-        if not poses:
+        if not len(annotated):
             continue
         share = np.zeros((len(answers), len(poses)))
         near = np.zeros((len(answers), len(poses), 17), bool)
@@ -221,7 +224,7 @@ def precision_of_joint(truth: GroundTruth, predictions: Predictions, joint: int)
             if chose:
                 owner[max(chose, key=lambda a: (share[a, p], -a))] = p
         for a, answer in enumerate(answers):
-            right = a in owner and near[a, owner[a], joint]
+            right = bool(poses) and a in owner and near[a, owner[a], joint]
             ranked.append((predictions.keypoint_scores[answer, joint], right))
     ranked.sort(key=lambda item: -item[0])
     precision, recall, hits = [], [], 0
@@ -232,6 +235,46 @@ def precision_of_joint(truth: GroundTruth, predictions: Predictions, joint: int)
     return 100 * sum(
         max(precision[place:]) * (recall[place] - (recall[place - 1] if place else 0)) for place in range(len(ranked))
     )
+
+
+def test_posetrack_equals_poseval(tmp_path):
+    """leonid-pishchulin/poseval @ 4258a15, evaluateAP of the same files; 15 joints, as ears are never labelled."""
+    truth, submitted = posetrack_case_files.write(tmp_path)
+    official = json.loads((Path(__file__).parent / "references" / "poseval.json").read_text())
+    scored = score(task_of_file(truth, "posetrack-like"), submitted, None).score
+    ours = {name.removeprefix("AP/"): value for name, value in scored.metrics.items()}
+    ours = {{"head_bottom": "neck", "mAP": "total"}.get(name, name): value for name, value in ours.items()}
+    assert ours == pytest.approx(official, abs=1e-9)
+    assert len(official) == 16
+    assert scored.counts["results"] > scored.counts["results on nothing that is annotated"] > 0
+
+
+def test_posetrack_s_files_may_be_one(tmp_path):
+    """Sequences merged into one file, and the submission as a COCO results list: the same to the last digit."""
+    truth, submitted = posetrack_case_files.write(tmp_path)
+    whole, results = {"images": [], "annotations": [], "categories": []}, []
+    for path in sorted(truth.glob("*.json")):
+        document = json.loads(path.read_text())
+        whole["images"] += document["images"]
+        whole["annotations"] += document["annotations"]
+        whole["categories"] = document["categories"]
+        for body in json.loads((submitted / path.name).read_text())["annotations"]:
+            points = np.array(body["keypoints"]).reshape(-1, 3)
+            points[:, 2] = body["scores"]
+            results.append({"image_id": body["image_id"], "keypoints": points.ravel().tolist(), "score": 0.5})
+    metrics = metrics_of(*written(tmp_path, whole, results), "posetrack-like")
+    assert metrics == metrics_of(truth, submitted, "posetrack-like")
+
+
+@pytest.mark.parametrize("change", [{"scores": None}, {"keypoints": [1, 2]}, {"image_id": None}])
+def test_what_is_no_submission_of_posetrack_is_refused(tmp_path, change):
+    truth, submitted = posetrack_case_files.write(tmp_path)
+    path = submitted / "000342_mpii_test.json"
+    document = json.loads(path.read_text())
+    document["annotations"][0] = {k: v for k, v in (document["annotations"][0] | change).items() if v is not None}
+    path.write_text(json.dumps(document))
+    with pytest.raises(EvaluationError, match=r"000342_mpii_test\.json is no submission of PoseTrack"):
+        metrics_of(truth, submitted, "posetrack-like")
 
 
 @pytest.mark.parametrize("seed", range(3))
