@@ -5,9 +5,9 @@ prediction's; each annotated pose keeps the best of those that chose it. All joi
 by their confidences, joint by joint: right are those within half a head size of the pose that theirs was kept for. The
 head size is 0.6 of the diagonal of the head's box. AP is the area under the precision that is reached at a recall or
 beyond. Frames without an annotation are passed over; on those whose annotations have no joint every prediction is
-wrong. Joints, annotated or predicted, in regions to be ignored are taken out first (:func:`without_ignored`). In poseval
-equal confidences are ranked by an unstable sort; here the later of equals comes first, which is what it does for short
-lists.
+wrong. Joints, annotated or predicted, in regions to be ignored are taken out first (:func:`without_ignored`). In
+poseval equal confidences are ranked by an unstable sort; here the later of equals comes first, which is what it does
+for short lists.
 """
 
 from collections.abc import Mapping, Sequence
