@@ -1,7 +1,8 @@
 """What labelling tools keep of labels, as docs/datasets.md has it: from what they read in ``tests/support/foreign``.
 
 Run after ``tests/support/foreign_files.py``, which gives labels with a hidden and a missing point, a track, a subject
-and a predicted body to each tool's own library and writes down what comes back:
+and a predicted body to each tool's own library and writes down what comes back. Of VIA, which has no library, a file of
+the published form is read by posecore alone:
 
     python benchmarks/foreign_formats.py          # prints the table
     python benchmarks/foreign_formats.py --write  # puts it into docs/datasets.md
@@ -13,9 +14,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from posecore.datasets.discovery import read_split
+from posecore.datasets.recognise import plain_definition, recognise
+from posecore.errors import DatasetError
+from posecore.schema import Record
+
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "datasets.md"
-READ: dict[str, Any] = json.loads((ROOT / "tests" / "support" / "foreign" / "read.json").read_text())
+FOREIGN = ROOT / "tests" / "support" / "foreign"
+READ: dict[str, Any] = json.loads((FOREIGN / "read.json").read_text())
 BEGIN, END = "<!-- by benchmarks/foreign_formats.py -->\n", "<!-- end -->\n"
 HIDDEN, MISSING = "left_ear", "right_ear"
 COLUMNS = ("written by → read by", "places", "hidden points", "missing points", "tracks", "predicted apart")
@@ -57,6 +64,8 @@ def rows() -> list[list[str]]:
     of_coco = [
         {"points": {n: [coco[2 * k], coco[2 * k + 1], coco[8 + k] == 2] for k, n in enumerate(names) if coco[8 + k]}}
     ]
+    of_cvat = [READ["cvat"]["exports"][picture]["bodies"][0] for picture in ("0", "b_0")]
+    refused = _refusal("cvat/default.xml")
     everything = COLUMNS[1:]
     labels = COLUMNS[1:4]
     return [
@@ -64,12 +73,57 @@ def rows() -> list[list[str]]:
         ["posecore `.slp` → sleap-io", *verdicts(exported, everything)],
         ["sleap-io Label Studio → sleap-io, and posecore", *verdicts(studio, everything[:4])],
         ["pynwb, ndx-pose → pynwb, and posecore", *verdicts(READ["nwb"]["training.nwb"]["arena/5"]["bodies"], labels)],
+        ["sleap-io NWB predictions → sleap-io, and posecore", *_of_tracker()],
         [
             "datumaro → datumaro, and posecore",
             *verdicts(READ["datumaro"]["annotations/default.json"]["0"]["bodies"], labels),
         ],
         ["posecore YOLO-pose → Ultralytics", *verdicts(yolo, labels)],
         ["posecore COCO → datumaro", *verdicts(of_coco, labels)],
+        ["posecore CVAT → datumaro, each point a body of its own", *verdicts(of_cvat, (*labels, COLUMNS[5]))],
+        ["datumaro CVAT → datumaro", *verdicts(READ["cvat"]["default.xml"]["0"]["bodies"], labels)],
+        ["datumaro CVAT → posecore", refused, *["–"] * 4],
+        [
+            "DeepLabCut, by pandas → sleap-io, and posecore",
+            *verdicts(READ["deeplabcut"]["0"]["bodies"], everything[:4]),
+        ],
+        [
+            "Lightning Pose, by pandas → sleap-io, and posecore",
+            *verdicts(READ["lightning_pose"]["0"]["bodies"], labels),
+        ],
+        ["VIA 2, as published → posecore", *verdicts(_of_via(), everything[:4])],
+    ]
+
+
+def _of_tracker() -> list[str]:
+    bodies = READ["nwb_estimation"]["from_sleap.nwb"]["arena/0"]["bodies"]
+    return verdicts(bodies, (*COLUMNS[1:4], COLUMNS[5]))
+
+
+def _refusal(name: str) -> str:
+    """What posecore does with a file whose points have no names."""
+    try:
+        recognise(FOREIGN / name)
+    except DatasetError:
+        return "refused: points without names"
+    return "read"
+
+
+def _of_via() -> list[dict[str, Any]]:
+    found = recognise(FOREIGN / "via")
+    (split,) = found.splits.values()
+    (first, *_) = [item for item in read_split(plain_definition(found, split), "all", found.root)]
+    assert isinstance(first, Record)
+    return [
+        {
+            "track": body.track_id,
+            "points": {
+                name: [x, y, flag == 2]
+                for name, (x, y, flag) in zip(found.names, body.keypoints.tolist(), strict=True)
+                if flag
+            },
+        }
+        for body in first.instances
     ]
 
 

@@ -450,6 +450,127 @@ def exports() -> dict[str, Any]:
     return found
 
 
+def deeplabcut() -> dict[str, Any]:
+    """A table of two animals as DeepLabCut writes it, with pandas, and what sleap-io reads in it.
+
+    DeepLabCut has no hidden points. sleap-io numbers rows, not frames, and puts points in the order of the alphabet.
+    """
+    import pandas as pd
+
+    folder = ROOT / "deeplabcut" / "labeled-data" / "arena"
+    shutil.rmtree(ROOT / "deeplabcut", ignore_errors=True)
+    folder.mkdir(parents=True)
+    for still, number in zip(pictures(folder, 2), (5, 7), strict=True):
+        Path(still).rename(folder / f"img{number:02d}.png")
+    (ROOT / "deeplabcut" / "config.yaml").write_text(
+        "Task: mice\nscorer: lab\nmultianimalproject: true\nindividuals: [bob, eve]\nuniquebodyparts: []\n"
+        f"multianimalbodyparts: [{', '.join(NAMES)}]\nskeleton: [[nose, left_ear], [nose, right_ear], [nose, tail]]\n"
+        "bodyparts: MULTI!\n"
+    )
+    levels = ["scorer", "individuals", "bodyparts", "coords"]
+    columns = pd.MultiIndex.from_product([["lab"], ["bob", "eve"], NAMES, ["x", "y"]], names=levels)
+    index = pd.MultiIndex.from_tuples([("labeled-data", "arena", f"img{number:02d}.png") for number in (5, 7)])
+    rows = [[*np.array(BOB).ravel(), *np.array(EVE).ravel()], [NAN] * 8 + [*np.array(EVE).ravel()]]
+    pd.DataFrame(rows, index=index, columns=columns).to_csv(folder / "CollectedData_lab.csv")
+    return _by_sleap_io(folder / "CollectedData_lab.csv")
+
+
+def lightning_pose() -> dict[str, Any]:
+    """A table of one animal as Lightning Pose has it, with pandas, and what sleap-io reads in it."""
+    import pandas as pd
+
+    folder = ROOT / "lightning_pose"
+    shutil.rmtree(folder, ignore_errors=True)
+    for still, number in zip(pictures(folder / "labeled-data" / "arena", 2), (5, 7), strict=True):
+        Path(still).rename(folder / "labeled-data" / "arena" / f"img{number:02d}.png")
+    levels = ["scorer", "bodyparts", "coords"]
+    columns = pd.MultiIndex.from_product([["lab"], NAMES, ["x", "y"]], names=levels)
+    index = [f"labeled-data/arena/img{number:02d}.png" for number in (5, 7)]
+    table = pd.DataFrame([np.array(BOB).ravel(), np.array(EVE).ravel()], index=index, columns=columns)
+    table.to_csv(folder / "CollectedData.csv")
+    return _by_sleap_io(folder / "CollectedData.csv")
+
+
+def _by_sleap_io(path: Path) -> dict[str, Any]:
+    import sleap_io as sio
+
+    return {
+        str(frame.frame_idx): {
+            "bodies": [
+                {
+                    "track": body.track.name if body.track else None,
+                    "points": {
+                        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
+                        for point in body.points
+                        if not np.isnan(point["xy"]).any()
+                    },
+                }
+                for body in frame.instances
+            ]
+        }
+        for frame in sio.load_dlc(str(path))
+    }
+
+
+def cvat() -> dict[str, Any]:
+    """What datumaro reads in our export, and in its own, whose points have no names: that one is for us to refuse."""
+    from datumaro.components.annotation import Bbox, Points
+    from datumaro.components.dataset import Dataset
+
+    ours = Dataset.import_from(str(ROOT / "exports" / "cvat"), "cvat")
+    labels = [label.name for label in next(iter(ours.categories().values()))]
+    read = {
+        str(item.id): {
+            "bodies": [
+                {
+                    "predicted": any(one.attributes.get("source") == "auto" for one in item.annotations),
+                    "points": {
+                        labels[one.label]: [*map(float, one.points), not one.attributes["occluded"]]
+                        for one in item.annotations
+                        if isinstance(one, Points)
+                    },
+                    "groups": [one.group for one in item.annotations if isinstance(one, Points)],
+                }
+            ]
+        }
+        for item in ours
+    }
+    folder = ROOT / "cvat"
+    shutil.rmtree(folder, ignore_errors=True)
+    Dataset.import_from(str(ROOT / "datumaro"), "datumaro").export(str(folder), "cvat", save_media=True)
+    (body, *_) = [
+        one
+        for one in next(iter(Dataset.import_from(str(folder), "cvat"))).annotations
+        if isinstance(one, Points) and not isinstance(one, Bbox)
+    ]
+    flat = [float(value) for value in body.points]
+    points = {
+        name: [*flat[2 * place : 2 * place + 2], int(body.visibility[place]) == 2] for place, name in enumerate(NAMES)
+    }
+    return {"exports": read, "default.xml": {"0": {"bodies": [{"points": points}]}}}
+
+
+def via() -> None:
+    """A project as VIA 2 has it (its "json" export's form within it): there is no library that reads it."""
+    folder = ROOT / "via"
+    shutil.rmtree(folder, ignore_errors=True)
+    pictures(folder, 2)
+    metadata = {}
+    for number, bodies in enumerate(([BOB, EVE], [EVE])):
+        regions = [
+            {
+                "shape_attributes": {"name": "point", "cx": x, "cy": y},
+                "region_attributes": {"name": name, "body": str(place), "visibility": "hidden" if x == 23 else "seen"},
+            }
+            for place, points in enumerate(bodies)
+            for name, (x, y) in zip(NAMES, points, strict=True)
+            if x == x
+        ]
+        entry = {"filename": f"{number}.png", "size": -1, "regions": regions, "file_attributes": {}}
+        metadata[f"{number}.png-1"] = entry
+    (folder / "via_project.json").write_text(json.dumps({"_via_img_metadata": metadata, "_via_settings": {}}, indent=1))
+
+
 def mmengine() -> None:
     """A training file with a curve in its message hub."""
     import torch
@@ -470,6 +591,10 @@ PARTS: dict[str, Callable[[], Any]] = {
     "label_studio": label_studio,
     "yolo": yolo,
     "exports": exports,
+    "deeplabcut": deeplabcut,
+    "lightning_pose": lightning_pose,
+    "cvat": cvat,
+    "via": via,
     "mmengine": mmengine,
 }
 """In an order in which each finds what it needs."""

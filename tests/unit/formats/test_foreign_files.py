@@ -9,9 +9,12 @@ import cv2
 import numpy as np
 import pytest
 
+from posecore.datasets.recognise import recognise
 from posecore.errors import DatasetError
 from posecore.formats.datumaro import DatumaroReader
+from posecore.formats.deeplabcut import DeepLabCutReader
 from posecore.formats.label_studio import LabelStudioReader
+from posecore.formats.lightning_pose import LightningPoseReader
 from posecore.formats.nwb_pose import NwbPoseReader
 from posecore.formats.reader import Reader, Source
 from posecore.formats.sleap import SleapReader
@@ -180,6 +183,31 @@ def test_label_studio_by_sleap_io(make_source: Make, read: Read) -> None:
     x, y, width, height = record.instances[1].bbox_xywh
     assert 0 < x < 41 < 53 < x + width < 80
     assert 0 < y < 12 < 38.5 < y + height < 60
+
+
+@pytest.mark.parametrize(
+    ("kind", "annotations", "reader"),
+    [("deeplabcut", "config.yaml", DeepLabCutReader()), ("lightning_pose", "CollectedData.csv", LightningPoseReader())],
+)
+def test_tables_as_sleap_io_reads_them(
+    kind: str, annotations: str, reader: Reader, make_source: Make, read: Read
+) -> None:
+    """It numbers rows, where the names of pictures say which frame they are."""
+    records, rejects = read_foreign(kind, annotations, reader, make_source, read)
+    assert not rejects
+    theirs = READ[kind]
+    assert [record.frame_index for record in records] == [5, 7]
+    assert len(records) == len(theirs)
+    for record, shown in zip(records, theirs.values(), strict=True):
+        for body, one in zip(record.instances, shown["bodies"], strict=True):
+            assert_same(body, one)
+            assert body.track_id == one["track"]
+        assert (FOREIGN / kind / record.image).is_file()
+
+
+def test_a_drawing_of_datumaro_for_cvat_has_no_names() -> None:
+    with pytest.raises(DatasetError, match=r"skeleton"):
+        recognise(FOREIGN / "cvat" / "default.xml")
 
 
 def test_yolo_as_ultralytics_reads_it(make_source: Make, read: Read) -> None:
