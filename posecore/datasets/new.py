@@ -2,11 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import TypeAlias
 
+import numpy as np
 import yaml
 
 from posecore.config import NAME_PATTERN
@@ -27,6 +28,7 @@ Ask: TypeAlias = Callable[[str], str]
 
 _EVAL_SHARE = 0.2
 _SEEDS = 200
+_NO_POINTS = np.zeros((0, 3), np.float32)
 _MAX_ZERO_SHARE = 0.001
 _PICTURES = (".jpg", ".jpeg", ".png")
 
@@ -327,9 +329,10 @@ def _divided(proposal: Proposal, name: str, definition: DatasetDefinition, seen:
     if len(proposal.found.splits) > 1 or split.use != "any":
         return {name: base | {"use": split.use}}
     if seen.is_grouped and len(seen.groups) > 1:
+        pool = [_grouping(item) for item in read_pool(definition, "all", proposal.found.root)]
         for seed in range(_SEEDS):
             parts = [_partition(part, seed) for part in ("train", "eval")]
-            if all(_has_any(definition, proposal.found.root, part) for part in parts):
+            if all(_has_any(pool, part) for part in parts):
                 by = [{"part": part.part, "by": "subject", "share": _EVAL_SHARE, "seed": seed} for part in parts]
                 return {
                     "train": base | {"use": "train", "partition": by[0]},
@@ -352,12 +355,17 @@ def _partition(part: str, seed: int) -> PartitionConfig:
     return PartitionConfig.model_validate({"part": part, "share": _EVAL_SHARE, "seed": seed})
 
 
-def _has_any(definition: DatasetDefinition, root: Path, partition: PartitionConfig) -> bool:
-    def read() -> Iterable[Record | Reject]:
-        return read_pool(definition, "all", root)
+def _grouping(item: Record | Reject) -> Record | Reject:
+    """What groups are made of, without points and regions: a pool is gone through many times."""
+    if isinstance(item, Reject):
+        return item
+    bodies = [replace(body, keypoints=_NO_POINTS, segmentation=None, extras={}) for body in item.instances]
+    return replace(item, instances=bodies, extras={})
 
+
+def _has_any(pool: Sequence[Record | Reject], partition: PartitionConfig) -> bool:
     try:
-        return any(isinstance(item, Record) and item.instances for item in take_part(read, partition, "found"))
+        return any(isinstance(item, Record) and item.instances for item in take_part(lambda: pool, partition, "found"))
     except PoseCoreError:
         return False
 
