@@ -330,7 +330,7 @@ def _divided(proposal: Proposal, name: str, definition: DatasetDefinition, seen:
         return {name: base | {"use": split.use}}
     if seen.is_grouped and len(seen.groups) > 1:
         pool = [_grouping(item) for item in read_pool(definition, "all", proposal.found.root)]
-        for seed in range(_SEEDS):
+        for seed in range(_SEEDS if _can_be_divided(pool) else 0):
             parts = [_partition(part, seed) for part in ("train", "eval")]
             if all(_has_any(pool, part) for part in parts):
                 by = [{"part": part.part, "by": "subject", "share": _EVAL_SHARE, "seed": seed} for part in parts]
@@ -361,6 +361,23 @@ def _grouping(item: Record | Reject) -> Record | Reject:
         return item
     bodies = [replace(body, keypoints=_NO_POINTS, segmentation=None, extras={}) for body in item.instances]
     return replace(item, instances=bodies, extras={})
+
+
+def _can_be_divided(pool: Sequence[Record | Reject]) -> bool:
+    """Whether some pictures share no subject and no video with the others, directly or through others."""
+    named = {
+        frozenset(
+            [f"subject {body.subject_id}" for body in item.instances if body.subject_id is not None]
+            + ([f"video {item.video_id}"] if item.video_id else [])
+        )
+        for item in pool
+        if isinstance(item, Record)
+    }
+    groups: list[frozenset[str]] = []
+    for names in filter(None, named):
+        apart = [group for group in groups if not group & names]
+        groups = [*apart, names.union(*(group for group in groups if group & names))]
+    return len(groups) > 1
 
 
 def _has_any(pool: Sequence[Record | Reject], partition: PartitionConfig) -> bool:
