@@ -80,6 +80,7 @@ class Case:
         like: another case whose shards and weights must come out.
         settings: of the job's cluster.
         head: of the model.
+        steps: of the training; a host takes a minute to come.
         fault: None for nothing.
         exact: whether the weights must be the same bytes; else the loss curve must be the same within rounding.
     """
@@ -88,6 +89,7 @@ class Case:
     like: str = "undisturbed"
     settings: Mapping[str, Any] | None = None
     head: str = "classic"
+    steps: int = STEPS
     fault: Fault | None = None
     exact: bool = True
 
@@ -137,8 +139,10 @@ CASES = {
             0.0,
         )
     ),
-    "fixed": Case(workers=3, like="fixed", settings={"num_workers": 3}, head="simple"),
-    "elastic": Case(workers=3, like="fixed", settings=ELASTIC, head="simple", fault=_shrunk_and_grown, exact=False),
+    "fixed": Case(workers=3, like="fixed", settings={"num_workers": 3}, head="simple", steps=64),
+    "elastic": Case(
+        workers=3, like="fixed", settings=ELASTIC, head="simple", steps=64, fault=_shrunk_and_grown, exact=False
+    ),
 }
 
 
@@ -153,7 +157,7 @@ def job(name: str, case: Case) -> dict[str, Any]:
         "ingest": {"images_per_shard": 2},
         "model": {"backbone": {"preset": "vit-nano"}, "head": head, "input_size": [64, 48]},
         "training": {
-            "steps": STEPS, "global_batch": 12, "log_every": LOG_EVERY, "checkpoint_every": CHECKPOINT_EVERY,
+            "steps": case.steps, "global_batch": 12, "log_every": LOG_EVERY, "checkpoint_every": CHECKPOINT_EVERY,
             "progress": False, "engine": {"kind": "deepspeed", "zero_stage": 3, "precision": "fp32"},
         },
         "cluster": {"num_workers": 2, "placement": "spread", **(case.settings or {})},
@@ -196,7 +200,7 @@ def end_of(cluster: Cluster, store: AnyPath, name: str, case: Case) -> str:
     if case.exact and run.weights() != right.weights():
         raise RuntimeError(f"{name}: other weights than {case.like}")
     curve, its = run.curve(), right.curve()
-    if list(curve) != list(range(LOG_EVERY, STEPS + 1, LOG_EVERY)) or list(its) != list(curve):
+    if list(curve) != list(range(LOG_EVERY, case.steps + 1, LOG_EVERY)) or list(its) != list(curve):
         raise RuntimeError(f"{name}: points of the curve are {list(curve)}")
     apart = max(abs(curve[step] / its[step] - 1) for step in curve)
     if apart > (0 if case.exact else 1e-3):
