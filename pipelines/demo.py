@@ -56,6 +56,7 @@ def local_ray(folder: Path, num_cpus: int) -> Iterator[str]:
     """A Ray head in a child process, for the time of the ``with`` block; yields its job server's address."""
     # A token of this run alone: Ray listens on more than loopback, and a job server runs what it is given.
     os.environ.update(RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=secrets.token_hex(32))
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's own 15 has workers give way to whatever else runs
     # Ray Train leaves an actor on the node, for which a head that is told to stop waits 30 s as if it still served
     # somebody (findings/ray_head_drains_after_a_training.sh).
     os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
