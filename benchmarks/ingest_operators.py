@@ -1,9 +1,10 @@
 """What does it cost to hand pictures from one Ray operator to the next, beside one operator that does everything?
 
-The same pictures are ingested on a local Ray by one operator, and by three: one fetches, one hands on what it is given
-as a stage would, one writes. Where each reserves a core, Ray has one task do the work of all, which is how stages of
-the processor usually run; where each reserves another share of a core, as beside a stage on a GPU, they are apart. In
-interleaved repetitions; processor time is that of all processes of the cluster.
+The same pictures pass a stage that looks at each and changes none (``orient``), on a local Ray: by one operator that
+reads, runs the stage and writes, and by three, one for each. Where each of the three reserves a core, Ray has one task
+do the work of all, which is how stages of the processor usually run; where each reserves another share of a core, as
+beside a stage on a GPU, they are apart. In interleaved repetitions; processor time is that of all processes of the
+cluster.
 
     POSECORE_SAMPLES=<folder> python benchmarks/ingest_operators.py --images 600 --repeats 3
 """
@@ -15,37 +16,34 @@ import shutil
 import statistics
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
-import pyarrow as pa
 
 from benchmarks.ingest import replicate
 from posecore.cluster import ingestion
 from posecore.cluster.connection import connect_to_ray
-from posecore.cluster.shard_block import number_of, pictures_of, staged, tally_of
-from posecore.datasets.definition import StageResources
+from posecore.datasets.definition import StageEntry, StageResources
 from posecore.datasets.discovery import load_dataset
-from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
+from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.plan import Plan
 from posecore.ingest.run import ingest
 
+OPERATORS = ingestion._operators
 
-def hand_on(job: IngestJob, block: pa.Table) -> pa.Table:
-    """What a stage costs that changes nothing."""
-    return staged(number_of(block), pictures_of(block, job), job, tally_of(block))
+
+def one_operator(plan: Plan) -> list[ingestion._Operator]:
+    """All of it."""
+    work = ingestion._guarded(functools.partial(ingestion._write_whole, plan), plan.job)
+    return [ingestion._Operator(ingestion._named("write_shard", work), StageResources())]
 
 
 def three_operators(shares: tuple[float, ...], plan: Plan) -> list[ingestion._Operator]:
-    """Fetch, a stage, write, which reserve such shares of a core."""
-    works = (
-        ("fetch", functools.partial(ingestion._fetch, plan)),
-        ("stage", functools.partial(hand_on, plan.job)),
-        ("write", functools.partial(ingestion._write_content, plan)),
-    )
+    """As ingestion has them, reserving such shares of a core."""
     return [
-        ingestion._Operator(ingestion._named(name, ingestion._guarded(work, plan.job)), StageResources(num_cpus=share))
-        for (name, work), share in zip(works, shares, strict=True)
+        replace(operator, resources=StageResources(num_cpus=share))
+        for operator, share in zip(OPERATORS(plan), shares, strict=True)
     ]
 
 
@@ -67,9 +65,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3)
     options = parser.parse_args()
     connect_to_ray()
-    fused = ingestion._operators
     contestants = {
-        "one operator": fused,
+        "one operator": one_operator,
         "three in one task": functools.partial(three_operators, (1.0, 1.0, 1.0)),
         "three apart": functools.partial(three_operators, (1.0, 0.9, 0.8)),
     }
@@ -78,12 +75,14 @@ def main() -> None:
         root = Path(folder)
         records = replicate(Path(os.environ["POSECORE_SAMPLES"]) / "coco", root, options.images)
         settings = IngestSettings(images_per_shard=options.images_per_shard)
+        definition = load_dataset("coco")
+        definition = definition.model_copy(update={"stages": (*definition.stages, StageEntry(stage="orient"))})
         made = []
         for repeat in range(options.repeats + 1):  # the first starts processes
             for name, operators in contestants.items():
                 ingestion._operators = operators
                 start, busy = time.perf_counter(), processor_seconds()
-                job = ingest_job(load_dataset("coco"), "train", root, root / "out", settings)
+                job = ingest_job(definition, "train", root, root / "out", settings)
                 made.append(ingest(job, records, ingestion.OnRay()).digest)
                 if repeat:
                     runs[name].append((time.perf_counter() - start, processor_seconds() - busy))
