@@ -88,7 +88,8 @@ def first_step(build: Path, folder: Path, preset: str, seed: int) -> tuple[float
 
 
 def _steps(folder: Path) -> list[Path]:
-    return list((folder / "run").rglob("checkpoints/step_00000001_*/manifest.json"))
+    """Whole checkpoints, wherever a build has them; the job is ended at the first."""
+    return list((folder / "run" / "training").rglob("manifest.json"))
 
 
 def _processor(pid: int) -> float:

@@ -139,9 +139,9 @@ CASES = {
             0.0,
         )
     ),
-    "fixed": Case(workers=3, like="fixed", settings={"num_workers": 3}, head="simple", steps=64),
+    "fixed": Case(workers=3, like="fixed", settings={"num_workers": 3}, head="simple", steps=160),
     "elastic": Case(
-        workers=3, like="fixed", settings=ELASTIC, head="simple", steps=64, fault=_shrunk_and_grown, exact=False
+        workers=3, like="fixed", settings=ELASTIC, head="simple", steps=160, fault=_shrunk_and_grown, exact=False
     ),
 }
 
