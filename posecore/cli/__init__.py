@@ -1,6 +1,8 @@
 """The command line: thin wrappers, one module per group of commands, each with ``add(commands)``."""
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -65,7 +67,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         parser.error(f"unrecognized arguments: {' '.join(further)}")
     try:
         with signals_raise():
-            return int(options.run(options))
+            status = int(options.run(options))
+            sys.stdout.flush()
+            return status
+    except BrokenPipeError:  # whoever read the output has seen enough, as ``head`` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # which is flushed when Python ends
+        return 128 + signal.SIGPIPE
     except Interrupted as stop:
         print(f"{stop}.", file=sys.stderr)
         return stop.status

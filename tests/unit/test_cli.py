@@ -114,3 +114,15 @@ def test_a_command_is_where_the_list_says(name: str) -> None:
     commands = argparse.ArgumentParser().add_subparsers()
     import_module(f"posecore.cli.{COMMANDS[name][0]}").add(commands)
     assert name in commands.choices
+
+
+def test_a_reader_that_has_seen_enough_is_no_error() -> None:
+    """As ``posecore stages list | head -1`` is."""
+    with subprocess.Popen(
+        [sys.executable, "-m", "posecore", "stages", "list"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as listing:
+        assert listing.stdout is not None
+        assert listing.stderr is not None
+        listing.stdout.close()
+        assert listing.stderr.read() == b""
+    assert listing.returncode == 141
