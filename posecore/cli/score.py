@@ -11,7 +11,6 @@ from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.schema import Json
 from posecore.scoring.comparison import compare
 from posecore.scoring.pages import as_html, as_json, as_markdown
-from posecore.scoring.pictures import worst_pictures
 from posecore.scoring.run import PROTOCOLS, Task, score, task_of_definition, task_of_file
 from posecore.storage import as_path, write_atomically
 
@@ -61,7 +60,11 @@ def _score(options: argparse.Namespace) -> int:
     if options.out:
         folder = as_path(options.out)
         folder.mkdir(parents=True, exist_ok=True)
-        pictures = worst_pictures(scored, as_path(options.images)) if options.images else {}
+        pictures = {}
+        if options.images:
+            from posecore.scoring.pictures import worst_pictures  # OpenCV, which nothing else here needs
+
+            pictures = worst_pictures(scored, as_path(options.images))
         write_atomically(folder / "score.json", as_json(scored.score, comparison))
         write_atomically(folder / "score.md", text.encode())
         write_atomically(folder / "score.html", as_html(scored.score, comparison, pictures))

@@ -10,7 +10,7 @@ from pathlib import Path
 from posecore.config import parse_config, place_in_yaml, read_yaml
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.partition import name_subjects, take_part
+from posecore.datasets.partition import name_subjects
 from posecore.errors import DatasetError, PoseCoreError, failing_line, said
 from posecore.formats.reader import COMMON_OPTIONS, Reader, ReaderOfParts, Source
 from posecore.schema import Record, Reject
@@ -151,6 +151,9 @@ def read_split(definition: DatasetDefinition, split: str, root: str | AnyPath) -
     stated = definition.splits.get(split)  # of a split that there is not, reading says so
     if stated is None or stated.partition is None:
         return read()
+    # Imported here because polars and scipy take half a second, which whoever divides nothing should not wait for.
+    from posecore.datasets.division import take_part
+
     return take_part(read, stated.partition, f"{definition.name} {split}")
 
 

@@ -13,7 +13,8 @@ import yaml
 from posecore.config import NAME_PATTERN
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_pool
-from posecore.datasets.partition import PartitionConfig, take_part
+from posecore.datasets.division import take_part
+from posecore.datasets.partition import PartitionConfig
 from posecore.datasets.recognise import Found, FoundSplit, plain_definition, together
 from posecore.errors import DatasetError, PoseCoreError
 from posecore.formats.sleap import parse_packed_frame

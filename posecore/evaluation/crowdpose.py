@@ -74,7 +74,7 @@ def require_crowd_index(truth: GroundTruth) -> None:
 
 def crowdpose_metrics(truth: GroundTruth, matching: Matching) -> dict[str, float]:
     """What :func:`evaluate_crowdpose` says of detections that have their partners."""
-    metrics = matching.result().summary()
+    metrics = matching.whole.summary()
     easy = truth.crowd_index < _EASY_BELOW
     hard = truth.crowd_index >= _MEDIUM_BELOW
     for name, chosen in (("easy", easy), ("medium", ~easy & ~hard), ("hard", hard)):

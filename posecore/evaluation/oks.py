@@ -251,7 +251,7 @@ class Matching:
         outside: (A, N) whether an annotation need not be found.
         truth_image_row: (N,) image of each annotation.
         truth_column: (N,) position of its category.
-        bounds: (C + 1,) where the detections of each category begin and end.
+        rankings: of each category, its detections by falling score, ties as given.
         categories: (C,) the category numbers.
         areas: A names of the area ranges.
     """
@@ -265,7 +265,7 @@ class Matching:
     outside: Bool[np.ndarray, "A N"]
     truth_image_row: Int[np.ndarray, " N"]
     truth_column: Int[np.ndarray, " N"]
-    bounds: Int[np.ndarray, " C1"]
+    rankings: tuple[Int[np.ndarray, " R"], ...]
     categories: Int[np.ndarray, " C"]
     areas: tuple[str, ...]
 
@@ -276,10 +276,9 @@ class Matching:
         return replace(self, areas=(name,), **flags)
 
     @cached_property
-    def _rankings(self) -> list[NDArray[np.int64]]:
-        """Of each category, its detections by falling score, ties as given."""
-        bounds = pairwise(self.bounds.tolist())
-        return [start + np.argsort(-self.scores[start:stop], kind="stable") for start, stop in bounds]
+    def whole(self) -> OksResult:
+        """Precision and recall over all images."""
+        return self.result()
 
     def result(self, images: Float[np.ndarray, " I"] | Bool[np.ndarray, " I"] | None = None) -> OksResult:
         """Precision and recall.
@@ -292,7 +291,7 @@ class Matching:
         recall = np.full((shape[0], *shape[2:]), -1.0)
         weight = None if images is None else np.asarray(images, np.float64)
         of_truth = np.ones(len(self.truth_column)) if weight is None else weight[self.truth_image_row]
-        for column, ranking in enumerate(self._rankings):
+        for column, ranking in enumerate(self.rankings):
             if weight is not None:
                 ranking = ranking[weight[self.image_row[ranking]] > 0]
             of_detection = None if weight is None else weight[self.image_row[ranking]]
@@ -313,61 +312,69 @@ class Matching:
         return {name: summary[name] if summary[name] > -1 else np.nan for name in AP_METRICS}
 
 
-def match(
-    truth: GroundTruth,
-    candidates: Candidates,
-    *,
-    area: Float[np.ndarray, " N"],
-    ignored: Bool[np.ndarray, " N"],
-    per_category: bool = False,
-    area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
-    id_0_is_none: bool = False,
-) -> Matching:
-    """Gives every image's detections their partners; the arguments are those of :func:`evaluate_oks`."""
-    ignored = ignored | truth.is_crowd
-    categories: NDArray[np.int64] = np.unique(truth.category_id) if per_category else np.zeros(1, np.int64)
-    num_images = len(truth.image_ids)
-    grouping = categories if per_category else None
-    truth_group = _groups(truth.image_rank[truth.image_row], truth.category_id, num_images, grouping)
-    group = _groups(truth.image_rank[candidates.image_row], candidates.category_id, num_images, grouping)
-    order = _best_per_group(group, candidates.scores)
-    group = group[order]
+class Ranking:
+    """Detections put in order once, to be matched over any area ranges; of each image and category the best 20.
 
-    low, high = np.array(list(area_ranges.values()), np.float64).T[:, :, None]
-    outside = (area < low) | (area > high) | ignored  # (A, N)
-    place = np.full(len(candidates.scores), -1, np.int64)
-    place[order] = np.arange(len(order))
-    kept = np.flatnonzero(place[candidates.pair_detection] >= 0)
-    kept = kept[np.argsort(place[candidates.pair_detection[kept]], kind="stable")]
-    unseen = np.zeros(len(truth), np.bool_)
-    if id_0_is_none and ID_0 in truth.instance_ids:
-        unseen[truth.instance_ids.index(ID_0)] = True
-    matched, on_ignored, found = _match(
-        place[candidates.pair_detection[kept]],
-        candidates.pair_truth[kept],
-        candidates.pair_oks[kept],
-        group,
-        outside,
-        truth.is_crowd,
-        unseen,
-    )
-    kept_area = candidates.area[order]
-    off_range = (kept_area < low) | (kept_area > high)  # (A, D)
-    on_ignored |= ~matched & off_range[:, None]
-    return Matching(
-        detection=order,
-        image_row=candidates.image_row[order],
-        scores=candidates.scores[order],
-        matched=matched,
-        excluded=on_ignored,
-        found=found,
-        outside=outside,
-        truth_image_row=truth.image_row,
-        truth_column=truth_group // max(num_images, 1),
-        bounds=np.searchsorted(group, np.arange(len(categories) + 1) * num_images),
-        categories=categories,
-        areas=tuple(area_ranges),
-    )
+    Args:
+        truth: annotations.
+        candidates: detections.
+        per_category: match within categories, instead of taking all for one class.
+    """
+
+    def __init__(self, truth: GroundTruth, candidates: Candidates, *, per_category: bool = False) -> None:
+        self._truth = truth
+        self._categories: NDArray[np.int64] = np.unique(truth.category_id) if per_category else np.zeros(1, np.int64)
+        num_images = len(truth.image_ids)
+        grouping = self._categories if per_category else None
+        truth_group = _groups(truth.image_rank[truth.image_row], truth.category_id, num_images, grouping)
+        self._truth_column = truth_group // max(num_images, 1)
+        group = _groups(truth.image_rank[candidates.image_row], candidates.category_id, num_images, grouping)
+        self._order = order = _best_per_group(group, candidates.scores)
+        self._group = group[order]
+        self._image_row, self._scores = candidates.image_row[order], candidates.scores[order]
+        self._area = candidates.area[order]
+        place = np.full(len(candidates.scores), -1, np.int64)
+        place[order] = np.arange(len(order))
+        kept = np.flatnonzero(place[candidates.pair_detection] >= 0)
+        kept = kept[np.argsort(place[candidates.pair_detection[kept]], kind="stable")]
+        self._pairs = place[candidates.pair_detection[kept]], candidates.pair_truth[kept], candidates.pair_oks[kept]
+        bounds = np.searchsorted(self._group, np.arange(len(self._categories) + 1) * num_images)
+        self._rankings = tuple(
+            start + np.argsort(-self._scores[start:stop], kind="stable") for start, stop in pairwise(bounds.tolist())
+        )
+
+    def match(
+        self,
+        *,
+        area: Float[np.ndarray, " N"],
+        ignored: Bool[np.ndarray, " N"],
+        area_ranges: Mapping[str, tuple[float, float]] = AREA_RANGES,
+        id_0_is_none: bool = False,
+    ) -> Matching:
+        """Gives every image's detections their partners; the arguments are those of :func:`evaluate_oks`."""
+        truth = self._truth
+        low, high = np.array(list(area_ranges.values()), np.float64).T[:, :, None]
+        outside = (area < low) | (area > high) | ignored | truth.is_crowd  # (A, N)
+        unseen = np.zeros(len(truth), np.bool_)
+        if id_0_is_none and ID_0 in truth.instance_ids:
+            unseen[truth.instance_ids.index(ID_0)] = True
+        matched, on_ignored, found = _match(*self._pairs, self._group, outside, truth.is_crowd, unseen)
+        off_range = (self._area < low) | (self._area > high)  # (A, D)
+        on_ignored |= ~matched & off_range[:, None]
+        return Matching(
+            detection=self._order,
+            image_row=self._image_row,
+            scores=self._scores,
+            matched=matched,
+            excluded=on_ignored,
+            found=found,
+            outside=outside,
+            truth_image_row=truth.image_row,
+            truth_column=self._truth_column,
+            rankings=self._rankings,
+            categories=self._categories,
+            areas=tuple(area_ranges),
+        )
 
 
 def match_predictions(
@@ -404,15 +411,8 @@ def match_predictions(
     candidates = finder.find(
         predictions.image_row, predictions.category_id, predictions.scores, predictions.keypoints, detection_area
     )
-    return match(
-        truth,
-        candidates,
-        area=area,
-        ignored=ignored,
-        per_category=per_category,
-        area_ranges=area_ranges,
-        id_0_is_none=id_0_is_none,
-    )
+    ranking = Ranking(truth, candidates, per_category=per_category)
+    return ranking.match(area=area, ignored=ignored, area_ranges=area_ranges, id_0_is_none=id_0_is_none)
 
 
 def evaluate_oks(
@@ -443,8 +443,9 @@ def pairs_within(
 
 def extent(keypoints: Float[np.ndarray, "D K 2"]) -> Float[np.ndarray, " D"]:
     """(D,) px²: area of the tight box around all points of each detection."""
-    size = keypoints.max(axis=1, initial=-np.inf) - keypoints.min(axis=1, initial=np.inf)
-    area: NDArray[np.float64] = size[:, 0] * size[:, 1]
+    columns = np.ascontiguousarray(keypoints.transpose(1, 2, 0))  # along the first axis numpy takes whole rows at once
+    width, height = columns.max(axis=0, initial=-np.inf) - columns.min(axis=0, initial=np.inf)
+    area: NDArray[np.float64] = width * height
     return area
 
 
@@ -523,15 +524,21 @@ def _accumulate(
     weight: NDArray[np.float64] | None,
     num_positive: float,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Interpolated precision (T, R) and final recall (T,) of detections ranked by falling score; flags are (T, D)."""
+    """Interpolated precision (T, R) and final recall (T,) of detections ranked by falling score; flags are (T, D).
+
+    Looked at are those that found somebody: between two of them recall stays and precision only falls.
+    """
     precision, final = np.zeros((len(matched), len(RECALLS))), np.zeros(len(matched))
     for index, (partners, left_out) in enumerate(zip(matched, excluded, strict=True)):  # one at a time: memory
-        hit, counted = partners[ranking], ~left_out[ranking]
-        right, all_counted = (hit & counted, counted) if weight is None else (hit * counted * weight, counted * weight)
-        found, judged = np.cumsum(right), np.cumsum(all_counted)
+        counted = ~left_out[ranking]
+        right = np.flatnonzero(partners[ranking] & counted)
+        if weight is None:
+            found, judged = np.arange(1, len(right) + 1), np.cumsum(counted)[right]
+        else:
+            found, judged = np.cumsum(weight[right]), np.cumsum(counted * weight)[right]
         recall = found / num_positive
         raw = found / (judged + np.spacing(1))
-        # One place beyond the last detection: recalls never reached have precision 0.
+        # One place beyond the last of them: recalls never reached have precision 0.
         envelope = np.append(np.maximum.accumulate(raw[::-1])[::-1], 0.0)
         precision[index] = envelope[np.searchsorted(recall, RECALLS)]
         final[index] = recall[-1] if len(recall) else 0.0

@@ -15,7 +15,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from posecore.config import digest_json
-from posecore.datasets.partition import sides
+from posecore.datasets.division import sides
 from posecore.errors import IngestError
 from posecore.formats.files import relative_path
 from posecore.formats.values import Refusal

@@ -12,7 +12,7 @@ from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.image_units import intervals, units_of
 from posecore.scoring.body_answers import one_for_each, read_all
 from posecore.scoring.diagnostics import answered, keypoint_table
-from posecore.scoring.json_blocks import read_blocks
+from posecore.scoring.json_blocks import float64_of, read_blocks
 from posecore.scoring.score import Score, Scored, WorstPicture
 from posecore.scoring.truth import Truth
 from posecore.storage import AnyPath
@@ -83,7 +83,7 @@ def score_aic(
 def _read(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
     row_of = {image_id: row for row, image_id in enumerate(truth.arrays.image_ids)}
     rows: list[int] = []
-    points: list[list[float]] = []
+    points: list[bytes] = []
     num_unknown = number = 0
     wanted = 3 * truth.skeleton.num_keypoints
     for items in read_blocks(results):
@@ -98,20 +98,18 @@ def _read(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
                     if row is None:
                         num_unknown += 1
                         continue
-                    if len(body) != wanted:
-                        raise ValueError(f"{len(body)} numbers, not {wanted}")
+                    given = float64_of(body)
+                    if len(given) != 8 * wanted:
+                        raise ValueError(f"{len(given) // 8} numbers, not {wanted}")
                     rows.append(row)
-                    points.append(body)
+                    points.append(given)
             except (KeyError, TypeError, ValueError, AttributeError) as error:
                 raise EvaluationError(
                     f"{results}: entry {number} does not fit ({type(error).__name__}: {error}); expected an image_id "
                     "and keypoint_annotations, of each person 14 points as x, y, flag."
                 ) from None
             number += 1
-    try:
-        triplets = np.array(points, np.float64).reshape(len(points), -1, 3)
-    except (TypeError, ValueError) as error:
-        raise EvaluationError(f"{results}: a point is no number ({error}).") from None
+    triplets = np.frombuffer(b"".join(points)).reshape(len(points), -1, 3)
     if not np.isfinite(triplets).all():
         raise EvaluationError(f"{results}: a point is not a finite number.")
     count = len(rows)

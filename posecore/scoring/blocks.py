@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -11,7 +12,7 @@ from posecore.errors import EvaluationError
 from posecore.evaluation.results import PART_FIELDS
 from posecore.evaluation.wholebody import PARTS
 from posecore.schema import Json
-from posecore.scoring.json_blocks import read_blocks
+from posecore.scoring.json_blocks import float64_of, read_blocks
 from posecore.scoring.sequences import read_sequences
 from posecore.storage import AnyPath
 
@@ -31,7 +32,7 @@ class Block:
         keypoints: (D, K, 2) x, y in image pixels.
         keypoint_scores: (D, K) confidence of each point.
         part_scores: official part name → (D,) confidence of that part.
-        bodies: (D,) id of the annotation that each answers, "" where the file states none.
+        bodies: (D,) id of the annotation that each answers, "" where the file states none; empty if not asked for.
     """
 
     entry: Int[np.ndarray, " D"]
@@ -51,6 +52,8 @@ class Results:
         path: the JSON file, or a folder of one per sequence, as PoseTrack is submitted.
         image_ids: of the annotations.
         num_keypoints: K.
+        of_bodies: whether entries may name the annotation they answer; asking each for a field it does not have takes
+            as long as reading the rest of it.
 
     Attributes:
         num_entries: entries so far.
@@ -58,7 +61,7 @@ class Results:
         unknown: the first such image.
     """
 
-    def __init__(self, path: AnyPath, image_ids: Sequence[str], num_keypoints: int) -> None:
+    def __init__(self, path: AnyPath, image_ids: Sequence[str], num_keypoints: int, *, of_bodies: bool = False) -> None:
         self.path = path
         self.num_entries = 0
         self.num_unknown = 0
@@ -67,12 +70,13 @@ class Results:
         numbers = {int(name): row for name, row in self._row_of.items() if str(name).isdecimal()}
         self._row_of |= {number: row for number, row in numbers.items() if str(number) in self._row_of}
         self._num_keypoints = num_keypoints
+        self._of_bodies = of_bodies
 
     def __iter__(self) -> Iterator[Block]:
         for items in read_sequences(self.path) if self.path.is_dir() else read_blocks(self.path):
             yield self._block(items)
 
-    def _block(self, items: list[dict[str, Json]]) -> Block:
+    def _block(self, items: Sequence[Mapping[str, Any]]) -> Block:
         first, given = self.num_entries, items
         self.num_entries += len(items)
         try:
@@ -105,18 +109,21 @@ class Results:
             keypoints=triplets[:, :, :2],
             keypoint_scores=triplets[:, :, 2],
             part_scores=part_scores,
-            bodies=tuple(str(item.get(BODY_ID_FIELD, "")) for item in items),
+            bodies=tuple(str(item.get(BODY_ID_FIELD, "")) for item in items) if self._of_bodies else (),
         )
 
-    def _triplets(self, items: list[dict[str, Json]]) -> NDArray[np.float64]:
-        extra = [key for key in PART_FIELDS.values() if items and key in items[0] and key != "keypoints"]
-        if extra:
-            flat = [[value for key in PART_FIELDS.values() for value in item[key]] for item in items]
-        else:
-            flat = [item["keypoints"] for item in items]
-        return np.array(flat, np.float64).reshape(len(items), self._num_keypoints, 3)
+    def _triplets(self, items: Sequence[Mapping[str, Any]]) -> NDArray[np.float64]:
+        extra = any(key in items[0] for key in PART_FIELDS.values() if key != "keypoints") if items else False
+        keys = tuple(PART_FIELDS.values()) if extra else ("keypoints",)
+        given = [float64_of(item[key]) for item in items for key in keys]
+        sizes = np.fromiter(map(len, given), np.int64, len(given))
+        counts = sizes.reshape(len(items), len(keys)).sum(axis=1) // 8
+        wanted = 3 * self._num_keypoints
+        if (counts != wanted).any():
+            raise ValueError(f"{counts[counts != wanted][0]} numbers where {wanted} belong")
+        return np.frombuffer(b"".join(given)).reshape(len(items), self._num_keypoints, 3)
 
-    def _misfit(self, items: list[dict[str, Json]], first: int) -> EvaluationError:
+    def _misfit(self, items: Sequence[Mapping[str, Any]], first: int) -> EvaluationError:
         """What is wrong with the first entry that does not fit."""
         expected = f"an image_id, {self._num_keypoints} keypoints as x, y, confidence, and a score"
         for number, item in enumerate(items):

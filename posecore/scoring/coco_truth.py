@@ -154,7 +154,7 @@ class _Table:
         self._videos: list[str | None] = []
         self._ids: list[str] = []
         self._subjects: list[str | None] = []
-        self._numbers: dict[str, list[float]] = {name: [] for name in ("image", "area", "category", "crowd", "count")}
+        self._numbers = {name: array("d") for name in ("image", "area", "category", "crowd", "count")}
         self._points, self._boxes, self._heads = array("d"), array("d"), array("d")
         self._left_out: dict[str, int] = {}
         self._ignored: dict[int, Sequence[NDArray[np.float64]]] = {}
@@ -199,25 +199,24 @@ class _Table:
         subject = annotation.get("subject_id")
         self._subjects.append(None if subject is None else str(subject))
         stated = annotation.get("num_keypoints")
-        labelled = sum(flag > 0 for flag in points[2::3])
         for name, value in (
             ("image", row),
             ("area", annotation.get("area", np.nan)),
             ("category", annotation.get("category_id", 1)),
             ("crowd", bool(annotation.get("iscrowd", False))),
-            ("count", labelled if stated is None else stated),
+            ("count", sum(flag > 0 for flag in points[2::3]) if stated is None else stated),
         ):
             self._numbers[name].append(value)
 
     def truth(self, origin: str) -> Truth:
         num_keypoints = self._skeleton.num_keypoints
-        points = np.array(self._points, np.float64).reshape(-1, num_keypoints, 3)
+        points = np.frombuffer(self._points).reshape(-1, num_keypoints, 3)
         flags = points[:, :, 2]
         # A flag may be a score that a detector left: whatever is above 0 is labelled.
         visibility = np.where(flags > 0, np.where(flags == 1, 1, 2), 0).astype(np.uint8)
         if not np.isfinite(points[visibility > 0]).all():
             raise EvaluationError(f"{origin}: a labelled point is not a finite number.")
-        image_row = np.array(self._numbers["image"], np.int64)
+        image_row = np.array(self._numbers["image"]).astype(np.int64)
         ids = tuple(self._image_of)
         arrays = GroundTruth(
             image_ids=ids,
@@ -228,10 +227,10 @@ class _Table:
             keypoints=points[:, :, :2],
             visibility=visibility,
             bbox_xywh=np.array(self._boxes, np.float64).reshape(-1, 4),
-            area=np.array(self._numbers["area"], np.float64),
-            category_id=np.array(self._numbers["category"], np.int64),
-            is_crowd=np.array(self._numbers["crowd"], np.bool_),
-            num_keypoints=np.array(self._numbers["count"], np.int64),
+            area=np.array(self._numbers["area"]),
+            category_id=np.array(self._numbers["category"]).astype(np.int64),
+            is_crowd=np.array(self._numbers["crowd"]) > 0,
+            num_keypoints=np.array(self._numbers["count"]).astype(np.int64),
             head_bbox_xyxy=np.array(self._heads, np.float64).reshape(-1, 4),
         )
         nothing = (None,) * len(image_row)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
@@ -22,8 +22,8 @@ from posecore.evaluation.oks import (
     Matching,
     OksResult,
     PairFinder,
+    Ranking,
     extent,
-    match,
 )
 from posecore.evaluation.wholebody import PARTS
 from posecore.schema import AreaRule
@@ -31,14 +31,13 @@ from posecore.scoring.blocks import Block
 from posecore.skeletons.skeleton import Skeleton
 
 SIZES: Mapping[str, tuple[float, float]] = {
-    "all": (0.0, 1e10),
     "below 32²": (0.0, 32.0**2),
     "32² to 64²": (32.0**2, 64.0**2),
     "64² to 96²": (64.0**2, 96.0**2),
     "96² to 192²": (96.0**2, 192.0**2),
     "above 192²": (192.0**2, 1e10),
 }
-"""Of the table by size, in px² of what OKS divides by; the official ranges are among the metrics."""
+"""Of the table by size, beside all, in px² of what OKS divides by; the official ranges are among the metrics."""
 ANSWERED_FROM = 0.1
 """A body to which no detection has this OKS has no answer whose errors would mean anything."""
 _WHOLE = "wholebody"
@@ -68,7 +67,8 @@ class OksOutcome:
     Attributes:
         metrics: by the protocol, with pycocotools' figure where an annotation of id 0 makes another.
         matching: over all points and sizes.
-        candidates: what was matched.
+        near: (D,) of each detection, in the file's order, whether it has an OKS of 0.5 to anybody.
+        num_strange: detections of a category that the annotations do not have.
         answers: for each annotation, the detection of the highest OKS, from :data:`ANSWERED_FROM` on; ``instance_row``
             names the annotation.
         answer_oks: (A,) of each.
@@ -77,7 +77,8 @@ class OksOutcome:
 
     metrics: dict[str, float]
     matching: Matching
-    candidates: Candidates
+    near: Bool[np.ndarray, " D"]
+    num_strange: int
     answers: Predictions
     answer_oks: Float[np.ndarray, " A"]
     area: Float[np.ndarray, " N"]
@@ -120,6 +121,7 @@ class OksJudge:
             for name, points in self._points.items()
         }
         self._found: dict[str, list[Candidates]] = {name: [] for name in self._points}
+        self._rankings: dict[str, Ranking] = {}
         self._nearest = _Nearest(len(truth), skeleton.num_keypoints)
 
     def take(self, block: Block) -> None:
@@ -137,50 +139,59 @@ class OksJudge:
 
     def outcome(self) -> OksOutcome:
         """Judges everything that was taken."""
-        joined = {name: Candidates.concatenate(found) for name, found in self._found.items()}
-        self._found.clear()
-        whole, metrics = self._metrics(joined, id_0_is_none=False)
+        known, near, num_strange = np.unique(self._truth.category_id), np.zeros(0, np.bool_), 0
+        for name in self._points:
+            candidates = Candidates.concatenate(self._found.pop(name))
+            self._rankings[name] = Ranking(self._truths[name], candidates, per_category=self._rules.per_category)
+            if name == _WHOLE:
+                near = np.zeros(len(candidates.scores), np.bool_)
+                near[candidates.pair_detection] = True
+                num_strange = int((~np.isin(candidates.category_id, known)).sum()) if len(known) else 0
+        whole, metrics = self._metrics(id_0_is_none=False)
         if ID_0 in self._truth.instance_ids:
-            _, theirs = self._metrics(joined, id_0_is_none=True)
+            _, theirs = self._metrics(id_0_is_none=True)
             metrics |= {f"pycocotools/{name}": value for name, value in theirs.items() if value != metrics[name]}
         answers, oks = self._nearest.answers(self._truth.image_ids, self._truth.image_row)
         return OksOutcome(
             metrics=metrics,
             matching=whole,
-            candidates=joined[_WHOLE],
+            near=near,
+            num_strange=num_strange,
             answers=answers,
             answer_oks=oks,
             area=self._area,
         )
 
-    def by_size(self, candidates: Candidates) -> Iterator[tuple[str, Matching]]:
-        """The same matching over each of :data:`SIZES`, one after the other: each takes 20 bytes for a detection."""
-        for name, limits in SIZES.items():
-            yield name, self._match(_WHOLE, candidates, {name: limits})
+    def by_size(self, whole: Matching) -> Iterator[tuple[str, Matching]]:
+        """The matching over all sizes, and one over each of :data:`SIZES`, one after the other.
 
-    def _metrics(self, joined: Mapping[str, Candidates], *, id_0_is_none: bool) -> tuple[Matching, dict[str, float]]:
+        Each takes 20 bytes for a detection.
+        """
+        yield "all", whole
+        for name, limits in SIZES.items():
+            yield name, self._match(_WHOLE, {name: limits})
+
+    def _metrics(self, *, id_0_is_none: bool) -> tuple[Matching, dict[str, float]]:
         """The matching of all sizes over all points, and what the protocol says."""
-        whole, result = self._judged(_WHOLE, joined[_WHOLE], id_0_is_none)
+        whole, result = self._judged(_WHOLE, id_0_is_none)
         if self._rules.crowding:
             return whole, crowdpose_metrics(self._truth, whole)
         metrics = result.summary()
         if self._rules.parts:
-            for name, found in joined.items():
-                of_part = result if name == _WHOLE else self._judged(name, found, id_0_is_none)[1]
+            for name in self._points:
+                of_part = result if name == _WHOLE else self._judged(name, id_0_is_none)[1]
                 metrics |= {f"{name}/{key}": value for key, value in of_part.summary().items()}
         elif self._rules.per_category and len(result.categories) > 1:
             metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
         return whole, metrics
 
-    def _judged(self, name: str, candidates: Candidates, id_0_is_none: bool) -> tuple[Matching, OksResult]:
+    def _judged(self, name: str, id_0_is_none: bool) -> tuple[Matching, OksResult]:
         """The matching of all sizes, and the result over the official ones, of which one at a time is in memory."""
         whole, *sizes = AREA_RANGES.items()
-        matching = self._match(name, candidates, dict([whole]), id_0_is_none=id_0_is_none)
-        results = [matching.result()]
+        matching = self._match(name, dict([whole]), id_0_is_none=id_0_is_none)
+        results = [matching.whole]
         if not self._rules.crowding:
-            results += [
-                self._match(name, candidates, dict([size]), id_0_is_none=id_0_is_none).result() for size in sizes
-            ]
+            results += [self._match(name, dict([size]), id_0_is_none=id_0_is_none).whole for size in sizes]
         joined = OksResult(
             precision=np.concatenate([result.precision for result in results], axis=3),
             recall=np.concatenate([result.recall for result in results], axis=2),
@@ -192,21 +203,14 @@ class OksJudge:
     def _match(
         self,
         name: str,
-        candidates: Candidates,
         area_ranges: Mapping[str, tuple[float, float]],
         *,
         id_0_is_none: bool = False,
     ) -> Matching:
         truth = self._truths[name]
         ignored = (truth.visibility == 0).all(axis=1) if self._rules.parts else truth.num_keypoints == 0
-        return match(
-            truth,
-            candidates,
-            area=self._area,
-            ignored=ignored,
-            per_category=self._rules.per_category,
-            area_ranges=area_ranges,
-            id_0_is_none=id_0_is_none,
+        return self._rankings[name].match(
+            area=self._area, ignored=ignored, area_ranges=area_ranges, id_0_is_none=id_0_is_none
         )
 
     def _of_part(self, points: list[int]) -> GroundTruth:

@@ -64,6 +64,7 @@ def score_oks(
     measure = matching.of_resample
     estimates = intervals(measure, units, bootstrap)
     metrics, tables, curves = dict(outcome.metrics), [_by_size(judge, outcome)], [_precision_recall(matching)]
+    del judge  # with what it kept of each detection, of which nothing below asks
     known, answers = answered(truth.arrays, outcome.answers)
     if len(answers):
         tables.append(keypoint_table(known, answers, truth.skeleton))
@@ -96,8 +97,8 @@ def score_oks(
 
 def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:
     rows: list[Sequence[Cell]] = []
-    for name, matching in judge.by_size(outcome.candidates):
-        bodies, result = int((~matching.outside).sum()), matching.result()
+    for name, matching in judge.by_size(outcome.matching):
+        bodies, result = int((~matching.outside).sum()), matching.whole
         precision, recall = result.precision[..., 0], result.recall[..., 0]
         values = [float(table[table > -1].mean()) if (table > -1).any() else None for table in (precision, recall)]
         at_half = [
@@ -113,7 +114,7 @@ def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:
 
 
 def _precision_recall(matching: Matching) -> Curve:
-    table = matching.result().precision[..., 0]
+    table = matching.whole.precision[..., 0]
     table = np.where(table < 0, np.nan, table)
     with np.errstate(invalid="ignore"):
         series = {
@@ -153,15 +154,13 @@ class _Found:
         wanted = ~matching.outside[0]
         counted = ~matching.excluded[0, 0]
         matched = matching.matched[0, 0]
-        near = np.zeros(len(outcome.candidates.scores), np.bool_)
-        near[outcome.candidates.pair_detection] = True
         redundant = counted & ~matched
         right = counted & matched
         return cls(
             wanted=wanted,
             missed=wanted & ~matching.found[0, 0],
             redundant=redundant,
-            doubled=redundant & near[matching.detection],
+            doubled=redundant & outcome.near[matching.detection],
             num_right=int(right.sum()),
             best=_best(matching.scores[counted], right[counted], int(wanted.sum())),
         )
@@ -189,8 +188,6 @@ def _counts(
     arrays = truth.arrays
     with_bodies = np.zeros(len(arrays.image_ids), np.bool_)
     with_bodies[arrays.image_row[found.wanted]] = True
-    known = np.unique(arrays.category_id)
-    strange = int((~np.isin(outcome.candidates.category_id, known)).sum()) if len(known) else 0
     return {
         "pictures": len(arrays.image_ids),
         "pictures without a result": int((answers_on == 0).sum()),
@@ -201,7 +198,7 @@ def _counts(
         "results": entries.num_entries,
         "results beyond the 20 best of a picture, or of no category of the annotations": entries.num_entries
         - len(found.redundant),
-        "results of a category that the annotations do not have": strange,
+        "results of a category that the annotations do not have": outcome.num_strange,
         "missed bodies (OKS 0.5)": int(found.missed.sum()),
         "redundant results (OKS 0.5)": int(found.redundant.sum()),
         "of those, on a body that another result found": int(found.doubled.sum()),

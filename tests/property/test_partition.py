@@ -3,7 +3,8 @@
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from posecore.datasets.partition import PartitionConfig, take_part
+from posecore.datasets.division import take_part
+from posecore.datasets.partition import PartitionConfig
 from posecore.errors import DatasetError
 from posecore.schema import Record
 from tests.support.small_split import instance

@@ -5,7 +5,8 @@ import pytest
 from posecore.config import parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.datasets.partition import PartitionConfig, SubjectRule, name_subjects, take_part
+from posecore.datasets.division import take_part
+from posecore.datasets.partition import PartitionConfig, SubjectRule, name_subjects
 from posecore.errors import ConfigError, DatasetError
 from posecore.ingest.run import ingest
 from posecore.schema import Record, Reject
