@@ -4,7 +4,7 @@ Objects are simdjson's views of a block, read where they are asked: columns of n
 which takes four times as long.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -75,7 +75,7 @@ def _blocks(file: BinaryIO, origin: str, block_bytes: int) -> Iterator[list[Mapp
     yield _objects(_parsed(b"[" + text, origin), origin)
 
 
-def _whole_objects(text: bytes) -> tuple[Sequence[Any], bytes]:
+def _whole_objects(text: bytes) -> tuple[Any, bytes]:
     """The objects that end in a text, and what follows the last of them and its comma.
 
     A brace and a comma may also stand within an object or a text; what is cut there is no JSON, and the place before is
@@ -108,7 +108,7 @@ def _parsed(text: bytes, origin: str) -> Json:
 
 
 def _objects(items: Any, origin: str) -> list[Mapping[str, Any]]:
-    objects = list(items) if isinstance(items, list | simdjson.Array) else [None]
+    objects: list[Any] = list(items) if isinstance(items, list | simdjson.Array) else [None]
     if not set(map(type, objects)) <= {dict, simdjson.Object}:
         raise EvaluationError(f"{origin}: expected a list of objects, a results file.")
     return objects

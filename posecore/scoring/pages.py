@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 
 import orjson
 
@@ -10,6 +11,9 @@ from posecore.scoring.comparison import Comparison
 from posecore.scoring.score import Cell, Score
 from posecore.viz.curves import Chart
 from posecore.viz.page import render
+
+_NUMBERS = ("torso/bodies",)
+"""Metrics that are whole numbers."""
 
 
 def as_json(score: Score, comparison: Comparison | None = None) -> bytes:
@@ -52,6 +56,8 @@ def as_html(score: Score, comparison: Comparison | None = None, pictures: Mappin
     return render(
         "score.html.j2",
         score=score,
+        name=PurePath(score.results).name,
+        headline=score.intervals.get(score.primary, Estimate(math.nan)),
         units=_units(score),
         metrics=_metric_rows(score.metrics, score.intervals),
         comparison=comparison,
@@ -72,11 +78,11 @@ def _units(score: Score) -> str:
 
 
 def _metric_rows(values: Mapping[str, float], intervals: Mapping[str, Estimate]) -> list[Sequence[Cell]]:
-    nowhere = Estimate(math.nan)
-    return [
-        (name, value, intervals.get(name, nowhere).low, intervals.get(name, nowhere).high)
-        for name, value in values.items()
-    ]
+    rows: list[Sequence[Cell]] = []
+    for name, value in values.items():
+        estimate = intervals.get(name, Estimate(math.nan))
+        rows.append((name, int(value) if name in _NUMBERS else value, estimate.low, estimate.high))
+    return rows
 
 
 def _markdown(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> list[str]:

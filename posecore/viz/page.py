@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from numpy.typing import NDArray
 
-from posecore.viz.encoded import data_url
 
 
 def render(template: str, **values: Any) -> bytes:
@@ -31,8 +31,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": figure, "data_url": data_url}
+    environment.filters |= {"number": figure, "data_url": _data_url}
     return environment
+
+
+def _data_url(image_rgb: NDArray[np.uint8]) -> str:
+    from posecore.viz.encoded import data_url  # OpenCV, which a page of numbers does without
+
+    return data_url(image_rgb)
 
 
 def figure(value: float) -> str:

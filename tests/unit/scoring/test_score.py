@@ -12,6 +12,7 @@ from posecore.scoring.comparison import compare
 from posecore.scoring.pages import as_html, as_json, as_markdown
 from posecore.scoring.run import score, task_of_file
 from posecore.skeletons.library import load_skeleton
+from tests.support.browser import beyond, opened
 
 NAMES = load_skeleton("coco17").names
 SETTINGS = BootstrapSettings(resamples=100)
@@ -219,6 +220,28 @@ def test_the_command_writes_three_files_and_draws_the_worst_pictures(
     assert (out / "score.html").read_text().count("<img src=") == 2
     assert json.loads((out / "score.json").read_text())["comparison"]["differences"]["AP"] == 0
     assert (out / "score.md").read_text().startswith("# ")
+
+
+@pytest.mark.browser
+def test_a_browser_shows_the_page_at_both_widths(tmp_path: Path) -> None:
+    folder = tmp_path / "a_folder_of_a_long_name" / ("of_a_run" * 12)
+    folder.mkdir(parents=True)
+    truth, path = files(folder, truth_of(), [result(1), result(2, 3.0), result(3, 6.0)])
+    scored = score(task_of_file(truth, "coco"), path, SETTINGS)
+    page = tmp_path / "score.html"
+    page.write_bytes(as_html(scored.score, compare(scored, scored, SETTINGS)))
+    with opened(page, tmp_path / "profile") as driver:
+        for width in (1280, 390):
+            assert beyond(driver, width) <= 0, "nothing but a table is wider than the screen"
+        assert driver.title == path.name
+        answer = driver.find_element("class name", "answer").text
+        assert answer.startswith(f"AP {scored.score.metrics['AP']:.4f}")
+        assert "AP: no interval" in answer, "of a file with itself"
+        legend = driver.find_element("tag name", "figcaption").text
+        assert all(name in legend for name in ("OKS 0.50", "OKS 0.75", "OKS 0.90"))
+        counted = driver.find_element("xpath", "//td[starts-with(., 'results beyond')]/following-sibling::td")
+        assert counted.rect["x"] + counted.rect["width"] <= 390, "numbers of long names are seen on a phone"
+        assert driver.get_log("browser") == []
 
 
 @pytest.mark.parametrize(
