@@ -9,7 +9,6 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from numpy.typing import NDArray
 
 
-
 def render(template: str, **values: Any) -> bytes:
     """A page as UTF-8.
 
