@@ -31,12 +31,15 @@ def load_skeleton(name: str) -> Skeleton:
     """Reads one skeleton.
 
     Args:
-        name: such as ``coco17``, or of an own one; those that ship with the library keep their names.
+        name: such as ``coco17``, or of an own one, or the path of a ``.yaml`` file; those that ship with the library
+            keep their names.
 
     Raises:
         DatasetError: there is no skeleton of that name; the message suggests the closest and lists all.
         ConfigError: the file of an own one is wrong; the message names the field.
     """
+    if name.endswith((".yaml", ".yml")):
+        return parse_config(read_yaml(Path(name)), Skeleton, origin=name)
     if name not in skeleton_names() and (own := own_skeletons().get(name)) is not None:
         skeleton = parse_config(read_yaml(own), Skeleton, origin=str(own))
         if skeleton.name != name:
