@@ -31,7 +31,7 @@ from rich.table import Table
 from posecore.cluster.launch import launched
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
@@ -251,7 +251,7 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
     for split, result in zip(evaluation, judged, strict=True):
         protocol = split.definition.evaluation.protocol
         metrics = result.values["metrics"][split.entry.name]
-        primary = PROTOCOLS[protocol].primary
+        primary = metric_class(protocol).primary
         others = ", ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:6])
         table.add_row(split.entry.name, protocol, primary, f"{metrics[primary]:.3f}", others)
     return table

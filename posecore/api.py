@@ -17,6 +17,7 @@ from os import PathLike
 from typing import Any
 
 from posecore.config import apply_override, load_config, parse_config
+from posecore.doors import trusted_file
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Json
@@ -151,7 +152,8 @@ def _run(job: str, config_class: str, config: Any, settings: Sequence[str], on_r
         values = deepcopy(dict(config))
         for setting in settings:
             apply_override(values, setting)
-        parsed = parse_config(values, kind, origin=job)
+        with trusted_file():
+            parsed = parse_config(values, kind, origin=job)
     else:
         parsed = load_config(config, kind, settings)
     run: Callable[..., str] = script.run

@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from posecore.doors import trusted_file
 from posecore.errors import ConfigError
 from posecore.storage import AnyPath, as_path, read_at_most
 from posecore.strict_yaml import parse_yaml, place_of
@@ -37,6 +38,21 @@ class Config(BaseModel):
     def fingerprint(self) -> str:
         """SHA-256 of the canonical JSON of all resolved values, as 64 hexadecimal digits."""
         return digest_json(self.model_dump(mode="json"))
+
+
+class Extension(Config):
+    """Base of whatever comes in by a door (:mod:`posecore.doors`): its options are its fields.
+
+    Attributes:
+        kind: the name by which a file reaches it: a word if it is built in, else where its class lies.
+    """
+
+    kind: str = Field(default="", validate_default=True)
+
+    @field_validator("kind")
+    @classmethod
+    def _own_name(cls, kind: str) -> str:
+        return kind or f"{cls.__module__}:{cls.__qualname__}"
 
 
 def digest_json(value: object) -> str:
@@ -128,7 +144,8 @@ def load_config(path: str | Path, cls: type[ConfigT], overrides: Sequence[str] =
         ConfigError: the file, an override or a field is wrong.
     """
     values = stated_values(path, overrides)
-    return parse_config(values, cls, str(path), [override.partition("=")[0] for override in overrides])
+    with trusted_file():
+        return parse_config(values, cls, str(path), [override.partition("=")[0] for override in overrides])
 
 
 def stated_values(path: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:

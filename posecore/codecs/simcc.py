@@ -7,22 +7,29 @@ arXiv 2107.03332.
 Targets and outputs are one tensor, the bins of x first, then those of y: (n, k, bins_x + bins_y).
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from jaxtyping import Float, Int
 from pydantic import Field
 from torch import Tensor
 
-from posecore.config import Config
+from posecore.codecs.codec import Codec, mean_place
 from posecore.geometry import CropConvention
 
+SHARPNESS = 10.0
+"""What logits and targets are multiplied by before the softmax.
 
-class SimccCodec(Config):
+So the target distribution is that of ``exp(10 g)`` for a Gaussian g with peak 1: half as high as its peak only 0.38 of
+the Gaussian's spread away from it, upon a floor of e^-10 of the peak everywhere.
+"""
+
+
+class SimccCodec(Codec):
     """One way to draw a keypoint as two lines and to read it back.
 
     Attributes:
-        kind: names this codec in the closed union.
+        kind: names this codec.
         input_size: (height, width) of the crop in pixels.
         split_ratio: bins per crop pixel.
     """
@@ -30,6 +37,7 @@ class SimccCodec(Config):
     kind: Literal["simcc"] = "simcc"
     input_size: tuple[int, int] = (256, 192)
     split_ratio: int = Field(default=2, gt=0)
+    loss: ClassVar[str] = "simcc_divergence"
 
     @property
     def crop(self) -> CropConvention:
@@ -41,6 +49,12 @@ class SimccCodec(Config):
         """(height, width) in bins of the frame that decoded points live in."""
         height, width = self.input_size
         return height * self.split_ratio, width * self.split_ratio
+
+    @property
+    def outputs_per_point(self) -> float:
+        """Bins of an axis, on average of both."""
+        height, width = self.frame_size
+        return (height + width) / 2
 
     @property
     def sigmas(self) -> tuple[float, float]:
@@ -108,6 +122,12 @@ class SimccCodec(Config):
         gap = self.split_ratio - 1 if shift else 0
         restored = torch.cat([restored[..., gap:], restored[..., restored.shape[-1] - gap :]], dim=-1)
         return torch.cat([restored, y], dim=-1)
+
+    def expect(self, outputs: Float[Tensor, "n k bins"]) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k"]]:
+        """Means of the lines' softmax, in bins, and the smaller of their two maxima, without gradient."""
+        lines = [line.float() for line in self.split(outputs)]
+        means = [mean_place((SHARPNESS * line).softmax(dim=-1)) for line in lines]
+        return torch.stack(means, dim=-1), torch.minimum(*(line.detach().amax(dim=-1) for line in lines))
 
     def split(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The (n, k, bins_x) and (n, k, bins_y) parts of targets or outputs.

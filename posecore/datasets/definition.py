@@ -4,11 +4,19 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, SerializationInfo, SerializerFunctionWrapHandler, model_serializer, model_validator
+from pydantic import (
+    Field,
+    SerializationInfo,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from posecore.config import NAME_PATTERN, Config, digest_json
 from posecore.conventions import LabelConventions
 from posecore.datasets.partition import PartitionConfig, SubjectRule
+from posecore.doors import Door
 from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import read_list
@@ -120,20 +128,38 @@ class LicenseDefinition(Config):
     note: str = ""
 
 
+PROTOCOLS = ("oks", "oks_per_category", "wholebody", "crowdpose", "aic", "pckh", "torso", "pck", "pixel")
+"""Those that are built in; :mod:`posecore.evaluation.protocols` has them."""
+
+PROTOCOLS_DOOR = Door("protocol", "posecore.metrics")
+"""By which others come in."""
+
+
 class EvaluationDefinition(Config):
     """The dataset's own protocol.
 
     Attributes:
-        protocol: name of the protocol.
+        protocol: one of :data:`PROTOCOLS`, the name that an installed package gives its own, or where its class lies:
+            ``package.module:Class`` (:class:`posecore.evaluation.metric.Metric`).
         scale_rule: area that OKS divides by; None means the record's own area.
         options: further settings of the protocol.
     """
 
-    protocol: Literal["oks", "oks_per_category", "wholebody", "crowdpose", "aic", "pckh", "torso", "pck", "pixel"] = (
-        "oks"
-    )
+    protocol: str = "oks"
     scale_rule: AreaRule | None = None
     options: dict[str, Json] = {}
+
+    @field_validator("protocol")
+    @classmethod
+    def _check_protocol(cls, protocol: str) -> str:
+        if protocol not in PROTOCOLS and PROTOCOLS_DOOR.place(protocol) is None:
+            raise ValueError(PROTOCOLS_DOOR.unknown(protocol, PROTOCOLS))
+        return protocol
+
+    @property
+    def code(self) -> str | None:
+        """Where the protocol's class lies, as ``package.module:Class``, if it is not built in."""
+        return None if self.protocol in PROTOCOLS else PROTOCOLS_DOOR.place(self.protocol)
 
 
 class DatasetDefinition(Config):

@@ -15,14 +15,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from posecore.codecs.simcc import SimccCodec
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import EvalCrops
 from posecore.loading.samples import UsableInstances
 from posecore.methods.batch import normalise, point_weights
-from posecore.methods.simcc_loss import point_divergences
+from posecore.methods.losses import usual_loss
 from posecore.models.pose_model import PoseModel
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath, as_path, write_atomically
@@ -51,6 +50,7 @@ def label_losses(
     """
     device = model.device
     codec = model.codec(head)
+    loss = usual_loss(codec)
     skeleton = store.manifest.definition.skeleton
     losses = np.full((len(store), skeleton.num_keypoints), np.nan, np.float32)
     crops = EvalCrops(
@@ -69,10 +69,7 @@ def label_losses(
         outputs = model.predict(normalise(torch.from_numpy(batch.images).to(device)), head, depth=depth).float()
         points = torch.from_numpy(group.keypoints_crop).to(device)
         targets, weights = codec.encode(points, point_weights(torch.from_numpy(group.state)).to(device))
-        if isinstance(codec, SimccCodec):
-            values = point_divergences(codec, outputs, targets)
-        else:
-            values = (outputs - targets).square().mean((2, 3))
+        values = loss.points(codec, outputs, targets)
         losses[group.rows] = torch.where(weights > 0, values, torch.nan).cpu().numpy()
     return losses
 

@@ -1,86 +1,330 @@
-"""Judges predictions by the protocol a ``dataset.yaml`` names. The table below is closed: one entry per protocol."""
+"""Judges predictions by the protocol a ``dataset.yaml`` names: one of those below, or one of its own.
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+:class:`~posecore.evaluation.metric.Metric` says what a protocol is.
+"""
+
+from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-import numpy as np
-from numpy.typing import NDArray
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
-from posecore.datasets.definition import EvaluationDefinition
-from posecore.errors import ConfigError, EvaluationError
+from posecore.datasets.definition import PROTOCOLS_DOOR, EvaluationDefinition
+from posecore.doors import built_in, trusted_file
+from posecore.errors import ConfigError
 from posecore.evaluation.aic import aic_of_resample, aic_sums, evaluate_aic
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crowdpose import evaluate_crowdpose, match_crowdpose
 from posecore.evaluation.image_units import Measure
+from posecore.evaluation.metric import Case, Metric
 from posecore.evaluation.oks import ID_0, Matching, match_predictions
 from posecore.evaluation.pck import evaluate_pck
-from posecore.evaluation.pckh import evaluate_pckh
+from posecore.evaluation.pckh import EXCLUDED, evaluate_pckh
 from posecore.evaluation.pixel import evaluate_pixel
 from posecore.evaluation.torso import evaluate_torso
 from posecore.evaluation.wholebody import match_wholebody
-from posecore.schema import AreaRule, Json
 from posecore.skeletons.skeleton import Skeleton
 
 GUESSED = "guessed_oks_constants"
 """Metric that says of how many points the OKS constant is a guess, wherever one is."""
-_OKS_PROTOCOLS = frozenset({"oks", "oks_per_category", "wholebody", "crowdpose", "aic"})
+
+
+def _names(value: Any) -> Any:
+    if not isinstance(value, (list, tuple)) or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be a list of names of points.")
+    return value
+
+
+_PointNames: TypeAlias = Annotated[tuple[str, ...], BeforeValidator(_names)]
+_Thresholds: TypeAlias = Annotated[tuple[Annotated[float, Field(gt=0)], ...], Field(min_length=1)]
+
+
+class _ByOks(Metric):
+    """Divides distances by an OKS constant per point."""
+
+    primary = "AP"
+    divides_by_oks = True
+
+    def problem(self, skeleton: Skeleton) -> str | None:
+        without = [point.name for point in skeleton.keypoints if point.oks_sigma is None]
+        if not without:
+            return None
+        listed = f"{', '.join(without[:4])}{', …' if len(without) > 4 else ''}"
+        return (
+            f"protocol {self.kind} divides by an OKS constant per point; skeleton {skeleton.name} has none for "
+            f"{listed}; give each keypoint an oks_sigma, or choose the pck, torso or pixel protocol."
+        )
+
+
+class _BothReadings(_ByOks):
+    """Adds pycocotools' figure, where the annotation of id 0, which that never matches, makes another."""
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        metrics = self.read(case, id_0_is_none=False)
+        if ID_0 not in case.truth.instance_ids:
+            return metrics
+        official = self.read(case, id_0_is_none=True)
+        return metrics | {f"pycocotools/{name}": value for name, value in official.items() if value != metrics[name]}
+
+    def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
+        raise NotImplementedError
+
+
+class Oks(_BothReadings):
+    """COCO's AP and AR, all categories taken as one."""
+
+    kind: Literal["oks"] = "oks"
+    per_category: ClassVar[bool] = False
+
+    def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
+        """The figures, by one reading of id 0."""
+        result = self._matching(case, id_0_is_none=id_0_is_none).result()
+        metrics = result.summary()
+        if self.per_category:
+            metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
+        return metrics
+
+    def resampled(self, case: Case) -> Measure:
+        """The average precisions."""
+        return _of_all(self._matching(case))
+
+    def _matching(self, case: Case, *, id_0_is_none: bool = False) -> Matching:
+        return match_predictions(
+            case.truth,
+            case.predictions,
+            case.sigmas(),
+            area=case.area(),
+            ignored=case.truth.num_keypoints == 0,
+            per_category=self.per_category,
+            id_0_is_none=id_0_is_none,
+        )
+
+
+class OksPerCategory(Oks):
+    """Their means over categories, such as species, and each by itself."""
+
+    kind: Literal["oks_per_category"] = "oks_per_category"  # type: ignore[assignment]
+    per_category = True
+
+
+class Wholebody(_BothReadings):
+    """COCO-WholeBody's, for the body and each of its parts."""
+
+    kind: Literal["wholebody"] = "wholebody"
+
+    def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
+        """The figures, by one reading of id 0."""
+        matched = self._parts(case, id_0_is_none=id_0_is_none)
+        parts = {part: matching.result().summary() for part, matching in matched.items()}
+        by_part = {f"{part}/{name}": value for part, summary in parts.items() for name, value in summary.items()}
+        return parts["wholebody"] | by_part
+
+    def resampled(self, case: Case) -> Measure:
+        """The average precisions of the whole."""
+        return _of_all(self._parts(case)["wholebody"])
+
+    def _parts(self, case: Case, *, id_0_is_none: bool = False) -> dict[str, Matching]:
+        return match_wholebody(
+            case.truth, case.predictions, case.skeleton, case.sigmas(), case.area(), id_0_is_none=id_0_is_none
+        )
+
+
+class Crowdpose(_BothReadings):
+    """CrowdPose's, with easy, medium and hard images."""
+
+    kind: Literal["crowdpose"] = "crowdpose"
+
+    def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
+        """The figures, by one reading of id 0."""
+        area = case.area("box_053")
+        return evaluate_crowdpose(case.truth, case.predictions, case.sigmas(), area, id_0_is_none=id_0_is_none)
+
+    def resampled(self, case: Case) -> Measure:
+        """The average precisions of all images."""
+        return _of_all(match_crowdpose(case.truth, case.predictions, case.sigmas(), case.area("box_053")))
+
+
+class Aic(_ByOks):
+    """AI Challenger's mAP."""
+
+    kind: Literal["aic"] = "aic"
+    primary = "mAP"
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """The figures."""
+        return evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
+
+    def resampled(self, case: Case) -> Measure:
+        """The average precisions."""
+        sums = aic_sums(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
+        return partial(aic_of_resample, sums)
+
+
+class Pckh(Metric):
+    """MPII's PCKh.
+
+    Attributes:
+        excluded: points that the means leave out.
+    """
+
+    kind: Literal["pckh"] = "pckh"
+    primary = "PCKh"
+    excluded: _PointNames = EXCLUDED
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """The figures, in percent."""
+        return evaluate_pckh(case.truth, case.predictions, case.skeleton, self.excluded)
+
+    def problem(self, skeleton: Skeleton) -> str | None:
+        """A point to be left out that there is not; those that are by default may be missing."""
+        stated = self.excluded if "excluded" in self.model_fields_set else ()
+        return _strangers(self.kind, "excluded", stated, skeleton)
+
+
+class Torso(Metric):
+    """Distances by the length of the body's own torso.
+
+    Attributes:
+        neck: points whose middle is the neck.
+        hip: points whose middle is the hip.
+        thresholds: in torso lengths; the share of points within each is given.
+    """
+
+    kind: Literal["torso"] = "torso"
+    primary = "torso_error"
+    higher_is_better = False
+    neck: _PointNames = ("left_shoulder", "right_shoulder")
+    hip: _PointNames = ("left_hip", "right_hip")
+    thresholds: _Thresholds = (0.1, 0.2)
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """The figures."""
+        return evaluate_torso(
+            case.truth, case.predictions, case.skeleton, neck=self.neck, hip=self.hip, thresholds=self.thresholds
+        )
+
+    def problem(self, skeleton: Skeleton) -> str | None:
+        """A point of the torso that there is not."""
+        of_neck = _strangers(self.kind, "neck", self.neck, skeleton)
+        return of_neck or _strangers(self.kind, "hip", self.hip, skeleton)
+
+
+class Pck(Metric):
+    """The share of points within a part of the body's box.
+
+    Attributes:
+        thresholds: shares of the longer side.
+        normalise_by: whose side: the body's ``bbox`` or the ``image``.
+    """
+
+    kind: Literal["pck"] = "pck"
+    primary = "PCK_0.05"
+    thresholds: _Thresholds = (0.05, 0.1, 0.2)
+    normalise_by: Literal["bbox", "image"] = "bbox"
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """The figures, in [0, 1]."""
+        return evaluate_pck(case.truth, case.predictions, self.thresholds, self.normalise_by)
+
+
+class Pixel(Metric):
+    """Distances in pixels of the image.
+
+    Attributes:
+        pcutoff: least confidence of the points of the ``_confident`` values.
+    """
+
+    kind: Literal["pixel"] = "pixel"
+    primary = "mean_error_px"
+    higher_is_better = False
+    pcutoff: float = Field(default=0.6, ge=0, le=1)
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        """The figures, in pixels."""
+        return evaluate_pixel(case.truth, case.predictions, self.pcutoff)
+
+
+MetricConfig: TypeAlias = Annotated[
+    Oks | OksPerCategory | Wholebody | Crowdpose | Aic | Pckh | Torso | Pck | Pixel | Metric, PROTOCOLS_DOOR
+]
+"""Every protocol there is, and whoever comes by."""
+
+BUILT_IN: Mapping[str, type[Metric]] = built_in(MetricConfig)
+"""By name."""
+
+_READ: TypeAdapter[Metric] = TypeAdapter(MetricConfig)
+
+
+def metric_class(protocol: str) -> type[Metric]:
+    """What a protocol's name stands for, whatever its options.
+
+    Raises:
+        ConfigError: there is no such protocol.
+    """
+    try:
+        return PROTOCOLS_DOOR.find(protocol, MetricConfig)
+    except ValueError as error:
+        raise ConfigError(str(error)) from None
+
+
+def metric_of(definition: EvaluationDefinition) -> Metric:
+    """A dataset's own protocol with its options.
+
+    Raises:
+        ConfigError: there is no such protocol, or an option does not fit it; a sentence without the place.
+    """
+    if "kind" in definition.options:
+        raise ConfigError(f"protocol {definition.protocol} has no option kind.")
+    try:
+        return _READ.validate_python({**definition.options, "kind": definition.protocol})
+    except ValidationError as error:
+        raise ConfigError(_said_of_options(definition.protocol, error)) from None
+
+
+def _said_of_options(protocol: str, error: ValidationError) -> str:
+    found = error.errors(include_url=False)
+    if found[0]["loc"] == ("kind",):
+        return str(found[0]["msg"])
+    unknown = sorted(str(each["loc"][0]) for each in found if each["type"] == "extra_forbidden")
+    if unknown:
+        has = [name for name in metric_class(protocol).model_fields if name != "kind"]
+        return f"protocol {protocol} has no option {', '.join(unknown)}; it has {', '.join(has) or 'none'}."
+    option, *inside = found[0]["loc"] or ("",)
+    where = "".join(f"[{part}]" for part in inside)
+    said = found[0]["msg"].removeprefix("Value error, ").rstrip(".")
+    return f"option {option}{where} of protocol {protocol}: {said}."
+
+
+def _of_all(matching: Matching) -> Measure:
+    return matching.of_area("all").of_resample
+
+
+def _strangers(protocol: str, option: str, named: Sequence[str], skeleton: Skeleton) -> str | None:
+    strange = [name for name in named if name not in skeleton.names]
+    if not strange:
+        return None
+    native = {point.union: point.name for point in skeleton.keypoints}
+    hint = f"; here {strange[0]} is called {native[strange[0]]}" if strange[0] in native else ""
+    return (
+        f"protocol {protocol} measures by {option}: {', '.join(strange)}, which skeleton {skeleton.name} does not "
+        f"have{hint}; name points of the dataset's own in evaluation.options.{option}."
+    )
 
 
 def protocol_problem(definition: EvaluationDefinition, skeleton: Skeleton) -> str | None:
     """Why a skeleton cannot be judged by a protocol, known before there are predictions; None if it can.
 
     A sentence without the place, such as ``point tail has no OKS constant …``.
+
+    Args:
+        definition: of a ``dataset.yaml``, which is its user's own: a protocol's code that it names is imported.
+        skeleton: of the dataset.
     """
-    protocol = PROTOCOLS[definition.protocol]
-    unknown = sorted(set(definition.options) - set(protocol.options))
-    if unknown:
-        has = ", ".join(protocol.options) or "none"
-        return f"protocol {definition.protocol} has no option {', '.join(unknown)}; it has {has}."
-    for option in _VALUES.keys() & definition.options.keys():
-        try:
-            _VALUES[option].validate_python(definition.options[option])
-        except ValidationError as error:
-            found = error.errors()[0]
-            where = "".join(f"[{part}]" for part in found["loc"])
-            return f"option {option}{where} of protocol {definition.protocol}: {found['msg']}."
-    if definition.protocol in _OKS_PROTOCOLS:
-        without = [point.name for point in skeleton.keypoints if point.oks_sigma is None]
-        if without:
-            listed = f"{', '.join(without[:4])}{', …' if len(without) > 4 else ''}"
-            return (
-                f"protocol {definition.protocol} divides by an OKS constant per point; skeleton {skeleton.name} has "
-                f"none for {listed}; give each keypoint an oks_sigma, or choose the pck, torso or pixel protocol."
-            )
-    for option, default in _NAMED_POINTS.get(definition.protocol, {}).items():
-        named = definition.options.get(option, list(default))
-        if not isinstance(named, list) or not all(isinstance(name, str) for name in named):
-            return f"option {option} of protocol {definition.protocol} must be a list of names of points."
-        strange = [str(name) for name in named if name not in skeleton.names]
-        if strange and (option in definition.options or definition.protocol == "torso"):
-            native = {point.union: point.name for point in skeleton.keypoints}
-            hint = f"; here {strange[0]} is called {native[strange[0]]}" if strange[0] in native else ""
-            return (
-                f"protocol {definition.protocol} measures by {option}: {', '.join(strange)}, which skeleton "
-                f"{skeleton.name} does not have{hint}; name points of the dataset's own in evaluation.options.{option}."
-            )
-    return None
-
-
-_VALUES: Mapping[str, TypeAdapter[Any]] = {
-    "thresholds": TypeAdapter(Annotated[list[Annotated[float, Field(gt=0)]], Field(min_length=1)]),
-    "normalise_by": TypeAdapter(Literal["bbox", "image"]),
-    "pcutoff": TypeAdapter(Annotated[float, Field(ge=0, le=1)]),
-}
-"""Options that are no names of points, with the values they may have."""
-
-_NAMED_POINTS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "torso": {"neck": ("left_shoulder", "right_shoulder"), "hip": ("left_hip", "right_hip")},
-    "pckh": {"excluded": ()},
-}
-"""Options that name points, with what is meant where they are left out."""
+    try:
+        with trusted_file():
+            return metric_of(definition).problem(skeleton)
+    except ConfigError as error:
+        return str(error)
 
 
 def evaluate(
@@ -95,16 +339,13 @@ def evaluate(
         EvaluationError: predictions and ground truth do not fit, or the data lacks what the protocol needs.
         ConfigError: an option the protocol does not have.
     """
-    protocol = PROTOCOLS[definition.protocol]
-    unknown = sorted(set(definition.options) - set(protocol.options))
-    if unknown:
-        raise ConfigError(
-            f"evaluation.options: protocol {definition.protocol} has no option {', '.join(unknown)}; it has "
-            f"{', '.join(protocol.options) or 'none'}."
-        )
-    metrics = protocol.run(_Case(definition.scale_rule, definition.options, skeleton, truth, predictions))
+    try:
+        metric = metric_of(definition)
+    except ConfigError as error:
+        raise ConfigError(f"evaluation.options: {error}") from None
+    metrics = dict(metric(Case(skeleton, truth, predictions, definition.scale_rule)))
     guessed = sum(point.oks_guessed for point in skeleton.keypoints)
-    return metrics | {GUESSED: float(guessed)} if guessed and definition.protocol in _OKS_PROTOCOLS else metrics
+    return metrics | {GUESSED: float(guessed)} if guessed and metric.divides_by_oks else metrics
 
 
 def of_resamples(
@@ -114,147 +355,6 @@ def of_resamples(
 
     Raises:
         EvaluationError: predictions and ground truth do not fit, or the data lacks what the protocol needs.
+        ConfigError: an option the protocol does not have.
     """
-    resampled = PROTOCOLS[definition.protocol].resampled
-    return None if resampled is None else resampled(_Case(definition.scale_rule, {}, skeleton, truth, predictions))
-
-
-@dataclass(frozen=True)
-class _Case:
-    scale_rule: AreaRule | None
-    options: Mapping[str, Json]
-    skeleton: Skeleton
-    truth: GroundTruth
-    predictions: Predictions
-
-    def sigmas(self) -> NDArray[np.float64]:
-        if self.skeleton.oks_sigmas is None:
-            raise EvaluationError(
-                f"skeleton {self.skeleton.name} has points without an OKS constant; give each keypoint an oks_sigma, "
-                "or choose the pck, torso or pixel protocol."
-            )
-        return self.skeleton.oks_sigmas
-
-    def area(self, default: AreaRule | None = None) -> NDArray[np.float64]:
-        return self.truth.scale_area(self.scale_rule or default)
-
-
-@dataclass(frozen=True)
-class Protocol:
-    """One way of judging.
-
-    Attributes:
-        run: the judge.
-        primary: the metric that stands for the result where only one fits.
-        higher_is_better: direction of the primary metric.
-        options: names allowed in ``evaluation.options``.
-        resampled: the judge's average precisions as a function of how often each image counts, where it has any.
-    """
-
-    run: Callable[[_Case], dict[str, float]]
-    primary: str
-    higher_is_better: bool = True
-    options: tuple[str, ...] = ()
-    resampled: Callable[[_Case], Measure] | None = None
-
-
-def _matching(case: _Case, id_0_is_none: bool = False, *, per_category: bool = False) -> Matching:
-    return match_predictions(
-        case.truth,
-        case.predictions,
-        case.sigmas(),
-        area=case.area(),
-        ignored=case.truth.num_keypoints == 0,
-        per_category=per_category,
-        id_0_is_none=id_0_is_none,
-    )
-
-
-def _oks(case: _Case, id_0_is_none: bool, *, per_category: bool = False) -> dict[str, float]:
-    result = _matching(case, id_0_is_none, per_category=per_category).result()
-    metrics = result.summary()
-    if per_category:
-        metrics |= {f"AP/category_{number}": ap for number, ap in result.ap_per_category().items()}
-    return metrics
-
-
-def _parts(case: _Case, id_0_is_none: bool = False) -> dict[str, Matching]:
-    return match_wholebody(
-        case.truth, case.predictions, case.skeleton, case.sigmas(), case.area(), id_0_is_none=id_0_is_none
-    )
-
-
-def _wholebody(case: _Case, id_0_is_none: bool) -> dict[str, float]:
-    parts = {part: matching.result().summary() for part, matching in _parts(case, id_0_is_none).items()}
-    by_part = {f"{part}/{name}": value for part, summary in parts.items() for name, value in summary.items()}
-    return parts["wholebody"] | by_part
-
-
-def _crowdpose(case: _Case, id_0_is_none: bool) -> dict[str, float]:
-    return evaluate_crowdpose(
-        case.truth, case.predictions, case.sigmas(), case.area("box_053"), id_0_is_none=id_0_is_none
-    )
-
-
-def _of_all(matching: Matching) -> Measure:
-    return matching.of_area("all").of_resample
-
-
-def _both_readings(judge: Callable[[_Case, bool], dict[str, float]]) -> Callable[[_Case], dict[str, float]]:
-    """A judge who adds pycocotools' figure, where the annotation of id 0, which that never matches, makes another."""
-
-    def run(case: _Case) -> dict[str, float]:
-        metrics = judge(case, False)
-        if ID_0 not in case.truth.instance_ids:
-            return metrics
-        official = judge(case, True)
-        return metrics | {f"pycocotools/{name}": value for name, value in official.items() if value != metrics[name]}
-
-    return run
-
-
-PROTOCOLS: Mapping[str, Protocol] = {
-    "oks": Protocol(_both_readings(_oks), "AP", resampled=lambda case: _of_all(_matching(case))),
-    "oks_per_category": Protocol(
-        _both_readings(partial(_oks, per_category=True)),
-        "AP",
-        resampled=lambda case: _of_all(_matching(case, per_category=True)),
-    ),
-    "wholebody": Protocol(_both_readings(_wholebody), "AP", resampled=lambda case: _of_all(_parts(case)["wholebody"])),
-    "crowdpose": Protocol(
-        _both_readings(_crowdpose),
-        "AP",
-        resampled=lambda case: _of_all(
-            match_crowdpose(case.truth, case.predictions, case.sigmas(), case.area("box_053"))
-        ),
-    ),
-    "aic": Protocol(
-        lambda case: evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one")),
-        "mAP",
-        resampled=lambda case: partial(
-            aic_of_resample, aic_sums(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
-        ),
-    ),
-    "pckh": Protocol(
-        lambda case: evaluate_pckh(case.truth, case.predictions, case.skeleton, **case.options),
-        "PCKh",
-        options=("excluded",),
-    ),
-    "torso": Protocol(
-        lambda case: evaluate_torso(case.truth, case.predictions, case.skeleton, **case.options),
-        "torso_error",
-        higher_is_better=False,
-        options=("neck", "hip", "thresholds"),
-    ),
-    "pck": Protocol(
-        lambda case: evaluate_pck(case.truth, case.predictions, **case.options),
-        "PCK_0.05",
-        options=("thresholds", "normalise_by"),
-    ),
-    "pixel": Protocol(
-        lambda case: evaluate_pixel(case.truth, case.predictions, **case.options),
-        "mean_error_px",
-        higher_is_better=False,
-        options=("pcutoff",),
-    ),
-}
+    return metric_of(definition).resampled(Case(skeleton, truth, predictions, definition.scale_rule))

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from posecore.errors import EvaluationError
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +45,7 @@ def forgetting_table(
     for eval_set in sorted(set(parent) | set(child)):
         if eval_set not in protocols:
             raise EvaluationError(f"evaluation set {eval_set!r} has no protocol; name it beside its metrics.")
-        protocol = PROTOCOLS[protocols[eval_set]]
+        protocol = metric_class(protocols[eval_set])
         before, after = (_primary(model.get(eval_set), protocol.primary, eval_set) for model in (parent, child))
         gain = None
         if before is not None and after is not None:

@@ -1,4 +1,4 @@
-"""The code of a reader or a stage: everything that can change its result without a word in ``dataset.yaml``.
+"""The code of a reader, a stage or an extension: what can change its result without a word in ``dataset.yaml``.
 
 That is the source of every module of its own folder or package that it imports, the files those modules declare, and
 the versions of the distributions they import. A dataset's folder is one of its own, and so is each package directly in
@@ -110,7 +110,9 @@ def our_modules(definition: DatasetDefinition) -> list[str]:
 
 def _names(definition: DatasetDefinition) -> list[str]:
     readers = dict.fromkeys([definition.reader, *map(definition.reader_of, definition.splits)])
-    return [*readers, *dict.fromkeys(entry.stage for entry in definition.stages)]
+    judge = definition.evaluation.code
+    named = [*readers, *dict.fromkeys(entry.stage for entry in definition.stages)]
+    return named if judge is None else [*named, judge]
 
 
 def _module_of(name: str) -> str:
@@ -138,7 +140,8 @@ def _closure(module: str, name: str) -> dict[str, SourceCode]:
         place = _find(current)
         if current == module and (place is None or place.source is None):
             raise IngestError(
-                f"{name!r} is neither a built-in stage nor an importable package.module:name; correct dataset.yaml."
+                f"{name!r} is neither a built-in stage nor an importable package.module:name; correct the file that "
+                "names it."
             )
         if current in found or place is None or place.source is None:
             continue  # seen, or an attribute, or a folder without code

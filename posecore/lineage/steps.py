@@ -30,6 +30,7 @@ from posecore.lineage.code_snapshot import record_code
 from posecore.lineage.code_version import code_digest, git_sha, source_digest
 from posecore.lineage.contents import Made, copies_of, copy_tag, making_tags, reading_tags
 from posecore.lineage.curve import send_if_reachable
+from posecore.lineage.extension_code import with_extensions
 from posecore.lineage.parameters import flat_parameters
 from posecore.lineage.places import Places, placed
 from posecore.lineage.tracking import RunLog, Tracking
@@ -341,7 +342,7 @@ class Workflow:
             name: such as ``ingest:coco``.
             function: gets the step's own run to log to.
             inputs: everything that decides the result: configurations, results of earlier steps, :class:`Path` of
-                files (their content counts), and JSON values.
+                files (their content counts), and JSON values. Extensions among them count with their code.
             code: modules and packages whose sources, with all they import of ours, are the step's code.
             continues: the function goes on where an interrupted call stopped, and so does the step's run: a curve
                 stays one curve.
@@ -350,7 +351,7 @@ class Workflow:
             Exception: whatever the function raises; the step's run is then closed as failed.
         """
         version = code_digest(code)
-        given = _fingerprint_input(inputs)
+        given = _fingerprint_input(with_extensions(inputs))
         read, writes_here = self.portable(given), self._places.names(given)
         fingerprint = digest_json({"name": name, "code": version, "inputs": read})
         with self._lock(fingerprint, name) as lock_path:

@@ -21,8 +21,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from posecore.methods.batch import DeviceBatch
+from posecore.methods.losses import output_loss
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig, Taught
-from posecore.methods.output_loss import output_loss
 from posecore.methods.prototypes import WEIGHTS, PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.staged import StagedMethod
 from posecore.methods.strategies import (
@@ -36,7 +36,6 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group
 from posecore.models.pose_model import PoseModel, frozen_statistics
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 
 _METHOD = "method."
 _BACKBONE = "method.model.backbone."
@@ -255,8 +254,7 @@ def _features(model: PoseModel, batch: DeviceBatch, rows: Sequence[Group]) -> Te
 
 
 def _has_experts(model: PoseModel) -> bool:
-    backbone = model.config.backbone
-    return isinstance(backbone, VitConfig) and backbone.expert_dim > 0
+    return model.config.backbone.has_experts
 
 
 def _method(model: PoseModel, config: AdaptationConfig) -> SupervisedHeads:

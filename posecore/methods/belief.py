@@ -18,8 +18,8 @@ from torch import Tensor
 
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
-from posecore.codecs.simcc import SimccCodec
-from posecore.methods.simcc_loss import SHARPNESS
+from posecore.codecs.simcc import SHARPNESS, SimccCodec
+from posecore.errors import ConfigError
 
 _FLOOR = 1e-4  # of a line's maximum: below it a logarithm would be noise
 _NOTHING = 1e-12
@@ -35,6 +35,9 @@ def believed(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
 
     Returns:
         (n, K, h, w) float32 heatmaps, or (n, K, bins) float32 lines that SimCC's softmax turns into labels.
+
+    Raises:
+        ConfigError: a codec is neither of heatmaps nor SimCC's, and they are not the same.
     """
     if outputs_alike(teacher, student):
         return outputs.float()
@@ -43,15 +46,21 @@ def believed(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
 
 
 def _carried(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
-    if isinstance(student, SimccCodec):
-        if isinstance(teacher, HeatmapCodec):
+    match teacher, student:
+        case HeatmapCodec(), SimccCodec():
             return heatmap_to_simcc(outputs, teacher, student)
-        lines = teacher.split(outputs)
-        return torch.cat([line @ _carry(teacher, student, axis, line.device).mT for axis, line in _xy(*lines)], dim=-1)
-    if isinstance(teacher, SimccCodec):
-        return simcc_to_heatmap(outputs, teacher, student)
-    x, y = (_carry(teacher, student, axis, outputs.device) for axis in (1, 0))
-    return y @ outputs @ x.mT
+        case SimccCodec(), HeatmapCodec():
+            return simcc_to_heatmap(outputs, teacher, student)
+        case SimccCodec(), SimccCodec():
+            lines = _xy(*teacher.split(outputs))
+            return torch.cat([line @ _carry(teacher, student, axis, line.device).mT for axis, line in lines], dim=-1)
+        case HeatmapCodec(), HeatmapCodec():
+            x, y = (_carry(teacher, student, axis, outputs.device) for axis in (1, 0))
+            return y @ outputs @ x.mT
+    raise ConfigError(
+        f"no way is known from a teacher's {teacher.kind} outputs to a student's {student.kind}; give the student a "
+        "head of the teacher's kind."
+    )
 
 
 def outputs_alike(teacher: Codec, student: Codec) -> bool:

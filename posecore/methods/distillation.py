@@ -22,11 +22,10 @@ from posecore.methods.belief import believed
 from posecore.methods.cached_teacher import CachedTeacher
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment, Reduction
 from posecore.methods.knowledge_token import take_tokens
-from posecore.methods.output_loss import output_loss
+from posecore.methods.losses import output_loss
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.methods.teacher import Teacher, TeacherStatistics, lessons_for
 from posecore.models.architecture import ModelConfig
-from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
 from posecore.models.sources import ModelFolder
 from posecore.shards.answers import LessonTerms, read_answer_manifest, refuse_other_terms
@@ -173,7 +172,7 @@ class Distillation(SupervisedHeads):
             teacher.backbone.num_features,
             teacher.config.feature_size,
         )
-        if isinstance(teacher.config.backbone, OnnxGraphConfig) and config.feature_weight != 0:
+        if not teacher.config.backbone.learns and config.feature_weight != 0:
             raise ConfigError(
                 "method.feature_weight: the teacher is an ONNX file, which gives outputs and no features; set it to 0."
             )

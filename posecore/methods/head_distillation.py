@@ -14,7 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
-from posecore.methods.output_loss import output_loss
+from posecore.methods.losses import output_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import HeadStatistics, PoseModel
 from posecore.models.sources import ModelFolder

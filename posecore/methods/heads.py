@@ -4,12 +4,9 @@ from typing import Literal
 
 from pydantic import Field
 
-from posecore.config import parse_config
-from posecore.errors import ConfigError
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 
 
 class HeadsConfig(SupervisedConfig):
@@ -48,13 +45,7 @@ class ExpertsConfig(SupervisedConfig):
         Raises:
             ConfigError: the backbone has no form with experts, or the share cuts through a channel of it.
         """
-        backbone = model.backbone
-        if not isinstance(backbone, VitConfig):
-            raise ConfigError(f"method: experts needs a plain vision transformer; {backbone.kind} has no such form.")
-        if backbone.expert_share > 0:
-            return model
-        values = backbone.model_dump() | {"expert_share": self.expert_share}
-        return model.model_copy(update={"backbone": parse_config(values, VitConfig, origin="method: experts")})
+        return model.model_copy(update={"backbone": model.backbone.with_experts(self.expert_share)})
 
     def build(self, model: PoseModel) -> SupervisedHeads:
         """The method that trains the model."""

@@ -13,12 +13,10 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
-from posecore.methods.simcc_loss import simcc_loss
-from posecore.methods.supervised import heatmap_loss
+from posecore.methods.losses import usual_loss
 from posecore.methods.teacher import lessons_for
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_from
@@ -125,10 +123,7 @@ class KnowledgeToken(nn.Module):
             codec = teacher.codec(lesson.head)
             outputs = teacher.run_head(lesson.head, features[group.start : group.stop])[:, lesson.teacher_points]
             targets, weights = codec.encode(group.keypoints_crop[:, lesson.points], group.weights[:, lesson.points])
-            if isinstance(codec, SimccCodec):
-                loss = simcc_loss(codec, outputs, targets, weights, len(batch))
-            else:
-                loss = heatmap_loss(outputs, targets, weights, len(batch))
+            loss = usual_loss(codec)(codec, outputs, targets, weights, len(batch))
             terms[f"loss/{group.dataset}"] = loss + reached
         return terms
 

@@ -16,7 +16,6 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.codecs.codec import Codec
-from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.labels.plausibility import Features
@@ -197,9 +196,7 @@ class PosePrior:
             return outputs.float().sum()
         points, confidence = expected_points(codec, outputs, scale)
         energy = self.energies[dataset](points, confidence).sum()
-        height, width = codec.frame_size
-        outputs_per_point = (height + width) / 2 if isinstance(codec, SimccCodec) else height * width
-        return self.weight * energy / (num_samples * outputs_per_point)
+        return self.weight * energy / (num_samples * codec.outputs_per_point)
 
 
 def gradient_ratio(method: nn.Module, batch: DeviceBatch, dataset: str) -> float:

@@ -24,6 +24,7 @@ from torch import Tensor
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.config import Config, parse_config
 from posecore.methods.batch import DeviceBatch, DeviceGroup
+from posecore.methods.heatmap_loss import heatmap_loss
 from posecore.methods.prototype_terms import (
     Assigned,
     PixelWeighting,
@@ -35,7 +36,7 @@ from posecore.methods.prototype_terms import (
     pulls,
 )
 from posecore.methods.self_supervision import AgreementConfig, agreed_points, confident
-from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, heatmap_loss
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, frozen_statistics
@@ -312,8 +313,7 @@ class PrototypeLearning(SupervisedHeads):
             targets, weights = self._codec(name).encode(group.keypoints_crop, group.weights)
             weights = self._weighed(name, weights)
             assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
-            num_samples = self._num_samples(group, len(batch))
-            terms[f"loss/{name}"] = factor * self._heatmap_loss(own_heatmaps, targets, weights, num_samples)
+            terms[f"loss/{name}"] = factor * self._error(group, own_heatmaps, targets, weights, len(batch))
             terms |= self._prior_term(own_heatmaps, group, len(batch))
             terms[f"prototypes/{name}"] = factor * self._prototype_loss(assigned)
             from_prototypes = prototype_heatmaps(own_embeddings, prototypes)

@@ -7,13 +7,15 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.codecs.simcc import SimccCodec
+from posecore.codecs.codec import Codec
 from posecore.config import Config
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.depth_task import DepthTask, DepthTaskConfig
+from posecore.methods.heatmap_loss import SquaredError
+from posecore.methods.loss import Loss
+from posecore.methods.losses import LossConfig, usual_loss
 from posecore.methods.pose_prior import PosePrior, PosePriorConfig
-from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.pose_model import HeadStatistics, PoseModel
 
 
@@ -39,6 +41,8 @@ class SupervisedConfig(Config):
         group_weights: what the points of a group of the skeleton (``body``, ``foot``, ``face``, ``left_hand``,
             ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
             that 68 face points do not drown the rest; DWPose with none.
+        loss: how wrong outputs are; None takes what the head's outputs are usually trained with: ``squared_error`` of
+            heatmaps, ``simcc_divergence`` of SimCC.
         prior: what a population's labels say about its bodies, as a further term; None for none.
         depth: depth of the crops as a second task; None for none.
     """
@@ -50,12 +54,19 @@ class SupervisedConfig(Config):
     loss_weights: dict[str, Annotated[float, Field(gt=0, allow_inf_nan=False)]] = {}
     hardest_points: int | None = Field(default=None, gt=0)
     group_weights: dict[str, Annotated[float, Field(ge=0)]] = {}
+    loss: LossConfig | None = None
     prior: PosePriorConfig | None = None
     depth: DepthTaskConfig | None = None
 
     def factor(self, dataset: str) -> float:
         """What every term of a dataset is multiplied by."""
         return self.loss_weight * self.loss_weights.get(dataset, 1.0)
+
+    def loss_of(self, codec: Codec) -> Loss:
+        """How wrong outputs of a codec are."""
+        if self.loss is not None:
+            return self.loss
+        return usual_loss(codec, hardest_points=self.hardest_points, reduction=self.simcc_reduction)
 
     def check_loss_weights(self, datasets: Collection[str]) -> None:
         """Refuses a weight that would never be used.
@@ -96,7 +107,8 @@ class SupervisedHeads(nn.Module):
         self.config = config or SupervisedConfig()
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}
         self.config.check_loss_weights(model.skeletons)
-        self._check_hardest_points()
+        self._losses = {dataset: self.config.loss_of(codec) for dataset, codec in self.codecs.items()}
+        self._check_losses()
         self._point_factors = self._factors() if self.config.group_weights else {}
         wanted = self.config.prior
         self.prior = None if wanted is None else PosePrior(wanted, model.skeletons)
@@ -142,14 +154,13 @@ class SupervisedHeads(nn.Module):
             group: with the labels.
             batch_size: crops of the whole micro-batch.
         """
-        codec = self.codecs[group.dataset]
-        targets, weights = codec.encode(group.keypoints_crop, group.weights)
+        targets, weights = self.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
         weights = self._weighed(group.dataset, weights)
-        samples = self._num_samples(group, batch_size)
-        if isinstance(codec, SimccCodec):
-            num_samples = samples if self.config.simcc_reduction == "mean" else 1
-            return self.config.factor(group.dataset) * simcc_loss(codec, outputs, targets, weights, num_samples)
-        return self.config.factor(group.dataset) * self._heatmap_loss(outputs, targets, weights, samples)
+        return self.config.factor(group.dataset) * self._error(group, outputs, targets, weights, batch_size)
+
+    def _error(self, group: DeviceGroup, outputs: Tensor, targets: Tensor, weights: Tensor, batch_size: int) -> Tensor:
+        name, samples = group.dataset, self._num_samples(group, batch_size)
+        return self._losses[name](self.codecs[name], outputs, targets, weights, samples)
 
     def _prior_term(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> dict[str, Tensor]:
         name = group.dataset
@@ -158,12 +169,6 @@ class SupervisedHeads(nn.Module):
         samples = self._num_samples(group, batch_size)
         term = self.prior.term(name, self.codecs[name], outputs, group.scale, samples)
         return {f"prior/{name}": self.config.factor(name) * term}
-
-    def _heatmap_loss(self, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
-        hardest = self.config.hardest_points
-        if hardest is None:
-            return heatmap_loss(outputs, targets, weights, num_samples)
-        return hardest_points_loss(outputs, targets, weights, num_samples, hardest)
 
     def _weighed(self, dataset: str, weights: Tensor) -> Tensor:
         """(n, K) weights of labels times what their points' groups count."""
@@ -180,54 +185,20 @@ class SupervisedHeads(nn.Module):
         for dataset, skeleton in self.model.skeletons.items():
             factor = torch.tensor([self.config.group_weights.get(point.group, 1.0) for point in skeleton.keypoints])
             # The weight of a map acts squared, and it is the loss that is to be multiplied.
-            factors[dataset] = factor if isinstance(self.codecs[dataset], SimccCodec) else factor.sqrt()
+            factors[dataset] = factor.sqrt() if self._losses[dataset].weight_power == 2 else factor
         return factors
 
     def _num_samples(self, group: DeviceGroup, batch_size: int) -> int:
         return batch_size if self.config.denominator == "batch" else max(1, group.stop - group.start)
 
-    def _check_hardest_points(self) -> None:
+    def _check_losses(self) -> None:
         wanted = self.config.hardest_points
         for dataset, skeleton in self.model.skeletons.items():
-            if wanted is not None and isinstance(self.codecs[dataset], SimccCodec):
+            codec = self.codecs[dataset]
+            if wanted is not None and self.config.loss is not None:
+                raise ConfigError(f"hardest_points {wanted} is of the usual loss, and loss names another; drop one.")
+            if wanted is not None and codec.loss != SquaredError().kind:
                 raise ConfigError(f"hardest_points {wanted} counts heatmaps, and {dataset} has a SimCC head; drop it.")
-            if wanted is not None and wanted > skeleton.num_keypoints:
-                raise ConfigError(f"hardest_points {wanted} is more than the {skeleton.num_keypoints} of {dataset}.")
-
-
-def heatmap_loss(heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
-    """Squared error of weighted maps; unlabelled points add nothing but stay in the denominator.
-
-    ``(1/K) Σ_k (1/(B·h·w)) Σ_n Σ_p (w_nk ŷ_nkp − w_nk y_nkp)²``: the weight acts squared (``JointsMSELoss``).
-
-    Args:
-        heatmaps: (n, K, h, w) predictions of any float type.
-        targets: (n, K, h, w) float32.
-        weights: (n, K) float32 in [0, 1].
-        num_samples: B, which may exceed n.
-    """
-    scaled = weights[:, :, None, None]
-    error = (heatmaps.float() * scaled - targets * scaled).square().sum()
-    num_points, height, width = heatmaps.shape[1:]
-    return error / (num_points * num_samples * height * width)
-
-
-def hardest_points_loss(
-    heatmaps: Tensor, targets: Tensor, weights: Tensor, num_samples: int, hardest_points: int
-) -> Tensor:
-    """Squared error of the maps of each crop's worst points alone (online hard keypoint mining).
-
-    ``(1/B) Σ_n (1/M) Σ_{k ∈ worst M} (1/(h·w)) Σ_p (w_nk ŷ_nkp − w_nk y_nkp)²``. An unlabelled point has no error, so
-    it is among the worst only where fewer than M are labelled. Source: facebookresearch/sapiens @ 3e829ac,
-    ``pose/mmpose/models/losses/heatmap_loss.py``, ``KeypointOHKMMSELoss``.
-
-    Args:
-        heatmaps: (n, K, h, w) predictions of any float type.
-        targets: (n, K, h, w) float32.
-        weights: (n, K) float32 in [0, 1].
-        num_samples: B, which may exceed n.
-        hardest_points: M, at most K.
-    """
-    scaled = weights[:, :, None, None]
-    errors = (heatmaps.float() * scaled - targets * scaled).square().mean((2, 3))
-    return errors.topk(hardest_points, dim=1).values.sum() / (hardest_points * num_samples)
+            problem = self._losses[dataset].problem(codec, skeleton)
+            if problem is not None:
+                raise ConfigError(f"method.loss, for {dataset}: {problem}")

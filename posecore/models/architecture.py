@@ -3,27 +3,25 @@
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from posecore.codecs.codec import Codec
-from posecore.codecs.heatmap import HeatmapCodec
-from posecore.codecs.simcc import SimccCodec
 from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
-from posecore.errors import ConfigError
+from posecore.geometry import CropConvention
 from posecore.models.backbones import BackboneConfig
 from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
 from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.head import Head, Surroundings
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
-from posecore.models.onnx_graph import OnnxBinsConfig
 from posecore.models.presets import PRESETS, Preset, preset_of
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.vit import VitConfig
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
 SIMCC_CONVENTIONS = HeadConventions(codec="msra")
 """Under which SimCC heads are published, whatever the dataset (open-mmlab/mmpose @ 759b39c, ``TopdownAffine``)."""
+
+_HEAD: TypeAdapter[Head] = TypeAdapter(HeadConfig)
 
 Side: TypeAlias = Annotated[int, Field(gt=0, le=MAX_INPUT_PX)]
 
@@ -71,8 +69,9 @@ class ModelConfig(Config):
             resolved["backbone"] = backbone
         if "input_size" in values and preset:
             resolved |= grown(preset, values)
-        if _kind(resolved.get("head")) in ("rtmcc", "onnx_bins"):
-            preset = {**preset, "conventions": SIMCC_CONVENTIONS, "conventions_of": {}}
+        crop = _only_crop(resolved.get("head"))
+        if crop is not None:
+            preset = {**preset, "conventions": HeadConventions(codec=crop), "conventions_of": {}}
         resolved["conventions"] = common = _plain(preset.get("conventions")) | _plain(values.get("conventions"))
         of_preset, own = (_plain(each.get("conventions_of")) for each in (preset, values))
         resolved["conventions_of"] = {
@@ -85,8 +84,8 @@ class ModelConfig(Config):
         multiple = self.backbone.size_multiple
         if any(side % multiple for side in self.input_size):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
-        if isinstance(self.head, RtmccHeadConfig | OnnxBinsConfig):
-            self._refuse_heatmap_conventions()
+        if self.head.crop is not None:
+            self._refuse_other_conventions(self.head.crop)
         elif 2 * self.heatmap_sigma > min(self.heatmap_size):
             height, width = self.heatmap_size
             raise ValueError(
@@ -116,7 +115,7 @@ class ModelConfig(Config):
     @property
     def takes_depth(self) -> bool:
         """Whether depth may be given besides the picture."""
-        return isinstance(self.backbone, VitConfig) and self.backbone.depth_input
+        return self.backbone.takes_depth
 
     def with_depth(self) -> "ModelConfig":
         """The same, taking depth besides the picture.
@@ -124,20 +123,15 @@ class ModelConfig(Config):
         Raises:
             ConfigError: the backbone has no form that does.
         """
-        if not isinstance(self.backbone, VitConfig):
-            raise ConfigError(
-                f"depth_input: only plain vision transformers take depth, not {self.backbone.kind}; leave it out, or "
-                "take another parent."
-            )
-        return self.model_copy(update={"backbone": self.backbone.model_copy(update={"depth_input": True})})
+        return self.model_copy(update={"backbone": self.backbone.with_depth()})
 
-    def _refuse_heatmap_conventions(self) -> None:
+    def _refuse_other_conventions(self, crop: CropConvention) -> None:
         for name, conventions in {"": self.conventions, **self.conventions_of}.items():
-            if conventions.codec != "msra" or conventions.flip_shift:
+            if conventions.codec != crop or conventions.flip_shift:
                 field = f"conventions_of.{name}" if name else "conventions"
                 raise ValueError(
                     f"{field} says codec {conventions.codec} and flip_shift {str(conventions.flip_shift).lower()}, but "
-                    f"a {self.head.kind} head reads msra crops and shifts nothing; set msra and false, or neither."
+                    f"a {self.head.kind} head reads {crop} crops and shifts nothing; set {crop} and false, or neither."
                 )
 
     def of_head(self, *names: str) -> HeadConventions:
@@ -158,16 +152,10 @@ class ModelConfig(Config):
 
     def codec(self, conventions: Conventions) -> Codec:
         """How targets are drawn and outputs decoded under a model's conventions."""
-        if isinstance(self.head, RtmccHeadConfig | OnnxBinsConfig):
-            return SimccCodec(input_size=self.input_size, split_ratio=self.head.split_ratio)
-        return HeatmapCodec(
-            kind=conventions.codec,
-            input_size=self.input_size,
-            heatmap_size=self.heatmap_size,
-            heatmap_sigma=self.heatmap_sigma,
-            blur_kernel=self.blur_kernel,
-            blur_border=self.blur_border,
+        surroundings = Surroundings(
+            self.input_size, self.heatmap_size, self.heatmap_sigma, self.blur_kernel, self.blur_border
         )
+        return self.head.codec(conventions.codec, surroundings)
 
 
 class ModelCard(Config):
@@ -235,8 +223,12 @@ def grown(preset: Preset, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"heatmap_sigma": max(1.0, preset["heatmap_sigma"] * factor), "blur_kernel": kernel}
 
 
-def _kind(head: Any) -> str | None:
-    return head.get("kind") if isinstance(head, Mapping) else getattr(head, "kind", None)
+def _only_crop(head: Any) -> CropConvention | None:
+    """The one convention that a head reads, of its fields or of the head; None where there is no such head."""
+    try:
+        return None if head is None else _HEAD.validate_python(head).crop
+    except ValidationError:
+        return None
 
 
 def _plain(conventions: Any) -> dict[str, Any]:

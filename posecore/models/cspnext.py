@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config
+from posecore.models.backbone import Backbone, BackboneModule
 from posecore.models.bounds import MAX_RATIO
 from posecore.models.groups import Group
 
@@ -30,11 +30,11 @@ _STAGES = ((128, 3), (256, 6), (512, 6), (1024, 3))  # output channels and block
 _POOLING_SIZES = (5, 9, 13)
 
 
-class CspnextConfig(Config):
+class CspnextConfig(Backbone):
     """A CSPNeXt-P5.
 
     Attributes:
-        kind: names this backbone in the closed union.
+        kind: names this backbone.
         deepen: factor on the number of blocks of every stage, rounded, at least one block.
         widen: factor on the number of channels of every stage, rounded down.
     """
@@ -66,7 +66,7 @@ class CspnextConfig(Config):
         return Cspnext(self)
 
 
-class Cspnext(nn.Module):
+class Cspnext(BackboneModule):
     """Image to a grid of features at 1/32 of its size.
 
     Args:

@@ -10,19 +10,20 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config
+from posecore.doors import Door
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
+from posecore.models.head import Head
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
 from posecore.models.rtmcc import RtmccHeadConfig
 
 
-class ClassicHeadConfig(Config):
+class ClassicHeadConfig(Head):
     """Two 2× transposed convolutions with BatchNorm and ReLU, then a 1×1 convolution.
 
     Attributes:
-        kind: names this head in the closed union.
+        kind: names this head.
         channels: width of the two up-sampling layers.
     """
 
@@ -41,7 +42,7 @@ class ClassicHeadConfig(Config):
         return ClassicHead(num_features, self.channels, num_keypoints)
 
 
-class SimpleHeadConfig(Config):
+class SimpleHeadConfig(Head):
     """ReLU, 4× bilinear up-sampling, one 3×3 convolution: no BatchNorm, almost no parameters."""
 
     kind: Literal["simple"] = "simple"
@@ -64,10 +65,11 @@ HeadConfig: TypeAlias = Annotated[
     | InstanceNormHeadConfig
     | RtmccHeadConfig
     | OnnxHeatmapsConfig
-    | OnnxBinsConfig,
-    Field(discriminator="kind"),
+    | OnnxBinsConfig
+    | Head,
+    Door("head", "posecore.heads"),
 ]
-"""Every head there is."""
+"""Every head there is, and whoever comes by."""
 
 
 class ClassicHead(nn.Module):

@@ -15,18 +15,18 @@ from typing import Annotated, Literal, TypeAlias
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config
 from posecore.models.bounds import MAX_LAYERS, MAX_WIDTH
 from posecore.models.deconvolution import initialise_convolutions
+from posecore.models.head import Head
 
 Width: TypeAlias = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 
 
-class InstanceNormHeadConfig(Config):
+class InstanceNormHeadConfig(Head):
     """Up-sampling by two per transposed convolution, then 1×1 convolutions; every layer but the last is normalised.
 
     Attributes:
-        kind: names this head in the closed union.
+        kind: names this head.
         deconv_channels: widths of the 4×4 transposed convolutions.
         conv_channels: widths of the 1×1 convolutions before the last one.
         initialisation: ``normal`` draws all weights with a spread of 0.001, as Sapiens; ``kaiming`` by the number of

@@ -27,7 +27,6 @@ from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
 from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 
 TOLERANCE = 1e-4
 """Largest difference of the exported graph's outputs, relative to the largest output or to 1."""

@@ -4,14 +4,18 @@ The graph, as bytes, is the one tensor of the backbone, and what it gives are th
 model is saved, judged, asked and traced as any other. :mod:`posecore.models.weights.onnx_file` reads the files.
 """
 
-from typing import Annotated, Any, Literal
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config
 from posecore.extras import needed
+from posecore.codecs.simcc import SimccCodec
+from posecore.geometry import CropConvention
+from posecore.models.backbone import Backbone, BackboneModule
+from posecore.models.head import Head, Surroundings
 from posecore.models.bounds import MAX_INPUT_PX, MAX_RATIO, MAX_WIDTH
 from posecore.models.groups import Group
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
@@ -24,11 +28,11 @@ _Side = Annotated[int, Field(gt=0, le=MAX_INPUT_PX * MAX_RATIO)]
 _Colours = tuple[float, float, float]
 
 
-class OnnxGraphConfig(Config):
+class OnnxGraphConfig(Backbone):
     """A graph and what goes in and comes out.
 
     Attributes:
-        kind: names this backbone in the closed union.
+        kind: names this backbone.
         num_bytes: of the graph with its weights.
         num_parameters: numbers among them.
         input_name: of the graph's one input.
@@ -42,6 +46,8 @@ class OnnxGraphConfig(Config):
         std: what they are divided by after that.
         stride: crop pixels per pixel of a heatmap; 1 for bins.
     """
+
+    learns: ClassVar[bool] = False
 
     kind: Literal["onnx"] = "onnx"
     num_bytes: int = Field(gt=0, le=MAX_GRAPH_BYTES)
@@ -61,12 +67,12 @@ class OnnxGraphConfig(Config):
         """Crop sides are multiples of this."""
         return self.stride
 
-    def build(self, input_size: tuple[int, int], tasks: tuple[str, ...] | list[str]) -> "OnnxGraph":
+    def build(self, input_size: tuple[int, int], tasks: Sequence[str]) -> "OnnxGraph":
         """A graph whose bytes are still to come."""
         return OnnxGraph(self)
 
 
-class OnnxGraph(nn.Module):
+class OnnxGraph(BackboneModule):
     """Crops to what the graph makes of them; it has no features but its outputs.
 
     Args:
@@ -120,7 +126,7 @@ class OnnxGraph(nn.Module):
         return self._session[1]
 
 
-class OnnxHeatmapsConfig(Config):
+class OnnxHeatmapsConfig(Head):
     """Heatmaps that an ONNX graph gives as they are."""
 
     kind: Literal["onnx_heatmaps"] = "onnx_heatmaps"
@@ -137,16 +143,22 @@ class OnnxHeatmapsConfig(Config):
         return nn.Identity()
 
 
-class OnnxBinsConfig(Config):
+class OnnxBinsConfig(Head):
     """SimCC bins that an ONNX graph gives as they are, those of x first.
 
     Attributes:
-        kind: names this head in the closed union.
+        kind: names this head.
         split_ratio: bins per crop pixel.
     """
 
+    crop: ClassVar[CropConvention | None] = "msra"
+
     kind: Literal["onnx_bins"] = "onnx_bins"
     split_ratio: int = Field(default=2, gt=0, le=MAX_RATIO)
+
+    def codec(self, convention: CropConvention, model: Surroundings) -> SimccCodec:
+        """SimCC's, of this many bins per pixel."""
+        return SimccCodec(input_size=model.input_size, split_ratio=self.split_ratio)
 
     @property
     def upsampling(self) -> int:

@@ -16,7 +16,6 @@ from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.depth import depth_channels
 from posecore.models.groups import Group
-from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.skeletons.skeleton import Skeleton
 
@@ -260,7 +259,7 @@ def build_model(
     Raises:
         ConfigError: it is to be an ONNX graph, which somebody else has trained.
     """
-    if isinstance(config.backbone, OnnxGraphConfig):
+    if not config.backbone.learns:
         raise ConfigError(
             "model.backbone: an ONNX file cannot be trained; it predicts, is judged and teaches: name another backbone."
         )

@@ -11,24 +11,26 @@ Shape suffixes: B crops, K keypoints, D features, h w feature grid, C token widt
 keys, X bins of both axes together.
 """
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.config import Config
+from posecore.codecs.simcc import SimccCodec
+from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_RATIO, MAX_WIDTH
+from posecore.models.head import Head, Surroundings
 
 _NORM_FLOOR = 1e-5
 
 
-class RtmccHeadConfig(Config):
+class RtmccHeadConfig(Head):
     """Coordinate classification with gated attention.
 
     Attributes:
-        kind: names this head in the closed union.
+        kind: names this head.
         token_dim: width of a keypoint's token.
         attention_dim: width of its query and key.
         expansion: gated width as a multiple of ``token_dim``.
@@ -37,6 +39,7 @@ class RtmccHeadConfig(Config):
     """
 
     kind: Literal["rtmcc"] = "rtmcc"
+    crop: ClassVar[CropConvention | None] = "msra"
     token_dim: int = Field(default=256, gt=0, le=MAX_WIDTH)
     attention_dim: int = Field(default=128, gt=0, le=MAX_WIDTH)
     expansion: int = Field(default=2, gt=0, le=MAX_RATIO)
@@ -60,6 +63,10 @@ class RtmccHeadConfig(Config):
             input_size: (height, width) of the crop in pixels.
         """
         return RtmccHead(self, num_features, num_keypoints, feature_size, input_size)
+
+    def codec(self, convention: CropConvention, model: Surroundings) -> SimccCodec:
+        """SimCC's, of this many bins per pixel."""
+        return SimccCodec(input_size=model.input_size, split_ratio=self.split_ratio)
 
 
 class RtmccHead(nn.Module):

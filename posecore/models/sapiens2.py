@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posecore.config import Config
 from posecore.models.attention import attend
+from posecore.models.backbone import Backbone, BackboneModule
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.groups import Group
 
@@ -41,11 +41,11 @@ Rotation: TypeAlias = tuple[Tensor, Tensor]
 """(P, E) sines and cosines of every patch's angles, or (B, 1, P, E) where every image has patches of its own."""
 
 
-class Sapiens2Config(Config):
+class Sapiens2Config(Backbone):
     """A Sapiens2 encoder.
 
     Attributes:
-        kind: names this backbone in the closed union.
+        kind: names this backbone.
         embed_dim: D.
         depth: number of blocks.
         num_heads: N; must divide D, and E = D / N must be a multiple of 4.
@@ -265,7 +265,7 @@ class Tokenizer(nn.Module):
         return x_BTD[:, 0]
 
 
-class Sapiens2(nn.Module):
+class Sapiens2(BackboneModule):
     """Image to a grid of features at 1/16 of its size, or 1/64 with a tokenizer.
 
     Args:
@@ -275,6 +275,7 @@ class Sapiens2(nn.Module):
     def __init__(self, config: Sapiens2Config) -> None:
         super().__init__()
         self.config = config
+        self.num_features = config.embed_dim
         self.patch_embed = PatchEmbed(config)
         self.tokenizer = Tokenizer(config) if config.tokenizer_depth else None
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
@@ -294,11 +295,6 @@ class Sapiens2(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
                 if module.bias is not None:
                     nn.init.zeros_(module.bias)
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the output."""
-        return self.config.embed_dim
 
     def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = ()) -> Tensor:
         """(B, 3, H, W) normalised RGB to (B, D, h, w) features; no part belongs to a task, so ``groups`` is not read.

@@ -27,8 +27,9 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posecore.config import Config
+from posecore.config import parse_config
 from posecore.models.attention import attend
+from posecore.models.backbone import Backbone, BackboneModule
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.depth import NUM_DEPTH_CHANNELS
 from posecore.models.groups import Group, check_groups, run_by_group
@@ -37,11 +38,11 @@ DEPTH_WEIGHT = "patch_embed.depth_proj.weight"
 """The one parameter that a backbone with ``depth_input`` has besides those of a backbone without."""
 
 
-class VitConfig(Config):
+class VitConfig(Backbone):
     """A plain vision transformer.
 
     Attributes:
-        kind: names this backbone in the closed union.
+        kind: names this backbone.
         embed_dim: D.
         depth: number of blocks.
         num_heads: N; must divide D.
@@ -98,6 +99,30 @@ class VitConfig(Config):
                 f"{self.embed_dim}; leave it out."
             )
         return self
+
+    @property
+    def takes_depth(self) -> bool:
+        """Whether depth may be given besides the picture."""
+        return self.depth_input
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a part of every feed-forward layer is of one head alone."""
+        return self.expert_dim > 0
+
+    def with_depth(self) -> Self:
+        """The same, taking depth besides the picture."""
+        return self.model_copy(update={"depth_input": True})
+
+    def with_experts(self, share: float) -> Self:
+        """The same with experts; one that has some already keeps its own share.
+
+        Raises:
+            ConfigError: the share cuts through a channel.
+        """
+        if self.has_experts:
+            return self
+        return parse_config(self.model_dump() | {"expert_share": share}, type(self), origin="method: experts")
 
     @property
     def hidden_dim(self) -> int:
@@ -265,7 +290,7 @@ class Block(nn.Module):
         return y_BTD if self.adapter is None else y_BTD + self.adapter(x_BTD)
 
 
-class Vit(nn.Module):
+class Vit(BackboneModule):
     """Image to a grid of features at 1/16 of its size.
 
     Args:
@@ -286,6 +311,7 @@ class Vit(nn.Module):
         if config.expert_dim and not tasks:
             raise ValueError("a backbone with experts needs the name of at least one task.")
         self.config = config
+        self.num_features = config.embed_dim
         self.tasks = tuple(tasks)
         num_tokens = (input_size[0] // config.patch_size) * (input_size[1] // config.patch_size)
         self.patch_embed = PatchEmbed(config)
@@ -312,11 +338,6 @@ class Vit(nn.Module):
         for module in self.modules():
             if isinstance(module, Adapter):
                 module.initialise()
-
-    @property
-    def num_features(self) -> int:
-        """Channels of the output."""
-        return self.config.embed_dim
 
     def forward(self, x_BCHW: Tensor, groups: Sequence[Group] = (), depth_BCHW: Tensor | None = None) -> Tensor:
         """(B, 3, H, W) normalised RGB to (B, D, h, w) features.

@@ -11,7 +11,7 @@ from posecore.evaluation.clinical import require_torso
 from posecore.evaluation.image_units import Measure, intervals, units_of
 from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.pckh import EXCLUDED as PCKH_EXCLUDED
-from posecore.evaluation.protocols import PROTOCOLS, evaluate
+from posecore.evaluation.protocols import evaluate, metric_class
 from posecore.evaluation.torso import torso_lengths
 from posecore.formats.mpii import DERIVED_HEAD_BOXES
 from posecore.scoring.body_answers import one_for_each, read_all
@@ -64,7 +64,7 @@ def score_answers(
     counts |= {"bodies that count": int(labelled.sum()), "missed bodies": int(labelled.sum()) - len(judged)}
     if evaluation.protocol != "pckh":
         counts["redundant results"] = len(read.predictions) - len(answers)
-    spec = PROTOCOLS[evaluation.protocol]
+    spec = metric_class(evaluation.protocol)
     metrics = evaluate(evaluation, truth.skeleton, known, judged)
     metrics["missed"] = counts["missed bodies"] / max(counts["bodies that count"], 1)
     error, unit_name = _errors(known, judged, truth.skeleton, evaluation)

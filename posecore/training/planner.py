@@ -25,8 +25,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from posecore.errors import ConfigError
+from posecore.methods.heatmap_loss import heatmap_loss
 from posecore.methods.strategies import Roles, StrategyConfig
-from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import ModelCost, build_parts, count_parameters, model_cost
 from posecore.models.groups import Group

@@ -15,7 +15,7 @@ from posecore.evaluation.keypoint_errors import (
     subject_errors,
     whole_error,
 )
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.evaluation.traits import Traits
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath, write_atomically
@@ -140,7 +140,7 @@ class EvaluationSection:
     @property
     def primary(self) -> str:
         """Name of the metric that stands for the set."""
-        return PROTOCOLS[self.protocol].primary
+        return metric_class(self.protocol).primary
 
     def metric_tables(self) -> list[dict[str, dict[str, float]]]:
         """Metrics as tables of row → column → value; parts that share their metrics are rows of one table.

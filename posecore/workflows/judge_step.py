@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from posecore.datasets.definition import EvaluationDefinition
 from posecore.evaluation.clinical import group_metrics
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.keypoint_errors import KeypointError
+from posecore.ingest.stage_code import stage_code
 from posecore.lineage.code_version import code_digest
 from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
 from posecore.lineage.measurements import MEASURED, MeasuredOn
@@ -86,6 +88,7 @@ def judge_step(
         name: read_manifest(as_path(location)).definition.evaluation.model_dump(mode="json")
         for name, location in stores.items()
     }
+    judges = {name: EvaluationDefinition.model_validate(protocol).code for name, protocol in protocols.items()}
     out = out or as_path(folder).parent / "evaluation" / who
     model = ModelFolder.at(folder)
 
@@ -146,6 +149,7 @@ def judge_step(
         "boxes": checksums,
         "clinic": clinic,
         "out": str(out),
+        **{f"code of {name}": stage_code(place).digest for name, place in judges.items() if place is not None},
     }
     return workflow.step(f"evaluate:{who}", execute, inputs=inputs, code=["posecore.workflows.judge_step"])
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.schema import Json
 from posecore.training.recipes import RECIPES
 from posecore.workflows.data_flags import data_entry, declare_data
@@ -67,7 +67,7 @@ def _judged(entries: Sequence[Mapping[str, Json]]) -> dict[str, Json]:
     for entry in entries:
         evaluation = load_dataset(entry.get("definition", entry["name"])).evaluation
         if "evaluate" in entry and evaluation is not None:
-            protocol = PROTOCOLS[evaluation.protocol]
+            protocol = metric_class(evaluation.protocol)
             better = "more" if protocol.higher_is_better else "less"
             return {"training.best": {"metric": f"{entry['name']}/{protocol.primary}", "better": better, "patience": 5}}
     return {"training.best": None, "training.evaluate_every": 0}

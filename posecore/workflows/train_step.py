@@ -9,6 +9,7 @@ from posecore.lineage.code_version import code_digest
 from posecore.lineage.contents import origin_tags
 from posecore.lineage.curve import CurveLog
 from posecore.lineage.dataset_inputs import log_dataset_inputs
+from posecore.lineage.extension_code import EXTENSIONS, with_extensions
 from posecore.lineage.parameters import flat_parameters
 from posecore.lineage.sample_pictures import SamplePictureLog
 from posecore.lineage.steps import Outputs, StepResult
@@ -127,6 +128,7 @@ def train_step(
         inputs["record_labels"] = list(record_labels)
     if worker.training.best is not None:
         inputs["judged"] = cast(Judge, worker.evaluate).decided_by()
+    inputs = with_extensions(inputs)
     code = code_of(worker, judges=bool(worker.training.evaluate_every), records=bool(record_labels))
     folders = RunFolders.of(config.folder, inputs, code_digest(code), workflow)
 
@@ -165,6 +167,8 @@ def train_step(
         lineage = {**card.lineage, "run_id": log.run_id, "step": progress.step} | folders.inputs
         lineage["data"] = [use.portable for use in uses]
         lineage[DECODERS] = decoders()
+        if EXTENSIONS in inputs:
+            lineage[EXTENSIONS] = inputs[EXTENSIONS]
         if corrections:
             lineage["corrections"] = inputs["corrections"]
         folder = model.save(run_dir / "model", card.model_copy(update={"lineage": lineage}))

@@ -6,7 +6,7 @@ from typing import Any
 from posecore.errors import LineageError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.prediction_files import read_predictions
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.lineage.parameters import flat_parameters
 from posecore.lineage.steps import Outputs, StepResult
 from posecore.lineage.tracking import RunLog
@@ -49,7 +49,7 @@ def training_report_step(
     path = as_path(model.values["run_dir"]) / "report.html"
     predictions = {name: step.values["predictions"][name] for name, step in judged.items()}
     metrics = {name: step.values["metrics"][name] for name, step in judged.items()}
-    protocols = {split.entry.name: PROTOCOLS[split.definition.evaluation.protocol] for split in splits}
+    protocols = {split.entry.name: metric_class(split.definition.evaluation.protocol) for split in splits}
     digests = {split.entry.name: split.digest for split in splits if split.role == "evaluation"}
     earlier = dict(_earlier(workflow, version, digests))
 

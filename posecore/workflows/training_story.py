@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.lineage.histories import Line, histories
 from posecore.lineage.steps import StepResult, Workflow
 from posecore.schema import Json
@@ -38,7 +38,7 @@ def training_story(workflow: Workflow, model: StepResult, splits: Sequence[Split
         model: the step that trained it.
         splits: what it was trained and judged on.
     """
-    judged = {split.entry.name: PROTOCOLS[split.definition.evaluation.protocol].primary for split in splits}
+    judged = {split.entry.name: metric_class(split.definition.evaluation.protocol).primary for split in splits}
     wanted = {f"{name}/{primary}" for name, primary in judged.items()}
     lines = histories(workflow.tracking, model.run_id, lambda name: _LOSS in name or name in wanted)
     losses = {name: line for name, line in lines.items() if name not in wanted and len(line[0]) > 1}

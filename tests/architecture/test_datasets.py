@@ -8,7 +8,7 @@ import pytest
 from posecore.config import read_yaml
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset, load_reader
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_of
 from posecore.skeletons.union import builtin_vocabulary
 
 NAMES = [name for name, folder in dataset_folders().items() if folder.parent.name == "datasets"]
@@ -26,7 +26,7 @@ def test_definition_loads_and_its_reader_can_be_had(name):
     definition = load_dataset(name)
     assert definition.splits
     assert callable(load_reader(definition).read)
-    assert set(definition.evaluation.options) <= set(PROTOCOLS[definition.evaluation.protocol].options)
+    assert metric_of(definition.evaluation).kind == definition.evaluation.protocol
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from posecore.codecs.heatmap import HeatmapCodec
-from posecore.methods.supervised import hardest_points_loss, heatmap_loss
+from posecore.methods.heatmap_loss import hardest_points_loss, heatmap_loss
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.position import resize_position_embedding

@@ -15,7 +15,7 @@ from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
 from posecore.evaluation.paired import compare_predictions
 from posecore.evaluation.prediction_files import read_predictions
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.evaluation.tables import Change, forgetting_table
 from posecore.evaluation.traits import Traits
 from posecore.labels.suspects import TABLE_NAME
@@ -143,7 +143,7 @@ def verdict(
     """Every gate, those of the run file and those that follow from the parent's own figures."""
     gates, checks = list(config.gates.gates), list[Check]()
     for split in evaluation:
-        name, protocol = split.entry.name, PROTOCOLS[split.definition.evaluation.protocol]
+        name, protocol = split.entry.name, metric_class(split.definition.evaluation.protocol)
         group = config.group_of(split.entry)
         if group == "target":
             checks += _evidence(config, name, judged.child.values[MEASURED][name])

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from posecore.evaluation.protocols import PROTOCOLS
+from posecore.evaluation.protocols import metric_class
 from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import COST
@@ -79,7 +79,7 @@ def results_table(evaluation: Sequence[Split], judged: StepResult | None, refere
     of_student, of_teacher = ({} if step is None else step.values["metrics"] for step in (judged, reference))
     for split in evaluation:
         name = split.entry.name
-        primary = PROTOCOLS[split.definition.evaluation.protocol].primary
+        primary = metric_class(split.definition.evaluation.protocol).primary
         theirs = f"{of_teacher[name][primary]:.3f}" if name in of_teacher else "other points"
         table.add_row(name, primary, f"{of_student[name][primary]:.3f}", theirs)
     return table

@@ -21,7 +21,7 @@ from posecore.codecs.simcc import SimccCodec
 from posecore.methods.batch import to_device
 from posecore.methods.belief import believed
 from posecore.methods.distillation import Distillation, DistillationConfig
-from posecore.methods.output_loss import output_loss
+from posecore.methods.losses import output_loss
 from posecore.models.pose_model import PoseModel
 from posecore.models.sources import ModelFolder
 from posecore.schema import CropBatch

@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from posecore.codecs.heatmap import HeatmapCodec
-from posecore.codecs.simcc import SimccCodec
-from posecore.methods.simcc_loss import SHARPNESS, simcc_loss
+from posecore.codecs.simcc import SHARPNESS, SimccCodec
+from posecore.methods.simcc_loss import simcc_loss
 
 CODEC = SimccCodec()
 

@@ -15,8 +15,8 @@ from posecore.evaluation.label_losses import (
 )
 from posecore.loading.evaluation import EvalCrops
 from posecore.methods.batch import to_device
+from posecore.methods.heatmap_loss import heatmap_loss
 from posecore.methods.simcc_loss import simcc_loss
-from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
 from posecore.shards.corrections import CorrectedInstance, Corrections

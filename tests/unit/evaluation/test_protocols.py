@@ -5,7 +5,7 @@ import pytest
 
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import ConfigError, EvaluationError
-from posecore.evaluation.protocols import GUESSED, PROTOCOLS, evaluate, of_resamples
+from posecore.evaluation.protocols import BUILT_IN, GUESSED, evaluate, of_resamples
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case, random_case
 
@@ -22,30 +22,30 @@ SKELETONS = {
 }
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", BUILT_IN)
 def test_every_protocol_returns_its_primary_metric_under_names_mlflow_takes(protocol):
     skeleton = load_skeleton(SKELETONS[protocol])
     truth, predictions = paired_case(1, num_keypoints=skeleton.num_keypoints)
     metrics = evaluate(EvaluationDefinition(protocol=protocol), skeleton, truth, predictions)
-    assert PROTOCOLS[protocol].primary in metrics
+    assert BUILT_IN[protocol].primary in metrics
     allowed = set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-./ ")
     assert all(set(name) <= allowed for name in metrics)
     assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
 
 
-@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("protocol", BUILT_IN)
 def test_better_predictions_score_better(protocol):
     skeleton = load_skeleton(SKELETONS[protocol])
     truth, predictions = paired_case(1, num_keypoints=skeleton.num_keypoints)
     exact = truth.keypoints[predictions.instance_row]
     nearer = replace(predictions, keypoints=exact + (predictions.keypoints - exact) * 0.3)
-    definition, primary = EvaluationDefinition(protocol=protocol), PROTOCOLS[protocol].primary
+    definition, primary = EvaluationDefinition(protocol=protocol), BUILT_IN[protocol].primary
     before, after = (evaluate(definition, skeleton, truth, p)[primary] for p in (predictions, nearer))
-    assert (after > before) == PROTOCOLS[protocol].higher_is_better
+    assert (after > before) == BUILT_IN[protocol].higher_is_better
     assert after != before
 
 
-@pytest.mark.parametrize("protocol", [name for name, spec in PROTOCOLS.items() if spec.resampled is not None])
+@pytest.mark.parametrize("protocol", [name for name, spec in BUILT_IN.items() if spec.divides_by_oks])
 def test_a_resample_is_judged_as_a_set_that_has_its_pictures_as_often(protocol):
     skeleton = load_skeleton(SKELETONS[protocol])
     truth, predictions = random_case(3, num_images=8, num_keypoints=skeleton.num_keypoints, noise=0.04)
@@ -59,7 +59,7 @@ def test_a_resample_is_judged_as_a_set_that_has_its_pictures_as_often(protocol):
         expected = evaluate(definition, skeleton, drawn, seen)
         of_draw = measure(times.astype(np.float64))
         assert of_draw == pytest.approx({name: expected[name] for name in of_draw}, abs=near)
-        assert 0 < of_draw[PROTOCOLS[protocol].primary] < 1
+        assert 0 < of_draw[BUILT_IN[protocol].primary] < 1
 
 
 def _drawn(truth, predictions, copies):

@@ -15,7 +15,7 @@ from posecore.methods.belief import believed
 from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.feature_alignment import PUBLISHED_WEIGHT, FeatureAlignment
 from posecore.methods.head_distillation import HeadDistillation, HeadDistillationConfig
-from posecore.methods.output_loss import output_loss
+from posecore.methods.losses import output_loss
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig

@@ -15,11 +15,11 @@ from torch import Tensor
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, split_batch, to_device
+from posecore.methods.heatmap_loss import heatmap_loss
 from posecore.methods.prototype_terms import assign, contrast, distance, labelled_pixels
 from posecore.methods.prototypes import STAGES, WEIGHTS, Agreed, PrototypeLearning, PrototypesConfig, Stage
 from posecore.methods.self_supervision import AgreementConfig, agreed_points
 from posecore.methods.staged import StagedMethod
-from posecore.methods.supervised import heatmap_loss
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.pose_model import build_model

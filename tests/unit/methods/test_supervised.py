@@ -4,7 +4,8 @@ import torch
 
 from posecore.errors import ConfigError
 from posecore.methods.batch import to_device
-from posecore.methods.supervised import SupervisedConfig, SupervisedHeads, hardest_points_loss, heatmap_loss
+from posecore.methods.heatmap_loss import hardest_points_loss, heatmap_loss
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.schema import CropBatch, KeypointState
 from tests.support.tiny_training import tiny_batches, tiny_model
 

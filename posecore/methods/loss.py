@@ -1,0 +1,51 @@
+"""What every loss of labels is."""
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from posecore.codecs.codec import Codec
+from posecore.config import Extension
+from posecore.skeletons.skeleton import Skeleton
+
+
+class Loss(Extension):
+    """The protocol of losses: what of a head's outputs is to become small.
+
+    Attributes:
+        weight_power: the power to which the weight of a point acts in :meth:`__call__`.
+    """
+
+    weight_power: ClassVar[int] = 1
+
+    def points(self, codec: Codec, outputs: Tensor, targets: Tensor) -> Tensor:
+        """(n, K) float32, how wrong every point is, whatever it counts.
+
+        Args:
+            codec: whose the outputs are.
+            outputs: (n, K, …) of the head, of any float type.
+            targets: the same shape, float32, as the codec drew them.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to say how wrong a point is")
+
+    def __call__(self, codec: Codec, outputs: Tensor, targets: Tensor, weights: Tensor, num_samples: int) -> Tensor:
+        """What is minimised, ``(1/(B·K)) Σ_nk w_nk l_nk``; points that do not count stay in the denominator.
+
+        Args:
+            codec: whose the outputs are.
+            outputs: (n, K, …) of the head, of any float type.
+            targets: the same shape, float32.
+            weights: (n, K) float32 in [0, 1].
+            num_samples: B, which may exceed n.
+        """
+        return (self.points(codec, outputs, targets) * weights).sum() / (outputs.shape[1] * num_samples)
+
+    def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
+        """What is minimised where a teacher, and no label, says what the outputs should be, of every point alike."""
+        ones = torch.ones(outputs.shape[:2], device=outputs.device)
+        return self(codec, outputs, belief, ones, num_samples)
+
+    def problem(self, codec: Codec, skeleton: Skeleton) -> str | None:
+        """Why it cannot train a head, known before anything starts; None if it can."""
+        return None

@@ -1,0 +1,82 @@
+"""What every backbone is: crops to a grid of features, as a configuration that builds the module."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, ClassVar, Self
+
+from torch import nn
+
+from posecore.config import Extension
+from posecore.errors import ConfigError
+
+
+class BackboneModule(nn.Module):
+    """A built backbone: ``forward(images, groups)`` takes (B, 3, H, W) normalised RGB to (B, D, h, w) features.
+
+    Attributes:
+        num_features: D.
+    """
+
+    num_features: int
+
+
+class Backbone(Extension):
+    """The protocol of backbones.
+
+    Parameters of what :meth:`build` returns that are named ``blocks.<i>.…`` belong to block i, by which layer-wise
+    decay of the learning rate and the choice of what learns go; they know ``patch_embed.…`` and ``pos_embed`` as well.
+    A network of others that is kept as ``self.model`` is looked at as if it were the module itself.
+
+    Attributes:
+        stride: crop pixels per feature, in each direction.
+        learns: whether it can be trained, and gives features that a student may be held against.
+    """
+
+    learns: ClassVar[bool] = True
+
+    if TYPE_CHECKING:  # a field, a constant or a property
+
+        @property
+        def stride(self) -> int: ...
+
+    @property
+    def size_multiple(self) -> int:
+        """Sides of the crops are multiples of this; the stride unless a backbone says otherwise."""
+        return self.stride
+
+    def build(self, input_size: tuple[int, int], tasks: Sequence[str]) -> BackboneModule:
+        """A freshly initialised backbone.
+
+        Args:
+            input_size: (height, width) of the crops in pixels.
+            tasks: names of the model's heads, for a backbone that has experts.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to build its module")
+
+    @property
+    def takes_depth(self) -> bool:
+        """Whether depth may be given besides the picture, as ``forward(images, groups, depth)``."""
+        return False
+
+    @property
+    def has_experts(self) -> bool:
+        """Whether a part of it is of one head alone."""
+        return False
+
+    def with_depth(self) -> Self:
+        """The same, taking depth besides the picture.
+
+        Raises:
+            ConfigError: it has no form that does.
+        """
+        raise ConfigError(
+            f"depth_input: only plain vision transformers take depth, not {self.kind}; leave it out, or take another "
+            "parent."
+        )
+
+    def with_experts(self, share: float) -> Self:
+        """The same with an expert for every head, which computes a share of the channels of every layer.
+
+        Raises:
+            ConfigError: it has no form with experts, or the share cuts through a channel.
+        """
+        raise ConfigError(f"method: experts needs a plain vision transformer; {self.kind} has no such form.")

@@ -1,0 +1,147 @@
+"""The examples of docs/extending.md, each in a file of its own, through the main job."""
+
+import importlib
+import json
+import os
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+import posecore as pc
+from posecore import doors
+from posecore.config import load_config
+from posecore.errors import ConfigError
+from posecore.models.architecture import ModelConfig
+from posecore.models.saving import read_card
+from posecore.synth.writers import write_dataset
+
+PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
+MODULES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
+SETTINGS = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+MOST_LINES = 40
+
+
+@pytest.fixture(scope="module")
+def extensions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder with the page's modules, from which they can be imported, although nobody has."""
+    folder = tmp_path_factory.mktemp("extensions")
+    for name, text in MODULES.items():
+        (folder / f"{name}.py").write_text(text)
+    before = os.environ.pop(doors.EXTENSIONS, None)
+    sys.path.insert(0, str(folder))
+    importlib.invalidate_caches()
+    yield folder
+    sys.path.remove(str(folder))
+    for name in MODULES:
+        sys.modules.pop(name, None)
+    os.environ.pop(doors.EXTENSIONS, None)
+    if before is not None:
+        os.environ[doors.EXTENSIONS] = before
+
+
+def _run_file(folder: Path) -> dict[str, Any]:
+    write_dataset("mpii", folder / "mpii", num_train=8, num_val=4, image_size=(96, 96), seed=0)
+    entry: dict[str, Any] = {"name": "mpii", "root": "mpii", "train": "train", "evaluate": "val"}
+    values: dict[str, Any] = {
+        "name": "extended",
+        "run_folder": str(folder / "run"),
+        "data_folder": str(folder),
+        "datasets": [entry],
+        "model": {"head": {"kind": "classic", "channels": 8}, "input_size": [64, 48]},
+        "training": {"steps": 2, "global_batch": 4, "engine": {"kind": "torch"}},
+        "worst_cases": 0,
+    }
+    for text in SETTINGS:
+        settings = yaml.safe_load(text)
+        if "evaluation" in settings:
+            entry["changes"] = settings
+            settings = {}
+        for name, value in settings.items():
+            values[name] = {**values[name], **value} if name in values else value
+    return values
+
+
+def test_no_example_is_longer_than_forty_lines() -> None:
+    assert len(MODULES) >= 3
+    assert {name: len(text.splitlines()) for name, text in MODULES.items() if len(text.splitlines()) > MOST_LINES} == {}
+
+
+def test_the_examples_train_judge_and_register_a_model(
+    extensions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_file = tmp_path / "run.yaml"
+    run_file.write_text(yaml.safe_dump(_run_file(tmp_path)))
+    first = _steps_of(run_file, capsys)
+    assert set(first.values()) == {"ran"}
+    (folder,) = (tmp_path / "run" / "training").glob("*/*/model")
+    card = read_card(folder)
+    assert card.architecture.backbone.kind == "my_backbone:Dinov2"
+    assert {"my_backbone:Dinov2", "my_loss:Wing"} <= card.lineage["extensions"].keys()
+    assert "AUC" in (tmp_path / "run").joinpath("mlflow.db").read_bytes().decode(errors="replace")
+
+    assert set(_steps_of(run_file, capsys).values()) == {"reused"}
+    with (extensions / "my_metric.py").open("a") as file:
+        file.write("\nUSED = True\n")
+    ran = {name for name, how in _steps_of(run_file, capsys).items() if how == "ran"}
+    assert ran == {"evaluate:mpii"}, "a step runs again if its extension's code has changed, and no other does"
+    with (extensions / "my_loss.py").open("a") as file:
+        file.write("\nUSED = True\n")
+    assert _steps_of(run_file, capsys)["train"] == "ran"
+
+
+def _steps_of(run_file: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, str]:
+    capsys.readouterr()
+    pc.train(run_file)
+    return dict(re.findall(r"^([a-z]+(?::\w+)*) +(ran|reused|failed) ", capsys.readouterr().out, re.MULTILINE))
+
+
+def test_a_card_runs_no_code_that_nobody_has_named(
+    extensions: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(doors.EXTENSIONS, "")
+    (extensions / "stranger.py").write_text("raise SystemExit('it ran')\n")
+    fields = {"backbone": {"kind": "stranger:Backbone"}, "input_size": [64, 48]}
+    with pytest.raises(ValueError, match="'stranger:Backbone' is code of its own, which is run only if you say so"):
+        ModelConfig.model_validate(fields)
+    fields["backbone"] = {"kind": "my_backbone.Dinov2", "patch": 16}
+    (tmp_path / "model.yaml").write_text(json.dumps(fields))
+    backbone = load_config(tmp_path / "model.yaml", ModelConfig).backbone
+    assert ModelConfig.model_validate(fields).backbone == backbone, "what a run file has named, others may name"
+    assert os.environ[doors.EXTENSIONS] == "my_backbone", "for processes that are started from here"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (
+            "vitt",
+            "no backbone is called 'vitt'; did you mean vit? There are vit, sapiens2, cspnext, or one of",
+        ),
+        ("my_backbone:Dino2", "module my_backbone has no Dino2; did you mean Dinov2?"),
+        ("my_backbone:Grid", "Grid is no Backbone; derive it from posecore.models.backbone.Backbone."),
+        ("my_bakbone:Dinov2", "no module is called my_bakbone; correct the name, or add its folder to PYTHONPATH."),
+        ("fails:Dinov2", "its module fails in .*fails.py, line 1: ZeroDivisionError: division by zero."),
+        ("wants:Dinov2", "its module wants a_package_that_is_not, which is not installed."),
+    ],
+)
+def test_a_wrong_name_is_answered_with_the_nearest_right_one(
+    extensions: Path, tmp_path: Path, kind: str, said: str
+) -> None:
+    (extensions / "fails.py").write_text("1 / 0\n")
+    (extensions / "wants.py").write_text("import a_package_that_is_not\n")
+    (tmp_path / "model.yaml").write_text(f"backbone:\n  kind: '{kind}'\n")
+    with pytest.raises(ConfigError, match=f"backbone.kind: .*{said}.* \\(line 2, column 3\\)"):
+        load_config(tmp_path / "model.yaml", ModelConfig)
+
+
+def test_options_are_checked_by_the_extensions_own_fields(extensions: Path, tmp_path: Path) -> None:
+    (tmp_path / "model.yaml").write_text("backbone:\n  kind: my_backbone:Dinov2\n  width: 0\n  depht: 3\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(tmp_path / "model.yaml", ModelConfig)
+    assert "backbone.width: Input should be greater than 0 (line 3" in str(caught.value)
+    assert "backbone.depht: Extra inputs are not permitted (line 4" in str(caught.value)
