@@ -51,6 +51,7 @@ from posecore.training.recipes import RECIPES
 from posecore.workflows.command_line import Flags, read_job
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
+from posecore.workflows.further_step import StepConfig, further_steps
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import JudgedSet, as_registered, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_passes
@@ -81,6 +82,8 @@ class JobConfig(DatasetsJob):
         cluster: workers.
         inference: how predictions are made for the evaluation.
         worst_cases: pictures of the worst cases per dataset in the report.
+        steps: further steps of one's own, between judging the model and registering it
+            (:class:`~posecore.workflows.further_step.FurtherStep`).
         label_check: look for wrong labels by how their losses moved; None does not.
     """
 
@@ -93,6 +96,7 @@ class JobConfig(DatasetsJob):
     cluster: WorkersConfig = WorkersConfig()
     inference: InferenceSettings = InferenceSettings()
     worst_cases: int = Field(default=12, ge=0)
+    steps: tuple[StepConfig, ...] = ()
     label_check: LabelCheckConfig | None = None
 
     @model_validator(mode="after")
@@ -174,6 +178,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
         with machines.kept():
             judged = [judge(workflow, config, split, model) for split in evaluation]
         results = [as_registered([split], step)[0] for split, step in zip(evaluation, judged, strict=True)]
+        further_steps(workflow, config.steps, model, evaluation, judged)
         registered = register_step(workflow, model, splits, results, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         by_set = {split.entry.name: step for split, step in zip(evaluation, judged, strict=True)}

@@ -54,21 +54,23 @@ class Door:
     Attributes:
         what: comes in, in one word, for messages.
         group: of entry points by which installed packages name theirs.
+        default: the kind of a mapping that says none; "" where it has to.
     """
 
     what: str
     group: str
+    default: str = ""
 
     def __get_pydantic_core_schema__(self, source: Any, handler: GetCoreSchemaHandler) -> core_schema.CoreSchema:
         """Reads a mapping with ``kind``, or the kind alone, as the class that it names; writes all its fields."""
-        protocol = get_args(source)[-1]
+        protocol = _members(source)[-1]
 
         def read(value: Any, _: Callable[[Any], Any]) -> Any:
             if isinstance(value, protocol):
                 return value
             values = {"kind": value} if isinstance(value, str) else value
-            kind = values.get("kind") if isinstance(values, Mapping) else None
-            if not isinstance(kind, str):
+            kind = values.get("kind", self.default) if isinstance(values, Mapping) else None
+            if not isinstance(kind, str) or not kind:
                 raise ValueError(
                     f"which {self.what} it is has to be said by `kind`: {self._choices(built_in(source))}."
                 )
@@ -161,7 +163,8 @@ def built_in(union: Any) -> dict[str, Any]:
 
 
 def _members(union: Any) -> tuple[Any, ...]:
-    return get_args(get_args(union)[0] if get_origin(union) is Annotated else union)
+    bare = get_args(union)[0] if get_origin(union) is Annotated else union
+    return get_args(bare) or (bare,)
 
 
 def _as_it_is(value: Any, write: Callable[[Any], Any]) -> Any:

@@ -106,7 +106,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
             raise ConfigError("--engine torch shards and offloads nothing; leave out --zero and --offload.")
         engine = parse_config(changes, TorchEngineConfig, origin="engine")
     else:
-        known = engine.model_dump() if isinstance(engine, DeepSpeedEngineConfig) else {}
+        known = engine.model_dump() if engine.kind == "deepspeed" else {}
         if options.zero is not None:
             changes["zero_stage"] = options.zero
         if options.offload:

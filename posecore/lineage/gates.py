@@ -11,7 +11,8 @@ from typing import Annotated, Literal, TypeAlias
 import numpy as np
 from pydantic import BeforeValidator, Field
 
-from posecore.config import Config
+from posecore.config import Config, Extension
+from posecore.doors import Door
 from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.clinical_comparison import GroupChange, compare_clinic
@@ -26,10 +27,38 @@ _GATE = re.compile(r"^\s*(?P<metric>\S+?)\s*(?P<operator>>=|<=)\s*(?P<bound>[-+.
 _NAMED_GROUPS = 5
 
 
-class Gate(Config):
+class Condition(Extension):
+    """The protocol of gates: something that a version must show."""
+
+    @property
+    def sets(self) -> frozenset[str]:
+        """Names of the evaluation sets that it is about, which then count as gated."""
+        return frozenset()
+
+    def concerns(self, measured: Measurement) -> bool:
+        """Whether it looks at what was measured, which is then measured of the alias's holder as well."""
+        return measured.name in self.sets
+
+    def compares(self, wanted: "Requirements") -> bool:
+        """Whether it asks for figures of the alias's holder."""
+        return False
+
+    def check(self, wanted: "Requirements", figures: Sequence[Measurement], held: "Held | None") -> Iterator["Check"]:
+        """What it says of a candidate, in at least one line.
+
+        Args:
+            wanted: whatever else is required.
+            figures: of the candidate, one per evaluation set and digest.
+            held: who has the alias; None where nobody has it, or nothing is to be compared.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to check something")
+
+
+class Gate(Condition):
     """A bound on one metric, which also says which way is better.
 
     Attributes:
+        kind: names this gate; where none is named it is this.
         metric: ``set/metric``, such as ``coco/AP``.
         operator: ``>=`` where more is better, ``<=`` where less is.
         bound: the value to reach.
@@ -41,6 +70,7 @@ class Gate(Config):
         interval: whether the worse end of the interval must reach the bound, and not the value alone; None likewise.
     """
 
+    kind: Literal["bound"] = "bound"
     metric: str = Field(pattern=r"^[^/\s]+/\S+$")
     operator: Literal[">=", "<="]
     bound: float
@@ -73,6 +103,29 @@ class Gate(Config):
         name, _, metric = self.metric.partition("/")
         return name, metric
 
+    @property
+    def sets(self) -> frozenset[str]:
+        """The one that its metric begins with."""
+        return frozenset({self.set_and_metric[0]})
+
+    def compares(self, wanted: "Requirements") -> bool:
+        """Whether it, or all gates, state a largest regression."""
+        return wanted.margin(self) is not None
+
+    def check(self, wanted: "Requirements", figures: Sequence[Measurement], held: "Held | None") -> Iterator["Check"]:
+        """The bound, what it rests on, and the regression, for everything that was measured of that name."""
+        found = [measured for measured in figures if self.concerns(measured)]
+        if not found:
+            known = sorted(f"{each.name}/{metric}" for each in figures for metric in each.metrics)
+            said = ", ".join(dict.fromkeys(known)) or "none"
+            of = "" if self.digest is None else f" on {self.digest[:12]}"
+            yield Check(passed=False, statement=f"{self.metric} was not measured{of} (measured: {said}).")
+        for measured in found:
+            yield _bound(wanted, self, measured)
+            yield from _evidence(wanted, self, measured)
+            if held is not None and (margin := wanted.margin(self)) is not None:
+                yield _regression(self, margin, measured, held)
+
     def holds(self, value: float) -> bool:
         """Whether a value reaches the bound; NaN does not."""
         return value >= self.bound if self.operator == ">=" else value <= self.bound
@@ -88,6 +141,10 @@ class Gate(Config):
         return measured.name == name and fits and metric in measured.metrics
 
 
+GateConfig: TypeAlias = Annotated[Gate | Condition, Door("gate", "posecore.gates", default="bound")]
+"""Every gate there is, and whoever comes by; a bound where none is named."""
+
+
 def _gate_from_text(value: object) -> object:
     return Gate.parse(value) if isinstance(value, str) else value
 
@@ -96,7 +153,7 @@ class Requirements(Config):
     """What a version must show.
 
     Attributes:
-        gates: bounds; a string such as ``coco/AP>=0.6`` or all fields.
+        gates: bounds, a string such as ``coco/AP>=0.6`` or all fields; or conditions of one's own by ``kind``.
         max_regression: for gates that state none of their own; None does not compare with the holder.
         subgroups: ``view``, ``posture``, ``subject`` or ``keypoint`` → how much the mean error of any such group may
             exceed the holder's, in torso lengths, on every gated set that is judged for clinics.
@@ -108,7 +165,7 @@ class Requirements(Config):
         no_leaked_pairs: nothing that the model learned from may share pictures, subjects or videos with a gated set.
     """
 
-    gates: tuple[Annotated[Gate, BeforeValidator(_gate_from_text)], ...] = ()
+    gates: tuple[Annotated[GateConfig, BeforeValidator(_gate_from_text)], ...] = ()
     max_regression: float | None = None
     subgroups: Mapping[Trait, float] = Field(default_factory=dict)
     subjects: int = Field(default=0, ge=0)
@@ -121,7 +178,7 @@ class Requirements(Config):
     @property
     def compares(self) -> bool:
         """Whether the holder's figures matter."""
-        return bool(self.subgroups) or any(self.margin(gate) is not None for gate in self.gates)
+        return bool(self.subgroups) or any(gate.compares(self) for gate in self.gates)
 
     def margin(self, gate: Gate) -> float | None:
         """The regression that a gate allows."""
@@ -161,21 +218,9 @@ def check_figures(wanted: Requirements, figures: Sequence[Measurement], held: He
         figures: of the candidate, one per evaluation set and digest.
         held: who has the alias; None where nobody has it, or nothing is to be compared.
     """
-    checks = []
-    for gate in wanted.gates:
-        found = [measured for measured in figures if gate.concerns(measured)]
-        if not found:
-            known = sorted(f"{each.name}/{metric}" for each in figures for metric in each.metrics)
-            said = ", ".join(dict.fromkeys(known)) or "none"
-            of = "" if gate.digest is None else f" on {gate.digest[:12]}"
-            checks.append(Check(passed=False, statement=f"{gate.metric} was not measured{of} (measured: {said})."))
-        for measured in found:
-            checks.append(_bound(wanted, gate, measured))
-            checks += _evidence(wanted, gate, measured)
-            if held is not None and (margin := wanted.margin(gate)) is not None:
-                checks.append(_regression(gate, margin, measured, held))
+    checks = [check for gate in wanted.gates for check in gate.check(wanted, figures, held)]
     if held is not None and wanted.subgroups:
-        gated = {gate.set_and_metric[0] for gate in wanted.gates}
+        gated = {name for gate in wanted.gates for name in gate.sets}
         for measured in figures:
             if measured.name in gated:
                 checks += _subgroups(wanted, measured, held)

@@ -201,7 +201,7 @@ def _licences(graph: LineageGraph, weights: Node, wanted: Requirements) -> Itera
 def _leaks(
     tracking: Tracking, graph: LineageGraph, weights: Node, wanted: Requirements, figures: Sequence[Measurement]
 ) -> Iterator[Check]:
-    gated = {gate.set_and_metric[0] for gate in wanted.gates}
+    gated = {name for gate in wanted.gates for name in gate.sets}
     judged = {each.digest: each.name for each in figures if each.name in gated}
     behind = graph.graph.reached([weights], backwards=True)
     trained = [node.key for node in behind if node.kind == "split"]

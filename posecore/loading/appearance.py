@@ -7,24 +7,26 @@ Every draw is made whether it is used or not, so that changing one probability l
 Measured on a busy core, 256×192 crops: 0.65 ms a crop with the defaults, most of it for colour.
 """
 
-from typing import Self
+from typing import Annotated, Literal, Self, TypeAlias
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from posecore.config import Config
+from posecore.doors import Door
+from posecore.loading.augmentation import Augmentation
 
 _KERNELS = (3, 5, 7)
 _HUES = 180  # OpenCV's, of two degrees each
 _LEVELS = np.arange(256, dtype=np.int64)
 
 
-class AppearanceConfig(Config):
+class AppearanceConfig(Augmentation):
     """How the pixels of a crop change; the defaults are the published ones.
 
     Attributes:
+        kind: names this change.
         hue_shift: hue turns by up to this many steps of two degrees, either way, in every other crop.
         saturation_shift: saturation, of 255, changes by up to this much, either way, in every other crop.
         value_shift: so does brightness.
@@ -34,6 +36,7 @@ class AppearanceConfig(Config):
         hole_extent: smallest and largest side of the rectangle, relative to the crop's.
     """
 
+    kind: Literal["appearance"] = "appearance"
     hue_shift: int = Field(default=5, ge=0, le=90)
     saturation_shift: int = Field(default=30, ge=0, le=255)
     value_shift: int = Field(default=30, ge=0, le=255)
@@ -42,12 +45,23 @@ class AppearanceConfig(Config):
     hole_probability: float = Field(default=1.0, ge=0, le=1)
     hole_extent: tuple[float, float] = (0.2, 0.4)
 
+    def __call__(self, crop: NDArray[np.uint8], random: np.random.Generator) -> NDArray[np.uint8]:
+        """See :func:`change_appearance`."""
+        change_appearance(crop, self, random)
+        return crop
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         least, most = self.hole_extent
         if not 0 < least <= most <= 1:
             raise ValueError(f"hole_extent {self.hole_extent} must be two shares of the crop, the smaller one first.")
         return self
+
+
+AugmentationConfig: TypeAlias = Annotated[
+    AppearanceConfig | Augmentation, Door("augmentation", "posecore.augmentations")
+]
+"""Every change of a crop's pixels that goes by its name, and whoever comes by."""
 
 
 def change_appearance(crop: NDArray[np.uint8], config: AppearanceConfig, random: np.random.Generator) -> None:

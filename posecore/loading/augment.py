@@ -22,7 +22,7 @@ from pydantic import Field, model_validator
 
 from posecore.config import Config
 from posecore.geometry import fix_aspect_ratio
-from posecore.loading.appearance import AppearanceConfig
+from posecore.loading.appearance import AppearanceConfig, AugmentationConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.skeletons.skeleton import Skeleton
 
@@ -85,6 +85,7 @@ class AugmentConfig(Config):
             width and height with padding, before they are fitted to the crop's shape; only ``per_sample``.
         center_jitter_extent: see there; ViTPose 0.4, mmpose 0.16.
         appearance: what happens to the pixels; None for nothing.
+        further: what else happens to them after that, in order: changes of one's own by where they lie.
         blanket_probability: of a blanket over the lower part of the body.
         blanket_least_cover: smallest share of the body, measured along it from its lower end, that a blanket covers.
         blanket_most_cover: largest share.
@@ -108,6 +109,7 @@ class AugmentConfig(Config):
     center_jitter_distribution: Literal["uniform", "truncated"] = "uniform"
     center_jitter_extent: float = Field(default=0.4, ge=0)
     appearance: AppearanceConfig | None = None
+    further: tuple[AugmentationConfig, ...] = ()
     blanket_probability: float = Field(default=0.0, ge=0, le=1)
     blanket_least_cover: float = Field(default=0.2, ge=0, le=1)
     blanket_most_cover: float = Field(default=0.7, ge=0, le=1)
@@ -156,6 +158,7 @@ class AugmentConfig(Config):
             "rotation_probability": self.rotation_probability > 0 and self.rotation_degrees > 0,
             "center_jitter": self.center_jitter != "off" and jitters,
             "appearance": self.appearance is not None,
+            "further": bool(self.further),
             "blanket_probability": self.blanket_probability > 0,
             "infrared_probability": self.infrared_probability > 0,
             "grey_probability": self.grey_probability > 0,

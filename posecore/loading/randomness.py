@@ -29,6 +29,7 @@ class Purpose(IntEnum):
     BLANKET = 6
     CAMERA = 7
     DEPTH = 8
+    FURTHER = 9
 
 
 def generator(purpose: Purpose, seed: int, name: str = "", major: int = 0, minor: int = 0) -> np.random.Generator:

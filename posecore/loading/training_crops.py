@@ -19,6 +19,7 @@ from posecore.loading.augment import (
     augment_regions,
     center_jitter,
 )
+from posecore.loading.augmentation import Augmentation
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
 from posecore.loading.crop import CropPlan, crop_depth, crop_images, instance_regions, is_labelled, plan_crops
@@ -221,6 +222,20 @@ class TrainingCrops:
             change_camera(out, augment, random(Purpose.CAMERA))
         if augment.appearance is not None:
             change_appearance(out, augment.appearance, random(Purpose.APPEARANCE))
+        if augment.further:
+            further = random(Purpose.FURTHER)
+            for change in augment.further:
+                self._change(out, change, further)
+
+    def _change(self, crop: NDArray[np.uint8], change: Augmentation, random: np.random.Generator) -> None:
+        changed = change(crop, random)
+        if changed.shape != crop.shape or changed.dtype != np.uint8:
+            raise ConfigError(
+                f"mixture entry {self.name}: augmentation {change.kind} made a crop of {crop.shape} uint8 one of "
+                f"{changed.shape} {changed.dtype}; it has to keep both."
+            )
+        if changed is not crop:
+            crop[:] = changed
 
     def _phases_of(self, number_of_pass: NDArray[np.int64]) -> list[tuple[_Phase, NDArray[np.int64]]]:
         """The phases that crops are in, and which of them."""

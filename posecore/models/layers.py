@@ -2,7 +2,7 @@
 
 import re
 
-_BACKBONE = re.compile(r"(?:^|\.)backbone\.(.+)$")
+_BACKBONE = re.compile(r"(?:^|\.)backbone\.(?:model\.)?(.+)$")  # a wrapped network of others is called model
 _BLOCK = re.compile(r"blocks\.(\d+)\.")
 _EMBEDDINGS = ("pos_embed", "cls_token", "storage_tokens", "mask_token", "patch_embed.", "tokenizer.")
 _STARTS_AT_ZERO = "patch_embed.depth_proj."

@@ -32,6 +32,7 @@ from posecore.training.checkpoint_files import FileEntry, OldFileEntry, TensorEn
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
+_OF_AN_OPTIMIZER = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _PROGRESS_FILE = "state.json"
 _OLD_TENSORS_FILE = "state.safetensors"
 _MANIFEST_BYTES, _PROGRESS_BYTES, _HEADER_BYTES = 256 << 20, 16 << 20, 100 << 20
@@ -281,13 +282,13 @@ class Checkpoint:
             for key, runs in self._runs.items():
                 runs.sort(key=lambda run: run[0].start)
                 self._check_runs(key, runs)
-            self._runs = dict(sorted(self._runs.items(), key=lambda item: SECTIONS.index(item[0].partition("/")[0])))
+            self._runs = dict(sorted(self._runs.items(), key=lambda item: _place(item[0].partition("/")[0])))
         return self._runs
 
     def _check_runs(self, key: str, runs: list[tuple[TensorEntry, VerifiedFile]]) -> None:
         section, slash, _ = key.partition("/")
         first, end = runs[0][0], 0
-        sound = section in SECTIONS and bool(slash) and first.dtype in DTYPES
+        sound = _place(section)[0] <= len(SECTIONS) and bool(slash) and first.dtype in DTYPES
         for entry, file in runs:
             sound = sound and (entry.shape, entry.dtype) == (first.shape, first.dtype)
             sound = sound and entry.offset + entry.count * DTYPES[entry.dtype].itemsize <= file.entry.num_bytes
@@ -437,3 +438,10 @@ def _parsed(value: Json, kind: type[_FileT], path: AnyPath) -> _FileT:
         return parse_config(value, kind, origin=str(path))
     except (ConfigError, TypeError) as error:
         raise IntegrityError(f"{' '.join(str(error).split())[:500]} Use another checkpoint.") from None
+
+
+def _place(section: str) -> tuple[int, str]:
+    """By which sections are in order: ours, then moments of other optimisers by name, then what is no section."""
+    if section in SECTIONS:
+        return SECTIONS.index(section), ""
+    return len(SECTIONS) + (_OF_AN_OPTIMIZER.fullmatch(section) is None), section

@@ -39,9 +39,8 @@ from posecore.training.engine import (
     at_once,
     checked_total,
 )
-from posecore.training.optimizer import OptimizerConfig, fresh_moments, make_optimizer
+from posecore.training.optimizer import Optimizer, OptimizerConfig, fresh_moments, make_optimizer
 from posecore.training.torch_engine import (
-    MOMENTS,
     buffer_pieces,
     clip_gradients,
     materialise,
@@ -149,10 +148,10 @@ class DeepSpeedEngine:
     def pieces(self) -> list[Piece]:
         """See :meth:`posecore.training.engine.Engine.pieces`."""
         if self._stage == 0:
-            return own_share(whole_pieces(self._optimizer, self.method))
+            return own_share(whole_pieces(self._optimizer, self.method, self._settings.optimizer))
         learned = [
             Piece(f"{section}/{name}", shape_of(parameter), run.start, run.values)
-            for section in ("weights", *MOMENTS)
+            for section in ("weights", *OptimizerConfig.moments)
             for name, parameter in self._trainable()
             if (run := self._run(parameter, section)) is not None
         ]
@@ -181,12 +180,12 @@ class DeepSpeedEngine:
         self._steps = counts.optimizer_steps
         if self._stage == 0:
             restore_weights(self.method, checkpoint)
-            restore_moments(self._optimizer, self.method, checkpoint)
+            restore_moments(self._optimizer, self.method, checkpoint, self._settings.optimizer)
             return
         for moments, part in self._moments():
             moments["step"].fill_(counts.updates.get(part, self._steps))
         for name, parameter in self._trainable():
-            for section in ("weights", *MOMENTS):
+            for section in ("weights", *OptimizerConfig.moments):
                 run = self._run(parameter, section)
                 if run is None:
                     continue
@@ -284,7 +283,7 @@ class DeepSpeedEngine:
 
 def deepspeed_settings(
     config: DeepSpeedEngineConfig,
-    optimizer: OptimizerConfig,
+    optimizer: Optimizer,
     micro_batch: int,
     accumulation: int,
     trained: int,

@@ -13,7 +13,7 @@ checkpoints. A state taken from one engine may be given to any other.
 import math
 from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, Self, TypeAlias
+from typing import Annotated, ClassVar, Literal, Protocol, Self, TypeAlias
 
 import torch
 from pydantic import Field, field_validator, model_validator
@@ -23,7 +23,7 @@ from posecore.config import Config
 from posecore.methods.batch import DeviceBatch
 from posecore.training.checkpoint import Checkpoint, Counts
 from posecore.training.checkpoint_pieces import Piece
-from posecore.training.optimizer import OptimizerConfig
+from posecore.training.optimizer import Optimizer
 
 Precision: TypeAlias = Literal["fp32", "bf16", "bf16-weights", "fp16"]
 
@@ -47,13 +47,13 @@ class EngineSettings:
     """What every engine must know.
 
     Attributes:
-        optimizer: AdamW's settings.
+        optimizer: its settings.
         micro_batch: crops per rank and forward pass.
         accumulation: forward passes per step.
         device: of this rank.
     """
 
-    optimizer: OptimizerConfig
+    optimizer: Optimizer
     micro_batch: int
     accumulation: int
     device: torch.device
@@ -147,13 +147,23 @@ class TorchEngineConfig(Config):
     """Plain PyTorch.
 
     Attributes:
-        kind: names this engine in the closed union.
+        kind: names this engine.
         precision: ``bf16`` is autocast over float32 weights, ``fp16`` likewise with a scaled loss; ``bf16-weights`` is
             refused.
     """
 
+    zero_stage: ClassVar[int] = 0
+    offload_optimizer: ClassVar[bool] = False
+    offload_parameters: ClassVar[bool] = False
+
     kind: Literal["torch"] = "torch"
     precision: Precision = "fp32"
+
+    def build(self, method: nn.Module, settings: EngineSettings) -> Engine:
+        """The engine, with a method under it."""
+        from posecore.training.torch_engine import TorchEngine
+
+        return TorchEngine(self, method, settings)
 
     @field_validator("precision")
     @classmethod
@@ -169,7 +179,7 @@ class DeepSpeedEngineConfig(Config):
     """DeepSpeed ZeRO.
 
     Attributes:
-        kind: names this engine in the closed union.
+        kind: names this engine.
         precision: ``bf16`` is autocast over float32 weights; ``bf16-weights`` has float32 weights in the optimiser
             only, and needs stage 3; ``fp16`` is refused.
         zero_stage: 0 shards nothing, 1 the optimiser state, 2 also gradients, 3 also weights.
@@ -182,6 +192,12 @@ class DeepSpeedEngineConfig(Config):
     zero_stage: Literal[0, 1, 2, 3] = 2
     offload_optimizer: bool = False
     offload_parameters: bool = False
+
+    def build(self, method: nn.Module, settings: EngineSettings) -> Engine:
+        """The engine, with a method under it; DeepSpeed is imported here and nowhere before."""
+        from posecore.training.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(self, method, settings)
 
     @field_validator("precision")
     @classmethod
@@ -211,17 +227,11 @@ def build_engine(
     method: nn.Module,
     settings: EngineSettings,
 ) -> Engine:
-    """Puts a method under an engine; DeepSpeed is imported only if it is asked for.
+    """Puts a method under an engine.
 
     Args:
         config: which engine.
         method: is moved to the device; rank 0's weights go to every rank.
         settings: what every engine must know.
     """
-    if isinstance(config, DeepSpeedEngineConfig):
-        from posecore.training.deepspeed_engine import DeepSpeedEngine
-
-        return DeepSpeedEngine(config, method, settings)
-    from posecore.training.torch_engine import TorchEngine
-
-    return TorchEngine(config, method, settings)
+    return config.build(method, settings)

@@ -33,7 +33,6 @@ from posecore.training.context import TrainContext
 from posecore.training.divergence import SkippedSteps
 from posecore.training.ema import AverageConfig, WeightAverage
 from posecore.training.engine import (
-    DeepSpeedEngineConfig,
     Engine,
     EngineConfig,
     EngineSettings,
@@ -42,7 +41,7 @@ from posecore.training.engine import (
 )
 from posecore.training.host_memory import give_back_freed
 from posecore.training.meter import Meter
-from posecore.training.optimizer import OptimizerConfig
+from posecore.training.optimizer import OptimizerChoice, OptimizerConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.resume import refuse_unshared, resume
 from posecore.training.schedule import MultiStepSchedule, ScheduleConfig
@@ -65,7 +64,7 @@ class TrainingConfig(Config):
         global_batch: crops per step over all ranks.
         accumulation: forward passes a rank makes per step.
         seed: of everything random.
-        optimizer: AdamW and layer decay.
+        optimizer: AdamW or another, and layer decay.
         schedule: learning rate over the run.
         engine: plain PyTorch or DeepSpeed.
         log_every: steps between two records of metrics.
@@ -88,7 +87,7 @@ class TrainingConfig(Config):
     global_batch: int = Field(gt=0)
     accumulation: int = Field(default=1, gt=0)
     seed: int = Field(default=0, ge=0)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimizer: OptimizerChoice = OptimizerConfig()
     schedule: ScheduleConfig = MultiStepSchedule()
     engine: EngineConfig = TorchEngineConfig()
     log_every: int = Field(default=20, gt=0)
@@ -113,9 +112,14 @@ class TrainingConfig(Config):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        shards_weights = isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.zero_stage == 3
+        shards_weights = self.engine.zero_stage == 3
         if self.average is not None:
             self.average.check_length(self.steps)
+        if self.engine.kind == "deepspeed" and not self.optimizer.is_adamw:
+            raise ValueError(
+                f"optimizer: DeepSpeed keeps the state of AdamW alone, and this is {self.optimizer.kind}; set "
+                "engine.kind to torch."
+            )
         if self.best is not None and not self.evaluate_every:
             raise ValueError("best: nothing is evaluated that could be best; set evaluate_every.")
         if shards_weights and self.compile:

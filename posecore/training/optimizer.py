@@ -1,17 +1,20 @@
-"""AdamW parameter groups with layer-wise learning-rate decay, exactly as ViTPose was trained.
+"""Optimisers, and parameter groups with layer-wise learning-rate decay, exactly as ViTPose was trained.
 
 Source: ViTAE-Transformer/ViTPose @ c050ed2, ``mmcv_custom/layer_decay_optimizer_constructor.py``; that code ignores the
 ``custom_keys`` of its configuration files, and so does this.
 """
 
-from typing import Any, Literal
+from collections.abc import Set
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeAlias
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from posecore.config import Config
+from posecore.config import Extension
+from posecore.doors import Door
+from posecore.errors import ConfigError
 from posecore.methods.staged import InheritingMethod, StagedMethod
 from posecore.models.layers import block_index, layer_index
 from posecore.models.sharded import shape_of
@@ -19,33 +22,109 @@ from posecore.models.sharded import shape_of
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm, nn.RMSNorm)
 
 
-class OptimizerConfig(Config):
-    """AdamW.
+class Optimizer(Extension):
+    """The protocol of optimisers: how :meth:`build` is told what learns, how fast, and what of it decays.
 
     Attributes:
         lr: peak learning rate of the heads; published: 5e-4 at a global batch of 512, 1e-3 at 1024.
         weight_decay: of what ``undecayed`` leaves.
-        anchor_decay: for an :class:`~posecore.methods.staged.InheritingMethod`: its inherited weights, vectors too,
-            decay to the values the run started from and not to zero (L2-SP, arXiv 1802.01483, decoupled from the
-            gradient as AdamW's own decay is). Costs one more float32 copy of them. 0 for none.
         undecayed: ``vectors`` spares every vector, every bias and the positional embedding, as ViTPose does.
             ``norms_and_biases`` spares normalisation layers and biases only, as RTMPose does: the scales and offsets of
             its attention, which are parameters of no such layer, are decayed.
-        betas: decay of the two running moments.
-        eps: added to the root of the second moment.
         layer_decay: learning rate of a block relative to the block above it; 1 switches it off. Published: 0.8, 0.75,
             0.8, 0.85 for S, B, L, H.
         clip_norm: largest L2 norm of the gradient of all parameters together; None switches clipping off.
+        moments: what it keeps of a parameter in tensors of the parameter's shape, by its names for them; checkpoints
+            hold these, and ``step``.
+        is_adamw: engines that shard its state know how.
     """
+
+    moments: ClassVar[tuple[str, ...]] = ()
+    is_adamw: ClassVar[bool] = False
 
     lr: float = Field(default=5e-4, gt=0)
     weight_decay: float = Field(default=0.1, ge=0)
-    anchor_decay: float = Field(default=0.0, ge=0)
     undecayed: Literal["vectors", "norms_and_biases"] = "vectors"
-    betas: tuple[float, float] = (0.9, 0.999)
-    eps: float = Field(default=1e-8, gt=0)
     layer_decay: float = Field(default=0.75, gt=0, le=1)
     clip_norm: float | None = Field(default=1.0, gt=0)
+
+    @property
+    def anchoring(self) -> float:
+        """Share of the way to where they started that inherited weights decay by, as a multiple of the rate."""
+        return 0.0
+
+    def anchored(self, decay: float) -> Self:
+        """The same, whose inherited weights decay to where they started; itself if they are not to.
+
+        Raises:
+            ConfigError: it knows no such decay.
+        """
+        if decay:
+            raise ConfigError(f"l2_sp: an optimizer of kind {self.kind} does not pull weights back; set it to 0.")
+        return self
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        """The optimiser.
+
+        Args:
+            groups: of :func:`parameter_groups`, whose keys it keeps.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has to build its optimiser")
+
+    def restored(self, parameter: Tensor, kept: Set[str], steps: int) -> dict[str, Tensor]:
+        """What it keeps of a parameter after some updates, with moments that are to be filled in.
+
+        Args:
+            parameter: of the method.
+            kept: those of :attr:`moments` that a checkpoint has of it.
+            steps: updates made of it.
+        """
+        return {"step": torch.tensor(float(steps))} | {name: torch.zeros_like(parameter) for name in sorted(kept)}
+
+
+class OptimizerConfig(Optimizer):
+    """AdamW.
+
+    Attributes:
+        kind: names this optimiser.
+        anchor_decay: for an :class:`~posecore.methods.staged.InheritingMethod`: its inherited weights, vectors too,
+            decay to the values the run started from and not to zero (L2-SP, arXiv 1802.01483, decoupled from the
+            gradient as AdamW's own decay is). Costs one more float32 copy of them. 0 for none.
+        betas: decay of the two running moments.
+        eps: added to the root of the second moment.
+    """
+
+    moments: ClassVar[tuple[str, ...]] = ("exp_avg", "exp_avg_sq", "anchor")
+    is_adamw: ClassVar[bool] = True
+
+    kind: Literal["adamw"] = "adamw"
+    anchor_decay: float = Field(default=0.0, ge=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0)
+
+    @property
+    def anchoring(self) -> float:
+        """See :class:`Optimizer`."""
+        return self.anchor_decay
+
+    def anchored(self, decay: float) -> Self:
+        """See :class:`Optimizer`."""
+        return self.model_copy(update={"anchor_decay": decay})
+
+    def build(self, groups: list[dict[str, Any]]) -> torch.optim.AdamW:
+        """AdamW, or :class:`AnchoredAdamW` where a group is held to where it started."""
+        kind = AnchoredAdamW if any(group["anchor_decay"] for group in groups) else torch.optim.AdamW
+        return kind(groups, lr=self.lr, betas=self.betas, eps=self.eps)
+
+    def restored(self, parameter: Tensor, kept: Set[str], steps: int) -> dict[str, Tensor]:
+        """See :class:`Optimizer`."""
+        return fresh_moments(parameter, "anchor" in kept, steps)
+
+
+OptimizerChoice: TypeAlias = Annotated[
+    OptimizerConfig | Optimizer, Door("optimizer", "posecore.optimizers", default="adamw")
+]
+"""Every optimiser there is, and whoever comes by; AdamW where none is named."""
 
 
 class AnchoredAdamW(torch.optim.AdamW):
@@ -80,14 +159,12 @@ def fresh_moments(parameter: Tensor, anchored: bool, steps: int = 0) -> dict[str
     return state | {"anchor": parameter.detach().clone()} if anchored else state
 
 
-def make_optimizer(method: nn.Module, config: OptimizerConfig) -> torch.optim.AdamW:
-    """AdamW on a method's :func:`parameter_groups`."""
-    groups = parameter_groups(method, config)
-    kind = AnchoredAdamW if any(group["anchor_decay"] for group in groups) else torch.optim.AdamW
-    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps)
+def make_optimizer(method: nn.Module, config: Optimizer) -> torch.optim.Optimizer:
+    """The optimiser of a method's :func:`parameter_groups`."""
+    return config.build(parameter_groups(method, config))
 
 
-def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[str, Any]]:
+def parameter_groups(method: nn.Module, config: Optimizer) -> list[dict[str, Any]]:
     """Groups of trainable parameters that share a learning rate and a weight decay, the lowest layer first.
 
     With ``n`` blocks, embeddings get ``rate^(n+1)``, block ``i`` gets ``rate^(n-i)``, everything else (last norm,
@@ -114,7 +191,7 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
         else:
             decayed = id(parameter) not in of_norms and not name.endswith(".bias")
         part = next((prefix for prefix in parts if name.startswith(prefix)), "")
-        anchored = config.anchor_decay > 0 and isinstance(method, InheritingMethod) and method.inherited(name)
+        anchored = config.anchoring > 0 and isinstance(method, InheritingMethod) and method.inherited(name)
         key = (layer, part, decayed and not anchored, anchored)
         if key not in groups:
             scale = config.layer_decay ** (depth + 1 - layer)
@@ -124,7 +201,7 @@ def parameter_groups(method: nn.Module, config: OptimizerConfig) -> list[dict[st
                 "lr_scale": scale,
                 "part": part,
                 "weight_decay": config.weight_decay if decayed and not anchored else 0.0,
-                "anchor_decay": config.anchor_decay if anchored else 0.0,
+                "anchor_decay": config.anchoring if anchored else 0.0,
             }
         groups[key]["params"].append(parameter)
     return [groups[key] for key in sorted(groups)]

@@ -100,7 +100,7 @@ class PlannedRun:
     @property
     def zero_stage(self) -> int:
         """0 also for the engine without sharding."""
-        return self.engine.zero_stage if isinstance(self.engine, DeepSpeedEngineConfig) else 0
+        return self.engine.zero_stage
 
     @property
     def rounds_weights(self) -> bool:
@@ -115,12 +115,12 @@ class PlannedRun:
     @property
     def offloads_optimizer(self) -> bool:
         """Whether optimiser state is in the host's memory."""
-        return isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.offload_optimizer
+        return self.engine.offload_optimizer
 
     @property
     def offloads_parameters(self) -> bool:
         """Whether weights are in the host's memory between uses."""
-        return isinstance(self.engine, DeepSpeedEngineConfig) and self.engine.offload_parameters
+        return self.engine.offload_parameters
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -329,7 +329,7 @@ def _has_masters(run: PlannedRun) -> bool:
 
 def _keeps_gradients(run: PlannedRun) -> bool:
     """Whether gradients have memory of their own between two steps, too."""
-    return run.zero_stage == 3 or (run.num_gpus > 1 and not isinstance(run.engine, DeepSpeedEngineConfig))
+    return run.zero_stage == 3 or (run.num_gpus > 1 and run.engine.kind == "torch")
 
 
 def _trained(run: PlannedRun, cost: ModelCost, trace: StepTrace) -> int:
@@ -352,7 +352,7 @@ def _bucket_bytes(run: PlannedRun, trained: int) -> float:
     """Flat buffers in which gradients are averaged over ranks."""
     stage, half = run.zero_stage, run.engine.precision != "fp32"
     if stage == 0:
-        shared = run.num_gpus > 1 and isinstance(run.engine, DeepSpeedEngineConfig)
+        shared = run.num_gpus > 1 and run.engine.kind == "deepspeed"
         return 4 * min(trained, bucket_elements(trained)) if shared else 0
     if stage == 3:
         return bucket_elements(trained) * (2 if run.rounds_weights else 4 + 2 if half else 4)

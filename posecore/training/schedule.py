@@ -5,10 +5,23 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import Field
 
-from posecore.config import Config
+from posecore.config import Extension
+from posecore.doors import Door
 
 
-class _WarmUp(Config):
+class Schedule(Extension):
+    """The protocol of schedules."""
+
+    def factor(self, step: int, total_steps: int) -> float:
+        """What the peak rate is multiplied by in the 0-based ``step`` of ``total_steps``, a function of these alone."""
+        raise NotImplementedError(f"{type(self).__name__} has to say its factor")
+
+    def held(self, total_steps: int) -> "MultiStepSchedule":
+        """A constant rate for another, shorter loop, after this schedule's warm-up if it has one."""
+        return MultiStepSchedule(warmup_steps=0, milestones=())
+
+
+class _WarmUp(Schedule):
     """A linear start.
 
     Attributes:
@@ -22,6 +35,15 @@ class _WarmUp(Config):
     warmup_start: float = Field(default=0.001, ge=0, le=1)
     warmup_reaches: Literal["after", "last"] = "after"
 
+    def held(self, total_steps: int) -> "MultiStepSchedule":
+        """See :class:`Schedule`; the warm-up is a tenth of the loop at most."""
+        return MultiStepSchedule(
+            warmup_steps=min(self.warmup_steps, total_steps // 10),
+            warmup_start=self.warmup_start,
+            warmup_reaches=self.warmup_reaches,
+            milestones=(),
+        )
+
     def _warmth(self, step: int) -> float:
         length = self.warmup_steps - (self.warmup_reaches == "last")
         if step >= length:
@@ -33,7 +55,7 @@ class MultiStepSchedule(_WarmUp):
     """Linear warm-up, then a constant rate that drops at milestones.
 
     Attributes:
-        kind: names this schedule in the closed union.
+        kind: names this schedule.
         milestones: shares of the run after which the rate drops; published: epochs 170 and 200 of 210.
         gamma: factor of each drop.
     """
@@ -52,7 +74,7 @@ class CosineSchedule(_WarmUp):
     """Linear warm-up, then half a cosine down to a floor.
 
     Attributes:
-        kind: names this schedule in the closed union.
+        kind: names this schedule.
         begin: share of the run with a constant rate before the cosine begins; RTMPose: 0.5, with a floor of 0.05, a
             warm-up of 1000 steps and its start at 1e-5.
         floor: last factor.
@@ -74,7 +96,7 @@ class PolynomialSchedule(_WarmUp):
     """Linear warm-up, then a power of the share of the run that is left, down to a floor.
 
     Attributes:
-        kind: names this schedule in the closed union.
+        kind: names this schedule.
         power: of the share that is left of what follows the warm-up; Sapiens2: 1, a straight line.
         floor: last factor.
     """
@@ -91,6 +113,6 @@ class PolynomialSchedule(_WarmUp):
 
 
 ScheduleConfig: TypeAlias = Annotated[
-    MultiStepSchedule | CosineSchedule | PolynomialSchedule, Field(discriminator="kind")
+    MultiStepSchedule | CosineSchedule | PolynomialSchedule | Schedule, Door("schedule", "posecore.schedules")
 ]
-"""Every schedule there is."""
+"""Every schedule there is, and whoever comes by."""

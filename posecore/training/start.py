@@ -16,7 +16,7 @@ from posecore.storage import AnyPath, remove_folder
 from posecore.training.checkpoint import Checkpoint, Counts, Progress, commit_checkpoint
 from posecore.training.checkpoint_pieces import Piece, write_pieces
 from posecore.training.context import TrainContext, first_said
-from posecore.training.engine import DeepSpeedEngineConfig, Engine, EngineConfig
+from posecore.training.engine import Engine, EngineConfig
 from posecore.training.torch_engine import buffer_pieces
 
 
@@ -97,4 +97,4 @@ class FirstState:
 
 def is_sharded(config: EngineConfig, context: TrainContext) -> bool:
     """Whether the ranks of a run have parts of the weights only."""
-    return isinstance(config, DeepSpeedEngineConfig) and config.zero_stage == 3 and context.world_size > 1
+    return config.zero_stage == 3 and context.world_size > 1

@@ -23,10 +23,7 @@ from posecore.training.engine import (
     at_once,
     checked_total,
 )
-from posecore.training.optimizer import fresh_moments, make_optimizer
-
-MOMENTS = ("exp_avg", "exp_avg_sq", "anchor")
-"""What the optimiser keeps of a weight, by the names that torch and checkpoints have for it."""
+from posecore.training.optimizer import Optimizer, make_optimizer
 
 
 class TorchEngine:
@@ -76,7 +73,7 @@ class TorchEngine:
 
     def pieces(self) -> list[Piece]:
         """See :meth:`posecore.training.engine.Engine.pieces`."""
-        return own_share(whole_pieces(self._optimizer, self.method))
+        return own_share(whole_pieces(self._optimizer, self.method, self._settings.optimizer))
 
     def counts(self) -> Counts:
         """See :meth:`posecore.training.engine.Engine.counts`."""
@@ -89,7 +86,7 @@ class TorchEngine:
     def restore(self, checkpoint: Checkpoint) -> None:
         """See :meth:`posecore.training.engine.Engine.restore`."""
         restore_weights(self.method, checkpoint)
-        restore_moments(self._optimizer, self.method, checkpoint)
+        restore_moments(self._optimizer, self.method, checkpoint, self._settings.optimizer)
         if checkpoint.counts.loss_scale is not None:
             scale, updates = checkpoint.counts.loss_scale
             self._scaler.load_state_dict(self._scaler.state_dict() | {"scale": scale, "_growth_tracker": updates})
@@ -142,10 +139,10 @@ def materialise(module: nn.Module, device: torch.device, recurse: bool = True) -
                 part.register_buffer(name, torch.empty_like(buffer, device=device))
 
 
-def whole_pieces(optimizer: torch.optim.Optimizer, method: nn.Module) -> list[Piece]:
+def whole_pieces(optimizer: torch.optim.Optimizer, method: nn.Module, config: Optimizer) -> list[Piece]:
     """The state of an optimiser that is not sharded."""
     pieces = [Piece.whole(f"weights/{name}", parameter) for name, parameter in method.named_parameters()]
-    for key in MOMENTS:
+    for key in config.moments:
         for name, parameter in method.named_parameters():
             if key in optimizer.state.get(parameter, {}):
                 pieces.append(Piece.whole(f"{key}/{name}", optimizer.state[parameter][key]))
@@ -161,7 +158,8 @@ def whole_counts(optimizer: torch.optim.Optimizer) -> Counts:
     """The updates of an optimiser that is not sharded, and of the parts that were frozen in some."""
     updates: dict[str, int] = {}
     for group in optimizer.param_groups:
-        made = [int(optimizer.state[p]["step"].item()) for p in group["params"] if p in optimizer.state]
+        counted = [optimizer.state[p] for p in group["params"] if "step" in optimizer.state.get(p, {})]
+        made = [int(state["step"].item()) for state in counted]
         updates[group["part"]] = max([updates.get(group["part"], 0), *made])
     steps = max(updates.values(), default=0)
     return Counts(optimizer_steps=steps, updates={part: made for part, made in updates.items() if part})
@@ -197,7 +195,9 @@ def read_whole(checkpoint: Checkpoint, section: str, name: str, target: Tensor) 
         target.copy_(checkpoint.read(section, name))
 
 
-def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, checkpoint: Checkpoint) -> None:
+def restore_moments(
+    optimizer: torch.optim.Optimizer, method: nn.Module, checkpoint: Checkpoint, config: Optimizer
+) -> None:
     """Fills an optimiser that is not sharded; parameters that never had a gradient start from nothing, as before."""
     names = {parameter: name for name, parameter in method.named_parameters()}
     counts = checkpoint.counts
@@ -206,9 +206,10 @@ def restore_moments(optimizer: torch.optim.Optimizer, method: nn.Module, checkpo
         for parameter in group["params"]:
             optimizer.state.pop(parameter, None)
             name = names[parameter]
-            if checkpoint.has("exp_avg", name):
-                state = fresh_moments(parameter, checkpoint.has("anchor", name), steps)
-                for key in MOMENTS:
+            kept = {key for key in config.moments if checkpoint.has(key, name)}
+            if kept:
+                state = config.restored(parameter, kept, steps)
+                for key in config.moments:
                     if key in state:
                         read_whole(checkpoint, key, name, state[key])
                 optimizer.state[parameter] = state

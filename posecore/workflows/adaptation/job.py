@@ -219,5 +219,5 @@ class AdaptationJob(DatasetsJob):
 
     def loop(self) -> TrainingConfig:
         """The loop, with the pull to the first values."""
-        optimizer = self.training.optimizer.model_copy(update={"anchor_decay": self.l2_sp})
+        optimizer = self.training.optimizer.anchored(self.l2_sp)
         return self.training.model_copy(update={"optimizer": optimizer})

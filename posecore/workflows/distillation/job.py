@@ -117,12 +117,4 @@ class DistillationJob(DatasetsJob):
     def head_training(self) -> TrainingConfig:
         """The second stage's loop: shorter, and with a constant rate after the warm-up."""
         steps = max(1, round(self.second_stage * self.training.steps))
-        first = self.training.schedule
-        warmup = min(first.warmup_steps, steps // 10)
-        schedule = MultiStepSchedule(
-            warmup_steps=warmup,
-            warmup_start=first.warmup_start,
-            warmup_reaches=first.warmup_reaches,
-            milestones=(),
-        )
-        return self.training.model_copy(update={"steps": steps, "schedule": schedule})
+        return self.training.model_copy(update={"steps": steps, "schedule": self.training.schedule.held(steps)})
