@@ -37,7 +37,6 @@ from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
-from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.sharing import MethodConfig, pinned
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import check_heads
@@ -120,7 +119,7 @@ class JobConfig(DatasetsJob):
 
     @model_validator(mode="after")
     def _check_start(self) -> Self:
-        if isinstance(self.method, PrototypesConfig) and self.method.stages.heads_from > 0 and self.weights is None:
+        if self.method.rests_first and self.weights is None:
             raise ValueError(
                 "method.stages freezes heads and backbone at first, which a model without weights has not trained yet; "
                 "name weights, or set method.stages to joint."

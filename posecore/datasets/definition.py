@@ -139,8 +139,8 @@ class EvaluationDefinition(Config):
     """The dataset's own protocol.
 
     Attributes:
-        protocol: one of :data:`PROTOCOLS`, the name that an installed package gives its own, or where its class lies:
-            ``package.module:Class`` (:class:`posecore.evaluation.metric.Metric`).
+        protocol: ``oks``, ``oks_per_category``, ``wholebody``, ``crowdpose``, ``aic``, ``pckh``, ``torso``, ``pck`` or
+            ``pixel``; or one of your own by where its class lies, ``package.module:Class``.
         scale_rule: area that OKS divides by; None means the record's own area.
         options: further settings of the protocol.
     """

@@ -29,7 +29,6 @@ from posecore.methods.strategies import (
     Roles,
     StrategyConfig,
     TransferPrototypesConfig,
-    TwoStageConfig,
 )
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
@@ -138,7 +137,7 @@ class Adaptation(nn.Module):
         self.parts: tuple[str, ...] = ()
         if isinstance(self.method, StagedMethod):
             self.parts = tuple(f"{_METHOD}{part}" for part in self.method.parts)
-        elif isinstance(config.strategy, TwoStageConfig):
+        elif config.strategy.backbone_waits() is not None:
             self.parts = (_BACKBONE,)
 
     @property
@@ -165,10 +164,10 @@ class Adaptation(nn.Module):
             self.mean_teacher.begin_step(self.model, step, total_steps)
         if isinstance(self.method, StagedMethod):
             return frozenset(f"{_METHOD}{part}" for part in self.method.begin_step(step, total_steps))
-        strategy = self.config.strategy
-        if not isinstance(strategy, TwoStageConfig):
+        waits = self.config.strategy.backbone_waits()
+        if waits is None:
             return frozenset()
-        self._backbone_learns = step >= strategy.backbone_from * total_steps
+        self._backbone_learns = step >= waits * total_steps
         self.train(self.training)
         return frozenset() if self._backbone_learns else frozenset({_BACKBONE})
 
@@ -220,7 +219,7 @@ class Adaptation(nn.Module):
 
     def _old_features(self, head: str, batch: DeviceBatch, features: Tensor) -> Tensor:
         """What an old head sees of all crops: features by way of its own expert, if there are experts."""
-        if _has_experts(self.model):
+        if self.model.config.backbone.has_experts:
             return _features(self.model, batch, [(head, 0, len(batch))])
         return features
 
@@ -243,7 +242,7 @@ class Adaptation(nn.Module):
 def _answers(parent: PoseModel, batch: DeviceBatch, heads: tuple[str, ...]) -> dict[str, Tensor]:
     """What each of a parent's heads says of all crops."""
     rows: dict[str, list[Group]] = {head: [(head, 0, len(batch))] for head in heads}
-    if _has_experts(parent):
+    if parent.config.backbone.has_experts:
         return {head: parent.run_head(head, _features(parent, batch, rows[head])) for head in heads}
     features = _features(parent, batch, [])
     return {head: parent.run_head(head, features) for head in heads}
@@ -251,10 +250,6 @@ def _answers(parent: PoseModel, batch: DeviceBatch, heads: tuple[str, ...]) -> d
 
 def _features(model: PoseModel, batch: DeviceBatch, rows: Sequence[Group]) -> Tensor:
     return model.features(batch.images, rows, batch.depth if model.takes_depth else None)
-
-
-def _has_experts(model: PoseModel) -> bool:
-    return model.config.backbone.has_experts
 
 
 def _method(model: PoseModel, config: AdaptationConfig) -> SupervisedHeads:

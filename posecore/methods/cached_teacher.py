@@ -1,6 +1,7 @@
 """A teacher that need not be there: its answers, stored by :mod:`posecore.shards.answers`, come with the batch."""
 
 from collections.abc import Mapping
+from typing import ClassVar
 
 import torch
 
@@ -18,7 +19,12 @@ class CachedTeacher:
         lessons: per dataset of the student, of the whole outputs.
         keeps_features: whether features were stored.
         keeps_outputs: whether outputs were stored.
+
+    Attributes:
+        asks: its model is run, which it never is.
     """
+
+    asks: ClassVar[bool] = False
 
     def __init__(
         self, model: PoseModel, lessons: Mapping[str, Lesson], keeps_features: bool, keeps_outputs: bool

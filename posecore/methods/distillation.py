@@ -189,7 +189,7 @@ class Distillation(SupervisedHeads):
 
     def asked(self) -> tuple[tuple[PoseModel, ModelFolder], ...]:
         """See :class:`~posecore.methods.staged.AskingMethod`: the teacher, unless its answers are stored."""
-        return ((self.teacher.model, self.distillation.teacher),) if isinstance(self.teacher, Teacher) else ()
+        return ((self.teacher.model, self.distillation.teacher),) if self.teacher.asks else ()
 
     def lesson_terms(self) -> dict[str, LessonTerms]:
         """Per dataset, who is asked and what of the answer is used: what stored answers must hold.

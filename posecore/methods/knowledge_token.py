@@ -47,10 +47,7 @@ class KnowledgeTokenConfig(Config):
         Args:
             model: the teacher's.
         """
-        backbone = model.backbone
-        if isinstance(backbone, VitConfig):
-            backbone = backbone.model_copy(update={"depth": 1})
-        return model.model_copy(update={"backbone": backbone, "shared_heads": {}, "embedding": None})
+        return model.model_copy(update={"backbone": model.backbone.shallow(), "shared_heads": {}, "embedding": None})
 
     def build(self, model: PoseModel) -> "KnowledgeToken":
         """The method that trains the token.

@@ -187,6 +187,11 @@ class PrototypesConfig(SupervisedConfig):
     pixel_weighting: PixelWeighting = "confidence"
     agreement: AgreementConfig = AgreementConfig()
 
+    @property
+    def rests_first(self) -> bool:
+        """See :class:`~posecore.methods.supervised.SupervisedConfig`."""
+        return self.stages.heads_from > 0
+
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The model with an embedding; a backbone with experts keeps them.
 

@@ -25,7 +25,6 @@ from posecore.methods.prototypes import PrototypesConfig, PrototypeWeighting
 from posecore.models.architecture import ModelConfig
 from posecore.models.layers import block_index, in_backbone, layer_index, starts_at_zero
 from posecore.models.low_rank import add_low_rank, is_low_rank
-from posecore.models.vit import VitConfig
 
 _OWNER = re.compile(r"(?:^|\.)(?:heads|experts)\.([^.]+)\.")
 
@@ -66,6 +65,10 @@ class _Strategy(Config):
 
     def add(self, model: nn.Module) -> None:
         """Adds what is no part of an architecture."""
+
+    def backbone_waits(self) -> float | None:
+        """Share of the run before which the backbone rests; None where it learns, or does not, from the first step."""
+        return None
 
     @abstractmethod
     def learns(self, name: str, depth: int, roles: Roles) -> bool:
@@ -229,18 +232,7 @@ class AdapterConfig(_Strategy):
         Raises:
             ConfigError: the backbone has no form with adapters, or has some of another width.
         """
-        backbone = model.backbone
-        if not isinstance(backbone, VitConfig):
-            raise ConfigError(
-                f"strategy: adapter needs a plain vision transformer; {backbone.kind} has no such form. Take lora, "
-                "last-n or full."
-            )
-        if backbone.adapter_dim not in (0, self.width):
-            raise ConfigError(
-                f"strategy.width: the parent's adapters are {backbone.adapter_dim} wide, not {self.width}; set it to "
-                f"{backbone.adapter_dim}."
-            )
-        return model.model_copy(update={"backbone": backbone.model_copy(update={"adapter_dim": self.width})})
+        return model.model_copy(update={"backbone": model.backbone.with_adapters(self.width)})
 
     def learns(self, name: str, depth: int, roles: Roles) -> bool:
         """See :meth:`_Strategy.learns`."""
@@ -323,6 +315,10 @@ class TwoStageConfig(_Strategy):
 
     kind: Literal["two-stage"] = "two-stage"
     backbone_from: float = Field(default=0.3, gt=0, lt=1)
+
+    def backbone_waits(self) -> float | None:
+        """See :meth:`_Strategy.backbone_waits`."""
+        return self.backbone_from
 
     def learns(self, name: str, depth: int, roles: Roles) -> bool:
         """See :meth:`_Strategy.learns`."""

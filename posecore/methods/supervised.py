@@ -62,6 +62,11 @@ class SupervisedConfig(Config):
         """What every term of a dataset is multiplied by."""
         return self.loss_weight * self.loss_weights.get(dataset, 1.0)
 
+    @property
+    def rests_first(self) -> bool:
+        """Whether heads and backbone do not learn at first, and so must have been trained before."""
+        return False
+
     def loss_of(self, codec: Codec) -> Loss:
         """How wrong outputs of a codec are."""
         if self.loss is not None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import ClassVar, Literal, TypeAlias
 
 import torch
 import torch.nn.functional as F
@@ -55,7 +55,12 @@ class Teacher:
         model: is frozen and moved to where the batches are.
         lessons: per dataset of the student.
         statistics: ``batch`` drops the learned statistics: in the released code they drift, but nothing reads them.
+
+    Attributes:
+        asks: its model is run.
     """
+
+    asks: ClassVar[bool] = True
 
     def __init__(
         self, model: PoseModel, lessons: Mapping[str, Lesson], statistics: TeacherStatistics = "frozen"

@@ -36,7 +36,8 @@ class Backbone(Extension):
     if TYPE_CHECKING:  # a field, a constant or a property
 
         @property
-        def stride(self) -> int: ...
+        def stride(self) -> int:
+            """Crop pixels per feature."""
 
     @property
     def size_multiple(self) -> int:
@@ -58,9 +59,22 @@ class Backbone(Extension):
         return False
 
     @property
+    def expert_channels(self) -> int:
+        """Channels of all layers together that an expert computes for one head alone; 0 without experts."""
+        return 0
+
+    @property
     def has_experts(self) -> bool:
         """Whether a part of it is of one head alone."""
-        return False
+        return self.expert_channels > 0
+
+    def exact(self) -> Self:
+        """The same without whatever it rounds only because it was trained so; for formats that cannot."""
+        return self
+
+    def shallow(self) -> Self:
+        """A stand-in of which only the shapes of inputs and outputs matter: the least that there is."""
+        return self
 
     def with_depth(self) -> Self:
         """The same, taking depth besides the picture.
@@ -80,3 +94,14 @@ class Backbone(Extension):
             ConfigError: it has no form with experts, or the share cuts through a channel.
         """
         raise ConfigError(f"method: experts needs a plain vision transformer; {self.kind} has no such form.")
+
+    def with_adapters(self, width: int) -> Self:
+        """The same with an adapter in every block, or with those it has.
+
+        Raises:
+            ConfigError: it has no form with adapters, or has some of another width.
+        """
+        raise ConfigError(
+            f"strategy: adapter needs a plain vision transformer; {self.kind} has no such form. Take lora, last-n or "
+            "full."
+        )

@@ -48,7 +48,8 @@ class Head(Extension):
     if TYPE_CHECKING:  # a field, a constant or a property
 
         @property
-        def upsampling(self) -> int: ...
+        def upsampling(self) -> int:
+            """Side of the heatmaps by that of the features."""
 
     def build(
         self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]

@@ -9,7 +9,6 @@ import torch
 
 from posecore.errors import ConfigError
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 
 
 def merge_experts(model: PoseModel, task: str) -> PoseModel:
@@ -27,7 +26,7 @@ def merge_experts(model: PoseModel, task: str) -> PoseModel:
         ConfigError: the model has no experts, or does not know the task.
     """
     backbone = model.config.backbone
-    if not isinstance(backbone, VitConfig) or not backbone.expert_dim:
+    if not backbone.has_experts:
         raise ConfigError("the model has no experts to merge; its heads share one dense backbone already.")
     if task not in model.skeletons:
         raise ConfigError(f"the model has no expert for {task!r}; it knows {', '.join(model.skeletons)}.")

@@ -26,7 +26,6 @@ from posecore.models.merge import merge_experts
 from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
-from posecore.models.sapiens2 import Sapiens2Config
 
 TOLERANCE = 1e-4
 """Largest difference of the exported graph's outputs, relative to the largest output or to 1."""
@@ -184,10 +183,9 @@ def single_head(model: PoseModel, task: str) -> PoseModel:
 
 
 def _with_exact_rotation(model: PoseModel) -> PoseModel:
-    backbone = model.config.backbone
-    if not isinstance(backbone, Sapiens2Config):
+    exact = model.config.backbone.exact()
+    if exact == model.config.backbone:
         return model
-    exact = backbone.model_copy(update={"rope_dtype": "float32"})
     architecture = model.config.model_copy(update={"backbone": exact})
     return _rebuilt(model, model.card.model_copy(update={"architecture": architecture}))
 

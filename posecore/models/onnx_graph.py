@@ -11,13 +11,13 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from posecore.extras import needed
 from posecore.codecs.simcc import SimccCodec
+from posecore.extras import needed
 from posecore.geometry import CropConvention
 from posecore.models.backbone import Backbone, BackboneModule
-from posecore.models.head import Head, Surroundings
 from posecore.models.bounds import MAX_INPUT_PX, MAX_RATIO, MAX_WIDTH
 from posecore.models.groups import Group
+from posecore.models.head import Head, Surroundings
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 
 MAX_GRAPH_BYTES = (1 << 31) - 1

@@ -96,6 +96,10 @@ class Sapiens2Config(Backbone):
         is_full = block < self.num_full_blocks or block >= self.depth - self.num_full_blocks
         return self.num_heads if is_full else self.num_heads // self.queries_per_key
 
+    def exact(self) -> Self:
+        """With rotations in float32."""
+        return self.model_copy(update={"rope_dtype": "float32"})
+
     def build(self, input_size: tuple[int, int], tasks: Sequence[str]) -> "Sapiens2":
         """A freshly initialised backbone; it takes any input size, and has nothing that belongs to a task."""
         return Sapiens2(self)

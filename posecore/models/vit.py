@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from posecore.config import parse_config
+from posecore.errors import ConfigError
 from posecore.models.attention import attend
 from posecore.models.backbone import Backbone, BackboneModule
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
@@ -106,9 +107,22 @@ class VitConfig(Backbone):
         return self.depth_input
 
     @property
-    def has_experts(self) -> bool:
-        """Whether a part of every feed-forward layer is of one head alone."""
-        return self.expert_dim > 0
+    def expert_channels(self) -> int:
+        """P of every block."""
+        return self.expert_dim * self.depth
+
+    def shallow(self) -> Self:
+        """With one block."""
+        return self.model_copy(update={"depth": 1})
+
+    def with_adapters(self, width: int) -> Self:
+        """See :meth:`posecore.models.backbone.Backbone.with_adapters`."""
+        if self.adapter_dim not in (0, width):
+            raise ConfigError(
+                f"strategy.width: the parent's adapters are {self.adapter_dim} wide, not {width}; set it to "
+                f"{self.adapter_dim}."
+            )
+        return self.model_copy(update={"adapter_dim": width})
 
     def with_depth(self) -> Self:
         """The same, taking depth besides the picture."""

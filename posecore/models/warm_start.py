@@ -19,7 +19,7 @@ from posecore.models.backbones import BackboneConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.position import resize_position_embedding
 from posecore.models.presets import PRESETS
-from posecore.models.vit import DEPTH_WEIGHT, VitConfig
+from posecore.models.vit import DEPTH_WEIGHT
 from posecore.schema import Json
 
 _MAY_DIFFER = {
@@ -244,10 +244,10 @@ def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
 
 def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Copied]:
     backbone = model.config.backbone
-    if not isinstance(backbone, VitConfig) or not backbone.expert_dim:
+    if not backbone.has_experts:
         return []
     ours, theirs = model.backbone.state_dict(), parent.backbone.state_dict()
-    total = backbone.expert_dim * backbone.depth
+    total = backbone.expert_channels
     rows = []
     for task in model.heads:
         if not (wanted or task in parent.heads):
@@ -255,12 +255,11 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
             continue
         from_experts = any(".experts." in name for name in theirs)
         origin = _nearest(model, parent, task) if from_experts else None
-        for block in range(backbone.depth):
-            for kind in ("weight", "bias"):
-                prefix = f"blocks.{block}.mlp"
-                dense = theirs[f"{prefix}.fc2.{kind}"]
-                rows_of_task = theirs[f"{prefix}.experts.{origin}.{kind}"] if origin else dense[-backbone.expert_dim :]
-                ours[f"{prefix}.experts.{task}.{kind}"].copy_(rows_of_task)
+        for name, mine in ours.items():
+            layer, is_of_task, kind = name.partition(f".experts.{task}.")
+            if is_of_task:
+                dense = theirs[f"{layer}.fc2.{kind}"]
+                mine.copy_(theirs[f"{layer}.experts.{origin}.{kind}"] if origin else dense[-len(mine) :])
         rows.append(Copied(f"expert {task}", f"expert {origin}" if origin else "dense layers", total, total, "rows"))
     return rows
 

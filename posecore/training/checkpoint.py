@@ -32,7 +32,7 @@ from posecore.training.checkpoint_files import FileEntry, OldFileEntry, TensorEn
 FORMAT = 2
 MANIFEST_FILE = "manifest.json"
 SECTIONS = ("weights", "exp_avg", "exp_avg_sq", "buffers", "average", "anchor")
-_OF_AN_OPTIMIZER = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_OF_AN_OPTIMIZER = re.compile(r"moment\.[a-z][a-z0-9_]{0,39}")
 _PROGRESS_FILE = "state.json"
 _OLD_TENSORS_FILE = "state.safetensors"
 _MANIFEST_BYTES, _PROGRESS_BYTES, _HEADER_BYTES = 256 << 20, 16 << 20, 100 << 20
@@ -438,6 +438,11 @@ def _parsed(value: Json, kind: type[_FileT], path: AnyPath) -> _FileT:
         return parse_config(value, kind, origin=str(path))
     except (ConfigError, TypeError) as error:
         raise IntegrityError(f"{' '.join(str(error).split())[:500]} Use another checkpoint.") from None
+
+
+def section_of(moment: str) -> str:
+    """The section for what an optimiser keeps of parameters, by its own name for that."""
+    return moment if moment in SECTIONS else f"moment.{moment}"
 
 
 def _place(section: str) -> tuple[int, str]:

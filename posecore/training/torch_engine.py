@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from posecore.methods.batch import DeviceBatch
-from posecore.training.checkpoint import Checkpoint, Counts
+from posecore.training.checkpoint import Checkpoint, Counts, section_of
 from posecore.training.checkpoint_pieces import Piece, share
 from posecore.training.engine import (
     AUTOCAST,
@@ -145,7 +145,7 @@ def whole_pieces(optimizer: torch.optim.Optimizer, method: nn.Module, config: Op
     for key in config.moments:
         for name, parameter in method.named_parameters():
             if key in optimizer.state.get(parameter, {}):
-                pieces.append(Piece.whole(f"{key}/{name}", optimizer.state[parameter][key]))
+                pieces.append(Piece.whole(f"{section_of(key)}/{name}", optimizer.state[parameter][key]))
     return pieces + buffer_pieces(method)
 
 
@@ -206,12 +206,12 @@ def restore_moments(
         for parameter in group["params"]:
             optimizer.state.pop(parameter, None)
             name = names[parameter]
-            kept = {key for key in config.moments if checkpoint.has(key, name)}
+            kept = {key for key in config.moments if checkpoint.has(section_of(key), name)}
             if kept:
                 state = config.restored(parameter, kept, steps)
                 for key in config.moments:
                     if key in state:
-                        read_whole(checkpoint, key, name, state[key])
+                        read_whole(checkpoint, section_of(key), name, state[key])
                 optimizer.state[parameter] = state
 
 

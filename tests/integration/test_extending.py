@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 import posecore as pc
@@ -23,6 +24,11 @@ from posecore.lineage.tracking import RunLog, Tracking
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import read_card
 from posecore.synth.writers import write_dataset
+from posecore.training.context import LocalContext
+from posecore.training.engine import TorchEngineConfig
+from posecore.training.loop import TrainingConfig
+from tests.support.checkpoints import load_checkpoint, newest
+from tests.support.tiny_training import Stopped, stop_at, tiny_training
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
@@ -109,6 +115,20 @@ def test_the_examples_train_judge_and_register_a_model(
     assert _steps_of(run_file, capsys)["train"] == "ran"
 
 
+def test_a_run_goes_on_with_what_an_optimizer_of_ones_own_keeps(extensions: Path, tmp_path: Path) -> None:
+    kind = importlib.import_module("my_optimizer").Muon
+    training = {"optimizer": kind(lr=1e-3)}
+    tiny_training(LocalContext(tmp_path / "a"), TorchEngineConfig(), training=training)
+    with pytest.raises(Stopped):
+        tiny_training(LocalContext(tmp_path / "b"), TorchEngineConfig(), training=training, before_step=stop_at(5))
+    tiny_training(LocalContext(tmp_path / "b"), TorchEngineConfig(), training=training)
+    whole, resumed = (load_checkpoint(newest(tmp_path / run))[0] for run in "ab")
+    assert whole.weights.keys() == resumed.weights.keys()
+    assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in whole.weights.items())
+    with pytest.raises(ValueError, match="DeepSpeed keeps the state of AdamW alone, and this is my_optimizer:Muon"):
+        TrainingConfig(steps=1, global_batch=1, **training)
+
+
 def test_a_gate_of_ones_own_is_asked_like_a_bound(extensions: Path, tmp_path: Path) -> None:
     (policies,) = (text for text in SETTINGS if "policies" in yaml.safe_load(text))
     (tmp_path / "policies.yaml").write_text(policies)
@@ -139,7 +159,7 @@ def test_a_card_runs_no_code_that_nobody_has_named(
     fields = {"backbone": {"kind": "stranger:Backbone"}, "input_size": [64, 48]}
     with pytest.raises(ValueError, match="'stranger:Backbone' is code of its own, which is run only if you say so"):
         ModelConfig.model_validate(fields)
-    fields["backbone"] = {"kind": "my_backbone.Dinov2", "patch": 16}
+    fields["backbone"] = {"kind": "my_backbone.Dinov2", "stride": 16}
     (tmp_path / "model.yaml").write_text(json.dumps(fields))
     backbone = load_config(tmp_path / "model.yaml", ModelConfig).backbone
     assert ModelConfig.model_validate(fields).backbone == backbone, "what a run file has named, others may name"
