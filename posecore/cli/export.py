@@ -20,7 +20,12 @@ def add(commands: Commands) -> None:
     """Adds ``export``."""
     parser = commands.add_parser("export")
     parser.add_argument("model", help=MODEL_HELP)
-    parser.add_argument("--format", choices=["onnx", "safetensors"], default="onnx", help="default: onnx")
+    parser.add_argument(
+        "--format", default="onnx", help="onnx (default), safetensors, or a format of your own: package.module:Class"
+    )
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="option of a format of your own"
+    )
     parser.add_argument("--head", help="dataset whose points are wanted; needed if the model has several")
     parser.add_argument(
         "--layout", choices=["picture", "crops", "rtmlib"], default="picture",
@@ -35,10 +40,14 @@ def add(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which --help should not wait for.
+    from posecore.models.export_format import OURS, format_named
     from posecore.models.onnx_export import check_onnx, export_onnx, single_head
     from posecore.models.saving import save_model
     from posecore.models.weights.read import checksum, locate, read_weights
 
+    own = None if options.format in OURS else format_named(options.format, options.set)
+    if own is None and options.set:
+        raise ConfigError(f"--set: {options.format} has no options; leave it out.")
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
         weights = checksum(locate(source).path)
@@ -52,6 +61,10 @@ def _export(options: argparse.Namespace) -> int:
         raise ConfigError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
     out = Path(options.out)
     head = options.head or heads[0]
+    if own is not None:
+        print(own.write(model, head, out))
+        _record(options, weights)
+        return 0
     worst = check_onnx(out, export_onnx(model, head, out, options.layout))
     print(f"{out}: head {head}, layout {options.layout}; onnxruntime differs from PyTorch by {worst:.1e} at most.")
     _record(options, weights)

@@ -33,8 +33,8 @@ METHODS = {
     "prototypes": {"prototypes", "prototype_terms", "self_supervision", "staged", "supervised"},
     "token": {"knowledge_token", "supervised", "teacher"},
     "stage 1": {"distillation", "supervised", "teacher", "belief", "feature_alignment", "cached_teacher"},
-    "stage 2": {"head_distillation", "output_loss"},
-    "adaptation": {"adaptation", "strategies", "mean_teacher", "output_loss", "prototypes"},
+    "stage 2": {"head_distillation", "losses"},
+    "adaptation": {"adaptation", "strategies", "mean_teacher", "losses", "prototypes"},
 }
 """Of each step, modules of posecore.methods that are its code."""
 FOREIGN = {

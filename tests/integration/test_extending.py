@@ -15,6 +15,7 @@ import yaml
 
 import posecore as pc
 from posecore import doors
+from posecore.cli import main
 from posecore.config import load_config
 from posecore.errors import ConfigError
 from posecore.lineage.gates import Held, check_figures
@@ -22,13 +23,13 @@ from posecore.lineage.measurements import MeasuredOn, Measurement
 from posecore.lineage.policies import Policies
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.models.architecture import ModelConfig
-from posecore.models.saving import read_card
+from posecore.models.saving import read_card, save_model
 from posecore.synth.writers import write_dataset
 from posecore.training.context import LocalContext
-from posecore.training.engine import TorchEngineConfig
+from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.loop import TrainingConfig
 from tests.support.checkpoints import load_checkpoint, newest
-from tests.support.tiny_training import Stopped, stop_at, tiny_training
+from tests.support.tiny_training import Stopped, stop_at, tiny_model, tiny_training
 
 PAGE = (Path(__file__).resolve().parents[2] / "docs" / "extending.md").read_text(encoding="utf-8")
 MODULES = dict(re.findall(r"```python\n# (\w+)\.py\n(.*?)```", PAGE, re.DOTALL))
@@ -126,7 +127,22 @@ def test_a_run_goes_on_with_what_an_optimizer_of_ones_own_keeps(extensions: Path
     assert whole.weights.keys() == resumed.weights.keys()
     assert all(torch.equal(tensor, resumed.weights[name]) for name, tensor in whole.weights.items())
     with pytest.raises(ValueError, match="DeepSpeed keeps the state of AdamW alone, and this is my_optimizer:Muon"):
-        TrainingConfig(steps=1, global_batch=1, **training)
+        TrainingConfig(steps=1, global_batch=1, engine=DeepSpeedEngineConfig(), **training)
+
+
+def test_a_format_of_ones_own_is_exported_to(
+    extensions: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = tiny_model()
+    save_model(model, tmp_path / "model")
+    command = ["export", str(tmp_path / "model"), "--head", "dogs", "--folder", str(tmp_path / "nowhere")]
+    assert main([*command, "--format", "my_format:Program", "--set", "batch=2", "--out", str(tmp_path / "a.pt2")]) == 0
+    assert "a.pt2: head dogs, differs by 0.0e+00 at most." in capsys.readouterr().out
+    crops = torch.rand(2, 3, 64, 48)
+    answer = torch.export.load(tmp_path / "a.pt2").module()(crops)
+    assert torch.allclose(answer, model.eval().predict(crops, "dogs"), atol=1e-5)
+    assert main([*command, "--format", "onx", "--out", str(tmp_path / "b")]) == 1
+    assert "no export format is called 'onx'; did you mean onnx?" in capsys.readouterr().err
 
 
 def test_a_gate_of_ones_own_is_asked_like_a_bound(extensions: Path, tmp_path: Path) -> None:
@@ -171,7 +187,7 @@ def test_a_card_runs_no_code_that_nobody_has_named(
     [
         (
             "vitt",
-            "no backbone is called 'vitt'; did you mean vit? There are vit, sapiens2, cspnext, or one of",
+            "no backbone is called 'vitt'; did you mean vit? There are vit, ",
         ),
         ("my_backbone:Dino2", "module my_backbone has no Dino2; did you mean Dinov2?"),
         ("my_backbone:Grid", "Grid is no Backbone; derive it from posecore.models.backbone.Backbone."),
