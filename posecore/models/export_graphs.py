@@ -167,7 +167,9 @@ class RtmlibGraph(Graph):
                 raise ConfigError(
                     f"rtmlib reads {_RTMLIB_SPLIT_RATIO} bins per pixel, and head {task} has {codec.split_ratio}."
                 )
-        elif (codec.kind, codec.blur_kernel, codec.blur_border) != ("udp", _RTMLIB_BLUR_KERNEL, "mirror"):
+            return
+        assert isinstance(codec, HeatmapCodec), codec
+        if (codec.kind, codec.blur_kernel, codec.blur_border) != ("udp", _RTMLIB_BLUR_KERNEL, "mirror"):
             raise ConfigError(
                 f"rtmlib reads heatmaps as ViTPose's are (udp, a blur of {_RTMLIB_BLUR_KERNEL} pixels), and those of "
                 f"head {task} are {codec.kind} with {codec.blur_kernel} pixels and the border {codec.blur_border}; use "

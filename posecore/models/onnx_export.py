@@ -82,7 +82,7 @@ def dense_model(model: PoseModel, heads: Sequence[str]) -> PoseModel:
 
 def has_experts(model: PoseModel) -> bool:
     """Whether heads see features of their own."""
-    return isinstance(model.config.backbone, VitConfig) and bool(model.config.backbone.expert_dim)
+    return model.config.backbone.has_experts
 
 
 def write_graph(
