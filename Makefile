@@ -8,17 +8,19 @@ STAMP := $(VENV)/.installed
 # and files begin in the order of their names, so that those that last minutes do not begin last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --max-worker-restart=0 --dist loadfile --no-loadscope-reorder
 
-.PHONY: setup demo test lint compiled numerics unit mutants hosts format clean
+STAMP_LIGHT := $(VENV)/.installed-light
+
+.PHONY: setup picture docs lock demo test lint compiled numerics unit mutants hosts format clean
 
 setup: $(STAMP)
 
-# torch first and alone: its own index decides CPU or CUDA; the constraints keep the rest from replacing it.
+# torch first and alone: its own index decides CPU or CUDA; the lock keeps the rest from replacing it.
 # rtmlib, which tests and a benchmark compare with, asks for two other builds of OpenCV, which would overwrite ours.
 # Not compiled: that is more than a minute of one core, and what is imported is compiled then.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-compile --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps rtmlib==0.0.16
 	touch $(STAMP)
 
@@ -45,20 +47,38 @@ numerics: compiled
 
 # What takes one core each, side by side, then everything.
 test: setup
-	$(MAKE) --jobs=2 lint numerics
+	$(MAKE) --jobs=2 lint docs numerics
 	$(PYTEST) --durations=10 -m "not gpu and not network"
 
 # How many small bugs the quick tests notice, on a random sample: minutes to hours of a core, so no part of `make test`.
 SAMPLE ?= 150
 SEED ?= 1
 mutants: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[mutants]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[mutants]'
 	nice -n 15 $(BIN)/python benchmarks/mutants.py --sample $(SAMPLE) --seed $(SEED)
 
 # Several hosts on this machine, one of which is lost: as root, with PostgreSQL's server, 10 to 20 minutes.
 hosts: setup
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[hosts]'
+	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[hosts]'
 	$(BIN)/python benchmarks/hosts.py
+
+# The site into site/, strictly: a link that leads nowhere fails.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# A first picture in about a minute, with the smallest installation: `make picture`, or `make picture PHOTO=my.jpg`.
+picture: $(if $(wildcard $(STAMP)),,$(STAMP_LIGHT))
+	$(BIN)/python pipelines/first_picture.py $(PHOTO)
+
+$(STAMP_LIGHT): pyproject.toml requirements.lock
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
+	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[lineage]'
+	touch $(STAMP_LIGHT)
+
+# requirements.lock anew: every package at the version that is installed here and that the tests have passed with.
+lock: setup
+	$(BIN)/python benchmarks/lock.py
 
 demo: setup
 	$(BIN)/python pipelines/demo.py
@@ -68,4 +88,4 @@ format: setup
 	$(BIN)/ruff check --fix .
 
 clean:
-	rm -rf demo runs
+	rm -rf demo picture runs site

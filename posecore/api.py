@@ -55,6 +55,12 @@ def load_model(
         ConfigError: a setting is wrong.
         CheckpointError: there are no such weights, or they are not what was expected.
         LineageError: the registry has no such model.
+
+    Example:
+        >>> model = load_model("models:/people/1", folder="run")
+        >>> (people,) = model.predict([split.read_image_bytes(0)])
+        >>> people.keypoints.shape
+        (1, 17, 2)
     """
     wanted = parse_config(settings, PredictorSettings, origin="load_model")
     skeletons = {dataset: load_skeleton(name) for dataset, name in (heads or {}).items()}
@@ -70,6 +76,13 @@ def open_split(location: str | PathLike[str]) -> ShardStore:
 
     Raises:
         IntegrityError: no finished split is there, or its tables are not those its manifest names.
+
+    Example:
+        >>> split = open_split("run/shards/coco/coco/val")
+        >>> split.num_images
+        4
+        >>> split.manifest.definition.skeleton.names[:2]
+        ('nose', 'left_eye')
     """
     return open_store(location)
 
@@ -96,6 +109,11 @@ def score(
     Raises:
         ConfigError: there is no such protocol, skeleton or option.
         EvaluationError: the two files do not fit together.
+
+    Example:
+        >>> scored = score("results.json", "truth.json", "coco", resamples=0)
+        >>> round(scored.metrics["AP"], 3)
+        1.0
     """
     task = task_of_file(str(truth), protocol, skeleton=skeleton, options=options)
     return score_file(task, str(results), BootstrapSettings(resamples=resamples) if resamples else None).score
@@ -118,6 +136,10 @@ def train(
 
     Raises:
         PoseCoreError: whatever stops the job.
+
+    Example:
+        >>> train("train.yaml", settings=["training.steps=1"])
+        'models:/people/1'
     """
     return _run("multidataset_train", "JobConfig", config, settings, on_ray)
 
@@ -125,21 +147,36 @@ def train(
 def adapt(
     config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
 ) -> str:
-    """A trained model in, its child for another population out; otherwise as :func:`train`."""
+    """A trained model in, its child for another population out; otherwise as :func:`train`.
+
+    Example:
+        >>> adapt("adapt.yaml", settings=["training.steps=1"])
+        'models:/infants/1'
+    """
     return _run("adapt", "AdaptationJob", config, settings, on_ray)
 
 
 def distill(
     config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
 ) -> str:
-    """A trained model in, a small one that it has taught out; otherwise as :func:`train`."""
+    """A trained model in, a small one that it has taught out; otherwise as :func:`train`.
+
+    Example:
+        >>> distill("distill.yaml", settings=["training.steps=1"])
+        'models:/small/1'
+    """
     return _run("distill", "DistillationJob", config, settings, on_ray)
 
 
 def pretrain(
     config: str | PathLike[str] | Mapping[str, Any], *, settings: Sequence[str] = (), on_ray: bool = False
 ) -> str:
-    """Pictures without labels in, a backbone to start from out; otherwise as :func:`train`."""
+    """Pictures without labels in, a backbone to start from out; otherwise as :func:`train`.
+
+    Example:
+        >>> pretrain("pretrain.yaml", settings=["training.steps=1"])
+        'models:/pictures/1'
+    """
     return _run("pretrain", "PretrainingConfig", config, settings, on_ray)
 
 

@@ -39,9 +39,14 @@ COMMANDS: dict[str, tuple[str, str]] = {
     ),
     "certify": ("withdraw", "prove that a registered model has never seen a person, picture or dataset"),
     **{name: ("jobs", f"{told} (pipelines/{script}.py)") for name, (script, told) in JOBS.items()},
+    "completion": ("completion", "print a shell's completion script"),
 }
 """By command, in the order of the help: its module, which is imported when the command is called, and what it does."""
 _DESCRIPTION = "Pose datasets, models and predictions; every command explains itself with --help."
+_STATUSES = (
+    "exit status: 0 done, 1 an error or a failed check, 2 wrong usage or a question about nothing that is recorded, "
+    "130 and 143 ended by Ctrl-C or SIGTERM; all of them: docs/commands.md"
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -51,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 a deliberate error or a failed check, 2 bad usage or a question about something that is nowhere
         recorded, 128 and the signal's number if one ended it.
     """
-    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION)
+    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
     commands = parser.add_subparsers(dest="command", required=True)
     given = sys.argv[1:] if arguments is None else arguments
     called = next((argument for argument in given if not argument.startswith("-")), None)
@@ -79,3 +84,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, QuestionError) else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands with all their options."""
+    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for module in dict.fromkeys(module for module, _ in COMMANDS.values()):
+        import_module(f"posecore.cli.{module}").add(commands)
+    return parser

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
+from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
 
@@ -69,7 +70,7 @@ def read_predictions(path: AnyPath) -> tuple[Predictions, PredictionOrigin, Shar
         raise EvaluationError(
             f"{path}: not the predictions of an evaluation ({why:.120}); evaluate the model again."
         ) from None
-    store = open_store(as_path(origin.store))
+    store = open_store(_whereabouts(path, origin.store))
     if store.manifest.digest != origin.digest:
         raise EvaluationError(
             f"{path}: {origin.store} holds another edition by now ({store.manifest.digest[:12]}, then "
@@ -86,6 +87,16 @@ def read_predictions(path: AnyPath) -> tuple[Predictions, PredictionOrigin, Shar
         raise EvaluationError(f"{path}: names bodies that {origin.store} does not have; evaluate the model again.")
     check_fit(GroundTruth.from_store(store), predictions)
     return predictions, origin, store
+
+
+def _whereabouts(path: AnyPath, store: str) -> AnyPath:
+    """Where the split is: where it was, or in the copy of the run that the predictions are in."""
+    was = as_path(store)
+    if (was / MANIFEST_NAME).exists():
+        return was
+    below = was.parts[-4:]  # shards, entry, dataset and split
+    copies = (folder.joinpath(*below) for folder in path.parents)
+    return next((copy for copy in copies if (copy / MANIFEST_NAME).exists()), was)
 
 
 def _matrix(table: pa.Table, name: str) -> NDArray[np.float64]:

@@ -262,6 +262,17 @@ def plan(run: PlannedRun, trace: StepTrace | None = None) -> Plan:
 
     Raises:
         ConfigError: the GPU lacks the precision.
+
+    Example:
+        >>> from posecore.models.architecture import ModelConfig
+        >>> from posecore.training.gpus import find_gpu
+        >>> from posecore.training.planner import PlannedRun
+        >>> from posecore.training.engine import TorchEngineConfig
+        >>> small = ModelConfig.model_validate({"backbone": "vitpose-small"})
+        >>> engine = TorchEngineConfig(precision="bf16")
+        >>> run = PlannedRun(model=small, keypoints={"coco": 17}, engine=engine, gpu=find_gpu("h100"), micro_batch=64)
+        >>> plan(run).fits
+        True
     """
     run.gpu.peak_flops(run.engine.precision)  # refuses before anything is traced
     trace = trace or trace_step(run)

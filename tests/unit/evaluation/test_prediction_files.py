@@ -6,7 +6,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from posecore.conventions import Conventions
-from posecore.errors import EvaluationError
+from posecore.errors import EvaluationError, IntegrityError
 from posecore.evaluation.inference import predict_store
 from posecore.evaluation.prediction_files import PredictionOrigin, read_predictions, write_predictions
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
@@ -35,6 +35,21 @@ def test_predictions_come_back_with_what_they_are_of(world, origin, tmp_path):
         np.testing.assert_array_equal(getattr(read, name), getattr(predictions, name))
     write_predictions(tmp_path / "none.parquet", predictions.take(np.zeros(0, np.int64)), origin)
     assert read_predictions(tmp_path / "none.parquet")[0].keypoints.shape == (0, 2, 2)
+
+
+def test_in_a_copy_of_a_run_the_copied_split_is_found(world, origin, tmp_path):
+    store, predictions = world
+    run = store.location.parents[2]
+    write_predictions(run / "x/evaluation/hands/p.parquet", predictions, replace(origin, store="gone/shards/hands/val"))
+    with pytest.raises(IntegrityError, match="gone/shards/hands/val"):
+        read_predictions(run / "x/evaluation/hands/p.parquet")
+    place = "/".join(("/gone", *store.location.parts[-3:]))
+    write_predictions(run / "x/evaluation/hands/p.parquet", predictions, replace(origin, store=place))
+    with pytest.raises(IntegrityError):
+        read_predictions(run / "x/evaluation/hands/p.parquet")
+    below = "/".join(("/gone", *store.location.parts[-4:]))
+    write_predictions(run / "x/evaluation/hands/p.parquet", predictions, replace(origin, store=below))
+    assert read_predictions(run / "x/evaluation/hands/p.parquet")[2].location == store.location
 
 
 def test_what_is_not_of_the_split_is_refused(world, origin, tmp_path):
