@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
-from posecore.errors import EvaluationError
+from posecore.errors import EvaluationError, PreflightError
 
 if TYPE_CHECKING:
     from posecore.storage import AnyPath
@@ -21,16 +21,26 @@ def add(commands: Commands) -> None:
         "places", nargs="+", metavar="PLACE",
         help="an ingested split, or a folder with predictions: of an evaluation, a training or a whole run",
     )  # fmt: skip
-    view.add_argument("--port", type=int, default=0, help="of the page (default: any free one)")
+    view.add_argument("--port", type=_port, default=0, help="of the page (default: any free one)")
     view.add_argument("--open", action="store_true", help="open the page in a browser")
     view.set_defaults(run=_view)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; give 1 to 65535, or 0 for any free one")
+    return int(text)
 
 
 def _view(options: argparse.Namespace) -> int:
     from posecore.viz.view_server import ViewServer
 
     sets = _found(options.places)
-    with ViewServer(sets, options.port) as server:
+    try:
+        serving = ViewServer(sets, options.port)
+    except OSError as error:
+        raise PreflightError(f"port {options.port}: {error.strerror}; leave --port out for a free one.") from None
+    with serving as server:
         print(f"{server.url}   (Ctrl-C ends it)", flush=True)
         if options.open:
             import webbrowser

@@ -153,3 +153,14 @@ def test_a_split_alone_is_browsed_without_models(run_folder: Path) -> None:
     (found,) = _found([str(run_folder / "shards" / "hands" / "val")])
     assert found.answers == []
     assert wish_of(found, {"order": "worst", "first": "0"}).first is None
+
+
+def test_a_port_that_cannot_be_had_is_named(
+    run_folder: Path, server: ViewServer, capsys: pytest.CaptureFixture[str]
+) -> None:
+    taken = str(server.server_address[1])
+    assert main(["view", str(run_folder / "run"), "--port", taken]) == 1
+    assert f"port {taken}: Address already in use; leave --port out" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["view", str(run_folder / "run"), "--port", "70000"])
+    assert "70000 is no port" in capsys.readouterr().err
