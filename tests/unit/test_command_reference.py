@@ -58,7 +58,7 @@ def test_a_shell_gets_a_script(shell: str, capsys: pytest.CaptureFixture[str]) -
     assert main(["completion", shell]) == 0
     script = capsys.readouterr().out
     assert "predict" in script
-    assert "--min-score" in script
+    assert "--format" in script
 
 
 def test_bash_completes_commands_and_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
