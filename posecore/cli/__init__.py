@@ -92,4 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True)
     for module in dict.fromkeys(module for module, _ in COMMANDS.values()):
         import_module(f"posecore.cli.{module}").add(commands)
+    known = {choice.dest for choice in commands._choices_actions}
+    told = [(name, told) for name, (_, told) in COMMANDS.items() if name not in known]
+    commands._choices_actions += [commands._ChoicesPseudoAction(name, [], text) for name, text in told]
     return parser
