@@ -10,6 +10,7 @@
     trained = pc.train("pipelines/configs/demo.yaml", settings=["training.steps=100"])
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
@@ -19,6 +20,8 @@ from typing import Any
 from posecore.config import apply_override, load_config, parse_config
 from posecore.doors import trusted_file
 from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.models.weights.layout import SKELETONS
+from posecore.models.weights.read import guessed_heads
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Json
 from posecore.scoring.run import score as score_file
@@ -56,6 +59,9 @@ def load_model(
         CheckpointError: there are no such weights, or they are not what was expected.
         LineageError: the registry has no such model.
 
+    Warns:
+        UserWarning: whose points a head has was guessed from their number.
+
     Example:
         >>> model = load_model("models:/people/1", folder="run")
         >>> (people,) = model.predict([split.read_image_bytes(0)])
@@ -65,7 +71,14 @@ def load_model(
     wanted = parse_config(settings, PredictorSettings, origin="load_model")
     skeletons = {dataset: load_skeleton(name) for dataset, name in (heads or {}).items()}
     with named_weights(source, folder, tracking_uri) as weights:
-        return Predictor.load(weights, wanted, expect, skeletons)
+        predictor = Predictor.load(weights, wanted, expect, skeletons)
+    for dataset, count in guessed_heads(predictor.model.card).items():
+        warnings.warn(
+            f"that the {count} points are those of {dataset} is guessed from their number; confirm it with "
+            f"heads={{{dataset!r}: {SKELETONS[dataset]!r}}}, or name your own",
+            stacklevel=2,
+        )
+    return predictor
 
 
 def open_split(location: str | PathLike[str]) -> ShardStore:
