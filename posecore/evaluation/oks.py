@@ -265,7 +265,7 @@ class Matching:
     outside: Bool[np.ndarray, "A N"]
     truth_image_row: Int[np.ndarray, " N"]
     truth_column: Int[np.ndarray, " N"]
-    rankings: tuple[Int[np.ndarray, " R"], ...]
+    rankings: tuple[Int[np.ndarray, " _"], ...]
     categories: Int[np.ndarray, " C"]
     areas: tuple[str, ...]
 
