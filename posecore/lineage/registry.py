@@ -61,6 +61,7 @@ SERVED_PACKAGES = (
     "pyarrow",
     "pycocotools",
     "pydantic",
+    "pydantic_core",
     "safetensors",
     "scipy",
     "simplejpeg",

@@ -66,7 +66,7 @@ def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, acto
         np.testing.assert_array_equal(written.scores, expected.scores)
     assert json.loads((tmp_path / "metrics.json").read_text()) == result.metrics
     page = result.report.read_text()
-    assert page.count("<figure>") == 4
+    assert page.count("<figure>") == 2 * (2 + 6), "of each set the two worst, and six pictures beside their labels"
     assert "near" in page
     assert not result.clinical, "hands have no torso"
 

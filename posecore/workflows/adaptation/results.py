@@ -239,7 +239,7 @@ def report_step(
     order = sorted(judged.clinical, key=_rank(groups))
 
     def execute(log: RunLog) -> Outputs:
-        judged_sets = [name for name in sorted(groups, key=_rank(groups)) if name in judged.child.values["predictions"]]
+        judged_sets = sorted(judged.child.values["predictions"], key=_rank(groups))
         seen = [_seen(name, judged, name in compared) for name in judged_sets]
         story = training_story(workflow, child, splits)
         report = AdaptationReport(
