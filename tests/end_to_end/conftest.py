@@ -36,7 +36,7 @@ class Job:
             env=environment | {"RAY_AUTH_MODE": "disabled"},
             capture_output=True,
             text=True,
-            timeout=600,
+            timeout=850,
             check=False,
         )
 
