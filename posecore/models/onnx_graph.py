@@ -126,14 +126,12 @@ class OnnxGraph(BackboneModule):
         return self._session[1]
 
 
-class OnnxHeatmapsConfig(Head):
-    """Heatmaps that an ONNX graph gives as they are."""
-
-    kind: Literal["onnx_heatmaps"] = "onnx_heatmaps"
+class _AsItIs(Head):
+    """What an ONNX graph gives is the answer already."""
 
     @property
     def upsampling(self) -> int:
-        """1: the graph's outputs are the heatmaps."""
+        """1: there is nothing to enlarge."""
         return 1
 
     def build(
@@ -143,7 +141,13 @@ class OnnxHeatmapsConfig(Head):
         return nn.Identity()
 
 
-class OnnxBinsConfig(Head):
+class OnnxHeatmapsConfig(_AsItIs):
+    """Heatmaps that an ONNX graph gives as they are."""
+
+    kind: Literal["onnx_heatmaps"] = "onnx_heatmaps"
+
+
+class OnnxBinsConfig(_AsItIs):
     """SimCC bins that an ONNX graph gives as they are, those of x first.
 
     Attributes:
@@ -159,17 +163,6 @@ class OnnxBinsConfig(Head):
     def codec(self, convention: CropConvention, model: Surroundings) -> SimccCodec:
         """SimCC's, of this many bins per pixel."""
         return SimccCodec(input_size=model.input_size, split_ratio=self.split_ratio)
-
-    @property
-    def upsampling(self) -> int:
-        """1, since there are no heatmaps."""
-        return 1
-
-    def build(
-        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
-    ) -> nn.Module:
-        """Nothing to be done."""
-        return nn.Identity()
 
 
 def open_session(graph: bytes, device: str = "cpu") -> Any:

@@ -93,6 +93,15 @@ def drawn_copy(sio: Any, drawn: Any) -> Any:
     )
 
 
+def _sleap_points(body: Any) -> dict[str, list[float]]:
+    """What sleap-io has of a body's points, by name: x, y, and whether it is visible."""
+    return {
+        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
+        for point in body.points
+        if not np.isnan(point["xy"]).any()
+    }
+
+
 def _sleap_reads(sio: Any, path: Path) -> dict[str, Any]:
     labels = sio.load_slp(str(path), open_videos=path.name.endswith(".pkg.slp"))
     found = {}
@@ -103,11 +112,7 @@ def _sleap_reads(sio: Any, path: Path) -> dict[str, Any]:
                 {
                     "predicted": type(body).__name__ == "PredictedInstance",
                     "track": body.track.name if body.track else None,
-                    "points": {
-                        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
-                        for point in body.points
-                        if not np.isnan(point["xy"]).any()
-                    },
+                    "points": _sleap_points(body),
                 }
                 for body in frame.instances
             ]
@@ -276,11 +281,7 @@ def _sleap_nwb(folder: Path) -> dict[str, Any]:
                     "track": "track=untracked",
                     "predicted": type(body).__name__ == "PredictedInstance",
                     "score": 0.5,
-                    "points": {
-                        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
-                        for point in body.points
-                        if not np.isnan(point["xy"]).any()
-                    },
+                    "points": _sleap_points(body),
                 }
                 for body in frame.instances
             ]
@@ -499,11 +500,7 @@ def _by_sleap_io(path: Path) -> dict[str, Any]:
             "bodies": [
                 {
                     "track": body.track.name if body.track else None,
-                    "points": {
-                        str(point["name"]): [*map(float, point["xy"]), bool(point["visible"])]
-                        for point in body.points
-                        if not np.isnan(point["xy"]).any()
-                    },
+                    "points": _sleap_points(body),
                 }
                 for body in frame.instances
             ]
