@@ -1,6 +1,6 @@
 """Small models in the shape of the published ones, and presets that recognise them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pytest
 import torch
@@ -8,7 +8,7 @@ import torch
 from posecore.conventions import Conventions
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.presets import PRESETS, VITPOSE_CONVENTIONS
+from posecore.models.presets import PRESETS, VITPOSE_CONVENTIONS, Preset
 from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import SKELETONS
 from posecore.skeletons.library import load_skeleton
@@ -19,14 +19,23 @@ COCO = {"coco": load_skeleton("coco17")}
 HEAD = {"kind": "classic", "channels": 8}
 
 
+def only_presets(monkeypatch: pytest.MonkeyPatch, presets: Mapping[str, Preset]) -> None:
+    """Deleted from the last to the first, as what is deleted comes back in reverse, and messages list them in order."""
+    for name in reversed(list(PRESETS)):
+        monkeypatch.delitem(PRESETS, name)
+    for name, preset in presets.items():
+        monkeypatch.setitem(PRESETS, name, preset)
+
+
 def add_tiny_presets(monkeypatch: pytest.MonkeyPatch) -> None:
     """``tiny`` is dense, ``tiny-plus`` has experts; they stand in for the large presets, which take time to try."""
-    for name in list(PRESETS):
-        if not name.startswith("vit-"):
-            monkeypatch.delitem(PRESETS, name)
     dense = VitConfig(embed_dim=32, depth=2, num_heads=2)
-    for name, backbone in (("tiny", dense), ("tiny-plus", dense.model_copy(update={"expert_share": 0.25}))):
-        monkeypatch.setitem(PRESETS, name, {"backbone": backbone, "conventions_of": VITPOSE_CONVENTIONS})
+    kept = {name: preset for name, preset in PRESETS.items() if name.startswith("vit-")}
+    tiny = {"tiny": dense, "tiny-plus": dense.model_copy(update={"expert_share": 0.25})}
+    added: dict[str, Preset] = {
+        name: {"backbone": backbone, "conventions_of": VITPOSE_CONVENTIONS} for name, backbone in tiny.items()
+    }
+    only_presets(monkeypatch, kept | added)
 
 
 def tiny_model(preset: str = "tiny", heads: Sequence[str] = ("coco",), **changes: object) -> PoseModel:

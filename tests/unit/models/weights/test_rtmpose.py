@@ -12,24 +12,25 @@ from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.presets import PRESETS
+from posecore.models.presets import Preset
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.write import write_weights
 from posecore.skeletons.library import load_skeleton
-from tests.support.tiny_weights import COCO
+from tests.support.tiny_weights import COCO, only_presets
 
 RTMPOSE = LAYOUTS["rtmpose"]
 
 
 @pytest.fixture(autouse=True)
 def _presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(PRESETS):
-        monkeypatch.delitem(PRESETS, name)
-    for name, widen in (("rtmpose-tiny", 0.125), ("rtmpose-small", 0.1875)):
-        preset = {"backbone": CspnextConfig(deepen=0.167, widen=widen), "head": RtmccHeadConfig()}
-        monkeypatch.setitem(PRESETS, name, preset)
+    widths = {"rtmpose-tiny": 0.125, "rtmpose-small": 0.1875}
+    presets: dict[str, Preset] = {
+        name: {"backbone": CspnextConfig(deepen=0.167, widen=widen), "head": RtmccHeadConfig()}
+        for name, widen in widths.items()
+    }
+    only_presets(monkeypatch, presets)
 
 
 def model(preset: str = "rtmpose-tiny", seed: int = 0, input_size: tuple[int, int] = (96, 64)) -> PoseModel:

@@ -13,7 +13,7 @@ from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.presets import PRESETS, Preset
+from posecore.models.presets import Preset
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
@@ -24,6 +24,7 @@ from posecore.models.weights.read import read_weights
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
 from tests.support.sapiens_files import Shapes, filled, head, sapiens2_encoder, sapiens_encoder
+from tests.support.tiny_weights import only_presets
 
 WIDTHS = (32, 8, 8, 8, 8)
 HEAD = {"kind": "instance_norm", "deconv_channels": (8, 8), "conv_channels": (8, 8)}
@@ -52,10 +53,7 @@ ENCODER_2 = sapiens2_encoder(32, 3, num_heads=4, full_blocks=1)
 
 @pytest.fixture(autouse=True)
 def _presets(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(PRESETS):
-        monkeypatch.delitem(PRESETS, name)
-    for name, preset in TINY.items():
-        monkeypatch.setitem(PRESETS, name, preset)
+    only_presets(monkeypatch, TINY)
 
 
 @pytest.fixture
