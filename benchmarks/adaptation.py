@@ -46,7 +46,7 @@ from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.check import proportions_of
+from posecore.labels.contradictions import proportions_of
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.heads import HeadsConfig

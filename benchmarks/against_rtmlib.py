@@ -29,8 +29,8 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.onnx_export import export_onnx
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.prediction.instances import Boxes
+from posecore.prediction.predict_sources import predict_sources
 from posecore.prediction.predictor import Predictor, PredictorSettings
-from posecore.prediction.run import predict_sources
 from posecore.prediction.sources import find_sources
 from posecore.skeletons.library import load_skeleton
 from posecore.viz.predictions import DrawnFiles

@@ -34,7 +34,7 @@ from pathlib import Path
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import read_results
-from posecore.scoring.run import task_of_file
+from posecore.scoring.tasks import task_of_file
 task = task_of_file({truth!r}, "coco")
 arrays = task.truth.arrays
 predictions = read_results(Path({results!r}), arrays.image_ids, 17, arrays.image_size)

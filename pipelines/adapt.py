@@ -50,13 +50,13 @@ from posecore.workflows.adaptation.results import (
 from posecore.workflows.adaptation.start import Start, make_start, plan_table
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.label_check import LabelCheckConfig, check_losses, check_proportions
 from posecore.workflows.machines import Machines
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
-from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import judge_while_training, train_step
 
 

@@ -32,6 +32,7 @@ from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank
 from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.data_steps import audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import learned_by
 from posecore.workflows.distillation.flags import declare, overrides
 from posecore.workflows.distillation.job import DistillationJob
@@ -44,7 +45,6 @@ from posecore.workflows.judge_step import JudgedSet, judge_step
 from posecore.workflows.machines import Machines
 from posecore.workflows.named_model import is_registered
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
-from posecore.workflows.steps import audit_step, check_places, ingest_splits
 from posecore.workflows.training_report import training_report_step
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"

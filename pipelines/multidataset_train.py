@@ -48,6 +48,7 @@ from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
 from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.further_step import StepConfig, further_steps
@@ -58,7 +59,6 @@ from posecore.workflows.machines import Machines, WorkersConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.register_step import register_step
-from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_flags import declare, overrides
 from posecore.workflows.train_step import judge_while_training, train_step
 from posecore.workflows.training_report import training_report_step

@@ -37,6 +37,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.workflows.command_line import read_job
+from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, MixtureSettings
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import Machines, WorkersConfig
@@ -44,7 +45,6 @@ from posecore.workflows.pretraining.judge import ReconstructionJudge
 from posecore.workflows.pretraining.reconstruct_step import reconstruct_step
 from posecore.workflows.pretraining.worker import PretrainingWorker
 from posecore.workflows.register_step import register_step
-from posecore.workflows.steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.train_step import train_step
 
 _SUMMARY = "A masked autoencoder's encoder, to start fine-tuning from; it has no head and predicts no points."

@@ -24,9 +24,9 @@ from posecore.models.weights.layout import SKELETONS
 from posecore.models.weights.read import guessed_heads
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Json
-from posecore.scoring.run import score as score_file
-from posecore.scoring.run import task_of_file
 from posecore.scoring.score import Score
+from posecore.scoring.tasks import score as score_file
+from posecore.scoring.tasks import task_of_file
 from posecore.shards.store import ShardStore, open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.training.planner import plan
@@ -114,7 +114,7 @@ def score(
     Args:
         results: in the dataset's own submission format.
         truth: the annotations.
-        protocol: one of :data:`posecore.scoring.run.PROTOCOLS`.
+        protocol: one of :data:`posecore.scoring.tasks.PROTOCOLS`.
         skeleton: of the files' points, where not the protocol's: a name or a YAML file.
         options: of the protocol.
         resamples: of subjects, for intervals; 0 for none.

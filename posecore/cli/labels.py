@@ -10,7 +10,7 @@ from posecore.datasets.recognise import plain_definition, recognise
 from posecore.errors import DatasetError
 from posecore.labels.agreement import agreement, agreement_text
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
+from posecore.labels.contradictions import LEAST_ENERGY, implausible_labels, proportions_of
 from posecore.labels.export import WRITERS, export, pictures_of_files, read_predictions
 from posecore.labels.next_pictures import next_pictures
 from posecore.labels.plausibility import BodyScorer

@@ -60,7 +60,7 @@ def add(commands: Commands) -> None:
 
 def _answer_lineage(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
-    from posecore.lineage import answers
+    from posecore.lineage import descriptions
     from posecore.lineage.curve import SPOOL, send_left_behind
     from posecore.lineage.query import LineageGraph
     from posecore.lineage.reachable import shown_uri
@@ -76,10 +76,10 @@ def _answer_lineage(options: argparse.Namespace) -> int:
     if options.question == "show":
         return _show(tracking, graph, options)
     if options.question == "model":
-        lines, complete = answers.describe_model(graph, RegisteredVersion(options.name, options.version))
+        lines, complete = descriptions.describe_model(graph, RegisteredVersion(options.name, options.version))
     else:
         answer = _answer(tracking, graph, options)
-        lines, complete = answers.describe_answer(graph, answer), not answer.unknown
+        lines, complete = descriptions.describe_answer(graph, answer), not answer.unknown
     print("\n".join(lines))
     return 0 if complete else 1
 

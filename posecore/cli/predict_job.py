@@ -14,8 +14,7 @@ from posecore.labels.proportions import BodyStatistics
 from posecore.prediction.box_files import BoxFile, read_box_file
 from posecore.prediction.detectors import TransformersDetector
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
-from posecore.prediction.predictor import Predictor, PredictorSettings, best_device
-from posecore.prediction.run import (
+from posecore.prediction.predict_sources import (
     ImageNumbers,
     Locator,
     VideoSettings,
@@ -24,6 +23,7 @@ from posecore.prediction.run import (
     predict_sources,
     whole_images,
 )
+from posecore.prediction.predictor import Predictor, PredictorSettings, best_device
 from posecore.prediction.smoothing import SmoothingSettings
 from posecore.prediction.sources import Source, find_sources
 from posecore.prediction.track_files import TrackFiles

@@ -11,7 +11,7 @@ from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.schema import Json
 from posecore.scoring.comparison import compare
 from posecore.scoring.pages import as_html, as_json, as_markdown
-from posecore.scoring.run import PROTOCOLS, Task, score, task_of_definition, task_of_file
+from posecore.scoring.tasks import PROTOCOLS, Task, score, task_of_definition, task_of_file
 from posecore.storage import as_path, write_atomically
 
 _AREAS = ("annotated", "box", "box_053", "box_plus_one")

@@ -53,7 +53,7 @@ def add(commands: Commands) -> None:
 def _withdraw(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
     from posecore.config import load_config
-    from posecore.lineage.answers import describe_done, describe_plan
+    from posecore.lineage.descriptions import describe_done, describe_plan
     from posecore.lineage.pictures import Editions, subject_of
     from posecore.lineage.query import LineageGraph
     from posecore.lineage.tracking import TrackingConfig, connect
@@ -92,8 +92,8 @@ def _meant(editions: "Editions", options: argparse.Namespace) -> tuple[str, "Fou
 
 
 def _certify(options: argparse.Namespace) -> int:
-    from posecore.lineage.answers import describe_certificate
     from posecore.lineage.certificate import asked_about, asked_about_dataset, certify
+    from posecore.lineage.descriptions import describe_certificate
     from posecore.lineage.model_source import named_version
     from posecore.lineage.pictures import Editions
     from posecore.lineage.query import LineageGraph

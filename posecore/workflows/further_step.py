@@ -10,8 +10,8 @@ from posecore.lineage.steps import OutputFile, Outputs, StepResult
 from posecore.lineage.tracking import RunLog
 from posecore.schema import Json
 from posecore.storage import AnyPath, as_path
+from posecore.workflows.data_steps import Split
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import Split
 
 
 @dataclass(frozen=True)

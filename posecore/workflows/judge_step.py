@@ -18,9 +18,9 @@ from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.shards.manifest import read_manifest
 from posecore.storage import AnyPath, as_path, sha256_of
+from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.evaluation import evaluate_stores
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import Split, made_reports, vouched
 
 JUDGING = ("posecore.workflows.evaluation",)
 """Code that decides figures; two models judged by the same are comparable."""

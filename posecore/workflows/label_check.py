@@ -9,7 +9,7 @@ from posecore.config import Config
 from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.check import LEAST_ENERGY, implausible_labels, proportions_of
+from posecore.labels.contradictions import LEAST_ENERGY, implausible_labels, proportions_of
 from posecore.labels.dynamics import LEAST_PASSES, find_noisy_labels, noisy_labels
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
@@ -20,7 +20,7 @@ from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
-from posecore.workflows.steps import Split, made_reports, vouched
+from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.train_step import LABEL_LOSSES
 
 _MOST_NAMED = 40
@@ -103,7 +103,7 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
         )
 
     inputs = {**_labels_of(split), "settings": config, "out": str(out)}
-    code = ["posecore.workflows.label_check", "posecore.labels.check"]
+    code = ["posecore.workflows.label_check", "posecore.labels.contradictions"]
     return workflow.step(f"proportions:{split.entry.name}", execute, inputs=inputs, code=code)
 
 

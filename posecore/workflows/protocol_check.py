@@ -10,8 +10,8 @@ from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetsJob
-from posecore.workflows.steps import Split
 
 
 def check_protocols(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:

@@ -8,8 +8,8 @@ from posecore.lineage.steps import Outputs, StepResult, Workflow
 from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import EvaluationResult, RegisteredVersion
 from posecore.storage import as_path, local_copy
+from posecore.workflows.data_steps import Split
 from posecore.workflows.progress import HARDWARE
-from posecore.workflows.steps import Split
 
 
 def register_step(

@@ -27,6 +27,7 @@ from posecore.storage import AnyPath
 from posecore.training.loop import Evaluate
 from posecore.training.trained import LoadedModel, TrainedModel
 from posecore.workflows.bad_samples import log_bad_samples
+from posecore.workflows.data_steps import Split, made_of_training, vouched
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import Worker, WorkersConfig
@@ -34,7 +35,6 @@ from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvalu
 from posecore.workflows.progress import log_progress
 from posecore.workflows.run_folder import RunFolders
 from posecore.workflows.sample_pictures import SamplePictures
-from posecore.workflows.steps import Split, made_of_training, vouched
 
 LABEL_LOSSES = "label_losses"
 """Folder of the recorded losses beside the model."""

@@ -15,8 +15,8 @@ from posecore.storage import as_path
 from posecore.viz.findings import Finding
 from posecore.viz.page import figure
 from posecore.viz.report import EvaluationSection, write_report
+from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import Split, made_reports, vouched
 from posecore.workflows.training_story import training_story
 
 _EARLIER = 20

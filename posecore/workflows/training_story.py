@@ -11,8 +11,8 @@ from posecore.shards.manifest import read_manifest
 from posecore.storage import as_path
 from posecore.viz.curves import MOST_LINES, Curve
 from posecore.viz.report import ReportTable
+from posecore.workflows.data_steps import Split
 from posecore.workflows.progress import HARDWARE, SECONDS
-from posecore.workflows.steps import Split
 
 _LOSS = "loss"
 

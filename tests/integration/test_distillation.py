@@ -15,8 +15,8 @@ from posecore.config import load_config
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
-from posecore.lineage.answers import describe_model
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.descriptions import describe_model
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.registry import register_model
 from posecore.lineage.steps import EVERYTHING
@@ -44,8 +44,8 @@ from posecore.shards.answers import (
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
-from posecore.workflows.distillation.teacher_cache import TeacherCacheSettings, cache_step
-from posecore.workflows.steps import Split
+from posecore.workflows.data_steps import Split
+from posecore.workflows.distillation.cache_step import TeacherCacheSettings, cache_step
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.tiny_store import write_store
 

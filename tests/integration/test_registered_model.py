@@ -32,8 +32,8 @@ from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, S
 from posecore.errors import CheckpointError, IntegrityError, LineageError, QuestionError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.lineage.answers import describe_answer, describe_model
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.descriptions import describe_answer, describe_model
 from posecore.lineage.model_source import registered_model
 from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
 from posecore.lineage.query import Answer, LineageGraph

@@ -33,8 +33,8 @@ from posecore.skeletons.library import load_skeleton
 from posecore.sole_driver import Lease
 from posecore.storage import as_path, folder_of_machine, local_copy, make_folder
 from posecore.synth.writers import write_dataset
+from posecore.workflows.data_steps import check_run_folder
 from posecore.workflows.distillation.job import DistillationJob
-from posecore.workflows.steps import check_run_folder
 from tests.support.s3_server import BUCKET, s3_server
 
 

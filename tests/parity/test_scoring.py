@@ -14,7 +14,7 @@ from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.protocols import evaluate
 from posecore.formats.coco_wholebody import PARTS
-from posecore.scoring.run import score, task_of_file
+from posecore.scoring.tasks import score, task_of_file
 from posecore.skeletons.library import load_skeleton
 from tests.support import coco_reference
 from tests.support import posetrack_case as posetrack_case_files

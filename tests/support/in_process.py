@@ -5,10 +5,10 @@ from pathlib import Path
 from posecore.lineage.steps import EVERYTHING, Reuse, StepResult
 from posecore.lineage.tracking import Tracking
 from posecore.shards.store import open_store
+from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import WorkersConfig
-from posecore.workflows.steps import Split
 from posecore.workflows.train_step import train_step
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.watched_training import WatchedWorker

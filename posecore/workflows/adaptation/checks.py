@@ -10,8 +10,8 @@ from posecore.errors import ConfigError, DatasetError
 from posecore.labels.bodies import LabelledBodies
 from posecore.shards.store import open_store
 from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.data_steps import Split
 from posecore.workflows.fetched_model import FetchedModel
-from posecore.workflows.steps import Split
 
 FEWEST_INSTANCES = 4
 """Labelled bodies in the target's train split below which nothing can be learned, or told from chance."""

@@ -34,11 +34,11 @@ from posecore.viz.report import EvaluationSection, ReportTable
 from posecore.viz.suspects import suspect_pictures
 from posecore.workflows.adaptation.job import AdaptationJob, Group
 from posecore.workflows.adaptation.start import Start
+from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.fetched_model import FetchedModel
 from posecore.workflows.judge_step import as_registered
 from posecore.workflows.label_check import suspects
 from posecore.workflows.register_step import register_step
-from posecore.workflows.steps import Split, made_reports, vouched
 from posecore.workflows.training_story import training_story
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}

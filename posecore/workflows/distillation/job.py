@@ -18,7 +18,7 @@ from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig
 from posecore.training.recipes import RECIPES
 from posecore.training.schedule import MultiStepSchedule
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings
-from posecore.workflows.distillation.teacher_cache import TeacherCache, check_cache
+from posecore.workflows.distillation.cache_step import TeacherCache, check_cache
 from posecore.workflows.machines import WorkersConfig
 
 

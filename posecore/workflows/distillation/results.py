@@ -13,11 +13,11 @@ from posecore.models.latency import forward_seconds
 from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.storage import AnyPath, as_path
+from posecore.workflows.data_steps import Split
 from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.distillation.teacher import TeacherFiles
 from posecore.workflows.judge_step import as_registered
 from posecore.workflows.register_step import register_step
-from posecore.workflows.steps import Split
 
 
 def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFiles, student: StepResult) -> StepResult:

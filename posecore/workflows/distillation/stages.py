@@ -11,11 +11,11 @@ from posecore.models.saving import load_model
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.data_steps import Split
 from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.distillation.teacher import TeacherFiles
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from posecore.workflows.steps import Split
 from posecore.workflows.train_step import judge_while_training, train_step
 
 

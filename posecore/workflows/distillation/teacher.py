@@ -18,13 +18,13 @@ from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.shards.answers import AnswerTerms, LessonTerms
 from posecore.shards.store import open_store
+from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import learned_by
+from posecore.workflows.distillation.cache_step import cache_step
 from posecore.workflows.distillation.job import DistillationJob, TokenSettings
-from posecore.workflows.distillation.teacher_cache import cache_step
 from posecore.workflows.fetched_model import fetch_model
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from posecore.workflows.steps import Split
 from posecore.workflows.train_step import train_step
 
 

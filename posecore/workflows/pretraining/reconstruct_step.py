@@ -6,9 +6,9 @@ from posecore.lineage.tracking import RunLog
 from posecore.storage import as_path, write_atomically
 from posecore.viz.encoded import encode_png
 from posecore.viz.reconstruction import reconstruction_sheet
+from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.pretraining.judge import ReconstructionJudge
 from posecore.workflows.pretraining.worker import PretrainingWorker
-from posecore.workflows.steps import Split, made_reports, vouched
 
 
 def reconstruct_step(

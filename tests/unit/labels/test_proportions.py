@@ -5,7 +5,7 @@ import pytest
 
 from posecore.errors import ConfigError, DatasetError
 from posecore.labels.bodies import LabelledBodies
-from posecore.labels.check import implausible_labels
+from posecore.labels.contradictions import implausible_labels
 from posecore.labels.plausibility import BodyScorer, learn_from_labels, worst_points
 from posecore.labels.proportions import (
     BodyStatistics,

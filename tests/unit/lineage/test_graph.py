@@ -5,9 +5,9 @@ import sys
 import pytest
 
 from posecore.errors import QuestionError
-from posecore.lineage.answers import describe_answer
 from posecore.lineage.contents import Made, made_by, making_tags, origin_tags, origins_of, reading_tags, reads_of
 from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.descriptions import describe_answer
 from posecore.lineage.graph import ALL, Graph, Node, path_to
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.records import Records, RunRecord, VersionRecord

@@ -10,7 +10,7 @@ from posecore.errors import EvaluationError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.scoring.comparison import compare
 from posecore.scoring.pages import as_html, as_json, as_markdown
-from posecore.scoring.run import score, task_of_file
+from posecore.scoring.tasks import score, task_of_file
 from posecore.skeletons.library import load_skeleton
 from tests.support.browser import beyond, opened
 

@@ -12,9 +12,9 @@ from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Record
 from posecore.shards.store import open_store
+from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetEntry
 from posecore.workflows.protocol_check import check_judged_labels, label_counts
-from posecore.workflows.steps import Split
 from tests.support.small_split import definition, records
 
 

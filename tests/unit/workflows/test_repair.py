@@ -12,9 +12,9 @@ from posecore.errors import IntegrityError
 from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import Tracking
 from posecore.shards.store import open_store
+from posecore.workflows.data_steps import ingest_step
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.steps import ingest_step
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.small_split import HEIGHT, WIDTH, definition, picture, tree
 

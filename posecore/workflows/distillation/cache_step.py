@@ -31,10 +31,10 @@ from posecore.shards.answers import (
 )
 from posecore.shards.manifest import INSTANCES_NAME
 from posecore.storage import for_all_nodes
+from posecore.workflows.data_steps import Split, vouched_shards
 from posecore.workflows.datasets_job import DatasetEntry, LoaderSettings
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import ActorSettings, Machines
-from posecore.workflows.steps import Split, vouched_shards
 
 _CODE = ("posecore.methods.teacher_cache",)
 
