@@ -1,5 +1,7 @@
-# Two targets do everything on a fresh machine with Python 3.11, git and make: `make demo` and `make test`.
+# Two targets do everything on a fresh machine with Python 3.11 to 3.13, git and make: `make demo` and `make test`.
 PYTHON ?= python3.11
+# Which versions; `make LOCK=` in an empty .venv takes the newest that the metadata allow.
+LOCK ?= --constraint requirements.lock
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
@@ -10,7 +12,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --max-worker-restart=0 
 
 STAMP_LIGHT := $(VENV)/.installed-light
 
-.PHONY: setup picture docs lock demo test lint compiled numerics unit mutants hosts format clean
+.PHONY: setup picture docs lock demo test lint compiled numerics tests unit mutants hosts format clean
 
 setup: $(STAMP)
 
@@ -19,8 +21,8 @@ setup: $(STAMP)
 # Not compiled: that is more than a minute of one core, and what is imported is compiled then.
 $(STAMP): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[dev]'
+	$(BIN)/python -m pip install --quiet --no-compile $(LOCK) 'torch<2.14'
+	$(BIN)/python -m pip install --quiet --no-compile $(LOCK) --editable '.[dev]'
 	$(BIN)/python -m pip install --quiet --no-compile --no-deps rtmlib==0.0.16
 	touch $(STAMP)
 
@@ -45,21 +47,23 @@ numerics: compiled
 		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
 		tests/unit/codecs tests/unit/evaluation
 
+tests: setup
+	$(PYTEST) --durations=10 -m "not gpu and not network"
+
 # What takes one core each, side by side, then everything.
 test: setup
 	$(MAKE) --jobs=2 lint docs numerics
-	$(PYTEST) --durations=10 -m "not gpu and not network"
+	$(MAKE) tests
 
 # How many small bugs the quick tests notice, on a random sample: minutes to hours of a core, so no part of `make test`.
 SAMPLE ?= 150
 SEED ?= 1
 mutants: setup
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[mutants]'
+	$(BIN)/python -m pip install --quiet $(LOCK) --editable '.[mutants]'
 	nice -n 15 $(BIN)/python benchmarks/mutants.py --sample $(SAMPLE) --seed $(SEED)
 
 # Several hosts on this machine, one of which is lost: as root, with PostgreSQL's server, 10 to 20 minutes.
 hosts: setup
-	$(BIN)/python -m pip install --quiet --constraint requirements.lock --editable '.[hosts]'
 	$(BIN)/python benchmarks/hosts.py
 
 # The site into site/, strictly: a link that leads nowhere fails.
@@ -72,8 +76,8 @@ picture: $(if $(wildcard $(STAMP)),,$(STAMP_LIGHT))
 
 $(STAMP_LIGHT): pyproject.toml requirements.lock
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --no-compile torch==2.13.0
-	$(BIN)/python -m pip install --quiet --no-compile --constraint requirements.lock --editable '.[lineage]'
+	$(BIN)/python -m pip install --quiet --no-compile $(LOCK) 'torch<2.14'
+	$(BIN)/python -m pip install --quiet --no-compile $(LOCK) --editable '.[lineage]'
 	touch $(STAMP_LIGHT)
 
 # requirements.lock anew: every package at the version that is installed here and that the tests have passed with.
