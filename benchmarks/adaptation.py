@@ -50,6 +50,7 @@ from posecore.labels.contradictions import proportions_of
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.heads import HeadsConfig
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import CARD_FILE, load_model, load_outline, save_model
@@ -288,10 +289,9 @@ class World:
         if arm.film == "further":
             films = {FILM: self.split(TARGET, "train", NUM_UNLABELLED, seed + UNLABELLED_SEEDS)}
         method = AdaptationConfig(
-            **{name: getattr(terms, name) for name in AdaptationTerms.model_fields},
+            terms=terms,
+            roles=Roles(TARGET, replayed),
             parent=ModelFolder.at(self.parent),
-            target=TARGET,
-            replayed=replayed,
             old_heads=tuple(KNOWN),
             unlabelled_sets=tuple(films),
         )
@@ -476,7 +476,7 @@ def show_memory(world: World) -> None:
                 engine=world.training(1, arm.rate, 0).engine,
                 gpu=find_gpu("h100"),
                 micro_batch=world.batch,
-                adapted=AdaptedParts(strategy, TARGET),
+                adapted=AdaptedParts(strategy, Roles(TARGET)),
             )
         )
         table.add_row(name, f"{planned.peak_tensors / 2**20:.0f}")

@@ -26,7 +26,6 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
 from rich.console import Console
 from rich.table import Table
 
@@ -41,8 +40,8 @@ from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
-from posecore.methods.adaptation import AdaptationConfig
-from posecore.methods.strategies import StrategyConfig
+from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
@@ -236,9 +235,9 @@ class Experiment:
         )
         warm_start(start, parent)
         method = AdaptationConfig(
-            strategy=TypeAdapter(StrategyConfig).validate_python(strategy),
+            terms=AdaptationTerms.model_validate({"strategy": strategy}),
+            roles=Roles(TARGET),
             parent=ModelFolder.at(at),
-            target=TARGET,
         )
         weights = StartFolder.at(save_model(start, folder / "start"))
         return AdaptationWorker(

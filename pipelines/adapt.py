@@ -30,10 +30,11 @@ from posecore.errors import DatasetError
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
-from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
+from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.mean_teacher import MeanTeacherConfig
 from posecore.methods.pose_prior import PosePriorConfig
 from posecore.methods.sharing import pinned
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelCard
 from posecore.models.sources import StartFolder
 from posecore.training.preflight import crops_per_rank
@@ -126,16 +127,18 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
 
 def adaptation(config: AdaptationJob, parent: FetchedModel) -> AdaptationConfig:
     """What every worker does to the child."""
+    teacher = (config.method.unlabelled or MeanTeacherConfig()) if config.unlabelled else None
     return AdaptationConfig(
-        **{name: getattr(config.method, name) for name in AdaptationTerms.model_fields if name != "unlabelled"},
-        unlabelled=(config.method.unlabelled or MeanTeacherConfig()) if config.unlabelled else None,
-        unlabelled_sets=config.unlabelled,
+        terms=config.method.model_copy(update={"unlabelled": teacher}),
+        roles=Roles(
+            target=config.target,
+            replayed=config.replayed,
+            parent_has_embedding=parent.model.config.embedding is not None,
+            new_depth=config.depth_input and not parent.model.takes_depth,
+        ),
         parent=parent.source,
-        target=config.target,
-        replayed=config.replayed,
         old_heads=tuple(dict.fromkeys(entry.answering_head for entry in config.kept)),
-        parent_has_embedding=parent.model.config.embedding is not None,
-        new_depth=config.depth_input and not parent.model.takes_depth,
+        unlabelled_sets=config.unlabelled,
     )
 
 
@@ -150,7 +153,7 @@ def with_own_proportions(method: AdaptationConfig, config: AdaptationJob, checke
     if not (learned := checked.values.get("proportions")):
         raise DatasetError(f"own_proportions must be 0 here: {checked.values['told']}.")
     prior = PosePriorConfig(source=learned, weight=config.own_proportions, datasets=(config.target,))
-    return method.model_copy(update={"prior": prior.pinned()})
+    return method.model_copy(update={"terms": method.terms.model_copy(update={"prior": prior.pinned()})})
 
 
 def train(

@@ -64,7 +64,7 @@ def _plan(options: argparse.Namespace) -> int:
 
 
 def _planned_run(options: argparse.Namespace) -> "PlannedRun":
-    from posecore.methods.strategies import parse_strategy
+    from posecore.methods.strategies import Roles, parse_strategy
     from posecore.models.architecture import ModelConfig
     from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
     from posecore.training.gpus import find_gpu
@@ -89,7 +89,7 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
             raise ConfigError("--strategy says itself what learns; leave out --trainable.")
         strategy = parse_strategy(options.strategy)
         model = strategy.architecture(model)
-        adapted = AdaptedParts(strategy, target=list(keypoints)[-1])
+        adapted = AdaptedParts(strategy, Roles(target=list(keypoints)[-1]))
     training = None
     if "training" in job:
         training = parse_config(job["training"], TrainingConfig, origin=f"{options.config}: training")

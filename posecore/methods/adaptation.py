@@ -20,16 +20,13 @@ import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from posecore.config import Config
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.losses import output_loss
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig, Taught
-from posecore.methods.prototypes import WEIGHTS, PrototypeLearning, PrototypesConfig, StagesConfig
+from posecore.methods.prototypes import PrototypeLearning
 from posecore.methods.staged import StagedMethod
-from posecore.methods.strategies import (
-    Roles,
-    StrategyConfig,
-    TransferPrototypesConfig,
-)
+from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group
@@ -38,7 +35,6 @@ from posecore.models.sources import ModelFolder
 
 _METHOD = "method."
 _BACKBONE = "method.model.backbone."
-_FOREVER = 1.0  # a share of the run that no step reaches
 
 
 class AdaptationTerms(SupervisedConfig):
@@ -66,26 +62,22 @@ class AdaptationTerms(SupervisedConfig):
         return self
 
 
-class AdaptationConfig(AdaptationTerms):
+class AdaptationConfig(Config):
     """An adaptation of one model to one dataset.
 
     Attributes:
+        terms: what learns, and what keeps the old.
+        roles: who takes part.
         parent: the trained model.
-        target: the dataset adapted to.
-        replayed: datasets of the parent that are trained on as well.
         old_heads: heads of the parent that distillation keeps.
-        unlabelled_sets: datasets of unlabelled pictures of the target's population; none without ``unlabelled``.
-        parent_has_embedding: whether the parent has an embedding head.
-        new_depth: whether the model takes depth and the parent does not.
+        unlabelled_sets: datasets of unlabelled pictures of the target's population; none without ``terms.unlabelled``.
     """
 
+    terms: AdaptationTerms
+    roles: Roles
     parent: ModelFolder
-    target: str
-    replayed: tuple[str, ...] = ()
     old_heads: tuple[str, ...] = ()
     unlabelled_sets: tuple[str, ...] = ()
-    parent_has_embedding: bool = False
-    new_depth: bool = False
 
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The adapted model's architecture.
@@ -93,7 +85,7 @@ class AdaptationConfig(AdaptationTerms):
         Raises:
             ConfigError: the strategy does not go with the backbone.
         """
-        return self.strategy.architecture(model)
+        return self.terms.strategy.architecture(model)
 
     def build(self, model: PoseModel) -> "Adaptation":
         """The method that adapts a model; the model is changed in place.
@@ -103,7 +95,7 @@ class AdaptationConfig(AdaptationTerms):
             ConfigError: the strategy does not go with the model.
             IntegrityError: the parent is not the stated one.
         """
-        return Adaptation(model, self, self.parent.beside(model) if self.distillation else None)
+        return Adaptation(model, self, self.parent.beside(model) if self.terms.distillation else None)
 
 
 class Adaptation(nn.Module):
@@ -123,21 +115,24 @@ class Adaptation(nn.Module):
     def __init__(self, model: PoseModel, config: AdaptationConfig, parent: PoseModel | None) -> None:
         super().__init__()
         self.config = config
-        owners = tuple(dict.fromkeys(model.owner(name) for name in config.replayed))
-        self.roles = Roles(model.owner(config.target), owners, config.parent_has_embedding, config.new_depth)
-        config.strategy.apply(model, self.roles)
-        self.method = _method(model, config)
+        terms = config.terms
+        self.roles = config.roles.of_heads(model.owner)
+        terms.strategy.apply(model, self.roles)
+        prototypes = terms.strategy.prototypes(self.roles)
+        self.method = (
+            SupervisedHeads(model, terms) if prototypes is None else PrototypeLearning(model, terms, prototypes)
+        )
         self.mean_teacher = None
         self.following = ("mean_teacher.",)
-        if config.unlabelled is not None:
-            self.mean_teacher = MeanTeacher(model, config.unlabelled, config.target, config.unlabelled_sets)
+        if terms.unlabelled is not None:
+            self.mean_teacher = MeanTeacher(model, terms.unlabelled, config.roles.target, config.unlabelled_sets)
         # In a tuple, so that it is no part of this module: nothing optimises, shards or saves it.
         self._parent = () if parent is None else (parent.eval().requires_grad_(False),)
         self._backbone_learns = True
         self.parts: tuple[str, ...] = ()
         if isinstance(self.method, StagedMethod):
             self.parts = tuple(f"{_METHOD}{part}" for part in self.method.parts)
-        elif config.strategy.backbone_waits() is not None:
+        elif terms.strategy.backbone_waits() is not None:
             self.parts = (_BACKBONE,)
 
     @property
@@ -164,7 +159,7 @@ class Adaptation(nn.Module):
             self.mean_teacher.begin_step(self.model, step, total_steps)
         if isinstance(self.method, StagedMethod):
             return frozenset(f"{_METHOD}{part}" for part in self.method.begin_step(step, total_steps))
-        waits = self.config.strategy.backbone_waits()
+        waits = self.config.terms.strategy.backbone_waits()
         if waits is None:
             return frozenset()
         self._backbone_learns = step >= waits * total_steps
@@ -208,7 +203,7 @@ class Adaptation(nn.Module):
         assert self.mean_teacher is not None
         terms = {}
         for name, group in taught.groups.items():
-            outputs = self.model.run_head(self.config.target, features[group.start : group.stop])
+            outputs = self.model.run_head(self.config.roles.target, features[group.start : group.stop])
             loss = self.method.label_loss(outputs, group, len(taught.batch))
             terms[f"unlabelled/{name}"] = self.mean_teacher.weigh(loss)
         return terms
@@ -235,7 +230,7 @@ class Adaptation(nn.Module):
             with frozen_statistics(head):  # crops of other datasets must not move what is known of its own
                 outputs = head(features[name])
             error = output_loss(self.method.codecs[name], outputs, said[name].float(), len(batch))
-            terms[f"kept/{name}"] = self.config.distillation * error
+            terms[f"kept/{name}"] = self.config.terms.distillation * error
         return terms
 
 
@@ -250,25 +245,3 @@ def _answers(parent: PoseModel, batch: DeviceBatch, heads: tuple[str, ...]) -> d
 
 def _features(model: PoseModel, batch: DeviceBatch, rows: Sequence[Group]) -> Tensor:
     return model.features(batch.images, rows, batch.depth if model.takes_depth else None)
-
-
-def _method(model: PoseModel, config: AdaptationConfig) -> SupervisedHeads:
-    common = {name: getattr(config, name) for name in SupervisedConfig.model_fields}
-    strategy = config.strategy
-    if not isinstance(strategy, TransferPrototypesConfig):
-        return SupervisedHeads(model, SupervisedConfig(**common))
-    # The published transfer: equal pixels above 0.2, prototypes at rest from the middle on, no self-supervision.
-    stages = StagesConfig(
-        heads_from=0.0,
-        backbone_from=0.5 if strategy.rest == "trained" else 0.0,
-        prototypes_until=0.5,
-        self_supervision_from=_FOREVER,
-    )
-    own = PrototypesConfig(
-        **common,
-        stages=stages,
-        weights=strategy.weights or WEIGHTS["published-transfer" if config.parent_has_embedding else "balanced"],
-        pixel_threshold=0.2,
-        pixel_weighting="equal",
-    )
-    return PrototypeLearning(model, own)

@@ -159,12 +159,10 @@ PrototypeWeighting: TypeAlias = Annotated[PrototypeWeights, _named(WEIGHTS)]
 """Weights by their name, or all fields."""
 
 
-class PrototypesConfig(SupervisedConfig):
-    """PoseBH: embedding head and prototypes beside backbone and heads.
+class PrototypeSettings(Config):
+    """How prototypes learn beside backbone and heads.
 
     Attributes:
-        kind: names this method in the closed union.
-        embedding: embedding head and prototypes, for a model that has none.
         stages: ``published``, ``published-base``, ``joint`` or all fields.
         weights: ``published``, ``published-transfer``, ``balanced`` or all fields.
         frozen: ``whole`` freezes BatchNorm's statistics and drop path with the weights; ``weights`` leaves both at work
@@ -177,8 +175,6 @@ class PrototypesConfig(SupervisedConfig):
         agreement: when head and prototypes teach each other.
     """
 
-    kind: Literal["prototypes"] = "prototypes"
-    embedding: EmbeddingConfig = EmbeddingConfig()
     stages: Annotated[StagesConfig, _named(STAGES)] = STAGES["published"]
     weights: PrototypeWeighting = WEIGHTS["published"]
     frozen: Literal["whole", "weights"] = "whole"
@@ -186,6 +182,18 @@ class PrototypesConfig(SupervisedConfig):
     pixel_threshold: float = Field(default=0.0, ge=0, lt=1)
     pixel_weighting: PixelWeighting = "confidence"
     agreement: AgreementConfig = AgreementConfig()
+
+
+class PrototypesConfig(PrototypeSettings, SupervisedConfig):
+    """PoseBH: embedding head and prototypes beside backbone and heads.
+
+    Attributes:
+        kind: names this method in the closed union.
+        embedding: embedding head and prototypes, for a model that has none.
+    """
+
+    kind: Literal["prototypes"] = "prototypes"
+    embedding: EmbeddingConfig = EmbeddingConfig()
 
     @property
     def rests_first(self) -> bool:
@@ -205,7 +213,7 @@ class PrototypesConfig(SupervisedConfig):
 
     def build(self, model: PoseModel) -> "PrototypeLearning":
         """The method that trains the model."""
-        return PrototypeLearning(model, self)
+        return PrototypeLearning(model, self, self)
 
 
 class PrototypeLearning(SupervisedHeads):
@@ -216,27 +224,28 @@ class PrototypeLearning(SupervisedHeads):
 
     Args:
         model: with an embedding.
-        config: how it learns.
+        config: how datasets share a step.
+        prototypes: how prototypes learn.
     """
 
-    config: PrototypesConfig
     parts = (_HEADS, _BACKBONE)
 
-    def __init__(self, model: PoseModel, config: PrototypesConfig) -> None:
+    def __init__(self, model: PoseModel, config: SupervisedConfig, prototypes: PrototypeSettings) -> None:
         super().__init__(model, config)
+        self.settings = prototypes
         assert model.config.embedding is not None, "PrototypesConfig.architecture gives a model its embedding"
         self._stage = Stage()
 
     def begin_step(self, step: int, total_steps: int) -> frozenset[str]:
         """Enters the stage of a step; see :class:`~posecore.methods.staged.StagedMethod`."""
-        self._stage = self.config.stages.at(step, total_steps)
+        self._stage = self.settings.stages.at(step, total_steps)
         self.train(self.training)
         return frozenset(part for part, learns in self._learning() if not learns)
 
     def train(self, mode: bool = True) -> Self:
         """As in every module, but what is frozen as a whole stays in evaluation mode."""
         super().train(mode)
-        if self.config.frozen == "whole":
+        if self.settings.frozen == "whole":
             for part, learns in self._learning():
                 if not learns:
                     self.get_submodule(part.removesuffix(".")).eval()
@@ -296,9 +305,11 @@ class PrototypeLearning(SupervisedHeads):
         of_others, prototypes = self._of_others(embeddings, batch, name), self.model.prototypes(self.model.owner(name))
         with torch.no_grad(), torch.autocast(heatmaps.device.type, enabled=False):
             # Prototypes are asked only of images on which the head is sure of a point: of most it is of none.
-            likely = confident(heatmaps, self.config.agreement).any(dim=1).nonzero()[:, 0]
+            likely = confident(heatmaps, self.settings.agreement).any(dim=1).nonzero()[:, 0]
             from_prototypes = prototype_heatmaps(of_others[likely], prototypes)
-            targets, agreed = agreed_points(heatmaps[likely], from_prototypes, self._codec(name), self.config.agreement)
+            targets, agreed = agreed_points(
+                heatmaps[likely], from_prototypes, self._codec(name), self.settings.agreement
+            )
         with_point = agreed.any(dim=1)
         chosen = likely[with_point]
         return Agreed(rows[chosen], of_others[chosen], targets[with_point], agreed[with_point])
@@ -317,20 +328,20 @@ class PrototypeLearning(SupervisedHeads):
             prototypes = self.model.prototypes(owner)
             targets, weights = self._codec(name).encode(group.keypoints_crop, group.weights)
             weights = self._weighed(name, weights)
-            assigned = assign(labelled_pixels(own_embeddings, targets, self.config.pixel_threshold), prototypes)
+            assigned = assign(labelled_pixels(own_embeddings, targets, self.settings.pixel_threshold), prototypes)
             terms[f"loss/{name}"] = factor * self._error(group, own_heatmaps, targets, weights, len(batch))
             terms |= self._prior_term(own_heatmaps, group, len(batch))
             terms[f"prototypes/{name}"] = factor * self._prototype_loss(assigned)
             from_prototypes = prototype_heatmaps(own_embeddings, prototypes)
             error = heatmap_loss(from_prototypes, targets, weights, max(1, len(targets)))
-            terms[f"prototype_heatmap/{name}"] = factor * self.config.weights.heatmap * error
+            terms[f"prototype_heatmap/{name}"] = factor * self.settings.weights.heatmap * error
             terms[f"self_supervision/{name}"] = (
                 embeddings.new_zeros((), dtype=torch.float32)
                 if agreed is None
                 else factor * self._self_supervision(agreed, prototypes)
             )
             if moves:
-                sums, pull_weights = pulls(assigned, prototypes, self.config.pixel_weighting)
+                sums, pull_weights = pulls(assigned, prototypes, self.settings.pixel_weighting)
                 pull = torch.cat([sums, pull_weights[..., None]], dim=2)
                 pulled[owner] = pulled[owner] + pull if owner in pulled else pull
         if moves:
@@ -345,7 +356,7 @@ class PrototypeLearning(SupervisedHeads):
 
     @property
     def _self_supervises(self) -> bool:
-        return self._stage.self_supervision and self.config.weights.self_supervision > 0
+        return self._stage.self_supervision and self.settings.weights.self_supervision > 0
 
     def _codec(self, dataset: str) -> HeatmapCodec:
         codec = self.codecs[dataset]
@@ -353,15 +364,15 @@ class PrototypeLearning(SupervisedHeads):
         return codec
 
     def _prototype_loss(self, assigned: Assigned) -> Tensor:
-        weights = self.config.weights
+        weights = self.settings.weights
         return weights.contrast * contrast(assigned) + weights.distance * distance(assigned)
 
     def _self_supervision(self, found: Agreed, prototypes: Tensor) -> Tensor:
         """Loss of one dataset's points on other datasets' images, over the images with an agreed point."""
-        weights = self.config.weights
+        weights = self.settings.weights
         heatmaps, embeddings, targets, agreed = found
         num_images = max(1, len(agreed))
-        pixels = labelled_pixels(embeddings, targets * agreed[:, :, None, None], self.config.pixel_threshold)
+        pixels = labelled_pixels(embeddings, targets * agreed[:, :, None, None], self.settings.pixel_threshold)
         return weights.self_supervision * (
             heatmap_loss(heatmaps, targets, agreed, num_images)
             + weights.heatmap * heatmap_loss(prototype_heatmaps(embeddings, prototypes), targets, agreed, num_images)
@@ -378,7 +389,7 @@ class PrototypeLearning(SupervisedHeads):
         for (owner, pull), part in zip(pulled.items(), parts, strict=True):
             sums, weights = part.view_as(pull).split([pull.shape[2] - 1, 1], dim=2)
             prototypes = self.model.prototypes.get_buffer(owner)
-            prototypes.copy_(moved(prototypes, sums, weights[..., 0], self.config.momentum))
+            prototypes.copy_(moved(prototypes, sums, weights[..., 0], self.settings.momentum))
 
 
 def _gradients(wanted: bool) -> AbstractContextManager[object]:

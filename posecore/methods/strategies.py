@@ -11,8 +11,8 @@ run never learns.
 
 import re
 from abc import abstractmethod
-from collections.abc import Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field
@@ -21,11 +21,12 @@ from torch import nn
 from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.methods.heads import ExpertsConfig
-from posecore.methods.prototypes import PrototypesConfig, PrototypeWeighting
+from posecore.methods.prototypes import WEIGHTS, PrototypesConfig, PrototypeSettings, PrototypeWeighting, StagesConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.layers import block_index, in_backbone, layer_index, starts_at_zero
 from posecore.models.low_rank import add_low_rank, is_low_rank
 
+_FOREVER = 1.0  # a share of the run that no step reaches
 _OWNER = re.compile(r"(?:^|\.)(?:heads|experts)\.([^.]+)\.")
 
 
@@ -50,6 +51,15 @@ class Roles:
         """All datasets with data in the run."""
         return {self.target, *self.replayed}
 
+    def of_heads(self, owner: Callable[[str], str]) -> "Roles":
+        """The roles with every dataset named by its head, as models name what belongs to it.
+
+        Args:
+            owner: name of a dataset to that of its head.
+        """
+        replayed = tuple(dict.fromkeys(owner(name) for name in self.replayed))
+        return replace(self, target=owner(self.target), replayed=replayed)
+
 
 class _Strategy(Config):
     """What the strategies have in common."""
@@ -68,6 +78,10 @@ class _Strategy(Config):
 
     def backbone_waits(self) -> float | None:
         """Share of the run before which the backbone rests; None where it learns, or does not, from the first step."""
+        return None
+
+    def prototypes(self, roles: Roles) -> PrototypeSettings | None:
+        """How prototypes learn beside the heads; None where there are none."""
         return None
 
     @abstractmethod
@@ -295,6 +309,20 @@ class TransferPrototypesConfig(_Strategy):
     def architecture(self, model: ModelConfig) -> ModelConfig:
         """The model with an embedding."""
         return PrototypesConfig().architecture(model)
+
+    def prototypes(self, roles: Roles) -> PrototypeSettings:
+        """As published: equal pixels above 0.2, at rest from the middle on, no self-supervision."""
+        return PrototypeSettings(
+            stages=StagesConfig(
+                heads_from=0.0,
+                backbone_from=0.5 if self.rest == "trained" else 0.0,
+                prototypes_until=0.5,
+                self_supervision_from=_FOREVER,
+            ),
+            weights=self.weights or WEIGHTS["published-transfer" if roles.parent_has_embedding else "balanced"],
+            pixel_threshold=0.2,
+            pixel_weighting="equal",
+        )
 
     def learns(self, name: str, depth: int, roles: Roles) -> bool:
         """See :meth:`_Strategy.learns`."""

@@ -54,17 +54,11 @@ class AdaptedParts:
 
     Attributes:
         strategy: decides it.
-        target: head adapted to.
-        replayed: other heads with data in the run.
-        parent_has_embedding: whether an embedding head is the parent's.
-        new_depth: whether depth is an input that the parent does not have.
+        roles: who takes part.
     """
 
     strategy: StrategyConfig
-    target: str
-    replayed: tuple[str, ...] = ()
-    parent_has_embedding: bool = False
-    new_depth: bool = False
+    roles: Roles
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -417,9 +411,7 @@ def _built(run: PlannedRun) -> nn.ModuleDict:
         if run.adapted is not None:
             if run.model.embedding is not None:
                 method["embedding_head"] = run.model.embedding.build(int(backbone.num_features))  # type: ignore[arg-type]
-            owners = [run.model.shared_heads.get(name, name) for name in (run.adapted.target, *run.adapted.replayed)]
-            roles = Roles(owners[0], tuple(owners[1:]), run.adapted.parent_has_embedding, run.adapted.new_depth)
-            run.adapted.strategy.apply(method, roles)
+            run.adapted.strategy.apply(method, _roles_of_heads(run.model, run.adapted))
     return method
 
 
@@ -427,8 +419,12 @@ def _fed_heads(run: PlannedRun, heads: tuple[str, ...]) -> tuple[str, ...]:
     """Heads that get crops."""
     if run.adapted is None:
         return heads
-    wanted = (run.adapted.target, *run.adapted.replayed)
-    return tuple(dict.fromkeys(run.model.shared_heads.get(name, name) for name in wanted))
+    roles = _roles_of_heads(run.model, run.adapted)
+    return tuple(dict.fromkeys((roles.target, *roles.replayed)))
+
+
+def _roles_of_heads(model: ModelConfig, adapted: AdaptedParts) -> Roles:
+    return adapted.roles.of_heads(lambda name: model.shared_heads.get(name, name))
 
 
 def _counted_flops(run: PlannedRun) -> float:

@@ -9,12 +9,13 @@ from posecore.evaluation.inference import InferenceSettings
 from posecore.lineage.code_version import code_files
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
-from posecore.methods.adaptation import AdaptationConfig
+from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.heads import ExpertsConfig, HeadsConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.methods.prototypes import PrototypesConfig
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.training.loop import TrainingConfig
@@ -67,6 +68,7 @@ def worker(method: object, **more: object) -> MultiDatasetWorker:
 @pytest.fixture(scope="module")
 def workers() -> Mapping[str, MultiDatasetWorker]:
     start = StartFolder(source="nowhere")
+    terms = AdaptationTerms.model_validate({"strategy": "full"})
     return {
         "heads": worker(HeadsConfig()),
         "experts": worker(ExpertsConfig(), weights=start),
@@ -74,7 +76,7 @@ def workers() -> Mapping[str, MultiDatasetWorker]:
         "token": worker(KnowledgeTokenConfig(teacher=ANYWHERE)),
         "stage 1": worker(DistillationConfig(teacher=ANYWHERE)),
         "stage 2": worker(HeadDistillationConfig(teacher=ANYWHERE)),
-        "adaptation": worker(AdaptationConfig(strategy="full", parent=ANYWHERE, target="coco"), weights=start),
+        "adaptation": worker(AdaptationConfig(terms=terms, roles=Roles("coco"), parent=ANYWHERE), weights=start),
     }
 
 

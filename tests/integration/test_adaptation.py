@@ -22,6 +22,7 @@ from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import RegisteredVersion, evaluations, get_version, parent_of
 from posecore.lineage.weights_use import WEIGHTS, WeightsUse
 from posecore.methods.adaptation import AdaptationConfig
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
@@ -199,7 +200,7 @@ def test_a_parent_of_pictures_gets_a_child_that_takes_depth_and_holds_to_its_own
 def test_too_few_bodies_have_no_proportions_of_their_own(run_file: Path) -> None:
     config = load_config(run_file, AdaptationJob, ["own_proportions=0.02"])
     parent = ModelFolder(source=config.parent.source)
-    method = AdaptationConfig(**config.method.model_dump(), parent=parent, target="syrip")
+    method = AdaptationConfig(terms=config.method, roles=Roles("syrip"), parent=parent)
     checked = StepResult("proportions:syrip", "run", False, Outputs({"told": "8 bodies are too few", "page": ""}))
     with pytest.raises(DatasetError, match="own_proportions must be 0 here: 8 bodies are too few"):
         with_own_proportions(method, config, checked)

@@ -6,14 +6,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from pydantic import TypeAdapter
 from safetensors.torch import load_file
 
 from posecore.conventions import Conventions
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
-from posecore.methods.adaptation import AdaptationConfig
-from posecore.methods.strategies import StrategyConfig
+from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
+from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
@@ -49,9 +48,9 @@ def test_a_child_is_an_ordinary_model_that_still_knows_its_parents_points(
     start = build_model(config, {"coco": load_skeleton("coco17"), "hands": HANDS})
     warm_start(start, parent)
     method = AdaptationConfig(
-        strategy=TypeAdapter(StrategyConfig).validate_python(strategy),
+        terms=AdaptationTerms.model_validate({"strategy": strategy}),
+        roles=Roles("hands"),
         parent=ModelFolder.at(save_model(parent, tmp_path / "parent")),
-        target="hands",
         old_heads=("coco",),
     )
     worker = AdaptationWorker(
@@ -99,7 +98,11 @@ def test_crops_are_cut_as_the_head_that_learns_from_them_reads_them(tmp_path: Pa
         card = build_model(config, {"hands": HANDS}, {"hands": Conventions(codec=learned_as)}).card
         worker = AdaptationWorker(
             model=config,
-            method=AdaptationConfig(strategy="full", parent=ModelFolder(source="nowhere"), target="hands"),
+            method=AdaptationConfig(
+                terms=AdaptationTerms.model_validate({"strategy": "full"}),
+                roles=Roles("hands"),
+                parent=ModelFolder(source="nowhere"),
+            ),
             training=TrainingConfig(steps=1, global_batch=4, progress=False),
             loading=LoadingConfig(mixture=MixtureConfig(entries=(MixtureEntry(name="hands"),)), num_threads=1),
             stores={},

@@ -18,7 +18,7 @@ from torch import nn
 
 from posecore.errors import DivergenceError, PreflightError
 from posecore.evaluation.inference import InferenceSettings
-from posecore.methods.adaptation import Adaptation, AdaptationConfig
+from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
 from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.distillation import DistillationConfig
@@ -26,6 +26,7 @@ from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.methods.prototypes import PrototypeLearning, PrototypesConfig, StagesConfig
 from posecore.methods.self_supervision import AgreementConfig
+from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
@@ -139,15 +140,21 @@ def tiny_adaptation(
     **fields: Any,
 ) -> Adaptation:
     """A model that knows people and horses, adapted to dogs; people are replayed unless ``replayed`` says otherwise."""
-    values = {"strategy": strategy, "parent": {"source": "nowhere"}, "target": "dogs", "replayed": ("people",)}
-    config = AdaptationConfig.model_validate(values | fields | {"parent_has_embedding": embedding is not None})
+    replayed, new_depth = fields.pop("replayed", ("people",)), fields.pop("new_depth", False)
+    told = {name: fields.pop(name) for name in ("old_heads", "unlabelled_sets") if name in fields}
+    config = AdaptationConfig(
+        terms=AdaptationTerms.model_validate({"strategy": strategy, **fields}),
+        roles=Roles("dogs", tuple(replayed), embedding is not None, new_depth),
+        parent=ModelFolder(source="nowhere"),
+        **told,
+    )
     parent = tiny_parent(expert_share, drop_path, embedding)
     torch.manual_seed(2)
     skeletons = {**parent.skeletons, "dogs": tiny_skeleton("dogs", POINTS["dogs"])}
     architecture = config.architecture(parent.config)
-    child = build_model(architecture.with_depth() if config.new_depth else architecture, skeletons)
+    child = build_model(architecture.with_depth() if new_depth else architecture, skeletons)
     warm_start(child, parent)
-    return Adaptation(child, config, parent if config.distillation else None)
+    return Adaptation(child, config, parent if config.terms.distillation else None)
 
 
 def tiny_parent(

@@ -102,9 +102,7 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
             // config.training.accumulation,
             accumulation=config.training.accumulation,
             num_copies=(config.training.average is not None) + len(asked),
-            adapted=AdaptedParts(
-                config.method.strategy, config.target, config.replayed, method.parent_has_embedding, method.new_depth
-            ),
+            adapted=AdaptedParts(method.terms.strategy, method.roles),
         )
     )
     total, trained = answer.total_parameters, answer.trained_parameters

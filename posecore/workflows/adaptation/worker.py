@@ -35,7 +35,7 @@ class AdaptationWorker(MultiDatasetWorker):
 
     def _learner(self, name: str) -> str:
         """The head that learns from a dataset; unlabelled pictures teach the target's."""
-        return self.method.target if name in self.method.unlabelled_sets else name
+        return self.method.roles.target if name in self.method.unlabelled_sets else name
 
     @property
     def _prefix(self) -> str:
@@ -44,7 +44,7 @@ class AdaptationWorker(MultiDatasetWorker):
 
     def _prepare(self, model: PoseModel) -> None:
         """See :class:`~posecore.workflows.multidataset_worker.MultiDatasetWorker`."""
-        self.method.strategy.apply(model, self._roles(model))
+        self.method.terms.strategy.apply(model, self._roles(model))
 
     def kept_files(self, checkpoint: AnyPath, run_dir: AnyPath) -> tuple[AnyPath, ...]:
         """The low-rank updates in the files of ``peft``; only they, and what was trained whole, are read."""
@@ -59,6 +59,4 @@ class AdaptationWorker(MultiDatasetWorker):
         return save_adapter(model, folder, modules, self.parent)
 
     def _roles(self, model: PoseModel) -> Roles:
-        replayed = tuple(dict.fromkeys(model.owner(name) for name in self.method.replayed))
-        target = model.owner(self.method.target)
-        return Roles(target, replayed, self.method.parent_has_embedding, self.method.new_depth)
+        return self.method.roles.of_heads(model.owner)

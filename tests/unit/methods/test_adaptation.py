@@ -108,13 +108,13 @@ def test_distillation_where_nothing_can_be_forgotten_is_refused(strategy: str) -
 def test_the_transfer_of_prototypes_weighs_as_published_what_is_learned_already() -> None:
     """uyoung-jeong/PoseBH @ 8f03438, InterHand2.6M and 3DPW: 1.25e-5 · (0.01, 0.001), 1.25e-5, 0."""
     strategy = {"kind": "prototypes"}
-    transfer = tiny_adaptation(strategy, embedding=EmbeddingConfig()).method.config.weights
+    transfer = tiny_adaptation(strategy, embedding=EmbeddingConfig()).method.settings.weights
     assert (transfer.contrast, transfer.distance) == pytest.approx((1.25e-5 * 0.01, 1.25e-5 * 0.001))
     assert (transfer.heatmap, transfer.self_supervision) == (1.25e-5, 0.0)
-    assert tiny_adaptation(strategy).method.config.weights == WEIGHTS["balanced"]
-    assert tiny_adaptation(strategy).method.config.stages.self_supervision_from == 1.0, "there is one skeleton"
+    assert tiny_adaptation(strategy).method.settings.weights == WEIGHTS["balanced"]
+    assert tiny_adaptation(strategy).method.settings.stages.self_supervision_from == 1.0, "there is one skeleton"
     stated = strategy | {"weights": "published"}
-    assert tiny_adaptation(stated, embedding=EmbeddingConfig()).method.config.weights == WEIGHTS["published"]
+    assert tiny_adaptation(stated, embedding=EmbeddingConfig()).method.settings.weights == WEIGHTS["published"]
 
 
 class _Inheriting(nn.Module):

@@ -256,8 +256,8 @@ def test_what_agreed_points_teach_is_the_sum_of_its_formulas() -> None:
     believed = targets.clone()
     believed[:, 0] *= torch.tensor([0.9, 0.0, 0.9])[:, None, None]
     believed[:, 1:] = 0
-    assigned = assign(labelled_pixels(embeddings, believed, method.config.pixel_threshold), prototypes)
-    weights = method.config.weights
+    assigned = assign(labelled_pixels(embeddings, believed, method.settings.pixel_threshold), prototypes)
+    weights = method.settings.weights
     pixels = weights.contrast * contrast(assigned) + weights.distance * distance(assigned)
     expected = weights.self_supervision * (errors[0] + weights.heatmap * errors[1] + pixels)
     assert found.item() == pytest.approx(expected.item(), rel=1e-5)
@@ -265,7 +265,7 @@ def test_what_agreed_points_teach_is_the_sum_of_its_formulas() -> None:
 
 
 def _codec_and_agreement(method: PrototypeLearning) -> tuple[HeatmapCodec, AgreementConfig]:
-    return method.codecs["people"], method.config.agreement
+    return method.codecs["people"], method.settings.agreement
 
 
 def test_self_supervision_counts_only_from_its_stage_on_and_only_others_images() -> None:

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 from posecore.errors import CheckpointError, ConfigError
-from posecore.methods.adaptation import Adaptation, AdaptationConfig
+from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
 from posecore.methods.strategies import Roles, StrategyConfig, own_modules
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
@@ -21,6 +21,7 @@ from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.warm_start import warm_start
 from posecore.models.weights.write import write_weights
 from posecore.training.context import LocalContext
@@ -319,6 +320,11 @@ def test_what_cannot_be_is_said(strategy: Any, sentence: str) -> None:
         tiny_adaptation(strategy)
 
 
+def _adaptation_to_dogs(strategy: Any) -> AdaptationConfig:
+    terms = AdaptationTerms.model_validate({"strategy": strategy})
+    return AdaptationConfig(terms=terms, roles=Roles("dogs"), parent=ModelFolder(source="nowhere"))
+
+
 @pytest.mark.parametrize("strategy", ["lora", "adapter", "expert", {"kind": "last-n", "blocks": 1}])
 def test_convolutional_backbones_say_what_they_can_do_instead(strategy: Any) -> None:
     config = ModelConfig(
@@ -326,8 +332,7 @@ def test_convolutional_backbones_say_what_they_can_do_instead(strategy: Any) -> 
         head=RtmccHeadConfig(token_dim=16, attention_dim=8),
         input_size=(64, 64),
     )
-    values = {"strategy": strategy, "parent": {"source": "nowhere"}, "target": "dogs"}
-    adaptation = AdaptationConfig.model_validate(values)
+    adaptation = _adaptation_to_dogs(strategy)
     with pytest.raises(ConfigError, match=r"strategy(\.blocks)?: |method: experts"):
         adaptation.build(build_model(adaptation.architecture(config), {"dogs": tiny_parent().skeletons["people"]}))
 
@@ -338,10 +343,8 @@ def test_a_convolutional_backbone_keeps_its_statistics_while_biases_learn() -> N
         head=RtmccHeadConfig(token_dim=16, attention_dim=8),
         input_size=(64, 64),
     )
-    values = {"strategy": "bitfit", "parent": {"source": "nowhere"}, "target": "dogs"}
-    method = AdaptationConfig.model_validate(values).build(
-        build_model(config, {"dogs": tiny_parent().skeletons["people"]})
-    )
+    model = build_model(config, {"dogs": tiny_parent().skeletons["people"]})
+    method = _adaptation_to_dogs("bitfit").build(model)
     before = {name: buffer.clone() for name, buffer in method.model.backbone.named_buffers()}
     method.train()
     method.model.features(torch.randn(2, 3, 64, 64), [("dogs", 0, 2)])

@@ -210,7 +210,7 @@ STRATEGIES = [
 
 def _adapted(strategy: Any, **changes: Any) -> PlannedRun:
     chosen = TypeAdapter(StrategyConfig).validate_python(strategy)
-    fields = {"model": chosen.architecture(LEAN), "adapted": AdaptedParts(chosen, target="new"), **changes}
+    fields = {"model": chosen.architecture(LEAN), "adapted": AdaptedParts(chosen, Roles("new")), **changes}
     return replace(TWO_HEADS, **fields)
 
 
@@ -336,7 +336,7 @@ def test_stage_3_holds_a_part_of_everything_and_gathers_weights(
 
 def test_no_more_is_gathered_than_is_ever_whole() -> None:
     huge = replace(TOLD_TRACE, parameters=10**9, trained=1000)
-    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("frozen-backbone"), target="new")
+    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("frozen-backbone"), Roles("new"))
     run = replace(TWO_HEADS, model=LEAN, adapted=parts, num_gpus=4, engine=DeepSpeedEngineConfig(zero_stage=3))
     assert plan(run, huge).gathered == 4 * 10**9 // 8
 
@@ -414,7 +414,7 @@ def test_crops_are_dealt_evenly() -> None:
 
 
 def test_heads_that_are_replayed_get_crops_and_others_none() -> None:
-    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("full"), target="new", replayed=("old",))
+    parts = AdaptedParts(TypeAdapter(StrategyConfig).validate_python("full"), Roles("new", ("old",)))
     three = replace(TWO_HEADS, model=LEAN, keypoints={"old": 5, "new": 7, "other": 9}, adapted=parts)
     assert _fed_heads(three, ("old", "new", "other")) == ("new", "old")
     assert _fed_heads(replace(three, adapted=None), ("old", "new", "other")) == ("old", "new", "other")
