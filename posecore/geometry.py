@@ -176,6 +176,29 @@ def heatmap_to_image(
     return points_heatmap * (scale / steps)[..., None, :] + (center - scale / 2.0)[..., None, :]
 
 
+def covariance_to_image(
+    covariances_heatmap: Float[np.ndarray, "*batch k 2 2"],
+    scale: Float[np.ndarray, "*batch 2"],
+    heatmap_size: tuple[int, int],
+    codec: CropConvention,
+) -> Float[np.ndarray, "*batch k 2 2"]:
+    """Covariances of decoded points in the image, ``A Σ Aᵀ`` by the matrix A of :func:`heatmap_to_image`.
+
+    Args:
+        covariances_heatmap: of x and y, px² of the heatmap.
+        scale: (w, h) of the cropped region in image pixels.
+        heatmap_size: (height, width) of the heatmap.
+        codec: that of the crop.
+
+    Returns:
+        px² of the image.
+    """
+    height, width = heatmap_size
+    steps = np.array([width - 1.0, height - 1.0]) if codec == "udp" else np.array([width, height], np.float64)
+    ratio = (scale / steps)[..., None, :]
+    return covariances_heatmap * ratio[..., :, None] * ratio[..., None, :]
+
+
 def flip_points(points: Float[np.ndarray, "*batch 2"], width: int) -> Float[np.ndarray, "*batch 2"]:
     """Points of the horizontally mirrored image: x becomes width - 1 - x, the order stays."""
     return np.array([width - 1.0, 0.0]) + points * _MIRROR

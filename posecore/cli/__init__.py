@@ -20,6 +20,10 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "labels": ("labels", "proportions of a population, and labels that look wrong"),
     "models": ("models", "published models: what they are, how they were trained, other layouts"),
     "plan": ("plan", "memory and time of a training run, and what to change if it does not fit"),
+    "calibrate": (
+        "calibrate",
+        "find out on a held-out split how far off a model's points are, and keep it with the model",
+    ),
     "predict": ("predict", "find the keypoints in photos and videos; exit status 1 if any file could not be used"),
     "score": ("score", "score a file of results against published annotations"),
     "view": ("view", "browse a split, a run's predictions, or two models side by side, on a page of this machine"),

@@ -60,6 +60,10 @@ def add(commands: Commands) -> None:
         "--backend", choices=["torch", "onnxruntime", "openvino"], default="torch",
         help="who runs the network on a processor; onnxruntime in float32, openvino in either (default: torch)",
     )  # fmt: skip
+    model.add_argument(
+        "--group", nargs="+", default=[], metavar="TRAIT=GROUP",
+        help="what holds of all bodies, such as view=side: radii of a calibrated model then hold in that group, too",
+    )  # fmt: skip
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
     add_registry(model)
 

@@ -62,7 +62,8 @@ def predict(options: argparse.Namespace) -> int:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))
         report = predict_sources(predictor, sources, list(skeletons), sinks, locate, video, ImageNumbers(boxes))
-    images.save(options.out, options.model, skeletons, report.failures)
+    promised = {head: each for head in skeletons if (each := predictor.promised(head)) is not None}
+    images.save(options.out, options.model, skeletons, report.failures, promised)
     for _, reason in report.failures:
         print(f"error: {reason}", file=sys.stderr)
     if report.turned:
@@ -81,8 +82,11 @@ def _predictor(options: argparse.Namespace) -> Predictor:
     given = {
         name: getattr(options, name) for name in ("batch_size", "flip_test", "path", "precision", "backend", "compile")
     }
+    groups = dict(stated.partition("=")[::2] for stated in options.group)
     scale_range = None if options.scale_range is None else options.scale_range.split(":")
-    settings = parse_config({**given, "scale_range": scale_range}, PredictorSettings, origin="command line")
+    settings = parse_config(
+        {**given, "scale_range": scale_range, "groups": groups}, PredictorSettings, origin="command line"
+    )
     with weights_source(options) as source:
         return Predictor.load(source, settings, options.expect, stated_skeletons(options))
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from posecore.config import Config
+from posecore.errors import ConfigError
 from posecore.geometry import CropConvention
 
 
@@ -67,6 +68,21 @@ class Codec(Config):
             shift: whether the head's conventions say that it is to be moved by a pixel or so.
         """
         raise NotImplementedError
+
+    def covariances(self, outputs: Tensor, points: Tensor) -> Tensor:
+        """How far from where it was found a point may be, as far as the outputs' shape around it says.
+
+        Args:
+            outputs: (n, K, …) as :meth:`decode` reads them.
+            points: (n, K, 2) x, y in the frame, as it found them.
+
+        Returns:
+            (n, K, 2, 2) float32 of x and y, px² of the frame, NaN where there is no point.
+
+        Raises:
+            ConfigError: outputs of this kind do not say.
+        """
+        raise ConfigError(f"a head read by {self.kind} does not say how sure it is of a place; leave uncertainty out.")
 
     def expect(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
         """The means of the distributions that outputs stand for, as a differentiable function of them.

@@ -9,6 +9,7 @@ maximum, so only the 13x13 pixels below it are blurred here: one core decodes ab
 maps of 64x48 (``benchmarks/decode.py``).
 """
 
+from math import ceil
 from typing import ClassVar, Literal
 
 import cv2
@@ -17,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.codecs.codec import Codec, mean_place
+from posecore.codecs.spread import REACH, ROUNDED, at_least
 
 _LOWEST, _HIGHEST = 0.001, 50.0
 _HESSIAN_RIDGE = 1.1920929e-07  # float32 machine epsilon, as published
@@ -118,6 +120,46 @@ class HeatmapCodec(Codec):
         num_keypoints = heatmaps.shape[1]
         return points.float().reshape(-1, num_keypoints, 2), scores.reshape(-1, num_keypoints)
 
+    def covariances(
+        self, heatmaps: Float[Tensor, "n k h w"], points: Float[Tensor, "n k 2"]
+    ) -> Float[Tensor, "n k 2 2"]:
+        """Second moments about each point of the map around it, less those of the Gaussian drawn there.
+
+        A map that is the mean of the Gaussians of all places where the point may be, which is what the squared error
+        asks for, has the variance of the places plus the Gaussian's own. Only the window of :data:`REACH` sigmas is
+        looked at: beyond it a map holds noise, which distance would square, and other bodies. So the result says how
+        blurred a peak is, and not that another one is nearly as high.
+
+        Args:
+            heatmaps: predictions.
+            points: as :meth:`decode` found them, in heatmap pixels.
+
+        Returns:
+            Float32, px² of the map, no axis below that of a rounded pixel; NaN where there is no point.
+        """
+        height, width = heatmaps.shape[-2:]
+        places = points.flatten(0, 1)
+        pixel = torch.round(places).nan_to_num().long()
+        radius = int(3 * self.heatmap_sigma)
+        around = torch.arange(-ceil(REACH * self.heatmap_sigma), ceil(REACH * self.heatmap_sigma) + 1)
+        lines, offsets, drawn = [], [], []
+        for axis, length in ((0, width), (1, height)):
+            line = pixel[:, axis, None] + around.to(points.device)
+            offset = line - places[:, axis, None]
+            gaussian = torch.exp(-(offset**2) / (2 * self.heatmap_sigma**2))
+            gaussian = gaussian * _inside(line, length) * (around.abs() <= radius).to(points.device)
+            lines.append(line)
+            offsets.append(offset)
+            drawn.append(gaussian)
+        inside = _inside(lines[1], height)[:, :, None] & _inside(lines[0], width)[:, None, :]
+        at = lines[1].clamp(0, height - 1)[:, :, None] * width + lines[0].clamp(0, width - 1)[:, None, :]
+        patch = heatmaps.float().flatten(2).flatten(0, 1).gather(1, at.flatten(1)).reshape(inside.shape)
+        own = drawn[1][:, :, None] * drawn[0][:, None, :]
+        spread = _second_moments((patch * inside).clamp(min=0), *offsets) - _second_moments(own, *offsets)
+        known = (points >= 0).all(dim=-1).flatten()
+        found = torch.where(known[:, None, None], at_least(spread, ROUNDED), torch.nan)
+        return found.reshape(*points.shape, 2)
+
     def flip_back(
         self, heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
     ) -> Float[Tensor, "n k h w"]:
@@ -173,6 +215,14 @@ class HeatmapCodec(Codec):
         taps = torch.from_numpy(cv2.getGaussianKernel(self.blur_kernel, 0)[:, 0])
         columns = [torch.nn.functional.pad(taps, (shift, 2 - shift)) for shift in range(3)]
         return torch.stack(columns, dim=1).to(device, torch.float32)
+
+
+def _second_moments(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(m, 2, 2) means of offsets (m, w) in x and (m, h) in y, squared and multiplied, by weights (m, h, w)."""
+    columns, rows = weights.sum(dim=1), weights.sum(dim=2)
+    mixed = ((weights * x[:, None, :]).sum(dim=2) * y).sum(dim=1)
+    parts = [(columns * x**2).sum(dim=1), mixed, mixed, (rows * y**2).sum(dim=1)]
+    return (torch.stack(parts, dim=-1) / columns.sum(dim=1, keepdim=True).clamp(min=_LEAST_PEAK)).unflatten(1, (2, 2))
 
 
 def _maxima(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

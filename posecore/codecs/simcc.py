@@ -15,6 +15,7 @@ from pydantic import Field
 from torch import Tensor
 
 from posecore.codecs.codec import Codec, mean_place
+from posecore.codecs.spread import REACH, ROUNDED
 from posecore.geometry import CropConvention
 
 SHARPNESS = 10.0
@@ -23,6 +24,8 @@ SHARPNESS = 10.0
 So the target distribution is that of ``exp(10 g)`` for a Gaussian g with peak 1: half as high as its peak only 0.38 of
 the Gaussian's spread away from it, upon a floor of e^-10 of the peak everywhere.
 """
+
+_LEAST_MASS = 1e-12
 
 
 class SimccCodec(Codec):
@@ -100,6 +103,36 @@ class SimccCodec(Codec):
         (score_x, x), (score_y, y) = (line.float().max(dim=-1) for line in self.split(outputs))
         scores = torch.minimum(score_x, score_y)
         return torch.where((scores > 0)[..., None], torch.stack([x, y], dim=-1).float(), -1.0), scores
+
+    def covariances(
+        self, outputs: Float[Tensor, "n k bins"], points: Float[Tensor, "n k 2"]
+    ) -> Float[Tensor, "n k 2 2"]:
+        """Variance of each axis' distribution about the point, less that of the target drawn there.
+
+        The divergence asks for the mean of the targets of all places where the point may be, and its variance is that
+        of the places plus a target's own. Only :data:`~posecore.codecs.spread.REACH` sigmas of the target on both
+        sides count. Two axes say nothing of their correlation, which is 0.
+
+        Args:
+            outputs: logits.
+            points: as :meth:`decode` found them, in bins.
+
+        Returns:
+            Float32, bins², no axis below that of a rounded bin; NaN where there is no point.
+        """
+        variances = []
+        for axis, (line, sigma) in enumerate(zip(self.split(outputs), self.sigmas[::-1], strict=True)):
+            distance = torch.arange(line.shape[-1], device=line.device) - points[..., axis, None]
+            near = distance.abs() <= REACH * sigma
+            drawn = torch.exp(-(distance**2) / (2 * sigma**2))
+            of_line, of_drawn = (
+                ((SHARPNESS * each).softmax(dim=-1) * near * distance**2).sum(dim=-1)
+                / ((SHARPNESS * each).softmax(dim=-1) * near).sum(dim=-1).clamp(min=_LEAST_MASS)
+                for each in (line.float(), drawn)
+            )
+            variances.append(of_line - of_drawn)
+        spread = torch.diag_embed(torch.stack(variances, dim=-1).clamp(min=ROUNDED))
+        return torch.where((points >= 0).all(dim=-1)[..., None, None], spread, torch.nan)
 
     def flip_back(
         self, outputs: Float[Tensor, "n k bins"], flip_indices: Int[Tensor, " k"], shift: bool

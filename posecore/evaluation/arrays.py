@@ -205,6 +205,8 @@ class Predictions:
         category_id: (D,) the dataset's class numbers.
         crop_area: (D,) px² of the cropped region, padding included; OKS-NMS divides by it.
         part_scores: official part name → (D,) confidence of that part; a part without an entry ranks by ``scores``.
+        covariances: (D, K, 2, 2) of x and y in image px², as the outputs' shape says, NaN where there is no point; None
+            where nobody asked.
     """
 
     image_ids: tuple[str, ...]
@@ -216,6 +218,7 @@ class Predictions:
     category_id: Int[np.ndarray, " D"]
     crop_area: Float[np.ndarray, " D"]
     part_scores: Mapping[str, Float[np.ndarray, " D"]] = field(default_factory=dict)
+    covariances: Float[np.ndarray, "D K 2 2"] | None = None
 
     def __len__(self) -> int:
         return len(self.image_row)
@@ -226,11 +229,12 @@ class Predictions:
             image_ids=self.image_ids,
             **{name: getattr(self, name)[chosen] for name in _PREDICTION_COLUMNS},
             part_scores={name: values[chosen] for name, values in self.part_scores.items()},
+            covariances=None if self.covariances is None else self.covariances[chosen],
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence["Predictions"]) -> "Predictions":
-        """The rows of all parts in order; the parts must be of the same images and carry the same part scores."""
+        """The rows of all parts in order; the parts must be of the same images and carry the same fields."""
         first = parts[0]
 
         def joined(name: str) -> NDArray[np.generic]:
@@ -242,6 +246,7 @@ class Predictions:
             part_scores={
                 name: np.concatenate([part.part_scores[name] for part in parts]) for name in first.part_scores
             },
+            covariances=None if first.covariances is None else joined("covariances"),
         )
 
 

@@ -5,17 +5,32 @@ Evaluation of a split and serving of single photos both end here, so a served mo
 
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor
 
-from posecore.geometry import heatmap_to_image
+from posecore.geometry import covariance_to_image, heatmap_to_image
 from posecore.methods.batch import normalise
 from posecore.models.backends import Precision
 from posecore.models.pose_model import HeatmapPath, PoseModel
+
+
+class Answers(NamedTuple):
+    """What a head says of a batch of crops.
+
+    Attributes:
+        keypoints: (n, K, 2) x, y in image pixels, float64.
+        scores: (n, K) the outputs' maxima, float64.
+        covariances: (n, K, 2, 2) of x and y in image px², float64, NaN where there is no point; None if not asked for.
+    """
+
+    keypoints: Float[np.ndarray, "n k 2"]
+    scores: Float[np.ndarray, "n k"]
+    covariances: Float[np.ndarray, "n k 2 2"] | None = None
+
 
 Network: TypeAlias = Callable[[Tensor], dict[str, Tensor]]
 """(B, 3, H, W) normalised RGB to what the codec of each head decodes."""
@@ -34,7 +49,8 @@ def predict_crops(
     path: HeatmapPath = "regression",
     device: torch.device | None = None,
     depth: Float[np.ndarray, "n h w"] | None = None,
-) -> tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]:
+    uncertainty: bool = False,
+) -> Answers:
     """Keypoints of a batch of un-augmented crops, read by the conventions of the head.
 
     Args:
@@ -49,14 +65,15 @@ def predict_crops(
         path: the dataset's head, its prototypes, or both averaged.
         device: where; the model must be there already. None takes the model's.
         depth: of the same crops in metres, 0 where not known, for a model that takes it.
+        uncertainty: say how far off points may be, too.
 
-    Returns:
-        x, y in image pixels and the outputs' maxima as scores, both float64.
+    Raises:
+        ConfigError: the head's outputs do not say how far off points may be.
     """
     outputs = _outputs(model, (head,), images, flip_test, precision, path, device, depth)[head]
     if points is not None:
         outputs = outputs[:, torch.from_numpy(points).to(outputs.device)]
-    return _decode(model, head, outputs, center, scale)
+    return _decode(model, head, outputs, center, scale, uncertainty)
 
 
 def predict_heads(
@@ -71,14 +88,15 @@ def predict_heads(
     path: HeatmapPath = "regression",
     depth: Float[np.ndarray, "n h w"] | None = None,
     network: Network | None = None,
-) -> dict[str, tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]]:
+    uncertainty: bool = False,
+) -> dict[str, Answers]:
     """As :func:`predict_crops` for several heads whose conventions cut the same crops.
 
     The backbone runs once for all of them, unless it has experts, whose features differ from head to head. A
     ``network`` runs instead of the model's own backbone and heads.
     """
     outputs = _outputs(model, heads, images, flip_test, precision, path, depth=depth, network=network)
-    return {head: _decode(model, head, outputs[head], center, scale) for head in heads}
+    return {head: _decode(model, head, outputs[head], center, scale, uncertainty) for head in heads}
 
 
 def _outputs(
@@ -131,7 +149,8 @@ def _decode(
     outputs: Tensor,
     center: Float[np.ndarray, "n 2"],
     scale: Float[np.ndarray, "n 2"],
-) -> tuple[Float[np.ndarray, "n k 2"], Float[np.ndarray, "n k"]]:
+    uncertainty: bool,
+) -> Answers:
     codec = model.codec(head)
     found, scores = codec.decode(outputs)
     found_image = heatmap_to_image(
@@ -141,4 +160,8 @@ def _decode(
         codec.frame_size,
         codec.crop,
     )
-    return found_image, scores.cpu().numpy().astype(np.float64)
+    covariances = None
+    if uncertainty:
+        spread = codec.covariances(outputs, found).cpu().numpy().astype(np.float64)
+        covariances = covariance_to_image(spread, scale.astype(np.float64), codec.frame_size, codec.crop)
+    return Answers(found_image, scores.cpu().numpy().astype(np.float64), covariances)

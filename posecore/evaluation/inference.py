@@ -17,7 +17,7 @@ from posecore.config import Config
 from posecore.conventions import Conventions
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.crops import predict_crops
+from posecore.evaluation.crops import Answers, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
@@ -41,6 +41,7 @@ class InferenceSettings(Config):
         nms_threshold: OKS above which the weaker of two predictions is dropped; None keeps all. Applies to detected
             boxes only: an annotated box is answered exactly once.
         num_threads: decoding threads.
+        uncertainty: say of every point how far off it may be, too (:attr:`Predictions.covariances`).
     """
 
     batch_size: int = Field(default=64, gt=0)
@@ -50,6 +51,7 @@ class InferenceSettings(Config):
     keypoint_threshold: float = Field(default=0.2, ge=0)
     nms_threshold: float | None = Field(default=0.9, gt=0)
     num_threads: int = Field(default=2, gt=0)
+    uncertainty: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -211,11 +213,11 @@ def predict_rows(
         num_threads=settings.num_threads,
         depth=model.takes_depth,
     )
-    points, confidences, areas = [], [], []
+    answers, areas = [], []
     with _evaluation_mode(model):
         for batch in crops:
             group = batch.groups[0]
-            found, scores = predict_crops(
+            answer = predict_crops(
                 model,
                 task.head,
                 batch.images,
@@ -227,11 +229,11 @@ def predict_rows(
                 path=settings.path,
                 device=device,
                 depth=batch.depth,
+                uncertainty=settings.uncertainty,
             )
-            points.append(found)
-            confidences.append(scores)
+            answers.append(answer)
             areas.append(group.scale.astype(np.float64).prod(axis=1))
-    return _predictions(task, rows, points, confidences, areas)
+    return _predictions(task, rows, answers, areas)
 
 
 def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:
@@ -247,12 +249,12 @@ def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:
 def _predictions(
     task: PredictionTask,
     rows: NDArray[np.int64],
-    points: list[NDArray[np.float64]],
-    confidences: list[NDArray[np.float64]],
+    answers: list[Answers],
     areas: list[NDArray[np.float64]],
 ) -> Predictions:
     num_keypoints = task.store.manifest.definition.skeleton.num_keypoints
-    keypoint_scores = np.concatenate([np.zeros((0, num_keypoints)), *confidences])
+    keypoint_scores = np.concatenate([np.zeros((0, num_keypoints)), *(answer.scores for answer in answers)])
+    spread = [answer.covariances for answer in answers if answer.covariances is not None]
     if task.boxes is None:
         table = task.store.instances
         image_row, category_id = (table[name].to_numpy()[rows] for name in ("image_row", "category_id"))
@@ -266,11 +268,14 @@ def _predictions(
         image_ids=task.image_ids,
         image_row=image_row,
         instance_row=instance_row,
-        keypoints=np.concatenate([np.zeros((0, num_keypoints, 2)), *points]),
+        keypoints=np.concatenate([np.zeros((0, num_keypoints, 2)), *(answer.keypoints for answer in answers)]),
         keypoint_scores=keypoint_scores,
         scores=rescore(box_scores, keypoint_scores, task.settings.keypoint_threshold),
         category_id=category_id,
         crop_area=np.concatenate([np.zeros(0), *areas]),
+        covariances=np.concatenate([np.zeros((0, num_keypoints, 2, 2)), *spread])
+        if task.settings.uncertainty
+        else None,
     )
 
 

@@ -15,6 +15,7 @@ from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.head import Head, Surroundings
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS, Preset, preset_of
+from posecore.models.uncertainty import HeadUncertainty
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -167,6 +168,7 @@ class ModelCard(Config):
         conventions: per dataset, how crops were cut and how heatmaps must be decoded.
         licenses: per dataset or parent model, its licence id.
         lineage: where the weights come from: run, datasets' digests, parent; filled in by the job that trained them.
+        uncertainty: what held-out splits have shown of how sure its answers are; of other weights nothing is kept.
     """
 
     architecture: ModelConfig
@@ -174,6 +176,7 @@ class ModelCard(Config):
     conventions: dict[str, Conventions] = Field(max_length=MAX_HEADS)
     licenses: dict[str, str] = {}
     lineage: dict[str, Json] = {}
+    uncertainty: tuple[HeadUncertainty, ...] = ()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -187,6 +190,11 @@ class ModelCard(Config):
                     f"reads {crop} crops; set it to {crop}."
                 )
         return self
+
+    def uncertainty_of(self, head: str, flip_test: bool, path: str) -> HeadUncertainty | None:
+        """What is known of how sure a head's answers are; None where nothing was fitted to answers made in this way."""
+        wanted = (head, flip_test, path)
+        return next((each for each in self.uncertainty if (each.head, each.flip_test, each.path) == wanted), None)
 
 
 def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:

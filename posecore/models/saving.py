@@ -96,17 +96,42 @@ def save_streamed(
 
             write_tensor_file(write, slots, checked)
             refuse_nonfinite(bad, f"the model for {folder}", "it is not saved; train again from a finite checkpoint.")
-        value = {"format": FORMAT, "weights_sha256": digest.hexdigest(), "card": card.model_dump(mode="json")}
-        with _beside(folder / _PART_CARD) as file:
-            file.write(json.dumps(value, indent=1).encode())
-        _replace(folder, _PART_CARD, _NEXT_CARD)
-        _finish_saving(folder)
+        _write_card(folder, card, digest.hexdigest())
     except OSError as error:
-        raise CheckpointError(
-            f"{folder}: the model cannot be written ({error.strerror or error}), and what was there is left as it was; "
-            "free some space or choose another folder."
-        ) from error
+        raise _unwritable(folder, error) from error
     return folder
+
+
+def replace_card(folder: str | AnyPath, card: ModelCard) -> None:
+    """Writes another card beside the weights of a saved model; killed at any time, it leaves the old one or this.
+
+    Raises:
+        CheckpointError: there is no model in the folder, or it cannot be written.
+        IntegrityError: its card is damaged.
+    """
+    folder = as_path(folder)
+    _, sha256 = _read_card(folder)
+    try:
+        _write_card(folder, card, sha256)
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def _write_card(folder: AnyPath, card: ModelCard, sha256: str) -> None:
+    """The last step of saving: what was found of other weights is left out."""
+    card = card.model_copy(update={"uncertainty": tuple(each for each in card.uncertainty if each.weights == sha256)})
+    value = {"format": FORMAT, "weights_sha256": sha256, "card": card.model_dump(mode="json")}
+    with _beside(folder / _PART_CARD) as file:
+        file.write(json.dumps(value, indent=1).encode())
+    _replace(folder, _PART_CARD, _NEXT_CARD)
+    _finish_saving(folder)
+
+
+def _unwritable(folder: AnyPath, error: OSError) -> CheckpointError:
+    return CheckpointError(
+        f"{folder}: the model cannot be written ({error.strerror or error}), and what was there is left as it was; "
+        "free some space or choose another folder."
+    )
 
 
 def holds_model(folder: str | AnyPath) -> bool:

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import PredictionError
 from posecore.geometry import MAX_REACH, boxes_beyond_reach
+from posecore.models.uncertainty import PointUncertainty
 from posecore.schema import Json
 
 if TYPE_CHECKING:
@@ -89,6 +90,7 @@ class ImagePrediction:
         box_rows: (N,) which of the given boxes each body answers.
         track_ids: (N,) number of the body through a video, :data:`NO_TRACK` where there was no tracking.
         points: K names, in the order of the points.
+        uncertainty: how sure the points are; None of a model that was not calibrated.
     """
 
     head: str
@@ -100,6 +102,7 @@ class ImagePrediction:
     box_rows: Int[np.ndarray, " N"]
     track_ids: Int[np.ndarray, " N"] = field(default_factory=lambda: np.zeros(0, np.int64))
     points: tuple[str, ...] = ()
+    uncertainty: PointUncertainty | None = None
 
     def __post_init__(self) -> None:
         if len(self.track_ids) != len(self.scores):
@@ -144,7 +147,10 @@ class ImagePrediction:
         ]
 
     def to_frame(self) -> "pl.DataFrame":
-        """A row per body and point: ``body``, ``track``, ``body_score``, ``point``, ``x``, ``y``, ``score``."""
+        """A row per body and point: ``body``, ``track``, ``body_score``, ``point``, ``x``, ``y``, ``score``.
+
+        Of a calibrated model also ``sigma_x``, ``sigma_y``, ``rho``, ``visible`` and ``radius``, null where not known.
+        """
         import polars as pl
 
         count, num_points = self.keypoint_scores.shape
@@ -158,13 +164,24 @@ class ImagePrediction:
                 "x": self.keypoints[..., 0].reshape(-1),
                 "y": self.keypoints[..., 1].reshape(-1),
                 "score": self.keypoint_scores.reshape(-1),
+                **{name: pl.Series(values.reshape(-1), nan_to_null=True) for name, values in self.sure().items()},
             }
         )
+
+    def sure(self) -> dict[str, NDArray[np.float64]]:
+        """By column of a table, (N, K) numbers of :attr:`uncertainty`, NaN where not known; none without it."""
+        if self.uncertainty is None:
+            return {}
+        found = self.uncertainty
+        columns = {"sigma_x": found.sigma[..., 0], "sigma_y": found.sigma[..., 1], "rho": found.rho}
+        columns |= {"visible": found.visible, "radius": found.radius}
+        return {name: np.where(np.isfinite(values), values, np.nan) for name, values in columns.items()}
 
     def take(self, chosen: Bool[np.ndarray, " N"]) -> "ImagePrediction":
         """Some of the bodies."""
         rows = {name: getattr(self, name)[chosen] for name in _ROW_ARRAYS}
-        return replace(self, **rows)
+        sure = None if self.uncertainty is None else self.uncertainty.take(chosen)
+        return replace(self, **rows, uncertainty=sure)
 
 
 _ROW_ARRAYS = ("keypoints", "keypoint_scores", "scores", "bbox_xywh", "box_scores", "box_rows", "track_ids")

@@ -17,11 +17,14 @@ from pathlib import Path
 from typing import BinaryIO, Protocol
 from urllib.parse import quote
 
+import numpy as np
 import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from posecore.labels.plausibility import BodyScorer
+from posecore.models.uncertainty import HeadUncertainty
 from posecore.prediction.instances import NO_TRACK, ImagePrediction
 from posecore.prediction.sources import Frame
 from posecore.schema import Json
@@ -32,6 +35,10 @@ Found = Mapping[str, ImagePrediction]
 """The prediction of every head for one image."""
 
 ImageId = int | str
+
+SURE = ("sigma_x", "sigma_y", "rho", "visible", "radius")
+"""How sure each point is: standard deviations in pixels, their correlation, the probability that the point is visible,
+and the pixels within which it is with the probability that ``images.json`` states."""
 
 TABLE = pa.schema(
     [
@@ -46,11 +53,13 @@ TABLE = pa.schema(
         *((side, pa.float64()) for side in ("x", "y", "w", "h")),
         *((column, pa.list_(pa.float64())) for column in ("keypoint_x", "keypoint_y", "keypoint_score")),
         ("plausibility", pa.float64()),
+        *((f"keypoint_{column}", pa.list_(pa.float64())) for column in SURE),
     ]
 )
 """Columns of the table. ``frame_index`` and ``time_s`` are null for photos, ``track_id`` without tracking; the lists
 hold one value per point, in the order of the head's points in ``images.json``. ``plausibility`` is null unless the
-statistics of a population were given, and for a body of which too few points are sure."""
+statistics of a population were given, and for a body of which too few points are sure. The columns of :data:`SURE` are
+null of a model that was not calibrated, and hold null where there is no point or nobody knows."""
 
 _ROWS_PER_GROUP = 2000
 
@@ -125,6 +134,7 @@ class PredictionTable:
         """Takes the predictions of one image."""
         for head, prediction in found.items():
             plausibility = self._plausibility(head, prediction)
+            sure = {name: _or_none(values) for name, values in prediction.sure().items()}
             for row in range(len(prediction)):
                 track_id = int(prediction.track_ids[row])
                 x, y = prediction.keypoints[row].T.tolist()
@@ -143,6 +153,7 @@ class PredictionTable:
                         "keypoint_y": y,
                         "keypoint_score": prediction.keypoint_scores[row].tolist(),
                         "plausibility": plausibility[row],
+                        **{f"keypoint_{name}": values[row] for name, values in sure.items()},
                     }
                 )
         if len(self._rows) >= _ROWS_PER_GROUP:
@@ -176,7 +187,12 @@ class ImageList:
         self._images.append(entry)
 
     def save(
-        self, out: Path, model: str, skeletons: Mapping[str, Skeleton], failures: Sequence[tuple[str, str]]
+        self,
+        out: Path,
+        model: str,
+        skeletons: Mapping[str, Skeleton],
+        failures: Sequence[tuple[str, str]],
+        promised: Mapping[str, HeadUncertainty] | None = None,
     ) -> None:
         """Writes ``images.json``.
 
@@ -185,14 +201,24 @@ class ImageList:
             model: what was asked for.
             skeletons: by head that answered.
             failures: name of every file that could not be used, or not wholly, with the reason.
+            promised: by head, what is known of how sure its answers are.
         """
         document = {
             "model": model,
             "images": self._images,
             "categories": {head: [_category(skeleton)] for head, skeleton in skeletons.items()},
             "failed": [{"file_name": name, "reason": reason} for name, reason in failures],
+            **({"uncertainty": {head: _promise(each) for head, each in promised.items()}} if promised else {}),
         }
         write_atomically(out / "images.json", orjson.dumps(document, option=orjson.OPT_INDENT_2))
+
+
+def _promise(promised: HeadUncertainty) -> dict[str, Json]:
+    return {"radius_probability": promised.level, "of_a_new": promised.unit, "calibrated_on": promised.data}
+
+
+def _or_none(values: NDArray[np.float64]) -> list[list[float | None]]:
+    return [[None if math.isnan(value) else value for value in row] for row in values.tolist()]
 
 
 def _category(skeleton: Skeleton) -> dict[str, Json]:

@@ -32,6 +32,7 @@ from posecore.models.catalog import CATALOG
 from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
+from posecore.models.uncertainty import HeadUncertainty
 from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes, ImagePrediction
 from posecore.prediction.photos import Picture, read_picture
@@ -60,6 +61,9 @@ class PredictorSettings(Config):
         nms_threshold: OKS above which the weaker of two answers to detected boxes is dropped; None keeps all.
         scale_range: values that become 0 and 255 of pictures of 16 bits, as in the stage that their model was trained
             behind; None refuses such pictures.
+        uncertainty: say how sure every point is, which takes a model calibrated for such answers (``posecore
+            calibrate``); None says it where the model is.
+        groups: trait → group that all bodies belong to, such as ``view`` → ``side``, for radii that hold in it.
     """
 
     batch_size: int = Field(default=32, gt=0)
@@ -71,6 +75,8 @@ class PredictorSettings(Config):
     keypoint_threshold: float = Field(default=0.2, ge=0)
     nms_threshold: float | None = Field(default=0.9, gt=0)
     scale_range: tuple[float, float] | None = None
+    uncertainty: bool | None = None
+    groups: dict[str, str] = {}
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -90,7 +96,8 @@ class Predictor:
         device: where to run; None leaves the model where it is.
 
     Raises:
-        ConfigError: the settings want prototypes, and the model has none, or to compile an ONNX file.
+        ConfigError: the settings want prototypes, and the model has none, or to compile an ONNX file, or to say how
+            sure answers are of which nothing is known.
     """
 
     def __init__(
@@ -102,6 +109,7 @@ class Predictor:
         if self.settings.backend != "torch":
             check_backend(model, self.settings.backend, self.settings.precision)
         model.check_path(self.settings.path)
+        self._check_uncertainty()
         difference = decoder_difference(model.card.lineage)
         if difference is not None:
             warnings.warn(difference, stacklevel=2)
@@ -112,6 +120,16 @@ class Predictor:
                 module.compile()
             if self.settings.path != "regression":
                 model.embedding_head.compile()
+
+    def _check_uncertainty(self) -> None:
+        promised = [each for each in map(self.promised, self.model.skeletons) if each is not None]
+        how = f"{'with' if self.settings.flip_test else 'without'} flip test, by {self.settings.path}"
+        if not promised and (self.settings.uncertainty or self.settings.groups):
+            raise ConfigError(
+                f"uncertainty: the model was not calibrated for answers {how}; calibrate it (posecore calibrate)."
+            )
+        for each in promised:
+            each.check_groups(self.settings.groups)
 
     @classmethod
     def load(
@@ -317,10 +335,14 @@ class Predictor:
             if self.model.takes_depth
             else None,
             network=self._network(queue.heads),
+            uncertainty=any(self.promised(head) for head in queue.heads),
         )
-        for head, (keypoints, scores) in answers.items():
+        for head, answer in answers.items():
             for place, crop in enumerate(batch):
-                crop.entry.bodies[head].append((keypoints[place], scores[place], crop.row, float(crop.scale.prod())))
+                spread = None if answer.covariances is None else answer.covariances[place]
+                crop.entry.bodies[head].append(
+                    _Body(answer.keypoints[place], answer.scores[place], spread, crop.row, float(crop.scale.prod()))
+                )
         for crop in batch:
             crop.entry.left -= 1
 
@@ -340,20 +362,27 @@ class Predictor:
         skeleton = self.model.skeletons[head]
         count, num_keypoints = len(bodies), skeleton.num_keypoints
         box_scores = np.ones(count) if boxes.scores is None else boxes.scores
-        keypoint_scores = np.array([scores for _, scores, _, _ in bodies]).reshape(count, num_keypoints)
+        keypoint_scores = np.array([body.scores for body in bodies]).reshape(count, num_keypoints)
+        promised = self.promised(head)
+        spread = (
+            np.array([body.covariances for body in bodies]).reshape(count, num_keypoints, 2, 2) if promised else None
+        )
         found = Predictions(
             image_ids=("",),
             image_row=np.zeros(count, np.int64),
-            instance_row=np.array([row for _, _, row, _ in bodies], np.int64),
-            keypoints=np.array([points for points, _, _, _ in bodies]).reshape(count, num_keypoints, 2),
+            instance_row=np.array([body.row for body in bodies], np.int64),
+            keypoints=np.array([body.keypoints for body in bodies]).reshape(count, num_keypoints, 2),
             keypoint_scores=keypoint_scores,
             scores=rescore(box_scores, keypoint_scores, self.settings.keypoint_threshold),
             category_id=np.ones(count, np.int64),
-            crop_area=np.array([area for _, _, _, area in bodies]),
+            crop_area=np.array([body.crop_area for body in bodies]),
+            covariances=spread,
         )
         if boxes.scores is not None and self.settings.nms_threshold is not None and skeleton.oks_sigmas is not None:
             found = suppress_duplicates(found, skeleton.oks_sigmas, self.settings.nms_threshold)
-        rows = found.instance_row
+        rows, sure = found.instance_row, None
+        if promised is not None and found.covariances is not None:
+            sure = promised.apply(found.covariances, found.keypoint_scores, self.settings.groups)
         return ImagePrediction(
             head=head,
             keypoints=found.keypoints,
@@ -363,7 +392,14 @@ class Predictor:
             box_scores=box_scores[rows],
             box_rows=rows,
             points=skeleton.names,
+            uncertainty=sure,
         )
+
+    def promised(self, head: str) -> HeadUncertainty | None:
+        """What is promised of a head's answers; None where nothing is, or nothing is to be said."""
+        if self.settings.uncertainty is False:
+            return None
+        return self.model.card.uncertainty_of(head, self.settings.flip_test, self.settings.path)
 
 
 def best_device() -> torch.device:
@@ -388,10 +424,19 @@ class _Waiting(Generic[KeyT]):
         self.boxes = boxes
         self.num_pixels = num_pixels
         self.left = left
-        self.bodies: dict[str, list[tuple[NDArray[np.float64], NDArray[np.float64], int, float]]] = {
-            head: [] for head in heads
-        }
-        """Per head, in the order of the boxes: keypoints, scores, row of the box, area of the crop."""
+        self.bodies: dict[str, list[_Body]] = {head: [] for head in heads}
+        """Per head, in the order of the boxes."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Body:
+    """What a head says of a crop, which box it answers, and px² of its crop."""
+
+    keypoints: Float[np.ndarray, "k 2"]
+    scores: Float[np.ndarray, " k"]
+    covariances: Float[np.ndarray, "k 2 2"] | None
+    row: int
+    crop_area: float
 
 
 @dataclass(frozen=True, slots=True, eq=False)

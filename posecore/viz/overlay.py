@@ -33,6 +33,7 @@ HEAD_COLOURS = _INSTANCE_COLOURS
 _FAINT = 0.35
 _OUTLINE: Rgb = (20, 20, 20)
 _MASK_OPACITY = 0.35
+_ELLIPSE_CORNERS = 48
 _SUBPIXEL_BITS = 4  # cv2 draws at 1/16 px, so that points sit where they are and not on the next pixel
 _SIDE = re.compile(r"(?:^|[_\W])((?i:left|right|l|r))(?=[_\WA-Z]|$)")
 
@@ -99,6 +100,34 @@ def draw_instances(
             sure = np.where(pale[:, None], np.float32(0), instance.keypoints)
             _draw_skeleton(canvas, sure, skeleton, line, link_colour)
     return canvas
+
+
+def draw_ellipses(
+    canvas: NDArray[np.uint8],
+    points: NDArray[np.float64],
+    ellipses: NDArray[np.float64],
+    shown: NDArray[np.bool_],
+    colours: Sequence[Rgb],
+) -> None:
+    """Draws onto an image how far off the points of one body may be.
+
+    Args:
+        canvas: (H, W, 3) uint8, changed.
+        points: (K, 2) centres in image pixels.
+        ellipses: (K, 2, 2) matrices M of eᵀM⁻¹e ≤ 1; what is not finite is not drawn.
+        shown: (K,) which to draw.
+        colours: K of them.
+    """
+    for place in np.flatnonzero(shown & np.isfinite(ellipses).all(axis=(1, 2))).tolist():
+        squares, axes = np.linalg.eigh(ellipses[place])
+        turn = np.arange(_ELLIPSE_CORNERS) * (2 * np.pi / _ELLIPSE_CORNERS)
+        circle = np.stack([np.cos(turn), np.sin(turn)]) * np.sqrt(squares.clip(min=0))[:, None]
+        corners = np.clip(points[place, :, None] + axes @ circle, -1e4, 1e4).T
+        line = np.round(corners * (1 << _SUBPIXEL_BITS)).astype(np.int32)[:, None]
+        for colour, width in ((_OUTLINE, 2), (colours[place], 1)):
+            cv2.polylines(
+                canvas, [line], isClosed=True, color=colour, thickness=width, lineType=cv2.LINE_AA, shift=_SUBPIXEL_BITS
+            )
 
 
 def side_colour(keypoint: Keypoint) -> Rgb:

@@ -15,7 +15,7 @@ from posecore.schema import Instance
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import write_atomically, written_aside
 from posecore.viz.encoded import encode_jpeg, encode_png
-from posecore.viz.overlay import HEAD_COLOURS, Rgb, draw_instances
+from posecore.viz.overlay import HEAD_COLOURS, Rgb, draw_ellipses, draw_instances, side_colour
 from posecore.viz.video_file import VideoFile
 
 GONE = 1 / 3
@@ -53,6 +53,10 @@ def draw_prediction(
     ]
     faint = list(prediction.keypoint_scores < min_score)
     canvas = draw_instances(image_rgb, bodies, skeleton, faint=faint, link_colour=link_colour)
+    if prediction.uncertainty is not None:
+        colours = [side_colour(point) for point in skeleton.keypoints]
+        for row in range(len(prediction)):
+            draw_ellipses(canvas, prediction.keypoints[row], prediction.uncertainty.ellipses[row], shown[row], colours)
     for (x, y, _, h), track_id in zip(prediction.bbox_xywh.tolist(), prediction.track_ids.tolist(), strict=True):
         if track_id != NO_TRACK:
             size = float(np.clip(h / 250, 0.4, 2.0))

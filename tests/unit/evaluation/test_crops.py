@@ -20,8 +20,8 @@ def _model() -> PoseModel:
 def test_predictions_can_come_from_prototypes_alone() -> None:
     model = _model()
     images = np.random.default_rng(0).integers(0, 256, (2, *INPUT_SIZE, 3), np.uint8)
-    _, regression = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=False)
-    points, scores = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=False, path="prototypes")
+    _, regression, _ = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=False)
+    points, scores, _ = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=False, path="prototypes")
     with torch.no_grad():
         features = model.features(normalise(torch.from_numpy(images)), [("dogs", 0, 2)])
         maxima = model.prototype_heatmaps(features, "dogs").amax(dim=(2, 3))
@@ -36,7 +36,7 @@ def test_a_flip_test_averages_two_outputs() -> None:
     """Places hardly depend on the scale of the maps: scores show that it is a mean and no sum."""
     model = _model()
     images = np.random.default_rng(1).integers(0, 256, (2, *INPUT_SIZE, 3), np.uint8)
-    _, scores = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=True)
+    _, scores, _ = predict_crops(model, "dogs", images, CENTER, SCALE, flip_test=True)
     batch, codec = normalise(torch.from_numpy(images)), model.codec("dogs")
     partners = torch.from_numpy(model.skeletons["dogs"].flip_indices)
     shift = model.conventions["dogs"].flip_shift

@@ -1,0 +1,70 @@
+"""``posecore calibrate``: how far off a model's points are, found out on a held-out split and kept with the model."""
+
+import argparse
+from pathlib import Path
+
+from posecore.cli.commands import Commands, positive
+from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_skeletons, weights_source
+
+
+def add(commands: Commands) -> None:
+    """Adds ``calibrate``."""
+    parser = commands.add_parser("calibrate")
+    parser.set_defaults(run=_calibrate)
+    parser.add_argument("model", help=MODEL_HELP)
+    parser.add_argument("split", help="ingested split that the model has not learned from, local or an fsspec URL")
+    parser.add_argument("--out", type=Path, help="folder for the calibrated model (default: the model's own folder)")
+    parser.add_argument("--head", help="the model's head that answers (default: the split's dataset's own)")
+    parser.add_argument("--level", type=float, default=0.9, help="probability of the radii (default: 0.9)")
+    parser.add_argument(
+        "--pictures", action="store_true",
+        help="promise for further pictures of the same subjects, where they are too few to speak for others",
+    )  # fmt: skip
+    parser.add_argument("--batch-size", type=positive, default=64, help="crops per pass (default: 64)")
+    add_reading(parser, backbone=False)
+    add_registry(parser)
+
+
+def _calibrate(options: argparse.Namespace) -> int:
+    # Imported here because torch takes seconds, which no other command should wait for.
+    from posecore.errors import ConfigError
+    from posecore.models.saving import holds_model, save_model
+    from posecore.models.weights.read import read_weights
+    from posecore.prediction.predictor import best_device
+    from posecore.shards.store import open_store
+    from posecore.workflows.calibration import calibrate
+
+    if not 0 < options.level < 1:
+        raise ConfigError(f"--level {options.level:g}: a probability lies between 0 and 1, such as 0.9.")
+    own = holds_model(options.model)
+    if not own and options.out is None:
+        raise ConfigError(f"{options.model} is no model folder to write into; say with --out where the copy goes.")
+    store = open_store(options.split)
+    with weights_source(options) as source:
+        model = read_weights(source, options.expect, stated_skeletons(options))
+    folder = options.out or Path(options.model)
+    if options.out is not None:
+        save_model(model, folder)
+    found = calibrate(
+        folder,
+        model.to(best_device()),
+        store,
+        head=options.head,
+        level=options.level,
+        pictures=options.pictures,
+        batch_size=options.batch_size,
+    )
+    for each in found:
+        how = "with flip test" if each.flip_test else "without flip test"
+        radius = "of no radius" if each.whole.radius is None else f"within {each.whole.radius:.2f} predicted sigmas"
+        print(
+            f"{each.head}, {how}: {100 * each.level:g} % {radius}, for a point of a new {each.unit}, by "
+            f"{each.whole.points} points of {each.whole.units}"
+        )
+        few = [name for name, fit in each.by["keypoint"].items() if fit.radius is None]
+        if few:
+            print(f"  of all points together, for lack of their own: {', '.join(few)}")
+        if each.whole.visible is None:
+            print("  nothing is said of which points are visible: too few are labelled occluded")
+    print(folder)
+    return 0

@@ -1,0 +1,78 @@
+"""Finding out on a held-out split how sure a model's answers are, and writing it into the model's card."""
+
+from collections.abc import Sequence
+
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.traits import Traits
+from posecore.evaluation.uncertainty import fit_uncertainty
+from posecore.models.pose_model import HeatmapPath, PoseModel
+from posecore.models.saving import replace_card, weights_digest
+from posecore.models.uncertainty import HeadUncertainty
+from posecore.shards.store import ShardStore
+from posecore.storage import AnyPath, as_path
+
+LEVEL = 0.9
+"""What radii promise unless something else is asked for."""
+
+
+def calibrate(
+    folder: str | AnyPath,
+    model: PoseModel,
+    store: ShardStore,
+    *,
+    head: str | None = None,
+    level: float = LEVEL,
+    pictures: bool = False,
+    path: HeatmapPath = "regression",
+    batch_size: int = InferenceSettings().batch_size,
+) -> Sequence[HeadUncertainty]:
+    """Fits to a split what a model's answers on others like it are worth, with and without a flip test.
+
+    Args:
+        folder: of the saved model, whose card will say what was found.
+        model: the same, read, on the device that is to answer.
+        store: a split that the model has not learned from.
+        head: who answers; None takes the head of the store's dataset.
+        level: probability of the radii.
+        pictures: see :func:`~posecore.evaluation.uncertainty.fit_uncertainty`.
+        path: where heatmaps come from.
+        batch_size: crops per forward pass.
+
+    Raises:
+        EvaluationError: the model has no such head, no point is labelled, or the units are too few.
+        ConfigError: outputs of the head do not say how sure they are.
+        CheckpointError: the card cannot be written.
+    """
+    folder, manifest = as_path(folder), store.manifest
+    head = head or manifest.dataset
+    truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
+    found = []
+    for flip_test in (False, True):
+        settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
+        fitted = fit_uncertainty(
+            truth,
+            predict_store(model, store, settings, head=head),
+            traits,
+            points=_names(model, head, manifest.definition.skeleton.union_names),
+            level=level,
+            pictures=pictures,
+            head=head,
+            weights=weights_digest(folder),
+            flip_test=flip_test,
+            path=path,
+            data=f"{manifest.dataset} {manifest.split}",
+            digest=manifest.digest,
+        )
+        found.append(fitted.model_copy(update={"points": model.skeletons[head].names}))
+    replaced = {(each.head, each.flip_test, each.path) for each in found}
+    kept = [each for each in model.card.uncertainty if (each.head, each.flip_test, each.path) not in replaced]
+    model.card = model.card.model_copy(update={"uncertainty": (*kept, *found)})
+    replace_card(folder, model.card)
+    return found
+
+
+def _names(model: PoseModel, head: str, union_names: Sequence[str]) -> list[str]:
+    """The names by which a head calls a dataset's points."""
+    skeleton = model.skeletons[head]
+    return [skeleton.names[skeleton.union_names.index(name)] for name in union_names]

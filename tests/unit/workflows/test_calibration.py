@@ -1,0 +1,108 @@
+"""From a split to a model's card, and from there to tables, pictures and frames."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+import posecore as pc
+from posecore.cli import main
+from posecore.errors import ConfigError
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import load_model, read_card, save_model
+from posecore.prediction.predictor import Predictor, PredictorSettings
+from posecore.shards.store import ShardStore
+from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> ShardStore:
+    return hands_store(tmp_path_factory.mktemp("hands"), hands_definition(), num_images=10)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(64, 48))
+    save_model(build_model(config, {"hands": HANDS}), tmp_path / "model")
+    return tmp_path / "model"
+
+
+def test_a_calibrated_model_says_how_sure_it_is(
+    store: ShardStore, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    picture = tmp_path / "photo.png"
+    cv2.imwrite(str(picture), cv2.imdecode(np.frombuffer(store.read_image_bytes(0), np.uint8), cv2.IMREAD_COLOR))
+    command = ["predict", str(picture), "--model", str(folder), "--min-score", "0", "--out", str(tmp_path / "before")]
+    assert main(command) == 0
+    before = pl.read_parquet(tmp_path / "before" / "predictions.parquet")
+    assert before["keypoint_radius"].is_null().all()
+    assert "uncertainty" not in json.loads((tmp_path / "before" / "images.json").read_text())
+
+    weights = (folder / "model.safetensors").read_bytes()
+    assert main(["calibrate", str(folder), str(store.location)]) == 0
+    said = capsys.readouterr().out
+    assert "hands, without flip test: 90 % within" in said
+    assert "for a point of a new image, by 40 points of 10" in said
+    assert "nothing is said of which points are visible" in said
+    assert (folder / "model.safetensors").read_bytes() == weights
+    found = read_card(folder).uncertainty
+    assert [(each.head, each.flip_test) for each in found] == [("hands", False), ("hands", True)]
+    assert load_model(folder).card.uncertainty == found
+    assert main(["calibrate", str(folder), str(store.location), "--level", "0.8"]) == 0
+    assert [each.level for each in read_card(folder).uncertainty] == [0.8, 0.8], "the newest counts"
+
+    command[-1] = str(tmp_path / "after")
+    assert main(command) == 0
+    after = pl.read_parquet(tmp_path / "after" / "predictions.parquet")
+    assert after["keypoint_x"].equals(before["keypoint_x"])
+    told = json.loads((tmp_path / "after" / "images.json").read_text())["uncertainty"]
+    assert told == {"hands": {"radius_probability": 0.8, "of_a_new": "image", "calibrated_on": "hands val"}}
+    (radius,), (sigma,) = after["keypoint_radius"].to_list(), after["keypoint_sigma_x"].to_list()
+    assert all(value > 0 for value in (*radius, *sigma))
+    assert after["keypoint_visible"].to_list() == [[None, None]]
+    drawn = [cv2.imread(str(tmp_path / when / "drawn" / "photo.png")) for when in ("before", "after")]
+    assert (drawn[0] != drawn[1]).any()
+
+    model = pc.load_model(folder, flip_test=True)
+    (people,) = model.predict([picture])
+    frame = people.to_frame()
+    assert frame.columns[-5:] == ["sigma_x", "sigma_y", "rho", "visible", "radius"]
+    assert frame["radius"].to_list() == people.uncertainty.radius[0].tolist()
+    assert frame["visible"].is_null().all()
+
+
+def test_what_was_found_of_other_weights_is_not_kept(store: ShardStore, folder: Path, tmp_path: Path) -> None:
+    assert main(["calibrate", str(folder), str(store.location), "--out", str(tmp_path / "copy")]) == 0
+    assert not read_card(folder).uncertainty
+    model = load_model(tmp_path / "copy")
+    assert len(model.card.uncertainty) == 2
+    with torch.no_grad():
+        next(model.parameters()).add_(1.0)
+    save_model(model, tmp_path / "trained")
+    assert not read_card(tmp_path / "trained").uncertainty
+
+
+def test_what_cannot_be_said_is_refused(
+    store: ShardStore, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(ConfigError, match="not calibrated for answers with flip test, by regression; calibrate it"):
+        Predictor(load_model(folder), PredictorSettings(uncertainty=True, flip_test=True))
+    assert main(["calibrate", "vitpose-s", str(store.location)]) == 1
+    assert "say with --out where the copy goes" in capsys.readouterr().err
+    assert main(["calibrate", str(folder), str(store.location), "--level", "90"]) == 1
+    assert "--level 90: a probability lies between 0 and 1" in capsys.readouterr().err
+    few = hands_store(tmp_path / "few", hands_definition(), num_images=5)
+    assert main(["calibrate", str(folder), str(few.location)]) == 1
+    assert "5 images are too few to promise 90 % for a new one, which takes 9" in capsys.readouterr().err
+    assert main(["calibrate", str(folder), str(store.location)]) == 0
+    with pytest.raises(ConfigError, match=r"view=side: .* hands val, which has no groups"):
+        pc.load_model(folder, groups={"view": "side"})
+    off = pc.load_model(folder, uncertainty=False)
+    assert off.predict([np.zeros((64, 48, 3), np.uint8)])[0].uncertainty is None
