@@ -14,11 +14,11 @@ import numpy as np
 import orjson
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
-from pydantic import TypeAdapter
+from pydantic import TypeAdapter, ValidationError
 
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.bootstrap import Estimate, bootstrap_by_subject
+from posecore.evaluation.bootstrap import Estimate, Number, bootstrap_by_subject
 from posecore.evaluation.calibration import NUM_BINS, bin_sums, calibration_errors
 from posecore.evaluation.conformal import conformal_quantile, least_units
 from posecore.evaluation.keypoint_errors import answered_distances
@@ -206,7 +206,7 @@ class TrustedGroup:
     units: int
     coverage: Estimate
     ellipse: Estimate
-    radius: float
+    radius: Number
     visible_error: Estimate
 
 
@@ -243,9 +243,35 @@ class UncertaintyResult:
         values[f"ellipse{percent}"] = self.whole.ellipse.value
         return {name: value for name, value in values.items() if np.isfinite(value)}
 
+    def estimate(self, metric: str) -> Estimate | None:
+        """What stands behind a metric of :meth:`headline`, or None."""
+        what, _, place = metric.partition("/")
+        trait, _, name = place.partition("/")
+        group = next((each for each in self.by.get(trait, ()) if each.name == name), None) if place else self.whole
+        percent = f"{100 * self.level:g}"
+        if group is None:
+            return None
+        return {
+            f"coverage{percent}": group.coverage,
+            f"ellipse{percent}": group.ellipse,
+            "visible_ECE": group.visible_error,
+        }.get(what)
+
     def to_json(self) -> bytes:
         """All of it; NaN becomes null."""
         return orjson.dumps(_RESULT.dump_python(self, mode="json"), option=orjson.OPT_INDENT_2)
+
+    @classmethod
+    def from_json(cls, text: bytes, origin: str) -> "UncertaintyResult":
+        """What :meth:`to_json` wrote.
+
+        Raises:
+            EvaluationError: it is not that.
+        """
+        try:
+            return _RESULT.validate_json(text)
+        except ValidationError as error:
+            raise EvaluationError(f"{origin}: no such result ({error.errors()[0]['msg']}); evaluate again.") from None
 
 
 _RESULT = TypeAdapter(UncertaintyResult)

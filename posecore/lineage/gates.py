@@ -59,7 +59,8 @@ class Gate(Condition):
 
     Attributes:
         kind: names this gate; where none is named it is this.
-        metric: ``set/metric``, such as ``coco/AP``.
+        metric: ``set/metric``, such as ``coco/AP``; a ``*`` stands for anything, and every metric that fits is bound:
+            ``coco/coverage90/*`` are all groups of which there is a coverage.
         operator: ``>=`` where more is better, ``<=`` where less is.
         bound: the value to reach.
         digest: of the evaluation set, at least 8 digits; None takes every set of the name that was judged.
@@ -121,10 +122,11 @@ class Gate(Condition):
             of = "" if self.digest is None else f" on {self.digest[:12]}"
             yield Check(passed=False, statement=f"{self.metric} was not measured{of} (measured: {said}).")
         for measured in found:
-            yield _bound(wanted, self, measured)
+            of_each = list(self._one_by_one(measured))
+            yield from (_bound(wanted, one, measured) for one in of_each)
             yield from _evidence(wanted, self, measured)
             if held is not None and (margin := wanted.margin(self)) is not None:
-                yield _regression(self, margin, measured, held)
+                yield from (_regression(one, margin, measured, held) for one in of_each)
 
     def holds(self, value: float) -> bool:
         """Whether a value reaches the bound; NaN does not."""
@@ -136,9 +138,15 @@ class Gate(Condition):
 
     def concerns(self, measured: Measurement) -> bool:
         """Whether it is about what was measured."""
-        name, metric = self.set_and_metric
         fits = self.digest is None or measured.digest.startswith(self.digest)
-        return measured.name == name and fits and metric in measured.metrics
+        return measured.name == self.set_and_metric[0] and fits and any(self._one_by_one(measured))
+
+    def _one_by_one(self, measured: Measurement) -> "Iterator[Gate]":
+        """The same bound on each metric that it is about."""
+        name, metric = self.set_and_metric
+        form = re.compile(".*".join(map(re.escape, metric.split("*"))))
+        for fits in filter(form.fullmatch, measured.metrics):
+            yield self.model_copy(update={"metric": f"{name}/{fits}"})
 
 
 GateConfig: TypeAlias = Annotated[Gate | Condition, Door("gate", "posecore.gates", default="bound")]
@@ -159,7 +167,8 @@ class Requirements(Config):
             exceed the holder's, in torso lengths, on every gated set that is judged for clinics.
         subjects: people or animals that a gated figure must rest on at least.
         bodies: labelled bodies, likewise.
-        interval: the worse end of the interval must reach each bound; only figures in torso lengths have one.
+        interval: the worse end of the interval must reach each bound; only figures in torso lengths and coverages have
+            one.
         use: what everything that the model came from must allow.
         stated: permissions beyond the licences' texts.
         no_leaked_pairs: nothing that the model learned from may share pictures, subjects or videos with a gated set.
@@ -248,7 +257,9 @@ def _bound(wanted: Requirements, gate: Gate, measured: Measurement) -> Check:
 
 
 def interval(measured: Measurement, metric: str) -> Estimate | None:
-    """The estimate behind a metric in torso lengths, or None."""
+    """The estimate behind a metric in torso lengths or of how sure a model is, or None."""
+    if measured.uncertainty is not None and (found := measured.uncertainty.estimate(metric)) is not None:
+        return found
     clinical, name = measured.clinical, metric.removeprefix("torso/")
     if clinical is None or name == metric:
         return None

@@ -6,20 +6,23 @@ the run says are not figures. Which weights a version has is read of the files t
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Any, TypeVar
 
 from posecore.config import Config, digest_json
 from posecore.errors import LineageError
 from posecore.evaluation.clinical import ClinicalResult
+from posecore.evaluation.uncertainty import UncertaintyResult
 from posecore.lineage.query import LineageGraph
 from posecore.lineage.records import RunRecord
 from posecore.lineage.steps import OUTPUTS_FILE
 from posecore.lineage.tracking import RunLog, Tracking
 from posecore.schema import Json
+
+_Read = TypeVar("_Read")
 
 MEASURED = "measured"
 """Entry of an evaluation's result: name of each set to a :class:`MeasuredOn`."""
@@ -96,14 +99,26 @@ class Measurement:
         Raises:
             LineageError: the file cannot be read, or is not what was written.
         """
-        artifact = f"{self.name}/clinical.json"
+        return self._beside("clinical.json", ClinicalResult.from_json)
+
+    @cached_property
+    def uncertainty(self) -> UncertaintyResult | None:
+        """Whether the model knows how far off it is; None where it was not calibrated to say.
+
+        Raises:
+            LineageError: the file cannot be read, or is not what was written.
+        """
+        return self._beside("uncertainty.json", UncertaintyResult.from_json)
+
+    def _beside(self, file: str, read: Callable[[bytes, str], _Read]) -> _Read | None:
+        artifact = f"{self.name}/{file}"
         stated = self.files.get(artifact)
         if stated is None:
             return None
         text = self.run.read_file(artifact)
         if hashlib.sha256(text).hexdigest() != stated:
             raise LineageError(f"run {self.run.run_id}: {artifact} is not what the evaluation wrote; measure again.")
-        return ClinicalResult.from_json(text, f"run {self.run.run_id}, {artifact}")
+        return read(text, f"run {self.run.run_id}, {artifact}")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """What a model is made of: the architecture as configuration, and the card that travels with the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self, TypeAlias
 
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
@@ -190,6 +190,11 @@ class ModelCard(Config):
                     f"reads {crop} crops; set it to {crop}."
                 )
         return self
+
+    def points_of(self, head: str, union_names: Sequence[str]) -> list[str]:
+        """The names by which a head calls points that are known by these."""
+        skeleton = self.skeletons[head]
+        return [skeleton.names[skeleton.union_names.index(name)] for name in union_names]
 
     def uncertainty_of(self, head: str, flip_test: bool, path: str) -> HeadUncertainty | None:
         """What is known of how sure a head's answers are; None where nothing was fitted to answers made in this way."""

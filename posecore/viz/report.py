@@ -17,6 +17,7 @@ from posecore.evaluation.keypoint_errors import (
 )
 from posecore.evaluation.protocols import metric_class
 from posecore.evaluation.traits import Traits
+from posecore.evaluation.uncertainty import TrustedGroup, UncertaintyResult
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath, write_atomically
 from posecore.viz.clinical_section import ClinicalSection
@@ -72,6 +73,7 @@ class EvaluationSection:
         num_images: images judged.
         num_instances: instances judged.
         clinical: the part for clinics, or None.
+        uncertainty: whether the model knows how far off it is; None where it was not calibrated to say.
     """
 
     name: str
@@ -88,6 +90,7 @@ class EvaluationSection:
     num_images: int = 0
     num_instances: int = 0
     clinical: ClinicalResult | None = None
+    uncertainty: UncertaintyResult | None = None
 
     @classmethod
     def of(
@@ -101,6 +104,7 @@ class EvaluationSection:
         worst: int = 12,
         samples: int = SAMPLES,
         clinical: ClinicalResult | None = None,
+        uncertainty: UncertaintyResult | None = None,
     ) -> "EvaluationSection":
         """What a model said of a split.
 
@@ -113,6 +117,7 @@ class EvaluationSection:
             worst: pictures of the worst cases.
             samples: pictures of bodies from the whole of it.
             clinical: the part for clinics.
+            uncertainty: whether the model knows how far off it is.
 
         Raises:
             IntegrityError: an image of the store does not decode.
@@ -135,6 +140,7 @@ class EvaluationSection:
             num_images=len(truth.image_ids),
             num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
             clinical=clinical,
+            uncertainty=uncertainty,
         )
 
     @property
@@ -190,6 +196,21 @@ class EvaluationSection:
         return Finding(told)
 
 
+def trust_table(result: UncertaintyResult) -> ReportTable:
+    """By group, how many points are where they were promised to be, and how far probabilities are off."""
+
+    def cells(trait: str, group: TrustedGroup) -> tuple[str, ...]:
+        radius = f"{group.radius:.1f}" if np.isfinite(group.radius) else ""
+        estimates = (group.coverage, group.ellipse, group.visible_error)
+        texts = [f"{percent(each.value)} {interval(each, percent)}".strip() for each in estimates]
+        told = [text if np.isfinite(each.value) else "" for text, each in zip(texts, estimates, strict=True)]
+        return trait, group.name, *told, radius, str(group.points), str(group.units)
+
+    columns = ("group of", "", "within the radius", "within the ellipse", "error of P(visible)")
+    rows = [cells(trait, group) for trait, groups in result.by.items() for group in groups]
+    return ReportTable((*columns, "median radius, px", "points", "units"), [cells("all", result.whole), *rows])
+
+
 def write_report(
     path: AnyPath,
     title: str,
@@ -223,6 +244,7 @@ def write_report(
         curves=[Chart(curve) for curve in curves],
         tables=tables or {},
         clinical={s.name: ClinicalSection(s.clinical) for s in sections if s.clinical is not None},
+        trusted={s.name: trust_table(s.uncertainty) for s in sections if s.uncertainty is not None},
     )
     write_atomically(path, page)
     return path

@@ -54,7 +54,7 @@ def calibrate(
             truth,
             predict_store(model, store, settings, head=head),
             traits,
-            points=_names(model, head, manifest.definition.skeleton.union_names),
+            points=model.card.points_of(head, manifest.definition.skeleton.union_names),
             level=level,
             pictures=pictures,
             head=head,
@@ -70,9 +70,3 @@ def calibrate(
     model.card = model.card.model_copy(update={"uncertainty": (*kept, *found)})
     replace_card(folder, model.card)
     return found
-
-
-def _names(model: PoseModel, head: str, union_names: Sequence[str]) -> list[str]:
-    """The names by which a head calls a dataset's points."""
-    skeleton = model.skeletons[head]
-    return [skeleton.names[skeleton.union_names.index(name)] for name in union_names]

@@ -5,7 +5,7 @@ are, so the numbers are those of :func:`posecore.evaluation.inference.predict_st
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -24,7 +24,10 @@ from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOri
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
+from posecore.evaluation.uncertainty import UncertaintyResult, judge_uncertainty
+from posecore.models.architecture import ModelCard
 from posecore.models.saving import load_model, read_card
+from posecore.shards.manifest import read_manifest
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, for_all_nodes, make_writable, write_atomically
 from posecore.training.recipe import recipe_facts
@@ -38,6 +41,8 @@ _PIECES_EACH = 3
 WORST_FILE, SAMPLES_FILE, _CELL_PX = "worst.jpg", "samples.jpg", 480
 CLINICAL_FILE = "clinical.json"
 """What a clinic wants to know of a split, beside its results."""
+UNCERTAINTY_FILE = "uncertainty.json"
+"""Whether the model knows how far off it is, beside them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +50,15 @@ class EvaluationResult:
     """What :func:`evaluate_stores` found and wrote.
 
     Attributes:
-        metrics: name of the split → metric → value: those of its protocol and, where it was judged for clinics, the
-            headline of that.
+        metrics: name of the split → metric → value: those of its protocol and, where it was judged for clinics or the
+            model is calibrated, the headline of that.
         errors: name of the split → the error of each keypoint.
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
         clinical_files: name of the split → the file with it.
         pictures: name of the split → pictures of its worst cases and of held-out bodies, for splits that have any.
+        uncertainty: name of the split → whether the model knows how far off it is, where it was calibrated to say.
+        uncertainty_files: name of the split → the file with it.
         predictions: name of the split → the file of what was said of it.
         bodies: name of the split → labelled bodies that were judged, crowds excepted.
         subjects: name of the split → named people or animals among them.
@@ -62,6 +69,8 @@ class EvaluationResult:
     report: AnyPath
     clinical: dict[str, ClinicalResult]
     clinical_files: dict[str, AnyPath]
+    uncertainty: dict[str, UncertaintyResult]
+    uncertainty_files: dict[str, AnyPath]
     pictures: dict[str, list[AnyPath]]
     predictions: dict[str, AnyPath]
     bodies: dict[str, int]
@@ -76,6 +85,12 @@ class _Split:
     head: str | None
     boxes: AnyPath | None
     settings: InferenceSettings
+
+    def promising(self, card: ModelCard) -> "_Split":
+        """The same, to be answered with how far off each point may be where the model was calibrated to say so."""
+        head = self.head or read_manifest(self.location).dataset
+        known = card.uncertainty_of(head, self.settings.flip_test, self.settings.path) is not None
+        return replace(self, settings=self.settings.model_copy(update={"uncertainty": known}))
 
     def task(self) -> PredictionTask:
         store = open_store(self.location)
@@ -105,7 +120,8 @@ def evaluate_stores(
 
     Writes ``<out>/<name>/results.json`` (the official results format), ``<out>/<name>/predictions.parquet`` (for
     ``posecore view`` and comparisons), ``<out>/<name>/worst.jpg`` and ``samples.jpg``, ``<out>/<name>/clinical.json``
-    for splits judged for clinics, ``<out>/metrics.json`` and ``<out>/report.html``.
+    for splits judged for clinics, ``<out>/<name>/uncertainty.json`` of calibrated models, ``<out>/metrics.json`` and
+    ``<out>/report.html``.
 
     Args:
         machines: who predicts.
@@ -128,33 +144,37 @@ def evaluate_stores(
         IntegrityError: a split or the model is damaged.
     """
     settings, out, folder = settings or InferenceSettings(), as_path(out), for_all_nodes(model_folder)
+    card = read_card(folder)  # now: before the work, as what is written after it
     splits = {
         name: _Split(
             location=for_all_nodes(location),
             head=(heads or {}).get(name),
             boxes=for_all_nodes(boxes[name]) if boxes and name in boxes else None,
             settings=settings,
-        )
+        ).promising(card)
         for name, location in stores.items()
     }
     tasks = {name: split.task() for name, split in splits.items()}
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
     for task in tasks.values():
         wanted.check(task.store)
-    lineage = read_card(folder).lineage  # now: before the work, as what is written after it
     make_writable(out, "the results' folder")
     parts = _predicted(machines, folder, splits, tasks, actors or ActorSettings())
     origin = str(folder)
     sections = [
-        _judge(name, task, finish(task, parts[name]), out, worst_cases, wanted, origin) for name, task in tasks.items()
+        _judge(name, task, finish(task, parts[name]), out, worst_cases, wanted, origin, card)
+        for name, task in tasks.items()
     ]
+    trusted = {section.name: section.uncertainty for section in sections if section.uncertainty is not None}
     clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
     metrics = {section.name: dict(section.metrics) for section in sections}
     for name, result in clinical_results.items():
         metrics[name] |= result.headline()
+    for name, found in trusted.items():
+        metrics[name] |= found.headline()
     write_atomically(out / "metrics.json", orjson.dumps(metrics, option=orjson.OPT_INDENT_2))
     facts = {"model": str(folder), "posecore": __version__, "inference": settings.model_dump_json()}
-    facts |= recipe_facts(lineage)
+    facts |= recipe_facts(card.lineage)
     report = write_report(out / "report.html", f"Evaluation of {folder.parent.name}/{folder.name}", sections, facts)
     return EvaluationResult(
         metrics=metrics,
@@ -162,6 +182,8 @@ def evaluate_stores(
         report=report,
         clinical=clinical_results,
         clinical_files={name: out / name / CLINICAL_FILE for name in clinical_results},
+        uncertainty=trusted,
+        uncertainty_files={name: out / name / UNCERTAINTY_FILE for name in trusted},
         pictures={
             section.name: [out / section.name / file for file, cases in _sheets(section) if cases]
             for section in sections
@@ -206,7 +228,14 @@ class _Clinic:
 
 
 def _judge(
-    name: str, task: PredictionTask, predictions: Predictions, out: AnyPath, worst: int, clinic: _Clinic, model: str
+    name: str,
+    task: PredictionTask,
+    predictions: Predictions,
+    out: AnyPath,
+    worst: int,
+    clinic: _Clinic,
+    model: str,
+    card: ModelCard,
 ) -> EvaluationSection:
     manifest = task.store.manifest
     definition = manifest.definition
@@ -218,13 +247,28 @@ def _judge(
     clinical = clinic.judge(task.store, truth, predictions)
     if clinical is not None:
         write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
+    trusted = _trusted(task, truth, predictions, card)
+    if trusted is not None:
+        write_atomically(out / name / UNCERTAINTY_FILE, trusted.to_json())
     metrics = evaluate(definition.evaluation, definition.skeleton, truth, predictions)
-    section = EvaluationSection.of(name, task.store, truth, predictions, metrics, worst=worst, clinical=clinical)
+    section = EvaluationSection.of(
+        name, task.store, truth, predictions, metrics, worst=worst, clinical=clinical, uncertainty=trusted
+    )
     for file, cases in _sheets(section):
         if cases:
             sheet = contact_sheet([case.picture_rgb for case in cases], columns=2, cell_px=_CELL_PX)
             write_atomically(out / name / file, encode_jpeg(sheet))
     return section
+
+
+def _trusted(
+    task: PredictionTask, truth: GroundTruth, predictions: Predictions, card: ModelCard
+) -> UncertaintyResult | None:
+    promised = card.uncertainty_of(task.head, task.settings.flip_test, task.settings.path)
+    if promised is None or not (truth.visibility > 0).any() or not len(predictions):
+        return None
+    points = card.points_of(task.head, task.store.manifest.definition.skeleton.union_names)
+    return judge_uncertainty(truth, predictions, Traits.from_store(task.store), promised, points)
 
 
 def _sheets(section: EvaluationSection) -> tuple[tuple[str, Sequence[ShownBody]], ...]:

@@ -26,7 +26,8 @@ JUDGING = ("posecore.workflows.evaluation",)
 """Code that decides figures; two models judged by the same are comparable."""
 PROTOCOL = "evaluation"
 """Name of what judged, among the settings of a measurement; the others are those of inference."""
-_NO_MATTER = {"batch_size", "num_threads"}  # of the settings: they change no figure
+_NO_MATTER = {"batch_size", "num_threads", "uncertainty"}
+"""Of the settings: they change no figure, or follow from the model."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,7 @@ def judge_step(
                 log.log_file(picture, name)
         for name, found in result.errors.items():
             log.log_table(_error_table(found), f"{name}/keypoint_errors.json")
-        for name, path in result.clinical_files.items():
+        for name, path in (*result.clinical_files.items(), *result.uncertainty_files.items()):
             log.log_file(path, name)
         code = code_digest(JUDGING)
         told = settings.model_dump(mode="json", exclude=_NO_MATTER)
@@ -136,7 +137,8 @@ def judge_step(
         values |= {"report": str(result.report), "clinical": clinical, "model": model.sha256, MEASURED: measured}
         values["predictions"] = {name: str(path) for name, path in result.predictions.items()}
         bodies = [picture for pictures in result.pictures.values() for picture in pictures]
-        files = vouched(result.report, *result.clinical_files.values(), *result.predictions.values(), *bodies)
+        beside = (*result.clinical_files.values(), *result.uncertainty_files.values(), *result.predictions.values())
+        files = vouched(result.report, *beside, *bodies)
         return Outputs(values, files, made=made_reports(files))
 
     inputs = {

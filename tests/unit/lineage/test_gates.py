@@ -3,10 +3,13 @@
 import re
 from typing import Any
 
+import numpy as np
 import pytest
 
 from posecore.errors import ConfigError
+from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.clinical import ClinicalResult
+from posecore.evaluation.uncertainty import TrustedGroup, UncertaintyResult
 from posecore.lineage.gates import Check, Gate, Held, Requirements, check_figures
 from posecore.lineage.measurements import MeasuredOn, Measurement
 from posecore.lineage.tracking import RunLog, Tracking
@@ -18,7 +21,7 @@ RUN = RunLog(Tracking("sqlite:////nowhere", "x", "0"), "run")
 def figures(metrics: dict[str, float], clinical: ClinicalResult | None = None, **on: Any) -> Measurement:
     values = {"digest": "e" * 64, "bodies": 100, "subjects": 20, "head": "coco", "settings": {}, "boxes": None}
     found = Measurement(RUN, "coco", MeasuredOn.model_validate({**values, "code": "c" * 64, **on}), metrics)
-    found.__dict__["clinical"] = clinical  # as if the file were read
+    found.__dict__.update(clinical=clinical, uncertainty=None)  # as if the files were read
     return found
 
 
@@ -108,6 +111,42 @@ def test_the_worse_end_of_an_interval_must_reach_the_bound() -> None:
     assert len(refused(checked(f"coco/torso/PCK_0.2>={pck.value}", judged, interval=True))) == 1
     (sentence,) = refused(checked("coco/AP>=0.5", figures({"AP": 0.7}), interval=True))
     assert "with its interval, but it has none" in sentence
+
+
+def test_a_bound_on_groups_is_one_on_each() -> None:
+    by_view = {"coverage90": 0.9, "coverage90_low": 0.1, "coverage90/view/side": 0.95, "coverage90/view/top": 0.81}
+    judged = figures(by_view)
+    checks = checked("coco/coverage90/*>=0.88", judged)
+    assert [check.passed for check in checks] == [True, False]
+    assert refused(checks) == ["coco/coverage90/view/top is 0.81, required >= 0.88."]
+    assert refused(checked("coco/coverage90/view/*>=0.8", judged)) == []
+    assert refused(checked("coco/coverage90*>=0.8", judged)) == [
+        "coco/coverage90_low is 0.1, required >= 0.8.",
+    ]
+    (sentence,) = refused(checked("coco/coverage90/posture/*>=0.88", judged))
+    assert sentence.startswith("coco/coverage90/posture/* was not measured")
+    before = figures({"coverage90/view/side": 0.95, "coverage90/view/top": 0.9})
+    gate = {**Gate.parse("coco/coverage90/*>=0.5").model_dump(), "max_regression": 0.05}
+    (sentence,) = refused(checked(gate, judged, before))
+    assert sentence.startswith("coco/coverage90/view/top is 0.81, version 3 has 0.9 on the same data: 0.09 worse")
+
+
+def test_the_worse_end_of_a_coverage_must_reach_the_bound() -> None:
+    low, wide = Estimate(0.9, 0.87, 0.93), Estimate(0.92, 0.85, 0.97)
+    whole, side = (
+        TrustedGroup(name=name, points=90, units=9, coverage=of, ellipse=of, radius=4.0, visible_error=Estimate(np.nan))
+        for name, of in (("all", low), ("side", wide))
+    )
+    told = UncertaintyResult(level=0.9, fitted_on="a b", unit="subject", whole=whole, by={"view": [side]})
+    assert UncertaintyResult.from_json(told.to_json(), "x").headline() == told.headline()
+    judged = figures(told.headline())
+    judged.__dict__["uncertainty"] = told
+    assert refused(checked("coco/coverage90*>=0.84", judged, interval=True)) != []
+    assert refused(checked("coco/coverage90/*>=0.84", judged, interval=True)) == []
+    (sentence,) = refused(checked("coco/coverage90>=0.88", judged, interval=True))
+    assert sentence == "coco/coverage90 is 0.9 (0.87 to 0.93), required >= 0.88 at its worse end."
+    (sentence,) = refused(checked("coco/coverage90/*>=0.88", judged, interval=True))
+    assert sentence.startswith("coco/coverage90/view/side is 0.92 (0.85 to 0.97)")
 
 
 def test_no_group_may_lose_more_than_allowed() -> None:

@@ -12,12 +12,16 @@ import torch
 import posecore as pc
 from posecore.cli import main
 from posecore.errors import ConfigError
+from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.uncertainty import UncertaintyResult
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, read_card, save_model
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.shards.store import ShardStore
+from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.without_ray import ThisProcess
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 
@@ -76,6 +80,25 @@ def test_a_calibrated_model_says_how_sure_it_is(
     assert frame.columns[-5:] == ["sigma_x", "sigma_y", "rho", "visible", "radius"]
     assert frame["radius"].to_list() == people.uncertainty.radius[0].tolist()
     assert frame["visible"].is_null().all()
+
+
+def test_an_evaluation_says_whether_promises_were_kept(store: ShardStore, folder: Path, tmp_path: Path) -> None:
+    stores = {"hands": store.location}
+    settings = InferenceSettings(batch_size=4)
+    before = evaluate_stores(ThisProcess(), folder, stores, settings, out=tmp_path / "before", worst_cases=0)
+    assert not before.uncertainty
+    assert "How far off it says it is" not in before.report.read_text()
+    assert main(["calibrate", str(folder), str(store.location)]) == 0
+    after = evaluate_stores(ThisProcess(), folder, stores, settings, out=tmp_path / "after", worst_cases=0)
+    figures = after.metrics["hands"]
+    assert {"coverage90", "ellipse90"} <= set(figures) - set(before.metrics["hands"])
+    assert figures["coverage90"] >= 0.9, "judged on what was fitted to"
+    written = after.uncertainty_files["hands"].read_bytes()
+    assert UncertaintyResult.from_json(written, "x").headline() == after.uncertainty["hands"].headline()
+    page = after.report.read_text()
+    assert "90 % of the points of a new image were promised to lie" in page
+    assert "left_hand" in page
+    assert predict_store(load_model(folder), store, settings).covariances is None, "nobody asked"
 
 
 def test_what_was_found_of_other_weights_is_not_kept(store: ShardStore, folder: Path, tmp_path: Path) -> None:
