@@ -308,7 +308,11 @@ def judge_uncertainty(
         chance=trusted.visible[found.body, found.column],
     )
     everything = np.ones(len(radius), np.bool_)
-    by = {trait: [table.group(name, rows) for name, rows in of] for trait, of in _groups(found, truth, traits, points)}
+    # Of points that are all visible by their label, a probability of less than one is no error.
+    by = {
+        trait: [table.group(name, rows, chances=trait != VISIBILITY) for name, rows in of]
+        for trait, of in _groups(found, truth, traits, points)
+    }
     return UncertaintyResult(
         level=promised.level,
         fitted_on=promised.data,
@@ -353,7 +357,7 @@ class _Table:
     radius: NDArray[np.float64]
     chance: NDArray[np.float64]
 
-    def group(self, name: str, chosen: NDArray[np.bool_]) -> TrustedGroup:
+    def group(self, name: str, chosen: NDArray[np.bool_], *, chances: bool = True) -> TrustedGroup:
         unit, count = self.found.unit, len(self.found.units)
         kept = np.stack(
             [np.bincount(unit[chosen], of[chosen], count) for of in (np.ones(len(unit)), self.within, self.inside)],
@@ -363,7 +367,7 @@ class _Table:
         coverage, ellipse = bootstrap_by_subject(kept, lambda sums: sums[:, 1:] / sums[:, :1])
         said = chosen & np.isfinite(self.chance)
         error = Estimate(np.nan)
-        if said.any():
+        if chances and said.any():
             sums = bin_sums(self.chance[said], self.found.visible[said], unit[said], count)
             error = bootstrap_by_subject(sums[sums[:, :NUM_BINS].sum(axis=1) > 0], calibration_errors)[0]
         return TrustedGroup(

@@ -189,8 +189,10 @@ def test_judging_compares_promises_with_what_is_so() -> None:
     assert figures["coverage90/view/top"] < 0.88 < 0.95 < figures["coverage90/view/side"], "nobody stated the view"
     assert figures["visible_ECE"] < 0.05
     assert {name for name in figures if "visibility" in name} == {
-        f"{what}/visibility/{name}" for what in ("coverage90", "visible_ECE") for name in ("visible", "occluded")
+        "coverage90/visibility/visible",
+        "coverage90/visibility/occluded",
     }
+    assert figures["visible_ECE/view/top"] < 0.08
     shifted = judge_uncertainty(*scene(1500, seed=2, factor=40.0), promised, POINTS)
     assert shifted.headline()["coverage90"] < 0.75
     assert b'"coverage"' in shifted.to_json()
