@@ -12,7 +12,7 @@ from posecore.cluster.training import train_with_ray
 from posecore.ingest.executor import Executor
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath
-from posecore.workflows.machines import ActorSettings, Tool, TrainedRun, Worker, WorkersConfig
+from posecore.workflows.machines import ActorSettings, Race, Tool, TrainedRun, Worker, WorkersConfig
 from posecore.workflows.nodes import Needs
 
 
@@ -45,6 +45,12 @@ class RayMachines:
         """See :func:`~posecore.cluster.actors.actor_count`."""
         connect_to_ray()
         return actor_count(settings, num_works)
+
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+        """See :func:`~posecore.cluster.tune.race_on_ray`."""
+        from posecore.cluster.tune import race_on_ray  # seconds of imports that no other job needs
+
+        race_on_ray(build, race, settings)
 
     def kept(self) -> AbstractContextManager[None]:
         """See :func:`~posecore.cluster.actors.kept_actors`."""

@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
@@ -24,11 +24,13 @@ class Flags:
         declare: adds them to the parser.
         overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
         run_file: what they change where no ``--config`` is given; None requires one.
+        foresee: what ``--dry-run`` says of the job after its run file; None says nothing.
     """
 
     declare: Callable[[argparse.ArgumentParser], None]
     overrides: Callable[[argparse.Namespace], list[str]]
     run_file: Path | None = None
+    foresee: Callable[[Any], None] | None = None
 
 
 def read_job(
@@ -78,6 +80,8 @@ def read_job(
         config = load_config(run_file, config_class, overrides)
         if options.dry_run:
             print(yaml.safe_dump(stated_values(run_file, overrides), sort_keys=False), end="")
+            if flags is not None and flags.foresee is not None:
+                flags.foresee(config)
             return
         run(config, reuse, machines)
 

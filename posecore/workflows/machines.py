@@ -119,6 +119,36 @@ class TrainedRun:
     metrics: Mapping[str, float]
 
 
+class Ranked(Protocol):
+    """What trials are ranked by."""
+
+    @property
+    def error(self) -> float:
+        """The lower, the better."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Race:
+    """Trials that climb rungs.
+
+    Attributes:
+        names: of the trials.
+        rungs: steps of each, every one ``eta`` times the one before.
+        eta: of so many trials one goes on.
+        most_steps: of all trials together.
+        seconds: after which no more is begun; None for no bound.
+        folder: for records of whoever watches over it.
+    """
+
+    names: tuple[str, ...]
+    rungs: tuple[int, ...]
+    eta: int
+    most_steps: int
+    seconds: float | None
+    folder: str
+
+
 class Machines(Protocol):
     """What a job has its work done by."""
 
@@ -173,6 +203,21 @@ class Machines(Protocol):
 
     def room(self, settings: ActorSettings, num_works: int) -> int:
         """Processes that :meth:`work` would spread so many pieces over, at least one if there is anything to do."""
+        ...
+
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+        """Has trials climb rungs, all at once as far as there is room, the worse of them ending early.
+
+        Args:
+            build: makes the tool, which is given a trial's name and a rung and answers with a :class:`Ranked`; what it
+                finds it also keeps.
+            race: who takes part, and for how long.
+            settings: how many processes, and what each reserves.
+
+        Raises:
+            PreflightError: there is only this process.
+            PoseCoreError: what a tool raised deliberately; the first of them.
+        """
         ...
 
     def kept(self) -> AbstractContextManager[None]:

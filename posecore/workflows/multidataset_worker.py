@@ -68,6 +68,7 @@ class MultiDatasetWorker:
         weights: what to start from, or None for fresh weights.
         evaluate: periodic evaluation, or None.
         corrections: by mixture entry, labels that are read as unlabelled.
+        quiet: does not say what was copied from the weights.
     """
 
     model: ModelConfig
@@ -78,6 +79,7 @@ class MultiDatasetWorker:
     weights: Start | None = None
     evaluate: Evaluate | None = None
     corrections: Mapping[str, Corrections] = field(default_factory=dict)
+    quiet: bool = False
 
     def __call__(self, context: TrainContext) -> TrainResult:
         """Trains from the newest checkpoint, or from the start, to the last step."""
@@ -86,7 +88,7 @@ class MultiDatasetWorker:
 
         def build() -> nn.Module:
             model, warm_start = self._initial(stores)
-            if warm_start is not None and context.rank == 0:
+            if warm_start is not None and context.rank == 0 and not self.quiet:
                 Console(stderr=True).print(warm_start.table())
             conventions.update(model.conventions)
             return self.method.build(model)

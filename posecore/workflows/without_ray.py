@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from posecore.errors import PreflightError
 from posecore.ingest.executor import Executor, InProcess
 from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, for_all_nodes
@@ -18,7 +19,7 @@ from posecore.training.best import result_of
 from posecore.training.context import LocalContext, default_device
 from posecore.training.host_memory import give_back_unused
 from posecore.workflows.endings import exit_status
-from posecore.workflows.machines import ActorSettings, Machines, Tool, TrainedRun, Worker, WorkersConfig
+from posecore.workflows.machines import ActorSettings, Machines, Race, Tool, TrainedRun, Worker, WorkersConfig
 from posecore.workflows.nodes import Needs
 
 _WAIT = timedelta(days=30)  # for a job to train, after ingesting whatever it has
@@ -65,6 +66,10 @@ class ThisProcess:
     def room(self, settings: ActorSettings, num_works: int) -> int:
         """One process."""
         return min(1, num_works)
+
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+        """See :meth:`~posecore.workflows.machines.Machines.race`: not with one process."""
+        raise PreflightError("search.scheduler: asha has trials race, which takes a Ray cluster; take halving here.")
 
     def kept(self) -> AbstractContextManager[None]:
         """Nothing is kept."""

@@ -16,6 +16,7 @@ from posecore.schema import Json
 from posecore.training.loop import TrainingConfig
 from posecore.training.recipe import filled, pace
 from posecore.training.recipes import RECIPES
+from posecore.workflows.budget.settings import SearchConfig
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob, LoaderSettings
 from posecore.workflows.label_check import LabelCheckConfig, check_passes
 from posecore.workflows.machines import WorkersConfig
@@ -68,6 +69,8 @@ class AdaptationJob(DatasetsJob):
             proportions are always looked at.
         gates: what is asked before the verdict.
         plan_gpu: kind of GPU that memory and time are planned for.
+        search: find out by trials which strategy to take, within a budget; ``method.strategy``, ``replay`` and
+            ``training.steps`` are then what that chose. None takes those.
     """
 
     parent: SourceConfig
@@ -87,6 +90,7 @@ class AdaptationJob(DatasetsJob):
     label_check: LabelCheckConfig | None = None
     gates: GateSettings = GateSettings()
     plan_gpu: str = "h100"
+    search: SearchConfig | None = None
 
     @model_validator(mode="before")
     @classmethod

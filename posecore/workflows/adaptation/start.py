@@ -16,7 +16,7 @@ from posecore.models.saving import holds_model, save_model
 from posecore.models.warm_start import WarmStart, warm_start
 from posecore.skeletons.compare import compare_skeletons
 from posecore.training.gpus import find_gpu
-from posecore.training.planner import AdaptedParts, PlannedRun, plan
+from posecore.training.planner import AdaptedParts, Plan, PlannedRun, plan
 from posecore.training.preflight import crops_per_rank
 from posecore.workflows.adaptation.job import AdaptationJob, Group
 from posecore.workflows.fetched_model import FetchedModel
@@ -78,21 +78,12 @@ def make_start(config: AdaptationJob, definitions: Mapping[str, DatasetDefinitio
     return Start(str(folder), model.card, report, differences, fresh_head=not head.copied)
 
 
-def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:
-    """Trainable parameters, memory and time, before anything starts."""
-    table = Table(title=f"plan for {config.cluster.num_workers} GPUs of kind {config.plan_gpu}")
-    asked = ["the parent"] if config.method.distillation else []
-    asked += ["the teacher"] if config.unlabelled else []
-    if asked:
-        table.caption = f"{' and '.join(asked)}: the copy is counted, the forward pass is not"
-    for column in ("strategy", "trained parameters", "of", "share", "peak per GPU", "step"):
-        table.add_column(column)
-    keypoints = {name: start.card.skeletons[name].num_keypoints for name in start.card.skeletons}
-    model = method.architecture(start.card.architecture)
-    answer = plan(
+def planned(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Plan:
+    """What the planner says of the child's training."""
+    return plan(
         PlannedRun(
-            model=model,
-            keypoints=keypoints,
+            model=method.architecture(start.card.architecture),
+            keypoints={name: start.card.skeletons[name].num_keypoints for name in start.card.skeletons},
             engine=config.training.engine,
             gpu=find_gpu(config.plan_gpu),
             num_gpus=config.cluster.num_workers,
@@ -101,10 +92,20 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
             )
             // config.training.accumulation,
             accumulation=config.training.accumulation,
-            num_copies=(config.training.average is not None) + len(asked),
+            num_copies=(config.training.average is not None) + len(_asked(config)),
             adapted=AdaptedParts(method.terms.strategy, method.roles),
         )
     )
+
+
+def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:
+    """Trainable parameters, memory and time, before anything starts."""
+    table = Table(title=f"plan for {config.cluster.num_workers} GPUs of kind {config.plan_gpu}")
+    if asked := _asked(config):
+        table.caption = f"{' and '.join(asked)}: the copy is counted, the forward pass is not"
+    for column in ("strategy", "trained parameters", "of", "share", "peak per GPU", "step"):
+        table.add_column(column)
+    answer = planned(config, method, start)
     total, trained = answer.total_parameters, answer.trained_parameters
     table.add_row(
         config.method.strategy.kind,
@@ -115,3 +116,9 @@ def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) ->
         f"{1e3 * answer.step_s:.3g} ms",
     )
     return table
+
+
+def _asked(config: AdaptationJob) -> list[str]:
+    """Models that the child's loss asks, in words."""
+    asked = ["the parent"] if config.method.distillation else []
+    return asked + (["the teacher"] if config.unlabelled else [])

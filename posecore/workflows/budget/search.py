@@ -1,0 +1,437 @@
+"""The step that searches: trials climb the rungs within the budget, each a run of its own in the record."""
+
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
+
+from posecore.config import Config, digest_json
+from posecore.errors import ConfigError, PreflightError
+from posecore.lineage.code_version import code_digest
+from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.parameters import flat_parameters
+from posecore.lineage.steps import Outputs, StepResult
+from posecore.lineage.tracking import RunLog
+from posecore.models.sources import ModelFolder
+from posecore.schema import Json
+from posecore.storage import AnyPath, remove_folder, write_atomically
+from posecore.training.engine import TorchEngineConfig
+from posecore.viz.budget_page import PAGE_NAME, write_budget_page
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.budget.candidates import Fit
+from posecore.workflows.budget.choice import Choice, choose, gain
+from posecore.workflows.budget.halving import Halving, Measured, halving_of_steps, halving_of_time
+from posecore.workflows.budget.settings import SearchConfig
+from posecore.workflows.budget.story import Told, story
+from posecore.workflows.budget.trial import PARENT, FirstSteps, JudgedOn, Pace, Score, Trials
+from posecore.workflows.data_steps import made_reports, vouched
+from posecore.workflows.job import JobWorkflow
+from posecore.workflows.machines import ActorSettings, Machines, Race
+from posecore.workflows.train_step import code_of
+from posecore.workflows.without_ray import ThisProcess
+
+_CODE = tuple(f"posecore.workflows.budget.{name}" for name in ("choice", "halving", "trial"))
+"""What decides a search beside its trainings; how it is told does not."""
+WorkerOf = Callable[[AdaptationJob], AdaptationWorker]
+"""What trains a trial, from the run file that it stands for."""
+
+
+def search_step(
+    workflow: JobWorkflow,
+    config: AdaptationJob,
+    fits: Sequence[Fit],
+    worker_of: WorkerOf,
+    judged_on: JudgedOn,
+    parent: str,
+    uses: Sequence[DatasetUse],
+    held_out: str,
+) -> StepResult:
+    """Tries every candidate that fits, and chooses.
+
+    Args:
+        workflow: the step is recorded in.
+        config: of the search.
+        fits: all candidates, and whether they fit.
+        worker_of: what trains one.
+        judged_on: what decides.
+        parent: folder of the model that stands for the parent.
+        uses: what is learned from and judged on.
+        held_out: how many subjects trials are judged on, in words.
+
+    Returns:
+        ``chosen``, the candidate's name or None if the parent stays; ``steps`` of the adaptation that follows;
+        ``told``, what was decided in a sentence; ``table`` of the trials, ``page``, ``rungs``, and what was spent:
+        ``search_steps`` and ``seconds``.
+    """
+    settings = config.search
+    assert settings is not None
+    fitting = [fit for fit in fits if fit.fits]
+    workers = {fit.candidate.name: worker_of(fit.config) for fit in fitting}
+    code = sorted({*_CODE, *(name for each in workers.values() for name in code_of(each, judges=False))})
+    inputs: dict[str, Any] = {
+        "search": settings,
+        "parent": ModelFolder.at(parent),
+        "candidates": {name: worker.decided_by() for name, worker in workers.items()},
+        "data": {use.label: use.digest for use in uses},
+        "held_out": judged_on.held_out.digest,
+        "settings": judged_on.settings,
+    }
+    key = workflow.portable(_plain({**inputs, "code": code_digest(code)}))
+    folder = config.folder / "search" / digest_json(key)[:12]
+
+    def execute(log: RunLog) -> Outputs:
+        if not workflow.reuse.finished:
+            remove_folder(folder)
+        log_dataset_inputs(log, uses)
+        log.log_params(flat_parameters(settings.model_dump(mode="json")))
+        search = _Search(
+            machines=workflow.machines,
+            config=config,
+            settings=settings,
+            fits=fitting,
+            worker_of=worker_of,
+            judged_on=judged_on,
+            parent=parent,
+            folder=folder,
+            runs=_TrialRuns(log, {fit.candidate.name: fit for fit in fitting}),
+            note=workflow.note,
+        )
+        result = search.run()
+        result.log(log)
+        told = story(settings, fits, result.scores, result.parent, result.choice, result.halving, result.stopped)
+        page = write_budget_page(folder / PAGE_NAME, told.page(config.target, held_out, workflow.name))
+        log.log_file(page)
+        for fit in fitting:  # whatever a trial learned of anybody is gone: what was chosen is trained again, on all
+            remove_folder(folder / fit.candidate.name)
+        files = vouched(page)
+        return Outputs(result.values(told, str(page)), files, made=made_reports(files))
+
+    return workflow.step("search", execute, inputs=inputs, code=code, continues=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Result:
+    scores: Sequence[Score]
+    parent: Score
+    choice: Choice
+    halving: Halving
+    final: int
+    seconds: float
+    stopped: str
+
+    def values(self, told: Told, page: str) -> dict[str, Json]:
+        """What the step returns."""
+        return {
+            "chosen": self.choice.name,
+            "steps": self.final,
+            "rungs": list(self.halving.rungs),
+            "search_steps": _steps_made(self.scores),
+            "seconds": round(self.seconds, 1),
+            "told": told.sentence,
+            "table": told.rows(),
+            "page": page,
+        }
+
+    def log(self, log: RunLog) -> None:
+        """What the search's own run shows."""
+        log.set_tags({"posecore.chosen": self.choice.name or PARENT})
+        log.log_metrics(
+            {
+                "parent/validation_error": self.parent.error,
+                "search_steps": _steps_made(self.scores),
+                "final_steps": self.final,
+                "search_seconds": self.seconds,
+            }
+        )
+
+
+@dataclass(kw_only=True)
+class _Search:
+    machines: Machines
+    config: AdaptationJob
+    settings: SearchConfig
+    fits: Sequence[Fit]
+    worker_of: WorkerOf
+    judged_on: JudgedOn
+    parent: str
+    folder: AnyPath
+    runs: "_TrialRuns"
+    note: Callable[[str], None]
+    scores: list[Score] = field(default_factory=list)
+    paces: dict[str, Pace] = field(default_factory=dict)
+    stopped: str = ""
+
+    def run(self) -> _Result:
+        asynchronous = self.settings.scheduler == "asha"
+        with nullcontext() if asynchronous else self.machines.kept():  # what is kept, Tune would wait for
+            (parent,) = self._do(Trials(**self._what({})), [(PARENT, 0)])
+            halving = self._halving(parent)
+            trials = Trials(**self._what(self._workers(halving)))
+            compete = self._race if asynchronous else self._climb
+            counted = compete(trials, halving, parent)
+        if not counted:
+            raise ConfigError(
+                f"search.budget: {self.settings.budget} were spent before any strategy was judged; give more, or fewer "
+                "candidates."
+            )
+        choice = choose(counted, parent)
+        return _Result(
+            scores=self.scores,
+            parent=parent,
+            choice=choice,
+            halving=halving,
+            final=self._final(halving, choice, parent),
+            seconds=self._spent(parent),
+            stopped=self.stopped,
+        )
+
+    def _climb(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
+        """Rung by rung; the scores of those rungs that all trials reached, or of a first one that not all did."""
+        names, before = [fit.candidate.name for fit in self.fits], 0
+        counted: list[Score] = []
+        for count, step in zip(halving.counts, halving.rungs, strict=True):
+            reached: list[Score] = []
+            for start in range(0, count, self.settings.at_once):
+                some = names[:count][start : start + self.settings.at_once]
+                if not self._may(some, step - before, halving, parent):
+                    self.stopped = (
+                        f"the budget of {self.settings.budget} would have been overrun at {step} steps; "
+                        f"{len(reached)} of {count} trials got there"
+                    )
+                    self.note(f"search    stopped: {self.stopped}")
+                    return counted or reached
+                for score in self._do(trials, [(name, step) for name in some]):
+                    self._take(score, parent)
+                    reached.append(score)
+            names = [score.name for score in sorted(reached, key=lambda score: score.error)]
+            counted, before = [*counted, *reached], step
+        return counted
+
+    def _race(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
+        """All at once by Ray Tune, which lets trials go on without waiting for the others."""
+        seconds = self.settings.seconds
+        left = None
+        if seconds is not None:
+            slowest = max(pace.step_s for pace in self.paces.values())
+            left = max(1.0, seconds - self._spent(parent) - slowest * halving.final)
+        names = [fit.candidate.name for fit in self.fits]
+        race = Race(
+            names=tuple(names),
+            rungs=halving.rungs,
+            eta=self.settings.eta,
+            most_steps=halving.search_steps,
+            seconds=left,
+            folder=str(self.folder),
+        )
+        self.machines.race(partial(_given, trials), race, self._process)
+        for step in halving.rungs:
+            for score in (self._read(name, step) for name in names):
+                if score is not None:
+                    self._take(score, parent)
+        never = len(names) - len({score.name for score in self.scores})
+        if never:
+            self.stopped = f"the budget of {self.settings.budget} ended before {never} of {len(names)} trials had begun"
+            self.note(f"search    stopped: {self.stopped}")
+        return self.scores
+
+    def _read(self, name: str, step: int) -> Score | None:
+        path = self.folder / name / f"score_{step}.json"
+        return Score.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def _take(self, score: Score, parent: Score) -> None:
+        self.scores.append(score)
+        self.runs.log(score, parent)
+        change = gain(score, parent)
+        self.note(
+            f"search    {score.name:<20} {score.step:>6} steps: error {100 * score.error:.2f} % of the box "
+            f"({100 * change.value:+.2f}), forgetting {100 * score.forgetting(parent):.2f}"
+        )
+
+    def _halving(self, parent: Score) -> Halving:
+        """The rungs: at once, or from measured first steps."""
+        count, steps, seconds = len(self.fits), self.settings.steps, self.settings.seconds
+        if steps is not None:
+            return halving_of_steps(count, self.settings.eta, steps)
+        assert seconds is not None
+        path = self.folder / "halving.json"
+        first = FirstSteps(workers=self._workers(None), folder=str(self.folder))
+        for _, pace in self.machines.work(partial(_given, first), list(first.workers), self._process):
+            self.paces[pace.name] = pace
+        if path.exists():
+            return _Rungs.model_validate_json(path.read_bytes()).halving()
+        measured = [Measured(pace.step_s, pace.start_s) for pace in self.paces.values()]
+        halving = halving_of_time(measured, parent.judge_s, self.settings.eta, seconds, self._spent(parent))
+        write_atomically(path, _Rungs.of(halving).model_dump_json().encode())
+        return halving
+
+    def _workers(self, halving: Halving | None) -> dict[str, AdaptationWorker]:
+        """What trains each trial, on the schedule of the adaptation that follows; None for first steps to measure."""
+        workers = {}
+        for fit in self.fits:
+            worker = self.worker_of(fit.config)
+            changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False, "engine": self._engine()}
+            if halving is not None:
+                changes |= {"steps": halving.final, "log_every": max(1, halving.rungs[0] // 4)}
+            loop = worker.training.model_copy(update=changes)
+            loop = type(loop).model_validate(loop.model_dump())
+            workers[fit.candidate.name] = replace(worker, training=loop, quiet=True)
+        return workers
+
+    def _engine(self) -> Any:
+        """A trial is one process, which has nobody to share with."""
+        engine = self.config.training.engine
+        if engine.kind == "torch":
+            return engine
+        return TorchEngineConfig(precision="bf16" if engine.precision != "fp32" else "fp32")
+
+    def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score]:
+        done = dict(self.machines.work(partial(_given, trials), works, self._process))
+        return iter([done[place] for place in sorted(done)])
+
+    @property
+    def _process(self) -> ActorSettings:
+        cluster = self.config.cluster
+        return ActorSettings(
+            actors=self.settings.at_once, cpus_per_actor=cluster.cpus_per_worker, gpus_per_actor=cluster.gpus_per_worker
+        )
+
+    def _what(self, workers: Mapping[str, AdaptationWorker]) -> dict[str, Any]:
+        return {
+            "workers": workers, "folder": str(self.folder), "judged_on": self.judged_on, "parent": self.parent
+        }  # fmt: skip
+
+    def _may(self, names: Sequence[str], steps: int, halving: Halving, parent: Score) -> bool:
+        """Whether so many more steps of some trials, and the adaptation after them, are within a budget in time."""
+        seconds = self.settings.seconds
+        if seconds is None:
+            return True
+        paces = [self.paces[name] for name in names]
+        piece = max(pace.start_s + steps * pace.step_s for pace in paces) + parent.judge_s
+        after = max(pace.start_s + halving.final * pace.step_s for pace in paces)
+        return self._spent(parent) + piece + after <= seconds
+
+    def _spent(self, parent: Score) -> float:
+        trials = sum(score.train_s + score.judge_s for score in self.scores) / self.settings.at_once
+        return parent.judge_s + sum(pace.spent_s for pace in self.paces.values()) / self.settings.at_once + trials
+
+    def _final(self, halving: Halving, choice: Choice, parent: Score) -> int:
+        """Steps of the adaptation: those planned, or what a budget in time has left."""
+        seconds = self.settings.seconds
+        if seconds is None or choice.name is None:
+            return halving.final
+        pace = self.paces[choice.name]
+        left = (seconds - self._spent(parent) - pace.start_s) / pace.step_s
+        return max(choice.step, min(halving.final, int(left)))
+
+
+class _Rungs(Config):
+    """A :class:`~posecore.workflows.budget.halving.Halving` on disk, by which a search that was killed goes on."""
+
+    rungs: tuple[int, ...]
+    counts: tuple[int, ...]
+    final: int
+
+    @classmethod
+    def of(cls, halving: Halving) -> "_Rungs":
+        return cls(rungs=halving.rungs, counts=halving.counts, final=halving.final)
+
+    def halving(self) -> Halving:
+        return Halving(self.rungs, self.counts, self.final)
+
+
+@dataclass(frozen=True)
+class _TrialRuns:
+    """The trials in the record: a run each, nested in the search's."""
+
+    search: RunLog
+    fits: Mapping[str, Fit]
+
+    def log(self, score: Score, parent: Score) -> None:
+        """Records a trial at a rung, unless that was done before."""
+        found = self.search.tracking.ask(
+            lambda client: client.search_runs(
+                [self.search.tracking.experiment_id],
+                f"tags.`mlflow.parentRunId` = '{self.search.run_id}' AND tags.`posecore.trial` = '{score.name}'",
+                max_results=1,
+            )
+        )
+        if found:
+            run = RunLog(self.search.tracking, found[0].info.run_id)
+            if int(found[0].data.tags.get("posecore.rung", "0")) >= score.step:
+                return
+        else:
+            tags = {"posecore.kind": "trial", "posecore.trial": score.name}
+            run = self.search.tracking.start_run(f"trial:{score.name}", tags, self.search.run_id)
+            fit = self.fits[score.name]
+            run.log_params(flat_parameters(fit.candidate.model_dump(mode="json")))
+            run.log_params({"lr": fit.config.training.optimizer.lr, "replay_share": fit.config.replay_share})
+        for step, metrics in score.curve:
+            run.log_metrics(metrics, step)
+        change = gain(score, parent)
+        said = {
+            "validation_error": score.error,
+            "validation_change": change.value,
+            "validation_change_low": change.low,
+            "validation_change_high": change.high,
+            "forgetting": score.forgetting(parent),
+            **{f"{name}/error_change": lost.value for name, lost in score.forgotten(parent).items()},
+            "train_s": score.train_s,
+            "judge_s": score.judge_s,
+            "trained_parameters": float(score.trained),
+        }
+        run.log_metrics({name: value for name, value in said.items() if value == value}, score.step)
+        run.set_tags({"posecore.rung": str(score.step)})
+        run.end()
+
+
+def rungs_in_steps(settings: SearchConfig, fits: Sequence[Fit]) -> Halving | None:
+    """The rungs of a budget in steps; None for one in time, whose steps are measured first.
+
+    Raises:
+        ConfigError: the budget is too small.
+    """
+    if settings.steps is None:
+        return None
+    return halving_of_steps(sum(fit.fits for fit in fits), settings.eta, settings.steps)
+
+
+def refuse_several_processes(settings: SearchConfig, machines: Machines) -> None:
+    """Refuses what no search can be spread over.
+
+    Raises:
+        PreflightError: torchrun started several processes, or several trials at a time are wanted of one.
+    """
+    if not isinstance(machines, ThisProcess):
+        return
+    if (world_size := int(os.environ.get("WORLD_SIZE", "1"))) > 1:
+        raise PreflightError(
+            f"search: a trial is trained by one process, and torchrun started {world_size}; start one, or run without "
+            "torchrun on a Ray cluster, whose processes share the trials out (search.at_once)."
+        )
+    if settings.at_once > 1 or settings.scheduler == "asha":
+        raise PreflightError(
+            "search: this process does one trial after the other; leave out search.at_once and search.scheduler, or "
+            "run without torchrun on a Ray cluster."
+        )
+
+
+def _steps_made(scores: Sequence[Score]) -> int:
+    last: dict[str, int] = {}
+    for score in scores:
+        last[score.name] = max(score.step, last.get(score.name, 0))
+    return sum(last.values())
+
+
+def _given(tool: Any) -> Any:
+    return tool
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Config):
+        return value.model_dump(mode="json")
+    if isinstance(value, Mapping):
+        return {name: _plain(each) for name, each in value.items()}
+    return value

@@ -1,0 +1,299 @@
+"""A search for a strategy within a budget: what is tried, what goes on, what is chosen, and what is recorded of it."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from pipelines.adapt import Found, field, search
+from posecore.config import load_config, parse_config
+from posecore.errors import ConfigError, DatasetError, PreflightError
+from posecore.lineage.steps import EVERYTHING
+from posecore.lineage.tracking import TrackingConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.heads import ClassicHeadConfig
+from posecore.models.pose_model import build_model
+from posecore.models.saving import save_model
+from posecore.models.vit import VitConfig
+from posecore.skeletons.library import load_skeleton
+from posecore.synth.writers import write_dataset
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
+from posecore.workflows.budget.trial import PARENT, Pace, Score, Trials
+from posecore.workflows.machines import Machines
+from posecore.workflows.without_ray import ThisProcess
+
+SIZE = (64, 48)
+SEARCH: dict[str, Any] = {
+    "budget": "120steps",
+    "eta": 2,
+    "candidates": [
+        {"name": "head", "strategy": "frozen-backbone"},
+        {"name": "lora", "strategy": {"kind": "lora", "rank": 2}, "rate": 3.0, "replay": 0.0},
+        {"name": "full", "strategy": "full", "replay": 0.0},
+        {"name": "full-replay", "strategy": "full", "replay": 0.25},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def values(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> dict[str, Any]:
+    """A run file beside its data: a parent that knows people, and infants."""
+    folder = tmp_path_factory.mktemp("budget")
+    for seed, name in enumerate(("coco", "syrip")):
+        write_dataset(name, folder / name, num_train=12, num_val=4, image_size=(96, 96), seed=seed)  # type: ignore[arg-type]
+    torch.manual_seed(0)
+    config = ModelConfig(
+        backbone=VitConfig(embed_dim=16, depth=2, num_heads=2), head=ClassicHeadConfig(channels=8), input_size=SIZE
+    )
+    parent = build_model(config, {"coco": load_skeleton("coco17")}, licenses={"coco": "CC-BY-4.0"})
+    save_model(parent, folder / "parent")
+    return {
+        "name": "searched",
+        "run_folder": str(folder / "run"),
+        "data_folder": str(folder),
+        "tracking": TrackingConfig(uri=f"sqlite:///{store_folder}/mlflow.db", experiment="budget").model_dump(),
+        "parent": str(folder / "parent"),
+        "target": "syrip",
+        "method": {"strategy": "full"},
+        "datasets": [
+            {"name": "syrip", "root": "syrip", "train": "train", "evaluate": "val"},
+            {"name": "coco", "root": "coco", "train": "train", "evaluate": "val"},
+        ],
+        "training": {
+            "steps": 4,
+            "global_batch": 4,
+            "optimizer": {"lr": 3e-3},
+            "schedule": {"kind": "cosine", "warmup_steps": 1},
+            "progress": False,
+        },
+        "loading": {"num_threads": 1},
+        "inference": {"flip_test": False, "num_threads": 1},
+        "search": SEARCH,
+    }
+
+
+def job(values: dict[str, Any], **changes: Any) -> AdaptationJob:
+    return parse_config(values | changes, AdaptationJob, origin="test")
+
+
+class Counted(ThisProcess):
+    """This process, which may be killed after some pieces."""
+
+    def __init__(self, most: int = 10**6) -> None:
+        super().__init__()
+        self.done: list[Any] = []
+        self.trials: Trials | None = None
+        self._most = most
+
+    def work(self, build: Any, works: Any, settings: Any) -> Any:
+        tool = build()
+        if isinstance(tool, Trials) and tool.workers:
+            self.trials = tool
+        for position, answer in super().work(build, works, settings):
+            if isinstance(answer, Score):
+                if len(self.done) == self._most:
+                    raise KeyboardInterrupt
+                self.done.append((answer.name, answer.step))
+            yield position, answer
+
+
+@pytest.fixture(scope="module")
+def found(values: dict[str, Any]) -> tuple[Found, Counted]:
+    """A search of 120 steps, killed after five pieces and submitted again."""
+    with pytest.raises(KeyboardInterrupt):
+        search(job(values), EVERYTHING, Counted(most=5))
+    machines = Counted()
+    return search(job(values), EVERYTHING, machines), machines
+
+
+def test_trials_climb_and_the_better_half_goes_on(found: tuple[Found, Counted], values: dict[str, Any]) -> None:
+    _, machines = found
+    first, last = machines.done[1:5], machines.done[5:]
+    assert machines.done[0] == (PARENT, 0)
+    assert {name for name, _ in first} == {"head", "lora", "full", "full-replay"}
+    assert {step for _, step in first} == {12}
+    assert [step for _, step in last] == [24, 24]
+
+
+def test_what_is_chosen_is_what_adapt_does_by_that_name(
+    found: tuple[Found, Counted], values: dict[str, Any], tmp_path: Path
+) -> None:
+    chosen = found[0].config
+    assert chosen is not None, "a parent of random numbers is beaten"
+    assert chosen.search is None
+    assert chosen.training.steps == 120 - 4 * 12 - 2 * 12
+    named = next(each for each in SEARCH["candidates"] if each["name"] == tags_of(found)["posecore.chosen"])
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "search"}))
+    said = [
+        f"method.strategy={named['strategy']}",
+        f"replay={named.get('replay', 0.0)}",
+        f"training.optimizer.lr={3e-3 * named.get('rate', 1.0)}",
+        f"training.steps={chosen.training.steps}",
+    ]
+    alike = load_config(tmp_path / "run.yaml", AdaptationJob, said)
+    assert alike.taking_part().fingerprint() == chosen.taking_part().fingerprint()
+
+
+def tags_of(found: tuple[Found, Counted]) -> dict[str, str]:
+    run = found[0].run
+    return dict(run.tracking.client.get_run(run.run_id).data.tags)
+
+
+def test_every_trial_is_a_run_with_parameters_curve_and_cost(found: tuple[Found, Counted]) -> None:
+    run = found[0].run
+    client, experiment = run.tracking.client, run.tracking.experiment_id
+    trials = client.search_runs([experiment], "tags.`posecore.kind` = 'trial'")
+    steps = client.search_runs([experiment], "tags.`posecore.step` = 'search'")
+    assert len(steps) == 1, "the killed step's run was gone on with"
+    assert {each.data.tags["mlflow.parentRunId"] for each in trials} == {steps[0].info.run_id}
+    by_name = {each.data.tags["posecore.trial"]: each for each in trials}
+    assert len(trials) == len(by_name) == 4
+    assert by_name["lora"].data.params["strategy.rank"] == "2"
+    assert float(by_name["lora"].data.params["lr"]) == pytest.approx(9e-3)
+    assert by_name["full-replay"].data.params["replay_share"] == "0.25"
+    best = by_name[tags_of(found)["posecore.chosen"]]
+    errors = client.get_metric_history(best.info.run_id, "validation_error")
+    assert [point.step for point in errors] == [12, 24]
+    curve = client.get_metric_history(best.info.run_id, "loss")
+    assert [point.step for point in curve] == sorted({point.step for point in curve})
+    assert max(point.step for point in curve) == 24
+    assert {"train_s", "judge_s", "trained_parameters", "forgetting", "coco/error_change"} <= best.data.metrics.keys()
+    assert {each.info.status for each in trials} == {"FINISHED"}
+
+
+def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
+    found: tuple[Found, Counted], values: dict[str, Any]
+) -> None:
+    (path,) = Path(values["run_folder"]).glob("search/*/index.html")
+    page = path.read_text()
+    name = tags_of(found)["posecore.chosen"]
+    assert page.index(f"{name} is chosen, for ") < page.index("<h2>")
+    assert page.count('<path class="') == 4
+    assert page.count('class="chosen"') == 1
+    assert "ended after 12 steps" in page
+    assert "72 in the search and 48 in the adaptation" in page
+    left = sorted(each.name for each in path.parent.iterdir())
+    assert left == ["index.html", "parent"], "nothing that a trial learned is left"
+
+
+def test_an_unchanged_search_is_not_made_again(found: tuple[Found, Counted], values: dict[str, Any]) -> None:
+    machines = Counted()
+    again = search(job(values), EVERYTHING, machines)
+    assert machines.done == []
+    assert again.config == found[0].config
+
+
+def test_a_trial_that_rested_at_a_rung_is_the_trial_that_did_not(found: tuple[Found, Counted], tmp_path: Path) -> None:
+    trials = found[1].trials
+    assert trials is not None
+    scores = {}
+    for folder, steps in (("rested", (3, 6)), ("whole", (6,))):
+        there = replace(trials, folder=str(tmp_path / folder))
+        scores[folder] = [there(("full-replay", step)) for step in steps][-1]
+    assert scores["rested"].validation == scores["whole"].validation
+    assert scores["rested"].kept == scores["whole"].kept
+
+
+def test_a_budget_in_time_becomes_steps_and_is_held(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """First steps are measured before the kill, and then said to have been slow, as on another machine."""
+    config = job(values, search={"budget": "10min", "candidates": SEARCH["candidates"][:2]}, run_folder=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        search(config, EVERYTHING, Counted(most=1))
+    assert "the rungs follow from first steps, which are measured" in capfd.readouterr().out
+    (folder,) = (path.parent for path in tmp_path.glob("search/*/halving.json"))
+    (folder / "halving.json").unlink()
+    for name, step_s in (("head", 10.0), ("lora", 11.0)):
+        pace = Pace.model_validate_json((folder / name / "pace.json").read_bytes())
+        assert 0 < pace.step_s < pace.spent_s
+        slow = pace.model_copy(update={"step_s": step_s, "start_s": 0.0})
+        (folder / name / "pace.json").write_text(slow.model_dump_json())
+    machines = Counted()
+    result = search(config, EVERYTHING, machines)
+    assert machines.done[-2:] == [("head", 10), ("lora", 10)]
+    assert result.config is None or 10 <= result.config.training.steps <= 30
+    page = (folder / "index.html").read_text()
+    assert "A budget in time gives other steps on another machine or day" in page
+    assert "50 in the search" not in page
+
+
+def test_a_search_that_would_overrun_stops_and_says_so(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    candidates = SEARCH["candidates"][:2]
+    config = job(values, search={"budget": "11min", "candidates": candidates}, run_folder=str(tmp_path))
+    with pytest.raises(KeyboardInterrupt):
+        search(config, EVERYTHING, Counted(most=1))
+    (folder,) = (path.parent for path in tmp_path.glob("search/*/halving.json"))
+    (folder / "halving.json").write_text('{"rungs": [10], "counts": [2], "final": 30}')
+    paces = {name: (folder / name / "pace.json") for name in ("head", "lora")}
+    for path in paces.values():
+        pace = Pace.model_validate_json(path.read_bytes())
+        path.write_text(pace.model_copy(update={"step_s": 1000.0}).model_dump_json())
+    with pytest.raises(ConfigError, match="11min were spent before any strategy was judged"):
+        search(config, EVERYTHING, Counted())
+    head = Pace.model_validate_json(paces["head"].read_bytes())
+    paces["head"].write_text(head.model_copy(update={"step_s": 1.0}).model_dump_json())
+    search(config, EVERYTHING, Counted())
+    told = "the budget of 11min would have been overrun at 10 steps; 1 of 2 trials got there"
+    assert f"search    stopped: {told}" in capfd.readouterr().out
+    assert told in (folder / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"search": SEARCH | {"budget": "99steps"}}, ConfigError, "99 steps are too few for 4 strategies.* makes 100"),
+        (
+            {"search": SEARCH | {"budget": "0.1s", "candidates": SEARCH["candidates"][:1]}},
+            ConfigError,
+            "0.1 s are too few for 1 strateg",
+        ),
+        ({"search": SEARCH | {"memory": "1MiB"}}, ConfigError, "no strategy fits 0.000977 GiB; the least, head, takes"),
+        (
+            {"search": SEARCH | {"labels": 4, "validation_share": 0.9}},
+            DatasetError,
+            "has labelled bodies of 4 subjects; at least 2 are held out",
+        ),
+        (
+            {"search": SEARCH | {"candidates": [{"name": "a", "strategy": "frozen-backbone"}]}, "l2_sp": 1.0},
+            ConfigError,
+            "search.candidates.a: l2_sp: with frozen-backbone no inherited weight learns",
+        ),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_searched_is_refused_in_a_sentence(
+    changes: dict[str, Any], error: type[Exception], message: str, values: dict[str, Any]
+) -> None:
+    with pytest.raises(error, match=message):
+        search(job(values, **changes), EVERYTHING, ThisProcess())
+
+
+def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
+    known = field(job(values, search={"budget": "1000steps", "memory": "4GiB"}))
+    names = [fit.candidate.name for fit in known.fits]
+    assert names == [
+        "head", "full", "full-replay", "lora-4", "lora-4-replay", "lora-16", "lora-16-replay", "last-1", "last-1-replay"
+    ]  # fmt: skip
+    trained = {fit.candidate.name: fit.trained for fit in known.fits}
+    assert trained["head"] < trained["lora-4"] < trained["lora-16"] < trained["full"]
+    assert [fit.config.replay_share for fit in known.fits][:3] == [0.0, 0.0, 0.25]
+    rungs = rungs_in_steps(known.config.search, known.fits)  # type: ignore[arg-type]
+    assert rungs is not None
+    assert rungs.counts == (9, 3)
+
+
+def test_a_search_takes_one_process_or_a_cluster(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    machines: Machines = ThisProcess()
+    several = job(values, search=SEARCH | {"at_once": 2}).search
+    assert several is not None
+    with pytest.raises(PreflightError, match="this process does one trial after the other"):
+        refuse_several_processes(several, machines)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(PreflightError, match="a trial is trained by one process, and torchrun started 2"):
+        refuse_several_processes(several, machines)
