@@ -1,0 +1,266 @@
+#!/usr/bin/env python
+"""Is a strategy found within a budget as good as the best one that is named? Rendered adults to rendered infants.
+
+    python -m benchmarks.adapt_budget --out results/adapt_budget --seeds 0 1 2 3 4
+
+One parent learns adults. For every seed, which draws other infants, a search has so many steps for its trials and for
+the adaptation by what it chose (``budget``); every candidate alone has as many steps for itself (``fixed``). All are
+judged on infants and adults that nothing was learned or chosen from. ``--steps`` is that budget; the search is
+``posecore adapt --budget …steps`` itself, but for registration.
+
+Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; ``--seconds`` ends it
+before a run that would begin later.
+"""
+
+import argparse
+import time
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from statistics import mean, stdev
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.table import Table
+from scipy.stats import t as student
+
+from benchmarks.adaptation import LYING, MODEL, STANDING
+from benchmarks.repeated import Results, spread, trained
+from pipelines.adapt import Field, adaptation, field, search, trainer
+from posecore.config import parse_config
+from posecore.datasets.discovery import load_dataset, read_split
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.lineage.steps import EVERYTHING
+from posecore.loading.loader import LoadingConfig
+from posecore.methods.heads import HeadsConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import CARD_FILE, load_model
+from posecore.shards.manifest import read_manifest
+from posecore.shards.store import open_store
+from posecore.synth.writers import write_dataset
+from posecore.training.loop import TrainingConfig
+from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.budget.candidates import Fit, as_run_file
+from posecore.workflows.data_steps import Split
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.without_ray import ThisProcess
+
+ADULTS, INFANTS, JUDGED = 1500, 50, 200
+PARENT_STEPS = 2000
+SIZE = (192, 192)
+CANDIDATES: Sequence[Mapping[str, Any]] = (
+    {"name": "head", "strategy": "frozen-backbone"},
+    {"name": "lora", "strategy": "lora", "rate": 3.0, "replay": 0.0},
+    {"name": "last-2", "strategy": {"kind": "last-n", "blocks": 2}, "rate": 3.0, "replay": 0.0},
+    {"name": "full", "strategy": "full", "replay": 0.0},
+    {"name": "full-replay", "strategy": "full", "replay": 0.25},
+)
+
+
+@dataclass(frozen=True)
+class World:
+    """Rendered data, the parent and run files, made when they are first asked for.
+
+    Attributes:
+        out: folder of the experiment.
+        steps: the budget.
+        batch: crops per step.
+        fields: what :meth:`known` has planned, by seed.
+    """
+
+    out: Path
+    steps: int
+    batch: int
+    fields: dict[int, Field]
+
+    def data(self, kind: str, train: int, val: int, seed: int) -> Path:
+        """Folder of rendered pictures; equal arguments name the same ones."""
+        folder = self.out / "data" / f"{kind}_{train}_{val}_{seed}"
+        if not folder.exists():
+            write_dataset(kind, folder, train, val, SIZE, seed)  # type: ignore[arg-type]
+        return folder
+
+    @cached_property
+    def parent(self) -> Path:
+        """Folder of the model that knows adults."""
+        folder = self.out / "parent" / "model"
+        if not (folder / CARD_FILE).exists():
+            root, definition = self.data("coco", ADULTS, JUDGED, 0), load_dataset("coco")
+            job = ingest_job(definition, "train", root, self.out / "shards", IngestSettings())
+            ingest(job, read_split(definition, "train", root))
+            loading = {"mixture": {"entries": [{"name": "coco", "augment": STANDING}]}, "num_threads": 1}
+            worker = MultiDatasetWorker(
+                model=parse_config(MODEL, ModelConfig, "model"),
+                training=parse_config(self.loop(PARENT_STEPS, 2e-3, 0), TrainingConfig, "training"),
+                loading=parse_config(loading, LoadingConfig, "loading"),
+                stores={"coco": str(job.folder)},
+                method=HeadsConfig(),
+            )
+            trained(worker, folder.parent)
+        return folder
+
+    def loop(self, steps: int, rate: float, seed: int) -> dict[str, Any]:
+        """The loop; a run that was stopped loses 250 steps at the most."""
+        return {
+            "steps": steps,
+            "global_batch": self.batch,
+            "seed": seed,
+            "optimizer": {"lr": rate, "weight_decay": 0.05, "layer_decay": 1.0},
+            "schedule": {"kind": "cosine", "warmup_steps": 20},
+            "engine": {"kind": "torch", "precision": "fp32"},
+            "checkpoint_every": 250,
+            "progress": False,
+        }
+
+    def job(self, seed: int) -> AdaptationJob:
+        """The run file of a seed's search."""
+        name = f"infants{seed}"
+        values = {
+            "name": f"budget-{seed}",
+            "run_folder": str(self.out / "run"),
+            "parent": str(self.parent),
+            "target": name,
+            "method": {"strategy": "full"},
+            "datasets": [
+                {
+                    "name": name,
+                    "definition": "syrip",
+                    "root": str(self.data("syrip", INFANTS, JUDGED, seed)),
+                    "train": "train",
+                    "evaluate": "val",
+                    "augment": LYING,
+                },
+                {
+                    "name": "coco",
+                    "root": str(self.data("coco", ADULTS, JUDGED, 0)),
+                    "train": "train",
+                    "evaluate": "val",
+                    "augment": STANDING,
+                },
+            ],
+            "training": self.loop(self.steps, 3e-3, seed),
+            "loading": {"num_threads": 1},
+            "inference": {"flip_test": False, "num_threads": 1},
+            "search": {"budget": f"{self.steps}steps", "candidates": list(CANDIDATES)},
+        }
+        return parse_config(values, AdaptationJob, "benchmark")
+
+    def known(self, seed: int) -> Field:
+        """The candidates of a seed's search, and what stands for the parent."""
+        if seed not in self.fields:
+            self.fields[seed] = field(self.job(seed))
+        return self.fields[seed]
+
+    def budgeted(self, folder: Path, seed: int) -> dict[str, Any]:
+        """Searches, and adapts by what was chosen."""
+        began = time.process_time()
+        found = search(self.job(seed), EVERYTHING, ThisProcess())
+        seconds = time.process_time() - began
+        if found.config is None:
+            return {"chosen": None, "search_s": seconds, "metrics": self.judge(None, seed)}
+        row = self.adapted(folder, found.config, seed)
+        tags = found.run.tracking.client.get_run(found.run.run_id).data.tags
+        return {"chosen": tags["posecore.chosen"], "search_s": seconds, "steps": found.config.training.steps, **row}
+
+    def fixed(self, folder: Path, fit: Fit, seed: int) -> dict[str, Any]:
+        """Adapts by one candidate with all the steps."""
+        known = self.known(seed).config
+        return self.adapted(folder, as_run_file(known, fit.candidate, self.steps), seed)
+
+    def adapted(self, folder: Path, config: AdaptationJob, seed: int) -> dict[str, Any]:
+        """A child and what it is worth; the steps of ``posecore adapt`` between ingestion and registration."""
+        known, config = self.known(seed), config.taking_part()
+        names = {config.target, *config.replayed}
+        splits = [self.split(config, entry) for entry in config.datasets if entry.name in names]
+        worker = trainer(config, adaptation(config, known.parent), known.parent, known.start, splits)
+        model, seconds = trained(worker, folder)
+        return {"metrics": self.judge(model, seed), "train_s": seconds}
+
+    def split(self, config: AdaptationJob, entry: Any) -> Split:
+        """A training split that a search ingested."""
+        definition = entry.load()
+        location = config.folder / "shards" / entry.name / definition.name / "train"
+        return Split(entry, "training", str(location), read_manifest(location).digest, definition)
+
+    def judge(self, model: PoseModel | None, seed: int) -> dict[str, float]:
+        """AP of infants and adults, in percent, of whom nothing was learned."""
+        if model is None:
+            model = load_model(self.known(seed).start.folder)
+        settings, found = InferenceSettings(num_threads=1, flip_test=False), {}
+        for name, head, kind in (("infants", f"infants{seed}", "syrip"), ("adults", "coco", "coco")):
+            location = self.out / "run" / "shards" / head / kind / "val"
+            found[name] = 100 * evaluate_store(model, open_store(location), settings, head=head)["AP"]
+        return found
+
+
+def show(results: Results, steps: int) -> None:
+    """What was chosen, and how far it is from every fixed strategy."""
+    by_arm: dict[str, dict[int, dict[str, Any]]] = defaultdict(dict)
+    for row in results.rows():
+        by_arm[row["arm"]][row["seed"]] = row
+    budget = by_arm.pop("budget", {})
+    table = Table(title=f"AP in percent, {steps} steps each; the difference is budget - arm on the same infants")
+    for column in ("arm", "seeds", "infants", "adults", "difference, infants", "difference, adults", "process s"):
+        table.add_column(column)
+    columns = {"budget": budget, **by_arm}
+    for name, rows in columns.items():
+        seeds = sorted(set(rows) & set(budget))
+        of = {who: [rows[seed]["metrics"][who] for seed in seeds] for who in ("infants", "adults")}
+        changes = [
+            interval([budget[seed]["metrics"][who] - rows[seed]["metrics"][who] for seed in seeds])
+            if name != "budget"
+            else ""
+            for who in of
+        ]
+        seconds = [rows[seed].get("search_s", 0.0) + rows[seed].get("train_s", 0.0) for seed in seeds]
+        table.add_row(name, str(len(seeds)), *(spread(values) for values in of.values()), *changes, spread(seconds, 0))
+    Console(width=140).print(table)
+    for seed, row in sorted(budget.items()):
+        others = {name: rows[seed]["metrics"]["infants"] for name, rows in by_arm.items() if seed in rows}
+        if others and "zero-shot" in others:
+            best = max(others, key=lambda name: others[name])
+            own = row["metrics"]["infants"]
+            print(f"seed {seed}: {row['chosen']} chosen, AP {own:.1f}; the best fixed, {best}, {others[best]:.1f}")
+
+
+def interval(values: Sequence[float]) -> str:
+    """Mean and its 95 % interval over seeds by Student's t."""
+    if len(values) < 2:
+        return spread(values)
+    half = student.ppf(0.975, len(values) - 1) * stdev(values) / len(values) ** 0.5
+    return f"{mean(values):+.1f} [{mean(values) - half:+.1f}, {mean(values) + half:+.1f}]"
+
+
+def main() -> None:
+    """Trains what is missing and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=600, help="of the whole budget; 0 prints what is there")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    results, until = Results(options.out), time.monotonic() + options.seconds
+    world = World(options.out.absolute(), options.steps, options.batch, {})
+    for seed in options.seeds if options.steps else ():
+        if time.monotonic() > until:
+            break
+        results.once("budget", seed, lambda folder, seed=seed: world.budgeted(folder, seed))
+        results.once("zero-shot", seed, lambda folder, seed=seed: {"metrics": world.judge(None, seed)})
+        for fit in world.known(seed).fits:
+            if time.monotonic() <= until:
+                results.once(
+                    fit.candidate.name, seed, lambda folder, fit=fit, seed=seed: world.fixed(folder, fit, seed)
+                )
+    show(results, options.steps)
+
+
+if __name__ == "__main__":
+    main()
