@@ -92,21 +92,19 @@ class Counted(ThisProcess):
 
     def work(self, build: Any, works: Any, settings: Any) -> Any:
         tool = build()
-        if isinstance(tool, Trials) and tool.workers:
+        if isinstance(tool, Trials):
+            if len(self.done) >= self._most:
+                raise KeyboardInterrupt
+            self.done += works
             self.trials = tool
-        for position, answer in super().work(build, works, settings):
-            if isinstance(answer, Score):
-                if len(self.done) == self._most:
-                    raise KeyboardInterrupt
-                self.done.append((answer.name, answer.step))
-            yield position, answer
+        return super().work(build, works, settings)
 
 
 @pytest.fixture(scope="module")
 def found(values: dict[str, Any]) -> tuple[Found, Counted]:
-    """A search of 120 steps, killed after five pieces and submitted again."""
+    """A search of 120 steps, killed after three pieces and submitted again."""
     with pytest.raises(KeyboardInterrupt):
-        search(job(values), EVERYTHING, Counted(most=5))
+        search(job(values), EVERYTHING, Counted(most=3))
     machines = Counted()
     return search(job(values), EVERYTHING, machines), machines
 
@@ -280,3 +278,26 @@ def test_a_search_takes_one_process_or_a_cluster(values: dict[str, Any], monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PreflightError, match="a trial is trained by one process, and torchrun started 2"):
         refuse_several_processes(several, machines)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from posecore.cluster.machines import RayMachines
+
+    settings = {
+        "budget": "100steps",
+        "scheduler": "asha",
+        "at_once": 2,
+        "eta": 2,
+        "candidates": SEARCH["candidates"][:2],
+    }
+    config = job(values, search=settings)
+    result = search(config, EVERYTHING, RayMachines())
+    said = capfd.readouterr().out
+    assert {name for name in ("head", "lora") if f"search    {name:<20}" in said} == {"head", "lora"}
+    tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
+    assert tags["posecore.chosen"] in ("head", "lora", PARENT)
+    again = search(config, EVERYTHING, RayMachines())
+    assert again.config == result.config
