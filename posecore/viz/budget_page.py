@@ -16,6 +16,7 @@ _WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 400, 64, 110, 16, 44
 _COLOURS = ("#3b7dd8", "#d8663b", "#3da35d", "#8a5cd8", "#b08a1e", "#c2477f", "#4a9aa8", "#7d6a58")
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _LEAST, _MOST = 5.0, 14.0  # radius in pixels
+_LINE = 13.0  # of a name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,6 +50,7 @@ class PlacedMarker:
         marker: which.
         x: of its centre.
         y: likewise.
+        label_y: of its name, which keeps clear of the others.
         radius: of its size.
         colour: of its family.
         path: SVG path of its shape.
@@ -57,6 +59,7 @@ class PlacedMarker:
     marker: Marker
     x: float
     y: float
+    label_y: float
     radius: float
     colour: str
     path: str
@@ -75,7 +78,8 @@ class TradeOff:
     width, height, left, right, top, foot = _WIDTH, _HEIGHT, _LEFT, _WIDTH - _RIGHT, _TOP, _HEIGHT - _BOTTOM
 
     def __init__(self, markers: Sequence[Marker], parent_error: float) -> None:
-        errors = [parent_error, *(marker.error for marker in markers)]
+        # What a short trial went wrong by is no reason to press all others together: it lies on the edge.
+        errors = [parent_error, *(marker.error for marker in markers if marker.last or marker.error < parent_error)]
         margin = 0.08 * max(max(errors) - min(errors), 1e-9)
         self._x = (min(errors) - margin, max(errors) + margin)
         highest = max((marker.forgetting for marker in markers), default=0.0)
@@ -84,17 +88,22 @@ class TradeOff:
         self.x_ends, self.y_ends = (tuple(f"{100 * end:.1f}" for end in axis) for axis in (self._x, self._y))
         families = list(dict.fromkeys(marker.family for marker in markers))
         dearest = max((marker.cost for marker in markers), default=1.0) or 1.0
-        self.markers = [self._placed(marker, families.index(marker.family), dearest) for marker in markers]
+        lines: list[float] = []
+        self.markers = []
+        for marker in sorted(markers, key=lambda marker: (-marker.forgetting, marker.error)):
+            line = max([self._down(marker.forgetting) + 4, *(line + _LINE for line in lines[-1:])])
+            lines.append(line)
+            self.markers.append(self._placed(marker, families.index(marker.family), dearest, round(line, 1)))
 
-    def _placed(self, marker: Marker, family: int, dearest: float) -> PlacedMarker:
+    def _placed(self, marker: Marker, family: int, dearest: float, label_y: float) -> PlacedMarker:
         radius = round(_LEAST + (_MOST - _LEAST) * (marker.cost / dearest) ** 0.5, 1)
         x, y = round(self._across(marker.error), 1), round(self._down(marker.forgetting), 1)
         shape = _SHAPES[family % len(_SHAPES)]
-        return PlacedMarker(marker, x, y, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius))
+        return PlacedMarker(marker, x, y, label_y, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius))
 
     def _across(self, error: float) -> float:
         low, high = self._x
-        return _LEFT + (self.right - _LEFT) * (error - low) / (high - low)
+        return _LEFT + (self.right - _LEFT) * min((error - low) / (high - low), 1.0)
 
     def _down(self, forgetting: float) -> float:
         low, high = self._y

@@ -198,7 +198,8 @@ def story(
         change = gain(chosen, parent)
         others = len(choice.equals) - 1
         why = "the lowest error" if not others else f"the least forgetting of {others + 1} that cannot be told apart"
-        forgets = f", forgetting {signed_points(chosen.forgetting(parent))} points" if chosen.kept else ""
+        lost = chosen.forgetting(parent)
+        forgets = f"; the parent's sets lose {100 * lost:.1f} points" if lost else ""
         sentence = (
             f"{choice.name} is chosen, for {why}: error {100 * parent.error:.1f} → {100 * chosen.error:.1f} % of the "
             f"box on held-out subjects, {signed_points(change.value)} points {interval(change, signed_points)}".rstrip()
