@@ -241,7 +241,9 @@ def search(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Found:
             settings=config.inference,
         )
         uses = [split.use for split in (*training, *kept)]
-        found = search_step(workflow, config, known.fits, worker_of, judged_on, known.start.folder, uses, held.told)
+        found = search_step(
+            workflow, known.config, known.fits, worker_of, judged_on, known.start.folder, uses, held.told
+        )
         workflow.run.set_tags({"posecore.chosen": found.values["chosen"] or PARENT})
     console.print(trials_table(found.values["table"]))
     console.print(f"search    {found.values['told']}")

@@ -162,6 +162,8 @@ def adapt(
 ) -> str:
     """A trained model in, its child for another population out; otherwise as :func:`train`.
 
+    With ``search`` in the run file its parent is returned where no strategy is better than that.
+
     Example:
         >>> adapt("adapt.yaml", settings=["training.steps=1"])
         'models:/infants/1'

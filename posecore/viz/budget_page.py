@@ -90,8 +90,8 @@ class TradeOff:
         dearest = max((marker.cost for marker in markers), default=1.0) or 1.0
         lines: list[float] = []
         self.markers = []
-        for marker in sorted(markers, key=lambda marker: (-marker.forgetting, marker.error)):
-            line = max([self._down(marker.forgetting) + 4, *(line + _LINE for line in lines[-1:])])
+        for marker in sorted(markers, key=lambda marker: (marker.forgetting, marker.error)):
+            line = min([self._down(marker.forgetting) + 4, *(line - _LINE for line in lines[-1:])])
             lines.append(line)
             self.markers.append(self._placed(marker, families.index(marker.family), dearest, round(line, 1)))
 

@@ -23,7 +23,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
-from posecore.workflows.budget.trial import PARENT, Pace, Score, Trials
+from posecore.workflows.budget.trial import PARENT, Pace, Trials
 from posecore.workflows.machines import Machines
 from posecore.workflows.without_ray import ThisProcess
 

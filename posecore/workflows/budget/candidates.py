@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from posecore.config import parse_config
 from posecore.doors import trusted_file
@@ -13,6 +14,7 @@ from posecore.methods.strategies import (
     LoraConfig,
 )
 from posecore.models.architecture import ModelConfig
+from posecore.training.engine import TorchEngineConfig
 from posecore.training.gpus import GIB
 from posecore.training.planner import Plan
 from posecore.workflows.adaptation.job import AdaptationJob
@@ -105,6 +107,21 @@ def as_run_file(config: AdaptationJob, candidate: Candidate, steps: int | None =
         return parse_config(values, AdaptationJob, origin=f"search.candidates.{candidate.name}")
 
 
+def as_trial(config: AdaptationJob) -> AdaptationJob:
+    """The job as one process does it: as many crops in a pass as each of the job's workers would have had."""
+    training = config.training
+    changes = {"engine": training.engine, "accumulation": training.accumulation * config.cluster.num_workers}
+    if training.engine.kind != "torch":  # nobody is there to share with
+        precision: Any = training.engine.precision
+        changes["engine"] = TorchEngineConfig(precision="bf16" if precision == "bf16-weights" else precision)
+    return config.model_copy(
+        update={
+            "training": training.model_copy(update=changes),
+            "cluster": config.cluster.model_copy(update={"num_workers": 1}),
+        }
+    )
+
+
 def as_overrides(chosen: AdaptationJob) -> list[str]:
     """What of the run file is to be changed, as ``--set`` takes it, to adapt by what a search chose."""
     strategy = chosen.method.strategy.model_dump_json()
@@ -151,7 +168,7 @@ def fits_of(
     """
     for candidate in candidates:
         own = as_run_file(config, candidate)
-        planned: Plan = plan_of(own)
+        planned = plan_of(as_trial(own))
         needed = planned.peak if config.cluster.gpus_per_worker else planned.cpu_peak
         yield Fit(
             candidate=candidate,

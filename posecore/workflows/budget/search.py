@@ -17,11 +17,10 @@ from posecore.lineage.tracking import RunLog
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.storage import AnyPath, remove_folder, write_atomically
-from posecore.training.engine import TorchEngineConfig
 from posecore.viz.budget_page import PAGE_NAME, write_budget_page
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.worker import AdaptationWorker
-from posecore.workflows.budget.candidates import Fit
+from posecore.workflows.budget.candidates import Fit, as_run_file, as_trial
 from posecore.workflows.budget.choice import Choice, choose, gain
 from posecore.workflows.budget.halving import Halving, Measured, halving_of_steps, halving_of_time
 from posecore.workflows.budget.settings import SearchConfig
@@ -53,7 +52,7 @@ def search_step(
 
     Args:
         workflow: the step is recorded in.
-        config: of the search.
+        config: of the search, with nothing left to its parent.
         fits: all candidates, and whether they fit.
         worker_of: what trains one.
         judged_on: what decides.
@@ -271,21 +270,14 @@ class _Search:
         """What trains each trial, on the schedule of the adaptation that follows; None for first steps to measure."""
         workers = {}
         for fit in self.fits:
-            worker = self.worker_of(fit.config)
-            changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False, "engine": self._engine()}
+            own = fit.config if halving is None else as_run_file(self.config, fit.candidate, halving.final)
+            worker = self.worker_of(as_trial(own))
+            changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False}
             if halving is not None:
-                changes |= {"steps": halving.final, "log_every": max(1, halving.rungs[0] // 4)}
+                changes["log_every"] = max(1, halving.rungs[0] // 4)
             loop = worker.training.model_copy(update=changes)
-            loop = type(loop).model_validate(loop.model_dump())
             workers[fit.candidate.name] = replace(worker, training=loop, quiet=True)
         return workers
-
-    def _engine(self) -> Any:
-        """A trial is one process, which has nobody to share with."""
-        engine = self.config.training.engine
-        if engine.kind == "torch":
-            return engine
-        return TorchEngineConfig(precision="bf16" if engine.precision != "fp32" else "fp32")
 
     def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score]:
         done = dict(self.machines.work(partial(_given, trials), works, self._process))

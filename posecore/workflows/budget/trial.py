@@ -25,7 +25,7 @@ from posecore.shards.corrections import Corrections
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path, write_atomically
 from posecore.training.checkpoint import step_of
-from posecore.training.context import LocalContext
+from posecore.training.context import LocalContext, default_device
 from posecore.workflows.adaptation.worker import AdaptationWorker
 
 PARENT = "parent"
@@ -176,7 +176,7 @@ class Trials:
 
     def _parent(self) -> Score:
         began = time.perf_counter()
-        validation, kept = self.judged_on.errors(load_model(self.parent))
+        validation, kept = self.judged_on.errors(load_model(self.parent).to(default_device()))
         seconds = time.perf_counter() - began
         return Score(name=PARENT, step=0, validation=validation, kept=kept, train_s=0.0, judge_s=seconds)
 
@@ -188,7 +188,7 @@ class Trials:
         trained = time.perf_counter()
         child = worker.trained_model(checkpoint)
         learning = sum(p.numel() for p in child.parameters() if p.requires_grad)
-        validation, kept = self.judged_on.errors(child)
+        validation, kept = self.judged_on.errors(child.to(default_device()))
         return Score(
             name=name,
             step=step,
