@@ -51,8 +51,8 @@ from posecore.workflows.data_steps import Split
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.without_ray import ThisProcess
 
-ADULTS, INFANTS, JUDGED = 1500, 50, 200
-PARENT_STEPS = 2000
+ADULTS, INFANTS, JUDGED = 800, 50, 150
+PARENT_STEPS = 1500
 SIZE = (192, 192)
 CANDIDATES: Sequence[Mapping[str, Any]] = (
     {"name": "head", "strategy": "frozen-backbone"},
@@ -242,7 +242,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=600, help="of the whole budget; 0 prints what is there")
+    parser.add_argument("--steps", type=int, default=400, help="of the whole budget; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
     options = parser.parse_args()

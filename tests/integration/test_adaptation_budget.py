@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import Found, field, search
+from pipelines.adapt import FLAGS, Found, field, run, search
 from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
@@ -24,6 +24,7 @@ from posecore.synth.writers import write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
 from posecore.workflows.budget.trial import PARENT, Pace, Trials
+from posecore.workflows.command_line import read_job
 from posecore.workflows.machines import Machines
 from posecore.workflows.without_ray import ThisProcess
 
@@ -278,6 +279,29 @@ def test_a_search_takes_one_process_or_a_cluster(values: dict[str, Any], monkeyp
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(PreflightError, match="a trial is trained by one process, and torchrun started 2"):
         refuse_several_processes(several, machines)
+
+
+def test_the_parent_stays_where_nothing_is_better(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    still = values["training"] | {"optimizer": {"lr": 1e-12}}
+    config = job(values, search={"budget": "40steps", "candidates": SEARCH["candidates"][:1]}, training=still)
+    assert run(config, EVERYTHING, ThisProcess()) == values["parent"]
+    assert "The parent stays: after 10 steps no strategy is clearly better" in capfd.readouterr().out
+
+
+def test_flags_say_the_budget_and_a_dry_run_the_plan(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "run.yaml"
+    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if key != "search"}))
+    flags = ["--budget", "1000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
+    read_job("", AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
+    said = capfd.readouterr()
+    assert yaml.safe_load(said.out)["search"] == {"budget": "1000steps", "memory": "4GiB", "labels": 10}
+    assert "9 trials to 41 steps, then 3 trials to 123 steps" in " ".join(said.err.split())
+    with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
+        read_job("", AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(ThisProcess())
 
 
 @pytest.mark.ray
