@@ -302,26 +302,3 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     assert "9 trials to 41 steps, then 3 trials to 123 steps" in " ".join(said.err.split())
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
         read_job("", AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(ThisProcess())
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
-def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    from posecore.cluster.machines import RayMachines
-
-    settings = {
-        "budget": "100steps",
-        "scheduler": "asha",
-        "at_once": 2,
-        "eta": 2,
-        "candidates": SEARCH["candidates"][:2],
-    }
-    config = job(values, search=settings)
-    result = search(config, EVERYTHING, RayMachines())
-    said = capfd.readouterr().out
-    assert {name for name in ("head", "lora") if f"search    {name:<20}" in said} == {"head", "lora"}
-    tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
-    assert tags["posecore.chosen"] in ("head", "lora", PARENT)
-    again = search(config, EVERYTHING, RayMachines())
-    assert again.config == result.config
