@@ -130,10 +130,10 @@ def _recipes(options: argparse.Namespace) -> int:
 
 def _cost(config: "ModelConfig", points: dict[str, int]) -> str:
     from posecore.models.cost import model_cost
-    from posecore.models.onnx_graph import OnnxGraphConfig
 
-    if isinstance(config.backbone, OnnxGraphConfig):
-        return f"{config.backbone.num_parameters:,} numbers in the graph, whose arithmetic is not counted"
+    uncounted = config.backbone.uncounted_parameters
+    if uncounted is not None:
+        return f"{uncounted:,} numbers in the graph, whose arithmetic is not counted"
     cost = model_cost(config, points)
     return (
         f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per crop forward (2 per multiply-accumulate)"

@@ -29,9 +29,12 @@ class Backbone(Extension):
     Attributes:
         stride: crop pixels per feature, in each direction.
         learns: whether it can be trained, and gives features that a student may be held against.
+        finished: whether other software runs it as it is, so that it is neither compiled, written in another format nor
+            followed through its operators.
     """
 
     learns: ClassVar[bool] = True
+    finished: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # a field, a constant or a property
 
@@ -52,6 +55,11 @@ class Backbone(Extension):
             tasks: names of the model's heads, for a backbone that has experts.
         """
         raise NotImplementedError(f"{type(self).__name__} has to build its module")
+
+    @property
+    def uncounted_parameters(self) -> int | None:
+        """Numbers in the weights of a network whose arithmetic cannot be counted; None where its modules are."""
+        return None
 
     @property
     def takes_depth(self) -> bool:

@@ -18,7 +18,7 @@ from posecore.errors import ConfigError
 from posecore.extras import needed
 from posecore.models.export_graphs import HeadsGraph
 from posecore.models.onnx_export import check_onnx, dense_model, has_experts, write_graph
-from posecore.models.onnx_graph import OnnxGraphConfig, open_session
+from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import PoseModel
 
 Backend: TypeAlias = Literal["torch", "onnxruntime", "openvino"]
@@ -74,7 +74,7 @@ def check_backend(model: PoseModel, backend: Backend, precision: Precision) -> N
     Raises:
         ConfigError: see :class:`ExportedHeads`.
     """
-    if isinstance(model.config.backbone, OnnxGraphConfig):
+    if model.config.backbone.finished:
         raise ConfigError(f"backend: {backend} runs models that are exported, and this one is an ONNX file; use torch.")
     if model.takes_depth:
         raise ConfigError(f"backend: {backend} runs models of pictures alone, and this one takes depth; use torch.")

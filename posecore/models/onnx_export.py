@@ -23,7 +23,6 @@ from posecore.extras import needed
 from posecore.models.architecture import ModelCard
 from posecore.models.export_graphs import GRAPHS, Graph, GraphLayout
 from posecore.models.merge import merge_experts
-from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
 
@@ -57,7 +56,7 @@ def export_onnx(
         ConfigError: there is no such head, the model was read from such a file, the layout cannot hold it, or the
             packages of the ``export`` extra are missing.
     """
-    if isinstance(model.config.backbone, OnnxGraphConfig):
+    if model.config.backbone.finished:
         raise ConfigError(
             "the model is an ONNX file already, which is not written again; copy the file it was read from."
         )

@@ -48,6 +48,7 @@ class OnnxGraphConfig(Backbone):
     """
 
     learns: ClassVar[bool] = False
+    finished: ClassVar[bool] = True
 
     kind: Literal["onnx"] = "onnx"
     num_bytes: int = Field(gt=0, le=MAX_GRAPH_BYTES)
@@ -66,6 +67,11 @@ class OnnxGraphConfig(Backbone):
     def size_multiple(self) -> int:
         """Crop sides are multiples of this."""
         return self.stride
+
+    @property
+    def uncounted_parameters(self) -> int:
+        """Those of the graph."""
+        return self.num_parameters
 
     def build(self, input_size: tuple[int, int], tasks: Sequence[str]) -> "OnnxGraph":
         """A graph whose bytes are still to come."""

@@ -29,7 +29,6 @@ from posecore.loading.crop import box_region
 from posecore.loading.decoders import decoder_difference
 from posecore.models.backends import Backend, ExportedHeads, Precision, check_backend
 from posecore.models.catalog import CATALOG
-from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.uncertainty import HeadUncertainty
@@ -114,7 +113,7 @@ class Predictor:
         if difference is not None:
             warnings.warn(difference, stacklevel=2)
         if self.settings.compile:
-            if isinstance(model.config.backbone, OnnxGraphConfig):
+            if model.config.backbone.finished:
                 raise ConfigError("compile: an ONNX file is run by onnxruntime as it is; leave compile out.")
             for module in (model.backbone, *model.heads.values()):
                 module.compile()

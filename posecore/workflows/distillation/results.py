@@ -10,7 +10,6 @@ from posecore.lineage.tracking import RunLog
 from posecore.lineage.versions import COST
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
-from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.saving import WEIGHTS_FILE, load_model
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.data_steps import Split
@@ -36,8 +35,9 @@ def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFi
 def _measured(folder: AnyPath) -> dict[str, float]:
     model = load_model(folder)
     points = {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()}
-    if isinstance(model.config.backbone, OnnxGraphConfig):  # whose arithmetic is not counted
-        counted = {"parameters": float(model.config.backbone.num_parameters)}
+    uncounted = model.config.backbone.uncounted_parameters
+    if uncounted is not None:
+        counted = {"parameters": float(uncounted)}
     else:
         cost = model_cost(model.config, points)
         counted = {"parameters": cost.parameters, "gflops": cost.flops / 1e9}
