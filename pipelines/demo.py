@@ -10,7 +10,6 @@ if __name__ == "__main__":  # before the imports below, which take a second
 
     signals_end_the_process()
 
-import argparse
 import os
 import secrets
 import shlex
@@ -25,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from posecore.command_parser import CommandParser
 from posecore.interruption import Interrupted, signals_raise
 from posecore.synth.writers import DatasetName, write_dataset
 
@@ -146,7 +146,7 @@ def main() -> int:
 
 
 def _demo() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = CommandParser(description=__doc__)
     parser.add_argument("--folder", type=Path, default=REPOSITORY / "demo", help="where everything is written")
     parser.add_argument("--config", default="pipelines/configs/demo.yaml", help="run file, relative to the repository")
     options = parser.parse_args()

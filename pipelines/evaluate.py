@@ -37,6 +37,7 @@ import orjson
 
 from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_heads
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.config import parse_config
 from posecore.errors import EvaluationError
 from posecore.evaluation.inference import InferenceSettings
@@ -66,7 +67,7 @@ def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Evaluates what the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model",
         required=True,

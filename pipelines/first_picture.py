@@ -18,6 +18,7 @@ from pathlib import Path
 
 import posecore as pc
 from posecore.cli import main as posecore
+from posecore.command_parser import CommandParser
 from posecore.synth.writers import write_dataset
 
 STEPS = 240
@@ -59,7 +60,7 @@ def run(folder: Path, photos: Sequence[str], steps: int = STEPS) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs what the command line names; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("photos", nargs="*", help="to draw on, beside the rendered ones")
     parser.add_argument("--folder", type=Path, default=Path("picture"), help="of everything (default: picture)")
     parser.add_argument("--steps", type=int, default=STEPS, help="of the training (default: %(default)s)")

@@ -20,6 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.config import Config, parse_config
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import IntegrityError
@@ -55,7 +56,7 @@ class IngestConfig(Config):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Ingests the split named on the command line; returns the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="name of a dataset definition, or path of a dataset.yaml")
     parser.add_argument("--split", required=True)
     parser.add_argument("--root", required=True, help="folder of the download, local or an fsspec URL")

@@ -22,6 +22,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.lineage.gates import Gate, Requirements
 from posecore.lineage.moves import history
 from posecore.lineage.policies import policies_in_force, register_policies
@@ -46,7 +47,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="registered model")
     parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")
     action = parser.add_mutually_exclusive_group(required=True)

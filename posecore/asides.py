@@ -18,6 +18,11 @@ _NAME = re.compile(r"\.[0-9a-f]{32}\.part(\.\w+)?")
 _swept: set[Path] = set()
 
 
+def is_aside(path: Path) -> bool:
+    """Whether a file or folder is named as one that is still being written."""
+    return _NAME.fullmatch(path.name) is not None
+
+
 @contextmanager
 def aside_file(folder: Path, suffix: str = "") -> Iterator[Path]:
     """An empty file of this writer alone, removed at the end of the block unless it was renamed.

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from pydantic import ConfigDict, SerializerFunctionWrapHandler, ValidationInfo, model_serializer, model_validator
 
 from posecore.config import Config
+from posecore.nearest import choices
 
 STORED = {"stored": True}
 """Validation context of what was written earlier: definitions that still said how heads were trained are read."""
@@ -56,9 +57,7 @@ class LabelConventions(Config):
                 "conventions of the model, if it is not to be the preset's."
             )
         if strange := [name for name in more if name not in moved]:
-            raise ValueError(
-                f"{strange[0]} is no convention of labels; there are {', '.join(type(self).model_fields)}."
-            )
+            raise ValueError(f"{strange[0]} is no convention of labels.{choices(strange[0], type(self).model_fields)}")
         return self
 
     @model_serializer(mode="wrap")

@@ -19,7 +19,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from difflib import get_close_matches
 from functools import lru_cache
 from importlib.metadata import entry_points
 from typing import Annotated, Any, Literal, get_args, get_origin
@@ -28,6 +27,7 @@ from pydantic import BaseModel, GetCoreSchemaHandler, ValidationError
 from pydantic_core import InitErrorDetails, PydanticCustomError, core_schema
 
 from posecore.errors import failing_line, said
+from posecore.nearest import nearest
 
 EXTENSIONS = "POSECORE_EXTENSIONS"
 """Environment variable: modules and packages, with commas between, that any file may name classes of."""
@@ -105,7 +105,7 @@ class Door:
         found = getattr(module, name, None)
         if found is None:
             offered = [key for key, value in vars(module).items() if _is_a(value, protocol)]
-            close = get_close_matches(name, offered, n=1, cutoff=0.4) or offered[:1]
+            close = nearest(name, offered) or offered[:1]
             hint = f"; did you mean {close[0]}?" if close else f", nor any other {protocol.__name__}."
             raise ValueError(f"{self.what} {kind!r}: module {module_name} has no {name}{hint}")
         if not _is_a(found, protocol):
@@ -125,7 +125,7 @@ class Door:
 
     def unknown(self, kind: str, known: Iterable[str]) -> str:
         """A sentence that says of a name that it is none, and which is nearest."""
-        close = get_close_matches(kind, [*known, *_installed(self.group)], n=1)
+        close = nearest(kind, [*known, *_installed(self.group)])
         hint = f"; did you mean {close[0]}? There are" if close else "; there are"
         return f"no {self.what} is called {kind!r}{hint} {self._choices(known)}."
 

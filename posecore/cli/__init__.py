@@ -1,6 +1,6 @@
 """The command line: thin wrappers, one module per group of commands, each with ``add(commands)``."""
 
-import argparse
+import errno
 import os
 import signal
 import sys
@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from posecore.cli.jobs import JOBS
+from posecore.command_parser import CommandParser
 from posecore.errors import PoseCoreError, QuestionError
 from posecore.interruption import Interrupted, signals_raise
+from posecore.system_errors import is_full, said_of_system
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "datasets": ("datasets", "what datasets there are, and what a download looks like"),
@@ -60,8 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         0 done, 1 a deliberate error or a failed check, 2 bad usage or a question about something that is nowhere
         recorded, 128 and the signal's number if one ended it.
     """
-    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = CommandParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     given = sys.argv[1:] if arguments is None else arguments
     called = next((argument for argument in given if not argument.startswith("-")), None)
     if called in COMMANDS:
@@ -73,7 +75,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if "job" in options:
         return int(import_module("posecore.cli.jobs").run_job(options.job, further))
     if further:
-        parser.error(f"unrecognized arguments: {' '.join(further)}")
+        parser.refuse(further, given)
     try:
         with signals_raise():
             status = int(options.run(options))
@@ -85,15 +87,32 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Interrupted as stop:
         print(f"{stop}.", file=sys.stderr)
         return stop.status
-    except (PoseCoreError, OSError) as error:  # an OSError names the file, as ours do
-        print(f"error: {error}", file=sys.stderr)
+    except Exception as error:
+        sentence = _one_sentence(error, getattr(options, "out", None))
+        if sentence is None:
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
         return 2 if isinstance(error, QuestionError) else 1
 
 
-def build_parser() -> argparse.ArgumentParser:
+def _one_sentence(error: Exception, written: str | None) -> str | None:
+    """What stopped a command, for a person; None for an error that only its stack of calls explains."""
+    if isinstance(error, PoseCoreError):
+        return str(error)
+    if is_full(error):
+        return said_of_system(OSError(errno.ENOSPC, ""), written)
+    if "mlflow" in sys.modules:  # whose import takes a second, and which is no part of the core
+        from posecore.lineage.outage import told
+
+        if (sentence := told(error)) is not None:
+            return sentence
+    return said_of_system(error, written) if isinstance(error, OSError) else None
+
+
+def build_parser() -> CommandParser:
     """The parser of all commands with all their options."""
-    parser = argparse.ArgumentParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
-    commands = parser.add_subparsers(dest="command", required=True)
+    parser = CommandParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for module in dict.fromkeys(module for module, _ in COMMANDS.values()):
         import_module(f"posecore.cli.{module}").add(commands)
     known = {choice.dest for choice in commands._choices_actions}

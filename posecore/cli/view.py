@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.errors import EvaluationError, PreflightError
+from posecore.nearest import nearest
 
 if TYPE_CHECKING:
     from posecore.storage import AnyPath
@@ -96,9 +97,7 @@ def _name(place: str, file_folder: "AnyPath", folder: "AnyPath", taken: set[str]
 def _nothing(folder: "AnyPath") -> str:
     if not folder.is_dir():
         near = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
-        from difflib import get_close_matches
-
-        close = get_close_matches(folder.name, near, 1)
+        close = nearest(folder.name, near)
         return f"{folder}: no such folder{f'; did you mean {folder.parent / close[0]}?' if close else '.'}"
     splits = sorted({path.parent for path in Path(str(folder)).glob("*/*/manifest.json")})[:3]
     near_by = f"; splits near by: {', '.join(map(str, splits))}" if splits else ""

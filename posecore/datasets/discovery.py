@@ -2,7 +2,6 @@
 
 import importlib
 from collections.abc import Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,6 +12,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.partition import name_subjects
 from posecore.errors import DatasetError, PoseCoreError, failing_line, said
 from posecore.formats.reader import COMMON_OPTIONS, Reader, ReaderOfParts, Source
+from posecore.nearest import did_you_mean
 from posecore.schema import Record, Reject
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import AnyPath, as_path
@@ -225,6 +225,4 @@ def _parse_definition(path: Path) -> DatasetDefinition:
 
 def _suggest(name: str, known: Iterable[str]) -> str:
     names = list(known)
-    close = get_close_matches(name, names, n=1)
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"{hint} Known: {', '.join(names) or 'none'}."
+    return f"{did_you_mean(name, names)} Known: {', '.join(names) or 'none'}."

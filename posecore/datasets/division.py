@@ -9,7 +9,6 @@ are added later never move those that were there.
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from difflib import get_close_matches
 from itertools import islice
 
 import numpy as np
@@ -20,6 +19,7 @@ from scipy.sparse.csgraph import connected_components
 
 from posecore.datasets.partition import PartitionConfig
 from posecore.errors import DatasetError
+from posecore.nearest import did_you_mean
 from posecore.schema import Record, Reject
 
 
@@ -186,11 +186,9 @@ def _hold_named(groups: pl.DataFrame, members: pl.DataFrame, named: Sequence[str
     """Of each group, whether its subjects are the named ones."""
     known = members["member"].to_list()
     if unknown := sorted(set(named) - set(known)):
-        close = get_close_matches(unknown[0], known, n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
         raise DatasetError(
             f"{where}: partition.subjects names {unknown[0]!r}, and nobody in the {members.height} subjects of the "
-            f"pool is called that.{hint}"
+            f"pool is called that.{did_you_mean(unknown[0], known)}"
         )
     listed = members.with_columns(is_named=pl.col("member").is_in(sorted(set(named))))
     by_group = listed.group_by("kind", "name", maintain_order=True)

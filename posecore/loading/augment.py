@@ -24,6 +24,7 @@ from posecore.config import Config
 from posecore.geometry import fix_aspect_ratio
 from posecore.loading.appearance import AppearanceConfig, AugmentationConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
+from posecore.nearest import choices
 from posecore.skeletons.skeleton import Skeleton
 
 _MOST_SIGMAS = 2.0
@@ -125,7 +126,7 @@ class AugmentConfig(Config):
             return changes
         name = changes["preset"]
         if not isinstance(name, str) or name not in AUGMENT_PRESETS:
-            raise ValueError(f"no augmentation is called {name!r}; there are {', '.join(AUGMENT_PRESETS)}.")
+            raise ValueError(f"no augmentation is called {name!r}.{choices(name, AUGMENT_PRESETS)}")
         return AUGMENT_PRESETS[name] | {key: value for key, value in changes.items() if key != "preset"}
 
     @model_validator(mode="after")

@@ -41,6 +41,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, frozen_statistics
 from posecore.models.prototypes import prototype_heatmaps
+from posecore.nearest import did_you_mean
 
 _HEADS, _BACKBONE = "model.heads.", "model.backbone."
 
@@ -149,7 +150,9 @@ def _named(known: dict[str, Any]) -> BeforeValidator:
         if not isinstance(value, str):
             return value
         if value not in known:
-            raise ValueError(f"{value!r} is none of {', '.join(known)}; name one or give all fields.")
+            raise ValueError(
+                f"{value!r} is none of {', '.join(known)}; name one or give all fields.{did_you_mean(value, known)}"
+            )
         return known[value]
 
     return BeforeValidator(resolve)

@@ -13,6 +13,7 @@ from posecore.config import Config
 from posecore.methods.heads import ExpertsConfig, HeadsConfig
 from posecore.methods.prototypes import PrototypesConfig
 from posecore.methods.supervised import SupervisedConfig
+from posecore.nearest import did_you_mean
 
 _Supervised = TypeVar("_Supervised", bound=SupervisedConfig)
 
@@ -25,7 +26,7 @@ def _resolve_name(value: Any) -> Any:
     if kind not in _KINDS:
         raise ValueError(
             f"{'nothing' if kind is None else repr(kind)} is none of {', '.join(_KINDS)}; give one of these words, or "
-            "{kind: word, field: other value}."
+            f"{{kind: word, field: other value}}.{did_you_mean(kind, _KINDS)}"
         )
     return values
 

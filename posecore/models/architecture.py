@@ -16,6 +16,7 @@ from posecore.models.head import Head, Surroundings
 from posecore.models.heads import ClassicHeadConfig, HeadConfig
 from posecore.models.presets import PRESETS, Preset, preset_of
 from posecore.models.uncertainty import HeadUncertainty
+from posecore.nearest import choices
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 
@@ -213,7 +214,7 @@ def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:
         return {}, None
     name = changes["preset"]
     if not isinstance(name, str) or name not in PRESETS:
-        raise ValueError(f"no backbone preset is called {name!r}; there are {', '.join(PRESETS)}.")
+        raise ValueError(f"no backbone preset is called {name!r}.{choices(name, PRESETS)}")
     preset = PRESETS[name]
     fields = preset["backbone"].model_dump() | {key: item for key, item in changes.items() if key != "preset"}
     return preset, fields

@@ -6,7 +6,6 @@ the publisher's page, given by ``homepage``, leads to the file, to be downloaded
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from typing import Any
 
 from posecore.config import parse_config
@@ -17,6 +16,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.catalog_figures import FIGURES
 from posecore.models.weights.layout import LABELS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 from posecore.models.weights.licenses import LICENSES
+from posecore.nearest import nearest
 from posecore.skeletons.library import load_skeleton
 
 
@@ -240,7 +240,7 @@ def find(name: str) -> PublishedModel:
         CheckpointError: there is none of that name; the message suggests the closest.
     """
     if name not in CATALOG:
-        close = get_close_matches(name, CATALOG, n=3)
+        close = nearest(name, CATALOG, most=3)
         hint = f"; did you mean {' or '.join(close)}?" if close else "; posecore models list shows all."
         raise CheckpointError(f"no preset or published model is called {name!r}{hint}")
     return CATALOG[name]

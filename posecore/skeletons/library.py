@@ -4,12 +4,12 @@ An own one lies in a folder of its name on ``POSECORE_DATASETS``: ``my_datasets/
 """
 
 import os
-from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
 
 from posecore.config import parse_config, read_yaml
 from posecore.errors import DatasetError
+from posecore.nearest import did_you_mean
 from posecore.skeletons.skeleton import Skeleton
 
 _DEFINITIONS = Path(__file__).parent / "definitions"
@@ -53,8 +53,6 @@ def _shipped(name: str) -> Skeleton:
     known = skeleton_names()
     if name not in known:
         known = tuple(dict.fromkeys((*known, *own_skeletons())))
-        close = get_close_matches(name, known, n=1)
-        hint = f" Did you mean {close[0]}?" if close else ""
-        raise DatasetError(f"unknown skeleton {name!r}.{hint} Known: {', '.join(known)}.")
+        raise DatasetError(f"unknown skeleton {name!r}.{did_you_mean(name, known)} Known: {', '.join(known)}.")
     path = _DEFINITIONS / f"{name}.yaml"
     return parse_config(read_yaml(path), Skeleton, origin=str(path))

@@ -13,6 +13,7 @@ from posecore.config import parse_config
 from posecore.datasets import search_path
 from posecore.datasets.definition import DatasetDefinition, StageEntry, StageResources
 from posecore.errors import ConfigError, IngestError, failing_line, said
+from posecore.nearest import did_you_mean
 from posecore.stages.declared_file import DeclaredFile
 from posecore.stages.duplicates import Deduplicate
 from posecore.stages.protocol import SKELETON, ImageStage, ModelStage, SourceStage, Stage
@@ -125,7 +126,7 @@ def stage_named(name: str) -> Any:
         if isinstance(error, ModuleNotFoundError) and module_name.startswith(error.name or " "):
             raise IngestError(
                 f"stage {name!r} is neither one of {', '.join(known_stages())} nor an importable package.module:name; "
-                "correct `stages` in dataset.yaml."
+                f"correct `stages` in dataset.yaml.{did_you_mean(name, known_stages())}"
             ) from None
         raise IngestError(f"stage {name!r}: its module fails{failing_line(error)}: {said(error)}.") from error
     found = getattr(module, attribute, None) if attribute else None

@@ -9,6 +9,7 @@ import cv2
 
 from posecore.config import Config, read_yaml
 from posecore.errors import DatasetError
+from posecore.nearest import choices
 from posecore.schema import Json
 from posecore.storage import write_atomically
 from posecore.synth.coco_files import Ap10kFile, CocoFile, CrowdPoseFile, SyripFile, WholeBodyFile, detections
@@ -25,6 +26,7 @@ GENERATOR_VERSION = 2
 JPEG_QUALITY = 92
 _SPLITS = ("train", "val")
 _FIRST_VAL = 1_000_000
+_MOST_PX = 4096
 """Numbers of validation pictures and subjects start here, so that no split shares either with another."""
 
 
@@ -146,11 +148,15 @@ def write_dataset(
         DatasetError: the name is unknown, a number is out of range, or ``root`` holds something else.
     """
     if name not in get_args(DatasetName):
-        raise DatasetError(f"no synthetic form of dataset {name!r}; there are {', '.join(get_args(DatasetName))}.")
-    if not (0 <= num_train < _FIRST_VAL and 0 <= num_val < _FIRST_VAL) or min(image_size) < 32 or seed < 0:
+        raise DatasetError(f"no synthetic form of dataset {name!r}.{choices(name, get_args(DatasetName))}")
+    if (
+        not (0 <= num_train < _FIRST_VAL and 0 <= num_val < _FIRST_VAL)
+        or not all(32 <= side <= _MOST_PX for side in image_size)
+        or seed < 0
+    ):
         raise DatasetError(
             f"num_train {num_train}, num_val {num_val}, image_size {image_size} and seed {seed}: the numbers must be "
-            f"from 0 to {_FIRST_VAL - 1}, the picture at least 32 × 32 and the seed not negative."
+            f"from 0 to {_FIRST_VAL - 1}, the picture's sides from 32 to {_MOST_PX} pixels and the seed not negative."
         )
     root = Path(root)
     settings = SynthSettings(dataset=name, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from posecore.errors import ConfigError
+from posecore.nearest import choices
 
 GIB = 1 << 30
 
@@ -71,7 +72,7 @@ def find_gpu(name: str) -> Gpu:
         ConfigError: it is not in the table.
     """
     if name not in GPUS:
-        raise ConfigError(f"no GPU is called {name!r}; there are {', '.join(GPUS)}.")
+        raise ConfigError(f"no GPU is called {name!r}.{choices(name, GPUS)}")
     return GPUS[name]
 
 

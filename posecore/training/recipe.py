@@ -17,6 +17,7 @@ from posecore.config import Config, parse_config
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
 from posecore.models.presets import preset_of
+from posecore.nearest import choices
 from posecore.schema import Json
 
 NONE = "none"
@@ -227,7 +228,7 @@ def choose(choice: RecipeConfig, pupil: Pupil, recipes: Mapping[str, Recipe]) ->
         most = max(pupil.keypoints.values())
         return min(own, key=lambda recipe: abs(math.log(recipe.keypoints / most)), default=None)
     if choice.name not in recipes:
-        raise ConfigError(f"recipe: none is called {choice.name!r}; there are {', '.join(recipes)}, and {NONE}.")
+        raise ConfigError(f"recipe: none is called {choice.name!r}.{choices(choice.name, (*recipes, NONE))}")
     recipe = recipes[choice.name]
     if recipe not in own:
         advice = f"recipe: {own[0].name}" if own else f"recipe: {NONE}"

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import yaml
 
+from posecore.command_parser import CommandParser
 from posecore.config import load_config, stated_values
 from posecore.lineage.steps import Reuse
 from posecore.workflows.datasets_job import DatasetsJob
@@ -49,7 +50,7 @@ def read_job(
         arguments: None for the process's own.
         flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
     """
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     usual = None if flags is None else flags.run_file
     default = "" if usual is None else f"; default {usual.name}, changed by the flags below"
     parser.add_argument("--config", required=usual is None, default=None, help=f"run file (YAML){default}")

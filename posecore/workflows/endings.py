@@ -5,7 +5,6 @@ stays, and the same job submitted again goes on from there. An error nobody fore
 """
 
 import atexit
-import errno
 import os
 import sys
 from collections.abc import Callable
@@ -15,22 +14,22 @@ from posecore.errors import PoseCoreError
 from posecore.interruption import Interrupted, signals_raise
 from posecore.lineage.outage import told
 from posecore.shards.remote import is_of_a_store
+from posecore.system_errors import is_full, said_of_system
 
 GO_ON = "what is finished stays: submit the same job again to go on."
-_NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
 
 def one_sentence(error: BaseException) -> str | None:
     """What stopped a job, for a person; None for an error that only its stack of calls explains."""
     if isinstance(error, PoseCoreError):
         return str(error)
-    if _is_full(error):
+    if is_full(error):
         where = f" ({error.filename})" if isinstance(error, OSError) and error.filename else ""
         return f"no space is left on the disk{where}; free some and submit the same job again: what is finished stays."
     if (sentence := told(error)) is not None:
         return sentence
     if isinstance(error, OSError):
-        return str(error)  # it names the file, as our own do
+        return said_of_system(error)
     if is_of_a_store(error):
         return f"a store does not do what it is asked ({' '.join(str(error).split())}); {GO_ON}"
     return None
@@ -67,16 +66,6 @@ def exit_status(
         print(f"error: {sentence}", file=sys.stderr, flush=True)
         return _leave_at_once(1) if isinstance(error, lost) else 1
     return 0
-
-
-def _is_full(error: BaseException) -> bool:
-    # Writers in C++ and Rust raise errors of their own with the system's text in them.
-    if isinstance(error, OSError) and error.errno in _NO_SPACE:
-        return True
-    said = str(error)
-    if "database or disk is full" in said:  # SQLite's words
-        return True
-    return any(f"os error {number}" in said or os.strerror(number) in said for number in _NO_SPACE)
 
 
 def _leave_at_once(status: int) -> int:

@@ -54,7 +54,7 @@ def test_audit_tells_what_two_splits_share(tmp_path: Path, capsys: pytest.Captur
         (["datasets", "show", "coco", "--root", ".", "--out", "o", "--split", "tset"], "has no split 'tset'"),
         (["datasets", "check", "coco", "--root", "nowhere://x"], "nowhere://x: "),
         (["audit", "absent", "absent"], "absent: no manifest.json"),
-        (["synth", "--dataset", "coco", "--out", "file/coco"], "Not a directory: 'file/coco/"),
+        (["synth", "--dataset", "coco", "--out", "file/coco"], "file/coco/train2017: a file is where a folder must be"),
         (["lineage", "--folder", "absent", "model", "pose", "1"], "nothing has been recorded at"),
     ],
 )

@@ -12,6 +12,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.weights.layout import LABELS, SKELETONS, Layout, Translated
+from posecore.nearest import choices
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
 
@@ -49,7 +50,7 @@ def fit(
     """
     heads = _skeletons(translated.heads, skeletons, origin)
     if preset is not None and preset not in PRESETS:
-        raise CheckpointError(f"no backbone preset is called {preset!r}; there are {', '.join(PRESETS)}.")
+        raise CheckpointError(f"no backbone preset is called {preset!r}.{choices(preset, PRESETS)}")
     possible = [
         name
         for name, fields in PRESETS.items()

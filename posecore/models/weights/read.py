@@ -21,6 +21,7 @@ from posecore.models.weights.hub import HubName, download, parse_hub_name
 from posecore.models.weights.layout import CONFIG_FILE, UNMISTAKABLE, Layout, Translated, without_heads
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.onnx_file import ONNX_LAYOUT, SUFFIX, UNSTATED, checksum_onnx, read_onnx
+from posecore.nearest import did_you_mean
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import read_at_most, sha256_of
@@ -187,10 +188,15 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
     if name is None:
         raise CheckpointError(
             f"{source} is no file or folder here, no published model (posecore models list) and no place on the hub "
-            "(organisation/name[@revision][:file])."
+            f"(organisation/name[@revision][:file]).{did_you_mean(source, [*CATALOG, *_beside(path)])}"
         )
     found = download(replace(name, revision=name.revision or revision))
     return Located(found.path, found.commit)
+
+
+def _beside(path: Path) -> list[str]:
+    """Of files and folders that lie where a path says, the paths."""
+    return [str(path.parent / each.name) for each in path.parent.iterdir()] if path.parent.is_dir() else []
 
 
 def _locate_published(model: PublishedModel, revision: str | None) -> Located:

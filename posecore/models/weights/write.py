@@ -12,6 +12,7 @@ from posecore.models.saving import WEIGHTS_FILE, save_model
 from posecore.models.sources import OWN_LAYOUT
 from posecore.models.weights.layout import CONFIG_FILE, PROCESSOR_FILE
 from posecore.models.weights.layouts import LAYOUTS
+from posecore.nearest import choices
 from posecore.storage import write_atomically, written_aside
 
 _PICKLED = (".pth", ".pt")
@@ -37,7 +38,7 @@ def write_weights(model: PoseModel, layout: str, path: str | Path) -> dict[str, 
         save_model(model, path)
         return {}
     if layout not in LAYOUTS:
-        raise CheckpointError(f"no layout is called {layout!r}; there are {', '.join((OWN_LAYOUT, *LAYOUTS))}.")
+        raise CheckpointError(f"no layout is called {layout!r}.{choices(layout, (OWN_LAYOUT, *LAYOUTS))}")
     written = LAYOUTS[layout].write(model)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in written.tensors.items()}
     if written.config is not None:

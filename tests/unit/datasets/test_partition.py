@@ -225,7 +225,7 @@ def test_named_subjects_are_judged_on_and_nobody_else():
 @pytest.mark.parametrize(
     ("subjects", "said"),
     [
-        (["3"], "names '3', and nobody in the 3 subjects of the pool is called that. Did you mean '03'"),
+        (["3"], "names '3', and nobody in the 3 subjects of the pool is called that. Did you mean 03"),
         (["03"], "names '03' and not '07', but pictures or videos tie the two together"),
         (["03", "07", "11"], "names everybody, so nobody is left to train on"),
     ],

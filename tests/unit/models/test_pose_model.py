@@ -63,7 +63,7 @@ def test_a_preset_may_be_named_and_changed() -> None:
     changed = parse_config({"backbone": {"preset": "vitpose-small", "drop_path": 0.0}}, ModelConfig, "test")
     assert changed.backbone.embed_dim == 384
     assert changed.backbone.drop_path == 0.0
-    with pytest.raises(ConfigError, match="no backbone preset is called 'vit-smal'; there are vit-nano"):
+    with pytest.raises(ConfigError, match=r"no backbone preset is called 'vit-smal'\. Did you mean vitpose-small\?"):
         parse_config({"backbone": "vit-smal"}, ModelConfig, "test")
     with pytest.raises(ConfigError, match="input_size"):
         parse_config({"backbone": "vitpose-small", "input_size": [250, 192]}, ModelConfig, "test")

@@ -49,5 +49,5 @@ def test_only_what_has_bfloat16_multiplies_in_it() -> None:
 
 def test_a_card_is_found_by_its_name_alone() -> None:
     assert find_gpu("h100") is GPUS["h100"]
-    with pytest.raises(ConfigError, match="no GPU is called 'h1000'; there are b200, h200"):
+    with pytest.raises(ConfigError, match=r"no GPU is called 'h1000'\. Did you mean h100\? There are b200, h200"):
         find_gpu("h1000")

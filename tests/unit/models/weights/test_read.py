@@ -110,7 +110,7 @@ def test_nothing_there() -> None:
 
 
 def test_writing_refuses_what_does_not_fit(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no layout is called 'onnx'; there are posecore, vitpose"):
+    with pytest.raises(CheckpointError, match=r"no layout is called 'onnx'\. There are posecore, vitpose"):
         write_weights(tiny_model(), "onnx", tmp_path / "x.pth")
     with pytest.raises(CheckpointError, match=r"must end in \.safetensors, \.pth or \.pt"):
         write_weights(tiny_model(), "vitpose", tmp_path / "x")
