@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from posecore.nearest import nearest
 from posecore.doors import trusted_file
 from posecore.errors import ConfigError
 from posecore.storage import AnyPath, as_path, read_at_most
@@ -75,7 +76,10 @@ def read_yaml(path: str | AnyPath) -> dict[str, Any]:
     try:
         value = parse_yaml(read_at_most(path, MAX_YAML_BYTES).decode())
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.") from None
+        beside = path.parent.glob("*.y*ml") if isinstance(path, Path) else ()  # a store's folder may be large
+        near = nearest(path.name, (each.name for each in beside))
+        meant = f" Did you mean {path.parent / near[0]}?" if near else ""
+        raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.{meant}") from None
     except OSError as error:
         raise ConfigError(f"{path}: cannot be read ({error.strerror}); give the path of a YAML file.") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

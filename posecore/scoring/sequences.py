@@ -16,9 +16,12 @@ def read_sequences(folder: AnyPath) -> Iterator[list[dict[str, Json]]]:
     """The bodies of each file as entries of COCO's results list: confidences in the place of flags.
 
     Raises:
-        EvaluationError: a file is no such file, or a body has no confidences (``scores``).
+        EvaluationError: there is no file, one is no such file, or a body has no confidences (``scores``).
     """
-    for path in sorted(folder.glob("*.json"), key=str):
+    files = sorted(folder.glob("*.json"), key=str)
+    if not files:
+        raise EvaluationError(f"{folder} holds no *.json; name a file of results, or a folder with one per sequence.")
+    for path in files:
         try:
             bodies = orjson.loads(path.read_bytes())["annotations"]
             entries = [_entry(body) for body in bodies]

@@ -98,6 +98,9 @@ def test_a_file_that_is_no_run_file_is_refused(tmp_path: Path, content: bytes, m
 def test_what_is_not_a_plain_file_of_some_kilobytes_is_refused_unread(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="no such file"):
         read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "adapt_demo.yaml").touch()
+    with pytest.raises(ConfigError, match=r"no such file; .* Did you mean .*adapt_demo\.yaml\?"):
+        read_yaml(tmp_path / "adapt_dmo.yaml")
     with pytest.raises(ConfigError, match="it is a folder"):
         read_yaml(tmp_path)
     os.mkfifo(tmp_path / "pipe")  # nobody writes to it
