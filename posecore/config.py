@@ -14,9 +14,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from posecore.nearest import nearest
 from posecore.doors import trusted_file
 from posecore.errors import ConfigError
+from posecore.nearest import nearest
 from posecore.storage import AnyPath, as_path, read_at_most
 from posecore.strict_yaml import parse_yaml, place_of
 
