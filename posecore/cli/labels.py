@@ -80,6 +80,10 @@ def add(commands: Commands) -> None:
     following.add_argument("predicted", type=Path, help="folder that `posecore predict` has written")
     following.add_argument("--pictures", type=Path, required=True, help="folder of the pictures or films")
     following.add_argument("--num", type=positive, default=24, help="how many (default: 24)")
+    following.add_argument(
+        "--by", choices=["score", "radius"], default="score",
+        help="what says how sure the model is: scores, or the radii of a calibrated one (default: score)",
+    )  # fmt: skip
     following.add_argument("--head", default="", help="whose points (default: the first)")
     following.add_argument("--format", choices=list(WRITERS), default="coco", help="of the pre-labels (default: coco)")
     following.add_argument("--out", type=Path, required=True, help="folder to write into")
@@ -200,7 +204,7 @@ def _records_of(place: str, annotator: int | None) -> tuple[list[Record], Skelet
 
 def _next(options: argparse.Namespace) -> int:
     found = read_predictions(options.predicted, options.head)
-    chosen = next_pictures(found.records, options.num)
+    chosen = next_pictures(found.records, options.num, options.by)
     pictures = list(pictures_of_files((found.records[one.row] for one in chosen), options.pictures))
     done = export(pictures, found.skeleton, "next", options.format, options.out)
     shown = (

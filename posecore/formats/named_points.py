@@ -20,7 +20,7 @@ from posecore.schema import BoxXywh, FloatArray, Instance, Json, Outcome, Record
 Point: TypeAlias = tuple[float, float, int]
 """x, y in 0-based image pixels, and COCO's flag."""
 
-TOUCHED, PREDICTED, SCORES = "touched", "predicted", "scores"
+TOUCHED, PREDICTED, SCORES, RADII = "touched", "predicted", "scores", "radii"
 """Extras of an instance: names of points that a person has set or moved; true for a body that a model drew; its
 confidences by name."""
 

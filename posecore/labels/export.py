@@ -11,7 +11,7 @@ import numpy as np
 import orjson
 
 from posecore.errors import DatasetError
-from posecore.formats.named_points import PREDICTED, SCORES
+from posecore.formats.named_points import PREDICTED, RADII, SCORES
 from posecore.formats.writing.coco import CocoWriter
 from posecore.formats.writing.cvat import CvatWriter
 from posecore.formats.writing.label_studio import LabelStudioWriter
@@ -196,6 +196,14 @@ def _record(image: Mapping[str, Json]) -> Record:
     )
 
 
+def _radii(result: Mapping[str, Json], skeleton: Skeleton) -> dict[str, float]:
+    """Pixels within which each point is, infinite where there is none."""
+    return {
+        name: float("inf") if pixels is None else float(pixels)
+        for name, pixels in zip(skeleton.names, result[RADII], strict=True)
+    }
+
+
 def _body(result: Mapping[str, Json], number: int, skeleton: Skeleton, min_score: float) -> Instance:
     rows = np.array(result["keypoints"], np.float64).reshape(-1, 3)
     scores = dict(zip(skeleton.names, rows[:, 2].round(4).tolist(), strict=True))
@@ -212,5 +220,5 @@ def _body(result: Mapping[str, Json], number: int, skeleton: Skeleton, min_score
         area_rule="box",
         category=skeleton.name,
         track_id=None if track is None else str(track),
-        extras={PREDICTED: True, SCORES: scores},
+        extras={PREDICTED: True, SCORES: scores, **({RADII: _radii(result, skeleton)} if RADII in result else {})},
     )

@@ -1,18 +1,20 @@
 """Which pictures to label next: those a model is least sure of, and no two of them alike.
 
-A picture counts by its least sure body: one less the mean score of the less sure half of its points. Pictures are taken
-one after the other, each time the one whose doubt, times how far it is from what is taken already, is largest. Far is
-measured by poses within their boxes, by the size of the body in the picture, and, within one film, by time.
+A picture counts by its least sure body: one less the mean score of the less sure half of its points; or, of a
+calibrated model, the mean radius of the wider half of them as a share of √(w·h) of its box, one at most. Pictures are
+taken one after the other, each time the one whose doubt, times how far it is from what is taken already, is largest.
+Far is measured by poses within their boxes, by the size of the body in the picture, and, within one film, by time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Literal, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
-from posecore.formats.named_points import SCORES
+from posecore.formats.named_points import RADII, SCORES
 from posecore.schema import Instance, Record
 
 _FAR = 0.3
@@ -37,20 +39,28 @@ class Choice:
     distance: float
 
 
-def next_pictures(records: Sequence[Record], count: int) -> list[Choice]:
+By: TypeAlias = Literal["score", "radius"]
+"""What a doubt comes from."""
+
+
+def next_pictures(records: Sequence[Record], count: int, by: By = "score") -> list[Choice]:
     """The pictures to label next, the first first.
 
     Args:
         records: predicted, with scores by point in the extras of their bodies.
         count: how many; fewer where there are fewer.
+        by: what says how sure a model is: its scores, or the radii of one that was calibrated.
 
     Raises:
-        DatasetError: there is no picture.
+        DatasetError: there is no picture, or there are no radii.
     """
     if not records:
         raise DatasetError("there is no picture to choose from.")
-    bodies = [_least_sure(record) for record in records]
-    doubts = np.array([_NOBODY if body is None else _doubt(body) for body in bodies])
+    if by == "radius" and any(RADII not in body.extras for record in records for body in record.instances):
+        raise DatasetError("nothing says how far off the points are; calibrate the model and predict again.")
+    doubt = {"score": _doubt, "radius": _doubt_of_radii}[by]
+    bodies = [_least_sure(record, doubt) for record in records]
+    doubts = np.array([_NOBODY if body is None else doubt(body) for body in bodies])
     poses = _poses(records, bodies)
     nearest = np.ones(len(records))
     chosen: list[Choice] = []
@@ -63,14 +73,20 @@ def next_pictures(records: Sequence[Record], count: int) -> list[Choice]:
     return chosen
 
 
-def _least_sure(record: Record) -> Instance | None:
+def _least_sure(record: Record, doubt: Callable[[Instance], float]) -> Instance | None:
     scored = [body for body in record.instances if body.extras.get(SCORES)]
-    return max(scored, key=_doubt, default=None)
+    return max(scored, key=doubt, default=None)
 
 
 def _doubt(body: Instance) -> float:
     scores = np.sort(np.clip(np.array(list(body.extras[SCORES].values()), np.float64), 0, 1))
     return float(1 - scores[: max(1, len(scores) // 2)].mean())
+
+
+def _doubt_of_radii(body: Instance) -> float:
+    size = np.sqrt(max(body.bbox_xywh[2] * body.bbox_xywh[3], 1.0))
+    shares = np.sort(np.minimum(np.array(list(body.extras[RADII].values()), np.float64) / size, 1.0))
+    return float(shares[len(shares) // 2 :].mean())
 
 
 def _poses(records: Sequence[Record], bodies: Sequence[Instance | None]) -> NDArray[np.float64]:

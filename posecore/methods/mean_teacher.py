@@ -44,6 +44,9 @@ class MeanTeacherConfig(Config):
         ema_decay: share of the old teacher after each step; less in the first 1 / (1 - ema_decay) steps, in which the
             teacher is the plain mean of all students so far.
         confidence: the least maximum of a heatmap, or of both SimCC lines, at which a point counts.
+        most_sigma: the largest standard deviation of its place at which a point counts, as a share of the crop's longer
+            side; None asks for no such thing. It is what the outputs' shape says, scaled by the calibration of the head
+            where the model that the run starts from has one.
         mask_share: this share of a data set's points in the micro-batch, the least sure ones, never counts.
         view: what the student sees.
     """
@@ -52,6 +55,7 @@ class MeanTeacherConfig(Config):
     ramp_up: float = Field(default=0.2, ge=0, le=1)
     ema_decay: float = Field(default=0.999, gt=0, lt=1)
     confidence: float = 0.2
+    most_sigma: float | None = Field(default=None, gt=0)
     mask_share: float = Field(default=0.5, ge=0, lt=1)
     view: ViewConfig = ViewConfig()
 
@@ -101,6 +105,8 @@ class MeanTeacher(nn.Module):
         self._head = head
         self._datasets = frozenset(datasets)
         self._codec = student.codec(head)
+        promised = student.card.uncertainty_of(head, False, "regression")
+        self._scale = 1.0 if promised is None else promised.whole.scale or 1.0
         self._strength = 0.0
         self._flip_indices = torch.from_numpy(student.skeletons[head].flip_indices)
         self._observed: dict[str, Tensor] = {}
@@ -162,7 +168,7 @@ class MeanTeacher(nn.Module):
             return replace(group, dataset=self._head)
         with torch.autocast(crops.device.type, enabled=False):  # in bfloat16 a place would be off by a pixel
             places, confidence = self._codec.decode(outputs.float())
-            counts = self._sure(confidence).float()
+            counts = (self._sure(confidence) & self._narrow(outputs.float(), places)).float()
             views = Views.drawn(group.seeds, (crops.shape[2], crops.shape[3]), self.config.view)
             points, weights = views.carry(
                 places * _pixels_per_place(self._codec, places), counts, self._flip_indices.to(crops.device)
@@ -181,6 +187,14 @@ class MeanTeacher(nn.Module):
         among_the_sure = rank.view_as(confidence) >= self.config.mask_share * len(order)
         # A map without a positive value has no place.
         return among_the_sure & (confidence >= self.config.confidence) & (confidence > 0)
+
+    def _narrow(self, outputs: Tensor, places: Tensor) -> Tensor:
+        """(n, K) whether points may be so little off that they count."""
+        if self.config.most_sigma is None:
+            return torch.ones(places.shape[:2], dtype=torch.bool, device=places.device)
+        variances = self._codec.covariances(outputs, places).diagonal(dim1=2, dim2=3) * self._scale
+        pixels = (variances * _pixels_per_place(self._codec, places) ** 2).mean(dim=-1).sqrt()
+        return pixels <= self.config.most_sigma * max(self._codec.input_size)  # NaN, where there is no place, is not
 
     def _observe(self, counts: Tensor, confidence: Tensor) -> None:
         for name, values in (("used_share", counts), ("confidence", confidence.float())):

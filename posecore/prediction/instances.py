@@ -122,9 +122,12 @@ class ImagePrediction:
     def to_coco(self, image_id: int | str) -> list[dict[str, Json]]:
         """One entry of COCO's results format per body, with ``bbox``, ``box_score`` and, if tracked, ``track_id``.
 
+        Of a calibrated model also ``radii``, pixels, null where there is no point.
+
         Args:
             image_id: COCO's number of the image, or a name for it.
         """
+        radii = self.sure().get("radius")
         triplets = np.concatenate([self.keypoints, self.keypoint_scores[..., None]], axis=2)
         return [
             {
@@ -135,14 +138,21 @@ class ImagePrediction:
                 "bbox": box,
                 "box_score": box_score,
                 **({} if track == NO_TRACK else {"track_id": track}),
+                **(
+                    {}
+                    if radii is None
+                    else {"radii": [None if np.isnan(each) else each for each in radii[row].tolist()]}
+                ),
             }
-            for values, score, box, box_score, track in zip(
-                triplets.reshape(len(self), 3 * self.keypoints.shape[1]).tolist(),
-                self.scores.tolist(),
-                self.bbox_xywh.tolist(),
-                self.box_scores.tolist(),
-                self.track_ids.tolist(),
-                strict=True,
+            for row, (values, score, box, box_score, track) in enumerate(
+                zip(
+                    triplets.reshape(len(self), 3 * self.keypoints.shape[1]).tolist(),
+                    self.scores.tolist(),
+                    self.bbox_xywh.tolist(),
+                    self.box_scores.tolist(),
+                    self.track_ids.tolist(),
+                    strict=True,
+                )
             )
         ]
 

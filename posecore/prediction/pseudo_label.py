@@ -38,6 +38,7 @@ class PseudoLabel(ModelStage):
         flip_test: average the answers for crop and mirrored crop.
         whole_images: an image without bodies is one body, and its extras hold what was found.
         crops_at_once: crops per forward pass.
+        uncertainty: say of every point, too, within how many pixels it is, by a calibrated model.
     """
 
     resources: ClassVar[StageResources] = StageResources(batch_size=32)
@@ -47,6 +48,7 @@ class PseudoLabel(ModelStage):
     flip_test: bool = False
     whole_images: bool = False
     crops_at_once: int = Field(default=32, ge=1)
+    uncertainty: bool = False
 
     _predictor: Predictor | None = PrivateAttr(None)
 
@@ -66,7 +68,9 @@ class PseudoLabel(ModelStage):
     def set_up(self) -> None:
         """Reads the model."""
         if self._predictor is None:
-            settings = PredictorSettings(batch_size=self.crops_at_once, flip_test=self.flip_test)
+            settings = PredictorSettings(
+                batch_size=self.crops_at_once, flip_test=self.flip_test, uncertainty=self.uncertainty
+            )
             predictor = Predictor.load(self._source, settings)
             predictor.head(self.head)
             self._predictor = predictor
@@ -114,7 +118,12 @@ class PseudoLabel(ModelStage):
         scores = np.round(found.keypoint_scores[row] * _STEPS_OF_A_SCORE) / _STEPS_OF_A_SCORE
         points = np.column_stack([xy, scores]).tolist()
         name = self.model if isinstance(self.model, str) else self.model.path.name
-        return {"model": name, "skeleton": skeleton.name, "points": dict(zip(skeleton.names, points, strict=True))}
+        said = {"model": name, "skeleton": skeleton.name, "points": dict(zip(skeleton.names, points, strict=True))}
+        if found.uncertainty is not None:
+            radius = np.round(found.uncertainty.radius[row] * _STEPS_PER_PX) / _STEPS_PER_PX
+            known = [None if np.isinf(pixels) else pixels for pixels in radius.tolist()]
+            said["radii"] = dict(zip(skeleton.names, known, strict=True))
+        return said
 
 
 def _is_usable(body: Instance, pixels: UInt8[np.ndarray, "H W 3"]) -> bool:

@@ -46,6 +46,19 @@ def test_the_less_sure_half_of_the_points_counts() -> None:
     assert next_pictures([half], 1)[0].doubt == pytest.approx(0.9)
 
 
+def test_radii_count_as_shares_of_the_box_where_they_are_asked_for() -> None:
+    records = [seen(str(number), 0.9 - number / 10, seed=number) for number in range(3)]
+    for record, radii in zip(records, ([5, 5, 30, 50], [5, 5, 5, 9], [1, 1, 80, float("inf")]), strict=True):
+        record.instances[0].extras["radii"] = dict(zip("abcd", radii, strict=True))
+    found = next_pictures(records, 3, by="radius")
+    assert [choice.row for choice in found] == [2, 0, 1]
+    assert [choice.doubt for choice in found] == pytest.approx([0.9, 0.4, 0.07])
+    assert [choice.row for choice in next_pictures(records, 3)] == [2, 1, 0], "scores, unless asked"
+    del records[1].instances[0].extras["radii"]
+    with pytest.raises(DatasetError, match="nothing says how far off the points are; calibrate the model"):
+        next_pictures(records, 3, by="radius")
+
+
 def test_no_two_alike_are_taken() -> None:
     records = [seen("a", 0.1), seen("again", 0.11), seen("other", 0.5, seed=5)]
     assert [choice.row for choice in next_pictures(records, 2)] == [0, 2]

@@ -19,6 +19,7 @@ from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.uncertainty import Fit, HeadUncertainty
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
@@ -280,6 +281,36 @@ def test_unsure_points_do_not_count() -> None:
     assert torch.equal(counted(mask_share=0.5), maxima >= bound)
     assert counted(mask_share=0.75).sum() == 3
     assert not counted(confidence=1e6).any()
+
+
+def test_points_that_may_be_far_off_do_not_count_where_that_is_asked_for() -> None:
+    images, _ = _dots(4)
+    images[2:] = nn.functional.avg_pool2d(images[2:].float(), 25, stride=1, padding=12).to(images.dtype)
+    batch, model = _batch(images), ColourModel()
+
+    def counted(**fields: float) -> Tensor:
+        config = MeanTeacherConfig.model_validate({**EVERYTHING, **fields, "view": STILL})
+        return MeanTeacher(model, config, "dots", ["frames"]).teach(batch).groups["frames"].weights > 0
+
+    codec = model.codec("dots")
+    outputs = model.run_head("dots", model.features(batch.images, []))
+    places, _ = codec.decode(outputs)
+    step = torch.tensor([95 / 23, 127 / 31])
+    sigmas = (codec.covariances(outputs, places).diagonal(dim1=2, dim2=3) * step**2).mean(dim=-1).sqrt() / 128
+    bound = 1.0001 * sigmas.flatten().sort().values[8].item()
+    assert counted().all()
+    assert torch.equal(counted(most_sigma=bound), sigmas <= bound)
+    assert counted(most_sigma=bound).sum() == 9
+    model.card = model.card.model_copy(update={"uncertainty": (_calibrated(scale=4.0),)})
+    assert torch.equal(counted(most_sigma=2 * bound), sigmas <= bound), "it is twice as far off as its maps say"
+
+
+def _calibrated(scale: float) -> HeadUncertainty:
+    whole = Fit(points=9, units=9, scale=scale, radius=2.0, visible=None)
+    return HeadUncertainty(
+        head="dots", weights="", flip_test=False, path="regression", level=0.9, unit="image", data="dots", digest="",
+        points=("left", "right", "middle"), whole=whole,
+    )  # fmt: skip
 
 
 def test_its_weight_grows() -> None:

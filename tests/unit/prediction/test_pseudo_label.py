@@ -1,26 +1,30 @@
 """What a model finds goes beside the labels: the predictor's own answers, in extras, and never counted as labels."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.errors import IngestError, PredictionError
+from posecore.errors import ConfigError, IngestError, PredictionError
 from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.run import ingest
 from posecore.ingest.stage_code import codes_of
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
-from posecore.models.saving import save_model
+from posecore.models.saving import load_model, save_model
+from posecore.prediction.instances import Boxes
 from posecore.prediction.predictor import Predictor
 from posecore.schema import Record
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.stages.load import load_stages
 from posecore.stages.protocol import Picture
+from posecore.workflows.calibration import calibrate
+from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 from tests.support.small_split import definition, job, picture, records
 
 
@@ -52,6 +56,27 @@ def assert_found(said, predictor, data, boxes, head, skeleton):
         points = np.array(list(answer["points"].values()))
         np.testing.assert_allclose(points[:, :2], found.keypoints[row], atol=1 / 16)
         np.testing.assert_allclose(points[:, 2], found.keypoint_scores[row], atol=1 / 256)
+
+
+def test_a_calibrated_model_says_how_far_off_its_labels_are(tmp_path: Path) -> None:
+    store = hands_store(tmp_path / "hands", hands_definition(), num_images=10)
+    torch.manual_seed(0)
+    config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(64, 48))
+    teacher = save_model(build_model(config, {"hands": HANDS}), tmp_path / "teacher")
+    with pytest.raises(ConfigError, match="not calibrated"):
+        stage(tmp_path, uncertainty=True)
+    calibrate(teacher, load_model(teacher), store)
+    data = store.read_image_bytes(0)
+    record = replace(store.read_record(0), instances=list(store.read_record(0).instances))
+    (told,), (plain,) = (
+        stage(tmp_path, uncertainty=on).work([Picture(record=record, data=data)]) for on in (True, False)
+    )
+    said, before = (found.record.instances[0].extras["pseudo_label"] for found in (told, plain))
+    assert set(said) - set(before) == {"radii"}
+    assert said["points"] == before["points"]
+    boxes = [Boxes(np.array([body.bbox_xywh for body in record.instances]))]
+    (found,) = Predictor.load(teacher).predict([data], boxes)
+    np.testing.assert_allclose(list(said["radii"].values()), found.uncertainty.radius[0], atol=1 / 16)
 
 
 def test_what_is_found_stands_beside_the_labels(tmp_path, teacher):
