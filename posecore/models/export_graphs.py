@@ -168,7 +168,10 @@ class RtmlibGraph(Graph):
                     f"rtmlib reads {_RTMLIB_SPLIT_RATIO} bins per pixel, and head {task} has {codec.split_ratio}."
                 )
             return
-        assert isinstance(codec, HeatmapCodec), codec
+        if not isinstance(codec, HeatmapCodec):
+            raise ConfigError(
+                f"rtmlib reads heatmaps and SimCC, and head {task} has {codec.kind}; use the layout picture."
+            )
         if (codec.kind, codec.blur_kernel, codec.blur_border) != ("udp", _RTMLIB_BLUR_KERNEL, "mirror"):
             raise ConfigError(
                 f"rtmlib reads heatmaps as ViTPose's are (udp, a blur of {_RTMLIB_BLUR_KERNEL} pixels), and those of "
@@ -249,6 +252,6 @@ def _neighbours(place: Tensor, length: int) -> tuple[tuple[Tensor, Tensor], tupl
 def _in_picture(points: Tensor, center: Tensor, scale: Tensor, codec: Codec) -> Tensor:
     """As :func:`posecore.geometry.heatmap_to_image`."""
     height, width = codec.frame_size
-    last = 1.0 if isinstance(codec, HeatmapCodec) and codec.crop == "udp" else 0.0
+    last = 1.0 if codec.crop == "udp" else 0.0
     steps = torch.tensor([width - last, height - last])
     return points * (scale / steps)[:, None] + (center - scale / 2)[:, None]

@@ -4,16 +4,18 @@ Names and layouts are those of ViTAE-Transformer/ViTPose @ c050ed2,
 ``mmpose/models/heads/topdown_heatmap_simple_head.py``, so that published weights load by name.
 """
 
-from typing import Annotated, Literal, TypeAlias
+from typing import Annotated, ClassVar, Literal, TypeAlias
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
+from posecore.codecs.places import PlacesCodec
 from posecore.doors import Door
+from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
-from posecore.models.head import Head
+from posecore.models.head import Head, Surroundings
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
 from posecore.models.rtmcc import RtmccHeadConfig
@@ -59,11 +61,42 @@ class SimpleHeadConfig(Head):
         return SimpleHead(num_features, num_keypoints)
 
 
+class PlacesHeadConfig(Head):
+    """The layers of :class:`ClassicHeadConfig`, read as distributions over places, which learn how far off they are.
+
+    Attributes:
+        kind: names this head.
+        channels: width of the two up-sampling layers.
+    """
+
+    kind: Literal["places"] = "places"
+    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
+    crop: ClassVar[CropConvention | None] = "udp"
+
+    @property
+    def upsampling(self) -> int:
+        """Maps are this many times larger than the feature grid, in each direction."""
+        return 4
+
+    def build(
+        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
+    ) -> "ClassicHead":
+        """A freshly initialised head; it serves features of any size."""
+        return ClassicHead(num_features, self.channels, num_keypoints)
+
+    def codec(self, convention: CropConvention, model: Surroundings) -> PlacesCodec:
+        """Distributions over the map's pixels."""
+        return PlacesCodec(
+            input_size=model.input_size, heatmap_size=model.heatmap_size, heatmap_sigma=model.heatmap_sigma
+        )
+
+
 HeadConfig: TypeAlias = Annotated[
     ClassicHeadConfig
     | SimpleHeadConfig
     | InstanceNormHeadConfig
     | RtmccHeadConfig
+    | PlacesHeadConfig
     | OnnxHeatmapsConfig
     | OnnxBinsConfig
     | Head,

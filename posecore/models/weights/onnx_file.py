@@ -293,13 +293,21 @@ def _skeleton(points: int, stated: Mapping[str, Skeleton], told: _Told, path: Pa
     return head, skeleton, guessed
 
 
+_CODECS = ("udp", "msra", "simcc")
+
+
 def _metadata(found: Mapping[str, str], path: Path) -> _Told:
     told = {key.removeprefix(METADATA_PREFIX): text for key, text in found.items() if key.startswith(METADATA_PREFIX)}
     if "head" not in told:
         return _Told()
     try:
         values = {key: json.loads(text) for key, text in told.items()}
-        lineage = values["lineage"]
+        lineage, codec = values["lineage"], values["codec"]
+        if codec not in _CODECS:
+            raise CheckpointError(
+                f"{path}: its outputs are read by {codec}, and those of ONNX files as heatmaps or SimCC alone; use the "
+                "model folder that it was exported from."
+            )
         return _Told(
             head=(values["head"], Skeleton.model_validate(values["skeleton"])),
             channels="bgr" if values.get("layout") == "rtmlib" else "rgb",

@@ -11,12 +11,12 @@ import torch
 
 from posecore.codecs.simcc import SimccCodec
 from posecore.conventions import Conventions
-from posecore.errors import ConfigError
+from posecore.errors import CheckpointError, ConfigError
 from posecore.geometry import crop_matrix
 from posecore.models.architecture import ModelConfig
 from posecore.models.cspnext import CspnextConfig
 from posecore.models.export_graphs import cut_crops
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads import ClassicHeadConfig, PlacesHeadConfig
 from posecore.models.onnx_export import export_onnx
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel, build_model
@@ -42,6 +42,7 @@ CODECS = {
     "udp of mmpose": {"conventions": Conventions(codec="udp"), "settings": {"blur_border": "zero", "blur_kernel": 17}},
     "msra": {"conventions": Conventions(codec="msra", padding=1.1), "settings": {}},
     "simcc": {"conventions": Conventions(codec="msra"), "settings": {}},
+    "places": {"conventions": Conventions(codec="udp"), "settings": {}},
 }
 
 
@@ -58,6 +59,8 @@ def _model(name: str) -> PoseModel:
     }
     if name == "simcc":
         parts = {"backbone": CspnextConfig(deepen=0.1, widen=0.0625), "head": RtmccHeadConfig()}
+    if name == "places":
+        parts["head"] = PlacesHeadConfig(channels=8)
     config = ModelConfig(**parts, input_size=(128, 96), **CODECS[name]["settings"])
     model = build_model(config, {"coco": load_skeleton("coco17")}, {"coco": CODECS[name]["conventions"]})
     for parameter in model.parameters():
@@ -85,6 +88,12 @@ def test_a_picture_and_boxes_give_what_the_predictor_says(name: str, tmp_path: P
     assert np.median(distance) < 0.01
     assert np.quantile(distance, 0.95) < 0.5  # a parabola through a flat map of random weights makes much of rounding
     np.testing.assert_allclose(scores, expected.keypoint_scores, atol=0.01 * np.abs(expected.keypoint_scores).max())
+
+
+def test_outputs_that_would_be_read_as_others_are_refused(tmp_path: Path) -> None:
+    export_onnx(_model("places"), "coco", tmp_path / "model.onnx", "crops")
+    with pytest.raises(CheckpointError, match="its outputs are read by places, and those of ONNX files as heatmaps or"):
+        read_weights(tmp_path / "model.onnx")
 
 
 @pytest.mark.parametrize("crop", ["udp", "msra"])
@@ -131,6 +140,7 @@ def test_rtmlib_is_not_given_what_it_would_read_wrongly(tmp_path: Path) -> None:
     for name, problem in (
         ("msra", "enlarges boxes by 1.25, .* trained at 1.1"),
         ("udp of mmpose", "a blur of 11 pixels"),
+        ("places", "reads heatmaps and SimCC, and head coco has places; use the layout picture"),
     ):
         with pytest.raises(ConfigError, match=problem):
             export_onnx(_model(name), "coco", tmp_path / "model.onnx", "rtmlib")
