@@ -298,7 +298,7 @@ def trainer(
         method=method,
         weights=StartFolder.at(start.folder),
         training=config.loop(),
-        loading=config.mixture(start.card.architecture.takes_depth),
+        loading=config.mixture(start.card.architecture.takes_depth, start.card.architecture.whole_scenes),
         stores={split.entry.name: split.location for split in training},
         parent=str(parent.record["source"]),
         card=start.card,

@@ -101,6 +101,11 @@ class JobConfig(DatasetsJob):
     @model_validator(mode="after")
     def _check_passes(self) -> Self:
         if self.label_check is not None:
+            if self.model.whole_scenes:
+                raise ValueError(
+                    "label_check: it looks at crops of single bodies, and the model finds bodies in whole pictures; "
+                    "leave it out."
+                )
             check_passes(self.training)
         return self
 
@@ -128,7 +133,7 @@ class JobConfig(DatasetsJob):
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration; depth is cut where the model takes it or the method asks for it."""
-        config = self.loading.config(self.datasets)
+        config = self.loading.config(self.datasets).of_heads(whole_scenes=self.model.whole_scenes)
         return config.model_copy(update={"depth": self.model.takes_depth or self.method.depth is not None})
 
     def followed(self, definitions: Mapping[str, DatasetDefinition]) -> "Followed[JobConfig]":

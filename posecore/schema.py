@@ -303,8 +303,9 @@ class CropGroup:
         dataset: name of the mixture entry.
         start: first row.
         stop: one past the last row.
-        keypoints_crop: (n, K, 2) float32, x, y in crop pixels, in the dataset's own order after any flip.
-        state: (n, K) uint8 :class:`KeypointState` per native point, after any flip and crop.
+        keypoints_crop: (n, K, 2) float32, x, y in crop pixels, in the dataset's own order after any flip; of whole
+            scenes (n, M, K, 2), those of M bodies, or of fewer and rows that say nothing.
+        state: (n, K) uint8 :class:`KeypointState` per native point, after any flip and crop; likewise (n, M, K).
         center: (n, 2) float32, crop centre in source-image pixels.
         scale: (n, 2) float32, (w, h) of the cropped region in source-image pixels, padding included.
         rotation: (n,) float32, degrees, counter-clockwise positive in the published convention.
@@ -315,6 +316,9 @@ class CropGroup:
             the same on any number of ranks.
         taught_outputs: (n, P, …) what a teacher's head says, where stored answers are read; None elsewhere.
         taught_features: (n, D, h, w) what its backbone says, likewise.
+        ignored: of whole scenes, (n, H/2, W/2) uint8, 1 where there is a crowd or a body without labels; else None.
+        bbox_crop: of whole scenes, (n, M, 4) float32, left, top, right, bottom of each body in crop pixels; right is
+            less than left in rows that say nothing; else None.
     """
 
     dataset: str
@@ -330,6 +334,8 @@ class CropGroup:
     seeds: NDArray[np.int64]
     taught_outputs: NDArray[np.floating] | None = None
     taught_features: NDArray[np.floating] | None = None
+    ignored: NDArray[np.uint8] | None = None
+    bbox_crop: FloatArray | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field
 
+from posecore.codecs.grouping import GroupingConfig
 from posecore.config import Config
 from posecore.conventions import Conventions
 from posecore.errors import EvaluationError
@@ -21,6 +22,7 @@ from posecore.evaluation.crops import Answers, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
+from posecore.evaluation.scenes import only_category, predict_images, scenes_per_pass
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
 from posecore.models.backends import Precision
@@ -32,7 +34,7 @@ class InferenceSettings(Config):
     """How predictions are made.
 
     Attributes:
-        batch_size: crops per forward pass.
+        batch_size: crops per forward pass; whole pictures, so many that they have as many pixels as these of 256×192.
         flip_test: average the heatmaps of crop and mirrored crop, before decoding.
         path: where heatmaps come from: ``regression`` is the head, ``prototypes`` and ``average`` (the mean of both)
             need a model with an embedding.
@@ -42,6 +44,7 @@ class InferenceSettings(Config):
             boxes only: an annotated box is answered exactly once.
         num_threads: decoding threads.
         uncertainty: say of every point how far off it may be, too (:attr:`Predictions.covariances`).
+        grouping: how a model of whole pictures puts bodies together.
     """
 
     batch_size: int = Field(default=64, gt=0)
@@ -52,6 +55,7 @@ class InferenceSettings(Config):
     nms_threshold: float | None = Field(default=0.9, gt=0)
     num_threads: int = Field(default=2, gt=0)
     uncertainty: bool = False
+    grouping: GroupingConfig = GroupingConfig()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -63,17 +67,24 @@ class PredictionTask:
         head: name of the model's head.
         settings: how.
         boxes: detected boxes on images of the store, or None for the annotated ones.
-        rows: what to predict: rows of ``boxes``, or rows of ``index.parquet``, ascending.
+        whole_scenes: whether the model finds bodies in whole pictures, and takes no boxes.
+        rows: what to predict: rows of ``boxes``, or rows of ``index.parquet``, or, of whole pictures, of
+            ``images.parquet``, ascending.
     """
 
     store: ShardStore
     head: str
     settings: InferenceSettings
     boxes: DetectedBoxes | None = None
+    whole_scenes: bool = False
     rows: NDArray[np.int64] = field(init=False)
 
     def __post_init__(self) -> None:
-        if self.boxes is None:
+        if self.whole_scenes:
+            if self.boxes is not None:
+                raise EvaluationError("the model finds bodies in whole pictures and takes no boxes; leave them out.")
+            rows = np.arange(self.store.num_images)
+        elif self.boxes is None:
             table = self.store.instances
             rows = np.flatnonzero((table["num_labelled"].to_numpy() > 0) & ~table["is_crowd"].to_numpy())
         else:
@@ -97,9 +108,15 @@ class PredictionTask:
         """Source ids of the store's images."""
         return tuple(self.store.images["source_id"].to_pylist())
 
-    def batches(self) -> list[NDArray[np.int64]]:
-        """The rows in consecutive batches."""
+    def batches(self, input_size: tuple[int, int]) -> list[NDArray[np.int64]]:
+        """The rows in consecutive batches.
+
+        Args:
+            input_size: (height, width) of the model's input.
+        """
         size = self.settings.batch_size
+        if self.whole_scenes:
+            size = scenes_per_pass(size, input_size)
         return [self.rows[start : start + size] for start in range(0, len(self.rows), size)]
 
 
@@ -132,6 +149,7 @@ def predict_store(
         head=head or store.manifest.dataset,
         settings=settings or InferenceSettings(),
         boxes=boxes,
+        whole_scenes=model.config.whole_scenes,
     )
     return finish(task, [predict_rows(model, task, task.rows, device)])
 
@@ -170,8 +188,8 @@ def evaluate_shared(
     Returns:
         The metrics on rank 0, None on the others.
     """
-    task = PredictionTask(store=store, head=head, settings=settings)
-    batches = task.batches()
+    task = PredictionTask(store=store, head=head, settings=settings, whole_scenes=model.config.whole_scenes)
+    batches = task.batches(model.input_size)
     share = share_of(len(batches))
     own = np.concatenate([np.zeros(0, np.int64), *batches[share.start : share.stop]])
     part = predict_rows(model, task, own)
@@ -202,6 +220,8 @@ def predict_rows(
     """
     store, settings = task.store, task.settings
     columns = _columns(model, task)
+    if task.whole_scenes:
+        return _scenes(model, task, rows, columns, device)
     crops = EvalCrops(
         store,
         task.head,
@@ -234,6 +254,45 @@ def predict_rows(
             answers.append(answer)
             areas.append(group.scale.astype(np.float64).prod(axis=1))
     return _predictions(task, rows, answers, areas)
+
+
+def _scenes(
+    model: PoseModel,
+    task: PredictionTask,
+    rows: NDArray[np.int64],
+    columns: NDArray[np.int64],
+    device: torch.device | None,
+) -> Predictions:
+    """The bodies in some whole pictures of a task."""
+    settings, category_id = task.settings, only_category(task.store)
+    with _evaluation_mode(model):
+        found = list(
+            predict_images(
+                model,
+                task.store,
+                task.head,
+                rows,
+                batch_size=settings.batch_size,
+                flip_test=settings.flip_test,
+                precision=settings.precision,
+                grouping=settings.grouping,
+                device=device,
+            )
+        )
+    counts = [len(bodies.scores) for bodies in found]
+    total, num_keypoints = sum(counts), len(columns)
+    return Predictions(
+        image_ids=task.image_ids,
+        image_row=np.repeat(rows, counts),
+        instance_row=np.full(total, -1, np.int64),
+        keypoints=np.concatenate([np.zeros((0, num_keypoints, 2)), *(each.keypoints[:, columns] for each in found)]),
+        keypoint_scores=np.concatenate(
+            [np.zeros((0, num_keypoints)), *(each.keypoint_scores[:, columns] for each in found)]
+        ),
+        scores=np.concatenate([np.zeros(0), *(each.scores for each in found)]),
+        category_id=np.full(total, category_id, np.int64),
+        crop_area=np.full(total, np.nan),
+    )
 
 
 def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:

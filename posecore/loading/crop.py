@@ -185,6 +185,9 @@ class CropPlan:
         state: (n, K) uint8 states in the same order. A labelled point keeps its state outside the crop as well;
             drawing the target gives it no weight there.
         answers: n of what a teacher says, filled in as the crops are cut, where stored answers are read.
+        ignored: of whole scenes, (n, H/2, W/2) uint8, filled in as they are cut; see
+            :class:`~posecore.schema.CropGroup`, for what points, states and boxes are of these, too.
+        bbox_crop: of whole scenes, (n, M, 4) float32.
     """
 
     rows: NDArray[np.int64]
@@ -194,6 +197,8 @@ class CropPlan:
     keypoints_crop: NDArray[np.float32]
     state: NDArray[np.uint8]
     answers: list[Answer | None]
+    ignored: NDArray[np.uint8] | None = None
+    bbox_crop: NDArray[np.float32] | None = None
 
     def put(self, index: int, other: "CropPlan") -> None:
         """Puts another plan's only crop in the place of one of these."""
@@ -202,6 +207,9 @@ class CropPlan:
         self.region.rotation[index], self.region.flipped[index] = other.region.rotation[0], other.region.flipped[0]
         self.keypoints_crop[index], self.state[index] = other.keypoints_crop[0], other.state[0]
         self.answers[index] = other.answers[0]
+        for mine, theirs in ((self.ignored, other.ignored), (self.bbox_crop, other.bbox_crop)):
+            if mine is not None and theirs is not None:
+                mine[index] = theirs[0]
         if len(self.matrix):
             self.matrix[index] = other.matrix[0]
 
@@ -218,6 +226,10 @@ class CropPlan:
         def taken(*parts: NDArray[Any]) -> NDArray[Any]:
             return np.concatenate(parts)[order]
 
+        def if_there(*parts: NDArray[Any] | None) -> NDArray[Any] | None:
+            there = [part for part in parts if part is not None]
+            return taken(*there) if there else None
+
         regions = [(plan.region.center, plan.region.scale, plan.region.rotation, plan.region.flipped) for plan in plans]
         return cls(
             rows=taken(*(plan.rows for plan in plans)),
@@ -227,6 +239,8 @@ class CropPlan:
             keypoints_crop=taken(*(plan.keypoints_crop for plan in plans)),
             state=taken(*(plan.state for plan in plans)),
             answers=[answers[place] for place in order.tolist()],
+            ignored=if_there(*(plan.ignored for plan in plans)),
+            bbox_crop=if_there(*(plan.bbox_crop for plan in plans)),
         )
 
 
@@ -320,6 +334,8 @@ def group_crops(dataset: str, start: int, plan: CropPlan, crops: slice = slice(N
         flipped=np.broadcast_to(region.flipped, len(plan.rows))[crops].copy(),
         rows=rows,
         seeds=crop_seeds(seed, dataset, plan.number_of_pass[crops], rows),
+        ignored=None if plan.ignored is None else plan.ignored[crops],
+        bbox_crop=None if plan.bbox_crop is None else plan.bbox_crop[crops],
     )
 
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
-from posecore.config import Config
+from posecore.config import Config, parse_config
 from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
@@ -30,6 +30,7 @@ from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
 from posecore.loading.prefetch import RemoteEntry, ShardPrefetch
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import ImageKey, SampleCache, UsableInstances
+from posecore.loading.scene import SceneConfig, TrainingScenes
 from posecore.loading.training_crops import TrainingCrops
 from posecore.loading.unlabelled_crops import UnlabelledConfig, UnlabelledCrops
 from posecore.schema import BadSample, CropBatch, CropGroup
@@ -40,6 +41,7 @@ from posecore.shards.store import ShardStore
 _TRIES = 8
 """Images that are looked at for one crop; that so many in a row are damaged is a lost shard."""
 
+_Entry: TypeAlias = TrainingCrops | TrainingScenes | UnlabelledCrops
 OnBadSample: TypeAlias = Literal["stop", "skip"]
 Pictures: TypeAlias = Literal["whole", "precut"]
 
@@ -53,6 +55,8 @@ class LoadingConfig(Config):
         late: augmentation of the last passes, of every entry.
         unlabelled: crops for pre-training, which needs no label; ``augment`` then has no part in it. None cuts crops
             of labelled bodies.
+        scenes: whole pictures with all their bodies, for heads that find these without boxes; of ``augment``, what
+            changes no place then counts. None cuts a crop per body.
         depth: cut depth too, where images have it.
         pictures: ``whole`` decodes images; ``precut`` reads the pictures of single bodies that were cut when the sets
             were ingested (``--precut``), whose crops are the same but for their resampling.
@@ -73,6 +77,7 @@ class LoadingConfig(Config):
     augment: AugmentConfig = AugmentConfig()
     late: LateAugmentConfig | None = None
     unlabelled: UnlabelledConfig | None = None
+    scenes: SceneConfig | None = None
     depth: bool = False
     pictures: Pictures = "whole"
     bodies: Bodies = "labelled"
@@ -87,9 +92,40 @@ class LoadingConfig(Config):
     def _check(self) -> Self:
         if self.depth and self.unlabelled is not None:
             raise ValueError("depth is cut for crops of labelled bodies only; leave out depth, or unlabelled.")
+        if self.scenes is not None:
+            self._check_scenes()
         if self.pictures == "precut" and (self.depth or self.unlabelled is not None):
             raise ValueError("pictures: precut ones are of labelled bodies and have no depth; take whole ones.")
         return self
+
+    def of_heads(self, *, whole_scenes: bool) -> Self:
+        """The same for heads that find bodies in whole pictures, or for those that read crops.
+
+        Raises:
+            ConfigError: they are told how to do what the others do.
+        """
+        if not whole_scenes and self.scenes is not None:
+            raise ConfigError(
+                "loading.scenes: the model's head reads crops of bodies; leave it out, or take one of whole pictures "
+                "(model.head: associative)."
+            )
+        if not whole_scenes or self.scenes is not None:
+            return self
+        return parse_config({**self.model_dump(), "scenes": {}}, type(self), origin="loading")
+
+    def _check_scenes(self) -> None:
+        if self.depth or self.pictures == "precut" or self.unlabelled is not None or self.bodies != "labelled":
+            raise ValueError(
+                "scenes are whole pictures with their labels, without depth; leave out depth, precut pictures, "
+                "unlabelled and bodies, or the head that finds bodies in whole pictures."
+            )
+        if hidden := [entry.name for entry in self.mixture.entries if entry.unlabelled is not None]:
+            raise ValueError(f"entries: {hidden[0]} hides its labels, and whole pictures are trained on labels alone.")
+        augments = [self.augment, *(entry.augment for entry in self.mixture.entries if entry.augment is not None)]
+        if self.late is not None:
+            augments.append(self.late.augment)
+        if any(augment.blanket_probability for augment in augments):
+            raise ValueError("augment.blanket_probability: a blanket lies on one body; set it to 0 for whole pictures.")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -219,12 +255,15 @@ class Loader:
         # Pictures of single bodies need no decoding, so keeping them spares next to nothing.
         self._fits = not precut and sum(entry.instances.image_bytes for entry in self._entries) <= bytes_per_thread
 
-    def _crops(self, entry: MixtureEntry, store: ShardStore) -> TrainingCrops | UnlabelledCrops:
+    def _crops(self, entry: MixtureEntry, store: ShardStore) -> _Entry:
         if self.config.unlabelled is not None:
             return UnlabelledCrops(entry.name, store, self.config.unlabelled, self.input_size, self.seed)
         augment = entry.augment or self.config.augment
         conventions = None if self._conventions is None else self._conventions[entry.name]
         answers = self._answers.get(entry.name)
+        if self.config.scenes is not None:
+            changes = augment, self.config.late
+            return TrainingScenes(entry.name, store, self.config.scenes, *changes, self.input_size, self.seed)
         late, bodies, labels = self.config.late, _bodies(self.config, entry), entry.unlabelled is None
         precut = store.precut if self.config.pictures == "precut" else None
         return TrainingCrops(
@@ -315,7 +354,7 @@ class Loader:
         names = [entry.name for entry in self._entries]
         return [(names[number], row) for number, row in zip(dataset.tolist(), rows.tolist(), strict=True)]
 
-    def _picture_rows(self, entry: TrainingCrops | UnlabelledCrops, instance: NDArray[np.int64]) -> NDArray[np.int64]:
+    def _picture_rows(self, entry: _Entry, instance: NDArray[np.int64]) -> NDArray[np.int64]:
         if self.config.pictures == "precut":
             return entry.instances.rows[instance].astype(np.int64)
         return entry.instances.image_rows_of(instance)
@@ -367,7 +406,7 @@ class Loader:
 
     def _cut_or_stand_in(
         self,
-        entry: TrainingCrops | UnlabelledCrops,
+        entry: _Entry,
         plan: CropPlan,
         due: tuple[ImageKey, int, int],
         cache: SampleCache,
@@ -440,7 +479,7 @@ class Loader:
                 bad=tuple(sorted(bad, key=lambda sample: (sample.dataset, sample.row))),
             )
 
-    def _group(self, entry: TrainingCrops | UnlabelledCrops, plan: CropPlan, start: int, crops: slice) -> CropGroup:
+    def _group(self, entry: _Entry, plan: CropPlan, start: int, crops: slice) -> CropGroup:
         group = group_crops(entry.name, start, plan, crops, self.seed)
         if isinstance(entry, TrainingCrops) and entry.answers is not None:
             taught = entry.answers.stack([answer for answer in plan.answers[crops] if answer is not None])
@@ -465,6 +504,8 @@ def drawn_shares(config: LoadingConfig, stores: Mapping[str, ShardStore]) -> dic
 
 def _bodies(config: LoadingConfig, entry: MixtureEntry) -> Bodies:
     """What of an entry is cropped."""
+    if config.scenes is not None:
+        return "images"
     if config.unlabelled is not None:
         return "all" if config.unlabelled.unit == "bodies" else "images"
     if entry.unlabelled is not None:

@@ -1,6 +1,6 @@
 """How the instances of one dataset become training crops: planned many at a time, cut one by one."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ from posecore.loading.augment import (
     augment_regions,
     center_jitter,
 )
-from posecore.loading.augmentation import Augmentation
 from posecore.loading.blanket import draw_blanket
 from posecore.loading.camera import change_camera
 from posecore.loading.crop import CropPlan, crop_depth, crop_images, instance_regions, is_labelled, plan_crops
@@ -218,24 +217,7 @@ class TrainingCrops:
         if augment.blanket_probability:
             skeleton, points, state = self.definition.skeleton, plan.keypoints_crop[index], plan.state[index]
             plan.state[index] = draw_blanket(out, points, state, skeleton, augment, random(Purpose.BLANKET))
-        if augment.infrared_probability or augment.grey_probability:
-            change_camera(out, augment, random(Purpose.CAMERA))
-        if augment.appearance is not None:
-            change_appearance(out, augment.appearance, random(Purpose.APPEARANCE))
-        if augment.further:
-            further = random(Purpose.FURTHER)
-            for change in augment.further:
-                self._change(out, change, further)
-
-    def _change(self, crop: NDArray[np.uint8], change: Augmentation, random: np.random.Generator) -> None:
-        changed = change(crop, random)
-        if changed.shape != crop.shape or changed.dtype != np.uint8:
-            raise ConfigError(
-                f"mixture entry {self.name}: augmentation {change.kind} made a crop of {crop.shape} uint8 one of "
-                f"{changed.shape} {changed.dtype}; it has to keep both."
-            )
-        if changed is not crop:
-            crop[:] = changed
+        change_pixels(self.name, out, augment, random)
 
     def _phases_of(self, number_of_pass: NDArray[np.int64]) -> list[tuple[_Phase, NDArray[np.int64]]]:
         """The phases that crops are in, and which of them."""
@@ -288,6 +270,37 @@ class TrainingCrops:
             RegionDraws.of(each, len(rows)),
             moves,
         )
+
+
+def change_pixels(
+    name: str, crop: NDArray[np.uint8], augment: AugmentConfig, random: Callable[[Purpose], np.random.Generator]
+) -> None:
+    """What augmentation does to the pixels of a crop, or of a whole picture, and moves no point.
+
+    Args:
+        name: of the mixture entry.
+        crop: (h, w, 3), changed.
+        augment: how.
+        random: the crop's generator for a purpose.
+
+    Raises:
+        ConfigError: an augmentation of one's own gives another shape or type.
+    """
+    if augment.infrared_probability or augment.grey_probability:
+        change_camera(crop, augment, random(Purpose.CAMERA))
+    if augment.appearance is not None:
+        change_appearance(crop, augment.appearance, random(Purpose.APPEARANCE))
+    if augment.further:
+        further = random(Purpose.FURTHER)
+        for change in augment.further:
+            changed = change(crop, further)
+            if changed.shape != crop.shape or changed.dtype != np.uint8:
+                raise ConfigError(
+                    f"mixture entry {name}: augmentation {change.kind} made a crop of {crop.shape} uint8 one of "
+                    f"{changed.shape} {changed.dtype}; it has to keep both."
+                )
+            if changed is not crop:
+                crop[:] = changed
 
 
 def crop_terms(

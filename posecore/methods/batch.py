@@ -23,7 +23,11 @@ _ROW_ARRAYS = (
     "seeds",
     "taught_outputs",
     "taught_features",
+    "ignored",
+    "bbox_crop",
 )
+
+_UNSTATED = (KeypointState.UNKNOWN, KeypointState.UNLABELLED)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -34,12 +38,15 @@ class DeviceGroup:
         dataset: name of the mixture entry.
         start: first row.
         stop: one past the last row.
-        keypoints_crop: (n, K, 2) float32, x, y in crop pixels.
-        weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0.
+        keypoints_crop: (n, K, 2) float32, x, y in crop pixels; of whole scenes (n, M, K, 2).
+        weights: (n, K) float32, 1 for a labelled point (occluded or visible), else 0; likewise (n, M, K).
         scale: (n, 2) float32, width and height of the crops in image pixels.
         seeds: (n,) int64, a random word per crop; see :class:`~posecore.schema.CropGroup`.
         taught_outputs: (n, P, …) as stored, or None; likewise.
         taught_features: (n, D, h, w) as stored, or None; likewise.
+        ignored: of whole scenes, (n, H/2, W/2) uint8; likewise.
+        bbox_crop: of whole scenes, (n, M, 4) float32; likewise.
+        unstated: of whole scenes, (n, M, K) bool, points that a body may have and no label speaks of.
     """
 
     dataset: str
@@ -51,6 +58,9 @@ class DeviceGroup:
     seeds: Tensor
     taught_outputs: Tensor | None = None
     taught_features: Tensor | None = None
+    ignored: Tensor | None = None
+    bbox_crop: Tensor | None = None
+    unstated: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -93,6 +103,9 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
             seeds=torch.from_numpy(group.seeds).to(device, non_blocking=True),
             taught_outputs=moved(group.taught_outputs),
             taught_features=moved(group.taught_features),
+            ignored=moved(group.ignored),
+            bbox_crop=moved(group.bbox_crop),
+            unstated=None if group.bbox_crop is None else moved(np.isin(group.state, _UNSTATED)),
         )
         for group in batch.groups
     )
@@ -131,7 +144,7 @@ def _constants(device: torch.device) -> tuple[Tensor, Tensor]:
 
 
 def point_weights(state: Tensor) -> Tensor:
-    """(n, K) uint8 :class:`KeypointState` to (n, K) float32 loss weights: labelled points count, nothing else does."""
+    """(…, K) uint8 :class:`KeypointState` to (…, K) float32 loss weights: labelled points count, nothing else does."""
     return ((state == KeypointState.OCCLUDED) | (state == KeypointState.VISIBLE)).float()
 
 

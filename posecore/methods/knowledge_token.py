@@ -83,6 +83,7 @@ class KnowledgeToken(nn.Module):
 
     def __init__(self, model: PoseModel, teacher: PoseModel, config: KnowledgeTokenConfig) -> None:
         super().__init__()
+        model.refuse_scenes("a knowledge token")
         if model.input_size != teacher.input_size:
             (height, width), (ours, across) = teacher.input_size, model.input_size
             raise ConfigError(f"teacher: it looks at crops of {height}x{width}, and these are {ours}x{across}.")

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from posecore.codecs.codec import Codec
 from posecore.config import Extension
+from posecore.methods.batch import DeviceGroup
 from posecore.skeletons.skeleton import Skeleton
 
 
@@ -15,9 +16,11 @@ class Loss(Extension):
 
     Attributes:
         weight_power: the power to which the weight of a point acts in :meth:`__call__`.
+        of_scenes: whether it is of whole pictures, and so what :meth:`scene` says; else it is :meth:`__call__`.
     """
 
     weight_power: ClassVar[int] = 1
+    of_scenes: ClassVar[bool] = False
 
     def points(self, codec: Codec, outputs: Tensor, targets: Tensor) -> Tensor:
         """(n, K) float32, how wrong every point is, whatever it counts.
@@ -40,6 +43,12 @@ class Loss(Extension):
             num_samples: B, which may exceed n.
         """
         return (self.points(codec, outputs, targets) * weights).sum() / (outputs.shape[1] * num_samples)
+
+    def scene(
+        self, codec: Codec, outputs: Tensor, group: DeviceGroup, num_samples: int, factors: Tensor | None = None
+    ) -> Tensor:
+        """What is minimised of whole pictures, whose bodies are in ``group``."""
+        raise NotImplementedError(f"{type(self).__name__} is of crops, and says nothing of whole pictures")
 
     def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
         """What is minimised where a teacher, and no label, says what the outputs should be, of every point alike."""

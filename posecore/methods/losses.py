@@ -7,12 +7,15 @@ from torch import Tensor
 
 from posecore.codecs.codec import Codec
 from posecore.doors import Door
+from posecore.methods.associative_loss import AssociativeEmbedding
 from posecore.methods.heatmap_loss import SquaredError
 from posecore.methods.likelihood import Likelihood
 from posecore.methods.loss import Loss
 from posecore.methods.simcc_loss import SimccDivergence
 
-LossConfig: TypeAlias = Annotated[SquaredError | SimccDivergence | Likelihood | Loss, Door("loss", "posecore.losses")]
+LossConfig: TypeAlias = Annotated[
+    SquaredError | SimccDivergence | Likelihood | AssociativeEmbedding | Loss, Door("loss", "posecore.losses")
+]
 """Every loss there is, and whoever comes by."""
 
 _READ: TypeAdapter[Loss] = TypeAdapter(LossConfig)

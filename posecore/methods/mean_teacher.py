@@ -100,6 +100,7 @@ class MeanTeacher(nn.Module):
 
     def __init__(self, student: PoseModel, config: MeanTeacherConfig, head: str, datasets: Collection[str]) -> None:
         super().__init__()
+        student.refuse_scenes("a mean teacher (method.unlabelled)")
         self.config = config
         self.model = copy.deepcopy(student).float().requires_grad_(False)
         self._head = head

@@ -42,7 +42,7 @@ class SupervisedConfig(Config):
             ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
             that 68 face points do not drown the rest; DWPose with none.
         loss: how wrong outputs are; None takes what the head's outputs are usually trained with: ``squared_error`` of
-            heatmaps, ``simcc_divergence`` of SimCC.
+            heatmaps, ``simcc_divergence`` of SimCC, ``associative_embedding`` of whole pictures.
         prior: what a population's labels say about its bodies, as a further term; None for none.
         depth: depth of the crops as a second task; None for none.
     """
@@ -115,6 +115,10 @@ class SupervisedHeads(nn.Module):
         self._losses = {dataset: self.config.loss_of(codec) for dataset, codec in self.codecs.items()}
         self._check_losses()
         self._point_factors = self._factors() if self.config.group_weights else {}
+        if self.config.prior is not None:
+            model.refuse_scenes("method.prior")
+        if self.config.depth is not None:
+            model.refuse_scenes("method.depth")
         wanted = self.config.prior
         self.prior = None if wanted is None else PosePrior(wanted, model.skeletons)
         self.depth_task = None if self.config.depth is None else DepthTask(model, self.config.depth)
@@ -159,6 +163,8 @@ class SupervisedHeads(nn.Module):
             group: with the labels.
             batch_size: crops of the whole micro-batch.
         """
+        if self._losses[group.dataset].of_scenes:
+            return self.config.factor(group.dataset) * self._scene_error(group, outputs, batch_size)
         targets, weights = self.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
         weights = self._weighed(group.dataset, weights)
         return self.config.factor(group.dataset) * self._error(group, outputs, targets, weights, batch_size)
@@ -166,6 +172,10 @@ class SupervisedHeads(nn.Module):
     def _error(self, group: DeviceGroup, outputs: Tensor, targets: Tensor, weights: Tensor, batch_size: int) -> Tensor:
         name, samples = group.dataset, self._num_samples(group, batch_size)
         return self._losses[name](self.codecs[name], outputs, targets, weights, samples)
+
+    def _scene_error(self, group: DeviceGroup, outputs: Tensor, batch_size: int) -> Tensor:
+        name, samples = group.dataset, self._num_samples(group, batch_size)
+        return self._losses[name].scene(self.codecs[name], outputs, group, samples, self._point_factors.get(name))
 
     def _prior_term(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> dict[str, Tensor]:
         name = group.dataset

@@ -95,6 +95,11 @@ class ModelConfig(Config):
                 f"input_size {self.input_size} gives: a Gaussian would be as wide as the map; lower it, or leave it "
                 "out with a preset, whose spread follows the map."
             )
+        if self.embedding is not None and self.head.whole_scenes:
+            raise ValueError(
+                f"embedding: prototypes know of one body, and a {self.head.kind} head finds all of a picture; take a "
+                "classic head, or leave the embedding out."
+            )
         if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
             raise ValueError(
                 f"embedding needs a head whose heatmaps are {self.embedding.upsampling} times as large as its input, "
@@ -118,6 +123,11 @@ class ModelConfig(Config):
     def takes_depth(self) -> bool:
         """Whether depth may be given besides the picture."""
         return self.backbone.takes_depth
+
+    @property
+    def whole_scenes(self) -> bool:
+        """Whether it finds all bodies of a whole picture, and no box is needed."""
+        return self.head.whole_scenes
 
     def with_depth(self) -> "ModelConfig":
         """The same, taking depth besides the picture.

@@ -41,9 +41,11 @@ class Head(Extension):
             none.
         crop: the one convention of crops that it reads, with which it shifts nothing; None of a head of heatmaps, whose
             conventions say it.
+        whole_scenes: whether it finds all bodies of a whole picture, and no box is needed.
     """
 
     crop: ClassVar[CropConvention | None] = None
+    whole_scenes: ClassVar[bool] = False
 
     if TYPE_CHECKING:  # a field, a constant or a property
 

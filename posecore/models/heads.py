@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from posecore.codecs.places import PlacesCodec
 from posecore.doors import Door
 from posecore.geometry import CropConvention
+from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.head import Head, Surroundings
@@ -97,6 +98,7 @@ HeadConfig: TypeAlias = Annotated[
     | InstanceNormHeadConfig
     | RtmccHeadConfig
     | PlacesHeadConfig
+    | AssociativeHeadConfig
     | OnnxHeatmapsConfig
     | OnnxBinsConfig
     | Head,

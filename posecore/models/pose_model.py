@@ -151,6 +151,18 @@ class PoseModel(nn.Module):
                 "heads, experts or prototypes."
             )
 
+    def refuse_scenes(self, what: str) -> None:
+        """For what is of crops of single bodies.
+
+        Raises:
+            ConfigError: the model finds bodies in whole pictures.
+        """
+        if self.config.whole_scenes:
+            raise ConfigError(
+                f"{what} is of crops of single bodies, and a {self.config.head.kind} head finds all bodies of a whole "
+                "picture; leave it out, or take a head of crops (model.head: classic)."
+            )
+
     def features(self, images: Tensor, groups: Sequence[Group], depth: Tensor | None = None) -> Tensor:
         """Crops to (B, D, h, w) features, each row through its dataset's expert if any.
 

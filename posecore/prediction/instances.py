@@ -85,7 +85,7 @@ class ImagePrediction:
         keypoints: (N, K, 2) float64 x, y in 0-based pixels of the image as stored (EXIF orientation ignored).
         keypoint_scores: (N, K) confidence of each point, usually the heatmap's maximum.
         scores: (N,) confidence of each body: its box's score × the mean of its keypoint scores above the threshold.
-        bbox_xywh: (N, 4) the boxes that were cropped.
+        bbox_xywh: (N, 4) the boxes that were cropped; around each body's points, where whole pictures were looked at.
         box_scores: (N,) their confidence; 1 where none was given.
         box_rows: (N,) which of the given boxes each body answers.
         track_ids: (N,) number of the body through a video, :data:`NO_TRACK` where there was no tracking.

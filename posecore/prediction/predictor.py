@@ -19,12 +19,15 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
+from posecore.codecs.grouping import GroupingConfig
 from posecore.config import Config
 from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.crops import predict_heads
 from posecore.evaluation.nms import rescore, suppress_duplicates
+from posecore.evaluation.scenes import FoundBodies, bounding_boxes, fit_scene, predict_scenes, scenes_per_pass
 from posecore.geometry import crop_matrix
+from posecore.loading.augment import Region
 from posecore.loading.crop import box_region
 from posecore.loading.decoders import decoder_difference
 from posecore.models.backends import Backend, ExportedHeads, Precision, check_backend
@@ -46,7 +49,7 @@ class PredictorSettings(Config):
     """How predictions are made; the defaults of the last two are the published ones.
 
     Attributes:
-        batch_size: crops per forward pass.
+        batch_size: crops per forward pass; whole pictures, so many that they have as many pixels as these of 256×192.
         flip_test: average the outputs for crop and mirrored crop: more accurate, twice the time.
         path: where heatmaps come from: ``regression`` is the head, ``prototypes`` and ``average`` (the mean of both)
             need a model with an embedding.
@@ -63,6 +66,7 @@ class PredictorSettings(Config):
         uncertainty: say how sure every point is, which takes a model calibrated for such answers (``posecore
             calibrate``); None says it where the model is.
         groups: trait → group that all bodies belong to, such as ``view`` → ``side``, for radii that hold in it.
+        grouping: how a model of whole pictures puts bodies together.
     """
 
     batch_size: int = Field(default=32, gt=0)
@@ -76,6 +80,7 @@ class PredictorSettings(Config):
     scale_range: tuple[float, float] | None = None
     uncertainty: bool | None = None
     groups: dict[str, str] = {}
+    grouping: GroupingConfig = GroupingConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -107,6 +112,7 @@ class Predictor:
         self._networks: dict[tuple[str, ...], ExportedHeads] = {}
         if self.settings.backend != "torch":
             check_backend(model, self.settings.backend, self.settings.precision)
+            model.refuse_scenes(f"backend {self.settings.backend}")
         model.check_path(self.settings.path)
         self._check_uncertainty()
         difference = decoder_difference(model.card.lineage)
@@ -195,7 +201,8 @@ class Predictor:
         Args:
             images: (H, W, 3) uint8 RGB arrays, bytes of JPEG or PNG files, or paths of such files.
             boxes_xywh: per image (N, 4) boxes, or :class:`Boxes` to say how sure a detector was of each, or None for
-                the whole image; left out altogether, every image is taken whole.
+                the whole image; left out altogether, every image is taken whole. A model of whole pictures finds all
+                bodies by itself and takes none.
             dataset: whose points to find, by the name of a dataset or skeleton; None means the model's first.
             depths: per image (H, W) distances in metres, 0 where not known, or None; for a model that takes depth,
                 which answers for images without it as well.
@@ -263,6 +270,9 @@ class Predictor:
         datasets: Sequence[str],
     ) -> Iterator[tuple[KeyT, dict[str, ImagePrediction]]]:
         heads = [self.head(name) for name in datasets] or list(self.model.skeletons)
+        if self.model.config.whole_scenes:
+            yield from self._scenes(((key, image, boxes) for key, image, boxes, _ in images), heads)
+            return
         queues: list[_Queue[KeyT]] = [_Queue(group) for group in self._heads_by_crop(heads)]
         waiting: deque[_Waiting[KeyT]] = deque()
         for key, image, given, depth in images:
@@ -283,6 +293,54 @@ class Predictor:
         self._drain(queues)
         for entry in waiting:
             yield self._finished(entry)
+
+    def _scenes(
+        self, images: Iterable[tuple[KeyT, UInt8[np.ndarray, "H W 3"], Boxes | None]], heads: Sequence[str]
+    ) -> Iterator[tuple[KeyT, dict[str, ImagePrediction]]]:
+        """Answers of a model that finds bodies in whole pictures."""
+        size = scenes_per_pass(self.settings.batch_size, self.model.input_size)
+        waiting: list[tuple[KeyT, NDArray[np.uint8], Region]] = []
+        for key, image, boxes in images:
+            if boxes is not None:
+                raise PredictionError(
+                    f"{key}: boxes were given, and the model finds bodies in whole pictures by itself; leave boxes and "
+                    "detector out."
+                )
+            waiting.append((key, *fit_scene(image, self.model.input_size)))
+            if len(waiting) == size:
+                yield from self._answers(waiting, heads)
+                waiting.clear()
+        if waiting:
+            yield from self._answers(waiting, heads)
+
+    def _answers(
+        self, scenes: Sequence[tuple[KeyT, NDArray[np.uint8], Region]], heads: Sequence[str]
+    ) -> Iterator[tuple[KeyT, dict[str, ImagePrediction]]]:
+        found = predict_scenes(
+            self.model,
+            heads,
+            np.stack([image for _, image, _ in scenes]),
+            np.concatenate([region.center for _, _, region in scenes]),
+            np.concatenate([region.scale for _, _, region in scenes]),
+            flip_test=self.settings.flip_test,
+            precision=self.settings.precision,
+            grouping=self.settings.grouping,
+        )
+        for place, (key, _, _) in enumerate(scenes):
+            yield key, {head: self._of_scene(head, found[head][place]) for head in heads}
+
+    def _of_scene(self, head: str, bodies: FoundBodies) -> ImagePrediction:
+        count = len(bodies.scores)
+        return ImagePrediction(
+            head=head,
+            keypoints=bodies.keypoints,
+            keypoint_scores=bodies.keypoint_scores,
+            scores=bodies.scores,
+            bbox_xywh=bounding_boxes(bodies.keypoints, bodies.keypoint_scores > 0),
+            box_scores=np.ones(count),
+            box_rows=np.arange(count),
+            points=self.model.skeletons[head].names,
+        )
 
     def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:
         """Heads together that look at the same crops."""

@@ -51,11 +51,13 @@ def _pick(rng: np.random.Generator, subjects: range, count: int) -> list[int]:
     return [subjects[(first + number * stride) % len(subjects)] for number in range(count)]
 
 
-def adults(rng: np.random.Generator, seed: int, subjects: range) -> list[Actor]:
-    """None to four adults to be labelled, and at times a far one without points, or a crowd."""
-    labelled = int(rng.choice([0, 1, 2, 3, 4], p=[0.02, 0.53, 0.27, 0.12, 0.06]))
-    unlabelled = int(rng.random() < 0.12)
-    crowd = int(rng.integers(4, 8)) if rng.random() < 0.06 else 0
+def adults(rng: np.random.Generator, seed: int, subjects: range, labelled: int | None = None) -> list[Actor]:
+    """None to four adults to be labelled, and at times a far one without points, or a crowd; or so many and no other."""
+    unlabelled = crowd = 0
+    if labelled is None:
+        labelled = int(rng.choice([0, 1, 2, 3, 4], p=[0.02, 0.53, 0.27, 0.12, 0.06]))
+        unlabelled = int(rng.random() < 0.12)
+        crowd = int(rng.integers(4, 8)) if rng.random() < 0.06 else 0
     tilt = rng.uniform(-4, 16)
     actors = []
     for number, subject in enumerate(_pick(rng, subjects, labelled + unlabelled + crowd)):
@@ -131,6 +133,24 @@ def place_upright(rng: np.random.Generator, actors: list[Actor], size: tuple[int
     for actor in actors:
         if actor.role == "crowd":
             actor.origin = (crowd_x + rng.normal(0, 0.09) * width, *actor.origin[1:])
+    return actors
+
+
+def place_in_rows(rng: np.random.Generator, actors: list[Actor], size: tuple[int, int], horizon: int) -> list[Actor]:
+    """Puts many bodies on the ground, the more the smaller, so that nearer ones hide parts of those behind them."""
+    height, width = size
+    share = min(0.8, 1.15 / max(1, len(actors)) ** 0.36)
+    row = np.sort(rng.random(len(actors)))
+    place = (rng.permutation(len(actors)) + rng.uniform(0.1, 0.9, len(actors))) / max(1, len(actors))
+    for number, actor in enumerate(actors):
+        left, top, right, bottom = actor.extent
+        distance = 1.0 + 1.2 * row[number]
+        scale = min(share * height / (bottom - top), 0.9 * width / (right - left)) * rng.uniform(0.92, 1.08) / distance
+        base = horizon + (0.97 * height - horizon) / distance
+        centre = place[number] * width
+        actor.px_per_m = scale
+        behind = 3.0 * number * scale * max(1.0, bottom - top)
+        actor.origin = (centre - 0.5 * (left + right) * scale, base - bottom * scale, behind)
     return actors
 
 

@@ -2,7 +2,16 @@
 
 import numpy as np
 
-_STREAMS = ("adult scene", "adult", "infant scene", "infant", "quadruped scene", "quadruped", "detections")
+_STREAMS = (
+    "adult scene",
+    "adult",
+    "infant scene",
+    "infant",
+    "quadruped scene",
+    "quadruped",
+    "detections",
+    "crowd scene",
+)
 
 
 def generator(stream: str, seed: int, index: int) -> np.random.Generator:

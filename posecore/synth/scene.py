@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from posecore.schema import BoxXywh, FloatArray
 from posecore.synth import background
-from posecore.synth.actors import Actor, adults, infants, place_on_bed, place_upright, quadrupeds
+from posecore.synth.actors import Actor, adults, infants, place_in_rows, place_on_bed, place_upright, quadrupeds
 from posecore.synth.figure import Material
 from posecore.synth.randomness import generator
 from posecore.synth.raster import Raster
@@ -108,6 +108,29 @@ def render(
         actors = place_on_bed(rng, infants(rng, seed, subjects), size)
     scene = _draw(rng, actors, canvas, noise, horizon)
     scene.setting = "bed" if horizon is None else "indoor" if indoor else "outdoor"
+    return scene
+
+
+def render_group(
+    seed: int, index: int, count: int, size: tuple[int, int] = (256, 256), subjects: range = range(1000)
+) -> Scene:
+    """Renders picture ``index`` of the set named by ``seed``, with so many adults, who hide parts of each other.
+
+    Args:
+        seed: names the set.
+        index: number of the picture.
+        count: bodies, up to 200; one that others hide wholly is not among the scene's.
+        size: (height, width) in pixels.
+        subjects: numbers of the individuals that may appear.
+    """
+    rng = generator("crowd scene", seed, index)
+    height, width = size
+    noise = background.grain(rng, height, width)
+    indoor = rng.random() < 0.5
+    canvas, horizon = (background.room if indoor else background.meadow)(rng, height, width, noise)
+    actors = place_in_rows(rng, adults(rng, seed, subjects, labelled=count), size, horizon)
+    scene = _draw(rng, actors, canvas, noise, horizon)
+    scene.setting = "indoor" if indoor else "outdoor"
     return scene
 
 

@@ -16,6 +16,7 @@ from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig, OnBadSample, Pictures
 from posecore.loading.mixture import Shuffle, Unlabelled
 from posecore.loading.precut import PrecutSettings
+from posecore.loading.scene import SceneConfig
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.schema import Json
 from posecore.storage import AnyPath, as_path, for_all_nodes
@@ -166,10 +167,13 @@ class LoaderSettings(MixtureSettings):
     Attributes:
         augment: of every dataset that has none of its own.
         late: augmentation of the last passes, of every dataset.
+        scenes: how whole pictures are turned, enlarged and moved, for a head that finds bodies in these; of
+            ``augment``, what changes no place then counts.
     """
 
     augment: AugmentConfig = AugmentConfig()
     late: LateAugmentConfig | None = None
+    scenes: SceneConfig | None = None
 
 
 class Job(Config):

@@ -85,6 +85,7 @@ class _Split:
     head: str | None
     boxes: AnyPath | None
     settings: InferenceSettings
+    whole_scenes: bool
 
     def promising(self, card: ModelCard) -> "_Split":
         """The same, to be answered with how far off each point may be where the model was calibrated to say so."""
@@ -99,6 +100,7 @@ class _Split:
             head=self.head or store.manifest.dataset,
             settings=self.settings,
             boxes=None if self.boxes is None else read_boxes(self.boxes),
+            whole_scenes=self.whole_scenes,
         )
 
 
@@ -151,6 +153,7 @@ def evaluate_stores(
             head=(heads or {}).get(name),
             boxes=for_all_nodes(boxes[name]) if boxes and name in boxes else None,
             settings=settings,
+            whole_scenes=card.architecture.whole_scenes,
         ).promising(card)
         for name, location in stores.items()
     }
@@ -159,7 +162,8 @@ def evaluate_stores(
     for task in tasks.values():
         wanted.check(task.store)
     make_writable(out, "the results' folder")
-    parts = _predicted(machines, folder, splits, tasks, actors or ActorSettings())
+    input_size = card.architecture.input_size
+    parts = _predicted(machines, folder, splits, tasks, input_size, actors or ActorSettings())
     origin = str(folder)
     sections = [
         _judge(name, task, finish(task, parts[name]), out, worst_cases, wanted, origin, card)
@@ -280,23 +284,27 @@ def _predicted(
     model_folder: AnyPath,
     splits: Mapping[str, _Split],
     tasks: Mapping[str, PredictionTask],
+    input_size: tuple[int, int],
     actors: ActorSettings,
 ) -> dict[str, list[Predictions]]:
     """Name of the split → predictions of its rows in order."""
-    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, machines, actors)]
+    works = [(name, rows) for name, task in tasks.items() for rows in _portions(task, input_size, machines, actors)]
     done: dict[int, Predictions] = {}
-    crops = sum(len(task.rows) for task in tasks.values())
-    with tqdm(total=crops, unit="crop", desc="evaluate") as bar:
+    rows = sum(len(task.rows) for task in tasks.values())
+    unit = "picture" if any(task.whole_scenes for task in tasks.values()) else "crop"
+    with tqdm(total=rows, unit=unit, desc="evaluate") as bar:
         build = partial(_Predictor, model_folder, dict(splits))
         for position, predictions in machines.work(build, works, actors):
             done[position] = predictions
-            bar.update(len(predictions))
+            bar.update(len(works[position][1]))
     return {name: [done[place] for place, work in enumerate(works) if work[0] == name] for name in tasks}
 
 
-def _portions(task: PredictionTask, machines: Machines, actors: ActorSettings) -> list[NDArray[np.int64]]:
+def _portions(
+    task: PredictionTask, input_size: tuple[int, int], machines: Machines, actors: ActorSettings
+) -> list[NDArray[np.int64]]:
     """A task's rows in pieces of whole batches: several batches each, and several pieces for each process."""
-    batches = task.batches()
+    batches = task.batches(input_size)
     processes = machines.room(actors, max(len(batches), 1))
     each = min(_BATCHES_AT_ONCE, -(-len(batches) // (_PIECES_EACH * processes)))
     return [np.concatenate(batches[start : start + each]) for start in range(0, len(batches), each)]

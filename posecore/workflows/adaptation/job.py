@@ -207,11 +207,12 @@ class AdaptationJob(DatasetsJob):
         judged = tuple(entry for entry in entries if entry.roles)
         return self.model_copy(update={"datasets": judged, "keep": None, "replay": self.replay_share})
 
-    def mixture(self, takes_depth: bool) -> LoadingConfig:
+    def mixture(self, takes_depth: bool, whole_scenes: bool) -> LoadingConfig:
         """The loader's configuration: their shares of the crops to replayed and unlabelled sets, in equal parts.
 
         Args:
             takes_depth: whether the child does.
+            whole_scenes: whether its heads find bodies in whole pictures.
         """
         shares = {self.replayed: self.replay_share, self.unlabelled: self.unlabelled_share}
         weights = {name: share / len(names) for names, share in shares.items() for name in names}
@@ -219,7 +220,7 @@ class AdaptationJob(DatasetsJob):
         trained = [e.model_copy(update={"weight": weights[e.name]}) for e in self.datasets if e.name in weights]
         loading = self.loading.model_copy(update={"sampling": "explicit", "temperature": 1.0})
         depth = takes_depth or self.method.depth is not None
-        return loading.config(trained).model_copy(update={"depth": depth})
+        return loading.config(trained).of_heads(whole_scenes=whole_scenes).model_copy(update={"depth": depth})
 
     def loop(self) -> TrainingConfig:
         """The loop, with the pull to the first values."""

@@ -1,0 +1,116 @@
+"""Whole pictures as maps: a heatmap per point with all bodies on it, and a tag map that says which body a peak is of.
+
+Source: Newell et al., Associative Embedding (arXiv 1611.05424), and Cheng et al., HigherHRNet (arXiv 1908.10357):
+heatmaps at two resolutions, tags at the coarser one. Grids are aligned as in ``udp``: the centres of the first and last
+pixels of picture and maps lie on each other, so that mirroring is exact at every resolution.
+"""
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from posecore.codecs.codec import Codec
+from posecore.codecs.heatmap import HeatmapCodec
+from posecore.geometry import CropConvention
+
+
+class AssociativeCodec(Codec):
+    """Heatmaps and tags at ``heatmap_size``, heatmaps at twice that; a point's outputs are one line, in this order.
+
+    Attributes:
+        kind: names this codec.
+        input_size: (height, width) of the picture in pixels.
+        heatmap_size: (height, width) of the coarser maps.
+        heatmap_sigma: spread of the Gaussians in pixels of either map.
+    """
+
+    kind: Literal["associative"] = "associative"
+    input_size: tuple[int, int] = (512, 512)
+    heatmap_size: tuple[int, int] = (128, 128)
+    heatmap_sigma: float = 2.0
+    loss: ClassVar[str] = "associative_embedding"
+
+    @property
+    def crop(self) -> CropConvention:
+        """The affine map that pictures are fitted with."""
+        return "udp"
+
+    @property
+    def frame_size(self) -> tuple[int, int]:
+        """(height, width) of the finer maps, in whose pixels found points are."""
+        height, width = self.heatmap_size
+        return 2 * height, 2 * width
+
+    @property
+    def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
+        """(height, width) of the coarser heatmaps, and of the finer ones."""
+        return self.heatmap_size, self.frame_size
+
+    @property
+    def outputs_per_point(self) -> float:
+        """Pixels of all maps of a point."""
+        height, width = self.heatmap_size
+        return 6 * height * width
+
+    def split(
+        self, outputs: Float[Tensor, "n k p"]
+    ) -> tuple[Float[Tensor, "n k h w"], Float[Tensor, "n k h w"], Float[Tensor, "n k h2 w2"]]:
+        """The coarser heatmaps, the tags, and the finer heatmaps that outputs are made of."""
+        height, width = self.heatmap_size
+        coarse, tags, fine = outputs.split((height * width, height * width, 4 * height * width), dim=2)
+        return (
+            coarse.unflatten(2, self.heatmap_size),
+            tags.unflatten(2, self.heatmap_size),
+            fine.unflatten(2, self.frame_size),
+        )
+
+    def draw(
+        self, keypoints: Float[Tensor, "n m k 2"], weights: Float[Tensor, "n m k"]
+    ) -> tuple[Float[Tensor, "n k h w"], Float[Tensor, "n k h2 w2"]]:
+        """Targets at both resolutions: a Gaussian per body and point, the larger value where two meet.
+
+        Args:
+            keypoints: x, y of all bodies in pixels of the input.
+            weights: 1 for points to draw, else 0.
+        """
+        num_images, _, num_points = weights.shape
+        bodies = weights.amax(dim=(0, 2)).nonzero().flatten().tolist() if num_images else []
+        maps = []
+        for size in self.sizes:
+            single = HeatmapCodec(input_size=self.input_size, heatmap_size=size, heatmap_sigma=self.heatmap_sigma)
+            targets = torch.zeros(num_images, num_points, *size, device=weights.device)
+            for body in bodies:
+                targets = torch.maximum(targets, single.encode(keypoints[:, body], weights[:, body])[0])
+            maps.append(targets)
+        return maps[0], maps[1]
+
+    def places(
+        self, keypoints: Float[Tensor, "n m k 2"], weights: Float[Tensor, "n m k"]
+    ) -> tuple[Int[Tensor, "n m k"], Bool[Tensor, "n m k"]]:
+        """Where on the flattened tag map each point lies, and which points lie on it at all.
+
+        Args:
+            keypoints: x, y of all bodies in pixels of the input.
+            weights: 1 for points that count, else 0.
+        """
+        pixels = torch.round(self.on_map(keypoints, self.heatmap_size)).long()
+        height, width = self.heatmap_size
+        x, y = pixels.unbind(-1)
+        inside = (weights > 0) & (x >= 0) & (x < width) & (y >= 0) & (y < height)
+        return torch.where(inside, y * width + x, 0), inside
+
+    def on_map(self, points: Float[Tensor, "*batch 2"], size: tuple[int, int]) -> Float[Tensor, "*batch 2"]:
+        """x, y in pixels of the input to x, y in pixels of a map of this (height, width)."""
+        ratio = [(small - 1) / (side - 1) for small, side in zip(size, self.input_size, strict=True)]
+        return points * points.new_tensor(ratio[::-1])
+
+    def merged(self, coarse: Float[Tensor, "n k h w"], fine: Float[Tensor, "n k h2 w2"]) -> Float[Tensor, "n k h2 w2"]:
+        """The mean of both resolutions' heatmaps, at the finer one."""
+        return (self.enlarged(coarse) + fine) / 2
+
+    def enlarged(self, maps: Float[Tensor, "n k h w"]) -> Float[Tensor, "n k h2 w2"]:
+        """Maps at the finer resolution."""
+        return F.interpolate(maps, self.frame_size, mode="bilinear", align_corners=True)

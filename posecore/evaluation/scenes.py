@@ -1,0 +1,207 @@
+"""From whole pictures to bodies in them: fit, forward, mirror and forward again, group, back to image pixels.
+
+Evaluation of a split and serving of single photos both end here, as :mod:`posecore.evaluation.crops` is the end of both
+for crops.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from jaxtyping import Float, Int, UInt8
+from numpy.typing import NDArray
+from torch import Tensor
+
+from posecore.codecs.associative import AssociativeCodec
+from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
+from posecore.errors import EvaluationError
+from posecore.geometry import crop_matrix, heatmap_to_image
+from posecore.loading.augment import Region
+from posecore.loading.samples import SampleCache
+from posecore.loading.scene import whole_regions
+from posecore.methods.batch import normalise
+from posecore.models.backends import Precision
+from posecore.models.pose_model import PoseModel
+from posecore.shards.store import ShardStore
+
+_PIXELS_OF_A_CROP = 256 * 192
+_BYTES_OF_CACHE = 64 << 20
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class FoundBodies:
+    """The bodies that a model finds in one picture, the surest first.
+
+    Attributes:
+        keypoints: (m, K, 2) float64 x, y in image pixels.
+        keypoint_scores: (m, K) float64 values of the heatmaps, 0 where there is no point.
+        scores: (m,) float64 means over all points of the scores of their peaks.
+    """
+
+    keypoints: Float[np.ndarray, "m K 2"]
+    keypoint_scores: Float[np.ndarray, "m K"]
+    scores: Float[np.ndarray, " m"]
+
+
+def scenes_per_pass(batch_size: int, input_size: tuple[int, int]) -> int:
+    """Whole pictures in a pass: so many that they have no more pixels than so many crops of 256×192, and at least one.
+
+    Args:
+        batch_size: crops in a pass.
+        input_size: (height, width) of the input in pixels.
+    """
+    return max(1, batch_size * _PIXELS_OF_A_CROP // (input_size[0] * input_size[1]))
+
+
+def fit_scene(image: UInt8[np.ndarray, "H W 3"], input_size: tuple[int, int]) -> tuple[NDArray[np.uint8], Region]:
+    """A whole picture in the input, black beside it, and where it lies."""
+    height, width = input_size
+    region = whole_regions(np.array([image.shape[:2]]), input_size)
+    matrix = crop_matrix(region.center[0], region.scale[0], np.zeros(()), input_size, "udp")
+    return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR), region
+
+
+def predict_scenes(
+    model: PoseModel,
+    heads: Sequence[str],
+    images: UInt8[np.ndarray, "n h w 3"],
+    center: Float[np.ndarray, "n 2"],
+    scale: Float[np.ndarray, "n 2"],
+    *,
+    flip_test: bool,
+    precision: Precision = "float32",
+    grouping: GroupingConfig | None = None,
+    device: torch.device | None = None,
+) -> dict[str, list[FoundBodies]]:
+    """The bodies in n whole pictures, by each of some heads.
+
+    Args:
+        model: in evaluation mode, whose heads find bodies in whole pictures.
+        heads: names of heads; without experts the backbone runs once for all.
+        images: RGB, fitted by :func:`fit_scene`.
+        center: x, y of what is shown, in image pixels.
+        scale: width, height of it in image pixels.
+        flip_test: average the heatmaps with those of the mirrored picture, and group by the tags of both.
+        precision: ``bfloat16`` runs the network under autocast; grouping is always in float32.
+        grouping: how bodies are put together.
+        device: where; the model must be there already. None takes the model's.
+    """
+    device = device or model.device
+    batch = normalise(torch.from_numpy(images).to(device))
+    in_bfloat16 = precision == "bfloat16"
+    with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if in_bfloat16 else nullcontext():
+        outputs = _outputs(model, heads, batch)
+        mirrored = _outputs(model, heads, batch.flip(-1)) if flip_test else {}
+    found = {}
+    for head in heads:
+        codec = model.codec(head)
+        assert isinstance(codec, AssociativeCodec), codec.kind
+        heatmaps, tags = _maps(codec, outputs[head])
+        if flip_test:
+            partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
+            also, tags_also = (maps[:, partners].flip(-1) for maps in _maps(codec, mirrored[head]))
+            heatmaps, all_tags = (heatmaps + also) / 2, torch.stack([tags, tags_also], dim=1)
+        else:
+            all_tags = tags[:, None]
+        bodies = group_bodies(heatmaps, all_tags, from_the_trunk(model.skeletons[head]), grouping)
+        found[head] = [
+            FoundBodies(
+                heatmap_to_image(
+                    body.keypoints.astype(np.float64),
+                    center[place].astype(np.float64),
+                    scale[place].astype(np.float64),
+                    codec.frame_size,
+                    codec.crop,
+                ),
+                body.keypoint_scores.astype(np.float64),
+                body.scores.astype(np.float64),
+            )
+            for place, body in enumerate(bodies)
+        ]
+    return found
+
+
+def _outputs(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
+    if model.config.backbone.has_experts:
+        return {head: model.predict(batch, head).float() for head in heads}
+    features = model.features(batch, [(heads[0], 0, len(batch))])
+    return {head: model.heatmaps(features, head).float() for head in heads}
+
+
+def _maps(codec: AssociativeCodec, outputs: Tensor) -> tuple[Tensor, Tensor]:
+    """(n, K, h, w) heatmaps of both resolutions together, and tags, at the finer one."""
+    coarse, tags, fine = codec.split(outputs)
+    return codec.merged(coarse, fine), codec.enlarged(tags)
+
+
+def predict_images(
+    model: PoseModel,
+    store: ShardStore,
+    head: str,
+    image_rows: NDArray[np.int64],
+    *,
+    batch_size: int,
+    flip_test: bool,
+    precision: Precision = "float32",
+    grouping: GroupingConfig | None = None,
+    device: torch.device | None = None,
+) -> Iterator[FoundBodies]:
+    """The bodies in some of a split's pictures, in order; arguments as :func:`predict_scenes`.
+
+    Args:
+        model: as there.
+        store: the split.
+        head: who answers.
+        image_rows: rows of ``images.parquet``.
+        batch_size: in crops; see :func:`scenes_per_pass`.
+        flip_test: as there.
+        precision: as there.
+        grouping: as there.
+        device: as there.
+    """
+    cache = SampleCache({head: store}, _BYTES_OF_CACHE, max_pixels=100_000_000)
+    size = scenes_per_pass(batch_size, model.input_size)
+    for start in range(0, len(image_rows), size):
+        fitted, regions = [], []
+        for row in image_rows[start : start + size].tolist():
+            image, region = fit_scene(cache.get((head, row)).image, model.input_size)
+            fitted.append(image)
+            regions.append(region)
+        answers = predict_scenes(
+            model,
+            [head],
+            np.stack(fitted),
+            np.concatenate([region.center for region in regions]),
+            np.concatenate([region.scale for region in regions]),
+            flip_test=flip_test,
+            precision=precision,
+            grouping=grouping,
+            device=device,
+        )
+        yield from answers[head]
+
+
+def only_category(store: ShardStore) -> int:
+    """The number of the one class that a split's bodies are of.
+
+    Raises:
+        EvaluationError: they are of several, which no model of whole pictures tells apart.
+    """
+    known: NDArray[np.int64] = np.unique(store.instances["category_id"].to_numpy())
+    if len(known) > 1:
+        raise EvaluationError(
+            f"{store.location}: its bodies are of {len(known)} classes, and a model of whole pictures does not say of "
+            "which one is; judge it by a protocol that takes all as one, or with a model of crops."
+        )
+    return int(known[0]) if len(known) else 1
+
+
+def bounding_boxes(keypoints: Float[np.ndarray, "m K 2"], known: Int[np.ndarray, "m K"]) -> Float[np.ndarray, "m 4"]:
+    """x, y, width, height of the known points of each body; at least one is known."""
+    mask = known[..., None].astype(np.bool_)
+    low = np.where(mask, keypoints, np.inf).min(axis=1)
+    high = np.where(mask, keypoints, -np.inf).max(axis=1)
+    return np.concatenate([low, high - low], axis=1)
