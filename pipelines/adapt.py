@@ -90,7 +90,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
     parent = fetch_model(config.parent, config.folder / "parent", tracking)
     config = config.at_the_pace_of(parent.model.config)
     check_roles(config, definitions, parent)
-    check_protocols(config, definitions)
+    check_protocols(config, definitions, whole_scenes=parent.model.config.whole_scenes)
     start = make_start(config, definitions, parent)
     method = adaptation(config, parent)
     console.print(start.report.table())
@@ -186,7 +186,7 @@ def field(config: AdaptationJob) -> Field:
     definitions = {entry.name: entry.load() for entry in data.datasets}
     check_places(data, definitions)
     check_roles(data, definitions, parent)
-    check_protocols(data, definitions)
+    check_protocols(data, definitions, whole_scenes=parent.model.config.whole_scenes)
     start = make_start(data, definitions, parent)
 
     def plan_of(own: AdaptationJob) -> Plan:

@@ -208,7 +208,7 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_places(config, definitions)
     check_best(config, config.training)
-    check_protocols(config, definitions)
+    check_protocols(config, definitions, whole_scenes=config.model.whole_scenes)
 
 
 def train(

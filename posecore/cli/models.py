@@ -49,7 +49,7 @@ def _list(options: argparse.Namespace) -> int:
     table = Table(box=None, pad_edge=False)
     for name in ("name", "million", "GFLOPs", "h×w"):
         table.add_column(name, no_wrap=True, justify="left" if name == "name" else "right")
-    for name in ("points", "commercial", "licence"):
+    for name in ("takes", "points", "commercial", "licence"):
         table.add_column(name, no_wrap=True)
     for model in CATALOG.values():
         if options.text not in model.name:
@@ -61,6 +61,7 @@ def _list(options: argparse.Namespace) -> int:
             f"{model.parameters / 1e6:,.2f}",
             f"{2 * model.macs / 1e9:,.1f}",
             "×".join(map(str, card.architecture.input_size)),
+            "pictures" if card.architecture.whole_scenes else "crops",
             "+".join(map(str, points)) or "none",
             {True: "yes", False: "no", None: "see terms"}[model.license.commercial_use],
             model.license.id,
@@ -69,8 +70,9 @@ def _list(options: argparse.Namespace) -> int:
     console = Console(width=max(Console().width, 130))
     console.print(table)
     console.print(
-        f"{table.row_count} models: millions of parameters; arithmetic of one crop forward, 2 FLOPs per "
-        "multiply-accumulate; points of each head, none for a backbone alone; whether the terms allow commercial use. "
+        f"{table.row_count} models: millions of parameters; arithmetic of one input forward, 2 FLOPs per "
+        "multiply-accumulate; crops of single bodies, or whole pictures in which it finds all; points of each head, none "
+        "for a backbone alone; whether the terms allow commercial use. "
         "Terms, files and places on the hub: posecore models show NAME."
     )
     return 0
@@ -136,7 +138,7 @@ def _cost(config: "ModelConfig", points: dict[str, int]) -> str:
         return f"{uncounted:,} numbers in the graph, whose arithmetic is not counted"
     cost = model_cost(config, points)
     return (
-        f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per crop forward (2 per multiply-accumulate)"
+        f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per input forward (2 per multiply-accumulate)"
     )
 
 
@@ -151,7 +153,8 @@ def _architecture(config: "ModelConfig") -> str:
     fields = config.backbone.model_dump(exclude={"kind"}, exclude_defaults=True)
     settings = ", ".join(f"{name} {value}" for name, value in fields.items())
     height, width = config.input_size
-    return f"backbone {config.backbone.kind} ({settings}), head {config.head.kind}, input {height}×{width} (h×w)"
+    takes = "whole pictures" if config.whole_scenes else "crops"
+    return f"backbone {config.backbone.kind} ({settings}), head {config.head.kind}, {takes} of {height}×{width} (h×w)"
 
 
 def _heads(card: "ModelCard") -> "Table":

@@ -21,6 +21,8 @@ from posecore.skeletons.skeleton import Skeleton
 
 _STEP_COST = 100.0
 """What a whole unit of distance between tags costs beside a peak's score, which is about 1 at most."""
+_TIE_COST = 1e-3
+"""What it costs besides, unrounded: as published, two ways whose rounded distances are alike are equally good."""
 
 
 class GroupingConfig(Config):
@@ -105,7 +107,7 @@ def match_peaks(
         if bodies and len(rows):
             means = np.stack([total / len(body) for total, body in zip(sums, bodies, strict=True)])
             distance = np.linalg.norm(tags[point, rows, None].astype(np.float64) - means, axis=2)
-            cost = _STEP_COST * np.round(distance) - scores[point, rows, None]
+            cost = _STEP_COST * np.round(distance) - scores[point, rows, None] + _TIE_COST * distance
             pairs = zip(*(side.tolist() for side in linear_sum_assignment(cost)), strict=True)
             taken = {row: body for row, body in pairs if distance[row, body] < config.tag_threshold}
         for row, peak in enumerate(rows.tolist()):
@@ -204,7 +206,7 @@ def _best_places(
 
 
 def _adjusted(heatmaps: Tensor, points: NDArray[np.int64], places: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(q, 2) x, y of places, each moved a quarter pixel towards the larger neighbour.
+    """(q, 2) x, y of places, each moved a quarter pixel towards the larger neighbour, where there are two.
 
     Args:
         heatmaps: (K, h, w).
@@ -223,7 +225,9 @@ def _adjusted(heatmaps: Tensor, points: NDArray[np.int64], places: NDArray[np.in
     )
     index = torch.from_numpy(points * (height * width) + around).to(heatmaps.device)
     left, right, up, down = heatmaps.flatten()[index].cpu().numpy()
-    return np.stack([x + 0.25 * np.sign(right - left), y + 0.25 * np.sign(down - up)], axis=1).astype(np.float32)
+    across = np.sign(right - left) * ((x > 0) & (x < width - 1))
+    along = np.sign(down - up) * ((y > 0) & (y < height - 1))
+    return np.stack([x + 0.25 * across, y + 0.25 * along], axis=1).astype(np.float32)
 
 
 def from_the_trunk(skeleton: Skeleton) -> Int[np.ndarray, " k"]:

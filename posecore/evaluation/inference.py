@@ -22,7 +22,7 @@ from posecore.evaluation.crops import Answers, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
-from posecore.evaluation.scenes import only_category, predict_images, scenes_per_pass
+from posecore.evaluation.scenes import predict_images, scenes_per_pass, usual_category
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
 from posecore.models.backends import Precision
@@ -264,7 +264,7 @@ def _scenes(
     device: torch.device | None,
 ) -> Predictions:
     """The bodies in some whole pictures of a task."""
-    settings, category_id = task.settings, only_category(task.store)
+    settings, category_id = task.settings, usual_category(task.store)
     with _evaluation_mode(model):
         found = list(
             predict_images(

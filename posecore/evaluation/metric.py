@@ -56,11 +56,15 @@ class Metric(Extension):
         primary: the value that stands for the result where only one fits.
         higher_is_better: direction of that value.
         divides_by_oks: it needs an OKS constant of every point.
+        per_category: it judges each class, such as a species, by itself.
+        pairs_bodies: it wants exactly one answer to every annotated body, as annotated boxes have.
     """
 
     primary: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     divides_by_oks: ClassVar[bool] = False
+    per_category: ClassVar[bool] = False
+    pairs_bodies: ClassVar[bool] = False
 
     def __call__(self, case: Case) -> Mapping[str, float]:
         """Name → value, the primary one among them; names keep to the characters that MLflow accepts.

@@ -5,7 +5,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
@@ -74,7 +74,6 @@ class Oks(_BothReadings):
     """COCO's AP and AR, all categories taken as one."""
 
     kind: Literal["oks"] = "oks"
-    per_category: ClassVar[bool] = False
 
     def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
         """The figures, by one reading of id 0."""
@@ -168,6 +167,7 @@ class Pckh(Metric):
     """
 
     kind: Literal["pckh"] = "pckh"
+    pairs_bodies = True
     primary = "PCKh"
     excluded: _PointNames = EXCLUDED
 
@@ -191,6 +191,7 @@ class Torso(Metric):
     """
 
     kind: Literal["torso"] = "torso"
+    pairs_bodies = True
     primary = "torso_error"
     higher_is_better = False
     neck: _PointNames = ("left_shoulder", "right_shoulder")
@@ -218,6 +219,7 @@ class Pck(Metric):
     """
 
     kind: Literal["pck"] = "pck"
+    pairs_bodies = True
     primary = "PCK_0.05"
     thresholds: _Thresholds = (0.05, 0.1, 0.2)
     normalise_by: Literal["bbox", "image"] = "bbox"
@@ -235,6 +237,7 @@ class Pixel(Metric):
     """
 
     kind: Literal["pixel"] = "pixel"
+    pairs_bodies = True
     primary = "mean_error_px"
     higher_is_better = False
     pcutoff: float = Field(default=0.6, ge=0, le=1)
@@ -325,6 +328,19 @@ def protocol_problem(definition: EvaluationDefinition, skeleton: Skeleton) -> st
             return metric_of(definition).problem(skeleton)
     except ConfigError as error:
         return str(error)
+
+
+def scenes_problem(definition: EvaluationDefinition) -> str | None:
+    """Why bodies that a model found in whole pictures cannot be judged by a protocol; None if they can."""
+    with trusted_file():
+        metric = metric_of(definition)
+    if metric.pairs_bodies:
+        why = "wants one answer to every annotated body, and a model of whole pictures may find more or fewer"
+    elif metric.per_category:
+        why = "judges each class by itself, and a model of whole pictures does not say of which class a body is"
+    else:
+        return None
+    return f"protocol {metric.kind} {why}; choose oks or crowdpose (changes: {{evaluation: {{protocol: oks}}}})."
 
 
 def evaluate(

@@ -17,7 +17,6 @@ from torch import Tensor
 
 from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
-from posecore.errors import EvaluationError
 from posecore.geometry import crop_matrix, heatmap_to_image
 from posecore.loading.augment import Region
 from posecore.loading.samples import SampleCache
@@ -184,19 +183,10 @@ def predict_images(
         yield from answers[head]
 
 
-def only_category(store: ShardStore) -> int:
-    """The number of the one class that a split's bodies are of.
-
-    Raises:
-        EvaluationError: they are of several, which no model of whole pictures tells apart.
-    """
-    known: NDArray[np.int64] = np.unique(store.instances["category_id"].to_numpy())
-    if len(known) > 1:
-        raise EvaluationError(
-            f"{store.location}: its bodies are of {len(known)} classes, and a model of whole pictures does not say of "
-            "which one is; judge it by a protocol that takes all as one, or with a model of crops."
-        )
-    return int(known[0]) if len(known) else 1
+def usual_category(store: ShardStore) -> int:
+    """The number of the class that most of a split's bodies are of: no model of whole pictures says of which one is."""
+    known, counts = np.unique(store.instances["category_id"].to_numpy(), return_counts=True)
+    return int(known[counts.argmax()]) if len(known) else 1
 
 
 def bounding_boxes(keypoints: Float[np.ndarray, "m K 2"], known: Int[np.ndarray, "m K"]) -> Float[np.ndarray, "m 4"]:

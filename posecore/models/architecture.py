@@ -88,7 +88,8 @@ class ModelConfig(Config):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
         if self.head.crop is not None:
             self._refuse_other_conventions(self.head.crop)
-        elif 2 * self.heatmap_sigma > min(self.heatmap_size):
+        has_maps = self.head.crop is None or self.head.whole_scenes
+        if has_maps and 2 * self.heatmap_sigma > min(self.heatmap_size):
             height, width = self.heatmap_size
             raise ValueError(
                 f"heatmap_sigma {self.heatmap_sigma:g} does not fit maps of {height}×{width} pixels (h×w), which "

@@ -56,6 +56,8 @@ def export_onnx(
         ConfigError: there is no such head, the model was read from such a file, the layout cannot hold it, or the
             packages of the ``export`` extra are missing.
     """
+    if layout != "crops":
+        model.refuse_scenes(f"layout {layout}")
     if model.config.backbone.finished:
         raise ConfigError(
             "the model is an ONNX file already, which is not written again; copy the file it was read from."

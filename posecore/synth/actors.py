@@ -52,7 +52,7 @@ def _pick(rng: np.random.Generator, subjects: range, count: int) -> list[int]:
 
 
 def adults(rng: np.random.Generator, seed: int, subjects: range, labelled: int | None = None) -> list[Actor]:
-    """None to four adults to be labelled, and at times a far one without points, or a crowd; or so many and no other."""
+    """None to four adults to be labelled, and at times a far one without points, or a crowd; or so many alone."""
     unlabelled = crowd = 0
     if labelled is None:
         labelled = int(rng.choice([0, 1, 2, 3, 4], p=[0.02, 0.53, 0.27, 0.12, 0.06]))

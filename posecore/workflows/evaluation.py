@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posecore import __version__
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
@@ -160,7 +161,7 @@ def evaluate_stores(
     tasks = {name: split.task() for name, split in splits.items()}
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
     for task in tasks.values():
-        wanted.check(task.store)
+        wanted.check(task)
     make_writable(out, "the results' folder")
     input_size = card.architecture.input_size
     parts = _predicted(machines, folder, splits, tasks, input_size, actors or ActorSettings())
@@ -211,13 +212,21 @@ class _Clinic:
     wanted: bool | None
     settings: ClinicalSettings
 
-    def check(self, store: ShardStore) -> None:
+    def check(self, task: PredictionTask) -> None:
         """Refuses what is demanded and cannot be had, before anything is predicted."""
         if self.wanted:
-            definition = store.manifest.definition
+            if task.whole_scenes:
+                raise EvaluationError(
+                    "clinic: it compares every annotated body with the one answer to it, and a model of whole pictures "
+                    "may find more or fewer; leave it out, or judge a model of crops."
+                )
+            definition = task.store.manifest.definition
             require_torso(definition.evaluation, definition.skeleton)
 
-    def judge(self, store: ShardStore, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
+    def judge(self, task: PredictionTask, truth: GroundTruth, predictions: Predictions) -> ClinicalResult | None:
+        if task.whole_scenes:
+            return None
+        store = task.store
         definition = store.manifest.definition
         if self.wanted is None:
             named = any(store.instances[who].null_count < len(store) for who in ("subject_id", "video_id"))
@@ -248,7 +257,7 @@ def _judge(
     write_atomically(out / name / "results.json", orjson.dumps(coco_results(predictions, parts_of)))
     origin = PredictionOrigin(store=str(task.store.location), digest=manifest.digest, model=model, head=task.head)
     write_predictions(out / name / PREDICTIONS_FILE, predictions, origin)
-    clinical = clinic.judge(task.store, truth, predictions)
+    clinical = clinic.judge(task, truth, predictions)
     if clinical is not None:
         write_atomically(out / name / CLINICAL_FILE, clinical.to_json())
     trusted = _trusted(task, truth, predictions, card)

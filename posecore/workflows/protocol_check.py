@@ -7,15 +7,22 @@ import numpy as np
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.judgeable import LabelCounts, labels_problem
 from posecore.errors import ConfigError, DatasetError
-from posecore.evaluation.protocols import protocol_problem
+from posecore.evaluation.protocols import protocol_problem, scenes_problem
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetsJob
 
 
-def check_protocols(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:
+def check_protocols(
+    config: DatasetsJob, definitions: Mapping[str, DatasetDefinition], *, whole_scenes: bool = False
+) -> None:
     """Refuses sets that their own protocol could not judge once a model is trained.
+
+    Args:
+        config: with the sets that are judged.
+        definitions: by name of the entry.
+        whole_scenes: whether the model finds bodies in whole pictures.
 
     Raises:
         ConfigError: a protocol lacks an OKS constant, a point it names, or has no such option.
@@ -25,6 +32,8 @@ def check_protocols(config: DatasetsJob, definitions: Mapping[str, DatasetDefini
             continue
         definition = definitions[entry.name]
         problem = protocol_problem(definition.evaluation, definition.skeleton)
+        if problem is None and whole_scenes:
+            problem = scenes_problem(definition.evaluation)
         if problem is not None:
             raise ConfigError(f"datasets.{entry.name} cannot be judged: {problem}")
 

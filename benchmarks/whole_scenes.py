@@ -1,0 +1,244 @@
+"""Crops of bodies against whole pictures: accuracy and time by the number of bodies in a picture.
+
+    python -m benchmarks.whole_scenes --out results/whole_scenes train top-down
+    python -m benchmarks.whole_scenes --out results/whole_scenes train bottom-up
+    python -m benchmarks.whole_scenes --out results/whole_scenes judge
+    python -m benchmarks.whole_scenes --out results/whole_scenes time
+
+Rendered adults, who hide parts of each other, 1 to 40 in a picture. Both models have the same backbone, are trained
+from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol; the top-down one is
+given the true boxes. A training that is stopped goes on where its last checkpoint is. ``judge`` writes a line per
+model and number of bodies to ``judged.json``.
+
+``time`` says what a picture takes of networks as large as those in use, with random weights: crops of 256×192, and
+pictures of 512×512 that are answered by heatmaps and tags as the network would draw them at best, so that as many
+bodies are put together as there are.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.repeated import trained
+from posecore.codecs.associative import AssociativeCodec
+from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
+from posecore.config import parse_config
+from posecore.datasets.definition import DatasetDefinition, SplitDefinition
+from posecore.datasets.discovery import load_dataset, read_split
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.loading.loader import LoadingConfig
+from posecore.methods.batch import normalise
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel, model_for
+from posecore.models.saving import load_model
+from posecore.shards.store import ShardStore, open_store
+from posecore.synth.coco_files import CocoFile
+from posecore.synth.scene import render_group
+from posecore.synth.writers import encode_jpeg
+from posecore.training.loop import TrainingConfig
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+
+COUNTS = (1, 2, 5, 10, 20, 40)
+SIDE = 192
+"""Of the pictures, px."""
+NUM_TRAIN, NUM_JUDGED = 300, 12
+"""Pictures to learn from, and per number of bodies."""
+BACKBONE: dict[str, Any] = {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0}
+MODELS: dict[str, dict[str, Any]] = {
+    "top-down": {
+        "backbone": BACKBONE,
+        "head": {"kind": "classic", "channels": 64},
+        "input_size": [96, 72],
+        "heatmap_sigma": 1.5,
+    },
+    "bottom-up": {
+        "backbone": BACKBONE,
+        "head": {"kind": "associative", "channels": 64, "fine_channels": 16, "fine_blocks": 1},
+        "input_size": [160, 160],
+        "heatmap_sigma": 1.5,
+    },
+}
+MILD = {
+    "half_body_probability": 0,
+    "scale_factor": 0.15,
+    "rotation_probability": 0.5,
+    "rotation_degrees": 15,
+    "center_jitter": "per_sample",
+}
+SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
+STEPS = {"top-down": 800, "bottom-up": 800}
+BATCH = {"top-down": 16, "bottom-up": 4}
+TIMED: dict[str, dict[str, Any]] = {
+    "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
+    "bottom-up": {"backbone": {"preset": "vitpose-small"}, "head": "associative", "input_size": [512, 512]},
+}
+
+
+def definition(out: Path) -> DatasetDefinition:
+    """COCO's, with the rendered splits."""
+    names = ["train", *(f"of_{count}" for count in COUNTS)]
+    splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
+    return load_dataset("coco").model_copy(update={"splits": splits})
+
+
+def rendered(out: Path) -> dict[str, ShardStore]:
+    """The ingested splits, rendered if they are not there."""
+    root, stores = out / "data", {}
+    for number, (name, counts) in enumerate(_counts().items()):
+        if not (root / f"{name}.json").exists():
+            document = CocoFile("rendered", "")
+            (root / name).mkdir(parents=True, exist_ok=True)
+            for place, count in enumerate(counts):
+                # People of the judged splits are in no training picture.
+                subjects = range(800) if name == "train" else range(800, 1000)
+                scene = render_group(number, place, count, (SIDE, SIDE), subjects)
+                (root / name / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
+                document.add(place + 1, f"{place:06d}.jpg", scene)
+            (root / f"{name}.json").write_text(json.dumps(document.document()))
+        job = ingest_job(definition(out), name, root, out / "shards", IngestSettings())
+        ingest(job, read_split(definition(out), name, root))
+        stores[name] = open_store(job.folder)
+    return stores
+
+
+def _counts() -> dict[str, list[int]]:
+    """Bodies of every picture, by split: as many pictures of few as of many to learn from."""
+    draws = np.random.default_rng(0).random(NUM_TRAIN)
+    train = np.floor(20.0**draws + 0.5).astype(int).tolist()
+    return {"train": train} | {f"of_{count}": [count] * NUM_JUDGED for count in COUNTS}
+
+
+def train(out: Path, name: str) -> None:
+    """Trains one of the two, from its last checkpoint."""
+    stores = rendered(out)
+    mixture = {"entries": [{"name": "coco"}]}
+    loading: dict[str, Any] = {"mixture": mixture, "num_threads": 1, "cache_bytes": 1 << 30}
+    loading |= {"augment": MILD} if name == "top-down" else {"scenes": SCENES}
+    worker = MultiDatasetWorker(
+        model=parse_config(MODELS[name], ModelConfig, "model"),
+        training=parse_config(
+            {
+                "steps": STEPS[name],
+                "global_batch": BATCH[name],
+                "seed": 0,
+                "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "layer_decay": 1.0},
+                "schedule": {"kind": "cosine", "warmup_steps": 50},
+                "checkpoint_every": 50,
+            },
+            TrainingConfig,
+            "training",
+        ),
+        loading=parse_config(loading, LoadingConfig, "loading"),
+        stores={"coco": str(stores["train"].location)},
+    )
+    _, seconds = trained(worker, out / name)
+    (out / name / "seconds").write_text(f"{seconds:.0f}")
+
+
+def judge(out: Path) -> None:
+    """OKS AP of both by the number of bodies, and the median time of a picture in this run."""
+    stores, rows = rendered(out), []
+    settings = InferenceSettings(num_threads=1, flip_test=False)
+    for name in MODELS:
+        model = load_model(out / name / "model")
+        for count in COUNTS:
+            store = stores[f"of_{count}"]
+            began = time.process_time()
+            metrics = evaluate_store(model, store, settings)
+            seconds = (time.process_time() - began) / store.num_images
+            rows.append({"model": name, "bodies": count, "ms": 1000 * seconds, **metrics})
+    (out / "judged.json").write_text(json.dumps(rows, indent=1))
+    _show(rows, ("AP", "AP50", "AR", "ms"))
+
+
+def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
+    table = Table("model", "bodies", *columns)
+    for row in rows:
+        table.add_row(row["model"], str(row["bodies"]), *(f"{row[column]:.3f}" for column in columns))
+    Console().print(table)
+
+
+def measure(repetitions: int) -> None:
+    """Time of a picture by the number of bodies, both ways turn by turn in one run."""
+    torch.set_num_threads(1)
+    known = {"coco": load_dataset("coco")}
+    models = {name: model_for(parse_config(TIMED[name], ModelConfig, name), known).eval() for name in TIMED}
+    taken: dict[tuple[str, int], list[float]] = {}
+    for _ in range(repetitions):
+        for count in COUNTS:
+            for name, run in (
+                ("top-down", _crops(models["top-down"], count)),
+                ("bottom-up", _picture(models["bottom-up"], count)),
+            ):
+                began = time.process_time()
+                run()
+                taken.setdefault((name, count), []).append(time.process_time() - began)
+    rows = [{"model": name, "bodies": count, "s": median(times)} for (name, count), times in sorted(taken.items())]
+    _show(rows, ("s",))
+
+
+def _crops(model: PoseModel, count: int) -> Callable[[], object]:
+    height, width = model.input_size
+    crops = torch.zeros(count, height, width, 3, dtype=torch.uint8)
+
+    def run() -> object:
+        return [model.codec("coco").decode(model.predict(normalise(part), "coco")) for part in crops.split(16)]
+
+    return run
+
+
+def _picture(model: PoseModel, count: int) -> Callable[[], object]:
+    """The network on a picture, and the grouping of maps drawn from the labels of a rendered one."""
+    codec, skeleton = model.codec("coco"), model.skeletons["coco"]
+    assert isinstance(codec, AssociativeCodec)
+    scene = render_group(99, count, count, codec.input_size)
+    names = [point.union for point in skeleton.keypoints]
+    points = np.stack([body.keypoints(tuple(names)) for body in scene.bodies])
+    keypoints, weights = torch.from_numpy(points[None, ..., :2]), torch.from_numpy(points[None, ..., 2] > 0).float()
+    coarse, fine = codec.draw(keypoints, weights)
+    tags = torch.zeros_like(coarse)
+    places, counts = codec.places(keypoints, weights)
+    for body in range(len(points)):
+        for point in counts[0, body].nonzero().flatten().tolist():
+            row, column = divmod(int(places[0, body, point]), codec.heatmap_size[1])
+            tags[0, point, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 3.0 * body
+    picture = torch.zeros(1, *codec.input_size, 3, dtype=torch.uint8)
+    order = from_the_trunk(skeleton)
+
+    def run() -> object:
+        model.predict(normalise(picture), "coco")
+        return group_bodies(codec.merged(coarse, fine), codec.enlarged(tags)[:, None], order, GroupingConfig())
+
+    return run
+
+
+def main() -> None:
+    """Runs one part."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("results/whole_scenes"))
+    parts = parser.add_subparsers(dest="part", required=True)
+    parts.add_parser("train").add_argument("model", choices=list(MODELS))
+    parts.add_parser("judge")
+    parts.add_parser("time").add_argument("--repetitions", type=int, default=3)
+    options = parser.parse_args()
+    if options.part == "train":
+        train(options.out, options.model)
+    elif options.part == "judge":
+        judge(options.out)
+    else:
+        measure(options.repetitions)
+
+
+if __name__ == "__main__":
+    main()

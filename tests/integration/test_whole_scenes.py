@@ -1,0 +1,120 @@
+"""The main job with a model of whole pictures, on two skeletons: trained, judged, registered, served, adapted."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import orjson
+import pytest
+import yaml
+
+from pipelines.multidataset_train import JobConfig, run
+from posecore.cli import main
+from posecore.config import load_config
+from posecore.errors import ConfigError
+from posecore.lineage.steps import EVERYTHING
+from posecore.models.pose_model import PoseModel
+from posecore.models.saving import load_model
+from posecore.prediction.predictor import Predictor
+from posecore.synth.writers import write_dataset
+from posecore.workflows.without_ray import ThisProcess
+
+NAMES = ("coco", "crowdpose")
+
+
+@pytest.fixture(scope="module")
+def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("scenes")
+    for seed, name in enumerate(NAMES):
+        write_dataset(name, folder / "data" / name, num_train=6, num_val=3, image_size=(96, 96), seed=seed)  # type: ignore[arg-type]
+    values = {
+        "name": "scenes",
+        "run_folder": str(folder / "run"),
+        "data_folder": str(folder / "data"),
+        "datasets": [{"name": name, "root": name, "train": "train", "evaluate": "val"} for name in NAMES],
+        "model": {
+            "backbone": "vit-nano",
+            "head": {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1},
+            "input_size": [64, 64],
+            "heatmap_sigma": 1.0,
+        },
+        "training": {"steps": 4, "global_batch": 4, "evaluate_every": 2, "checkpoint_every": 2},
+        "inference": {"num_threads": 1, "grouping": {"peak_threshold": 0.0, "max_bodies": 5}},
+        "worst_cases": 2,
+    }
+    file = folder / "run.yaml"
+    file.write_text(yaml.safe_dump(values))
+    return file
+
+
+def _job(file: Path, *changes: str) -> None:
+    run(load_config(file, JobConfig, changes), EVERYTHING, ThisProcess())
+
+
+@pytest.fixture(scope="module")
+def folder(run_file: Path) -> Path:
+    """Of the trained model."""
+    _job(run_file)
+    (found,) = (run_file.parent / "run" / "training").glob("*/*/model")
+    return found
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path) -> PoseModel:
+    return load_model(folder)
+
+
+@pytest.mark.usefixtures("folder")
+def test_both_sets_are_judged_by_their_own_protocols(run_file: Path) -> None:
+    run_folder = run_file.parent / "run"
+    for name, points in (("coco", 17), ("crowdpose", 14)):
+        (results,) = run_folder.rglob(f"{name}/results.json")
+        assert all(len(body["keypoints"]) == 3 * points for body in orjson.loads(results.read_bytes()))
+        metrics = orjson.loads((results.parent.parent / "metrics.json").read_bytes())[name]
+        assert 0 <= metrics["AP"] <= 1
+    assert (run_folder / "mlflow.db").exists()
+
+
+def test_the_command_predicts_without_boxes_and_refuses_them(
+    run_file: Path, folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = run_file.parent / "data" / "coco" / "val2017"
+    arguments = ["predict", str(pictures), "--model", str(folder), "--out", str(tmp_path / "out")]
+    assert main(arguments) == 0
+    assert re.search(r"bodies in 3 images by coco \(17 points\)", capsys.readouterr().out)
+    boxes = tmp_path / "boxes.csv"
+    boxes.write_text("image,x,y,w,h\n" + "".join(f"{path.name},0,0,50,50\n" for path in pictures.iterdir()))
+    assert main([*arguments, "--boxes", str(boxes)]) != 0
+    assert "leave boxes and detector out" in capsys.readouterr().err
+
+
+def test_a_model_is_served_by_every_head(model: PoseModel) -> None:
+    found = Predictor(model).predict_heads([np.zeros((50, 70, 3), np.uint8)])
+    assert set(found[0]) == set(NAMES)
+    assert found[0]["crowdpose"].keypoints.shape[1:] == (14, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("method=prototypes", "prototypes know of one body"),
+        ("loading.augment.blanket_probability=0.5", "a blanket lies on one body"),
+        ("label_check={}", "label_check: it looks at crops of single bodies"),
+        ("datasets.1.definition=ap10k", "protocol oks_per_category judges each class by itself"),
+        ("datasets.1.definition=mpii", "protocol pckh wants one answer to every annotated body"),
+    ],
+)
+def test_what_does_not_go_with_whole_pictures_is_refused_at_once(run_file: Path, change: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _job(run_file, change)
+
+
+def test_scenes_of_a_head_of_crops_are_refused(run_file: Path) -> None:
+    with pytest.raises(ConfigError, match=r"loading.scenes: the model's head reads crops"):
+        _job(run_file, "model.head=classic", "loading.scenes={}")
+
+
+def test_training_changed_the_weights_of_both_heads(model: PoseModel) -> None:
+    for name in NAMES:
+        head = model.heads[name].state_dict()
+        assert all(head[f"{layer}.bias"].abs().sum() > 0 for layer in ("final_layer", "tag_layer", "fine_layer"))

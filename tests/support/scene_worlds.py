@@ -1,0 +1,101 @@
+"""Pictures of several bodies that can be read without learning, and a model of whole pictures that reads them.
+
+A left hand is a red blob, a right hand a green one, and around both the blue says which body they are of.
+"""
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from posecore.codecs.associative import AssociativeCodec
+from posecore.conventions import Conventions
+from posecore.datasets.definition import DatasetDefinition
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.methods.batch import to_light
+from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.groups import Group
+from posecore.models.pose_model import HeatmapPath, PoseModel
+from posecore.schema import Instance, Record
+from posecore.shards.store import ShardStore, open_store
+from tests.support.dot_worlds import HANDS
+
+BODIES = (2, 0, 3, 1)
+"""Of each picture."""
+
+
+def scene_store(folder: Path, definition: DatasetDefinition) -> ShardStore:
+    """Pictures of different shapes; hands of different bodies lie nearer to each other than those of one."""
+    random = np.random.default_rng(3)
+    root = folder / "raw"
+    root.mkdir(parents=True)
+    records = []
+    for number, count in enumerate(BODIES):
+        height, width = ((200, 300), (240, 160))[number % 2]
+        rows, columns = np.mgrid[:height, :width]
+        image = np.zeros((height, width, 3))
+        instances = []
+        places = random.permutation(12)[: 2 * count]
+        for body in range(count):
+            points = []
+            for channel in range(2):
+                place = int(places[2 * body + channel])
+                x, y = (place % 4 + random.uniform(0.4, 0.6)) * width / 4, (place // 4 + 0.5) * height / 3
+                image[..., channel] += 255 * np.exp(-((columns - x) ** 2 + (rows - y) ** 2) / (2 * 5.0**2))
+                near = (abs(columns - x) < 16) & (abs(rows - y) < 16)
+                image[near, 2] = 60 * (body + 1)
+                points.append((x, y, 2))
+            instances.append(
+                Instance(
+                    id=str(10 * number + body), bbox_xywh=(0, 0, width, height), area=width * height / 4,
+                    keypoints=np.array(points, np.float32), area_rule="box",
+                )
+            )  # fmt: skip
+        name = f"{number:03d}.png"
+        cv2.imwrite(str(root / name), image.clip(0, 255).astype(np.uint8)[..., ::-1])
+        records.append(
+            Record(
+                dataset="hands", split="val", source_id=str(number), image=name, width=width, height=height,
+                instances=instances, license="CC0-1.0",
+            )
+        )  # fmt: skip
+    job = ingest_job(definition, "val", root, folder / "shards", IngestSettings())
+    ingest(job, records)
+    return open_store(job.folder)
+
+
+class SceneBlobModel(PoseModel):
+    """Sees colours: its heatmaps are red and green, its tags the blue; mirroring swaps the hands."""
+
+    def __init__(self) -> None:
+        config = ModelConfig.model_validate(
+            {"backbone": "vit-nano", "head": {"kind": "associative", "channels": 8}, "input_size": (160, 192)}
+        )
+        conventions = {"hands": Conventions(codec="udp")}
+        super().__init__(ModelCard(architecture=config, skeletons={"hands": HANDS}, conventions=conventions))
+        self.calls = 0
+
+    def features(self, images: Tensor, groups: list[Group], depth: Tensor | None = None) -> Tensor:
+        """The picture itself."""
+        assert not self.training
+        self.calls += 1
+        # Of a mirrored picture a hand is the other one, as a network would say.
+        light = to_light(images)
+        mirrored = self.calls % 2 == 0 and self.mirrors
+        return light[:, [1, 0, 2]] if mirrored else light
+
+    mirrors = False
+    """Whether every second call is of mirrored pictures."""
+
+    def heatmaps(self, features: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+        """Red, green and blue as the codec reads them."""
+        codec = self.codec(dataset)
+        assert isinstance(codec, AssociativeCodec)
+        small, large = (
+            torch.nn.functional.interpolate(features, size, mode="bilinear", align_corners=True) for size in codec.sizes
+        )
+        tags = 255 / 20 * small[:, 2:].expand(-1, 2, -1, -1)
+        return torch.cat([small[:, :2].flatten(2), tags.flatten(2), large[:, :2].flatten(2)], dim=2)

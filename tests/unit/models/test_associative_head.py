@@ -1,0 +1,195 @@
+"""The head of whole pictures in a model: shapes, several skeletons, warm starts, strategies, and what is refused."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from posecore.config import parse_config
+from posecore.errors import ConfigError
+from posecore.methods.adaptation import Adaptation, AdaptationConfig
+from posecore.methods.batch import DeviceBatch, split_batch, to_device
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
+from posecore.models.architecture import ModelConfig
+from posecore.models.cost import model_cost
+from posecore.models.onnx_export import export_onnx
+from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.saving import load_model, save_model
+from posecore.models.warm_start import warm_start
+from posecore.schema import CropBatch, CropGroup, KeypointState
+from tests.support.tiny_training import tiny_skeleton
+
+SIZE = (64, 64)
+POINTS = {"people": 5, "dogs": 7}
+HEAD = {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1}
+
+
+def _model(points: dict[str, int] = POINTS, head: dict[str, Any] | str = "associative", **backbone: Any) -> PoseModel:
+    torch.manual_seed(0)
+    values = {"kind": "vit", "embed_dim": 32, "depth": 2, "num_heads": 2, **backbone}
+    config = parse_config(
+        {"backbone": values, "head": HEAD if head == "associative" else head, "input_size": SIZE, "heatmap_sigma": 1.0},
+        ModelConfig,
+        "model",
+    )
+    return build_model(config, {name: tiny_skeleton(name, count) for name, count in points.items()})
+
+
+def _batch(seed: int = 0, counts: tuple[int, int] = (3, 1)) -> CropBatch:
+    """Pictures of up to two bodies, and of nobody; one has something to ignore."""
+    random = np.random.default_rng(seed)
+    groups, start = [], 0
+    for (name, points), count in zip(POINTS.items(), counts, strict=True):
+        state = random.choice([KeypointState.UNLABELLED, KeypointState.VISIBLE], (count, 3, points), p=[0.3, 0.7])
+        state[:, 2] = KeypointState.UNKNOWN
+        state[:1] = KeypointState.UNKNOWN
+        keypoints = random.uniform(0, 63, (count, 3, points, 2)).astype(np.float32)
+        boxes = np.concatenate([keypoints.min(2), keypoints.max(2)], axis=2)
+        boxes[state.max(2) == KeypointState.UNKNOWN] = (0, 0, -1, -1)
+        ignored = np.zeros((count, 32, 32), np.uint8)
+        ignored[-1:, 3:9, 20:30] = 1
+        zeros = np.zeros((count, 2), np.float32)
+        groups.append(
+            CropGroup(
+                dataset=name, start=start, stop=start + count, keypoints_crop=keypoints, state=state.astype(np.uint8),
+                center=zeros, scale=zeros + 64, rotation=zeros[:, 0], flipped=np.zeros(count, np.bool_),
+                rows=np.arange(count), seeds=np.arange(count), ignored=ignored, bbox_crop=boxes,
+            )
+        )  # fmt: skip
+        start += count
+    images = random.integers(0, 256, (start, *SIZE, 3), np.uint8)
+    return CropBatch(images=images, groups=tuple(groups), step=0, epoch=0)
+
+
+def _on_device(batch: CropBatch) -> DeviceBatch:
+    return to_device(batch, torch.device("cpu"))
+
+
+def test_every_skeleton_has_maps_of_its_own_points() -> None:
+    model = _model()
+    found = model(torch.zeros(4, 3, *SIZE), [("people", 0, 3), ("dogs", 3, 4)])
+    assert {name: tuple(outputs.shape) for name, outputs in found.items()} == {
+        "people": (3, 5, 6 * 16 * 16),
+        "dogs": (1, 7, 6 * 16 * 16),
+    }
+    maps = [each.shape[2:] for each in model.codec("dogs").split(found["dogs"])]
+    assert maps == [(16, 16), (16, 16), (32, 32)]
+
+
+def test_a_skeleton_without_pictures_still_takes_part() -> None:
+    method = SupervisedHeads(_model()).train()
+    terms = method(_on_device(_batch(counts=(3, 0))))
+    assert terms["loss/dogs"].item() == 0
+    sum(terms.values()).backward()
+    for name in POINTS:
+        assert all(parameter.grad is not None for parameter in method.model.heads[name].parameters())
+    assert method.model.heads["people"].tag_layer.weight.grad.abs().sum() > 0
+    assert not method.model.heads["dogs"].final_layer.weight.grad.any()
+
+
+def test_parts_of_a_batch_add_up_to_its_loss() -> None:
+    """As accumulation, and ranks of any number, divide it; statistics of BatchNorm apart, which are at rest here."""
+    method = SupervisedHeads(_model(), SupervisedConfig()).eval()
+    batch = _batch()
+    whole = method(_on_device(batch))
+    parts = [method(_on_device(part)) for part in split_batch(batch, 2)]
+    for name, term in whole.items():
+        assert sum(part[name].item() for part in parts) / 2 == pytest.approx(term.item(), rel=1e-5)
+
+
+def test_a_new_skeleton_starts_from_the_points_that_it_shares() -> None:
+    parent = _model({"people": 5})
+    with torch.no_grad():
+        for parameter in parent.heads["people"].parameters():
+            parameter.normal_()
+    skeleton = tiny_skeleton("people", 5)
+    fewer = skeleton.model_copy(update={"keypoints": skeleton.keypoints[3:1:-1]})
+    child = build_model(parent.config, {"runners": fewer})
+    told = warm_start(child, parent)
+    assert "2 of 2 points from head people" in told.as_dict()["head runners"]
+    ours, theirs = child.heads["runners"].state_dict(), parent.heads["people"].state_dict()
+    for name, tensor in ours.items():
+        layer = name.partition(".")[0]
+        expected = theirs[name][[3, 2]] if layer in ("final_layer", "tag_layer", "fine_layer") else theirs[name]
+        assert torch.equal(tensor, expected), name
+
+
+def test_a_model_of_crops_gives_its_backbone_and_no_head() -> None:
+    parent = _model({"people": 5}, head={"kind": "classic", "channels": 8})
+    child = _model({"people": 5})
+    told = warm_start(child, parent).as_dict()
+    assert told["head people"] == "0 of 5 points"
+    assert torch.equal(child.backbone.blocks[0].attn.qkv.weight, parent.backbone.blocks[0].attn.qkv.weight)
+
+
+@pytest.mark.parametrize(
+    "strategy", ["frozen-backbone", "lora", "full", "adapter", "bitfit", {"kind": "last-n", "blocks": 1}]
+)
+def test_strategies_adapt_it(strategy: Any) -> None:
+    values = {"strategy": strategy, "parent": {"source": "nowhere"}, "target": "dogs", "replayed": ("people",)}
+    touches = strategy != "frozen-backbone"
+    config = AdaptationConfig.model_validate(
+        values | ({"distillation": 0.5, "old_heads": ("people",)} if touches else {"replayed": ()})
+    )
+    parent = _model({"people": 5}).eval()
+    child = build_model(config.architecture(parent.config), parent.skeletons | {"dogs": tiny_skeleton("dogs", 7)})
+    warm_start(child, parent)
+    method = Adaptation(child, config, parent if touches else None).train()
+    before = {name: value.detach().clone() for name, value in method.named_parameters()}
+    learning = [parameter for parameter in method.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.SGD(learning, lr=10.0)
+    for _ in range(2):  # LoRA's first factor begins at zero, and the other learns nothing before it
+        optimizer.zero_grad()
+        terms = method(_on_device(_batch(counts=(2, 2) if touches else (0, 4))))
+        sum(terms.values()).backward()
+        optimizer.step()
+    assert ("kept/people" in terms) == touches
+    changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
+    assert any("heads.dogs.tag_layer" in name for name in changed)
+    assert not any("heads.people" in name for name in changed) or touches
+
+
+def test_experts_see_the_features_of_their_own_sets() -> None:
+    model = _model(expert_share=0.25)
+    method = SupervisedHeads(model).train()
+    sum(method(_on_device(_batch())).values()).backward()
+    assert model.backbone.blocks[0].mlp.experts["dogs"].weight.grad.abs().sum() > 0
+
+
+def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
+    model = _model().eval()
+    save_model(model, tmp_path / "model")
+    again = load_model(tmp_path / "model")
+    images = torch.randn(1, 3, *SIZE)
+    assert again.config.whole_scenes
+    assert torch.equal(again.predict(images, "dogs"), model.predict(images, "dogs"))
+
+
+def test_its_cost_is_counted() -> None:
+    small, large = (
+        model_cost(_model(head=HEAD | {"fine_blocks": blocks}).config, POINTS).parameters for blocks in (1, 2)
+    )
+    # Another block: two 3×3 convolutions of 8 channels and two BatchNorms, for each of the two heads.
+    assert large - small == 2 * 2 * (9 * 8 * 8 + 2 * 8)
+
+
+def test_graphs_that_decode_are_refused(tmp_path: Path) -> None:
+    for layout in ("picture", "rtmlib"):
+        with pytest.raises(ConfigError, match=f"layout {layout} is of crops of single bodies"):
+            export_onnx(_model(), "dogs", tmp_path / "model.onnx", layout)
+
+
+@pytest.mark.parametrize(
+    ("fields", "said"),
+    [
+        ({"embedding": {}}, "prototypes know of one body"),
+        ({"conventions": {"codec": "msra"}}, "reads udp crops"),
+        ({"heatmap_sigma": 9}, None),
+    ],
+)
+def test_what_does_not_go_with_it_is_refused(fields: dict[str, Any], said: str | None) -> None:
+    values = {"backbone": "vit-nano", "head": HEAD, "input_size": SIZE} | fields
+    with pytest.raises(ConfigError, match=said or "does not fit maps"):
+        parse_config(values, ModelConfig, "model")
