@@ -3,12 +3,16 @@
     python -m benchmarks.whole_scenes --out results/whole_scenes train top-down
     python -m benchmarks.whole_scenes --out results/whole_scenes train bottom-up
     python -m benchmarks.whole_scenes --out results/whole_scenes judge
+    python -m benchmarks.whole_scenes --out results/whole_scenes ceiling
     python -m benchmarks.whole_scenes --out results/whole_scenes time
 
 Rendered adults, who hide parts of each other, 1 to 40 in a picture. Both models have the same backbone, are trained
 from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol; the top-down one is
 given the true boxes. A training that is stopped goes on where its last checkpoint is. ``judge`` writes a line per
 model and number of bodies to ``judged.json``.
+
+``ceiling`` asks what maps of a resolution can say at all: heatmaps and tags are drawn from the labels of the judged
+pictures, put together to bodies, and judged.
 
 ``time`` says what a picture takes of networks as large as those in use, with random weights: crops of 256×192, and
 pictures of 512×512 that are answered by heatmaps and tags as the network would draw them at best, so that as many
@@ -27,6 +31,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 
 from benchmarks.repeated import trained
 from posecore.codecs.associative import AssociativeCodec
@@ -34,7 +39,9 @@ from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodie
 from posecore.config import parse_config
 from posecore.datasets.definition import DatasetDefinition, SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
+from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
@@ -77,7 +84,7 @@ MILD = {
     "center_jitter": "per_sample",
 }
 SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
-STEPS = {"top-down": 800, "bottom-up": 800}
+STEPS = {"top-down": 200, "bottom-up": 300}
 BATCH = {"top-down": 16, "bottom-up": 4}
 TIMED: dict[str, dict[str, Any]] = {
     "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
@@ -85,7 +92,7 @@ TIMED: dict[str, dict[str, Any]] = {
 }
 
 
-def definition(out: Path) -> DatasetDefinition:
+def definition() -> DatasetDefinition:
     """COCO's, with the rendered splits."""
     names = ["train", *(f"of_{count}" for count in COUNTS)]
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
@@ -106,8 +113,8 @@ def rendered(out: Path) -> dict[str, ShardStore]:
                 (root / name / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
                 document.add(place + 1, f"{place:06d}.jpg", scene)
             (root / f"{name}.json").write_text(json.dumps(document.document()))
-        job = ingest_job(definition(out), name, root, out / "shards", IngestSettings())
-        ingest(job, read_split(definition(out), name, root))
+        job = ingest_job(definition(), name, root, out / "shards", IngestSettings())
+        ingest(job, read_split(definition(), name, root))
         stores[name] = open_store(job.folder)
     return stores
 
@@ -169,14 +176,14 @@ def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     Console().print(table)
 
 
-def measure(repetitions: int) -> None:
+def measure(repetitions: int, counts: Sequence[int]) -> None:
     """Time of a picture by the number of bodies, both ways turn by turn in one run."""
     torch.set_num_threads(1)
     known = {"coco": load_dataset("coco")}
     models = {name: model_for(parse_config(TIMED[name], ModelConfig, name), known).eval() for name in TIMED}
     taken: dict[tuple[str, int], list[float]] = {}
     for _ in range(repetitions):
-        for count in COUNTS:
+        for count in counts:
             for name, run in (
                 ("top-down", _crops(models["top-down"], count)),
                 ("bottom-up", _picture(models["bottom-up"], count)),
@@ -186,6 +193,57 @@ def measure(repetitions: int) -> None:
                 taken.setdefault((name, count), []).append(time.process_time() - began)
     rows = [{"model": name, "bodies": count, "s": median(times)} for (name, count), times in sorted(taken.items())]
     _show(rows, ("s",))
+
+
+def ceiling(out: Path) -> None:
+    """OKS AP of bodies put together from maps that are drawn from the labels, by the side of the input."""
+    stores, skeleton = rendered(out), load_dataset("coco").skeleton
+    order, rows = from_the_trunk(skeleton), []
+    for side in (256, 512):
+        codec = AssociativeCodec(input_size=(side, side), heatmap_size=(side // 4, side // 4), heatmap_sigma=2.0)
+        for count in COUNTS:
+            store = stores[f"of_{count}"]
+            truth = GroundTruth.from_store(store)
+            found = []
+            for row in range(store.num_images):
+                bodies = np.flatnonzero((truth.image_row == row) & (truth.visibility > 0).any(axis=1) & ~truth.is_crowd)
+                points = torch.from_numpy(truth.keypoints[None, bodies] * (side - 1) / (SIDE - 1)).float()
+                maps = _drawn(codec, points, torch.from_numpy(truth.visibility[None, bodies] > 0).float())
+                found += group_bodies(*maps, order)
+            counts = [len(each.scores) for each in found]
+            scale = (SIDE - 1) / (codec.frame_size[0] - 1)
+            predictions = Predictions(
+                image_ids=truth.image_ids,
+                image_row=np.repeat(np.arange(store.num_images), counts),
+                instance_row=np.full(sum(counts), -1),
+                keypoints=np.concatenate([each.keypoints for each in found]).astype(np.float64) * scale,
+                keypoint_scores=np.concatenate([each.keypoint_scores for each in found]).astype(np.float64),
+                scores=np.concatenate([each.scores for each in found]).astype(np.float64),
+                category_id=np.ones(sum(counts), np.int64),
+                crop_area=np.full(sum(counts), np.nan),
+            )
+            metrics = evaluate(store.manifest.definition.evaluation, skeleton, truth, predictions)
+            rows.append({"model": f"maps of {side} px", "bodies": count, **metrics})
+    (out / "ceiling.json").write_text(json.dumps(rows, indent=1))
+    _show(rows, ("AP", "AP50", "AR"))
+
+
+def _drawn(codec: AssociativeCodec, keypoints: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
+    """Heatmaps and tags as a network would draw them at best, at the finer resolution.
+
+    Args:
+        codec: of the maps.
+        keypoints: (1, M, K, 2) x, y in pixels of the input.
+        weights: (1, M, K).
+    """
+    coarse, fine = codec.draw(keypoints, weights)
+    tags = torch.zeros_like(coarse)
+    places, counts = codec.places(keypoints, weights)
+    for body in range(keypoints.shape[1]):
+        for point in counts[0, body].nonzero().flatten().tolist():
+            row, column = divmod(int(places[0, body, point]), codec.heatmap_size[1])
+            tags[0, point, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 3.0 * body
+    return codec.merged(coarse, fine), codec.enlarged(tags)[:, None]
 
 
 def _crops(model: PoseModel, count: int) -> Callable[[], object]:
@@ -203,22 +261,15 @@ def _picture(model: PoseModel, count: int) -> Callable[[], object]:
     codec, skeleton = model.codec("coco"), model.skeletons["coco"]
     assert isinstance(codec, AssociativeCodec)
     scene = render_group(99, count, count, codec.input_size)
-    names = [point.union for point in skeleton.keypoints]
-    points = np.stack([body.keypoints(tuple(names)) for body in scene.bodies])
-    keypoints, weights = torch.from_numpy(points[None, ..., :2]), torch.from_numpy(points[None, ..., 2] > 0).float()
-    coarse, fine = codec.draw(keypoints, weights)
-    tags = torch.zeros_like(coarse)
-    places, counts = codec.places(keypoints, weights)
-    for body in range(len(points)):
-        for point in counts[0, body].nonzero().flatten().tolist():
-            row, column = divmod(int(places[0, body, point]), codec.heatmap_size[1])
-            tags[0, point, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 3.0 * body
+    names = tuple(point.union for point in skeleton.keypoints)
+    points = np.stack([body.keypoints(names) for body in scene.bodies])
+    maps = _drawn(codec, torch.from_numpy(points[None, ..., :2]), torch.from_numpy(points[None, ..., 2] > 0).float())
     picture = torch.zeros(1, *codec.input_size, 3, dtype=torch.uint8)
     order = from_the_trunk(skeleton)
 
     def run() -> object:
         model.predict(normalise(picture), "coco")
-        return group_bodies(codec.merged(coarse, fine), codec.enlarged(tags)[:, None], order, GroupingConfig())
+        return group_bodies(*maps, order, GroupingConfig())
 
     return run
 
@@ -230,14 +281,19 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("train").add_argument("model", choices=list(MODELS))
     parts.add_parser("judge")
-    parts.add_parser("time").add_argument("--repetitions", type=int, default=3)
+    parts.add_parser("ceiling")
+    timed = parts.add_parser("time")
+    timed.add_argument("--repetitions", type=int, default=3)
+    timed.add_argument("--bodies", type=int, nargs="+", default=COUNTS)
     options = parser.parse_args()
     if options.part == "train":
         train(options.out, options.model)
     elif options.part == "judge":
         judge(options.out)
+    elif options.part == "ceiling":
+        ceiling(options.out)
     else:
-        measure(options.repetitions)
+        measure(options.repetitions, options.bodies)
 
 
 if __name__ == "__main__":

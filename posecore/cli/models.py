@@ -71,8 +71,8 @@ def _list(options: argparse.Namespace) -> int:
     console.print(table)
     console.print(
         f"{table.row_count} models: millions of parameters; arithmetic of one input forward, 2 FLOPs per "
-        "multiply-accumulate; crops of single bodies, or whole pictures in which it finds all; points of each head, none "
-        "for a backbone alone; whether the terms allow commercial use. "
+        "multiply-accumulate; crops of single bodies, or whole pictures in which it finds all; points of each head, "
+        "none for a backbone alone; whether the terms allow commercial use. "
         "Terms, files and places on the hub: posecore models show NAME."
     )
     return 0

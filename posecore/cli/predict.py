@@ -67,7 +67,9 @@ def add(commands: Commands) -> None:
     model.add_argument("--compile", action="store_true", help="compile the network first; pays for many images")
     add_registry(model)
 
-    bodies = predict.add_argument_group("bodies (default: one in every image, filling it)")
+    bodies = predict.add_argument_group(
+        "bodies (default: one in every image, filling it; a model of whole pictures finds all and takes no boxes)"
+    )
     bodies.add_argument("--boxes", type=Path, help="boxes: COCO JSON, or a table image, x, y, w, h[, score, frame]")
     bodies.add_argument(
         "--detector",

@@ -13,7 +13,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from posecore.codecs.codec import Codec
-from posecore.codecs.heatmap import HeatmapCodec
 from posecore.geometry import CropConvention
 
 
@@ -76,16 +75,27 @@ class AssociativeCodec(Codec):
             keypoints: x, y of all bodies in pixels of the input.
             weights: 1 for points to draw, else 0.
         """
+        coarse, fine = (self._drawn(keypoints, weights, size) for size in self.sizes)
+        return coarse, fine
+
+    def _drawn(self, keypoints: Tensor, weights: Tensor, size: tuple[int, int]) -> Tensor:
+        """(n, K, h, w) the windows of three sigmas around every point, as single bodies are drawn."""
         num_images, _, num_points = weights.shape
-        bodies = weights.amax(dim=(0, 2)).nonzero().flatten().tolist() if num_images else []
-        maps = []
-        for size in self.sizes:
-            single = HeatmapCodec(input_size=self.input_size, heatmap_size=size, heatmap_sigma=self.heatmap_sigma)
-            targets = torch.zeros(num_images, num_points, *size, device=weights.device)
-            for body in bodies:
-                targets = torch.maximum(targets, single.encode(keypoints[:, body], weights[:, body])[0])
-            maps.append(targets)
-        return maps[0], maps[1]
+        radius = int(3 * self.heatmap_sigma)
+        offsets = torch.arange(-radius, radius + 1, device=weights.device)
+        points = self.on_map(keypoints.double(), size)
+        pixels = torch.trunc(points + 0.5)
+        lines, values = [], []
+        for axis, length in ((0, size[1]), (1, size[0])):
+            line = pixels[..., axis, None] + offsets
+            value = torch.exp(-((line - points[..., axis, None]) ** 2) / (2 * self.heatmap_sigma**2))
+            values.append(torch.where((line >= 0) & (line < length), value, 0.0).float())
+            lines.append(line.clamp(0, length - 1).long())
+        drawn = values[1][..., :, None] * values[0][..., None, :] * (weights > 0.5)[..., None, None]
+        places = lines[1][..., :, None] * size[1] + lines[0][..., None, :]
+        drawn, places = (each.transpose(1, 2).flatten(2) for each in (drawn, places))  # (n, K, M · window)
+        maps = torch.zeros(num_images, num_points, size[0] * size[1], device=weights.device)
+        return maps.scatter_reduce(2, places, drawn, "amax").unflatten(2, size)
 
     def places(
         self, keypoints: Float[Tensor, "n m k 2"], weights: Float[Tensor, "n m k"]

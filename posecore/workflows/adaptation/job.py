@@ -207,7 +207,7 @@ class AdaptationJob(DatasetsJob):
         judged = tuple(entry for entry in entries if entry.roles)
         return self.model_copy(update={"datasets": judged, "keep": None, "replay": self.replay_share})
 
-    def mixture(self, takes_depth: bool, whole_scenes: bool) -> LoadingConfig:
+    def mixture(self, takes_depth: bool, whole_scenes: bool = False) -> LoadingConfig:
         """The loader's configuration: their shares of the crops to replayed and unlabelled sets, in equal parts.
 
         Args:

@@ -9,14 +9,16 @@ import torch
 
 from posecore.config import parse_config
 from posecore.errors import ConfigError
-from posecore.methods.adaptation import Adaptation, AdaptationConfig
+from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
 from posecore.methods.batch import DeviceBatch, split_batch, to_device
+from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.onnx_export import export_onnx
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
+from posecore.models.sources import ModelFolder
 from posecore.models.warm_start import warm_start
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from tests.support.tiny_training import tiny_skeleton
@@ -128,10 +130,12 @@ def test_a_model_of_crops_gives_its_backbone_and_no_head() -> None:
     "strategy", ["frozen-backbone", "lora", "full", "adapter", "bitfit", {"kind": "last-n", "blocks": 1}]
 )
 def test_strategies_adapt_it(strategy: Any) -> None:
-    values = {"strategy": strategy, "parent": {"source": "nowhere"}, "target": "dogs", "replayed": ("people",)}
     touches = strategy != "frozen-backbone"
-    config = AdaptationConfig.model_validate(
-        values | ({"distillation": 0.5, "old_heads": ("people",)} if touches else {"replayed": ()})
+    config = AdaptationConfig(
+        terms=AdaptationTerms.model_validate({"strategy": strategy, "distillation": 0.5 * touches}),
+        roles=Roles("dogs", ("people",) * touches, False, False),
+        parent=ModelFolder(source="nowhere"),
+        old_heads=("people",) * touches,
     )
     parent = _model({"people": 5}).eval()
     child = build_model(config.architecture(parent.config), parent.skeletons | {"dogs": tiny_skeleton("dogs", 7)})
