@@ -44,6 +44,7 @@ def calibrate(
         ConfigError: outputs of the head do not say how sure they are.
         CheckpointError: the card cannot be written.
     """
+    model.refuse_scenes("calibration")
     folder, manifest = as_path(folder), store.manifest
     head = head or manifest.dataset
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
