@@ -100,8 +100,11 @@ def test_a_model_is_served_by_every_head(model: PoseModel) -> None:
         ("method=prototypes", "prototypes know of one body"),
         ("loading.augment.blanket_probability=0.5", "a blanket lies on one body"),
         ("label_check={}", "label_check: it looks at crops of single bodies"),
-        ("datasets.1.definition=ap10k", "protocol oks_per_category judges each class by itself"),
-        ("datasets.1.definition=mpii", "protocol pckh wants one answer to every annotated body"),
+        (
+            "datasets.1.changes={evaluation: {protocol: oks_per_category}}",
+            "protocol oks_per_category judges each class by itself",
+        ),
+        ("datasets.1.changes={evaluation: {protocol: pck}}", "protocol pck wants one answer to every annotated body"),
     ],
 )
 def test_what_does_not_go_with_whole_pictures_is_refused_at_once(run_file: Path, change: str, said: str) -> None:
