@@ -29,7 +29,6 @@ from scipy.stats import t as student
 
 from benchmarks.adaptation import LYING, MODEL, STANDING
 from benchmarks.repeated import Results, spread, trained
-from pipelines.adapt import Field, adaptation, field, search, trainer
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
@@ -45,8 +44,10 @@ from posecore.shards.manifest import read_manifest
 from posecore.shards.store import open_store
 from posecore.synth.writers import write_dataset
 from posecore.training.loop import TrainingConfig
+from posecore.workflows.adaptation.child import adaptation, trainer
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.candidates import Fit, as_run_file
+from posecore.workflows.budget.contest import Contest, contest, find_strategy
 from posecore.workflows.data_steps import Split
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.without_ray import ThisProcess
@@ -77,7 +78,7 @@ class World:
     out: Path
     steps: int
     batch: int
-    fields: dict[int, Field]
+    fields: dict[int, Contest]
 
     def data(self, kind: str, train: int, val: int, seed: int) -> Path:
         """Folder of rendered pictures; equal arguments name the same ones."""
@@ -151,16 +152,16 @@ class World:
         }
         return parse_config(values, AdaptationJob, "benchmark")
 
-    def known(self, seed: int) -> Field:
+    def known(self, seed: int) -> Contest:
         """The candidates of a seed's search, and what stands for the parent."""
         if seed not in self.fields:
-            self.fields[seed] = field(self.job(seed))
+            self.fields[seed] = contest(self.job(seed))
         return self.fields[seed]
 
     def budgeted(self, folder: Path, seed: int) -> dict[str, Any]:
         """Searches, and adapts by what was chosen."""
         began = time.process_time()
-        found = search(self.job(seed), EVERYTHING, ThisProcess())
+        found = find_strategy(self.job(seed), EVERYTHING, ThisProcess())
         seconds = time.process_time() - began
         if found.config is None:
             return {"chosen": None, "search_s": seconds, "metrics": self.judge(None, seed)}

@@ -12,7 +12,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import FLAGS, main, with_own_proportions
+from pipelines.adapt import FLAGS, main
 from posecore.config import load_config
 from posecore.errors import DatasetError
 from posecore.lineage.dataset_inputs import DatasetUse
@@ -34,6 +34,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
 from posecore.workflows.adaptation.checks import refuse_unlearnable
+from posecore.workflows.adaptation.child import with_own_proportions
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.datasets_job import DatasetsJob
 

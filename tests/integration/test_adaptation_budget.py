@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import FLAGS, Found, field, run, search
+from pipelines.adapt import FLAGS, run
 from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
@@ -19,9 +19,14 @@ from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
 from posecore.models.vit import VitConfig
+from posecore.shards.corrections import read_corrections
+from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
+from posecore.training.schedule import CosineSchedule
 from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.budget.candidates import as_run_file
+from posecore.workflows.budget.contest import Found, contest, find_strategy
 from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
 from posecore.workflows.budget.trial import PARENT, Pace, Trials
 from posecore.workflows.command_line import read_job
@@ -32,6 +37,7 @@ SIZE = (64, 48)
 SEARCH: dict[str, Any] = {
     "budget": "120steps",
     "eta": 2,
+    "labels": 10,
     "candidates": [
         {"name": "head", "strategy": "frozen-backbone"},
         {"name": "lora", "strategy": {"kind": "lora", "rank": 2}, "rate": 3.0, "replay": 0.0},
@@ -105,9 +111,9 @@ class Counted(ThisProcess):
 def found(values: dict[str, Any]) -> tuple[Found, Counted]:
     """A search of 120 steps, killed after three pieces and submitted again."""
     with pytest.raises(KeyboardInterrupt):
-        search(job(values), EVERYTHING, Counted(most=3))
+        find_strategy(job(values), EVERYTHING, Counted(most=3))
     machines = Counted()
-    return search(job(values), EVERYTHING, machines), machines
+    return find_strategy(job(values), EVERYTHING, machines), machines
 
 
 def test_trials_climb_and_the_better_half_goes_on(found: tuple[Found, Counted], values: dict[str, Any]) -> None:
@@ -133,9 +139,25 @@ def test_what_is_chosen_is_what_adapt_does_by_that_name(
         f"replay={named.get('replay', 0.0)}",
         f"training.optimizer.lr={3e-3 * named.get('rate', 1.0)}",
         f"training.steps={chosen.training.steps}",
+        f"datasets.0.corrections={chosen.datasets[0].corrections}",
     ]
     alike = load_config(tmp_path / "run.yaml", AdaptationJob, said)
     assert alike.taking_part().fingerprint() == chosen.taking_part().fingerprint()
+
+
+def test_only_so_many_labels_are_learned_from_and_chosen_by(
+    found: tuple[Found, Counted], values: dict[str, Any]
+) -> None:
+    chosen, trials = found[0].config, found[1].trials
+    assert chosen is not None
+    assert trials is not None
+    assert chosen.datasets[0].corrections is not None
+    place = trials.judged_on.location
+    read = [read_corrections(chosen.datasets[0].corrections), trials.judged_on.held_out]
+    read.append(trials.workers["full"].corrections["syrip"])
+    left = [open_store(place, corrections=each).instances["num_labelled"].to_numpy() > 0 for each in read]
+    assert left[0].sum() == 10
+    assert (left[1] ^ left[2] == left[0]).all(), "held out or learned from"
 
 
 def tags_of(found: tuple[Found, Counted]) -> dict[str, str]:
@@ -182,7 +204,7 @@ def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
 
 def test_an_unchanged_search_is_not_made_again(found: tuple[Found, Counted], values: dict[str, Any]) -> None:
     machines = Counted()
-    again = search(job(values), EVERYTHING, machines)
+    again = find_strategy(job(values), EVERYTHING, machines)
     assert machines.done == []
     assert again.config == found[0].config
 
@@ -205,7 +227,7 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     candidates = SEARCH["candidates"][:2]
     config = job(values, search={"budget": "10min", "candidates": candidates}, run_folder=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
-        search(config, EVERYTHING, Counted(most=1))
+        find_strategy(config, EVERYTHING, Counted(most=1))
     assert "the rungs follow from first steps, which are measured" in capfd.readouterr().out
     (path,) = tmp_path.glob("search/*/halving.json")
     planned = json.loads(path.read_bytes())
@@ -218,7 +240,7 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
         assert 0 < pace.step_s < pace.spent_s
         file.write_text(pace.model_copy(update={"step_s": step_s}).model_dump_json())
     machines = Counted()
-    search(config, EVERYTHING, machines)
+    find_strategy(config, EVERYTHING, machines)
     assert machines.done == [(PARENT, 0), ("head", 10)]
     told = "the budget of 10min would have been overrun at 10 steps; 1 of 2 trials got there"
     assert f"search    stopped: {told}" in capfd.readouterr().out
@@ -253,11 +275,11 @@ def test_what_cannot_be_searched_is_refused_in_a_sentence(
     changes: dict[str, Any], error: type[Exception], message: str, values: dict[str, Any]
 ) -> None:
     with pytest.raises(error, match=message):
-        search(job(values, **changes), EVERYTHING, ThisProcess())
+        find_strategy(job(values, **changes), EVERYTHING, ThisProcess())
 
 
 def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
-    known = field(job(values, search={"budget": "1000steps", "memory": "4GiB"}))
+    known = contest(job(values, search={"budget": "1000steps", "memory": "4GiB"}))
     names = [fit.candidate.name for fit in known.fits]
     assert names == [
         "head", "full", "full-replay", "lora-4", "lora-4-replay", "lora-16", "lora-16-replay", "last-1", "last-1-replay"
@@ -265,6 +287,11 @@ def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
     trained = {fit.candidate.name: fit.trained for fit in known.fits}
     assert trained["head"] < trained["lora-4"] < trained["lora-16"] < trained["full"]
     assert [fit.config.replay_share for fit in known.fits][:3] == [0.0, 0.0, 0.25]
+    slow = known.config.model_copy(
+        update={"training": known.config.training.model_copy(update={"schedule": CosineSchedule(warmup_steps=500)})}
+    )
+    schedules = [as_run_file(slow, known.fits[0].candidate, steps).training.schedule for steps in (100, 5000, 8000)]
+    assert [schedule.warmup_steps for schedule in schedules] == [10, 500, 500]  # type: ignore[union-attr]
     rungs = rungs_in_steps(known.config.search, known.fits)  # type: ignore[arg-type]
     assert rungs is not None
     assert rungs.counts == (9, 3)
@@ -302,3 +329,26 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     assert "9 trials to 41 steps, then 3 trials to 123 steps" in " ".join(said.err.split())
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
         read_job("", AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(ThisProcess())
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+@pytest.mark.usefixtures("local_ray")
+def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    from posecore.cluster.machines import RayMachines
+
+    settings = {
+        "budget": "100steps",
+        "scheduler": "asha",
+        "at_once": 2,
+        "eta": 2,
+        "candidates": SEARCH["candidates"][:2],
+    }
+    config = job(values, search=settings)
+    result = find_strategy(config, EVERYTHING, RayMachines())
+    said = capfd.readouterr().out
+    assert {name for name in ("head", "lora") if f"search    {name:<20}" in said} == {"head", "lora"}
+    tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
+    assert tags["posecore.chosen"] in ("head", "lora", PARENT)
+    again = find_strategy(config, EVERYTHING, RayMachines())
+    assert again.config == result.config

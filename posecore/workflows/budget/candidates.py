@@ -24,6 +24,7 @@ _FASTER = 3.0
 """Learning rate of what is added to weights that rest, or is a part of them, relative to that of all of them; both did
 best at these on rendered infants (docs/benchmarks/adaptation_2cpu_2026-11-26.md)."""
 _RANKS = (4, 16)
+_WARM = 10
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ def usual(config: AdaptationJob, model: ModelConfig) -> tuple[Candidate, ...]:
             that learn, and then the head alone is left out.
         model: the parent's architecture: only a transformer has blocks.
     """
-    depth = int(getattr(model.backbone, "depth", 0))
+    depth = int(getattr(model.backbone, "depth", 0) or 0)
     shared: list[Candidate] = [Candidate(name="full", strategy=FullConfig())]
     if depth:
         shared += [
@@ -87,7 +88,7 @@ def as_run_file(config: AdaptationJob, candidate: Candidate, steps: int | None =
     Args:
         config: of the search.
         candidate: which.
-        steps: of the run; None leaves the run file's.
+        steps: of the run, a tenth of which is its warm-up at the most; None leaves the run file's.
 
     Raises:
         ConfigError: the candidate does not go with the rest of the run file.
@@ -103,6 +104,9 @@ def as_run_file(config: AdaptationJob, candidate: Candidate, steps: int | None =
     values["training"] |= {"optimizer": optimizer}
     if steps is not None:
         values["training"] |= {"steps": steps}
+        schedule = dict(values["training"]["schedule"])
+        if schedule.get("warmup_steps", 0) > steps // _WARM:  # written for another length
+            values["training"]["schedule"] = schedule | {"warmup_steps": steps // _WARM}
     with trusted_file():  # it was read as one before
         return parse_config(values, AdaptationJob, origin=f"search.candidates.{candidate.name}")
 
@@ -127,6 +131,8 @@ def as_overrides(chosen: AdaptationJob) -> list[str]:
     strategy = chosen.method.strategy.model_dump_json()
     said = [f"method.strategy={strategy}", f"training.optimizer.lr={chosen.training.optimizer.lr!r}"]
     said += [f"training.steps={chosen.training.steps}", f"replay={chosen.replay_share:g}", "search=null"]
+    if (warm := getattr(chosen.training.schedule, "warmup_steps", None)) is not None:
+        said.append(f"training.schedule.warmup_steps={warm}")
     return said + [
         f"datasets.{place}.corrections={entry.corrections}"
         for place, entry in enumerate(chosen.datasets)

@@ -34,6 +34,8 @@ from posecore.workflows.without_ray import ThisProcess
 
 _CODE = tuple(f"posecore.workflows.budget.{name}" for name in ("choice", "halving", "trial"))
 """What decides a search beside its trainings; how it is told does not."""
+_LONG = 10_000
+"""Steps of the run whose first ones are measured; how many there would be is not known yet."""
 WorkerOf = Callable[[AdaptationJob], AdaptationWorker]
 """What trains a trial, from the run file that it stands for."""
 
@@ -270,7 +272,7 @@ class _Search:
         """What trains each trial, on the schedule of the adaptation that follows; None for first steps to measure."""
         workers = {}
         for fit in self.fits:
-            own = fit.config if halving is None else as_run_file(self.config, fit.candidate, halving.final)
+            own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.final)
             worker = self.worker_of(as_trial(own))
             changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False}
             if halving is not None:
