@@ -15,6 +15,7 @@ from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
 from posecore.lineage.tracking import TrackingConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
@@ -276,6 +277,14 @@ def test_what_cannot_be_searched_is_refused_in_a_sentence(
 ) -> None:
     with pytest.raises(error, match=message):
         find_strategy(job(values, **changes), EVERYTHING, ThisProcess())
+
+
+def test_a_parent_that_finds_bodies_itself_is_not_searched_for(values: dict[str, Any], tmp_path: Path) -> None:
+    head = AssociativeHeadConfig(channels=8, fine_channels=8, fine_blocks=0)
+    config = ModelConfig(backbone=VitConfig(embed_dim=16, depth=1, num_heads=2), head=head, input_size=(64, 64))
+    parent = save_model(build_model(config, {"coco": load_skeleton("coco17")}), tmp_path / "parent")
+    with pytest.raises(ConfigError, match="the parent finds bodies itself, or misses them"):
+        contest(job(values, parent=str(parent)))
 
 
 def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:

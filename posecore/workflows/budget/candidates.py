@@ -58,15 +58,13 @@ def usual(config: AdaptationJob, model: ModelConfig) -> tuple[Candidate, ...]:
     """
     depth = int(getattr(model.backbone, "depth", 0) or 0)
     shared: list[Candidate] = [Candidate(name="full", strategy=FullConfig())]
-    if depth:
+    if depth and not config.l2_sp:  # by low-rank updates no inherited weight learns
         shared += [
             Candidate(name=f"lora-{rank}", strategy=LoraConfig(rank=rank, alpha=2.0 * rank), rate=_FASTER)
             for rank in _RANKS
         ]
     if depth > 1:
         shared.append(Candidate(name=f"last-{depth // 2}", strategy=LastNConfig(blocks=depth // 2), rate=_FASTER))
-    if config.l2_sp:  # no inherited weight learns by low-rank updates
-        shared = [candidate for candidate in shared if not isinstance(candidate.strategy, LoraConfig)]
     held = config.method.distillation or config.l2_sp or config.depth_input
     head = () if held else (Candidate(name="head", strategy=FrozenBackboneConfig()),)
     if not can_replay(config):
