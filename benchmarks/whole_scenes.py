@@ -237,12 +237,12 @@ def _drawn(codec: AssociativeCodec, keypoints: Tensor, weights: Tensor) -> tuple
         weights: (1, M, K).
     """
     coarse, fine = codec.draw(keypoints, weights)
-    tags = torch.zeros_like(coarse)
-    places, counts = codec.places(keypoints, weights)
-    for body in range(keypoints.shape[1]):
-        for point in counts[0, body].nonzero().flatten().tolist():
-            row, column = divmod(int(places[0, body, point]), codec.heatmap_size[1])
-            tags[0, point, max(row - 2, 0) : row + 3, max(column - 2, 0) : column + 3] = 3.0 * body
+    rows, columns = torch.meshgrid(*(torch.arange(side) for side in codec.heatmap_size), indexing="ij")
+    grid = torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
+    far = torch.where(weights > 0, 0.0, torch.inf)[0].T
+    places = codec.on_map(keypoints, codec.heatmap_size)[0].transpose(0, 1)
+    nearest = (torch.cdist(grid, places) + far[:, None]).argmin(dim=2)  # (K, h · w): every pixel has the nearest's tag
+    tags = 3.0 * nearest.unflatten(1, codec.heatmap_size).float()[None]
     return codec.merged(coarse, fine), codec.enlarged(tags)[:, None]
 
 

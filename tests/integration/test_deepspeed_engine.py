@@ -94,6 +94,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **CLIPPED,
         ),
         *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
+        run("scenes-torch", TORCH, method="scenes"),
+        run("scenes-zero3", zero(3), method="scenes", shard_all=True),
+        run("scenes-zero3-stopped", zero(3), stop_before=4, method="scenes"),
+        run("scenes-zero3-resumed", zero(3), copy_of="scenes-zero3-stopped", method="scenes"),
         run("prototypes-torch", TORCH, method="prototypes"),
         *(run(f"prototypes-zero{stage}", zero(stage), method="prototypes") for stage in (0, 2, 3)),
         run("prototypes-zero3-stopped", zero(3), stop_before=4, method="prototypes"),
@@ -163,6 +167,11 @@ def test_every_stage_equals_plain_torch(runs: Path, stage: int) -> None:
 @pytest.mark.parametrize("stage", STAGES)
 def test_every_stage_continues_a_state_of_plain_torch(runs: Path, stage: int) -> None:
     _assert_close(runs / f"zero{stage}-from-torch", runs / "torch", tolerance=2e-5)
+
+
+@pytest.mark.parametrize("name", ["scenes-zero3", "scenes-zero3-resumed"])
+def test_whole_pictures_are_learned_on_any_engine_and_after_a_stop(runs: Path, name: str) -> None:
+    _assert_close(runs / name, runs / "scenes-torch", tolerance=2e-5)
 
 
 def test_offloading_the_optimiser_needs_no_compiler(runs: Path) -> None:

@@ -29,13 +29,14 @@ from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
+from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
-from posecore.schema import BadSample, CropBatch, CropGroup
+from posecore.schema import BadSample, CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.storage import AnyPath
 from posecore.training import deepspeed_engine
@@ -82,6 +83,29 @@ def tiny_depth() -> SupervisedHeads:
     """Heads on a backbone with depth as input, and depth as a second task."""
     config = SupervisedConfig(depth=DepthTaskConfig(weight=0.1, channels=8))
     return SupervisedHeads(tiny_model(drop_path=0.0, depth_input=True), config)
+
+
+def tiny_scenes() -> SupervisedHeads:
+    """Heads that find bodies in whole pictures, with experts."""
+    card = tiny_model(drop_path=0.0, expert_share=0.25).card
+    head = AssociativeHeadConfig(channels=8, fine_channels=8, fine_blocks=1)
+    architecture = card.architecture.model_copy(update={"head": head})
+    return SupervisedHeads(PoseModel(card.model_copy(update={"architecture": architecture})))
+
+
+def as_scenes(batch: CropBatch) -> CropBatch:
+    """The crops as pictures of two bodies each, the second of which has half of its points; a corner is ignored."""
+    groups = []
+    for group in batch.groups:
+        other = group.keypoints_crop[:, ::-1] * np.float32(0.9)
+        keypoints = np.stack([group.keypoints_crop, other], axis=1)
+        state = np.stack([group.state, group.state], axis=1)
+        state[:, 1, ::2] = KeypointState.UNLABELLED
+        ignored = np.zeros((len(keypoints), INPUT_SIZE[0] // 2, INPUT_SIZE[1] // 2), np.uint8)
+        ignored[:, :5, :7] = 1
+        boxes = np.concatenate([keypoints.min(axis=2), keypoints.max(axis=2)], axis=2)
+        groups.append(replace(group, keypoints_crop=keypoints, state=state, ignored=ignored, bbox_crop=boxes))
+    return replace(batch, groups=tuple(groups))
 
 
 @dataclass(frozen=True)
@@ -279,11 +303,15 @@ def tiny_training(
                 before_step(batch.step)
             if bad is not None:
                 batch.bad = tuple(bad(batch.step, context.rank))
+            if isinstance(method, nn.Module) and method.model.config.whole_scenes:
+                batch = as_scenes(batch)
             takes_depth = isinstance(method, nn.Module) and method.model.takes_depth
             yield with_depth(batch, context.rank) if takes_depth else batch
 
     def evaluate(method: nn.Module, step: int) -> dict[str, float]:
-        batch = to_device(next(tiny_batches(0, context.rank, context.world_size)), context.device)
+        first = next(tiny_batches(0, context.rank, context.world_size))
+        first = as_scenes(first) if method.model.config.whole_scenes else first
+        batch = to_device(first, context.device)
         return {f"eval/{name}": loss.item() for name, loss in method(batch).items()}
 
     return train(method, batches, config, context, judge or evaluate)
@@ -331,6 +359,8 @@ def described_method(
         return tiny_prototypes(drop_path=0.0)
     if name == "depth":
         return tiny_depth()
+    if name == "scenes":
+        return tiny_scenes()
     if name == "recomputing":
         return SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25, activation_checkpointing=True))
     if name == "plain":  # without BatchNorm, so that a crop does not depend on its neighbours
