@@ -41,7 +41,9 @@ from posecore.datasets.definition import DatasetDefinition, SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.nms import suppress_duplicates
 from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.scenes import FoundBodies
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
@@ -209,19 +211,27 @@ def ceiling(out: Path) -> None:
                 bodies = np.flatnonzero((truth.image_row == row) & (truth.visibility > 0).any(axis=1) & ~truth.is_crowd)
                 points = torch.from_numpy(truth.keypoints[None, bodies] * (side - 1) / (SIDE - 1)).float()
                 maps = _drawn(codec, points, torch.from_numpy(truth.visibility[None, bodies] > 0).float())
-                found += group_bodies(*maps, order)
+                (bodies_found,) = group_bodies(*maps, order)
+                found.append(
+                    FoundBodies(
+                        bodies_found.keypoints.astype(np.float64) * (SIDE - 1) / (codec.frame_size[0] - 1),
+                        bodies_found.keypoint_scores.astype(np.float64),
+                        bodies_found.scores.astype(np.float64),
+                    )
+                )
             counts = [len(each.scores) for each in found]
-            scale = (SIDE - 1) / (codec.frame_size[0] - 1)
             predictions = Predictions(
                 image_ids=truth.image_ids,
                 image_row=np.repeat(np.arange(store.num_images), counts),
                 instance_row=np.full(sum(counts), -1),
-                keypoints=np.concatenate([each.keypoints for each in found]).astype(np.float64) * scale,
-                keypoint_scores=np.concatenate([each.keypoint_scores for each in found]).astype(np.float64),
-                scores=np.concatenate([each.scores for each in found]).astype(np.float64),
+                keypoints=np.concatenate([each.keypoints for each in found]),
+                keypoint_scores=np.concatenate([each.keypoint_scores for each in found]),
+                scores=np.concatenate([each.scores for each in found]),
                 category_id=np.ones(sum(counts), np.int64),
-                crop_area=np.full(sum(counts), np.nan),
+                crop_area=np.concatenate([each.areas for each in found]),
             )
+            assert skeleton.oks_sigmas is not None
+            predictions = suppress_duplicates(predictions, skeleton.oks_sigmas)
             metrics = evaluate(store.manifest.definition.evaluation, skeleton, truth, predictions)
             rows.append({"model": f"maps of {side} px", "bodies": count, **metrics})
     (out / "ceiling.json").write_text(json.dumps(rows, indent=1))

@@ -41,7 +41,7 @@ class InferenceSettings(Config):
         precision: ``bfloat16`` runs the network under autocast; decoding is always in float32.
         keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
         nms_threshold: OKS above which the weaker of two predictions is dropped; None keeps all. Applies to detected
-            boxes only: an annotated box is answered exactly once.
+            boxes and to bodies found in whole pictures: an annotated box is answered exactly once.
         num_threads: decoding threads.
         uncertainty: say of every point how far off it may be, too (:attr:`Predictions.covariances`).
         grouping: how a model of whole pictures puts bodies together.
@@ -291,16 +291,17 @@ def _scenes(
         ),
         scores=np.concatenate([np.zeros(0), *(each.scores for each in found)]),
         category_id=np.full(total, category_id, np.int64),
-        crop_area=np.full(total, np.nan),
+        crop_area=np.concatenate([np.zeros(0), *(each.areas for each in found)]),
     )
 
 
 def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:
-    """All parts of a task together, in the order given, duplicates suppressed where boxes were detected."""
+    """All parts of a task together, in the order given, duplicates suppressed where no box was annotated."""
     predictions = Predictions.concatenate(list(parts))
     sigmas = task.store.manifest.definition.skeleton.oks_sigmas
     threshold = task.settings.nms_threshold
-    if task.boxes is None or threshold is None or sigmas is None:
+    answered_once = task.boxes is None and not task.whole_scenes
+    if answered_once or threshold is None or sigmas is None:
         return predictions
     return suppress_duplicates(predictions, sigmas, threshold)
 

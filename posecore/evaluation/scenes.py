@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -43,6 +43,20 @@ class FoundBodies:
     keypoints: Float[np.ndarray, "m K 2"]
     keypoint_scores: Float[np.ndarray, "m K"]
     scores: Float[np.ndarray, " m"]
+
+    @property
+    def bbox_xywh(self) -> Float[np.ndarray, "m 4"]:
+        """x, y, width, height of the known points of each body, of which there is at least one."""
+        known = (self.keypoint_scores > 0)[..., None]
+        low = np.where(known, self.keypoints, np.inf).min(axis=1)
+        high = np.where(known, self.keypoints, -np.inf).max(axis=1)
+        return np.concatenate([low, high - low], axis=1)
+
+    @property
+    def areas(self) -> Float[np.ndarray, " m"]:
+        """px² of :attr:`bbox_xywh`, at least one pixel each way."""
+        areas: NDArray[np.float64] = np.maximum(self.bbox_xywh[:, 2:], 1.0).prod(axis=1)
+        return areas
 
 
 def scenes_per_pass(batch_size: int, input_size: tuple[int, int]) -> int:
@@ -187,11 +201,3 @@ def usual_category(store: ShardStore) -> int:
     """The number of the class that most of a split's bodies are of: no model of whole pictures says of which one is."""
     known, counts = np.unique(store.instances["category_id"].to_numpy(), return_counts=True)
     return int(known[counts.argmax()]) if len(known) else 1
-
-
-def bounding_boxes(keypoints: Float[np.ndarray, "m K 2"], known: Int[np.ndarray, "m K"]) -> Float[np.ndarray, "m 4"]:
-    """x, y, width, height of the known points of each body; at least one is known."""
-    mask = known[..., None].astype(np.bool_)
-    low = np.where(mask, keypoints, np.inf).min(axis=1)
-    high = np.where(mask, keypoints, -np.inf).max(axis=1)
-    return np.concatenate([low, high - low], axis=1)

@@ -25,7 +25,7 @@ from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.crops import predict_heads
 from posecore.evaluation.nms import rescore, suppress_duplicates
-from posecore.evaluation.scenes import FoundBodies, bounding_boxes, fit_scene, predict_scenes, scenes_per_pass
+from posecore.evaluation.scenes import FoundBodies, fit_scene, predict_scenes, scenes_per_pass
 from posecore.geometry import crop_matrix
 from posecore.loading.augment import Region
 from posecore.loading.crop import box_region
@@ -60,7 +60,8 @@ class PredictorSettings(Config):
         compile: run backbone and heads through ``torch.compile``. Every pass then has ``batch_size`` crops, the last
             one being filled up, so that each is compiled once.
         keypoint_threshold: keypoints with a lower score do not enter the score of an instance.
-        nms_threshold: OKS above which the weaker of two answers to detected boxes is dropped; None keeps all.
+        nms_threshold: OKS above which the weaker of two answers to detected boxes, or of two bodies found in a whole
+            picture, is dropped; None keeps all.
         scale_range: values that become 0 and 255 of pictures of 16 bits, as in the stage that their model was trained
             behind; None refuses such pictures.
         uncertainty: say how sure every point is, which takes a model calibrated for such answers (``posecore
@@ -330,16 +331,28 @@ class Predictor:
             yield key, {head: self._of_scene(head, found[head][place]) for head in heads}
 
     def _of_scene(self, head: str, bodies: FoundBodies) -> ImagePrediction:
-        count = len(bodies.scores)
-        return ImagePrediction(
-            head=head,
+        count, skeleton = len(bodies.scores), self.model.skeletons[head]
+        found = Predictions(
+            image_ids=("",),
+            image_row=np.zeros(count, np.int64),
+            instance_row=np.arange(count),
             keypoints=bodies.keypoints,
             keypoint_scores=bodies.keypoint_scores,
             scores=bodies.scores,
-            bbox_xywh=bounding_boxes(bodies.keypoints, bodies.keypoint_scores > 0),
-            box_scores=np.ones(count),
-            box_rows=np.arange(count),
-            points=self.model.skeletons[head].names,
+            category_id=np.ones(count, np.int64),
+            crop_area=bodies.areas,
+        )
+        if self.settings.nms_threshold is not None and skeleton.oks_sigmas is not None:
+            found = suppress_duplicates(found, skeleton.oks_sigmas, self.settings.nms_threshold)
+        return ImagePrediction(
+            head=head,
+            keypoints=found.keypoints,
+            keypoint_scores=found.keypoint_scores,
+            scores=found.scores,
+            bbox_xywh=bodies.bbox_xywh[found.instance_row],
+            box_scores=np.ones(len(found)),
+            box_rows=np.arange(len(found)),
+            points=skeleton.names,
         )
 
     def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:

@@ -9,7 +9,7 @@ import pytest
 
 from posecore.errors import EvaluationError, PredictionError
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.inference import InferenceSettings, PredictionTask, evaluate_store, predict_store
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, evaluate_store, finish, predict_store
 from posecore.evaluation.results import DetectedBoxes, coco_results, read_results
 from posecore.evaluation.scenes import fit_scene, predict_scenes, scenes_per_pass
 from posecore.prediction.instances import Boxes
@@ -119,3 +119,13 @@ def test_a_task_of_whole_pictures_takes_those_without_bodies_too(store: ShardSto
     assert [batch.tolist() for batch in task.batches((512, 512))] == [[0, 1, 2, 3]]
     small = replace(task, settings=InferenceSettings(batch_size=1))
     assert len(small.batches((512, 512))) == 4
+
+
+def test_of_a_body_that_was_found_twice_the_surer_stays(store: ShardStore) -> None:
+    settings = InferenceSettings(flip_test=False)
+    found = predict_store(SceneBlobModel(), store, settings)
+    weaker = replace(found, scores=found.scores / 2, keypoints=found.keypoints + 0.2)
+    task = PredictionTask(store=store, head="hands", settings=settings, whole_scenes=True)
+    np.testing.assert_array_equal(finish(task, [found, weaker]).scores, found.scores)
+    every = replace(task, settings=settings.model_copy(update={"nms_threshold": None}))
+    assert len(finish(every, [found, weaker])) == 2 * len(found)
