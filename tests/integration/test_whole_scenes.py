@@ -8,6 +8,7 @@ import orjson
 import pytest
 import yaml
 
+from pipelines.adapt import run as adapt
 from pipelines.multidataset_train import JobConfig, run
 from posecore.cli import main
 from posecore.config import load_config
@@ -17,8 +18,10 @@ from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.prediction.predictor import Predictor
 from posecore.synth.writers import write_dataset
+from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.without_ray import ThisProcess
 
+pytestmark = pytest.mark.slow
 NAMES = ("coco", "crowdpose")
 
 
@@ -121,3 +124,24 @@ def test_training_changed_the_weights_of_both_heads(model: PoseModel) -> None:
     for name in NAMES:
         head = model.heads[name].state_dict()
         assert all(head[f"{layer}.bias"].abs().sum() > 0 for layer in ("final_layer", "tag_layer", "fine_layer"))
+
+
+def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path, tmp_path: Path) -> None:
+    write_dataset("syrip", tmp_path / "syrip", 4, 2, (64, 64), 3)
+    values = {
+        "name": "child",
+        "run_folder": str(tmp_path / "run"),
+        "data_folder": str(tmp_path),
+        "parent": str(folder),
+        "target": "syrip",
+        "datasets": [{"name": "syrip", "root": "syrip", "train": "train", "evaluate": "val"}],
+        "method": {"strategy": "lora"},
+        "training": {"steps": 2, "global_batch": 2},
+        "inference": {"num_threads": 1},
+    }
+    file = tmp_path / "adapt.yaml"
+    file.write_text(yaml.safe_dump(values))
+    assert adapt(load_config(file, AdaptationJob), EVERYTHING, ThisProcess()) == "models:/child/1"
+    (child,) = (tmp_path / "run" / "training").glob("*/*/model")
+    assert load_model(child).config.whole_scenes
+    assert set(load_model(child).heads) == {"coco", "crowdpose", "syrip"}

@@ -234,7 +234,8 @@ def report_step(
     """
     path = as_path(child.values["run_dir"]) / "adaptation.html"
     target = next(split for split in splits if split.role == "training" and split.entry.name == config.target)
-    compared = _compared(config, start)
+    # Models of whole pictures may answer a body not at all, so that nothing could be paired.
+    compared = set() if start.card.architecture.whole_scenes else _compared(config, start)
     groups = {entry.name: config.group_of(entry) for entry in config.datasets}
     order = sorted(judged.clinical, key=_rank(groups))
 
