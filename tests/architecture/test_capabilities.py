@@ -18,6 +18,8 @@ PAIRS = "takes two classes, heatmaps or SimCC on either side"
 OWN = "a loss, an embedding or a graph that exists for one form of outputs, of which it uses more than the protocol has"
 INSIDE = "reaches into the parts of one network: leaves patches out, or adds tokens to them"
 ASKED = {
+    "evaluation/scenes.py": (1, OWN),
+    "methods/associative_loss.py": (3, OWN),
     "methods/belief.py": (10, PAIRS),
     "methods/distillation.py": (1, PAIRS),
     "methods/knowledge_token.py": (1, INSIDE),
