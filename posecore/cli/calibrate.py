@@ -2,9 +2,15 @@
 
 import argparse
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands, positive
 from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_skeletons, weights_source
+from posecore.workflows.named_model import is_registered
+
+if TYPE_CHECKING:
+    from posecore.shards.store import ShardStore
 
 
 def add(commands: Commands) -> None:
@@ -13,7 +19,10 @@ def add(commands: Commands) -> None:
     parser.set_defaults(run=_calibrate)
     parser.add_argument("model", help=MODEL_HELP)
     parser.add_argument("split", help="ingested split that the model has not learned from, local or an fsspec URL")
-    parser.add_argument("--out", type=Path, help="folder for the calibrated model (default: the model's own folder)")
+    parser.add_argument(
+        "--out", type=Path,
+        help="folder for a calibrated copy (default: the model's own folder, or the next version of a registered one)",
+    )  # fmt: skip
     parser.add_argument("--head", help="the model's head that answers (default: the split's dataset's own)")
     parser.add_argument("--level", type=float, default=0.9, help="probability of the radii (default: 0.9)")
     parser.add_argument(
@@ -36,24 +45,26 @@ def _calibrate(options: argparse.Namespace) -> int:
 
     if not 0 < options.level < 1:
         raise ConfigError(f"--level {options.level:g}: a probability lies between 0 and 1, such as 0.9.")
-    own = holds_model(options.model)
-    if not own and options.out is None:
+    registered = is_registered(options.model)
+    if options.out is None and not registered and not holds_model(options.model):
         raise ConfigError(f"{options.model} is no model folder to write into; say with --out where the copy goes.")
     store = open_store(options.split)
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
-    folder = options.out or Path(options.model)
-    if options.out is not None:
-        save_model(model, folder)
-    found = calibrate(
-        folder,
-        model.to(best_device()),
-        store,
-        head=options.head,
-        level=options.level,
-        pictures=options.pictures,
-        batch_size=options.batch_size,
-    )
+    with TemporaryDirectory() as scratch:
+        folder = options.out or (Path(scratch) / "model" if registered else Path(options.model))
+        if options.out is not None or registered:
+            save_model(model, folder)
+        found = calibrate(
+            folder,
+            model.to(best_device()),
+            store,
+            head=options.head,
+            level=options.level,
+            pictures=options.pictures,
+            batch_size=options.batch_size,
+        )
+        place = str(folder) if options.out is not None or not registered else _registered(options, folder, store)
     for each in found:
         how = "with flip test" if each.flip_test else "without flip test"
         radius = "of no radius" if each.whole.radius is None else f"within {each.whole.radius:.2f} predicted sigmas"
@@ -66,5 +77,16 @@ def _calibrate(options: argparse.Namespace) -> int:
             print(f"  of all points together, for lack of their own: {', '.join(few)}")
         if each.whole.visible is None:
             print("  nothing is said of which points are visible: too few are labelled occluded")
-    print(folder)
+    print(place)
     return 0
+
+
+def _registered(options: argparse.Namespace, folder: Path, store: "ShardStore") -> str:
+    """The version that the calibrated copy of a registered one has become."""
+    from posecore.lineage.model_source import registered_version
+    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.workflows.calibrated_version import register_calibrated
+
+    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
+    parent = registered_version(options.model, tracking)
+    return f"{register_calibrated(tracking, parent, folder, store).uri}, whose parent is {parent.uri}"

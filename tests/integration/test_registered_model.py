@@ -45,13 +45,14 @@ from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_v
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model
-from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, save_model
+from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, read_card, save_model
 from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import SourceConfig
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Record
 from posecore.shards.digests import known_digests
 from posecore.skeletons.library import load_skeleton
+from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 
 SUBJECT = "infant-7"
 
@@ -704,3 +705,27 @@ def test_what_a_stranger_may_not_send_is_refused_without_a_word_of_the_server(
         for secret in (str(photo), "Traceback", "site-packages", ".py", "/tmp", png(5)[:4].decode("latin-1")):
             assert secret not in answer["message"]
     assert "Traceback" not in served[1].read_text()
+
+
+def test_a_calibrated_version_is_the_next_one(
+    store: Tracking, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hands = hands_store(tmp_path / "hands", hands_definition(), num_images=10)
+    torch.manual_seed(7)
+    backbone = VitConfig(embed_dim=16, depth=1, num_heads=2)
+    config = ModelConfig(backbone=backbone, head=ClassicHeadConfig(channels=8), input_size=(64, 48))
+    folder = Path(str(save_model(build_model(config, {"hands": HANDS}), tmp_path / "model")))
+    use = DatasetUse(name="hands", split="train", digest="c" * 64, role="training", license="CC0-1.0")
+    first = register_model(store.start_run("train", {}), "hands", folder, [use], [])
+    where = ["--tracking-uri", store.uri, "--folder", str(tmp_path)]
+    assert posecore_command(["calibrate", first.uri, str(hands.location), *where]) == 0
+    assert f"models:/hands/2, whose parent is {first.uri}" in capsys.readouterr().out
+    with registered_model("models:/hands/2", store) as after, registered_model(first.uri, store) as before:
+        assert [each.data for each in read_card(after).uncertainty] == ["hands val", "hands val"]
+        assert not read_card(before).uncertainty
+        assert (after / WEIGHTS_FILE).read_bytes() == (before / WEIGHTS_FILE).read_bytes()
+    assert get_version(store, "hands", 2).tags["parent"] == first.uri
+    lines, _ = describe_model(LineageGraph.load(store), RegisteredVersion("hands", 2))
+    told = "\n".join(lines)
+    assert hands.manifest.digest[:12] in told, "what its promises were fitted to"
+    assert "c" * 12 in told, "what the parent learned from"
