@@ -24,6 +24,7 @@ ASKED = {
     "methods/distillation.py": (1, PAIRS),
     "methods/likelihood.py": (1, OWN),
     "methods/knowledge_token.py": (1, INSIDE),
+    "methods/likelihood.py": (1, OWN),
     "methods/masked_autoencoder.py": (8, INSIDE),
     "methods/prototypes.py": (1, OWN),
     "methods/simcc_loss.py": (2, OWN),
