@@ -22,6 +22,7 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
@@ -31,7 +32,11 @@ from benchmarks.adaptation import LYING, MODEL, STANDING
 from benchmarks.repeated import Results, spread, trained
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.keypoint_errors import relative_distances
+from posecore.evaluation.pairing import paired_distances
+from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.steps import EVERYTHING
@@ -53,12 +58,20 @@ from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.without_ray import ThisProcess
 
 ADULTS, INFANTS, JUDGED = 800, 50, 150
-PARENT_STEPS = 750
-SIZE = (192, 192)
+SIZE = (96, 96)
+TINY: Mapping[str, Any] = {
+    "backbone": {"kind": "vit", "embed_dim": 64, "depth": 3, "num_heads": 4, "patch_size": 8, "patch_padding": 0},
+    "head": {"kind": "classic", "channels": 16},
+    "input_size": [64, 64],
+    "heatmap_sigma": 1.5,
+}
+PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1500), "micro": (MODEL, 6000)}
+"""The net, and how many steps the parent learns adults."""
 CANDIDATES: Sequence[Mapping[str, Any]] = (
     {"name": "head", "strategy": "frozen-backbone"},
     {"name": "lora", "strategy": "lora", "rate": 3.0, "replay": 0.0},
     {"name": "full", "strategy": "full", "replay": 0.0},
+    {"name": "full-replay", "strategy": "full", "replay": 0.25},
 )
 
 
@@ -68,12 +81,14 @@ class World:
 
     Attributes:
         out: folder of the experiment.
+        preset: of :data:`PRESETS`.
         steps: the budget.
         batch: crops per step.
         fields: what :meth:`known` has planned, by seed.
     """
 
     out: Path
+    preset: str
     steps: int
     batch: int
     fields: dict[int, Contest]
@@ -94,9 +109,10 @@ class World:
             job = ingest_job(definition, "train", root, self.out / "shards", IngestSettings())
             ingest(job, read_split(definition, "train", root))
             loading = {"mixture": {"entries": [{"name": "coco", "augment": STANDING}]}, "num_threads": 1}
+            model, steps = PRESETS[self.preset]
             worker = MultiDatasetWorker(
-                model=parse_config(MODEL, ModelConfig, "model"),
-                training=parse_config(self.loop(PARENT_STEPS, 2e-3, 0), TrainingConfig, "training"),
+                model=parse_config(model, ModelConfig, "model"),
+                training=parse_config(self.loop(steps, 2e-3, 0), TrainingConfig, "training"),
                 loading=parse_config(loading, LoadingConfig, "loading"),
                 stores={"coco": str(job.folder)},
                 method=HeadsConfig(),
@@ -188,13 +204,21 @@ class World:
         return Split(entry, "training", str(location), read_manifest(location).digest, definition)
 
     def judge(self, model: PoseModel | None, seed: int) -> dict[str, float]:
-        """AP of infants and adults, in percent, of whom nothing was learned."""
+        """AP of infants and adults, in percent, of whom nothing was learned, and the infants' mean error.
+
+        The error is the mean distance of a labelled point, in percent of √(w·h) of the body's box.
+        """
         if model is None:
             model = load_model(self.known(seed).start.folder)
         settings, found = InferenceSettings(num_threads=1, flip_test=False), {}
         for name, head, kind in (("infants", f"infants{seed}", "syrip"), ("adults", "coco", "coco")):
             location = self.out / "run" / "shards" / head / kind / "val"
-            found[name] = 100 * evaluate_store(model, open_store(location), settings, head=head)["AP"]
+            store = open_store(location)
+            said, truth = predict_store(model, store, settings, head=head), GroundTruth.from_store(store)
+            definition = store.manifest.definition
+            found[name] = 100 * evaluate(definition.evaluation, definition.skeleton, truth, said)["AP"]
+            distances = relative_distances(truth, paired_distances(truth, said))
+            found[f"{name} error"] = 100 * float(np.nanmean(distances))
         return found
 
 
@@ -204,28 +228,32 @@ def show(results: Results, steps: int) -> None:
     for row in results.rows():
         by_arm[row["arm"]][row["seed"]] = row
     budget = by_arm.pop("budget", {})
-    table = Table(title=f"AP in percent, {steps} steps each; the difference is budget - arm on the same infants")
-    for column in ("arm", "seeds", "infants", "adults", "difference, infants", "difference, adults", "process s"):
+    table = Table(
+        title=f"{steps} steps each; AP in percent, errors in percent of the box; differences are budget - arm"
+    )
+    differences = ("difference, AP", "difference, error", "difference, adults' AP")
+    for column in ("arm", "seeds", "infants' AP", "adults' AP", "infants' error", *differences, "process s"):
         table.add_column(column)
     columns = {"budget": budget, **by_arm}
     for name, rows in columns.items():
         seeds = sorted(set(rows) & set(budget))
-        of = {who: [rows[seed]["metrics"][who] for seed in seeds] for who in ("infants", "adults")}
+        told = ("infants", "adults", "infants error")
+        of = {who: [rows[seed]["metrics"][who] for seed in seeds] for who in told}
         changes = [
             interval([budget[seed]["metrics"][who] - rows[seed]["metrics"][who] for seed in seeds])
             if name != "budget"
             else ""
-            for who in of
+            for who in ("infants", "infants error", "adults")
         ]
         seconds = [rows[seed].get("search_s", 0.0) + rows[seed].get("train_s", 0.0) for seed in seeds]
         table.add_row(name, str(len(seeds)), *(spread(values) for values in of.values()), *changes, spread(seconds, 0))
     Console(width=140).print(table)
     for seed, row in sorted(budget.items()):
-        others = {name: rows[seed]["metrics"]["infants"] for name, rows in by_arm.items() if seed in rows}
+        others = {name: rows[seed]["metrics"]["infants error"] for name, rows in by_arm.items() if seed in rows}
         if others and "zero-shot" in others:
-            best = max(others, key=lambda name: others[name])
-            own = row["metrics"]["infants"]
-            print(f"seed {seed}: {row['chosen']} chosen, AP {own:.1f}; the best fixed, {best}, {others[best]:.1f}")
+            best = min(others, key=lambda name: others[name])
+            own = row["metrics"]["infants error"]
+            print(f"seed {seed}: {row['chosen']} chosen, error {own:.1f}; the best fixed, {best}, {others[best]:.1f}")
 
 
 def interval(values: Sequence[float]) -> str:
@@ -241,13 +269,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=240, help="of the whole budget; 0 prints what is there")
+    parser.add_argument("--steps", type=int, default=600, help="of the whole budget; 0 prints what is there")
+    parser.add_argument("--preset", choices=[*PRESETS], default="micro", help="the net")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, until = Results(options.out), time.monotonic() + options.seconds
-    world = World(options.out.absolute(), options.steps, options.batch, {})
+    world = World(options.out.absolute(), options.preset, options.steps, options.batch, {})
     for seed in options.seeds if options.steps else ():
         if time.monotonic() > until:
             break

@@ -14,6 +14,7 @@ from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
 from posecore.lineage.tracking import TrackingConfig
+from posecore.lineage.versions import get_version
 from posecore.models.architecture import ModelConfig
 from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -203,11 +204,19 @@ def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
     assert left == ["index.html", "parent"], "nothing that a trial learned is left"
 
 
-def test_an_unchanged_search_is_not_made_again(found: tuple[Found, Counted], values: dict[str, Any]) -> None:
-    machines = Counted()
-    again = find_strategy(job(values), EVERYTHING, machines)
-    assert machines.done == []
-    assert again.config == found[0].config
+def test_the_job_does_not_search_again_and_registers_the_chosen_child(
+    found: tuple[Found, Counted], values: dict[str, Any]
+) -> None:
+    machines, chosen = Counted(), found[0].config
+    assert chosen is not None
+    uri = run(job(values), EVERYTHING, machines)
+    assert machines.done == [], "the search is reused"
+    tracking = found[0].run.tracking
+    version = get_version(tracking, "searched", int(uri.rpartition("/")[2]))
+    assert version.tags["strategy"] == chosen.method.strategy.kind
+    searches = tracking.client.search_runs([tracking.experiment_id], f"tags.`posecore.registered` = '{uri}'")
+    assert "posecore.chosen" in {tag for each in searches for tag in each.data.tags}
+    assert len(searches) == 2, "the search, and the adaptation"
 
 
 def test_a_trial_that_rested_at_a_rung_is_the_trial_that_did_not(found: tuple[Found, Counted], tmp_path: Path) -> None:

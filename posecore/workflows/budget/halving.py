@@ -1,7 +1,7 @@
 """Successive halving: all trials make a few steps, and the better ones go on for some times as many.
 
-Karnin et al., ICML 2013; Jamieson and Talwalkar, AISTATS 2016. Rungs are compared by steps of one schedule, that of the
-adaptation that follows, so that what goes on resumes from where it was.
+Karnin et al., ICML 2013; Jamieson and Talwalkar, AISTATS 2016. Trials follow one schedule, which ends at the last rung:
+what goes on resumes from where it was, and what is chosen among has come to rest.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Halving:
     Attributes:
         rungs: steps after which the trials that are left are compared, ascending.
         counts: how many of them are left at each.
-        final: steps of the adaptation by what was chosen; the schedule of every trial is as long.
+        final: steps of the adaptation by what was chosen.
     """
 
     rungs: tuple[int, ...]

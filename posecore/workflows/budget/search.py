@@ -269,10 +269,10 @@ class _Search:
         return halving
 
     def _workers(self, halving: Halving | None) -> dict[str, AdaptationWorker]:
-        """What trains each trial, on the schedule of the adaptation that follows; None for first steps to measure."""
+        """What trains each trial, on a schedule that ends at the last rung; None for first steps to measure."""
         workers = {}
         for fit in self.fits:
-            own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.final)
+            own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.rungs[-1])
             worker = self.worker_of(as_trial(own))
             changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False}
             if halving is not None:
