@@ -65,7 +65,7 @@ TINY: Mapping[str, Any] = {
     "input_size": [64, 64],
     "heatmap_sigma": 1.5,
 }
-PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1500), "micro": (MODEL, 6000)}
+PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1000), "micro": (MODEL, 6000)}
 """The net, and how many steps the parent learns adults."""
 CANDIDATES: Sequence[Mapping[str, Any]] = (
     {"name": "head", "strategy": "frozen-backbone"},

@@ -34,7 +34,8 @@ class Fit:
     Attributes:
         candidate: which.
         config: the run file that it stands for.
-        memory: planned bytes of a training process; None where they were not asked for.
+        memory: planned bytes of a training process.
+        step_s: planned seconds of a step on the run file's ``plan_gpu``.
         trained: parameters that learn.
         total: of all parameters.
         fits: whether the memory is within the bound.
@@ -43,6 +44,7 @@ class Fit:
     candidate: Candidate
     config: AdaptationJob
     memory: int
+    step_s: float
     trained: int
     total: int
     fits: bool
@@ -178,6 +180,7 @@ def fits_of(
             candidate=candidate,
             config=own,
             memory=needed,
+            step_s=planned.step_s,
             trained=planned.trained_parameters,
             total=planned.total_parameters,
             fits=memory is None or needed <= memory,

@@ -237,8 +237,9 @@ def plan_of_search(settings: SearchConfig, fits: Sequence[Fit], halving: Halving
         fits: all candidates.
         halving: the rungs, or None for a budget in time, whose steps are measured first.
     """
-    table = Table(title=f"search within {settings.budget}" + (f" and {settings.memory}" if settings.memory else ""))
-    for column in ("candidate", "strategy", "replay", "rate", "trained parameters", "share", "planned memory", ""):
+    within = settings.budget + (f" and {settings.memory}" if settings.memory else "")
+    table = Table(title=f"search within {within}; memory and time planned, time for kind {fits[0].config.plan_gpu}")
+    for column in ("candidate", "strategy", "replay", "rate", "trained parameters", "share", "memory", "step", ""):
         table.add_column(column, overflow="fold")
     for fit in fits:
         table.add_row(
@@ -249,6 +250,7 @@ def plan_of_search(settings: SearchConfig, fits: Sequence[Fit], halving: Halving
             f"{fit.trained:,}",
             f"{fit.trained / fit.total:.1%}",
             f"{fit.memory / GIB:.2f} GiB",
+            f"{1e3 * fit.step_s:.3g} ms",
             "" if fit.fits else "does not fit",
         )
     if halving is None:
