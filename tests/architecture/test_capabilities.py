@@ -22,7 +22,6 @@ ASKED = {
     "methods/associative_loss.py": (3, OWN),
     "methods/belief.py": (10, PAIRS),
     "methods/distillation.py": (1, PAIRS),
-    "methods/likelihood.py": (1, OWN),
     "methods/knowledge_token.py": (1, INSIDE),
     "methods/likelihood.py": (1, OWN),
     "methods/masked_autoencoder.py": (8, INSIDE),
