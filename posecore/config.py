@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from posecore.doors import trusted_file
 from posecore.errors import ConfigError
-from posecore.nearest import nearest
+from posecore.nearest import LIKE_FILES, nearest
 from posecore.storage import AnyPath, as_path, read_at_most
 from posecore.strict_yaml import parse_yaml, place_of
 
@@ -77,7 +77,7 @@ def read_yaml(path: str | AnyPath) -> dict[str, Any]:
         value = parse_yaml(read_at_most(path, MAX_YAML_BYTES).decode())
     except FileNotFoundError:
         beside = path.parent.glob("*.y*ml") if isinstance(path, Path) else ()  # a store's folder may be large
-        near = nearest(path.name, (each.name for each in beside))
+        near = nearest(path.name, (each.name for each in beside), likeness=LIKE_FILES)
         meant = f" Did you mean {path.parent / near[0]}?" if near else ""
         raise ConfigError(f"{path}: no such file; give the path of a YAML file that exists.{meant}") from None
     except OSError as error:

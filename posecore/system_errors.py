@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from posecore.asides import is_aside
-from posecore.nearest import nearest
+from posecore.nearest import LIKE_FILES, nearest
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -61,7 +61,7 @@ def _near(place: str) -> str:
     while not path.parent.is_dir() and path.parent != path:
         path = path.parent
     try:
-        close = nearest(path.name, (each.name for each in path.parent.iterdir()))
+        close = nearest(path.name, (each.name for each in path.parent.iterdir()), likeness=LIKE_FILES)
     except OSError:
         return "."
     return f"; did you mean {path.parent / close[0]}?" if close else "."

@@ -1,16 +1,19 @@
 """``posecore plan``: memory and time of a training run, before a GPU is rented."""
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posecore.cli.commands import Commands, input_size, positive
-from posecore.config import parse_config, read_yaml
+from posecore.config import load_config, parse_config
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from posecore.models.architecture import ModelConfig
+    from posecore.training.loop import TrainingConfig
     from posecore.training.planner import Plan, PlannedRun
 
 
@@ -68,15 +71,15 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     from posecore.models.architecture import ModelConfig
     from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
     from posecore.training.gpus import find_gpu
-    from posecore.training.loop import TrainingConfig
     from posecore.training.planner import AdaptedParts, PlannedRun, with_checkpointing
 
     gpu = find_gpu(options.gpu)
-    job = read_yaml(options.config) if options.config else {}
-    fields: dict[str, Any] = dict(job.get("model") or {})
+    job = _job_of(options.config) if options.config else None
     if options.backbone:
-        fields = {"backbone": options.backbone}
-    if not fields:
+        fields: dict[str, Any] = {"backbone": options.backbone}
+    elif job is not None:
+        fields = job.model.model_dump()
+    else:
         raise ConfigError("give --backbone, for example --backbone sapiens-1b, or a run file with --config.")
     if options.input:
         fields["input_size"] = input_size(options.input)
@@ -90,10 +93,8 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
         strategy = parse_strategy(options.strategy)
         model = strategy.architecture(model)
         adapted = AdaptedParts(strategy, Roles(target=list(keypoints)[-1]))
-    training = None
-    if "training" in job:
-        training = parse_config(job["training"], TrainingConfig, origin=f"{options.config}: training")
-    num_gpus = options.gpus or (job.get("cluster") or {}).get("num_workers") or 1
+    training = None if job is None else job.training
+    num_gpus = options.gpus or (1 if job is None else job.num_workers)
     accumulation = options.accumulation or (training.accumulation if training else 1)
     batch = options.batch
     if batch is None:
@@ -129,17 +130,34 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     )
 
 
-def _keypoints(options: argparse.Namespace, job: dict[str, Any]) -> dict[str, int]:
+class _Job(NamedTuple):
+    """What the job of a run file would train."""
+
+    model: "ModelConfig"
+    training: "TrainingConfig"
+    keypoints: dict[str, int]
+    num_workers: int
+
+
+def _job_of(path: str) -> _Job:
+    """The main job of a run file, completed by its recipe as it would be; what is followed is printed."""
+    script = import_module("posecore.pipelines.multidataset_train")
+    stated = load_config(path, script.JobConfig)
+    definitions = {entry.name: entry.load() for entry in stated.datasets}
+    followed = stated.followed(definitions)
+    for line in followed.lines():
+        print(line)
+    config = followed.config
+    model = config.method.architecture(config.model)
+    return _Job(model, config.training, config.num_keypoints(definitions), config.cluster.num_workers)
+
+
+def _keypoints(options: argparse.Namespace, job: _Job | None) -> dict[str, int]:
     if options.keypoints:
         return {"head": options.keypoints}
     if options.datasets:
-        definitions = {name: name for name in options.datasets.split(",")}
-    else:
-        entries = [entry for entry in job.get("datasets") or () if entry.get("train")]
-        definitions = {entry["name"]: entry.get("definition") or entry["name"] for entry in entries}
-    if not definitions:
-        return {"head": 17}
-    return {name: load_dataset(definition).skeleton.num_keypoints for name, definition in definitions.items()}
+        return {name: load_dataset(name).skeleton.num_keypoints for name in options.datasets.split(",")}
+    return {"head": 17} if job is None else job.keypoints
 
 
 def _table(plan: "Plan") -> "Table":

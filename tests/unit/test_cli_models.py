@@ -100,7 +100,7 @@ def test_heads_are_named_where_a_file_cannot(tmp_path: Path, capsys: pytest.Capt
         (["show", "{plus}", "--expect", "tiny"], "holds the weights of tiny-plus, not of tiny"),
         (["show", "{plus}", "--heads", "cats"], "--heads cats: say which skeleton"),
         (["show", "{plus}", "--heads", "cats=felis"], "unknown skeleton 'felis'"),
-        (["convert", "{plus}", "x.pth", "--layout", "mmpose"], "no layout is called 'mmpose'; there are posecore"),
+        (["convert", "{plus}", "x.pth", "--layout", "mmpose"], "no layout is called 'mmpose'. Did you mean "),
         (["convert", "{plus}", "x.pth", "--layout", "vitpose", "--expert", "cats"], "no expert for 'cats'"),
         (["convert", "vitpose-base", "x.pth", "--layout", "vitpose"], "can be downloaded is said at"),
     ],

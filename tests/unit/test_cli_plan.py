@@ -49,24 +49,51 @@ def test_a_strategy_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) 
 
 
 def test_a_run_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    job = {
-        "model": {"backbone": "vit-nano", "input_size": [64, 64]},
-        "training": {"steps": 1, "global_batch": 48, "accumulation": 2, "engine": {"kind": "deepspeed"}},
-        "cluster": {"num_workers": 4},
-        "datasets": [{"name": "mine", "definition": "mpii", "train": "train"}, {"name": "coco", "evaluate": "val"}],
-    }
-    path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump(job), encoding="utf-8")
+    path = _run_file(tmp_path, {"backbone": "vit-nano", "input_size": [64, 64]})
     assert main(["plan", "--config", str(path), "--gpu", "a100-40"]) == 0
     assert "64x64, 4 GPUs, ZeRO 2, bf16, 6 x 2 crops" in capsys.readouterr().out
     assert main(["plan", "--config", str(path), "--gpu", "a100-40", "--gpus", "1", "--engine", "torch"]) == 0
     assert "64x64, 1 GPUs, torch, bf16, 24 x 2 crops" in capsys.readouterr().out
 
 
+def test_a_run_file_is_completed_as_the_job_completes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """RTMPose's recipe has a moving average, which takes memory, and the file does not name it."""
+    assert main(["plan", "--config", str(_run_file(tmp_path, {"backbone": "rtmpose-x"})), "--gpu", "a100-40"]) == 0
+    printed = capsys.readouterr().out
+    assert "rtmpose-x" in printed.partition("GPUs")[0], "which recipe is followed"
+    (average,) = [line for line in printed.splitlines() if "moving average" in line]
+    assert "0.00 GiB" not in average
+
+
+def test_a_run_file_of_another_job_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "adapt.yaml"
+    path.write_text("parent: models:/body/1\n")
+    assert main(["plan", "--config", str(path), "--gpu", "l4"]) == 1
+    assert "parent" in capsys.readouterr().err
+
+
+def _run_file(folder: Path, model: dict[str, object]) -> Path:
+    job = {
+        "name": "planned",
+        "run_folder": "run",
+        "data_folder": "data",
+        "model": model,
+        "training": {"steps": 400_000, "global_batch": 48, "accumulation": 2, "engine": {"kind": "deepspeed"}},
+        "cluster": {"num_workers": 4},
+        "datasets": [
+            {"name": "mine", "definition": "mpii", "root": "mpii", "train": "train"},
+            {"name": "coco", "root": "coco", "evaluate": "val", "head": "mine"},
+        ],
+    }
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(job), encoding="utf-8")
+    return path
+
+
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--backbone", "vit-nano", "--gpu", "foo"], "no GPU is called 'foo'; there are b200, h200"),
+        (["--backbone", "vit-nano", "--gpu", "foo"], "no GPU is called 'foo'. There are b200, h200"),
         (["--backbone", "vit-nano", "--gpu", "l4", "--input", "100x64"], "must be multiples of 16"),
         (["--backbone", "vit-nano", "--gpu", "l4", "--input", "64"], "give height x width in pixels"),
         (["--backbone", "vit-nonsense", "--gpu", "l4"], "no backbone preset is called 'vit-nonsense'"),

@@ -23,4 +23,4 @@ def test_the_nearest_name_is_found(given: str, found: str | None) -> None:
 
 
 def test_all_there_are_come_behind_the_nearest() -> None:
-    assert choices("tre", ("train", "test")) == " Did you mean test? There are train, test."
+    assert choices("val2", ("train", "val")) == " Did you mean val? There are train, val."

@@ -37,7 +37,7 @@ NO_SPACE = r"no space is left on the disk.*submit the same job again"
             EndpointConnectionError(endpoint_url="http://store:9000"),
             r"^a store does not do what it is asked \(.*store:9000",
         ),
-        (FileNotFoundError(errno.ENOENT, "No such file or directory", "run.yaml"), "'run.yaml'$"),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "run.yaml"), "^run.yaml: there is no such file"),
     ],
 )
 def test_a_fault_from_outside_is_one_sentence(error: Exception, sentence: str) -> None:

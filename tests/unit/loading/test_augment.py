@@ -246,7 +246,7 @@ def test_a_preset_is_named_alone_or_with_changes():
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"preset": "infants"}, "augment: .*no augmentation is called 'infants'; there are published, mmpose, infant"),
+        ({"preset": "infants"}, r"augment: .*is called 'infants'\. Did you mean infant\? There are published, mmpose"),
         ({"preset": "infant", "blanket": 1}, "augment: blanket: Extra inputs"),
         (
             {"preset": "mmpose", "center_jitter": "per_run"},

@@ -144,7 +144,7 @@ def test_the_largest_rtmpose_takes_the_size_it_was_published_at() -> None:
     [
         ("sapiens-1b-17", "sapiens-1b-17 was published for sapiens-1b .*model.backbone is vitpose-base"),
         ("dwpose-m", "dwpose-m was published for rtmpose-m .distill.*take that backbone, or recipe: vitpose-base"),
-        ("resnet", "none is called 'resnet'; there are vitpose-small"),
+        ("resnet", "none is called 'resnet'. There are vitpose-small"),
     ],
 )
 def test_a_recipe_of_another_backbone_is_refused(name: str, message: str) -> None:

@@ -79,7 +79,7 @@ def test_the_published_run_for_a_smaller_student_is_what_its_head_says(started: 
         ([*THREE[:5], "koko=/data"], "koko"),
         ([*THREE[:5], "ochuman=/data"], "is meant for training; name one, --data ochuman:"),
         ([*THREE, "--data", "coco_wholebody=/other"], "named twice: coco_wholebody"),
-        ([*THREE[:3], "rtmpose-q", *THREE[4:]], "no backbone preset is called 'rtmpose-q'; there are vit-"),
+        ([*THREE[:3], "rtmpose-q", *THREE[4:]], "no backbone preset is called 'rtmpose-q'. Did you mean rtmpose-"),
     ],
 )
 def test_what_flags_cannot_mean_is_refused(
