@@ -25,6 +25,7 @@ ASKED = {
     "methods/knowledge_token.py": (1, INSIDE),
     "methods/likelihood.py": (1, OWN),
     "methods/masked_autoencoder.py": (8, INSIDE),
+    "methods/likelihood.py": (1, OWN),
     "methods/prototypes.py": (1, OWN),
     "methods/simcc_loss.py": (2, OWN),
     "models/export_graphs.py": (4, OWN),
