@@ -107,7 +107,7 @@ def _show(options: argparse.Namespace) -> int:
     for line in (*lines, _architecture(card.architecture), _cost(card.architecture, points)):
         console.print(line, soft_wrap=True)
     console.print(_heads(card) if card.skeletons else "no heads: a backbone to start from")
-    for line in (*_terms(card), *_origin(card)):
+    for line in (*_promises(card), *_terms(card), *_origin(card)):
         console.print(line, soft_wrap=True)
     return 0
 
@@ -173,6 +173,16 @@ def _heads(card: "ModelCard") -> "Table":
             "yes" if conventions.flip_shift else "no",
         )
     return table
+
+
+def _promises(card: "ModelCard") -> list[str]:
+    lines = []
+    for each in card.uncertainty:
+        how = "with flip test" if each.flip_test else "without flip test"
+        lines.append(
+            f"calibrated: {each.head}, {how}, on {each.data}, {each.level:g} of the points of a new {each.unit}"
+        )
+    return lines
 
 
 def _terms(card: "ModelCard") -> list[str]:

@@ -59,6 +59,8 @@ def test_a_calibrated_model_says_how_sure_it_is(
     found = read_card(folder).uncertainty
     assert [(each.head, each.flip_test) for each in found] == [("hands", False), ("hands", True)]
     assert load_model(folder).card.uncertainty == found
+    assert main(["models", "show", str(folder)]) == 0
+    assert "hands, with flip test, on hands val, 0.9 of the points of a new image" in capsys.readouterr().out
     assert main(["calibrate", str(folder), str(store.location), "--level", "0.8"]) == 0
     assert [each.level for each in read_card(folder).uncertainty] == [0.8, 0.8], "the newest counts"
 
