@@ -23,7 +23,6 @@ ASKED = {
     "methods/belief.py": (10, PAIRS),
     "methods/distillation.py": (1, PAIRS),
     "methods/knowledge_token.py": (1, INSIDE),
-    "methods/likelihood.py": (1, OWN),
     "methods/masked_autoencoder.py": (8, INSIDE),
     "methods/likelihood.py": (1, OWN),
     "methods/prototypes.py": (1, OWN),
