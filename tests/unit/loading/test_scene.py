@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 import pytest
 
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
@@ -15,7 +15,7 @@ from posecore.loading.scene import SceneConfig, scene_regions, whole_regions
 from posecore.schema import CropBatch, CropGroup, KeypointState, Record
 from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Keypoint, Skeleton
-from tests.support.tiny_store import instance, record, write_store
+from tests.support.tiny_store import instance, record, with_damaged_picture, write_store
 
 INPUT = (96, 128)
 STILL = {"fit": "long", "least_zoom": 1, "most_zoom": 1, "rotation_degrees": 0, "shift": 0, "flip_probability": 0}
@@ -56,11 +56,11 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> ShardStore:
 
 
 def _loader(store: ShardStore, scenes: dict[str, object], **options: object) -> Loader:
-    augment = options.pop("augment", AugmentConfig())
+    told = {name: options.pop(name) for name in ("augment", "on_bad_sample", "max_bad_share") if name in options}
     loading = LoadingConfig(
         mixture=MixtureConfig(entries=(MixtureEntry(name="pairs"),)),
         scenes=SceneConfig.model_validate(scenes),
-        augment=augment,
+        **told,
     )
     values = {"input_size": INPUT, "seed": 0, "global_batch": 4} | options
     return Loader({"pairs": store}, loading, **values)
@@ -194,6 +194,20 @@ def test_batches_are_the_same_on_any_number_of_ranks_and_after_a_stop(store: Sha
                 np.testing.assert_array_equal(
                     getattr(group, name)[place], getattr(third.groups[0], name)[mine[row]], err_msg=name
                 )
+
+
+def test_another_picture_stands_in_for_a_damaged_one_with_all_that_is_known_of_it(tmp_path: Path) -> None:
+    """The picture of nobody is damaged; that of a crowd, which comes next, is shown in its place."""
+    whole = write_store(tmp_path, "pairs", [], skeleton=PAIR, records=_records())
+    damaged = with_damaged_picture(whole, 2)
+    with pytest.raises(IntegrityError):
+        _first(_loader(damaged, STILL))
+    batch, group = _first(_loader(damaged, STILL, on_bad_sample="skip", max_bad_share=0.5))
+    assert [sample.row for sample in batch.bad] == [2]
+    assert sorted(group.rows.tolist()) == [0, 1, 3, 3]
+    places = np.flatnonzero(group.rows == 3)
+    assert group.ignored[places[0]].any()
+    np.testing.assert_array_equal(group.ignored[places[0]], group.ignored[places[1]])
 
 
 def test_every_pass_is_turned_anew(store: ShardStore) -> None:
