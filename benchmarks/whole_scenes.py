@@ -60,22 +60,22 @@ from posecore.training.loop import TrainingConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
 COUNTS = (1, 2, 5, 10, 20, 40)
-SIDE = 192
+SIDE = 128
 """Of the pictures, px."""
-NUM_TRAIN, NUM_JUDGED = 300, 12
+NUM_TRAIN, NUM_JUDGED = 400, 12
 """Pictures to learn from, and per number of bodies."""
-BACKBONE: dict[str, Any] = {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0}
+BACKBONE: dict[str, Any] = {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0}
 MODELS: dict[str, dict[str, Any]] = {
     "top-down": {
         "backbone": BACKBONE,
-        "head": {"kind": "classic", "channels": 64},
-        "input_size": [96, 72],
+        "head": {"kind": "classic", "channels": 32},
+        "input_size": [64, 48],
         "heatmap_sigma": 1.5,
     },
     "bottom-up": {
         "backbone": BACKBONE,
-        "head": {"kind": "associative", "channels": 64, "fine_channels": 16, "fine_blocks": 1},
-        "input_size": [160, 160],
+        "head": {"kind": "associative", "channels": 32, "fine_channels": 16, "fine_blocks": 1},
+        "input_size": [128, 128],
         "heatmap_sigma": 1.5,
     },
 }
@@ -87,7 +87,7 @@ MILD = {
     "center_jitter": "per_sample",
 }
 SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
-STEPS = {"top-down": 200, "bottom-up": 300}
+STEPS = {"top-down": 700, "bottom-up": 700}
 BATCH = {"top-down": 16, "bottom-up": 4}
 TIMED: dict[str, dict[str, Any]] = {
     "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
@@ -125,7 +125,7 @@ def rendered(out: Path) -> dict[str, ShardStore]:
 def _counts() -> dict[str, list[int]]:
     """Bodies of every picture, by split: as many pictures of few as of many to learn from."""
     draws = np.random.default_rng(0).random(NUM_TRAIN)
-    train = np.floor(20.0**draws + 0.5).astype(int).tolist()
+    train = np.floor(10.0**draws + 0.5).astype(int).tolist()
     return {"train": train} | {f"of_{count}": [count] * NUM_JUDGED for count in COUNTS}
 
 
@@ -142,7 +142,7 @@ def train(out: Path, name: str) -> None:
                 "steps": STEPS[name],
                 "global_batch": BATCH[name],
                 "seed": 0,
-                "optimizer": {"lr": 1e-3, "weight_decay": 0.05, "layer_decay": 1.0},
+                "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
                 "schedule": {"kind": "cosine", "warmup_steps": 50},
                 "checkpoint_every": 50,
             },

@@ -6,18 +6,31 @@ from pathlib import Path
 import numpy as np
 import orjson
 import pytest
+import torch
 import yaml
 
 from pipelines.adapt import run as adapt
 from pipelines.multidataset_train import JobConfig, run
 from posecore.cli import main
-from posecore.config import load_config
+from posecore.config import load_config, parse_config
+from posecore.datasets.definition import SplitDefinition
+from posecore.datasets.discovery import load_dataset, read_split
 from posecore.errors import ConfigError
+from posecore.evaluation.inference import InferenceSettings, evaluate_store
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
 from posecore.lineage.steps import EVERYTHING
-from posecore.models.pose_model import PoseModel
+from posecore.loading.loader import Loader, LoadingConfig
+from posecore.methods.batch import to_device
+from posecore.methods.supervised import SupervisedHeads
+from posecore.models.architecture import ModelConfig
+from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import load_model
 from posecore.prediction.predictor import Predictor
-from posecore.synth.writers import write_dataset
+from posecore.shards.store import open_store
+from posecore.synth.coco_files import CocoFile
+from posecore.synth.scene import render_group
+from posecore.synth.writers import encode_jpeg, write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.without_ray import ThisProcess
 
@@ -145,3 +158,40 @@ def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path,
     (child,) = (tmp_path / "run" / "training").glob("*/*/model")
     assert load_model(child).config.whole_scenes
     assert set(load_model(child).heads) == {"coco", "crowdpose", "syrip"}
+
+
+def test_bodies_that_hide_each_other_are_learned_by_heart(tmp_path: Path) -> None:
+    """Four rendered pictures of one to three bodies, judged by COCO's protocol without boxes."""
+    (tmp_path / "data" / "train").mkdir(parents=True)
+    document = CocoFile("rendered", "")
+    for number, count in enumerate((1, 2, 3, 1)):
+        scene = render_group(3, number, count, (64, 64))
+        (tmp_path / "data" / "train" / f"{number}.jpg").write_bytes(encode_jpeg(scene))
+        document.add(number + 1, f"{number}.jpg", scene)
+    (tmp_path / "data" / "train.json").write_bytes(orjson.dumps(document.document()))
+    splits = {"train": SplitDefinition(annotations="train.json", images="train")}
+    definition = load_dataset("coco").model_copy(update={"splits": splits})
+    job = ingest_job(definition, "train", tmp_path / "data", tmp_path / "shards", IngestSettings())
+    ingest(job, read_split(definition, "train", tmp_path / "data"))
+    store = open_store(job.folder)
+
+    values = {
+        "backbone": {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0},
+        "head": {"kind": "associative", "channels": 16, "fine_channels": 8, "fine_blocks": 1},
+        "input_size": [64, 64],
+        "heatmap_sigma": 1.5,
+    }
+    torch.manual_seed(0)
+    method = SupervisedHeads(model_for(parse_config(values, ModelConfig, "model"), {"coco": definition})).train()
+    still = {"fit": "long", "least_zoom": 1, "most_zoom": 1, "rotation_degrees": 0, "shift": 0, "flip_probability": 0}
+    loading = {"mixture": {"entries": [{"name": "coco"}]}, "scenes": still, "num_threads": 1}
+    config = parse_config(loading, LoadingConfig, "loading")
+    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3, weight_decay=0.0)
+    loader = Loader({"coco": store}, config, input_size=(64, 64), seed=0, global_batch=4)
+    for _, batch in zip(range(150), loader, strict=False):
+        optimizer.zero_grad()
+        sum(method(to_device(batch, torch.device("cpu"))).values()).backward()
+        optimizer.step()
+    metrics = evaluate_store(method.model, store, InferenceSettings(num_threads=1, flip_test=False))
+    assert metrics["AP50"] > 0.7
+    assert metrics["AP"] > 0.3
