@@ -20,7 +20,7 @@ from typing import Any
 from posecore.config import apply_override, load_config, parse_config
 from posecore.doors import trusted_file
 from posecore.evaluation.bootstrap import BootstrapSettings
-from posecore.models.weights.layout import SKELETONS
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.read import guessed_heads
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Json

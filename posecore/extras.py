@@ -16,6 +16,8 @@ EXTRAS = {
     "onnxruntime": "export",
     "openvino": "openvino",
     "transformers": "detector",
+    "pynwb": "nwb",
+    "ndx_pose": "nwb",
 }
 
 

@@ -64,7 +64,7 @@ def stated_heads(options: argparse.Namespace) -> dict[str, str]:
     """
     # Imported here because torch takes seconds, which --help should not wait for.
     from posecore.errors import CheckpointError
-    from posecore.models.weights.layout import SKELETONS
+    from posecore.models.weights.published_heads import SKELETONS
 
     stated = {}
     for head in [] if backbone_alone(options) else options.heads:

@@ -54,15 +54,13 @@ def _list(options: argparse.Namespace) -> int:
     for model in CATALOG.values():
         if options.text not in model.name:
             continue
-        card = model.card()
-        points = [skeleton.num_keypoints for skeleton in card.skeletons.values()]
         table.add_row(
             model.name,
             f"{model.parameters / 1e6:,.2f}",
             f"{2 * model.macs / 1e9:,.1f}",
-            "×".join(map(str, card.architecture.input_size)),
-            "pictures" if card.architecture.whole_scenes else "crops",
-            "+".join(map(str, points)) or "none",
+            "×".join(map(str, model.input_size)),
+            "pictures" if model.whole_scenes else "crops",
+            "+".join(map(str, model.points)) or "none",
             {True: "yes", False: "no", None: "see terms"}[model.license.commercial_use],
             model.license.id,
         )

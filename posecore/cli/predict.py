@@ -6,7 +6,7 @@ from pathlib import Path
 from posecore.cli.commands import Commands, positive
 from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry
 
-FORMATS = ("coco", "parquet", "drawn", "tracks")
+FORMATS = ("coco", "parquet", "drawn", "tracks", "nwb")
 """What can be written; the first three are."""
 
 
@@ -23,7 +23,8 @@ def add(commands: Commands) -> None:
         nargs="+",
         choices=FORMATS,
         default=FORMATS[:3],
-        help="what to write (default: all but tracks, which are CSV files of videos as DeepLabCut and SLEAP have them)",
+        help="what to write (default: coco parquet drawn); of videos also tracks, which are CSV as DeepLabCut and "
+        "SLEAP have them, and nwb",
     )
     predict.add_argument(
         "--min-score",

@@ -3,6 +3,7 @@
 import argparse
 import sys
 from contextlib import ExitStack
+from typing import TYPE_CHECKING
 
 import cv2
 
@@ -11,8 +12,6 @@ from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
-from posecore.prediction.box_files import BoxFile, read_box_file
-from posecore.prediction.detectors import TransformersDetector
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
 from posecore.prediction.predict_sources import (
     ImageNumbers,
@@ -29,12 +28,15 @@ from posecore.prediction.sources import Source, find_sources
 from posecore.prediction.track_files import TrackFiles
 from posecore.viz.predictions import DrawnFiles
 
+if TYPE_CHECKING:
+    from posecore.prediction.box_files import BoxFile
+
 
 def predict(options: argparse.Namespace) -> int:
     """Runs the command; the exit status is 1 if any file could not be used."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a file that is no video is told of below
     sources = find_sources(options.inputs, options.out)
-    boxes = read_box_file(options.boxes) if options.boxes else None
+    boxes = _boxes(options)
     locate = _locator(options, boxes, sources)
     predictor = _predictor(options)
     say_guesses(predictor.model.card)
@@ -55,9 +57,8 @@ def predict(options: argparse.Namespace) -> int:
             sinks.append(files.enter_context(CocoResults.open(options.out, list(skeletons))))
         if "parquet" in options.format:
             sinks.append(files.enter_context(PredictionTable.open(options.out, scorers, options.min_score)))
-        if "tracks" in options.format:
-            of_heads = {head: skeleton.names for head, skeleton in skeletons.items()}
-            sinks.append(files.enter_context(TrackFiles.open(options.out, of_heads)))
+        if (as_csv := "tracks" in options.format) | (as_nwb := "nwb" in options.format):
+            sinks.append(files.enter_context(TrackFiles.open(options.out, skeletons, as_csv=as_csv, as_nwb=as_nwb)))
         if "drawn" in options.format:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))
@@ -91,12 +92,22 @@ def _predictor(options: argparse.Namespace) -> Predictor:
         return Predictor.load(source, settings, options.expect, stated_skeletons(options))
 
 
-def _locator(options: argparse.Namespace, boxes: BoxFile | None, sources: list[Source]) -> Locator:
+def _boxes(options: argparse.Namespace) -> "BoxFile | None":
+    if not options.boxes:
+        return None
+    from posecore.prediction.box_files import read_box_file  # polars is not needed without
+
+    return read_box_file(options.boxes)
+
+
+def _locator(options: argparse.Namespace, boxes: "BoxFile | None", sources: list[Source]) -> Locator:
     if boxes is not None and options.detector:
         raise ConfigError("--boxes and --detector both say where the bodies are; give one.")
     if boxes is not None:
         return boxes_of_file(boxes, sources)
     if options.detector:
+        from posecore.prediction.detectors import TransformersDetector
+
         return boxes_of_detector(
             TransformersDetector(options.detector, options.detector_label, options.detector_score, best_device())
         )

@@ -6,18 +6,20 @@ the publisher's page, given by ``homepage``, leads to the file, to be downloaded
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from posecore.config import parse_config
 from posecore.conventions import LabelConventions
 from posecore.datasets.definition import LicenseDefinition
 from posecore.errors import CheckpointError
-from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.catalog_figures import FIGURES
-from posecore.models.weights.layout import LABELS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 from posecore.models.weights.licenses import LICENSES
+from posecore.models.weights.published_heads import LABELS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 from posecore.nearest import nearest
 from posecore.skeletons.library import load_skeleton
+
+if TYPE_CHECKING:
+    from posecore.models.architecture import ModelCard, ModelConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +37,7 @@ class PublishedModel:
         hub: repository on the Hugging Face hub, where the publisher names one; ViTPose++ is mirrored by the person who
             ported it to ``transformers``.
         changes: fields of :class:`~posecore.models.architecture.ModelConfig` that differ from the preset's.
+        whole_scenes: whether it finds all bodies of a whole picture; else it takes crops.
     """
 
     name: str
@@ -46,6 +49,7 @@ class PublishedModel:
     file: str | None = None
     hub: str | None = None
     changes: Mapping[str, Any] = field(default_factory=dict)
+    whole_scenes: bool = False
 
     @property
     def license(self) -> LicenseDefinition:
@@ -62,13 +66,27 @@ class PublishedModel:
         """Multiply-accumulates of one crop through the backbone and, on average, a head."""
         return FIGURES[self.name][1]
 
-    def architecture(self) -> ModelConfig:
+    @property
+    def input_size(self) -> tuple[int, int]:
+        """(height, width) of a crop."""
+        return FIGURES[self.name][2]
+
+    @property
+    def points(self) -> tuple[int, ...]:
+        """How many each head finds."""
+        return tuple(load_skeleton(SKELETONS[dataset]).num_keypoints for dataset in self.heads)
+
+    def architecture(self) -> "ModelConfig":
         """What to build."""
+        from posecore.models.architecture import ModelConfig  # torch, which a list of names does without
+
         fields = {**self.changes, "backbone": {"preset": self.preset, **self.changes.get("backbone", {})}}
         return parse_config(fields, ModelConfig, origin=self.name)
 
-    def card(self) -> ModelCard:
+    def card(self) -> "ModelCard":
         """Everything about the model but its weights."""
+        from posecore.models.architecture import ModelCard
+
         architecture = self.architecture()
         return ModelCard(
             architecture=architecture,
@@ -246,7 +264,7 @@ def find(name: str) -> PublishedModel:
     return CATALOG[name]
 
 
-def published_card(name: str) -> ModelCard:
+def published_card(name: str) -> "ModelCard":
     """The card of a published model.
 
     Raises:

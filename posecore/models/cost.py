@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group
+from posecore.models.outline import without_memory
 
 
 @dataclass(frozen=True)
@@ -73,7 +74,7 @@ def model_cost(config: ModelConfig, keypoints: Mapping[str, int]) -> ModelCost:
         config: the architecture.
         keypoints: number of points by head; none counts the backbone alone, which then must not have experts.
     """
-    with torch.device("meta"):
+    with without_memory():
         backbone, heads = build_parts(config, keypoints)
         images = torch.empty(1, 3, *config.input_size)
     groups: list[Group] = [(name, 0, 1) for name in keypoints][:1]

@@ -8,6 +8,7 @@ not).
 import torch
 
 from posecore.errors import ConfigError
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel
 
 
@@ -53,7 +54,7 @@ def merge_experts(model: PoseModel, task: str) -> PoseModel:
             "conventions": {dataset: value for dataset, value in model.conventions.items() if dataset in kept},
         }
     )
-    with torch.device("meta"):
+    with without_memory():
         dense = PoseModel(card)
     dense.load_state_dict(merged, assign=True)
     return dense.train(model.training)

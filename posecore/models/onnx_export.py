@@ -23,6 +23,7 @@ from posecore.extras import needed
 from posecore.models.architecture import ModelCard
 from posecore.models.export_graphs import GRAPHS, Graph, GraphLayout
 from posecore.models.merge import merge_experts
+from posecore.models.outline import without_memory
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
 
@@ -193,7 +194,7 @@ def _with_exact_rotation(model: PoseModel) -> PoseModel:
 
 def _rebuilt(model: PoseModel, card: ModelCard) -> PoseModel:
     """A model of another card with those of the weights that it has."""
-    with torch.device("meta"):
+    with without_memory():
         rebuilt = PoseModel(card)
     weights = model.state_dict()
     rebuilt.load_state_dict({name: weights[name].cpu().clone() for name in rebuilt.state_dict()}, assign=True)

@@ -16,6 +16,7 @@ from posecore.errors import ConfigError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.depth import depth_channels
 from posecore.models.groups import Group
+from posecore.models.outline import without_memory
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.skeletons.skeleton import Skeleton
 
@@ -323,7 +324,7 @@ def build_from(card: ModelCard, tensors: Mapping[str, Tensor]) -> PoseModel:
         card: what to build.
         tensors: exactly the model's, by our names; copied, so that nothing hangs on the file they were mapped from.
     """
-    with torch.device("meta"):
+    with without_memory():
         model = PoseModel(card)
     own = {
         name: tensors[name].to(expected.dtype, copy=True).contiguous() for name, expected in model.state_dict().items()

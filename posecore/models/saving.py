@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import BinaryIO
 
 import safetensors
-import torch
 from safetensors.torch import load as load_tensors
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from posecore.config import parse_config
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.architecture import ModelCard
 from posecore.models.finite import is_finite, refuse_nonfinite
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel
 from posecore.models.tensor_file import Slot, write_tensor_file
 from posecore.storage import AnyPath, as_path, read_at_most, sha256_of
@@ -226,7 +226,7 @@ def weights_digest(folder: str | AnyPath) -> str:
 
 
 def _outline(card: ModelCard) -> PoseModel:
-    with torch.device("meta"):
+    with without_memory():
         return PoseModel(card).eval()
 
 

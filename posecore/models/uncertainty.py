@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.special import expit
 
 from posecore.config import Config
 from posecore.errors import ConfigError
@@ -142,6 +141,8 @@ class HeadUncertainty(Config):
             scores: of them.
             column: which of the head's points each is; broadcast.
         """
+        from scipy.special import expit  # only models that are calibrated need it
+
         nobody = (np.nan, np.nan)
         curves = [(fit.visible if fit else None) or self.whole.visible or nobody for fit in self._of_points()]
         slope, intercept = np.moveaxis(np.array(curves)[column], -1, 0)

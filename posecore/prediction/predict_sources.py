@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from pydantic import Field
@@ -11,14 +12,16 @@ from tqdm import tqdm
 
 from posecore.config import Config
 from posecore.errors import PredictionError
-from posecore.prediction.box_files import BoxFile
-from posecore.prediction.detectors import Detector
 from posecore.prediction.instances import NO_TRACK, Boxes
 from posecore.prediction.outputs import Found, ImageId, Sink
 from posecore.prediction.predictor import Predictor
 from posecore.prediction.smoothing import KeypointSmoother, SmoothingSettings
 from posecore.prediction.sources import Frame, Source, Video, read_photo
 from posecore.prediction.tracks import Tracker
+
+if TYPE_CHECKING:
+    from posecore.prediction.box_files import BoxFile
+    from posecore.prediction.detectors import Detector
 
 _READERS = 4
 _DETECTOR_BATCH = 8
@@ -68,7 +71,7 @@ class ImageNumbers:
         file: names ids, or None.
     """
 
-    def __init__(self, file: BoxFile | None = None) -> None:
+    def __init__(self, file: "BoxFile | None" = None) -> None:
         self._file = file
         stated = file.image_ids.values() if file is not None else ()
         self._last = max((number for number in stated if isinstance(number, int)), default=0)
@@ -88,12 +91,12 @@ def whole_images(frames: Sequence[Frame]) -> list[Boxes | None]:
     return [None] * len(frames)
 
 
-def boxes_of_detector(detector: Detector) -> Locator:
+def boxes_of_detector(detector: "Detector") -> Locator:
     """The locator that asks a detector."""
     return lambda frames: detector([frame.image for frame in frames])
 
 
-def boxes_of_file(file: BoxFile, sources: Sequence[Source]) -> Locator:
+def boxes_of_file(file: "BoxFile", sources: Sequence[Source]) -> Locator:
     """The locator that looks into a file; an image the file does not name has no body.
 
     Raises:

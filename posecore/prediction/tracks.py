@@ -10,7 +10,6 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
-from scipy.optimize import linear_sum_assignment
 
 
 @dataclass(slots=True)
@@ -41,6 +40,8 @@ class Tracker:
             bbox_xywh: x, y, w, h in image pixels.
             time_s: when the frame was taken, in seconds; not before the frame of the previous call.
         """
+        from scipy.optimize import linear_sum_assignment  # only videos need it
+
         self._tracks = [track for track in self._tracks if time_s - track.seen_s <= self._max_gap_s]
         known = np.array([track.bbox_xywh for track in self._tracks]).reshape(-1, 4)
         overlap = iou(known, bbox_xywh)

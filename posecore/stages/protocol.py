@@ -12,14 +12,15 @@ Besides these, a plain function ``record -> record | Reject | (record, rejects)`
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
-
-import polars as pl
+from typing import TYPE_CHECKING, ClassVar
 
 from posecore.config import Config
 from posecore.datasets.definition import StageResources
 from posecore.schema import Record, Reject
 from posecore.storage import AnyPath
+
+if TYPE_CHECKING:
+    import polars as pl
 
 SKELETON = "skeleton"
 """Field of a stage that is no option: the dataset's skeleton."""
@@ -58,7 +59,7 @@ class Stage(Config):
 class TableStage(Stage):
     """Columns in, columns out: sees the annotations of many images at once, and no picture."""
 
-    def __call__(self, images: pl.DataFrame, instances: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+    def __call__(self, images: "pl.DataFrame", instances: "pl.DataFrame") -> "tuple[pl.DataFrame, pl.DataFrame]":
         """Returns the same rows in the same order, with other values.
 
         To take rows out, it gives them a reason: a text in the column ``reject_reason``, kebab-case, and a sentence for

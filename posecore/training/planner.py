@@ -30,6 +30,7 @@ from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import ModelCost, build_parts, count_parameters, model_cost
 from posecore.models.groups import Group
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import rest_frozen
 from posecore.training.bf16_weights import round_weights
 from posecore.training.deepspeed_engine import bucket_elements, live_elements
@@ -405,7 +406,7 @@ def trace_step(run: PlannedRun, dtype: torch.dtype = torch.float16) -> StepTrace
 
 def _built(run: PlannedRun) -> nn.ModuleDict:
     """Everything that takes part, without memory, marked as learning or frozen."""
-    with torch.device("meta"):
+    with without_memory():
         backbone, heads = build_parts(run.model, run.keypoints)
         method = nn.ModuleDict({"backbone": backbone, "heads": nn.ModuleDict(heads)})
         if run.adapted is not None:
@@ -432,7 +433,7 @@ def _counted_flops(run: PlannedRun) -> float:
     assert run.adapted is not None
     method = _built(replace(run, model=_without_checkpointing(run.model)))
     name = _fed_heads(run, ())[0]
-    with torch.device("meta"):
+    with without_memory():
         images = torch.empty(1, 3, *run.model.input_size)
     with FlopCounterMode(display=False) as counter:
         features = method["backbone"](images, [(name, 0, 1)])

@@ -3,11 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from posecore.models.architecture import ModelCard
 from posecore.models.low_rank import is_low_rank
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import refuse_other_architecture, save_model, save_streamed
 from posecore.models.tensor_file import Slot
@@ -61,7 +61,7 @@ class TrainedModel:
             CheckpointError: a weight is not finite, or the folder cannot be written; what was in it is still there.
             IntegrityError: a file of the checkpoint is truncated or changed.
         """
-        with torch.device("meta"):
+        with without_memory():
             plain = PoseModel(card).state_dict()
         slots = [Slot(name, tuple(tensor.shape), tensor.dtype) for name, tensor in plain.items()]
         return save_streamed(card, slots, self._merged, folder)

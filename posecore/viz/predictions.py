@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
@@ -16,7 +17,9 @@ from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import write_atomically, written_aside
 from posecore.viz.encoded import encode_jpeg, encode_png
 from posecore.viz.overlay import HEAD_COLOURS, Rgb, draw_ellipses, draw_instances, side_colour
-from posecore.viz.video_file import VideoFile
+
+if TYPE_CHECKING:
+    from posecore.viz.video_file import VideoFile
 
 GONE = 1 / 3
 """Points below this share of the least score that counts are not drawn; between the two they are pale."""
@@ -83,7 +86,7 @@ class DrawnFiles:
         self._skeletons = skeletons
         self._min_score = min_score
         self._stack = stack
-        self._video: tuple[str, ExitStack, VideoFile] | None = None
+        self._video: tuple[str, ExitStack, "VideoFile"] | None = None
 
     @classmethod
     @contextmanager
@@ -126,11 +129,13 @@ class DrawnFiles:
             canvas = draw_prediction(canvas, prediction, self._skeletons[head], self._min_score, colour)
         return canvas
 
-    def _begin_video(self, frame: Frame, path: Path) -> tuple[str, ExitStack, VideoFile]:
+    def _begin_video(self, frame: Frame, path: Path) -> tuple[str, ExitStack, "VideoFile"]:
         files = ExitStack()
         self._stack.push(files)  # an error anywhere takes the unfinished file away
         aside = files.enter_context(written_aside(path))
         frames_per_second = Video(self._sources[frame.name]).frames_per_second
+        from posecore.viz.video_file import VideoFile  # photos need no encoder
+
         video = VideoFile(aside, frames_per_second, frame.image.shape[:2])
         files.callback(video.close)
         return frame.name, files, video

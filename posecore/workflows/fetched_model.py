@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import torch
-
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code_version import code_digest
@@ -18,6 +16,7 @@ from posecore.lineage.model_source import registered_model, registered_version
 from posecore.lineage.tracking import Tracking
 from posecore.lineage.versions import RegisteredVersion
 from posecore.models.architecture import ModelConfig
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import CARD_FILE, holds_model, load_outline, save_model
 from posecore.models.sources import ModelFolder, StartFolder
@@ -122,7 +121,7 @@ def refuse_other_conventions(
         ConfigError: names both sides.
     """
     if any(architecture.states(head) for head in learned):
-        with torch.device("meta"):  # no memory, whatever the size
+        with without_memory():  # no memory, whatever the size
             model = model_for(architecture, learned)
         inherited_conventions(model, start.outline(), start.take)
 

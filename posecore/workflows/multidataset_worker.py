@@ -16,6 +16,7 @@ from posecore.conventions import Conventions
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.sources import Start, initial_weights
 from posecore.models.warm_start import WarmStart
@@ -94,7 +95,7 @@ class MultiDatasetWorker:
             return self.method.build(model)
 
         def outline() -> nn.Module:
-            with torch.device("meta"):
+            with without_memory():
                 model, _ = self._initial(stores)
             conventions.update(model.conventions)
             return self.method.build(model)
@@ -153,7 +154,7 @@ class MultiDatasetWorker:
         """
         if not any(name.startswith(self._prefix) for name in Checkpoint(checkpoint).shapes("weights")):
             return LoadedModel(self.trained_model(checkpoint))  # the method trains a part of another model
-        with torch.device("meta"):
+        with without_memory():
             model, _ = self._initial(self._open())
             self._prepare(model)
         return TrainedModel(checkpoint, model, self._prefix)

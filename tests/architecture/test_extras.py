@@ -33,8 +33,9 @@ print("exit status", launched(lambda machines: None))
 def test_a_message_names_the_extra_that_has_the_package() -> None:
     extras = METADATA["optional-dependencies"]
     for package, extra in EXTRAS.items():
-        assert any(re.match(rf"{package}\b", requirement) for requirement in extras[extra]), package
-        assert not any(re.match(rf"{package}\b", requirement) for requirement in METADATA["dependencies"]), package
+        name = package.replace("_", "-")
+        assert any(re.match(rf"{name}\b", requirement) for requirement in extras[extra]), package
+        assert not any(re.match(rf"{name}\b", requirement) for requirement in METADATA["dependencies"]), package
 
 
 def test_data_and_predictions_need_no_extra(tmp_path: Path) -> None:

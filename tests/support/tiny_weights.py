@@ -10,7 +10,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS, VITPOSE_CONVENTIONS, Preset
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import SKELETONS
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.skeletons.library import load_skeleton
 
 SIX = ("coco", "aic", "mpii", "ap10k", "apt36k", "coco_wholebody")

@@ -9,9 +9,11 @@ from posecore.config import parse_config
 from posecore.conventions import LabelConventions
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS
-from posecore.models.weights.layout import LABELS, SKELETONS, Layout, Translated
+from posecore.models.weights.layout import Layout, Translated
+from posecore.models.weights.published_heads import LABELS, SKELETONS
 from posecore.nearest import choices
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton
@@ -80,7 +82,7 @@ def check_backbone(model: PoseModel, preset: str, origin: str) -> None:
         CheckpointError: its backbone has other tensors.
     """
     found = {name: tensor.shape for name, tensor in model.backbone.state_dict().items()}
-    with torch.device("meta"):
+    with without_memory():
         backbone = PRESETS[preset]["backbone"].build(model.input_size, list(model.heads))
     expected = {name: tensor.shape for name, tensor in backbone.state_dict().items()}
     if differing := [name for name in {**expected, **found} if expected.get(name) != found.get(name)]:
@@ -112,7 +114,7 @@ def _try(preset: str, translated: Translated, skeletons: Mapping[str, Skeleton])
             dataset: architecture.of_head(dataset).on(LABELS.get(dataset, LabelConventions())) for dataset in skeletons
         }
         card = ModelCard(architecture=architecture, skeletons=dict(skeletons), conventions=conventions)
-        with torch.device("meta"):
+        with without_memory():
             expected = {name: tensor.shape for name, tensor in PoseModel(card).state_dict().items()}
     except ValueError:  # such as experts without a head, or an input size that is no multiple of the patch
         return None

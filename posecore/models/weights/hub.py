@@ -8,10 +8,6 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from huggingface_hub import HfApi
-from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
-from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # of the client it uses
-
 from posecore.errors import CheckpointError
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.models.weights.files import INDEX_SUFFIX, shard_names
@@ -65,6 +61,10 @@ def download(name: HubName) -> Downloaded:
         CheckpointError: the repository, revision or file does not exist, asks for an agreement first, holds several
             models of which none is named, or there is no network and no copy.
     """
+    # A third of a second, which files on this machine need not wait for.
+    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import HTTPError as HTTPError  # type: ignore[attr-defined]  # of the client it uses
+
     try:
         return _download(name)
     except GatedRepoError:
@@ -86,6 +86,8 @@ def download(name: HubName) -> Downloaded:
 
 
 def _download(name: HubName) -> Downloaded:
+    from huggingface_hub import HfApi
+
     api = HfApi()
     info = api.model_info(name.repository, revision=name.revision, timeout=_TIMEOUT_S)
     commit = str(info.sha)
@@ -125,6 +127,9 @@ def _main_file(repository: str, files: Collection[str]) -> str:
 
 
 def _cached(name: HubName) -> Downloaded | None:
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import EntryNotFoundError
+
     try:
         path = Path(
             HfApi().hf_hub_download(name.repository, str(name.file), revision=name.revision, local_files_only=True)

@@ -11,7 +11,7 @@ from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import PoseModel
 from posecore.models.sources import folder_record, other_file
 from posecore.models.warm_start import WarmStartConfig
-from posecore.models.weights.layout import SKELETONS
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.read import Located, checksum, guessed_heads, locate, read_located
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton

@@ -16,48 +16,17 @@ from typing import Any
 
 from torch import Tensor
 
-from posecore.conventions import LabelConventions
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.vit import VitConfig
+from posecore.models.weights.published_heads import DATASETS_BY_POINTS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 
 CONFIG_FILE = "config.json"
 """Name of the file beside the weights in which Hugging Face's folders say what they hold."""
 PROCESSOR_FILE = "preprocessor_config.json"
 """Name of the file there that says how pictures become inputs."""
 
-UNMISTAKABLE = frozenset({133, 308})
-"""Numbers of points that only a published skeleton has. A head named by any other is a guess: 16 may be anybody's."""
-
-DATASETS_BY_POINTS: Mapping[int, tuple[str, ...]] = {
-    17: ("coco", "ap10k", "apt36k"),
-    14: ("aic", "crowdpose"),
-    16: ("mpii",),
-    133: ("coco_wholebody",),
-    308: ("goliath",),
-}
-"""Datasets whose heads are published, by number of points. Those of one number have their points in other orders."""
-
-VITPOSE_MULTI = ("coco", "aic", "mpii")
-"""The heads of ViTPose trained on several datasets, in the published order."""
-VITPOSE_PLUS = (*VITPOSE_MULTI, "ap10k", "apt36k", "coco_wholebody")
-"""The heads of ViTPose++ and PoseBH, in the published order: expert e belongs to the e-th."""
 _PUBLISHED_TOGETHER = (VITPOSE_MULTI, (*VITPOSE_MULTI, "crowdpose"), VITPOSE_PLUS)
-
-LABELS: Mapping[str, LabelConventions] = {"mpii": LabelConventions(box_source="center_scale", clip_boxes=False)}
-"""What the labels of published heads' datasets mean, where it is not what labels mostly do."""
-SKELETONS: Mapping[str, str] = {
-    "coco": "coco17",
-    "aic": "aic14",
-    "mpii": "mpii16",
-    "crowdpose": "crowdpose14",
-    "ap10k": "ap10k17",
-    "apt36k": "ap10k17",
-    "coco_wholebody": "coco_wholebody133",
-    "goliath": "goliath308",
-}
-"""Skeleton of every dataset in :data:`DATASETS_BY_POINTS`."""
-
 _POSE_PADDING = 2
 _HEADS = re.compile(
     r"(?:teacher\.|student\.)?(?:keypoint_head|associate_keypoint_heads|head|heads|decode_head|proto_head)\."

@@ -35,7 +35,8 @@ from posecore.models.onnx_graph import (
     open_session,
 )
 from posecore.models.presets import PRESETS, UDP, VITPOSE_CONVENTIONS
-from posecore.models.weights.layout import LABELS, SKELETONS, UNMISTAKABLE, name_heads
+from posecore.models.weights.layout import name_heads
+from posecore.models.weights.published_heads import LABELS, SKELETONS, UNMISTAKABLE
 from posecore.schema import Json
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton

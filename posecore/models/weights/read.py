@@ -18,9 +18,10 @@ from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, holds_model, load_mo
 from posecore.models.weights.files import INDEX_SUFFIX, read_tensors, shard_names
 from posecore.models.weights.fit import check_backbone, fit
 from posecore.models.weights.hub import HubName, download, parse_hub_name
-from posecore.models.weights.layout import CONFIG_FILE, UNMISTAKABLE, Layout, Translated, without_heads
+from posecore.models.weights.layout import CONFIG_FILE, Layout, Translated, without_heads
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.onnx_file import ONNX_LAYOUT, SUFFIX, UNSTATED, checksum_onnx, read_onnx
+from posecore.models.weights.published_heads import UNMISTAKABLE
 from posecore.nearest import did_you_mean
 from posecore.schema import Json
 from posecore.skeletons.skeleton import Skeleton

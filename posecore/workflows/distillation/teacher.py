@@ -3,8 +3,6 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
-
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.steps import StepResult
 from posecore.lineage.tracking import Tracking
@@ -13,6 +11,7 @@ from posecore.loading.training_crops import crop_terms
 from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import conventions_of, model_for
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
@@ -68,7 +67,7 @@ def fetch_teacher(
     model, own = fetched.model, fetched.source
     terms = DistillationConfig(teacher=own, **config.method.model_dump())
     learned = learned_by(config.datasets, definitions)
-    with torch.device("meta"):  # no memory, whatever the size
+    with without_memory():  # no memory, whatever the size
         method = Distillation(model_for(config.student, learned), model, terms)
     lessons = method.teacher.lessons
     taught = {dataset: model.conventions[lesson.head].head for dataset, lesson in lessons.items()}

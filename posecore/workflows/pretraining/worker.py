@@ -9,6 +9,7 @@ import torch
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
+from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel
 from posecore.schema import CropBatch
 from posecore.shards.corrections import Corrections
@@ -49,7 +50,7 @@ class PretrainingWorker:
             return self.batches(stores, context, start)
 
         def outline() -> MaskedAutoencoder:
-            with torch.device("meta"):
+            with without_memory():
                 model = pretraining_model(self.model)
             return MaskedAutoencoder(model, self.method)
 
@@ -96,7 +97,7 @@ class PretrainingWorker:
             CheckpointError: the checkpoint belongs to another architecture.
             IntegrityError: it is damaged.
         """
-        with torch.device("meta"):
+        with without_memory():
             return TrainedModel(checkpoint, pretraining_model(self.model), "model.")
 
     def trained_method(self, checkpoint: AnyPath) -> MaskedAutoencoder:

@@ -15,6 +15,9 @@ def test_every_row_is_whole() -> None:
         card = model.card()
         assert card.licenses == {name: model.license_id}
         assert list(card.skeletons) == list(card.conventions) == list(model.heads)
+        assert model.input_size == card.architecture.input_size, name
+        assert model.whole_scenes == card.architecture.whole_scenes, name
+        assert model.points == tuple(skeleton.num_keypoints for skeleton in card.skeletons.values())
 
 
 def test_parameters_are_exact() -> None:

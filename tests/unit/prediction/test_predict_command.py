@@ -7,11 +7,14 @@ import cv2
 import numpy as np
 import pandas as pd
 import polars as pl
+import pynwb
 import pytest
 import torch
 
 import posecore as pc
 from posecore.cli import main
+from posecore.formats.nwb_pose import NwbPoseReader
+from posecore.formats.reader import Source
 from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
@@ -21,6 +24,7 @@ from posecore.models.saving import load_model, save_model
 from posecore.models.vit import VitConfig
 from posecore.prediction.outputs import TABLE
 from posecore.prediction.predictor import Predictor, PredictorSettings
+from posecore.schema import Record
 from posecore.skeletons.library import load_skeleton
 from tests.support.clips import write_clip
 from tests.support.onnx_files import binned
@@ -188,7 +192,7 @@ def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> No
     for how in ("--track", "--smooth"):
         out = tmp_path / how
         command = ["predict", str(tmp_path / "walk.avi"), "--model", model, "--out", str(out), how]
-        command += ["--boxes", str(tmp_path / "boxes.csv"), "--format", "parquet", "drawn", "tracks"]
+        command += ["--boxes", str(tmp_path / "boxes.csv"), "--format", "parquet", "drawn", "tracks", "nwb"]
         assert main(command) == 0
         found[how] = pl.read_parquet(out / "predictions.parquet")
     table = found["--track"]
@@ -214,6 +218,8 @@ def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> No
     (row,) = flat.filter((pl.col("track") == "track_1") & (pl.col("frame_idx") == 11)).rows(named=True)
     assert [row["instance.score"], row["right_ankle.y"]] == [last["score"], last["keypoint_y"][16]]
 
+    _is_the_same_in_nwb(folder / "walk.avi.coco.nwb", table)
+
     drawn = cv2.VideoCapture(str(out / "drawn" / "walk.avi.mp4"))
     assert drawn.get(cv2.CAP_PROP_FPS) == 12.5
     shapes = []
@@ -221,6 +227,37 @@ def test_a_video_is_tracked_smoothed_and_drawn(model: str, tmp_path: Path) -> No
         shapes.append(frame[1].shape)
     assert shapes == [(120, 160, 3)] * 12
     assert int(drawn.get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little") in (b"vp09", b"VP90", b"avc1", b"h264")
+
+
+def _is_the_same_in_nwb(path: Path, table: pl.DataFrame) -> None:
+    skeleton = load_skeleton("coco17")
+    source = Source(
+        dataset="walk", split="all", root=path.parent, annotations=path.name, images="", skeleton=skeleton,
+        area_rule="box", license="none", options={"predictions": True},
+    )  # fmt: skip
+    records = [item for item in NwbPoseReader().read(source) if isinstance(item, Record)]
+    assert [record.frame_index for record in records] == table["frame_index"].unique().sort().to_list()
+    bodies = {(record.frame_index, body.track_id): body for record in records for body in record.instances}
+    assert len(bodies) == len(table)
+    for row in table.rows(named=True):
+        body = bodies[row["frame_index"], f"track_{row['track_id']}"]
+        np.testing.assert_allclose(body.keypoints[:, 0], row["keypoint_x"], rtol=1e-6)
+        np.testing.assert_allclose(body.keypoints[:, 1], row["keypoint_y"], rtol=1e-6)
+
+    with pynwb.NWBHDF5IO(str(path), "r") as file:
+        behavior = file.read().processing["behavior"]
+        assert behavior["Skeletons"]["coco17"].nodes[:].tolist() == list(skeleton.names)
+        assert behavior["Skeletons"]["coco17"].edges[:].tolist() == [list(link) for link in skeleton.link_indices]
+        track = behavior["track_1"]
+        assert (track.source_video.external_file[:].tolist(), track.scorer) == (["walk.avi"], "posecore")
+        wrist = track["left_wrist"]
+        assert wrist.data.shape == (12, 2)
+        assert np.isnan(wrist.data[:6]).all()
+        np.testing.assert_allclose(wrist.timestamps[:], np.arange(12) / 12.5, atol=1e-3)
+        point = skeleton.names.index("left_wrist")
+        mine = table.filter(pl.col("track_id") == 1)["keypoint_score"].to_list()
+        np.testing.assert_array_equal(wrist.confidence[6:], [scores[point] for scores in mine])
+    assert pynwb.validate(path=str(path)) in ([], ([], 0))
 
 
 def test_a_run_that_ends_early_leaves_no_half_written_file(

@@ -8,8 +8,8 @@ from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import SKELETONS
 from posecore.models.weights.posebh import POSEBH
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.vitpose import VITPOSE
 from posecore.skeletons.library import load_skeleton
 

@@ -18,8 +18,8 @@ from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.models.weights.fit import fit
-from posecore.models.weights.layout import SKELETONS
 from posecore.models.weights.layouts import LAYOUTS
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.read import read_weights
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Skeleton

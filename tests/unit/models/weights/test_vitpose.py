@@ -13,8 +13,9 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.presets import VITPOSE_CONVENTIONS
 from posecore.models.vit import VitConfig
-from posecore.models.weights.layout import SKELETONS, name_heads
+from posecore.models.weights.layout import name_heads
 from posecore.models.weights.layouts import LAYOUTS
+from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.vitpose import VITPOSE
 from posecore.skeletons.library import load_skeleton
