@@ -13,7 +13,8 @@ PAGE = Path(__file__).resolve().parents[2] / "docs" / "commands.md"
 HEAD = """# Commands
 
 Every command explains its options with `--help`, and says on one line what is wrong with what it was given: where, why,
-and the nearest right thing. The jobs (`ingest`, `train`, `adapt`, `distill`, `pretrain`, `evaluate`, `promote`) are the
+and the nearest right thing: a name that is near the mistyped one, or another place where a disk is full, read-only or
+somebody else's. The jobs (`ingest`, `train`, `adapt`, `distill`, `pretrain`, `evaluate`, `promote`) are the
 scripts of `pipelines/`, which clusters submit; `--dry-run` prints the run file that a job stands for.
 
 | exit status | meaning |
