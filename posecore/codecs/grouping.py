@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from posecore.config import Config
@@ -99,6 +98,8 @@ def match_peaks(
         order: in which points are looked at.
         config: how.
     """
+    from scipy.optimize import linear_sum_assignment  # crops do without it
+
     bodies: list[dict[int, int]] = []
     sums: list[NDArray[np.float64]] = []
     for point in order.tolist():
