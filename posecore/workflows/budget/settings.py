@@ -13,6 +13,8 @@ _BYTES = {"MiB": 1 << 20, "GiB": 1 << 30}
 _BUDGET = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>steps|s|min|h)\s*")
 _MEMORY = re.compile(r"\s*(?P<number>\d+(\.\d+)?)\s*(?P<unit>MiB|GiB)\s*")
 
+_TAKEN = {"parent", "tune"}
+
 
 class Candidate(Config):
     """A way of adapting that is tried.
@@ -78,6 +80,10 @@ class SearchConfig(Config):
         names = [candidate.name for candidate in self.candidates]
         if doubled := sorted({name for name in names if names.count(name) > 1}):
             raise ValueError(f"candidates: named twice: {', '.join(doubled)}.")
+        if taken := sorted(_TAKEN & {*names}):
+            raise ValueError(
+                f"candidates: {taken[0]} is the name of something else in the search's folder; take another."
+            )
         return self
 
     @property

@@ -68,6 +68,10 @@ def test_a_budget_in_time_is_held_whichever_trials_go_on(steps_s: list[float], s
             {"budget": "1h", "candidates": [{"name": "a", "strategy": "full"}, {"name": "a", "strategy": "lora"}]},
             "candidates: named twice: a",
         ),
+        (
+            {"budget": "1h", "candidates": [{"name": "parent", "strategy": "full"}]},
+            "candidates: parent is the name of something else",
+        ),
     ],
 )
 def test_settings_that_say_nothing_are_refused(values: dict[str, object], message: str) -> None:
