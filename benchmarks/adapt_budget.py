@@ -30,6 +30,7 @@ from scipy.stats import t as student
 
 from benchmarks.adaptation import LYING, MODEL, STANDING
 from benchmarks.repeated import Results, spread, trained
+from posecore.asides import aside_folder
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth
@@ -97,7 +98,9 @@ class World:
         """Folder of rendered pictures; equal arguments name the same ones."""
         folder = self.out / "data" / f"{kind}_{train}_{val}_{seed}"
         if not folder.exists():
-            write_dataset(kind, folder, train, val, SIZE, seed)  # type: ignore[arg-type]
+            with aside_folder(folder.parent) as aside:
+                write_dataset(kind, aside, train, val, SIZE, seed)  # type: ignore[arg-type]
+                aside.rename(folder)
         return folder
 
     @cached_property
