@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from posecore.codecs.codec import Codec
 from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
+from posecore.errors import ConfigError
 from posecore.geometry import CropConvention
 from posecore.models.backbones import BackboneConfig
 from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
@@ -96,6 +97,11 @@ class ModelConfig(Config):
                 f"input_size {self.input_size} gives: a Gaussian would be as wide as the map; lower it, or leave it "
                 "out with a preset, whose spread follows the map."
             )
+        if self.head.whole_scenes and self.takes_depth:
+            raise ValueError(
+                f"backbone.depth_input: a {self.head.kind} head is of whole pictures, which are shown without depth; leave "
+                "it out."
+            )
         if self.embedding is not None and self.head.whole_scenes:
             raise ValueError(
                 f"embedding: prototypes know of one body, and a {self.head.kind} head finds all of a picture; take a "
@@ -134,8 +140,12 @@ class ModelConfig(Config):
         """The same, taking depth besides the picture.
 
         Raises:
-            ConfigError: the backbone has no form that does.
+            ConfigError: the backbone has no form that does, or the head is of whole pictures.
         """
+        if self.whole_scenes:
+            raise ConfigError(
+                f"depth_input: a {self.head.kind} head is of whole pictures, which are shown without depth."
+            )
         return self.model_copy(update={"backbone": self.backbone.with_depth()})
 
     def _refuse_other_conventions(self, crop: CropConvention) -> None:

@@ -179,6 +179,11 @@ def test_its_cost_is_counted() -> None:
     assert large - small == 2 * 2 * (9 * 8 * 8 + 2 * 8)
 
 
+def test_depth_cannot_be_added_to_it() -> None:
+    with pytest.raises(ConfigError, match="which are shown without depth"):
+        _model().config.with_depth()
+
+
 def test_graphs_that_decode_are_refused(tmp_path: Path) -> None:
     for layout in ("picture", "rtmlib"):
         with pytest.raises(ConfigError, match=f"layout {layout} is of crops of single bodies"):
@@ -191,6 +196,7 @@ def test_graphs_that_decode_are_refused(tmp_path: Path) -> None:
         ({"embedding": {}}, "prototypes know of one body"),
         ({"conventions": {"codec": "msra"}}, "reads udp crops"),
         ({"heatmap_sigma": 9}, None),
+        ({"backbone": {"preset": "vit-nano", "depth_input": True}}, "which are shown without depth"),
     ],
 )
 def test_what_does_not_go_with_it_is_refused(fields: dict[str, Any], said: str | None) -> None:
