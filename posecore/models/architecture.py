@@ -99,8 +99,8 @@ class ModelConfig(Config):
             )
         if self.head.whole_scenes and self.takes_depth:
             raise ValueError(
-                f"backbone.depth_input: a {self.head.kind} head is of whole pictures, which are shown without depth; leave "
-                "it out."
+                f"backbone.depth_input: a {self.head.kind} head is of whole pictures, which are shown without depth; "
+                "leave it out."
             )
         if self.embedding is not None and self.head.whole_scenes:
             raise ValueError(
@@ -144,7 +144,7 @@ class ModelConfig(Config):
         """
         if self.whole_scenes:
             raise ConfigError(
-                f"depth_input: a {self.head.kind} head is of whole pictures, which are shown without depth."
+                f"depth_input: a {self.head.kind} head is of whole pictures, shown without depth; leave it out."
             )
         return self.model_copy(update={"backbone": self.backbone.with_depth()})
 

@@ -180,7 +180,7 @@ def test_its_cost_is_counted() -> None:
 
 
 def test_depth_cannot_be_added_to_it() -> None:
-    with pytest.raises(ConfigError, match="which are shown without depth"):
+    with pytest.raises(ConfigError, match="without depth"):
         _model().config.with_depth()
 
 
