@@ -256,7 +256,7 @@ def show(found: dict[str, list[list[tuple[UncertaintyResult, float]]]], errors: 
 
 
 def picture(world: World, path: Path) -> None:
-    """Six test pictures with ellipses: adults, infants by the adults' promise, and infants after the adaptation."""
+    """Test pictures with ellipses, a row each: adults, infants by the adults' promise, infants after the adaptation."""
     rows = []
     for net, head, fitted_on, dataset in (CASES[0][1:], CASES[1][1:], CASES[4][1:]):
         _, predictions, _ = world.answers(net, head, dataset, "test")
@@ -266,17 +266,17 @@ def picture(world: World, path: Path) -> None:
         for row in (3, 11, 20, 33):
             chosen = predictions.take(np.array([row]))
             assert chosen.covariances is not None
-            factor = 3.0
+            factor = 2.0
             sure = promised.apply(chosen.covariances * factor**2, chosen.keypoint_scores)
             number = int(chosen.image_row[0])
             image = decode_image(store.read_image_bytes(number), 10**7, "")
             found = ImagePrediction(
                 head=head, keypoints=chosen.keypoints * factor, keypoint_scores=chosen.keypoint_scores,
-                scores=chosen.scores, bbox_xywh=np.array([[0.0, 0.0, 384.0, 384.0]]), box_scores=np.ones(1),
+                scores=chosen.scores, bbox_xywh=np.array([[0.0, 0.0, 256.0, 256.0]]), box_scores=np.ones(1),
                 box_rows=np.zeros(1, np.int64), points=skeleton.names, uncertainty=sure,
             )  # fmt: skip
             larger = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_CUBIC)
-            cells.append(draw_prediction(larger, found, skeleton, 0.0)[:384, :384])
+            cells.append(draw_prediction(larger, found, skeleton, 0.0)[:256, :256])
         rows.append(np.concatenate(cells, axis=1))
     path.write_bytes(encode_jpeg(np.concatenate(rows)))
 
