@@ -53,3 +53,22 @@ def tracking(store_folder: Path, request: pytest.FixtureRequest) -> "Tracking":
         uri=f"sqlite:///{store_folder}/mlflow.db", experiment=re.sub(r"\W+", "-", request.node.name)
     )
     return connect(config, store_folder)
+
+
+@pytest.fixture(scope="session")
+def local_ray() -> Iterator[None]:
+    """A Ray instance of this machine only, with two CPUs and no dashboard, started once: it takes five seconds."""
+    os.environ["RAY_AUTH_MODE"] = "disabled"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        object_store_memory=256 << 20,
+        logging_level="ERROR",
+        log_to_driver=False,
+    )
+    yield
+    ray.shutdown()

@@ -1,19 +1,30 @@
 """A main job small enough to run in a test: three synthetic datasets, three skeletons, a few steps."""
 
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 import yaml
 
+from pipelines.multidataset_train import main
 from posecore.synth.writers import DatasetName, write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DATASETS: tuple[DatasetName, ...] = ("coco", "mpii", "ap10k")
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What a job that ended had to say."""
+
+    status: int
+    out: str
+    err: str
 
 
 @dataclass(frozen=True)
@@ -24,11 +35,17 @@ class Job:
     run_folder: Path
     data_folder: Path
 
-    def run(self, *overrides: str, options: Sequence[str] = ()) -> subprocess.CompletedProcess[str]:
+    def submit(self, *overrides: str) -> Submission:
+        """The main job in this process, which has imported everything and started Ray before."""
+        arguments = ["--config", str(self.config), *(part for item in overrides for part in ("--set", item))]
+        said, complained = io.StringIO(), io.StringIO()
+        with redirect_stdout(said), redirect_stderr(complained):
+            status = main(arguments)
+        return Submission(status, said.getvalue(), complained.getvalue())
+
+    def run(self) -> subprocess.CompletedProcess[str]:
         """The main job as a plain script, in a process of its own."""
-        command = [sys.executable, "pipelines/multidataset_train.py", "--config", str(self.config), *options]
-        for override in overrides:
-            command += ["--set", override]
+        command = [sys.executable, "pipelines/multidataset_train.py", "--config", str(self.config)]
         environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
         return subprocess.run(
             command,

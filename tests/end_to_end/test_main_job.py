@@ -12,7 +12,7 @@ import mlflow
 import pytest
 from mlflow import MlflowClient
 
-from pipelines.demo import local_ray, submit
+from pipelines import demo
 from pipelines.multidataset_train import main
 from posecore.lineage.registry import default_store
 from tests.end_to_end.conftest import DATASETS, Job
@@ -37,10 +37,10 @@ def steps(output: str) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def first_run(job: Job) -> dict[str, str]:
-    done = job.run()
-    assert done.returncode == 0, done.stdout + done.stderr
-    return steps(done.stdout)
+def first_run(job: Job, local_ray: None) -> dict[str, str]:
+    done = job.submit()
+    assert done.status == 0, done.out + done.err
+    return steps(done.out)
 
 
 def test_every_step_runs_in_order(first_run: dict[str, str]) -> None:
@@ -109,9 +109,9 @@ def test_the_registered_version_loads_as_pyfunc(job: Job, first_run: dict[str, s
 
 
 def test_an_identical_submission_reuses_every_step(job: Job, first_run: dict[str, str]) -> None:
-    again = job.run()
-    assert again.returncode == 0, again.stdout + again.stderr
-    assert steps(again.stdout) == dict.fromkeys(first_run, "reused")
+    again = job.submit()
+    assert again.status == 0, again.out + again.err
+    assert steps(again.out) == dict.fromkeys(first_run, "reused")
 
 
 def test_submitted_to_a_cluster_by_its_own_name(
@@ -126,34 +126,34 @@ def test_submitted_to_a_cluster_by_its_own_name(
         monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     command = ["pipelines/multidataset_train.py", "--config", str(job.config)]
-    with another_rays_port(), local_ray(tmp_path, num_cpus=2) as address:
-        status = submit(address, command, tmp_path / "ray.log")
+    with another_rays_port(), demo.local_ray(tmp_path, num_cpus=2) as address:
+        status = demo.submit(address, command, tmp_path / "ray.log")
     said = capfd.readouterr()
     assert status == 0, said.out + said.err
     assert set(steps(said.out).values()) == {"reused"}
 
 
 def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: dict[str, str]) -> None:
-    changed = job.run("worst_cases=3")
-    assert changed.returncode == 0, changed.stdout + changed.stderr
-    ran = [name for name, what in steps(changed.stdout).items() if what == "ran"]
+    changed = job.submit("worst_cases=3")
+    assert changed.status == 0, changed.out + changed.err
+    ran = [name for name, what in steps(changed.out).items() if what == "ran"]
     # The figures are the same, so there is nothing new to register.
     assert ran == [*(f"evaluate:{name}" for name in DATASETS), "report"]
 
 
 def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
-    changed = job.run("datasets.1.changes={max_loss: 0.06}")
-    assert changed.returncode == 0, changed.stdout + changed.stderr
-    reused = [name for name, what in steps(changed.stdout).items() if what == "reused"]
+    changed = job.submit("datasets.1.changes={max_loss: 0.06}")
+    assert changed.status == 0, changed.out + changed.err
+    reused = [name for name, what in steps(changed.out).items() if what == "reused"]
     assert reused == [f"ingest:{name}:{split}" for name in ("coco", "ap10k") for split in ("train", "val")]
 
 
 def test_a_training_that_diverges_ends_the_job_and_registers_nothing(job: Job, first_run: dict[str, str]) -> None:
-    failed = job.run("training.optimizer.lr=1e25", "name=diverging")
-    assert failed.returncode == 1
-    assert re.search(r"^error: training diverged in step [12]: .*$", failed.stderr, re.MULTILINE), failed.stderr
-    assert "Traceback" not in failed.stderr
-    assert steps(failed.stdout).get("register") is None
+    failed = job.submit("training.optimizer.lr=1e25", "name=diverging")
+    assert failed.status == 1
+    assert re.search(r"^error: training diverged in step [12]: .*$", failed.err, re.MULTILINE), failed.err
+    assert "Traceback" not in failed.err
+    assert steps(failed.out).get("register") is None
     client = MlflowClient(f"sqlite:///{job.run_folder / 'mlflow.db'}")
     assert client.search_registered_models("name = 'diverging'") == []
 
@@ -180,18 +180,18 @@ def test_a_run_folder_that_cannot_be_is_refused(
 
 def test_a_leak_is_refused_by_name(job: Job, tmp_path: Path) -> None:
     leaking = "datasets=[{name: coco, root: coco, train: train, evaluate: train}]"
-    refused = job.run(leaking, f"run_folder={tmp_path}", "training.best=null")
-    assert refused.returncode == 1
-    assert re.search(r"coco/train/(\S+) and coco/train/\1 \(exact\)", refused.stderr)
-    assert "--allow-leakage" in refused.stderr
-    assert "Traceback" not in refused.stderr
+    refused = job.submit(leaking, f"run_folder={tmp_path}", "training.best=null")
+    assert refused.status == 1
+    assert re.search(r"coco/train/(\S+) and coco/train/\1 \(exact\)", refused.err)
+    assert "--allow-leakage" in refused.err
+    assert "Traceback" not in refused.err
 
 
 def test_an_unreachable_tracking_server_stops_the_job_before_it_starts(job: Job, tmp_path: Path) -> None:
-    refused = job.run("tracking.uri=http://127.0.0.1:9", f"run_folder={tmp_path}")
-    assert refused.returncode == 1
-    assert refused.stderr.startswith("error: MLflow server http://127.0.0.1:9 does not answer")
-    assert steps(refused.stdout) == {}
+    refused = job.submit("tracking.uri=http://127.0.0.1:9", f"run_folder={tmp_path}")
+    assert refused.status == 1
+    assert refused.err.startswith("error: MLflow server http://127.0.0.1:9 does not answer")
+    assert steps(refused.out) == {}
 
 
 @pytest.mark.parametrize(
