@@ -9,8 +9,10 @@ Private attributes are read for that; ``tests/integration/test_deepspeed_engine.
 
 import math
 import os
+import sys
 import warnings
 from collections.abc import Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -397,10 +399,34 @@ def _import_deepspeed(device: torch.device) -> Any:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")  # read when DeepSpeed is imported
     # DeepSpeed 0.19 still calls what torch 2.13 has renamed, once per collective.
     warnings.filterwarnings("ignore", r".*torch\.distributed\.\w+.* is deprecated", FutureWarning)
-    import deepspeed
-    import deepspeed.ops
+    with _light_imports():
+        import deepspeed
+        import deepspeed.ops
+        import deepspeed.runtime.zero.muon.original_muon  # later, it would be imported by initialize()
 
     if device.type == "cpu":
         # Otherwise initialize() compiles a C++ operator: 36 s, and it fails where there is no compiler.
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     return deepspeed
+
+
+@contextmanager
+def _light_imports() -> Iterator[None]:
+    """Within it, MLflow seems not to be installed, unless it is in use already, and nothing is made ready to compile.
+
+    DeepSpeed imports MLflow for its autotuner, and decorates a Muon of its own with ``torch.compile``, which imports
+    the whole compiler: nothing here uses either, and together they are half of what a process needs to begin.
+    """
+    hidden, before = "mlflow" not in sys.modules, os.environ.get("TORCHDYNAMO_DISABLE")
+    if hidden:
+        sys.modules["mlflow"] = None  # type: ignore[assignment]
+    os.environ["TORCHDYNAMO_DISABLE"] = "1"
+    try:
+        yield
+    finally:
+        if hidden:
+            del sys.modules["mlflow"]
+        if before is None:
+            del os.environ["TORCHDYNAMO_DISABLE"]
+        else:
+            os.environ["TORCHDYNAMO_DISABLE"] = before
