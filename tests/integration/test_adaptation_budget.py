@@ -47,6 +47,7 @@ SEARCH: dict[str, Any] = {
         {"name": "full-replay", "strategy": "full", "replay": 0.25},
     ],
 }
+FEW = SEARCH | {"candidates": SEARCH["candidates"][:2]}
 
 
 @pytest.fixture(scope="module")
@@ -268,9 +269,9 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
             ConfigError,
             "0.1 s are too few for 1 strateg",
         ),
-        ({"search": SEARCH | {"memory": "1MiB"}}, ConfigError, "no strategy fits 0.000977 GiB; the least, head, takes"),
+        ({"search": FEW | {"memory": "1MiB"}}, ConfigError, "no strategy fits 0.000977 GiB; the least, head, takes"),
         (
-            {"search": SEARCH | {"labels": 4, "validation_share": 0.9}},
+            {"search": FEW | {"labels": 4, "validation_share": 0.9}},
             DatasetError,
             "has labelled bodies of 4 subjects; at least 2 are held out",
         ),
@@ -339,12 +340,18 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "run.yaml"
-    path.write_text(yaml.safe_dump({key: value for key, value in values.items() if key != "search"}))
+    few = SEARCH["candidates"][:2]
+    path.write_text(yaml.safe_dump(values | {"search": {"budget": "1h", "candidates": few}}))
     flags = ["--budget", "1000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
     read_job("", AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
     said = capfd.readouterr()
-    assert yaml.safe_load(said.out)["search"] == {"budget": "1000steps", "memory": "4GiB", "labels": 10}
-    assert "9 trials to 41 steps, then 3 trials to 123 steps" in " ".join(said.err.split())
+    assert yaml.safe_load(said.out)["search"] == {
+        "budget": "1000steps",
+        "memory": "4GiB",
+        "labels": 10,
+        "candidates": few,
+    }
+    assert "2 trials to 200 steps; 600 steps of what is chosen" in " ".join(said.err.split())
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
         read_job("", AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(ThisProcess())
 
