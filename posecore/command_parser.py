@@ -37,15 +37,22 @@ class CommandParser(argparse.ArgumentParser):
             command: all that were given, by which the command is found whose options they would have been.
         """
         parser: argparse.ArgumentParser = self
+        before: dict[str, str] = {}
         for name in command:
             choices = {key: each for action in _choosing(parser) for key, each in (action.choices or {}).items()}
             if name in choices:
+                before |= dict.fromkeys(_options(parser), name)
                 parser = choices[name]
         unknown = list(further)
-        options = [option for action in parser._actions for option in action.option_strings]
-        named = next((argument for argument in unknown if argument.startswith("-")), None)
-        hint = "" if named is None else did_you_mean(named.partition("=")[0], options)
+        named = next((argument.partition("=")[0] for argument in unknown if argument.startswith("-")), "")
+        hint = did_you_mean(named, _options(parser)) if named else ""
+        if named in before:
+            hint = f" Give {named} before {before[named]}."
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
+
+
+def _options(parser: argparse.ArgumentParser) -> list[str]:
+    return [option for action in parser._actions for option in action.option_strings]
 
 
 def _choosing(parser: argparse.ArgumentParser) -> Iterator["argparse._SubParsersAction[argparse.ArgumentParser]"]:

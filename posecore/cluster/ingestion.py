@@ -88,7 +88,7 @@ class OnRay:
         shards = ray.data.from_items(numbers, override_num_blocks=len(numbers))
         for operator in _operators(plan):
             shards = shards.map_batches(
-                operator.work, batch_size=None, batch_format="pyarrow", **operator.options(self._workers)
+                operator.work, batch_size=None, batch_format="pyarrow", **operator.options(self._workers, len(numbers))
             )
         title = f"ingest {plan.job.definition.name} {plan.job.split}"
         with tqdm(total=sum(shard.num_images for shard in plan.shards), unit="img", desc=title) as bar:
@@ -114,11 +114,15 @@ class _Operator:
     resources: StageResources
     arguments: tuple[Any, ...] = ()
 
-    def options(self, workers: int | None) -> dict[str, Any]:
+    def options(self, workers: int | None, shards: int) -> dict[str, Any]:
         own = self.resources
         reserved = {"num_cpus": own.num_cpus} | ({"num_gpus": own.num_gpus} if own.num_gpus else {})
         if not isinstance(self.work, type):
-            return {**reserved, "concurrency": own.concurrency or workers}
+            wanted = own.concurrency or workers
+            return {
+                **reserved,
+                "concurrency": wanted and min(wanted, shards),
+            }
         processes = ray.data.ActorPoolStrategy(
             size=own.concurrency or fitting_processes(own.num_cpus, own.num_gpus, spare_cpus=1.0)
         )
