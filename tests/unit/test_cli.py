@@ -80,8 +80,8 @@ def test_the_list_is_whole_however_narrow_the_terminal(
     monkeypatch.setenv("COLUMNS", "40")
     assert main(["models", "list", "sapiens-1b"]) == 0
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
-    assert lines[0] == ["name", "million", "GFLOPs", "h×w", "points", "commercial", "licence"]
-    assert ["sapiens-1b-wholebody", "1,168.76", "9,758.3", "1024×768", "133", "no", "CC-BY-NC-4.0"] in lines
+    assert lines[0] == ["name", "million", "GFLOPs", "h×w", "takes", "points", "commercial", "licence"]
+    assert ["sapiens-1b-wholebody", "1,168.76", "9,758.3", "1024×768", "crops", "133", "no", "CC-BY-NC-4.0"] in lines
 
 
 def test_a_published_name_is_shown_with_its_terms(capsys: pytest.CaptureFixture[str]) -> None:
