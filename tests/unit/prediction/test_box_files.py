@@ -79,7 +79,7 @@ def test_coco_annotations_and_results_are_read(tmp_path: Path) -> None:
         ("boxes.csv", "image,x,y,w,h\na,1,2,3,\n", "TypeError"),
         ("boxes.csv", "", "NoDataError"),
         ("boxes.csv", "image,frame,x,y,w,h\na,inf,1,2,3,4\n", "OverflowError"),
-        ("boxes.json", "[" * 5000 + "]" * 5000, "RecursionError"),
+        ("boxes.json", "[" * 100_000 + "]" * 100_000, "RecursionError"),
         ("boxes.parquet", "no parquet", "ComputeError"),
     ],
 )
