@@ -15,7 +15,7 @@ from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import CheckpointError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.clinical import ClinicalSettings
-from posecore.evaluation.inference import InferenceSettings, evaluate_store, predict_store
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
 from posecore.models.architecture import ModelConfig
 from posecore.models.embedding_head import EmbeddingConfig
@@ -71,6 +71,10 @@ def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, acto
     assert not result.clinical, "hands have no torso"
 
 
+def _task(store):
+    return PredictionTask(store=store, head="babies", settings=SETTINGS)
+
+
 def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray, world, tmp_path):
     folder, _, _ = world
     box = (20.0, 10.0, 90.0, 100.0)
@@ -99,15 +103,15 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     assert "For clinics" in result.report.read_text()
     truth = GroundTruth.from_store(store)
     answers = predict_store(load_model(model), store, SETTINGS)
-    assert _Clinic(None, ClinicalSettings()).judge(store, truth, answers) is not None
-    assert _Clinic(False, ClinicalSettings()).judge(store, truth, answers) is None
+    assert _Clinic(None, ClinicalSettings()).judge(_task(store), truth, answers) is not None
+    assert _Clinic(False, ClinicalSettings()).judge(_task(store), truth, answers) is None
 
     bodies = [record("babies", row, [instance(str(row), 17, box)]) for row in range(6)]
     filmed = [replace(body, video_id=f"film{row % 2}") for row, body in enumerate(bodies)]
     nameless = write_store(folder / "nameless", "babies", (), records=bodies)
-    assert _Clinic(None, ClinicalSettings()).judge(nameless, truth, answers) is None
+    assert _Clinic(None, ClinicalSettings()).judge(_task(nameless), truth, answers) is None
     films = write_store(folder / "filmed", "babies", (), records=filmed)
-    clinical = _Clinic(None, ClinicalSettings()).judge(films, truth, answers)
+    clinical = _Clinic(None, ClinicalSettings()).judge(_task(films), truth, answers)
     assert clinical is not None
     assert clinical.units == {"video": 2}
 
