@@ -14,6 +14,7 @@ from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.tables.parquet import read_parquet
 
 PREDICTIONS_FILE = "predictions.parquet"
 """In the folder of a judged set."""
@@ -60,7 +61,7 @@ def read_predictions(path: AnyPath) -> tuple[Predictions, PredictionOrigin, Shar
         IntegrityError: the split is not where it was.
     """
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = read_parquet(path.read_bytes())
         origin = PredictionOrigin(**json.loads((table.schema.metadata or {})[_FORMAT.encode()]))
         columns = {name: table[name].to_numpy() for name in _COLUMNS}
         scores = _matrix(table, "keypoint_scores")

@@ -1,19 +1,18 @@
 """The perceptual hashes of an ingested split, kept beside its index so that every image is hashed once."""
 
 import hashlib
-import io
 import logging
 import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from posecore.ingest.perceptual import THUMBNAIL_SIDE, PerceptualHash, PerceptualHashes, perceptual_hash
 from posecore.shards.index import write_table
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
+from posecore.tables.parquet import read_parquet
 
 _SCHEMA = pa.schema(
     [
@@ -56,7 +55,7 @@ def _kept(path: AnyPath, store: ShardStore) -> PerceptualHashes | None:
     if not path.exists():
         return None
     try:
-        table = pq.read_table(io.BytesIO(path.read_bytes()))
+        table = read_parquet(path.read_bytes())
     except (OSError, pa.ArrowException) as error:
         _log.info("%s: not readable, computed again (%s)", path, error)
         return None

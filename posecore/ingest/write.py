@@ -46,6 +46,7 @@ from posecore.stages.rejects import reject_image
 from posecore.storage import AnyPath, file_content, write_atomically
 from posecore.tables.columns import keypoints_of
 from posecore.tables.json_text import ImageTexts
+from posecore.tables.parquet import read_parquet
 from posecore.tables.records import to_annotations
 
 _FLUSH_SECONDS = 0.1
@@ -134,8 +135,7 @@ def finished(scratch: AnyPath, shard: PlannedShard, written: WrittenRows, reused
 
 def shard_rows(scratch: AnyPath, number: int, name: Literal["images", "instances"]) -> pa.Table:
     """The index rows of a written shard; ``image_row`` counts from the shard's first image."""
-    with (scratch / _rows_name(number, name)).open("rb") as file:
-        return pq.read_table(file)
+    return read_parquet((scratch / _rows_name(number, name)).read_bytes())
 
 
 def sample_key(source_id: str) -> str:

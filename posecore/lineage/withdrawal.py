@@ -17,7 +17,6 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from posecore.config import Config
 from posecore.datasets.definition import DatasetDefinition
@@ -50,6 +49,7 @@ from posecore.shards.manifest import (
 )
 from posecore.shards.precut import FOLDER_NAME as PRECUT_FOLDER
 from posecore.storage import AnyPath, as_path, remove_folder
+from posecore.tables.parquet import read_parquet
 
 
 class WithdrawalPolicy(Config):
@@ -248,8 +248,7 @@ def _redact(graph: LineageGraph, edition: Edition, pictures: pa.Table, redacted:
 
 def _without(path: AnyPath, column: str, values: pa.ChunkedArray) -> str:
     """Rewrites a table without some rows, and returns its SHA-256; the numbers in ``image_row`` stay as they were."""
-    with path.open("rb") as file:
-        table = pq.read_table(file)
+    table = read_parquet(path.read_bytes())
     shown = pc.is_in(table[column], values.combine_chunks())
     return hashlib.sha256(write_table(path, table.filter(pc.invert(shown)))).hexdigest()
 

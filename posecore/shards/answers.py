@@ -12,7 +12,6 @@ A folder without a manifest is not finished. Reading costs the index in memory, 
 """
 
 import hashlib
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -23,7 +22,6 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from xxhash import xxh3_64
 
@@ -36,6 +34,7 @@ from posecore.shards.npy import npy_bytes, npy_header
 from posecore.shards.open_files import OpenFiles
 from posecore.shards.tar import BLOCK_BYTES, TarWriter, has_tar_digest, stored_size
 from posecore.storage import file_content, write_atomically, written_aside
+from posecore.tables.parquet import read_parquet
 
 FORMAT: Literal[1] = 1
 _AGAIN = f"remove {MANIFEST_NAME} there and run the job again, which keeps what is whole"
@@ -426,7 +425,7 @@ class AnswerStore:
             raise IntegrityError(f"{path}: the index is missing; {_AGAIN}.") from None
         if hashlib.sha256(data).hexdigest() != self.manifest.index:
             raise IntegrityError(f"{path}: not the index that its manifest names; {_AGAIN}.")
-        return pq.read_table(io.BytesIO(data))
+        return read_parquet(data)
 
 
 def read_answer_manifest(folder: str | Path) -> AnswerManifest:

@@ -216,7 +216,7 @@ def read_columns(path: AnyPath, columns: Sequence[str]) -> pa.Table:
     """Columns, by their present names, of a table of a split of any format."""
     with path.open("rb") as opened, pq.ParquetFile(opened) as file:
         wanted = [name for name in file.schema_arrow.names if _FORMER_NAMES.get(name, name) in columns]
-        return with_present_names(file.read(wanted)).select(list(columns))
+        return with_present_names(file.read(wanted, use_threads=False)).select(list(columns))
 
 
 def write_table(path: AnyPath, table: pa.Table) -> bytes:

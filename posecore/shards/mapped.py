@@ -126,7 +126,7 @@ def _write(path: Path, folder: Path) -> None:
 def _parts(file: pq.ParquetFile) -> Iterator[pa.Table]:
     """The rows in parts of one chunk each, however small the row groups are."""
     waiting: list[pa.RecordBatch] = []
-    for batch in file.iter_batches(_PART_ROWS):
+    for batch in file.iter_batches(_PART_ROWS, use_threads=False):
         waiting.append(batch)
         if sum(len(part) for part in waiting) >= _PART_ROWS:
             yield pa.Table.from_batches(waiting).combine_chunks()

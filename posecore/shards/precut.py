@@ -11,14 +11,12 @@ and in pixels of the image; :meth:`PrecutStore.from_image` leads from these to p
 """
 
 import hashlib
-import io
 import json
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from pydantic import Field
 from xxhash import xxh3_64_intdigest
@@ -33,6 +31,7 @@ from posecore.shards.open_files import OpenFiles
 from posecore.shards.remote import read_whole
 from posecore.shards.tar import has_tar_digest
 from posecore.storage import AnyPath, file_content
+from posecore.tables.parquet import read_parquet
 
 FOLDER_NAME = "crops"
 AGAIN = "ingest the split again with --precut"
@@ -141,7 +140,7 @@ class PrecutStore:
         data = read_whole(self.location / INSTANCES_NAME)
         if hashlib.sha256(data).hexdigest() != self.manifest.index:
             raise IntegrityError(f"{self.location / INSTANCES_NAME}: not the table its manifest names; {AGAIN}.")
-        table = pq.read_table(io.BytesIO(data)).combine_chunks()
+        table = read_parquet(data).combine_chunks()
         self.shard, self._offset, self._xxh3 = (table[name].to_numpy() for name in ("shard", "offset", "xxh3"))
         self.sizes = np.stack([table[name].to_numpy() for name in ("width", "height")], axis=-1)
         self._begin = np.stack([table[name].to_numpy() for name in ("left", "top")], axis=-1)

@@ -5,7 +5,6 @@ there for that.
 """
 
 import hashlib
-import io
 import os
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +13,6 @@ from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
@@ -33,6 +31,7 @@ from posecore.shards.precut import PrecutStore
 from posecore.shards.remote import read_whole
 from posecore.shards.tar import has_tar_digest, stored_size
 from posecore.storage import AnyPath, as_path, file_content
+from posecore.tables.parquet import read_parquet
 
 REPAIR = "ingest the split again, which writes anew what is damaged and nothing else (in a job: run it with --verify)"
 """What to do about a file that is not what was written."""
@@ -327,7 +326,7 @@ class ShardStore:
 
     def _read_table(self, name: str, num_rows: int, cache: CacheConfig) -> pa.Table:
         if num_rows < LEAST_ROWS:
-            return with_present_names(pq.read_table(io.BytesIO(self._read_file(name))).combine_chunks())
+            return with_present_names(read_parquet(self._read_file(name)).combine_chunks())
         path = self.location / name
         try:
             self._mapped.append(mapped_table(path, self.manifest.files[name], cache.scratch / "tables"))
