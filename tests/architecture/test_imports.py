@@ -60,7 +60,7 @@ def imported(arguments: list[str]) -> set[str]:
 @pytest.mark.parametrize(
     ("arguments", "expected"),
     [([], set()), (["--help"], set()), (["predict", "--help"], set()), (["models", "list"], {*SETTINGS, "rich"})],
-    ids=" ".join,
+    ids=["nothing", "help", "help of a command", "list of models"],  # processes that share the tests must agree on them
 )
 def test_what_says_something_imports_no_more_than_that_takes(arguments: list[str], expected: set[str]) -> None:
     assert imported(arguments) == expected
