@@ -153,8 +153,8 @@ def invert_affine(matrix: Float[np.ndarray, "*batch 2 3"]) -> Float[np.ndarray, 
 
 def heatmap_to_image(
     points_heatmap: Float[np.ndarray, "*batch k 2"],
-    center: Float[np.ndarray, "*batch 2"],
-    scale: Float[np.ndarray, "*batch 2"],
+    center: Float[np.ndarray, "*#batch 2"],
+    scale: Float[np.ndarray, "*#batch 2"],
     heatmap_size: tuple[int, int],
     codec: CropConvention,
 ) -> Float[np.ndarray, "*batch k 2"]:

@@ -52,7 +52,7 @@ class AssociativeCodec(Codec):
     def outputs_per_point(self) -> float:
         """Pixels of all maps of a point."""
         height, width = self.heatmap_size
-        return 6 * height * width
+        return 6.0 * height * width
 
     def split(
         self, outputs: Float[Tensor, "n k p"]

@@ -184,7 +184,7 @@ _MAPS_AT_ONCE = 64
 
 
 def _best_places(
-    heatmaps: Tensor, tags: Tensor, wanted: NDArray[np.float32], points: NDArray[np.int64]
+    heatmaps: Tensor, tags: Tensor, wanted: NDArray[np.floating], points: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
     """Where the heatmap of a point, less the rounded distance of tags, is largest, and the heatmap's value there.
 
