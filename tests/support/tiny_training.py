@@ -166,10 +166,11 @@ def tiny_adaptation(
     """A model that knows people and horses, adapted to dogs; people are replayed unless ``replayed`` says otherwise."""
     replayed, new_depth = fields.pop("replayed", ("people",)), fields.pop("new_depth", False)
     told = {name: fields.pop(name) for name in ("old_heads", "unlabelled_sets") if name in fields}
+    source = fields.pop("parent", {"source": "nowhere"})
     config = AdaptationConfig(
         terms=AdaptationTerms.model_validate({"strategy": strategy, **fields}),
         roles=Roles("dogs", tuple(replayed), embedding is not None, new_depth),
-        parent=ModelFolder(source="nowhere"),
+        parent=ModelFolder.model_validate(source),
         **told,
     )
     parent = tiny_parent(expert_share, drop_path, embedding)
