@@ -171,9 +171,8 @@ def heatmap_to_image(
         x, y in image pixels. The ``msra`` branch divides h by the heatmap's height, as published, although its warp
         is isotropic: the two agree for regions of the crop's shape only.
     """
-    height, width = heatmap_size
-    steps = np.array([width - 1.0, height - 1.0]) if codec == "udp" else np.array([width, height], np.float64)
-    return points_heatmap * (scale / steps)[..., None, :] + (center - scale / 2.0)[..., None, :]
+    pixel = _heatmap_pixel(scale, heatmap_size, codec)
+    return points_heatmap * pixel[..., None, :] + (center - scale / 2.0)[..., None, :]
 
 
 def covariance_to_image(
@@ -193,10 +192,17 @@ def covariance_to_image(
     Returns:
         px² of the image.
     """
+    pixel = _heatmap_pixel(scale, heatmap_size, codec)[..., None, :]
+    return covariances_heatmap * pixel[..., :, None] * pixel[..., None, :]
+
+
+def _heatmap_pixel(
+    scale: Float[np.ndarray, "*batch 2"], heatmap_size: tuple[int, int], codec: CropConvention
+) -> Float[np.ndarray, "*batch 2"]:
+    """(w, h) of a pixel of the heatmap in image pixels."""
     height, width = heatmap_size
     steps = np.array([width - 1.0, height - 1.0]) if codec == "udp" else np.array([width, height], np.float64)
-    ratio = (scale / steps)[..., None, :]
-    return covariances_heatmap * ratio[..., :, None] * ratio[..., None, :]
+    return scale / steps
 
 
 def flip_points(points: Float[np.ndarray, "*batch 2"], width: int) -> Float[np.ndarray, "*batch 2"]:

@@ -66,10 +66,9 @@ def _calibrate(options: argparse.Namespace) -> int:
         )
         place = str(folder) if options.out is not None or not registered else _registered(options, folder, store)
     for each in found:
-        how = "with flip test" if each.flip_test else "without flip test"
         radius = "of no radius" if each.whole.radius is None else f"within {each.whole.radius:.2f} predicted sigmas"
         print(
-            f"{each.head}, {how}: {100 * each.level:g} % {radius}, for a point of a new {each.unit}, by "
+            f"{each.head}, {each.how}: {100 * each.level:g} % {radius}, for a point of a new {each.unit}, by "
             f"{each.whole.points} points of {each.whole.units}"
         )
         few = [name for name, fit in each.by["keypoint"].items() if fit.radius is None]

@@ -176,9 +176,8 @@ def _heads(card: "ModelCard") -> "Table":
 def _promises(card: "ModelCard") -> list[str]:
     lines = []
     for each in card.uncertainty:
-        how = "with flip test" if each.flip_test else "without flip test"
         lines.append(
-            f"calibrated: {each.head}, {how}, on {each.data}, {each.level:g} of the points of a new {each.unit}"
+            f"calibrated: {each.head}, {each.how}, on {each.data}, {each.level:g} of the points of a new {each.unit}"
         )
     return lines
 

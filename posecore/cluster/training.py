@@ -8,10 +8,8 @@ crash within the next two seconds would lose one that is whole, and two attempts
 import logging
 import os
 import sys
-import threading
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 import torch
 
+from posecore.cluster.answered_calls import begun, outcome
 from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.lineage.curve import CurveLog
@@ -166,37 +165,23 @@ def _trainer_class(crops: int) -> "type[TorchTrainer]":
 
 
 def _fit(trainer: "TorchTrainer", stop: AnyPath | None) -> "Result":
-    """Trains on a thread: on the main one Ray answers Ctrl-C itself, with half a minute of silence and status 1.
+    """Trains; Ray itself would answer Ctrl-C with half a minute of silence and status 1.
 
     Args:
         trainer: to be run.
         stop: file by which workers are asked for a last checkpoint, or None.
     """
-    future: Future[Result] = Future()
-
-    def fit() -> None:
-        try:
-            future.set_result(trainer.fit())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=fit, name="ray-train", daemon=True).start()
+    training = begun(trainer.fit, "ray-train")
     try:
-        return _outcome(future)
+        return outcome(training)
     except KeyboardInterrupt:
         if stop is not None:
             print("stopping after a checkpoint; the next Ctrl-C stops at once.", file=sys.stderr, flush=True)
             stop.parent.mkdir(parents=True, exist_ok=True)
             stop.touch()
             with suppress(Exception):
-                _outcome(future)
+                outcome(training)
         raise
-
-
-def _outcome(future: "Future[Result]") -> "Result":
-    while True:
-        with suppress(TimeoutError):
-            return future.result(timeout=0.2)  # a wait without end would hear no signal
 
 
 def _work(

@@ -4,24 +4,20 @@ Tune says who goes on, and where; what a trial found and the checkpoints that it
 folder (:mod:`posecore.workflows.budget.trial`), so that a search that is begun again makes no rung twice.
 """
 
-import threading
 from collections.abc import Callable, Mapping
-from concurrent.futures import Future
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
 from ray.tune.stopper import Stopper
 
 from posecore.cluster.actors import actor_count
+from posecore.cluster.answered_calls import begun, outcome
 from posecore.cluster.connection import connect_to_ray
 from posecore.cluster.verdicts import Verdict
 from posecore.errors import PoseCoreError
 from posecore.storage import folder_of_machine
 from posecore.workflows.machines import ActorSettings, Race, Tool
-
-if TYPE_CHECKING:
-    from ray.tune import ResultGrid
 
 _NAME, _STEPS, _ERROR, _VERDICT = "name", "steps", "validation_error", "verdict"
 
@@ -58,7 +54,7 @@ def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) 
             verbose=0,
         ),
     )
-    for result in _fitted(tuner):
+    for result in outcome(begun(tuner.fit, "ray-tune")):
         verdict = (result.metrics or {}).get(_VERDICT)
         if isinstance(verdict, Verdict):
             raise verdict.error()
@@ -76,25 +72,6 @@ def _climb(config: Mapping[str, Any], build: Callable[[], Tool], rungs: tuple[in
             tune.report({_STEPS: rungs[-1], _ERROR: float("inf"), _VERDICT: Verdict.of(refused)})
             return
         tune.report({_STEPS: step, _ERROR: error})
-
-
-def _fitted(tuner: tune.Tuner) -> "ResultGrid":
-    """Tunes on a thread: on the main one Ray answers Ctrl-C itself, and late."""
-    future: Future[ResultGrid] = Future()
-
-    def fit() -> None:
-        try:
-            future.set_result(tuner.fit())
-        except BaseException as error:
-            future.set_exception(error)
-
-    threading.Thread(target=fit, name="ray-tune", daemon=True).start()
-    while True:
-        try:
-            return future.result(timeout=0.2)  # a wait without end would hear no signal
-        except TimeoutError:
-            if future.done():
-                raise
 
 
 class _WithinSteps(Stopper):

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.codecs.codec import Codec, mean_place
-from posecore.codecs.spread import REACH, ROUNDED, at_least
+from posecore.codecs.spread import REACH, ROUNDED, at_least, second_moments
 
 _LOWEST, _HIGHEST = 0.001, 50.0
 _HESSIAN_RIDGE = 1.1920929e-07  # float32 machine epsilon, as published
@@ -155,7 +155,7 @@ class HeatmapCodec(Codec):
         at = lines[1].clamp(0, height - 1)[:, :, None] * width + lines[0].clamp(0, width - 1)[:, None, :]
         patch = heatmaps.float().flatten(2).flatten(0, 1).gather(1, at.flatten(1)).reshape(inside.shape)
         own = drawn[1][:, :, None] * drawn[0][:, None, :]
-        spread = _second_moments((patch * inside).clamp(min=0), *offsets) - _second_moments(own, *offsets)
+        spread = _mean_moments((patch * inside).clamp(min=0), *offsets) - _mean_moments(own, *offsets)
         known = (points >= 0).all(dim=-1).flatten()
         found = torch.where(known[:, None, None], at_least(spread, ROUNDED), torch.nan)
         return found.reshape(*points.shape, 2)
@@ -217,12 +217,9 @@ class HeatmapCodec(Codec):
         return torch.stack(columns, dim=1).to(device, torch.float32)
 
 
-def _second_moments(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
-    """(m, 2, 2) means of offsets (m, w) in x and (m, h) in y, squared and multiplied, by weights (m, h, w)."""
-    columns, rows = weights.sum(dim=1), weights.sum(dim=2)
-    mixed = ((weights * x[:, None, :]).sum(dim=2) * y).sum(dim=1)
-    parts = [(columns * x**2).sum(dim=1), mixed, mixed, (rows * y**2).sum(dim=1)]
-    return (torch.stack(parts, dim=-1) / columns.sum(dim=1, keepdim=True).clamp(min=_LEAST_PEAK)).unflatten(1, (2, 2))
+def _mean_moments(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(m, 2, 2) means of what :func:`second_moments` sums."""
+    return second_moments(weights, x, y) / weights.sum(dim=1).sum(dim=1).clamp(min=_LEAST_PEAK)[:, None, None]
 
 
 def _maxima(maps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

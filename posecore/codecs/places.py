@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from posecore.codecs.codec import Codec, mean_place
-from posecore.codecs.spread import ROUNDED
+from posecore.codecs.spread import ROUNDED, second_moments
 from posecore.geometry import CropConvention
 
 
@@ -80,7 +80,7 @@ class PlacesCodec(Codec):
             Float32 x, y in heatmap pixels, and as scores σ² / √det(Σ + σ²I), which is how high a heatmap drawn with
             sigma would be, at the optimum of its squared error, for a point with this covariance.
         """
-        points, covariance = moments(outputs.float().flatten(2).softmax(dim=-1).unflatten(2, outputs.shape[2:]))
+        points, covariance = moments_of_logits(outputs)
         variance = self.heatmap_sigma**2
         drawn = covariance + variance * torch.eye(2, device=outputs.device)
         return points, variance / _determinant(drawn).sqrt()
@@ -97,9 +97,9 @@ class PlacesCodec(Codec):
         Returns:
             Float32, px² of the map.
         """
-        mean, covariance = moments(outputs.float().flatten(2).softmax(dim=-1).unflatten(2, outputs.shape[2:]))
+        mean, covariance = moments_of_logits(outputs)
         off = mean - points
-        return covariance + off[..., :, None] * off[..., None, :] + ROUNDED * torch.eye(2, device=outputs.device)
+        return of_rounded(covariance + off[..., :, None] * off[..., None, :])
 
     def flip_back(
         self, outputs: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool
@@ -121,15 +121,22 @@ class PlacesCodec(Codec):
 
 def moments(shares: Float[Tensor, "n k h w"]) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k 2 2"]]:
     """Mean and covariance of distributions over pixels, x before y."""
-    columns, rows = shares.sum(dim=2), shares.sum(dim=3)
-    mean = torch.stack([mean_place(columns), mean_place(rows)], dim=-1)
+    lines = shares.sum(dim=2), shares.sum(dim=3)
+    mean = torch.stack([mean_place(line) for line in lines], dim=-1)
     x, y = (
-        torch.arange(line.shape[-1], device=shares.device) - mean[..., axis, None]
-        for axis, line in enumerate((columns, rows))
+        torch.arange(line.shape[-1], device=shares.device) - mean[..., axis, None] for axis, line in enumerate(lines)
     )
-    mixed = ((shares * x[..., None, :]).sum(dim=3) * y).sum(dim=2)
-    parts = [(columns * x**2).sum(dim=2), mixed, mixed, (rows * y**2).sum(dim=2)]
-    return mean, torch.stack(parts, dim=-1).unflatten(-1, (2, 2))
+    return mean, second_moments(shares, x, y)
+
+
+def moments_of_logits(outputs: Float[Tensor, "n k h w"]) -> tuple[Float[Tensor, "n k 2"], Float[Tensor, "n k 2 2"]]:
+    """Mean and covariance of the distributions that logits stand for, in float32."""
+    return moments(outputs.float().flatten(2).softmax(dim=-1).unflatten(2, outputs.shape[2:]))
+
+
+def of_rounded(covariances: Float[Tensor, "n k 2 2"]) -> Float[Tensor, "n k 2 2"]:
+    """Covariances of places of which a label says the pixel."""
+    return covariances + ROUNDED * torch.eye(2, device=covariances.device)
 
 
 def _determinant(matrices: Tensor) -> Tensor:

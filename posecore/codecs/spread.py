@@ -9,6 +9,20 @@ ROUNDED = 1 / 12
 """Variance of a place that is known to a pixel of the frame: that of the uniform distribution over one."""
 
 
+def second_moments(weights: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """(…, 2, 2) sums of offsets in x and y, squared and multiplied, by weights.
+
+    Args:
+        weights: (…, h, w).
+        x: (…, w) offsets of the columns.
+        y: (…, h) offsets of the rows.
+    """
+    columns, rows = weights.sum(dim=-2), weights.sum(dim=-1)
+    mixed = ((weights * x[..., None, :]).sum(dim=-1) * y).sum(dim=-1)
+    parts = [(columns * x**2).sum(dim=-1), mixed, mixed, (rows * y**2).sum(dim=-1)]
+    return torch.stack(parts, dim=-1).unflatten(-1, (2, 2))
+
+
 def at_least(matrices: Tensor, least: float) -> Tensor:
     """The nearest symmetric matrices whose eigenvalues are at least ``least``.
 

@@ -22,7 +22,7 @@ Point: TypeAlias = tuple[float, float, int]
 
 TOUCHED, PREDICTED, SCORES, RADII = "touched", "predicted", "scores", "radii"
 """Extras of an instance: names of points that a person has set or moved; true for a body that a model drew; its
-confidences by name."""
+confidences by name; the pixels within which each is, by name."""
 
 
 class NamedPointsOptions(Config):

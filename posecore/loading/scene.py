@@ -85,6 +85,7 @@ class TrainingScenes:
         self._seed = seed
         self._sides = np.stack([store.images[side].to_numpy() for side in ("height", "width")], axis=1)
         table = store.instances
+        self._boxes = tuple(table[f"bbox_{side}"].to_numpy() for side in "xywh")
         image_row = table["image_row"].to_numpy()
         labelled = (table["num_labelled"].to_numpy() > 0) & ~table["is_crowd"].to_numpy()
         rows = np.flatnonzero(labelled)
@@ -172,7 +173,7 @@ class TrainingScenes:
         mapped = apply_affine(points.reshape(-1, 2).astype(np.float64), matrix).reshape(points.shape)
         keypoints[:count] = np.where(labelled[..., None], mapped, 0.0)
         state[:count] = states
-        x, y, w, h = (self._store.instances[f"bbox_{side}"].to_numpy()[bodies] for side in "xywh")
+        x, y, w, h = (side[bodies] for side in self._boxes)
         corners = np.stack([np.stack([x, x + w, x, x + w], 1), np.stack([y, y, y + h, y + h], 1)], axis=2)
         outline = apply_affine(corners.reshape(-1, 2), matrix).reshape(count, 4, 2)
         outline = np.concatenate([outline, np.where(labelled[..., None], mapped, outline[:, :1])], axis=1)

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from posecore.codecs.codec import Codec
-from posecore.codecs.places import PlacesCodec, moments
+from posecore.codecs.places import PlacesCodec, moments, moments_of_logits, of_rounded
 from posecore.methods.loss import Loss
 from posecore.skeletons.skeleton import Skeleton
 
@@ -30,9 +30,8 @@ class Likelihood(Loss):
     def points(self, codec: Codec, outputs: Tensor, targets: Tensor) -> Tensor:
         """(n, K) nats of every point, in px of the map."""
         label, _ = moments(targets)
-        mean, _ = codec.decode(outputs)
-        covariance = codec.covariances(outputs, mean)
-        return (_gaussian if self.distribution == "gaussian" else _laplace)(label - mean, covariance)
+        mean, covariance = moments_of_logits(outputs)
+        return (_gaussian if self.distribution == "gaussian" else _laplace)(label - mean, of_rounded(covariance))
 
     def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
         """``(1/(B·K)) Σ_nk Σ_pixels t (ln t − ln s)``: how far the student's distribution is from the teacher's."""

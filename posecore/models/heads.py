@@ -22,7 +22,24 @@ from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
 from posecore.models.rtmcc import RtmccHeadConfig
 
 
-class ClassicHeadConfig(Head):
+class _Deconvolving(Head):
+    """What heads with the layers of :class:`ClassicHead` have in common."""
+
+    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
+
+    @property
+    def upsampling(self) -> int:
+        """Maps are this many times larger than the feature grid, in each direction."""
+        return 4
+
+    def build(
+        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
+    ) -> "ClassicHead":
+        """A freshly initialised head; it serves features of any size."""
+        return ClassicHead(num_features, self.channels, num_keypoints)
+
+
+class ClassicHeadConfig(_Deconvolving):
     """Two 2× transposed convolutions with BatchNorm and ReLU, then a 1×1 convolution.
 
     Attributes:
@@ -31,18 +48,6 @@ class ClassicHeadConfig(Head):
     """
 
     kind: Literal["classic"] = "classic"
-    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
-
-    @property
-    def upsampling(self) -> int:
-        """Heatmaps are this many times larger than the feature grid, in each direction."""
-        return 4
-
-    def build(
-        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
-    ) -> "ClassicHead":
-        """A freshly initialised head; it serves features of any size."""
-        return ClassicHead(num_features, self.channels, num_keypoints)
 
 
 class SimpleHeadConfig(Head):
@@ -62,7 +67,7 @@ class SimpleHeadConfig(Head):
         return SimpleHead(num_features, num_keypoints)
 
 
-class PlacesHeadConfig(Head):
+class PlacesHeadConfig(_Deconvolving):
     """The layers of :class:`ClassicHeadConfig`, read as distributions over places, which learn how far off they are.
 
     Attributes:
@@ -71,19 +76,7 @@ class PlacesHeadConfig(Head):
     """
 
     kind: Literal["places"] = "places"
-    channels: int = Field(default=256, gt=0, le=MAX_WIDTH)
     crop: ClassVar[CropConvention | None] = "udp"
-
-    @property
-    def upsampling(self) -> int:
-        """Maps are this many times larger than the feature grid, in each direction."""
-        return 4
-
-    def build(
-        self, num_features: int, num_keypoints: int, feature_size: tuple[int, int], input_size: tuple[int, int]
-    ) -> "ClassicHead":
-        """A freshly initialised head; it serves features of any size."""
-        return ClassicHead(num_features, self.channels, num_keypoints)
 
     def codec(self, convention: CropConvention, model: Surroundings) -> PlacesCodec:
         """Distributions over the map's pixels."""

@@ -70,6 +70,11 @@ class HeadUncertainty(Config):
     whole: Fit
     by: dict[str, dict[str, Fit]] = {}
 
+    @property
+    def how(self) -> str:
+        """In which way the answers were made, in words."""
+        return "with flip test" if self.flip_test else "without flip test"
+
     def of_points(self, names: Sequence[str]) -> "HeadUncertainty":
         """The same for some of the head's points, in this order.
 

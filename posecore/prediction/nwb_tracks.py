@@ -47,7 +47,7 @@ def write_nwb(path: Path, tracks: VideoTracks, skeleton: Skeleton) -> None:
         format="external",
         external_file=[tracks.video],
         starting_frame=[0],
-        dimension=list(tracks.size),
+        dimension=list(tracks.size[::-1]),
         timestamps=tracks.times_s,
         unit="n.a.",
     )

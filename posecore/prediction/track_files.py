@@ -73,7 +73,7 @@ class TrackFiles:
             return
         height, width = frame.image.shape[:2]
         for head, prediction in found.items():
-            self._tracks.setdefault((frame.name, head), VideoTracks(frame.name, (width, height))).add(frame, prediction)
+            self._tracks.setdefault((frame.name, head), VideoTracks(frame.name, (height, width))).add(frame, prediction)
 
 
 def deeplabcut_rows(tracks: VideoTracks, points: Sequence[str]) -> Iterator[Sequence[str | float | int]]:

@@ -20,7 +20,7 @@ class VideoTracks:
 
     Attributes:
         video: name of its file.
-        size: (width, height) of its first frame in pixels.
+        size: (height, width) of its first frame in pixels.
         frames: by number of the frame and of the track, the bodies. Those that were not tracked are numbered in each
             frame.
         times: seconds since the video began, of each frame.

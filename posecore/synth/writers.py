@@ -26,8 +26,8 @@ GENERATOR_VERSION = 2
 JPEG_QUALITY = 92
 _SPLITS = ("train", "val")
 _FIRST_VAL = 1_000_000
-_MOST_PX = 4096
 """Numbers of validation pictures and subjects start here, so that no split shares either with another."""
+_MOST_PX = 4096
 
 
 class SynthSettings(Config):

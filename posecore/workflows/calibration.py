@@ -48,7 +48,7 @@ def calibrate(
     folder, manifest = as_path(folder), store.manifest
     head = head or manifest.dataset
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
-    found = []
+    found, weights = [], weights_digest(folder)
     for flip_test in (False, True):
         settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
         fitted = fit_uncertainty(
@@ -59,7 +59,7 @@ def calibrate(
             level=level,
             pictures=pictures,
             head=head,
-            weights=weights_digest(folder),
+            weights=weights,
             flip_test=flip_test,
             path=path,
             data=f"{manifest.dataset} {manifest.split}",

@@ -1,10 +1,12 @@
 """A split whose images can be read without learning, one bright blob per keypoint, and a model that sees the blobs."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from posecore.conventions import Conventions, LabelConventions
@@ -52,9 +54,7 @@ def hands_definition(
 def hands_store(folder: Path, definition: DatasetDefinition, num_images: int = 6, bodies: int = 2) -> ShardStore:
     """Bodies side by side on black images; the left hand is the blob on the right half of its box."""
     rng = np.random.default_rng(5)
-    root = folder / "raw"
-    root.mkdir(parents=True)
-    records = []
+    pictures = []
     for number in range(num_images):
         height, width = 200, 170 * bodies
         rows, columns = np.mgrid[:height, :width]
@@ -73,8 +73,20 @@ def hands_store(folder: Path, definition: DatasetDefinition, num_images: int = 6
                     area=float(box[2] * box[3]), area_rule="box",
                 )
             )  # fmt: skip
+        pictures.append((np.repeat(image.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2), instances))
+    return drawn_split(definition, folder, pictures)
+
+
+def drawn_split(
+    definition: DatasetDefinition, folder: Path, pictures: Sequence[tuple[NDArray[np.uint8], list[Instance]]]
+) -> ShardStore:
+    """Ingests pictures, RGB, and their bodies."""
+    root, records = folder / "raw", []
+    root.mkdir(parents=True)
+    for number, (image, instances) in enumerate(pictures):
         name = f"{number:03d}.png"
-        cv2.imwrite(str(root / name), np.repeat(image.clip(0, 255).astype(np.uint8)[:, :, None], 3, axis=2))
+        cv2.imwrite(str(root / name), image[..., ::-1])
+        height, width = image.shape[:2]
         records.append(
             Record(
                 dataset="hands", split="val", source_id=str(number), image=name, width=width, height=height,

@@ -5,7 +5,6 @@ A left hand is a red blob, a right hand a green one, and around both the blue sa
 
 from pathlib import Path
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,15 +12,13 @@ from torch import Tensor
 from posecore.codecs.associative import AssociativeCodec
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
-from posecore.ingest.job import IngestSettings, ingest_job
-from posecore.ingest.run import ingest
 from posecore.methods.batch import to_light
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.groups import Group
 from posecore.models.pose_model import HeatmapPath, PoseModel
-from posecore.schema import Instance, Record
-from posecore.shards.store import ShardStore, open_store
-from tests.support.dot_worlds import HANDS
+from posecore.schema import Instance
+from posecore.shards.store import ShardStore
+from tests.support.dot_worlds import HANDS, drawn_split
 
 BODIES = (2, 0, 3, 1)
 """Of each picture."""
@@ -30,9 +27,7 @@ BODIES = (2, 0, 3, 1)
 def scene_store(folder: Path, definition: DatasetDefinition) -> ShardStore:
     """Pictures of different shapes; hands of different bodies lie nearer to each other than those of one."""
     random = np.random.default_rng(3)
-    root = folder / "raw"
-    root.mkdir(parents=True)
-    records = []
+    pictures = []
     for number, count in enumerate(BODIES):
         height, width = ((200, 300), (240, 160))[number % 2]
         rows, columns = np.mgrid[:height, :width]
@@ -54,17 +49,8 @@ def scene_store(folder: Path, definition: DatasetDefinition) -> ShardStore:
                     keypoints=np.array(points, np.float32), area_rule="box",
                 )
             )  # fmt: skip
-        name = f"{number:03d}.png"
-        cv2.imwrite(str(root / name), image.clip(0, 255).astype(np.uint8)[..., ::-1])
-        records.append(
-            Record(
-                dataset="hands", split="val", source_id=str(number), image=name, width=width, height=height,
-                instances=instances, license="CC0-1.0",
-            )
-        )  # fmt: skip
-    job = ingest_job(definition, "val", root, folder / "shards", IngestSettings())
-    ingest(job, records)
-    return open_store(job.folder)
+        pictures.append((image.clip(0, 255).astype(np.uint8), instances))
+    return drawn_split(definition, folder, pictures)
 
 
 class SceneBlobModel(PoseModel):

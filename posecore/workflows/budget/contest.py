@@ -1,11 +1,12 @@
 """A search as a list of steps: who takes part, the data, the trials, and what the job goes on with."""
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from rich.console import Console
 
+from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import RunLog, connect
@@ -50,6 +51,7 @@ class Contest:
     Attributes:
         config: of the search, with its parent's pace.
         data: the run file whose data all candidates find theirs among.
+        definitions: of its datasets, by name of the entry.
         parent: the model.
         start: what stands for it.
         fits: all candidates, and whether they fit.
@@ -57,6 +59,7 @@ class Contest:
 
     config: AdaptationJob
     data: AdaptationJob
+    definitions: Mapping[str, DatasetDefinition]
     parent: FetchedModel
     start: Start
     fits: Sequence[Fit]
@@ -93,7 +96,7 @@ def contest(config: AdaptationJob) -> Contest:
 
     fits = list(fits_of(config, candidates, plan_of, settings.memory_bytes))
     refuse_none(fits, settings.memory_bytes)
-    return Contest(config, data, parent, start, fits)
+    return Contest(config, data, definitions, parent, start, fits)
 
 
 def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Found:
@@ -106,7 +109,7 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
     tracking = connect(config.tracking, config.folder)
     machines.connect(config.cluster.needs(config.folder, tracking.uri))
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
-        splits = ingest_splits(workflow, known.data, {entry.name: entry.load() for entry in known.data.datasets})
+        splits = ingest_splits(workflow, known.data, known.definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
         target = next(split for split in training if split.entry.name == config.target)
