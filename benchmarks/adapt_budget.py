@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy.stats import t as student
 
-from benchmarks.adaptation import LYING, MODEL, STANDING
+from benchmarks.rendered import LYING, MODEL, STANDING
 from benchmarks.repeated import Results, spread, trained
 from posecore.asides import aside_folder
 from posecore.config import parse_config
@@ -58,15 +58,16 @@ from posecore.workflows.data_steps import Split
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.without_ray import ThisProcess
 
-ADULTS, INFANTS, JUDGED = 800, 50, 150
+ADULTS, INFANTS, JUDGED = 1500, 80, 300
 SIZE = (96, 96)
+PARENT_BATCH = 16
 TINY: Mapping[str, Any] = {
     "backbone": {"kind": "vit", "embed_dim": 64, "depth": 3, "num_heads": 4, "patch_size": 8, "patch_padding": 0},
     "head": {"kind": "classic", "channels": 16},
     "input_size": [64, 64],
     "heatmap_sigma": 1.5,
 }
-PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1000), "micro": (MODEL, 6000)}
+PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1000), "micro": (MODEL, 3000)}
 """The net, and how many steps the parent learns adults."""
 CANDIDATES: Sequence[Mapping[str, Any]] = (
     {"name": "head", "strategy": "frozen-backbone"},
@@ -115,7 +116,9 @@ class World:
             model, steps = PRESETS[self.preset]
             worker = MultiDatasetWorker(
                 model=parse_config(model, ModelConfig, "model"),
-                training=parse_config(self.loop(steps, 2e-3, 0), TrainingConfig, "training"),
+                training=parse_config(
+                    self.loop(steps, 2e-3, 0) | {"global_batch": PARENT_BATCH}, TrainingConfig, "training"
+                ),
                 loading=parse_config(loading, LoadingConfig, "loading"),
                 stores={"coco": str(job.folder)},
                 method=HeadsConfig(),
@@ -131,7 +134,7 @@ class World:
             "seed": seed,
             "optimizer": {"lr": rate, "weight_decay": 0.05, "layer_decay": 1.0},
             "schedule": {"kind": "cosine", "warmup_steps": 20},
-            "engine": {"kind": "torch", "precision": "fp32"},
+            "engine": {"kind": "torch", "precision": "bf16"},
             "checkpoint_every": 250,
             "progress": False,
         }
@@ -274,7 +277,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=600, help="of the whole budget; 0 prints what is there")
     parser.add_argument("--preset", choices=[*PRESETS], default="micro", help="the net")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--batch", type=int, default=8, help="crops per step of a trial, of an adaptation")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
     options = parser.parse_args()
     torch.set_num_threads(1)

@@ -15,9 +15,12 @@ With ``--real`` the infants are photographs: a folder in SyRIP's layout. Judged 
 whose film is known and is none of the training pictures' (``val_other_films``). ``rendered`` has learned 1000 rendered
 infants and no photograph; ``rendered+<strategy>@…`` goes on from there.
 
-Learning rates are those that did best for every strategy with 50 pictures, on infants that are in no table
-(``--rates`` tries them again). Every run is one line of ``results.jsonl`` and is not repeated when the command is given
-again. Tables are printed at the end, or alone with ``--steps 0``.
+With ``--net larger`` the net has 5.1 M parameters and crops of 128×96, and the parent knows adults alone.
+
+Learning rates are those that did best for every strategy with 50 pictures, on infants that are in no table.
+``--rates`` tries some, and the best of those that were tried in ``--out`` counts more than what is written here.
+Every run is one line of ``results.jsonl`` and is not repeated when the command is given again. Tables are printed at
+the end, or alone with ``--steps 0``.
 """
 
 import argparse
@@ -36,6 +39,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.rendered import LARGER, LYING, MODEL, STANDING
 from benchmarks.repeated import Results, spread, trained
 from posecore.config import parse_config
 from posecore.datasets.definition import EvaluationDefinition
@@ -66,21 +70,35 @@ from posecore.training.planner import AdaptedParts, PlannedRun, plan
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 
-KNOWN: Mapping[DatasetName, int] = {"coco": 4000, "ap10k": 1500}
-"""Training pictures of what the parent knows."""
 TARGET = "syrip"
 COUNTS = (10, 50, 200, 1000)
 NUM_VAL = 300
-PARENT_STEPS, RENDERED_STEPS = 6000, 600
-MODEL: dict[str, Any] = {
-    # Patches of 8 pixels and small crops: a transformer of this size learns little from patches of 16.
-    "backbone": {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0},
-    "head": {"kind": "classic", "channels": 32},
-    "input_size": [64, 64],
-    "heatmap_sigma": 1.5,
+RENDERED_STEPS = 600
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net and what its parent learns.
+
+    Attributes:
+        model: the architecture.
+        known: training pictures of what the parent knows.
+        steps: of the parent.
+        rate: learning rate of the parent.
+        warm: steps of its warm-up.
+    """
+
+    model: Mapping[str, Any]
+    known: Mapping[DatasetName, int]
+    steps: int
+    rate: float
+    warm: int = 20
+
+
+NETS: Mapping[str, Net] = {
+    "micro": Net(MODEL, {"coco": 4000, "ap10k": 1500}, 6000, 2e-3),
+    "larger": Net(LARGER, {"coco": 2000}, 1200, 1e-3, 60),
 }
-STANDING = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.6, "rotation_degrees": 40}
-LYING = STANDING | {"rotation_probability": 1.0, "rotation_distribution": "uniform", "rotation_degrees": 180}
 STILL = {"half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
 """Of pictures that a teacher labels, who sees them as they are; what its student sees of them is turned and resized."""
 RATES = (1e-3, 3e-3, 1e-2)
@@ -165,12 +183,23 @@ class World:
     Attributes:
         out: folder of the experiment.
         batch: crops per step.
+        net: the net.
         real: folder of photographs in SyRIP's layout, or None for rendered infants.
     """
 
     out: Path
     batch: int
+    net: Net = NETS["micro"]
     real: Path | None = None
+
+    @cached_property
+    def strategies(self) -> Mapping[str, Arm]:
+        """Every strategy with the best learning rate that was tried in this experiment, else with the one it has."""
+        found: dict[str, tuple[float, float]] = {}
+        for row in Results(self.out / "rates").rows():
+            name, _, rate = row["arm"].partition(":")
+            found[name] = max(found.get(name, (-1.0, 0.0)), (row["metrics"][TARGET]["AP"], float(rate)))
+        return {name: replace(arm, rate=found[name][1]) if name in found else arm for name, arm in STRATEGIES.items()}
 
     def infants(self, count: int, seed: int) -> str:
         """Location of the target's training shards: other pictures for every seed."""
@@ -204,12 +233,12 @@ class World:
     @cached_property
     def known(self) -> dict[str, str]:
         """Training shards of what the parent knows."""
-        return {name: self.split(name, "train", count) for name, count in KNOWN.items()}
+        return {name: self.split(name, "train", count) for name, count in self.net.known.items()}
 
     @cached_property
     def held_out(self) -> dict[str, str]:
         """What parent and children are judged on: other subjects than any that is trained on."""
-        known = {name: self.split(name, "val", NUM_VAL) for name in KNOWN}
+        known = {name: self.split(name, "val", NUM_VAL) for name in self.net.known}
         if self.real is None:
             return {**known, TARGET: self.split(TARGET, "val", NUM_VAL)}
         return {**known, TARGET: self.photographs("val_other_films", "other_films")}
@@ -220,8 +249,8 @@ class World:
         folder = self.out / "parent" / "model"
         if not (folder / CARD_FILE).exists():
             worker = MultiDatasetWorker(
-                model=parse_config(MODEL, ModelConfig, "model"),
-                training=self.training(PARENT_STEPS, 2e-3, seed=0),
+                model=parse_config(self.net.model, ModelConfig, "model"),
+                training=self.training(self.net.steps, self.net.rate, seed=0, warm=self.net.warm),
                 loading=self.loading(dict.fromkeys(self.known, STANDING)),
                 stores=self.known,
                 method=HeadsConfig(),
@@ -250,7 +279,7 @@ class World:
         """Folder of a child that has learned rendered infants, for photographs to go on from."""
         folder = self.out / "rendered" / "model"
         if not (folder / CARD_FILE).exists():
-            worker = self.worker(STRATEGIES["full"], self.split(TARGET, "train", max(COUNTS)), 0, RENDERED_STEPS)
+            worker = self.worker(self.strategies["full"], self.split(TARGET, "train", max(COUNTS)), 0, RENDERED_STEPS)
             trained(worker, folder.parent)
         return folder
 
@@ -268,23 +297,23 @@ class World:
         mixture = {"entries": entries, "sampling": "explicit" if weights else "natural"}
         return parse_config({"mixture": mixture, "num_threads": 1}, LoadingConfig, "loading")
 
-    def training(self, steps: int, rate: float, seed: int, l2_sp: float = 0.0) -> TrainingConfig:
-        """The loop."""
+    def training(self, steps: int, rate: float, seed: int, l2_sp: float = 0.0, warm: int = 20) -> TrainingConfig:
+        """The loop; a run that was stopped loses a hundred steps at the most."""
         values = {
             "steps": steps,
             "global_batch": self.batch,
             "seed": seed,
             "optimizer": {"lr": rate, "weight_decay": 0.05, "layer_decay": 1.0, "anchor_decay": l2_sp},
-            "schedule": {"kind": "cosine", "warmup_steps": min(20, steps // 4)},
+            "schedule": {"kind": "cosine", "warmup_steps": min(warm, steps // 4)},
             "engine": {"kind": "torch", "precision": "bf16"},
-            "checkpoint_every": steps,
+            "checkpoint_every": min(steps, 100),
         }
         return parse_config(values, TrainingConfig, "training")
 
     def worker(self, arm: Arm, store: str, seed: int, steps: int) -> AdaptationWorker:
         """Trains a child on a store of infants."""
         terms = parse_config({"strategy": arm.strategy, **arm.terms, **self.prior(arm, store)}, AdaptationTerms, "arm")
-        replayed = tuple(KNOWN) if arm.replay else ()
+        replayed = tuple(self.net.known) if arm.replay else ()
         films = {} if arm.film is None else {FILM: store}
         if arm.film == "further":
             films = {FILM: self.split(TARGET, "train", NUM_UNLABELLED, seed + UNLABELLED_SEEDS)}
@@ -292,7 +321,7 @@ class World:
             terms=terms,
             roles=Roles(TARGET, replayed),
             parent=ModelFolder.at(self.parent),
-            old_heads=tuple(KNOWN),
+            old_heads=tuple(self.net.known),
             unlabelled_sets=tuple(films),
         )
         folder = self.rendered if arm.rendered else self.start
@@ -336,8 +365,8 @@ class World:
     def fresh(self, folder: Path, store: str, seed: int, steps: int, judged: Sequence[str]) -> dict[str, Any]:
         """Trains a model of infants alone and judges it on them."""
         worker = MultiDatasetWorker(
-            model=parse_config(MODEL, ModelConfig, "model"),
-            training=self.training(steps, 2e-3, seed),
+            model=parse_config(self.net.model, ModelConfig, "model"),
+            training=self.training(steps, self.net.rate, seed),
             loading=self.loading({TARGET: LYING}),
             stores={TARGET: store},
             method=HeadsConfig(),
@@ -388,37 +417,37 @@ def shrunk(source: Path, folder: Path) -> Path:
     return folder
 
 
-def arms() -> Iterator[tuple[str, Arm, int]]:
+def arms(strategies: Mapping[str, Arm]) -> Iterator[tuple[str, Arm, int]]:
     """Name, arm and number of pictures of every run of one seed, for rendered infants."""
     for count in COUNTS:
-        for name, arm in STRATEGIES.items():
+        for name, arm in strategies.items():
             yield f"{name}@{count}", arm, count
     for count in KEPT_COUNTS:
         for what, changes in KEPT.items():
-            yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
+            yield f"full+{what}@{count}", replace(strategies["full"], **changes), count
     for count in TAUGHT_COUNTS:
         for what, changes in TAUGHT.items():
-            yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
+            yield f"full+{what}@{count}", replace(strategies["full"], **changes), count
     for count in PRIOR_COUNTS:
         for what, changes in PRIORS.items():
-            yield f"full+{what}@{count}", replace(STRATEGIES["full"], **changes), count
+            yield f"full+{what}@{count}", replace(strategies["full"], **changes), count
 
 
-def real_arms() -> Iterator[tuple[str, Arm, int]]:
+def real_arms(strategies: Mapping[str, Arm]) -> Iterator[tuple[str, Arm, int]]:
     """The same for photographs."""
     for count in REAL_COUNTS:
         for name in REAL_STRATEGIES:
-            yield f"{name}@{count}", STRATEGIES[name], count
-            yield f"rendered+{name}@{count}", replace(STRATEGIES[name], rendered=True), count
+            yield f"{name}@{count}", strategies[name], count
+            yield f"rendered+{name}@{count}", replace(strategies[name], rendered=True), count
 
 
-def try_rates(world: World, steps: int, strategies: Sequence[str]) -> None:
+def try_rates(world: World, steps: int, strategies: Sequence[str], rates: Sequence[float]) -> None:
     """Every strategy with every learning rate, on infants that are in no table."""
     results = Results(world.out / "rates")
     train = world.split(TARGET, "train", 50, TRIED_SEED)
     val = world.split(TARGET, "val", NUM_VAL, TRIED_SEED)
     for name in strategies:
-        for rate in RATES:
+        for rate in rates:
             arm = Arm(STRATEGIES[name].strategy, rate)
             results.once(
                 f"{name}:{rate:g}",
@@ -426,24 +455,25 @@ def try_rates(world: World, steps: int, strategies: Sequence[str]) -> None:
                 lambda folder, arm=arm: world.adapt(folder, arm, train, TRIED_SEED, steps, [val]),
             )
     table = Table(title="AP of infants in no table, in percent, by learning rate")
-    for column in ("strategy", *(f"{rate:g}" for rate in RATES), "step s"):
-        table.add_column(column)
     rows = {row["arm"]: row for row in results.rows()}
+    rates = sorted({float(name.partition(":")[2]) for name in rows})
+    for column in ("strategy", *(f"{rate:g}" for rate in rates), "step s"):
+        table.add_column(column)
     for name in STRATEGIES:
-        found = [rows.get(f"{name}:{rate:g}") for rate in RATES]
+        found = [rows.get(f"{name}:{rate:g}") for rate in rates]
         cells = [f"{100 * row['metrics'][TARGET]['AP']:.1f}" if row else "–" for row in found]
         table.add_row(name, *cells, f"{mean([row['step_s'] for row in found if row] or [0]):.3f}")
     Console(width=120).print(table)
 
 
-def show(results: Results) -> None:
+def show(results: Results, known: Sequence[str]) -> None:
     """The tables of what was gained and what was lost."""
     by_arm: dict[str, list[dict[str, Any]]] = defaultdict(list)
     for row in results.rows():
         by_arm[row["arm"]].append(row)
     zero = by_arm["zero-shot"][0]["metrics"]
     table = Table(title="infants; AP and PCK in percent, error in torso lengths; change of what the parent knew")
-    columns = ("arm", "seeds", "infants AP", "PCK@0.2", "error", "adults AP", "animals AP", "trained", "step s")
+    columns = ("arm", "seeds", "infants AP", "PCK@0.2", "error", *(f"{name} AP" for name in known), "trained", "step s")
     for column in columns:
         table.add_column(column)
     for name, rows in by_arm.items():
@@ -453,7 +483,7 @@ def show(results: Results) -> None:
             spread([100 * found["PCK_torso_0.2"] for found in infants]),
             spread([found["torso_error"] for found in infants], 3),
         ]
-        for old in KNOWN:
+        for old in known:
             changes = [100 * (row["metrics"][old]["AP"] - zero[old]["AP"]) for row in rows if old in row["metrics"]]
             absolute = f"{100 * zero[old]['AP']:.1f}" if name == "zero-shot" else spread(changes)
             cells.append(absolute)
@@ -466,12 +496,12 @@ def show_memory(world: World) -> None:
     table = Table(title=f"planned peak of tensors, {world.batch} crops, bfloat16")
     for column in ("strategy", "MiB"):
         table.add_column(column)
-    points = {name: load_dataset(name).skeleton.num_keypoints for name in (*KNOWN, TARGET)}
+    points = {name: load_dataset(name).skeleton.num_keypoints for name in (*world.net.known, TARGET)}
     for name, arm in STRATEGIES.items():
         strategy = parse_config({"strategy": arm.strategy}, AdaptationTerms, "arm").strategy
         planned = plan(
             PlannedRun(
-                model=strategy.architecture(parse_config(MODEL, ModelConfig, "model")),
+                model=strategy.architecture(parse_config(world.net.model, ModelConfig, "model")),
                 keypoints=points,
                 engine=world.training(1, arm.rate, 0).engine,
                 gpu=find_gpu("h100"),
@@ -490,19 +520,20 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=200, help="of every child; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--net", choices=[*NETS], default="micro")
     parser.add_argument("--arms", nargs="*", help="names, or their parts before @; default: all")
     parser.add_argument("--real", type=Path, help="adapt to photographs instead: a folder in SyRIP's layout")
-    parser.add_argument("--rates", action="store_true", help="try learning rates, and end")
+    parser.add_argument("--rates", type=float, nargs="*", help="try these learning rates, or some, and end")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    if options.rates:
-        try_rates(World(options.out, options.batch), options.steps, options.arms or tuple(STRATEGIES))
+    world = World(options.out, options.batch, NETS[options.net], options.real)
+    if options.rates is not None:
+        try_rates(world, options.steps, options.arms or tuple(STRATEGIES), options.rates or RATES)
         return
-    world = World(options.out, options.batch, options.real)
     results = Results(options.out if options.real is None else options.out / "photographs")
     if options.steps:
         train_all(world, results, options.seeds, options.steps, options.arms)
-    show(results)
+    show(results, tuple(world.net.known))
     if options.real is None:
         show_memory(world)
 
@@ -522,7 +553,7 @@ def train_all(world: World, results: Results, seeds: Sequence[int], steps: int, 
             },
         )
     for seed in seeds:
-        for name, arm, count in arms() if world.real is None else real_arms():
+        for name, arm, count in arms(world.strategies) if world.real is None else real_arms(world.strategies):
             if wanted is None or {name, name.partition("@")[0]} & {*wanted}:
                 results.once(
                     name,

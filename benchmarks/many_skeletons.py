@@ -32,6 +32,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from benchmarks.rendered import LYING, MODEL
 from benchmarks.repeated import Results, spread, trained
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -56,15 +57,7 @@ PICTURES = {"coco": 2400, "mpii": 2800, "coco_wholebody": 1200, "ap10k": 310, "s
 LARGE, SMALL = ("coco", "mpii", "coco_wholebody"), ("ap10k", "syrip", "crowdpose")
 NUM_VAL = 150
 METRIC = {name: "AP" for name in PICTURES} | {"mpii": "PCKh", "coco_wholebody": "body/AP"}
-MODEL: dict[str, Any] = {
-    # Patches of 8 pixels and small crops: a transformer of this size learns little from patches of 16.
-    "backbone": {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0},
-    "head": {"kind": "classic", "channels": 32},
-    "input_size": [64, 64],
-    "heatmap_sigma": 1.5,
-}
 AUGMENT = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.5, "rotation_degrees": 20}
-LYING = AUGMENT | {"rotation_probability": 1.0, "rotation_distribution": "uniform", "rotation_degrees": 180}
 PROTOTYPES = {
     "kind": "prototypes",
     "embedding": {"channels": 32, "dim": 32},

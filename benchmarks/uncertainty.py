@@ -25,6 +25,7 @@ import numpy as np
 import orjson
 import torch
 
+from benchmarks.rendered import LYING, MODEL, STANDING
 from benchmarks.repeated import spread
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth, Predictions
@@ -50,14 +51,6 @@ from posecore.viz.encoded import encode_jpeg
 from posecore.viz.predictions import draw_prediction
 
 ADULTS, INFANTS = "coco", "syrip"
-MODEL = {
-    "backbone": {"preset": "vit-micro", "patch_size": 8, "patch_padding": 0},
-    "head": {"kind": "classic", "channels": 32},
-    "input_size": [64, 64],
-    "heatmap_sigma": 1.5,
-}
-STANDING = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.6, "rotation_degrees": 40}
-LYING = STANDING | {"rotation_probability": 1.0, "rotation_distribution": "uniform", "rotation_degrees": 180}
 SETTINGS = InferenceSettings(flip_test=True, uncertainty=True, num_threads=1)
 SAVED_EVERY = 100
 

@@ -39,6 +39,7 @@ from posecore.workflows.adaptation.checks import check_labels, check_roles
 from posecore.workflows.adaptation.child import adaptation, trainer, with_own_proportions
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.results import (
+    SearchOrigin,
     changes_table,
     outcome,
     register_child,
@@ -59,14 +60,21 @@ from posecore.workflows.protocol_check import check_best, check_judged_labels, c
 from posecore.workflows.train_step import judge_while_training, train_step
 
 
-def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
-    """The whole job as a list of steps; returns the URI of the registered model, or the parent if that stays."""
+def run(config: AdaptationJob, reuse: Reuse, machines: Machines, search: SearchOrigin | None = None) -> str:
+    """The whole job as a list of steps; returns the URI of the registered model, or the parent if that stays.
+
+    Args:
+        config: the run file.
+        reuse: what of earlier submissions may be used.
+        machines: do the work.
+        search: by which the strategy in the run file was chosen; None where it was named.
+    """
     console = Console(soft_wrap=True)
     if config.search is not None:
         found = find_strategy(config, reuse, machines)
         if found.config is None:
             return str(config.parent.source)
-        uri = run(found.config, reuse, machines)
+        uri = run(found.config, reuse, machines, found.origin)
         found.run.set_tags({"posecore.registered": uri})
         return uri
     config = config.taking_part()
@@ -109,10 +117,10 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines) -> str:
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
         judged = outcome(config, start, evaluation, before, after)
-        registered = register_child(workflow, config, parent, child, splits, judged, leaks)
+        registered = register_child(workflow, config, parent, child, splits, judged, leaks, search)
         version = RegisteredVersion(config.name, registered.values["version"])
         checks = verdict(config, start, evaluation, judged, tracking, version)
-        report = report_step(workflow, config, start, child, judged, labels, splits, checks, version)
+        report = report_step(workflow, config, start, child, judged, labels, splits, checks, version, search)
         workflow.run.set_tags({"posecore.registered": version.uri, "posecore.verdict": verdict_word(checks)})
 
     for title, rows in judged.tables.items():

@@ -215,6 +215,10 @@ def test_the_job_does_not_search_again_and_registers_the_chosen_child(
     tracking = found[0].run.tracking
     version = get_version(tracking, "searched", int(uri.rpartition("/")[2]))
     assert version.tags["strategy"] == chosen.method.strategy.kind
+    (searched,) = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.step` = 'search'")
+    assert version.tags["search_run_id"] == searched.info.run_id
+    (report,) = Path(values["run_folder"]).glob("training/*/*/adaptation.html")
+    assert f"the search of run {searched.info.run_id}, whose trials are on " in report.read_text()
     searches = tracking.client.search_runs([tracking.experiment_id], f"tags.`posecore.registered` = '{uri}'")
     assert "posecore.chosen" in {tag for each in searches for tag in each.data.tags}
     assert len(searches) == 2, "the search, and the adaptation"

@@ -48,6 +48,21 @@ _WORST_LABELS = 20
 _PICTURES = 12
 
 
+@dataclass(frozen=True)
+class SearchOrigin:
+    """The search by which a child's strategy was chosen.
+
+    Attributes:
+        run_id: the MLflow run that holds its trials.
+        told: the choice in a sentence.
+        page: of its trials.
+    """
+
+    run_id: str
+    told: str
+    page: str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Parent and child on every set.
@@ -188,8 +203,9 @@ def register_child(
     splits: Sequence[Split],
     judged: Outcome,
     leaks: StepResult,
+    search: SearchOrigin | None = None,
 ) -> StepResult:
-    """The child as a new version in the registry, its parent named, low-rank updates as further artifacts."""
+    """The child as a new version in the registry, parent and search named, low-rank updates as further artifacts."""
     evaluation = [split for split in splits if split.role == "evaluation"]
     kind = config.method.strategy.kind
     return register_step(
@@ -202,8 +218,9 @@ def register_child(
         ],
         leaks,
         parent=parent.version,
-        tags={"strategy": kind, "target": config.target},
-        summary=f"Adapted to {config.target} from {parent.record['source']} by {kind}.",
+        tags={"strategy": kind, "target": config.target} | ({} if search is None else {"search_run_id": search.run_id}),
+        summary=f"Adapted to {config.target} from {parent.record['source']} by {kind}"
+        + ("." if search is None else f", which the search of run {search.run_id} chose."),
         adapter=child.values["beside"],
     )
 
@@ -218,6 +235,7 @@ def report_step(
     splits: Sequence[Split],
     checks: Sequence[Check],
     version: RegisteredVersion,
+    search: SearchOrigin | None = None,
 ) -> StepResult:
     """One HTML file with everything, the two reports of all metrics apart.
 
@@ -231,6 +249,7 @@ def report_step(
         splits: all that the child was trained and judged on.
         checks: the gates.
         version: the child in the registry.
+        search: by which the strategy was chosen; None where it was named.
     """
     path = as_path(child.values["run_dir"]) / "adaptation.html"
     target = next(split for split in splits if split.role == "training" and split.entry.name == config.target)
@@ -248,6 +267,7 @@ def report_step(
             facts={
                 "parent": str(config.parent.source),
                 "strategy": config.method.strategy.model_dump_json(),
+                "chosen by": "the run file" if search is None else _search(search, path.parent),
                 "kept": ", ".join(entry.name for entry in config.kept) or "nothing",
                 "replay": f"{config.replay_share:g} of the crops",
                 "unlabelled": _taught(config),
@@ -292,6 +312,7 @@ def report_step(
         "start": start.report.as_dict(),
         "differences": list(start.differences),
         "version": version.uri,
+        "search": None if search is None else search.run_id,
         "out": str(path),
     }
     return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.adaptation.results"])
@@ -344,6 +365,11 @@ def _label_findings(title: str, target: Split, checked: StepResult, beside: AnyP
         pictures=list(suspect_pictures(store, found, _PICTURES)),
         page=os.path.relpath(page, str(beside)),
     )
+
+
+def _search(search: SearchOrigin, beside: AnyPath) -> str:
+    page = os.path.relpath(search.page, str(beside))
+    return f"the search of run {search.run_id}, whose trials are on {page}: {search.told}"
 
 
 def _taught(config: AdaptationJob) -> str:

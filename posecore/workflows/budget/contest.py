@@ -16,6 +16,7 @@ from posecore.training.planner import Plan
 from posecore.workflows.adaptation.checks import check_labels, check_roles
 from posecore.workflows.adaptation.child import adaptation, trainer, with_own_proportions
 from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.adaptation.results import SearchOrigin
 from posecore.workflows.adaptation.start import Start, make_start, planned
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.budget.candidates import Fit, as_overrides, as_run_file, fits_of, refuse_none, usual
@@ -38,10 +39,12 @@ class Found:
     Attributes:
         config: the run file of the adaptation that follows; None if the parent stays.
         run: of the search.
+        origin: what the child says of where its strategy comes from.
     """
 
     config: AdaptationJob | None
     run: RunLog
+    origin: SearchOrigin
 
 
 @dataclass(frozen=True)
@@ -149,14 +152,15 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
     console.print(trials_table(found.values["table"]))
     console.print(f"search    {found.values['told']}")
     console.print(f"trials    {found.values['page']}")
+    origin = SearchOrigin(found.run_id, found.values["told"], found.values["page"])
     if found.values["chosen"] is None:
-        return Found(None, workflow.run)
+        return Found(None, workflow.run, origin)
     candidate = next(fit.candidate for fit in known.fits if fit.candidate.name == found.values["chosen"])
     chosen = as_run_file(known.config, candidate, found.values["steps"])
     if fewer is not None:
         chosen = learning_from(chosen, write_labels(config.folder, fewer))
     console.print(f"the same  {' '.join(f'--set {shlex.quote(each)}' for each in as_overrides(chosen))}")
-    return Found(chosen, workflow.run)
+    return Found(chosen, workflow.run, origin)
 
 
 def foresee(config: AdaptationJob) -> None:
