@@ -19,6 +19,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     signals_end_the_process()
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import replace
@@ -27,7 +28,7 @@ from pathlib import Path
 from rich.console import Console
 
 from posecore.cluster.launch import launched
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
@@ -189,13 +190,13 @@ def declare(parser: argparse.ArgumentParser) -> None:
 def overrides(options: argparse.Namespace) -> list[str]:
     """What the flags change in the run file, as ``key=value``."""
     if options.strategy and options.budget:
-        raise ConfigError("--strategy says what --budget is to find out; give one of them.")
+        raise UsageError("--strategy says what --budget is to find out; give one of them.")
     changes = {
         "parent": options.model,
         "target": options.target and Path(options.target).name,
         "method.strategy": options.strategy,
-        "search.budget": options.budget,
-        "search.memory": options.memory,
+        "search.budget": options.budget and json.dumps(options.budget),
+        "search.memory": options.memory and json.dumps(options.memory),
         "search.labels": options.labels,
         "keep": None if options.keep is None else f"[{options.keep}]",
     }

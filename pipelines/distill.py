@@ -19,12 +19,13 @@ if __name__ == "__main__":  # before the imports below, which take seconds
     signals_end_the_process()
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rich.console import Console
 
 from posecore.cluster.launch import launched
+from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import connect
 from posecore.lineage.versions import RegisteredVersion
@@ -32,7 +33,7 @@ from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank
 from posecore.workflows.command_line import Flags, read_job
-from posecore.workflows.data_steps import audit_step, check_places, ingest_splits
+from posecore.workflows.data_steps import audit_step, check_run_folder, check_sources, ingest_splits
 from posecore.workflows.datasets_job import learned_by
 from posecore.workflows.distillation.flags import declare, overrides
 from posecore.workflows.distillation.job import DistillationJob
@@ -49,7 +50,6 @@ from posecore.workflows.training_report import training_report_step
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
 """What the flags change where there is no ``--config``."""
-FLAGS = Flags(declare, overrides, RUN_FILE)
 
 
 def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
@@ -60,10 +60,8 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
     config = followed.config
     for line in followed.lines():
         console.print(line)
-    crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    check_places(config, definitions)
-    check_best(config, config.training)
-    check_protocols(config, definitions)
+    check(config, definitions)
+    check_run_folder(config.folder)
     # A store made new for this run has no teacher.
     tracking = connect(config.tracking, config.folder, must_exist=is_registered(config.teacher.source))
     teacher = fetch_teacher(config, definitions, tracking)
@@ -118,6 +116,26 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
     console.print(f"report    {report.values['report']}")
     console.print(f"lineage   {tracking.to_look_at()}")
     return str(registered.values["uri"])
+
+
+def check(config: DistillationJob, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """Refuses what can be known to fail before anything starts; nothing is written."""
+    crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
+    check_sources(config, definitions)
+    check_best(config, config.training)
+    check_protocols(config, definitions)
+
+
+def foresee(config: DistillationJob) -> None:
+    """Says which recipe would be followed, and refuses what :func:`check` does."""
+    definitions = {entry.name: entry.load() for entry in config.datasets}
+    followed = config.followed(definitions)
+    for line in followed.lines():
+        print(line, file=sys.stderr)
+    check(followed.config, definitions)
+
+
+FLAGS = Flags(declare, overrides, RUN_FILE, foresee)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -31,26 +31,29 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import orjson
 
-from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_heads
+from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_heads, stated_skeletons
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
-from posecore.config import parse_config
-from posecore.errors import EvaluationError
-from posecore.evaluation.inference import InferenceSettings
+from posecore.config import COMMAND_LINE, parse_config
+from posecore.errors import UsageError
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, answering_columns
+from posecore.evaluation.results import read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
 from posecore.lineage.model_source import registered_version
 from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.models.weights.read import read_weights
+from posecore.shards.manifest import read_manifest
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.evaluation import EvaluationResult, evaluate_stores
 from posecore.workflows.fetched_model import fetch_judged
 from posecore.workflows.machines import ActorSettings, Machines
 from posecore.workflows.measurement import judged_set, measure
-from posecore.workflows.named_model import is_registered
+from posecore.workflows.named_model import is_registered, named_weights
 
 
 def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
@@ -58,11 +61,38 @@ def _pairs(values: Sequence[str] | None, flag: str) -> dict[str, str]:
     for value in values or ():
         name, separator, target = value.partition("=")
         if not separator or not name or not target:
-            raise EvaluationError(
-                f"{flag} {value}: expected NAME=VALUE, for example {flag} coco=/data/shards/coco/val."
-            )
+            raise UsageError(f"{flag} {value}: expected NAME=VALUE, for example {flag} coco=/data/shards/coco/val.")
         pairs[name] = target
     return pairs
+
+
+def _foreseen(
+    options: argparse.Namespace,
+    stores: Mapping[str, str],
+    settings: InferenceSettings,
+    heads: Mapping[str, str],
+    boxes: Mapping[str, str],
+) -> str:
+    """What would be judged by which head; whatever does not go together is refused as it would be."""
+    lines = []
+    for source in filter(None, (options.model, options.parent)):
+        with named_weights(source, options.folder, options.tracking_uri) as weights:
+            model = read_weights(weights, options.expect, stated_skeletons(options))
+        lines.append(f"model     {source}: {', '.join(model.skeletons)}")
+        for name, place in stores.items():
+            task = PredictionTask(
+                store=open_store(place),
+                head=heads.get(name) or read_manifest(as_path(place)).dataset,
+                settings=settings,
+                boxes=read_boxes(as_path(boxes[name])) if name in boxes else None,
+                whole_scenes=model.config.whole_scenes,
+            )
+            answering_columns(model, task)
+            protocol = task.store.manifest.definition.evaluation.protocol
+            amount = f"{len(task.rows)} {'pictures' if task.whole_scenes else 'crops'}"
+            lines.append(f"split     {name}: {amount} of {place} by head {task.head}, judged as {protocol}")
+    lines.append(f"out       {options.out}")
+    return "\n".join(lines)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -97,6 +127,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         help="torso-normalised errors by group with intervals, missed bodies, calibration; default: where subjects or "
         "films are named or the protocol is torso",
     )
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="say whether model and splits go together, and what would be done; write nothing",
+    )
     add_registry(parser)
     parser.add_argument("--experiment", default="evaluations", help="of the records (default: %(default)s)")
     options = parser.parse_args(arguments)
@@ -112,13 +147,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "flip_test": not options.no_flip_test,
             },
             InferenceSettings,
-            origin="command line",
+            origin=COMMAND_LINE,
         )
         actors = parse_config(
-            {"actors": options.actors, "gpus_per_actor": options.gpus_per_actor}, ActorSettings, origin="command line"
+            {"actors": options.actors, "gpus_per_actor": options.gpus_per_actor}, ActorSettings, origin=COMMAND_LINE
         )
         stores = _pairs(options.store, "--store")
         heads, boxes = _pairs(options.head, "--head"), _pairs(options.boxes, "--boxes")
+        if options.dry_run:
+            print(_foreseen(options, stores, settings, heads, boxes))
+            return
         if is_registered(options.model):
             tracking = connect(
                 TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True

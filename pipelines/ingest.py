@@ -21,14 +21,15 @@ from collections.abc import Sequence
 
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
-from posecore.config import Config, parse_config
-from posecore.datasets.discovery import load_dataset
+from posecore.config import COMMAND_LINE, Config, parse_config
+from posecore.datasets.discovery import load_dataset, source_for
 from posecore.errors import IntegrityError
+from posecore.formats.files import check_annotations
 from posecore.ingest.job import IngestSettings
 from posecore.ingest.stage_code import foreign_code
 from posecore.loading.precut import PrecutSettings
 from posecore.storage import as_path
-from posecore.workflows.ingestion import ingest_split, verify_split
+from posecore.workflows.ingestion import foresee_split, ingest_split, verify_split
 from posecore.workflows.machines import Machines
 
 
@@ -70,20 +71,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--verify-source", action="store_true", help="prove that the shards are what the stages make of the sources"
     )
+    parser.add_argument("--dry-run", action="store_true", help="read the annotations, say the plan, and write nothing")
     options = parser.parse_args(arguments)
 
     def job(machines: Machines) -> None:
-        others = ("images_per_shard", "decode", "precut", "verify_source")
+        others = ("images_per_shard", "decode", "precut", "verify_source", "dry_run")
         values = {name: value for name, value in vars(options).items() if name not in others}
         if options.precut:
             size, _, preset = options.precut.partition(":")
             values["precut"] = {"input_size": size.split("x"), "augment": preset or "published"}
         settings = {"images_per_shard": options.images_per_shard, "decode": options.decode}
-        config = parse_config({**values, "settings": settings}, IngestConfig, origin="command line")
+        config = parse_config({**values, "settings": settings}, IngestConfig, origin=COMMAND_LINE)
         definition = load_dataset(config.dataset)
         if not (as_path(config.out) / definition.name / config.split).exists():  # a definition that is new here
             for line in foreign_code(definition):
                 print(f"code      {definition.name} runs {line}", file=sys.stderr, flush=True)
+        if options.dry_run:
+            print(foresee_split(definition, config.split, config.root, config.out, config.settings))
+            return
+        check_annotations(source_for(definition, config.split, config.root))  # now: a cluster takes a while to start
         if options.verify_source:
             report = verify_split(machines, definition, config.split, config.root, config.out, workers=config.workers)
             print(report)

@@ -48,7 +48,7 @@ from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
 from posecore.workflows.command_line import Flags, read_job
-from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
+from posecore.workflows.data_steps import Split, audit_step, check_run_folder, check_sources, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.further_step import StepConfig, further_steps
@@ -62,9 +62,6 @@ from posecore.workflows.register_step import register_step
 from posecore.workflows.train_flags import declare, overrides
 from posecore.workflows.train_step import judge_while_training, train_step
 from posecore.workflows.training_report import training_report_step
-
-FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml")
-"""``--data`` and ``--model``, which change that file where there is no ``--config``."""
 
 
 class JobConfig(DatasetsJob):
@@ -205,10 +202,25 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
         DatasetError: a dataset has no split of that name.
         PreflightError: relative folders in a submitted job, batch arithmetic, or the run folder and its disk.
     """
+    check(config, definitions)
+    check_run_folder(config.folder)
+
+
+def check(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """The part of :func:`preflight` that writes nothing."""
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    check_places(config, definitions)
+    check_sources(config, definitions)
     check_best(config, config.training)
     check_protocols(config, definitions, whole_scenes=config.model.whole_scenes)
+
+
+def foresee(config: JobConfig) -> None:
+    """Says which recipe would be followed, and refuses what :func:`preflight` would."""
+    definitions = {entry.name: entry.load() for entry in config.datasets}
+    followed = config.followed(definitions)
+    for line in followed.lines():
+        print(line, file=sys.stderr)
+    check(followed.config, definitions)
 
 
 def train(
@@ -264,6 +276,10 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
         others = ", ".join(f"{name} {value:.3f}" for name, value in list(metrics.items())[:6])
         table.add_row(split.entry.name, protocol, primary, f"{metrics[primary]:.3f}", others)
     return table
+
+
+FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml", foresee)
+"""``--data`` and ``--model``, which change that file where there is no ``--config``."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

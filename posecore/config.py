@@ -15,12 +15,15 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from posecore.doors import trusted_file
-from posecore.errors import ConfigError
+from posecore.errors import ConfigError, UsageError
 from posecore.nearest import LIKE_FILES, nearest
+from posecore.nearest_setting import near_setting
 from posecore.storage import AnyPath, as_path, read_at_most
 from posecore.strict_yaml import parse_yaml, place_of
 
 _MAX_PROBLEMS = 20
+COMMAND_LINE = "command line"
+"""What :func:`parse_config` calls the origin of values that are all options of a command."""
 
 ConfigT = TypeVar("ConfigT", bound="Config")
 
@@ -101,21 +104,32 @@ def parse_config(values: Mapping[str, Any], cls: type[ConfigT], origin: str, cha
 
     Raises:
         ConfigError: a clause per offending field, with its dotted path, and with line and column where it stands in a
-            YAML file; the first :data:`_MAX_PROBLEMS` of them.
+            YAML file; the first :data:`_MAX_PROBLEMS` of them. A UsageError if options of a command alone are to blame.
     """
     try:
         return cls.model_validate(dict(values))
     except ValidationError as error:
-        clauses = []
-        for item in error.errors(include_url=False, include_input=False)[:_MAX_PROBLEMS]:
+        clauses: list[str] = []
+        at_fault: list[bool] = []
+        for item in error.errors(include_url=False)[:_MAX_PROBLEMS]:
             where = ".".join(str(part) for part in item["loc"])
             message = item["msg"].removeprefix("Value error, ")
             clause = _shortened(f"{where}: {message}" if where else message)
-            is_elsewhere = any(f"{where}.".startswith(f"{path}.") for path in changed)
-            clauses.append(clause if is_elsewhere else clause + place_in_yaml(origin, item["loc"]))
+            is_elsewhere = any(_is_within(item["loc"], path) for path in changed)
+            at_fault.append(is_elsewhere)
+            place = "" if is_elsewhere else place_in_yaml(origin, item["loc"])
+            clauses.append(clause + place + near_setting(item, cls))
         if error.error_count() > _MAX_PROBLEMS:
             clauses.append(f"and {error.error_count() - _MAX_PROBLEMS} more")
-        raise ConfigError(f"{origin}: " + "; ".join(clauses)) from None
+        of_command = origin == COMMAND_LINE or origin.startswith("--") or all(at_fault)
+        kind = UsageError if of_command else ConfigError
+        raise kind(f"{COMMAND_LINE if all(at_fault) else origin}: " + "; ".join(clauses)) from None
+
+
+def _is_within(place: Sequence[str | int], path: str) -> bool:
+    """Whether a place lies under a dotted path; between its parts may stand the tag of one of several classes."""
+    parts = iter(map(str, place))
+    return all(part in parts for part in path.split("."))
 
 
 def place_in_yaml(origin: str, keys: Sequence[str | int]) -> str:
@@ -168,11 +182,11 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     """Changes one of the nested plain values in place, as ``--set key.path=value`` asks.
 
     Raises:
-        ConfigError: the override is no such text, or its path leads nowhere.
+        UsageError: the override is no such text, or its path leads nowhere.
     """
     key, separator, text = override.partition("=")
     if not separator or not key:
-        raise ConfigError(f"--set {override}: expected key.path=value, for example optimizer.lr=3e-4.")
+        raise UsageError(f"--set {override}: expected key.path=value, for example optimizer.lr=3e-4.")
     parts = key.split(".")
     node: Any = values
     for depth, part in enumerate(parts[:-1]):
@@ -181,15 +195,15 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         except (ValueError, IndexError):
             node = None
         if not isinstance(node, (dict, list)):
-            raise ConfigError(f"--set {override}: {'.'.join(parts[: depth + 1])} is not a mapping or a list entry.")
+            raise UsageError(f"--set {override}: {'.'.join(parts[: depth + 1])} is not a mapping or a list entry.")
     try:
         value = parse_yaml(text)
     except yaml.YAMLError as error:
-        raise ConfigError(f"--set {override}: the value is not YAML ({' '.join(str(error).split())}).") from None
+        raise UsageError(f"--set {override}: the value is not YAML ({' '.join(str(error).split())}).") from None
     if isinstance(node, list):
         try:
             node[int(parts[-1])] = value
         except (ValueError, IndexError):
-            raise ConfigError(f"--set {override}: the list has no entry {parts[-1]!r}.") from None
+            raise UsageError(f"--set {override}: the list has no entry {parts[-1]!r}.") from None
     else:
         node[parts[-1]] = value

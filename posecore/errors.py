@@ -4,6 +4,7 @@
 
     PoseCoreError
     ├── ConfigError         a YAML file, an override or a combination of settings is wrong
+    │   └── UsageError        an option of a command is missing, malformed, or contradicts another
     ├── DatasetError        a dataset definition, a download or an annotation file is wrong
     ├── IngestError         raw data could not be turned into shards
     │   └── ImageHeaderError  an image file is empty, cut, or neither JPEG nor PNG
@@ -31,6 +32,10 @@ class PoseCoreError(Exception):
 
 class ConfigError(PoseCoreError, ValueError):
     """A configuration is wrong; the message names the field and what is allowed."""
+
+
+class UsageError(ConfigError):
+    """A command was called in a way that no file and no machine could make right; ends with status 2."""
 
 
 class DatasetError(PoseCoreError, ValueError):
@@ -83,6 +88,11 @@ class LineageError(PoseCoreError, RuntimeError):
 
 class QuestionError(PoseCoreError, ValueError):
     """A question about lineage names something that was never recorded; the answer is not "none"."""
+
+
+def status_of(error: BaseException) -> int:
+    """The exit status of a command that an error ended."""
+    return 2 if isinstance(error, UsageError | QuestionError) else 1
 
 
 def failing_line(error: BaseException) -> str:

@@ -32,6 +32,8 @@ def said_of_system(error: OSError, written: str | None = None) -> str:
         return str(error)
     match error.errno:
         case errno.ENOENT:
+            if Path(str(place)).exists():  # of the system's own, such as /proc
+                return f"{place}: nothing can be made there; name another place."
             return f"{place}: there is no such file or folder{_near(str(place))}"
         case errno.EACCES | errno.EPERM:
             return f"{place}: you may not read or write there; ask whoever owns it, or name another place."
@@ -39,7 +41,7 @@ def said_of_system(error: OSError, written: str | None = None) -> str:
             return f"{place} is on a disk that can only be read; name another place."
         case errno.ENOTDIR | errno.EEXIST:
             return f"{place}: a file is where a folder must be; name another place."
-        case errno.EISDIR:
+        case errno.EISDIR | errno.EBUSY if Path(str(place)).is_dir():  # busy: where somebody is, such as "."
             return f"{place} is a folder; name a file, such as one in it."
         case number if number in _FULL:
             where = "" if place is None else f" for {place}"

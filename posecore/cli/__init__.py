@@ -9,7 +9,7 @@ from importlib import import_module
 
 from posecore.cli.jobs import JOBS
 from posecore.command_parser import CommandParser
-from posecore.errors import PoseCoreError, QuestionError
+from posecore.errors import PoseCoreError, status_of
 from posecore.interruption import Interrupted, signals_raise
 from posecore.system_errors import is_full, said_of_system
 
@@ -92,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr)
-        return 2 if isinstance(error, QuestionError) else 1
+        return status_of(error)
 
 
 def _one_sentence(error: Exception, written: str | None) -> str | None:

@@ -36,7 +36,7 @@ def add(commands: Commands) -> None:
 
 def _calibrate(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which no other command should wait for.
-    from posecore.errors import ConfigError
+    from posecore.errors import UsageError
     from posecore.models.saving import holds_model, save_model
     from posecore.models.weights.read import read_weights
     from posecore.prediction.predictor import best_device
@@ -44,10 +44,10 @@ def _calibrate(options: argparse.Namespace) -> int:
     from posecore.workflows.calibration import calibrate
 
     if not 0 < options.level < 1:
-        raise ConfigError(f"--level {options.level:g}: a probability lies between 0 and 1, such as 0.9.")
+        raise UsageError(f"--level {options.level:g}: a probability lies between 0 and 1, such as 0.9.")
     registered = is_registered(options.model)
     if options.out is None and not registered and not holds_model(options.model):
-        raise ConfigError(f"{options.model} is no model folder to write into; say with --out where the copy goes.")
+        raise UsageError(f"{options.model} is no model folder to write into; say with --out where the copy goes.")
     store = open_store(options.split)
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))

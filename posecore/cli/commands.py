@@ -3,7 +3,7 @@
 import argparse
 from typing import TypeAlias
 
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 
@@ -20,9 +20,9 @@ def input_size(text: str) -> tuple[int, int]:
     """Height and width of ``--input HxW``.
 
     Raises:
-        ConfigError: it is no such text.
+        UsageError: it is no such text.
     """
     height, _, width = text.partition("x")
     if not (height.isdigit() and width.isdigit()):
-        raise ConfigError(f"--input {text}: give height x width in pixels, for example 1024x768.")
+        raise UsageError(f"--input {text}: give height x width in pixels, for example 1024x768.")
     return int(height), int(width)

@@ -2,11 +2,12 @@
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
-from posecore.errors import LineageError
+from posecore.errors import LineageError, UsageError
 
 if TYPE_CHECKING:
     from posecore.lineage.version_difference import Differing, VersionDifference
@@ -34,7 +35,7 @@ def add(commands: Commands) -> None:
 
 def _compare(options: argparse.Namespace) -> int:
     # Imported here because MLflow and torch take seconds, which no other command should wait for.
-    from posecore.config import parse_config
+    from posecore.config import COMMAND_LINE, parse_config
     from posecore.evaluation.inference import InferenceSettings
     from posecore.lineage.exports import record_page
     from posecore.lineage.model_source import registered_version
@@ -44,8 +45,12 @@ def _compare(options: argparse.Namespace) -> int:
     from posecore.viz.version_comparison import SetSection, write_version_page
     from posecore.workflows.version_comparison import judge_both
 
+    if Path(options.out).is_dir():
+        raise UsageError(
+            f"--out {options.out} is a folder; name a file, such as {Path(options.out) / 'comparison.html'}."
+        )
     values = {"batch_size": options.batch_size, "flip_test": not options.no_flip_test}
-    settings = parse_config(values, InferenceSettings, origin="command line")
+    settings = parse_config(values, InferenceSettings, origin=COMMAND_LINE)
     tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
     versions = [registered_version(name, tracking) for name in (options.first, options.second)]
     difference = compare_versions(tracking, versions[0], versions[1])

@@ -15,7 +15,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import dataset_folders, load_dataset
 from posecore.datasets.new import propose, write_definition
 from posecore.datasets.recognise import recognise
-from posecore.errors import DatasetError, PoseCoreError
+from posecore.errors import PoseCoreError, UsageError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of, may_scale
 from posecore.ingest.stage_code import foreign_code
@@ -135,10 +135,11 @@ def _show_augmentations(options: argparse.Namespace) -> int:
     values: dict[str, Any] = {"preset": options.augment}
     for override in options.set:
         apply_override(values, override)
+    augment, size = parse_config(values, AugmentConfig, origin="--augment"), input_size(options.input)
     page = write_augmentation_sheet(
         open_store(options.store),
-        parse_config(values, AugmentConfig, origin="--augment"),
-        input_size(options.input),
+        augment,
+        size,
         options.out,
         num_instances=options.num,
         num_passes=options.passes,
@@ -194,10 +195,10 @@ def _export(options: argparse.Namespace) -> int:
         pictures, split = pictures_of_store(store), store.manifest.split
         skeleton = store.manifest.definition.skeleton
     else:
-        if options.pictures is None:
-            raise DatasetError(f"{options.source} holds predictions; say where their pictures are: --pictures FOLDER.")
+        if options.pictures is None and options.source.exists():
+            raise UsageError(f"{options.source} holds predictions; say where their pictures are: --pictures FOLDER.")
         found = read_predictions(options.source, options.head, options.min_score)
-        pictures, split = pictures_of_files(found.records, options.pictures), "prelabels"
+        pictures, split = pictures_of_files(found.records, options.pictures or options.source), "prelabels"
         skeleton = found.skeleton
     done = export(pictures, skeleton, split, options.format, options.out)
     print(f"{done.num_pictures} pictures, {done.num_bodies} bodies in {options.out / 'images' / split}")

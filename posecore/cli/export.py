@@ -13,7 +13,7 @@ from posecore.cli.model_argument import (
     stated_skeletons,
     weights_source,
 )
-from posecore.errors import ConfigError, LineageError
+from posecore.errors import LineageError, UsageError
 
 
 def add(commands: Commands) -> None:
@@ -47,7 +47,9 @@ def _export(options: argparse.Namespace) -> int:
 
     own = None if options.format in OURS else format_named(options.format, options.set)
     if own is None and options.set:
-        raise ConfigError(f"--set: {options.format} has no options; leave it out.")
+        raise UsageError(f"--set: {options.format} has no options; leave it out.")
+    if options.format != "safetensors" and Path(options.out).is_dir():
+        raise UsageError(f"--out {options.out} is a folder; name a file, such as {Path(options.out) / 'model.onnx'}.")
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
         weights = checksum(locate(source).path)
@@ -58,7 +60,7 @@ def _export(options: argparse.Namespace) -> int:
         _record(options, weights)
         return 0
     if options.head is None and len(heads) > 1:
-        raise ConfigError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
+        raise UsageError(f"the model has several heads; choose one with --head: {', '.join(heads)}.")
     out = Path(options.out)
     head = options.head or heads[0]
     if own is not None:

@@ -67,7 +67,9 @@ def _answer_lineage(options: argparse.Namespace) -> int:
     from posecore.lineage.tracking import TrackingConfig, connect
     from posecore.lineage.versions import RegisteredVersion
 
-    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
+    tracking = connect(
+        TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True, records=options.question == "send"
+    )
     if options.question == "send":
         sent = send_left_behind(tracking, Path(options.folder).resolve() / SPOOL)
         print(f"{sent} curves sent to {shown_uri(tracking.uri)}")

@@ -60,17 +60,17 @@ def stated_heads(options: argparse.Namespace) -> dict[str, str]:
     """Name or file of the skeleton by dataset, as ``--heads`` says.
 
     Raises:
-        CheckpointError: a dataset without a skeleton is no published one.
+        UsageError: a dataset without a skeleton is no published one.
     """
     # Imported here because torch takes seconds, which --help should not wait for.
-    from posecore.errors import CheckpointError
+    from posecore.errors import UsageError
     from posecore.models.weights.published_heads import SKELETONS
 
     stated = {}
     for head in [] if backbone_alone(options) else options.heads:
         dataset, _, name = head.partition("=")
         if not name and dataset not in SKELETONS:
-            raise CheckpointError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
+            raise UsageError(f"--heads {head}: say which skeleton, for example {head}=coco17.")
         stated[dataset] = name or SKELETONS[dataset]
     return stated
 
@@ -91,7 +91,7 @@ def stated_skeletons(options: argparse.Namespace) -> "dict[str, Skeleton]":
     """As :func:`stated_heads`, read.
 
     Raises:
-        CheckpointError: likewise.
+        UsageError: likewise.
         ConfigError: there is no such skeleton.
     """
     from posecore.skeletons.library import load_skeleton

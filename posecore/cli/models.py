@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_reading, backbone_alone, stated_skeletons
+from posecore.errors import QuestionError
+from posecore.nearest import did_you_mean
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -64,6 +66,10 @@ def _list(options: argparse.Namespace) -> int:
             {True: "yes", False: "no", None: "see terms"}[model.license.commercial_use],
             model.license.id,
         )
+    if not table.row_count:
+        raise QuestionError(
+            f"no published model has {options.text!r} in its name.{did_you_mean(options.text, CATALOG)}"
+        )
     # Never narrower than its content: a name that is cut cannot be copied, nor found by grep.
     console = Console(width=max(Console().width, 130))
     console.print(table)
@@ -119,12 +125,12 @@ def _recipes(options: argparse.Namespace) -> int:
     if options.markdown:
         print(page(), end="")
         return 0
-    for recipe in RECIPES.values():
-        if options.text in recipe.name:
-            print(
-                f"# {recipe.name}, for {recipe.preset}: {recipe.batch} crops a step, {recipe.length}\n# {recipe.source}"
-            )
-            print(yaml.safe_dump(dict(recipe.fields), sort_keys=False, default_flow_style=None, width=120))
+    asked = [recipe for recipe in RECIPES.values() if options.text in recipe.name]
+    if not asked:
+        raise QuestionError(f"no recipe has {options.text!r} in its name.{did_you_mean(options.text, RECIPES)}")
+    for recipe in asked:
+        print(f"# {recipe.name}, for {recipe.preset}: {recipe.batch} crops a step, {recipe.length}\n# {recipe.source}")
+        print(yaml.safe_dump(dict(recipe.fields), sort_keys=False, default_flow_style=None, width=120))
     return 0
 
 

@@ -5,9 +5,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posecore.cli.commands import Commands, input_size, positive
-from posecore.config import load_config, parse_config
+from posecore.config import COMMAND_LINE, load_config, parse_config
 from posecore.datasets.discovery import load_dataset
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
+from posecore.nearest import choices
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -70,26 +71,28 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     from posecore.methods.strategies import Roles, parse_strategy
     from posecore.models.architecture import ModelConfig
     from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
-    from posecore.training.gpus import find_gpu
+    from posecore.training.gpus import GPUS
     from posecore.training.planner import AdaptedParts, PlannedRun, with_checkpointing
 
-    gpu = find_gpu(options.gpu)
+    if options.gpu not in GPUS:
+        raise UsageError(f"--gpu: no GPU is called {options.gpu!r}.{choices(options.gpu, GPUS)}")
+    gpu = GPUS[options.gpu]
     job = _job_of(options.config) if options.config else None
     if options.backbone:
         fields: dict[str, Any] = {"backbone": options.backbone}
     elif job is not None:
         fields = job.model.model_dump()
     else:
-        raise ConfigError("give --backbone, for example --backbone sapiens-1b, or a run file with --config.")
+        raise UsageError("give --backbone, for example --backbone sapiens-1b, or a run file with --config.")
     if options.input:
         fields["input_size"] = input_size(options.input)
-    model = parse_config(fields, ModelConfig, origin="model")
+    model = parse_config(fields, ModelConfig, origin=COMMAND_LINE if options.backbone or options.input else "model")
     model = with_checkpointing(model) if options.checkpointing else model
     keypoints = _keypoints(options, job)
     adapted = None
     if options.strategy:
         if options.trainable:
-            raise ConfigError("--strategy says itself what learns; leave out --trainable.")
+            raise UsageError("--strategy says itself what learns; leave out --trainable.")
         strategy = parse_strategy(options.strategy)
         model = strategy.architecture(model)
         adapted = AdaptedParts(strategy, Roles(target=list(keypoints)[-1]))
@@ -104,17 +107,17 @@ def _planned_run(options: argparse.Namespace) -> "PlannedRun":
     changes: dict[str, Any] = {"precision": options.precision or engine.precision}
     if kind == "torch":
         if options.zero or options.offload:
-            raise ConfigError("--engine torch shards and offloads nothing; leave out --zero and --offload.")
-        engine = parse_config(changes, TorchEngineConfig, origin="engine")
+            raise UsageError("--engine torch shards and offloads nothing; leave out --zero and --offload.")
+        engine = parse_config(changes, TorchEngineConfig, origin=COMMAND_LINE)
     else:
         known = engine.model_dump() if engine.kind == "deepspeed" else {}
         if options.zero is not None:
             changes["zero_stage"] = options.zero
         if options.offload:
             changes["offload_optimizer"] = True
-        engine = parse_config({**known, **changes}, DeepSpeedEngineConfig, origin="engine")
+        engine = parse_config({**known, **changes}, DeepSpeedEngineConfig, origin=COMMAND_LINE)
         if engine.offload_optimizer and engine.zero_stage == 0:
-            raise ConfigError("--offload needs a ZeRO stage of at least 1; add --zero 1.")
+            raise UsageError("--offload needs a ZeRO stage of at least 1; add --zero 1.")
     return PlannedRun(
         model=model,
         keypoints=keypoints,

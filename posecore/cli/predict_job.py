@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import cv2
 
 from posecore.cli.model_argument import say_guesses, stated_skeletons, weights_source
-from posecore.config import parse_config
-from posecore.errors import ConfigError
+from posecore.config import COMMAND_LINE, parse_config
+from posecore.errors import UsageError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.prediction.outputs import CocoResults, ImageList, PredictionTable, Sink
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 def predict(options: argparse.Namespace) -> int:
     """Runs the command; the exit status is 1 if any file could not be used."""
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # a file that is no video is told of below
+    if options.boxes and options.detector:
+        raise UsageError("--boxes and --detector both say where the bodies are; give one.")
     sources = find_sources(options.inputs, options.out)
     boxes = _boxes(options)
     locate = _locator(options, boxes, sources)
@@ -86,7 +88,7 @@ def _predictor(options: argparse.Namespace) -> Predictor:
     groups = dict(stated.partition("=")[::2] for stated in options.group)
     scale_range = None if options.scale_range is None else options.scale_range.split(":")
     settings = parse_config(
-        {**given, "scale_range": scale_range, "groups": groups}, PredictorSettings, origin="command line"
+        {**given, "scale_range": scale_range, "groups": groups}, PredictorSettings, origin=COMMAND_LINE
     )
     with weights_source(options) as source:
         return Predictor.load(source, settings, options.expect, stated_skeletons(options))
@@ -101,8 +103,6 @@ def _boxes(options: argparse.Namespace) -> "BoxFile | None":
 
 
 def _locator(options: argparse.Namespace, boxes: "BoxFile | None", sources: list[Source]) -> Locator:
-    if boxes is not None and options.detector:
-        raise ConfigError("--boxes and --detector both say where the bodies are; give one.")
     if boxes is not None:
         return boxes_of_file(boxes, sources)
     if options.detector:

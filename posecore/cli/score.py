@@ -6,7 +6,7 @@ import sys
 from posecore.cli.commands import Commands
 from posecore.config import apply_override
 from posecore.datasets.discovery import load_dataset
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.schema import Json
 from posecore.scoring.comparison import compare
@@ -48,7 +48,7 @@ def _score(options: argparse.Namespace) -> int:
     bootstrap = None
     if options.resamples:
         if options.resamples < 100:
-            raise ConfigError(f"--resamples {options.resamples}: an interval needs 100 and more; 0 makes none.")
+            raise UsageError(f"--resamples {options.resamples}: an interval needs 100 and more; 0 makes none.")
         bootstrap = BootstrapSettings(resamples=options.resamples)
     scored = score(task, options.results, bootstrap)
     comparison = None
@@ -75,16 +75,16 @@ def _score(options: argparse.Namespace) -> int:
 def _task(options: argparse.Namespace) -> Task:
     if options.dataset:
         if options.truth or options.protocol or options.skeleton or options.area or options.option:
-            raise ConfigError(
+            raise UsageError(
                 "--dataset states annotations and protocol; leave out --truth, --protocol and their options."
             )
         if not options.root:
-            raise ConfigError("--dataset needs the folder of the download: --root FOLDER.")
+            raise UsageError("--dataset needs the folder of the download: --root FOLDER.")
         definition = load_dataset(options.dataset)
         judged = [name for name, split in definition.splits.items() if split.use == "eval"]
         return task_of_definition(definition, options.split or (judged or list(definition.splits))[0], options.root)
     if not options.truth or not options.protocol:
-        raise ConfigError("name the annotations and how they are judged: --truth FILE --protocol NAME, or a --dataset.")
+        raise UsageError("name the annotations and how they are judged: --truth FILE --protocol NAME, or a --dataset.")
     chosen: dict[str, Json] = {}
     for override in options.option:
         apply_override(chosen, override)

@@ -35,7 +35,7 @@ def add(commands: Commands) -> None:
 
 
 def _synthesise(options: argparse.Namespace) -> int:
-    with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset) as bar:
+    with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset, delay=0.2) as bar:
         if options.dataset == "minirgbd":
             write_minirgbd(
                 options.out, options.num_train, options.num_val, options.seed, lambda done, total: bar.update()

@@ -219,7 +219,7 @@ def predict_rows(
         EvaluationError: the model has no such head, or the head lacks points of this dataset.
     """
     store, settings = task.store, task.settings
-    columns = _columns(model, task)
+    columns = answering_columns(model, task)
     if task.whole_scenes:
         return _scenes(model, task, rows, columns, device)
     crops = EvalCrops(
@@ -348,8 +348,12 @@ def _on_store(task: PredictionTask) -> Detections | None:
     return Detections(image_rows=image_rows, bbox_xywh=task.boxes.bbox_xywh)
 
 
-def _columns(model: PoseModel, task: PredictionTask) -> NDArray[np.int64]:
-    """(K,) which of the head's points are the dataset's, in the dataset's order."""
+def answering_columns(model: PoseModel, task: PredictionTask) -> NDArray[np.int64]:
+    """(K,) which of the head's points are the dataset's, in the dataset's order.
+
+    Raises:
+        EvaluationError: there is no such head, or it lacks points of the dataset.
+    """
     if task.head not in model.skeletons:
         raise EvaluationError(
             f"the model has no head {task.head!r}; it has {', '.join(model.skeletons)}. Name one of them as the head."

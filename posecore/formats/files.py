@@ -6,13 +6,14 @@ image, a reader of one large file lets it pass as the :class:`~posecore.errors.D
 
 import json
 import re
-from pathlib import PurePosixPath
+from pathlib import Path, PurePosixPath
 from typing import BinaryIO
 
 import orjson
 
 from posecore.formats.reader import Source
 from posecore.formats.values import Refusal, integer
+from posecore.nearest import LIKE_FILES, nearest
 from posecore.schema import Json
 from posecore.storage import AnyPath, open_regular, read_at_most
 
@@ -48,13 +49,40 @@ def source_file(source: Source, relative: str) -> AnyPath:
         Refusal: it does not exist, or lies outside the root.
     """
     path = source.root / relative_path(relative) if relative else source.root
-    if not path.exists():
+    try:
+        there = path.exists()
+    except PermissionError as error:
+        raise _unreadable(source, relative, error) from None
+    if not there:
         raise Refusal(
             "missing-file",
             f"{source.dataset} {source.split}: {relative or 'everything'} is missing below {source.root}; "
-            "give the folder that the download was unpacked into.",
+            f"give the folder that the download was unpacked into.{_near_root(source)}",
         )
     return path
+
+
+def check_annotations(source: Source) -> None:
+    """Refuses a download whose annotations are not there, or may not be read; nothing of them is looked at.
+
+    Raises:
+        Refusal: says which.
+    """
+    path = source_file(source, source.annotations)
+    if isinstance(path, Path) and path.is_file():
+        try:
+            path.open("rb").close()
+        except OSError as error:
+            raise _unreadable(source, source.annotations, error) from None
+
+
+def _near_root(source: Source) -> str:
+    """The folder that may have been meant, where there is none of that name."""
+    root = source.root
+    if not isinstance(root, Path) or root.exists() or not root.parent.is_dir():
+        return ""
+    near = nearest(root.name, (each.name for each in root.parent.iterdir()), likeness=LIKE_FILES)
+    return f" Did you mean {root.parent / near[0]}?" if near else ""
 
 
 def read_bytes(source: Source, relative: str) -> bytes:
@@ -142,4 +170,5 @@ def _most_bytes(source: Source) -> int:
 
 def _unreadable(source: Source, relative: str, error: OSError) -> Refusal:
     where = f"{source.dataset} {source.split}"
-    return Refusal("unreadable-file", f"{where}: {relative} cannot be read ({error.strerror or error}).")
+    said = f"{where}: {source.root / relative} cannot be read ({error.strerror or error})."
+    return Refusal("unreadable-file", said)

@@ -11,6 +11,7 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IngestError
 from posecore.ingest.stage_code import READER_STAGE
 from posecore.ingest.withdrawn import read_withdrawn, without
+from posecore.nearest import choices
 from posecore.shards.manifest import FORMAT_VERSION, StageCode
 from posecore.skeletons.union import Vocabulary, builtin_vocabulary
 from posecore.storage import AnyPath
@@ -92,7 +93,7 @@ def ingest_job(
         IngestError: the definition has no such split, or the folder's record of what was withdrawn cannot be read.
     """
     if split not in definition.splits:
-        raise IngestError(f"{definition.name} has no split {split!r}; its splits are {', '.join(definition.splits)}.")
+        raise IngestError(f"{definition.name} has no split {split!r}.{choices(split, definition.splits)}")
     vocabulary = builtin_vocabulary().extended([definition.skeleton])
     folder = out / definition.name / split
     return IngestJob(without(definition, read_withdrawn(folder)), split, root, folder, settings, vocabulary)

@@ -121,6 +121,9 @@ def read_predictions(folder: Path, head: str = "", min_score: float = 0.0) -> Pr
     Raises:
         DatasetError: it is no such folder, or has no such head.
     """
+    if not (folder / "images.json").is_file():
+        absent = "does not exist" if not folder.exists() else "has no images.json"
+        raise DatasetError(f"{folder} {absent}; give the folder that `posecore predict --out` has written.")
     try:
         document = orjson.loads(read_at_most(folder / "images.json", _MAX_BYTES))
         categories: dict[str, Json] = document["categories"]
@@ -129,7 +132,7 @@ def read_predictions(folder: Path, head: str = "", min_score: float = 0.0) -> Pr
             raise DatasetError(f"{folder} has no head {wanted!r}; it has {', '.join(categories)}.")
         skeleton = _skeleton(categories[wanted][0])
         results = orjson.loads(read_at_most(folder / f"coco_{quote(wanted, safe='')}.json", _MAX_BYTES))
-    except (OSError, KeyError, TypeError, orjson.JSONDecodeError, StopIteration) as error:
+    except (KeyError, TypeError, orjson.JSONDecodeError, StopIteration) as error:
         raise DatasetError(f"{folder} is not what `posecore predict --out` has written ({error}).") from None
     records = {image["id"]: _record(image) for image in document["images"]}
     for number, result in enumerate(results):

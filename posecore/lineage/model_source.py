@@ -15,7 +15,7 @@ from mlflow.models.model import MLMODEL_FILE_NAME
 
 from posecore.errors import LineageError, PoseCoreError
 from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.versions import RegisteredVersion, near_models
 from posecore.models.saving import CARD_FILE, MAX_CARD_BYTES
 from posecore.storage import read_at_most
 
@@ -126,7 +126,7 @@ def _version(uri: str, tracking: Tracking) -> ModelVersion:
         return tracking.client.get_model_version(name, number)
     except MlflowException as error:
         detail = " ".join(str(error).split())
-        raise LineageError(f"{uri}: {detail}; see the registered versions in MLflow.") from None
+        raise LineageError(f"{uri}: {detail.rstrip('.')}.{near_models(tracking, name)}") from None
 
 
 def _location(version: ModelVersion, tracking: Tracking) -> str:

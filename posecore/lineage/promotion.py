@@ -111,11 +111,7 @@ def promote(
     asked = prepare(tracking, candidate, alias, beside)
     if measured_before is not None:
         measured_before(asked)
-    marked = get_version(tracking, candidate.name, candidate.version).tags.get(WITHDRAWN_TAG)
-    graph = LineageGraph.load(tracking) if asked.wanted else None
-    checks = [] if graph is None else check(tracking, graph, candidate, asked.seen.holder, asked.wanted)
-    if marked is not None:
-        checks.append(Check(passed=False, statement=f"it has seen what was withdrawn since (run {marked})."))
+    checks = looked_at(tracking, asked)
     failed = [each.statement for each in checks if not each.passed]
     run = begin_attempt(tracking, "promote", asked.seen, candidate, reason)
     report = {
@@ -131,6 +127,17 @@ def promote(
     told = _told(tracking, "promote", asked.seen, candidate, reason)
     move(tracking, asked.seen, candidate, run, asked.in_force.number, told)
     return [*checks, *_announced(tracking, asked.in_force, "promote", asked.seen, candidate, reason)]
+
+
+def looked_at(tracking: Tracking, asked: Promotion) -> list[Check]:
+    """Whether everything holds that a promotion asks; nothing is changed or recorded."""
+    candidate = asked.candidate
+    marked = get_version(tracking, candidate.name, candidate.version).tags.get(WITHDRAWN_TAG)
+    graph = LineageGraph.load(tracking) if asked.wanted else None
+    checks = [] if graph is None else check(tracking, graph, candidate, asked.seen.holder, asked.wanted)
+    if marked is not None:
+        checks.append(Check(passed=False, statement=f"it has seen what was withdrawn since (run {marked})."))
+    return checks
 
 
 def check(

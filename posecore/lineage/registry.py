@@ -1,5 +1,6 @@
 """Registering a trained model: logged with a signature, versioned, and tagged with everything it was made from."""
 
+import logging
 import os
 import shutil
 import tempfile
@@ -44,6 +45,9 @@ from posecore.lineage.versions import (
 from posecore.lineage.weights_use import WeightsUse, weights_of, weights_tags
 from posecore.models.saving import WEIGHTS_FILE, read_card, verify_model
 from posecore.storage import sha256_of
+
+# It tells everybody, at each registration, that an example is compared with a signature, which both are made here.
+logging.getLogger("mlflow.pyfunc").setLevel(logging.WARNING)
 
 _DIGITS = 12
 _TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"

@@ -69,7 +69,7 @@ class Tracking:
     Attributes:
         uri: absolute tracking URI, also the registry's.
         experiment: name of the experiment.
-        experiment_id: MLflow's id of it.
+        experiment_id: MLflow's id of it; "" where there is none and nothing will be recorded.
         patience_s: how long to wait for a store that stopped answering.
     """
 
@@ -256,7 +256,12 @@ class RunLog:
 
 
 def connect(
-    config: TrackingConfig, folder: str | AnyPath, timeout_s: float = 5.0, *, must_exist: bool = False
+    config: TrackingConfig,
+    folder: str | AnyPath,
+    timeout_s: float = 5.0,
+    *,
+    must_exist: bool = False,
+    records: bool = True,
 ) -> Tracking:
     """Finds the tracking store, checks that it answers, and creates the experiment if it is new.
 
@@ -265,12 +270,14 @@ def connect(
         folder: run folder; holds the SQLite file and the artifacts unless the configuration says otherwise.
         timeout_s: how long a server may take to answer.
         must_exist: refuse to create an empty SQLite store; for commands that only ask.
+        records: whether anything will be recorded; if not, no experiment is made for it.
 
     Raises:
         PreflightError: the server does not answer in time, or is not an MLflow server.
         ConfigError: a SQLite URI with a relative path, a folder whose path cannot stand in one, or a remote folder
             without a named store.
-        LineageError: the store refused, for instance because the experiment was deleted, or does not exist.
+        LineageError: its file may not be read or written; or it refused, for instance because the experiment was
+            deleted, or does not exist.
     """
     place = as_path(folder)
     named = config.uri or os.environ.get("MLFLOW_TRACKING_URI")
@@ -289,6 +296,8 @@ def connect(
     check_reachable(uri, timeout_s)
     if must_exist and uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
         raise LineageError(f"nothing has been recorded at {uri}; name the run folder or the server of the jobs.")
+    if uri.startswith("sqlite:"):
+        _refuse_unwritable(Path(uri.removeprefix("sqlite:///")), records)
     root = config.artifact_root
     if root is None and uri.startswith("sqlite:"):
         root = str(folder / "artifacts")
@@ -300,7 +309,7 @@ def connect(
         return Tracking(
             uri=uri,
             experiment=config.experiment,
-            experiment_id=_experiment(uri, config.experiment, root),
+            experiment_id=_experiment(uri, config.experiment, root, records),
             patience_s=config.patience_s,
         )
     except (MlflowException, SQLAlchemyError) as error:
@@ -311,6 +320,18 @@ def connect(
             f"tracking store {shown_uri(uri)}: the database's driver {error.name} is not installed; install it, or "
             "name one that is in the address, such as postgresql+psycopg2://."
         ) from error
+
+
+def _refuse_unwritable(file: Path, records: bool) -> None:
+    """Refuses a store that the system would not let be read, or be written where that is wanted."""
+    wanted = os.R_OK | os.W_OK if records else os.R_OK
+    effective = os.access in os.supports_effective_ids
+    for place in (file, file.parent):  # SQLite keeps a journal beside its file
+        if place.exists() and not os.access(place, wanted, effective_ids=effective):
+            raise LineageError(
+                f"{place}: you may not {'write' if records else 'read'} there, where runs are recorded; ask whoever "
+                "owns it, or name another run folder or a server."
+            )
 
 
 def _log_params(run_id: str, params: Sequence[Param], client: MlflowClient) -> None:
@@ -327,9 +348,11 @@ def _client(uri: str) -> MlflowClient:
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
-def _experiment(uri: str, name: str, artifact_root: str | None) -> str:
+def _experiment(uri: str, name: str, artifact_root: str | None, records: bool) -> str:
     client = _client(uri)
     found = client.get_experiment_by_name(name)
+    if found is None and not records:
+        return ""
     if found is None:
         location = None if artifact_root is None else f"{artifact_root.rstrip('/')}/{name}"
         try:

@@ -21,9 +21,10 @@ from mlflow.exceptions import MlflowException
 from pydantic import ConfigDict, Field
 
 from posecore.config import Config
-from posecore.errors import LineageError
+from posecore.errors import LineageError, QuestionError
 from posecore.lineage.dataset_inputs import DatasetUse, short_digest
 from posecore.lineage.tracking import Tracking, metric_name
+from posecore.nearest import choices
 
 DATASET = "dataset."
 """What tags begin with that name a split."""
@@ -89,8 +90,32 @@ def get_version(tracking: Tracking, name: str, version: int | str) -> ModelVersi
     except MlflowException as error:
         detail = " ".join(str(error).split())
         raise LineageError(
-            f"model {name} version {version}: {detail}; see the registered versions in MLflow."
+            f"model {name} version {version}: {detail.rstrip('.')}.{near_models(tracking, name)}"
         ) from None
+
+
+def look_up(tracking: Tracking, name: str) -> None:
+    """Refuses the name of a model that is not registered.
+
+    Raises:
+        QuestionError: it is not.
+    """
+    known = _models(tracking)
+    if name not in known:
+        raise QuestionError(f"no model is registered as {name}.{choices(name, known)}")
+
+
+def near_models(tracking: Tracking, name: str) -> str:
+    """What to say behind the sentence that a version was not found: what is registered instead."""
+    known = _models(tracking)
+    if name not in known:
+        return choices(name, known) if known else " Nothing is registered there."
+    numbers = sorted(int(each.version) for each in tracking.client.search_model_versions(f"name = '{name}'"))
+    return f" Of {name} there are {', '.join(map(str, numbers)) or 'none'}."
+
+
+def _models(tracking: Tracking) -> list[str]:
+    return [each.name for each in tracking.client.search_registered_models(max_results=1000)]
 
 
 def evaluations(version: ModelVersion) -> list[EvaluationResult]:

@@ -285,7 +285,11 @@ def _beside(path: AnyPath) -> Iterator[BinaryIO]:
 
 def _finish_saving(folder: AnyPath) -> None:
     """Puts a model that lies whole beside another, which its card says, in the other's place."""
-    if not (folder / _NEXT_CARD).exists():
+    try:
+        begun = (folder / _NEXT_CARD).exists()
+    except PermissionError:  # whoever reads says it of what is read
+        return
+    if not begun:
         return
     for source, target in ((_NEXT_WEIGHTS, WEIGHTS_FILE), (_NEXT_CARD, CARD_FILE)):
         with suppress(FileNotFoundError):  # done before the interruption, or by another process just now

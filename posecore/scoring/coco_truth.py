@@ -256,7 +256,7 @@ class _Table:
 def _document(path: AnyPath, lists: tuple[str, ...]) -> Iterator[Json]:
     source = Source(
         dataset="truth",
-        split="",
+        split="annotations",
         root=path.parent,
         annotations=path.name,
         images="",

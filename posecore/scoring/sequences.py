@@ -18,7 +18,7 @@ def read_sequences(folder: AnyPath) -> Iterator[list[dict[str, Json]]]:
     Raises:
         EvaluationError: there is no file, one is no such file, or a body has no confidences (``scores``).
     """
-    files = sorted(folder.glob("*.json"), key=str)
+    files = sorted((path for path in folder.iterdir() if path.suffix == ".json"), key=str)
     if not files:
         raise EvaluationError(f"{folder} holds no *.json; name a file of results, or a folder with one per sequence.")
     for path in files:

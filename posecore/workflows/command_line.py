@@ -11,6 +11,7 @@ import yaml
 from posecore.command_parser import CommandParser
 from posecore.config import load_config, stated_values
 from posecore.lineage.steps import Reuse
+from posecore.workflows.data_steps import check_sources
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.machines import Machines
 
@@ -25,7 +26,7 @@ class Flags:
         declare: adds them to the parser.
         overrides: the ``key=value`` that a parsed command line stands for; those of ``--set`` come after them.
         run_file: what they change where no ``--config`` is given; None requires one.
-        foresee: what ``--dry-run`` says of the job after its run file; None says nothing.
+        foresee: what ``--dry-run`` says of the job before its run file, and refuses; None says nothing.
     """
 
     declare: Callable[[argparse.ArgumentParser], None]
@@ -61,7 +62,11 @@ def read_job(
     parser.add_argument(
         "--verify", action="store_true", help="read what finished steps wrote, and make anew what is not as it was"
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the run file that this stands for, and stop")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="look whether the data are there, print the run file that this stands for, and stop",
+    )
     earlier = parser.add_mutually_exclusive_group()
     earlier.add_argument("--no-reuse", action="store_true", help="run every step again, and train from the first step")
     earlier.add_argument(
@@ -80,9 +85,10 @@ def read_job(
         reuse = Reuse(finished=not options.no_reuse, codes=tuple(options.resume_from_code), verify=options.verify)
         config = load_config(run_file, config_class, overrides)
         if options.dry_run:
-            print(yaml.safe_dump(stated_values(run_file, overrides), sort_keys=False), end="")
+            check_sources(config, {entry.name: entry.load() for entry in config.datasets})
             if flags is not None and flags.foresee is not None:
                 flags.foresee(config)
+            print(yaml.safe_dump(stated_values(run_file, overrides), sort_keys=False), end="")
             return
         run(config, reuse, machines)
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 from posecore.schema import Json
 
 
@@ -26,13 +26,13 @@ def data_entry(text: str) -> dict[str, Json]:
     """``DATASET[:TRAIN[:EVALUATE]]=ROOT`` as an entry of ``datasets``; a local root counts from where we are.
 
     Raises:
-        ConfigError: it is no such text, or none of the dataset's splits is meant for training and none is named.
+        UsageError: it is no such text, or none of the dataset's splits is meant for training and none is named.
         DatasetError: there is no such dataset.
     """
     what, separator, root = text.partition("=")
     dataset, *splits = what.split(":")
     if not (separator and dataset and root) or len(splits) > 2 or not all(splits):
-        raise ConfigError(f"--data {text}: expected DATASET[:TRAIN[:EVALUATE]]=ROOT, for example coco=/data/coco.")
+        raise UsageError(f"--data {text}: expected DATASET[:TRAIN[:EVALUATE]]=ROOT, for example coco=/data/coco.")
     is_file = dataset.endswith((".yaml", ".yml"))
     if is_file or not splits:
         definition = load_dataset(dataset)
@@ -48,7 +48,7 @@ def _usual_splits(definition: DatasetDefinition, called: str) -> list[str]:
     training = [split for split, part in definition.splits.items() if part.use == "train"]
     evaluation = [split for split, part in definition.splits.items() if part.use == "eval"]
     if not training:
-        raise ConfigError(
+        raise UsageError(
             f"--data {called}: none of its splits ({', '.join(definition.splits)}) is meant for training; name one, "
             f"--data {called}:{next(iter(definition.splits))}=ROOT."
         )

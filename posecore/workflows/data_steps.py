@@ -10,7 +10,7 @@ from typing import Any
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import source_for
 from posecore.errors import PreflightError
-from posecore.formats.files import source_file
+from posecore.formats.files import check_annotations
 from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
@@ -83,9 +83,19 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
     """Refuses what can be known to fail before anything starts.
 
     Raises:
+        PreflightError: the run folder and its disk; else see :func:`check_sources`.
+    """
+    check_sources(config, definitions)
+    check_run_folder(config.folder)
+
+
+def check_sources(config: DatasetsJob, definitions: Mapping[str, DatasetDefinition]) -> None:
+    """Refuses places and downloads by which a job cannot run; nothing is written.
+
+    Raises:
         ConfigError: a corrections file cannot be read.
         DatasetError: a dataset has no split of that name, or its annotations are not there.
-        PreflightError: relative folders in a submitted job, or the run folder and its disk.
+        PreflightError: relative folders in a submitted job.
     """
     if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # Ray sets it for the entrypoint of a submitted job
         for name, location in (("run_folder", config.run_folder), ("data_folder", config.data_folder)):
@@ -99,8 +109,7 @@ def check_places(config: DatasetsJob, definitions: Mapping[str, DatasetDefinitio
             read_corrections(entry.corrections)
         for role in entry.roles:
             source = source_for(definitions[entry.name], entry.split(role), config.root(entry))
-            source_file(source, source.annotations)
-    check_run_folder(config.folder)
+            check_annotations(source)
 
 
 def check_run_folder(folder: AnyPath) -> None:

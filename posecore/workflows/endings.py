@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 
-from posecore.errors import PoseCoreError
+from posecore.errors import PoseCoreError, status_of
 from posecore.interruption import Interrupted, signals_raise
 from posecore.lineage.outage import told
 from posecore.shards.remote import is_of_a_store
@@ -50,7 +50,7 @@ def exit_status(
         lost: errors after which nobody is left to say farewell to.
 
     Returns:
-        0 if it ended well, 1 after an error, 128 and the signal's number after a signal.
+        0 if it ended well, 1 after an error, 2 if the command line was wrong, 128 and the number of a signal after it.
     """
     try:
         with signals_raise(instead):
@@ -64,7 +64,7 @@ def exit_status(
         if sentence is None:
             raise
         print(f"error: {sentence}", file=sys.stderr, flush=True)
-        return _leave_at_once(1) if isinstance(error, lost) else 1
+        return _leave_at_once(1) if isinstance(error, lost) else status_of(error)
     return 0
 
 

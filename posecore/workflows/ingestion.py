@@ -1,16 +1,22 @@
 """One split from raw files to shards, by whatever machines there are."""
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from posecore.datasets.definition import DatasetDefinition
+from posecore.errors import IntegrityError
+from posecore.ingest.executor import InProcess
 from posecore.ingest.job import IngestJob, IngestSettings, ingest_job
-from posecore.ingest.run import advice, ingest
+from posecore.ingest.run import advice, ingest, plan_split
 from posecore.ingest.verify_source import SourceReport, verify_source
 from posecore.loading.precut import PrecutSettings, write_precut
-from posecore.shards.manifest import Manifest
+from posecore.shards.manifest import Manifest, read_manifest
 from posecore.shards.store import open_store
 from posecore.sole_driver import sole_driver
+from posecore.stages.load import load_stages
 from posecore.storage import AnyPath, folder_of_machine, for_all_nodes
 from posecore.workflows.machines import Machines
 
@@ -51,6 +57,45 @@ def ingest_split(
     if told is not None:
         print(told)
     return manifest
+
+
+def foresee_split(
+    definition: DatasetDefinition, split: str, root: str | AnyPath, out: str | AnyPath, settings: IngestSettings
+) -> str:
+    """What an ingestion would do, in a few lines; the annotations are read here, and nothing is written there.
+
+    Args:
+        definition: as of :func:`ingest_split`, as all others.
+        split: name of the split.
+        root: folder of the download.
+        out: shards would go to ``<out>/<dataset>/<split>``.
+        settings: shape of the shards.
+
+    Raises:
+        DatasetError: the annotations cannot be read.
+        IngestError: the split is empty.
+    """
+    job = ingest_job(definition, split, for_all_nodes(root), for_all_nodes(out), settings)
+    load_stages(job.definition)
+    with TemporaryDirectory(prefix="posecore-") as scratch:
+        plan = plan_split(job, Path(scratch), InProcess())
+    images, instances = (sum(getattr(shard, name) for shard in plan.shards) for name in ("num_images", "num_instances"))
+    rejected = Counter[str]()
+    for count in plan.tally.counts():
+        rejected.update(count.reasons)
+    try:
+        kept = read_manifest(job.folder).plan_digest == plan.digest
+        there = "is there already and stays as it is" if kept else "is there of another plan, and would be made anew"
+    except IntegrityError:
+        there = "is not there yet, or not whole"
+    return (
+        f"source    {job.root}\n"
+        f"plan      {images} images and {instances} instances in {len(plan.shards)} shards of at most "
+        f"{settings.images_per_shard}; the pictures themselves are not looked at\n"
+        f"rejected  {', '.join(f'{reason}: {number}' for reason, number in sorted(rejected.items())) or 'none'}\n"
+        f"stages    {', '.join(job.definition.stage_labels) or 'none'}\n"
+        f"shards    {job.folder}, which {there}"
+    )
 
 
 def verify_split(

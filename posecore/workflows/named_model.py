@@ -33,6 +33,6 @@ def named_weights(source: str | PathLike[str], folder: str, tracking_uri: str | 
     from posecore.lineage.model_source import registered_model
     from posecore.lineage.tracking import TrackingConfig, connect
 
-    tracking = connect(TrackingConfig(uri=tracking_uri), folder, must_exist=True)
+    tracking = connect(TrackingConfig(uri=tracking_uri), folder, must_exist=True, records=False)
     with registered_model(str(source), tracking) as files:
         yield files

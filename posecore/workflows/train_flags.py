@@ -5,7 +5,7 @@ import json
 from collections.abc import Mapping, Sequence
 
 from posecore.datasets.discovery import load_dataset
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 from posecore.evaluation.protocols import metric_class
 from posecore.schema import Json
 from posecore.training.recipes import RECIPES
@@ -32,7 +32,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     """What the flags change in the run file, as ``key=value``.
 
     Raises:
-        ConfigError: a flag is missing or malformed, or a dataset has no split to train on.
+        UsageError: a flag is missing or malformed, or a dataset has no split to train on.
         DatasetError: there is no such dataset.
     """
     changes: dict[str, Json] = {}
@@ -41,7 +41,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     if options.config is None:
         missing = [f"--{flag}" for flag in _NEEDED if not getattr(options, flag)]
         if missing:
-            raise ConfigError(f"{', '.join(missing)}: missing; give both, or a run file with --config.")
+            raise UsageError(f"{', '.join(missing)}: missing; give both, or a run file with --config.")
         name = name or "-".join([options.model, *(str(entry["name"]) for entry in entries)])
         changes["run_folder"] = f"runs/{name}"
         changes |= _judged(entries)

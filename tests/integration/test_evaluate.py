@@ -140,8 +140,18 @@ def test_errors_come_back_as_one_sentence(local_ray, world, tmp_path, capsys):
     with pytest.raises(CheckpointError, match="holds no whole model"):
         evaluate_stores(RayMachines(), tmp_path, near, SETTINGS, out=tmp_path)
     capsys.readouterr()
-    assert main(["--model", str(model_folder), "--store", "near", "--out", str(tmp_path)]) == 1
+    assert main(["--model", str(model_folder), "--store", "near", "--out", str(tmp_path)]) == 2
     assert capsys.readouterr().err.startswith("error: --store near: expected NAME=VALUE")
+
+
+def test_a_dry_run_says_which_head_would_answer_and_touches_nothing(world, tmp_path, capsys):
+    _, stores, model_folder = world
+    command = ["--model", str(model_folder), "--store", f"near={stores['near']}", "--out", str(tmp_path / "out")]
+    assert main([*command, "--dry-run"]) == 0
+    assert f"crops of {stores['near']} by head hands, judged as " in capsys.readouterr().out
+    assert main([*command, "--head", "near=hnads", "--dry-run"]) == 1
+    assert "the model has no head 'hnads'; it has hands" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):

@@ -163,6 +163,6 @@ def test_the_command_ingests_a_real_split(local_ray, samples, tmp_path, capsys):
     open_store(tmp_path / "coco" / "train").verify()
     assert main([*arguments, "--verify-source"]) == 0
     assert "coco train: 80 pictures, 0 changed by stages; every one is what reader" in capsys.readouterr().out
-    assert main([*arguments, "--images-per-shard", "0"]) == 1
+    assert main([*arguments, "--images-per-shard", "0"]) == 2
     assert "images_per_shard" in capsys.readouterr().err
     assert main(["--dataset", "nothing", *arguments[2:]]) == 1

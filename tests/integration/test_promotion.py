@@ -532,11 +532,22 @@ def test_the_command_promotes_refuses_rolls_back_and_tells(
     assert command.main([*own, "--version", "1"]) == 1
     assert "coco/AP is 0.5, required >= 0.6." in capsys.readouterr().err
     assert command.main([*own, "--version", "1", "--alias", "trial", "--gate", "coco/AP>=0.6"]) == 1
+    runs = len(tracking.client.search_runs([tracking.experiment_id]))
+    assert command.main([*own, "--version", "1", "--dry-run"]) == 1
+    told = capsys.readouterr()
+    assert "FAILS  coco/AP is 0.5, required >= 0.6." in told.out
+    assert "version 1 would not be promoted" in told.err
+    assert command.main([*own, "--version", "2", "--dry-run"]) == 0
+    assert "champion would move from no version to version 2; nothing was changed." in capsys.readouterr().out
+    assert command.main([*base, "--register-policies", str(file), "--dry-run"]) == 0
+    assert "would hold: 1, of champion; nothing was changed." in capsys.readouterr().out
+    assert len(tracking.client.search_runs([tracking.experiment_id])) == runs
+    assert get_version(tracking, tracking.experiment, 2).aliases == []
     assert command.main([*own, "--version", "2", "--max-regression", "0.005", "--reason", "better"]) == 0
     assert get_version(tracking, tracking.experiment, 2).aliases == [CHAMPION]
     assert "version 2 is now champion" in capsys.readouterr().out
 
-    assert command.main([*own, "--rollback", "--preview"]) == 0
+    assert command.main([*own, "--rollback", "--dry-run"]) == 0
     assert "champion would move from version 2 to no version; nothing was changed." in capsys.readouterr().out
     assert get_version(tracking, tracking.experiment, 2).aliases == [CHAMPION]
     assert command.main([*own, "--rollback", "--reason", "a mistake"]) == 0

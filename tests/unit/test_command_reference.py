@@ -15,13 +15,15 @@ HEAD = """# Commands
 Every command explains its options with `--help`, and says on one line what is wrong with what it was given: where, why,
 and the nearest right thing: a name that is near the mistyped one, or another place where a disk is full, read-only or
 somebody else's. The jobs (`ingest`, `train`, `adapt`, `distill`, `pretrain`, `evaluate`, `promote`) are the
-scripts of `pipelines/`, which clusters submit; `--dry-run` prints the run file that a job stands for.
+scripts of `pipelines/`, which clusters submit. `--dry-run` has each say what it would do, and refuse what can be known
+to fail, and touch nothing: jobs with a run file look whether the data are there and print that file, `ingest` counts,
+`evaluate` looks whether model and splits go together, `promote` whether every gate holds.
 
 | exit status | meaning |
 |---|---|
 | 0 | done; of questions: the answer is complete |
-| 1 | an error, said in one sentence; a check that failed; an answer that may not be complete |
-| 2 | wrong usage; a question about something that is nowhere recorded |
+| 1 | an error in one sentence (a file, data or a model not there); a failed check; an answer that may not be complete |
+| 2 | wrong usage (an option missing, unknown, malformed, contradictory); a question about nothing that is recorded |
 | 130, 143 | ended by Ctrl-C or SIGTERM, nothing half-written left under its final name |
 
 Completion: `posecore completion bash > ~/.local/share/bash-completion/completions/posecore`, or `zsh` into a folder of

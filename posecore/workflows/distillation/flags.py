@@ -3,7 +3,7 @@
 import argparse
 import json
 
-from posecore.errors import ConfigError
+from posecore.errors import UsageError
 from posecore.schema import Json
 from posecore.workflows.data_flags import data_entry, declare_data
 
@@ -23,7 +23,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     """What the flags change in the run file, as ``key=value``.
 
     Raises:
-        ConfigError: a flag is missing or malformed, or a dataset has no split to train on.
+        UsageError: a flag is missing or malformed, or a dataset has no split to train on.
         DatasetError: there is no such dataset.
     """
     changes: dict[str, Json] = {}
@@ -31,7 +31,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
     if options.config is None:
         missing = [f"--{flag}" for flag in _NEEDED if not getattr(options, flag)]
         if missing:
-            raise ConfigError(f"{', '.join(missing)}: missing; give all of them, or a run file with --config.")
+            raise UsageError(f"{', '.join(missing)}: missing; give all of them, or a run file with --config.")
         name = name or f"{options.student}-distilled"
         changes["run_folder"] = f"runs/{name}"
     if name:

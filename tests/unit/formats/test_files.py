@@ -48,7 +48,7 @@ def test_missing_and_unreadable_files_are_named(make_source: Callable[..., Sourc
 
 def test_a_pipe_is_not_waited_for_and_a_giant_not_read(make_source: Callable[..., Source], tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")  # nobody writes to it
-    with pytest.raises(DatasetError, match=r"tiny train: pipe cannot be read .it is a pipe, not a file"):
+    with pytest.raises(DatasetError, match=r"tiny train: .*pipe cannot be read .it is a pipe, not a file"):
         read_json(make_source("pipe"), "pipe")
     with (tmp_path / "giant").open("wb") as file:
         file.truncate(1001)

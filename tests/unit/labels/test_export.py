@@ -145,7 +145,7 @@ def test_predictions_become_prelabels_by_one_command(
     (tmp_path / "0.png").write_bytes(picture())
     out = tmp_path / "out"
     command = ["datasets", "export", f"{tmp_path / 'predicted'}", "--format=sleap", f"--out={out}", "--min-score=0.3"]
-    assert cli.main(command) == 1
+    assert cli.main(command) == 2
     assert "--pictures FOLDER" in capsys.readouterr().err
     assert cli.main([*command, f"--pictures={tmp_path}"]) == 0
     assert "1 pictures, 1 bodies" in capsys.readouterr().out

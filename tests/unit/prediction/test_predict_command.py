@@ -295,7 +295,7 @@ def test_a_mistake_ends_in_one_sentence(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     photo(tmp_path / "photo.png")
     Path("other.csv").write_text("image,x,y,w,h\nother.png,1,1,5,5\n")
-    assert main(["predict", "photo.png", "--model", model, *options]) == 1
+    assert main(["predict", "photo.png", "--model", model, *options]) in (1, 2)
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert message in line

@@ -65,5 +65,5 @@ def test_the_command_writes_a_row_per_instance(
 def test_a_mistake_is_answered_in_one_sentence(
     store: ShardStore, tmp_path: Path, options: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main(["datasets", "augmentations", str(store.location), "--out", str(tmp_path), *options]) == 1
+    assert main(["datasets", "augmentations", str(store.location), "--out", str(tmp_path), *options]) == 2
     assert message in capsys.readouterr().err

@@ -119,9 +119,9 @@ def test_what_cannot_be_said_is_refused(
 ) -> None:
     with pytest.raises(ConfigError, match="not calibrated for answers with flip test, by regression; calibrate it"):
         Predictor(load_model(folder), PredictorSettings(uncertainty=True, flip_test=True))
-    assert main(["calibrate", "vitpose-s", str(store.location)]) == 1
+    assert main(["calibrate", "vitpose-s", str(store.location)]) == 2
     assert "say with --out where the copy goes" in capsys.readouterr().err
-    assert main(["calibrate", str(folder), str(store.location), "--level", "90"]) == 1
+    assert main(["calibrate", str(folder), str(store.location), "--level", "90"]) == 2
     assert "--level 90: a probability lies between 0 and 1" in capsys.readouterr().err
     few = hands_store(tmp_path / "few", hands_definition(), num_images=5)
     assert main(["calibrate", str(folder), str(few.location)]) == 1

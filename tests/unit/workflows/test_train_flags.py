@@ -57,9 +57,13 @@ def test_what_is_better_is_the_protocols_to_say(started: list[JobConfig]) -> Non
 
 
 def test_a_dry_run_prints_the_file_that_flags_stand_for(
-    started: list[JobConfig], capsys: pytest.CaptureFixture[str]
+    started: list[JobConfig], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    flags = ["--data", "coco=/data/coco", "--model", "vitpose-small", "--set", "training.seed=3"]
+    for split in ("train", "val"):
+        annotations = tmp_path / "annotations" / f"person_keypoints_{split}2017.json"
+        annotations.parent.mkdir(exist_ok=True)
+        annotations.touch()
+    flags = ["--data", f"coco={tmp_path}", "--model", "vitpose-small", "--set", "training.seed=3"]
     assert main(flags) == 0
     assert main([*flags, "--dry-run"]) == 0
     (job,) = started
@@ -70,7 +74,7 @@ def test_a_dry_run_prints_the_file_that_flags_stand_for(
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["--model", "vit-nano"]) == 1
+    assert main(["--model", "vit-nano"]) == 2
     assert "error: --data: missing; give both, or a run file with --config." in capsys.readouterr().err
-    assert main(["--data", "coco", "--model", "vit-nano"]) == 1
+    assert main(["--data", "coco", "--model", "vit-nano"]) == 2
     assert "--data coco: expected DATASET[:TRAIN[:EVALUATE]]=ROOT" in capsys.readouterr().err
