@@ -10,6 +10,14 @@ from posecore.evaluation.bootstrap import Estimate
 Writer: TypeAlias = Callable[[float], str]
 
 
+def signed_figure(value: float | None) -> str:
+    """Four places and a sign; of what is 0 so far, none."""
+    if value is None or not np.isfinite(value):
+        return "–"
+    text = f"{value:+.4f}"
+    return text[1:] if float(text) == 0 else text
+
+
 def number(value: float) -> str:
     """Three places."""
     return f"{value:.3f}" if np.isfinite(value) else "–"
@@ -17,7 +25,8 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """Three places and a sign."""
-    return f"{value:+.3f}" if np.isfinite(value) else "–"
+    text = f"{value:+.3f}" if np.isfinite(value) else "–"
+    return text[1:] if text in ("+0.000", "-0.000") else text
 
 
 def percent(value: float) -> str:
@@ -27,7 +36,8 @@ def percent(value: float) -> str:
 
 def signed_points(value: float) -> str:
     """A difference of shares in percentage points."""
-    return f"{100 * value:+.1f}" if np.isfinite(value) else "–"
+    text = f"{100 * value:+.1f}" if np.isfinite(value) else "–"
+    return text[1:] if text in ("+0.0", "-0.0") else text
 
 
 def interval(estimate: Estimate, write: Writer) -> str:

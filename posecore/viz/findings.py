@@ -29,6 +29,8 @@ def change_finding(name: str, paired: PairedErrors) -> Finding:
         f"{name}: mean error {percent(error.first.value)} → {percent(error.second.value)} of the box, "
         f"{signed_points(change.value)} points {interval(change, signed_points)}".rstrip()
     )
+    if change.value == 0 and change.low != change.low:
+        return Finding(f"{name}: mean error {percent(error.first.value)} of the box, the same for both.")
     if change.high < 0:
         return Finding(f"{told}: better.", "good")
     if change.low > 0:

@@ -1,5 +1,6 @@
 """What a report tells of a training beside the judged sets: its curves, its data, and what it cost."""
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -95,4 +96,5 @@ def _cost(metrics: Mapping[str, float], hardware: str) -> list[tuple[str, str]]:
         if name in metrics:
             value = metrics[name] / (1e9 if name == "memory_bytes" else 1)
             rows.append((told, form.format(value)))
-    return [*rows, ("steps on", hardware)] if hardware else rows
+    made_on = json.loads(hardware) if hardware else {}
+    return rows + [(f"steps on {name}", f"{count:,}") for name, count in made_on.items()]

@@ -29,6 +29,7 @@ from posecore.lineage.versions import RegisteredVersion
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.viz.adaptation_report import AdaptationReport, BothByGroup, LabelFindings, write_adaptation_report
+from posecore.viz.estimate_text import signed_figure
 from posecore.viz.findings import Finding, change_finding, worse_finding
 from posecore.viz.report import EvaluationSection, ReportTable
 from posecore.viz.suspects import suspect_pictures
@@ -391,5 +392,5 @@ def changes_table(title: str, rows: Sequence[Change]) -> Table:
         table.add_column(column, overflow="fold")
     for row in rows:
         values = [f"{value:.4f}" if value is not None else "–" for value in (row.parent, row.child)]
-        table.add_row(row.eval_set, row.metric, *values, f"{row.gain:+.4f}" if row.gain is not None else "–")
+        table.add_row(row.eval_set, row.metric, *values, signed_figure(row.gain))
     return table
