@@ -31,6 +31,7 @@ from posecore.ingest.write import sample_key, write_shard
 from posecore.schema import Reject
 from posecore.shards.editions import edition_folder, find_edition
 from posecore.shards.store import open_store
+from tests.support.small_disk import small_disk
 from tests.support.small_split import definition, instance, job, picture, records, tree
 
 
@@ -526,27 +527,20 @@ def test_a_file_size_limit_ends_in_one_sentence_and_leaves_no_shard(root, out):
     assert not list((out / "tiny" / "train").glob("*shard-*"))
 
 
-@pytest.fixture
-def small_disk(tmp_path):
-    folder = tmp_path / "small"
-    folder.mkdir()
-    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(folder)], capture_output=True)
-    if mounted.returncode:
-        pytest.skip("mounting a small tmpfs needs root")
-    yield folder
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_a_full_disk_ends_in_one_sentence_and_more_room_continues(root, small_disk):
-    source = records(root, 30)
-    with pytest.raises(IngestError, match="no room to write it"):
-        ingest(job(root, small_disk), source)
-    folder = small_disk / "tiny" / "train"
-    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
-    assert not (folder / "manifest.json").exists()
-    subprocess.run(["mount", "-o", "remount,size=4m", str(small_disk)], check=True)
-    assert ingest(job(root, small_disk), source).num_images == 30
-    open_store(folder).verify()
+def test_a_full_disk_ends_in_one_sentence_and_more_room_continues(root, tmp_path):
+    disk = tmp_path / "small"
+    with small_disk(disk, "64k") as mounted:
+        if not mounted:
+            pytest.skip("mounting a small tmpfs needs root")
+        source = records(root, 30)
+        with pytest.raises(IngestError, match="no room to write it"):
+            ingest(job(root, disk), source)
+        folder = disk / "tiny" / "train"
+        assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+        assert not (folder / "manifest.json").exists()
+        subprocess.run(["mount", "-o", "remount,size=4m", str(disk)], check=True)
+        assert ingest(job(root, disk), source).num_images == 30
+        open_store(folder).verify()
 
 
 def test_definitions_of_datasets_travel_in_the_manifest(root, out):

@@ -31,6 +31,7 @@ from posecore.models.saving import (
 from posecore.storage import AnyPath, as_path
 from tests.support import killed_saving
 from tests.support.killed_saving import filled
+from tests.support.small_disk import small_disk
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 
 
@@ -215,36 +216,32 @@ def test_a_save_killed_at_any_file_operation_leaves_one_of_the_two_models(tmp_pa
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
+def filled_but_for(tmp_path: Path) -> Iterator[Callable[[int], AbstractContextManager[None]]]:
     """Makes room for so many bytes only in ``tmp_path / "disk"``: on a file system of its own, by root.
 
     Elsewhere no file may grow beyond that. Either way the kernel refuses to write more, in the middle of a file.
     """
     folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(folder)]
-    mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
+    with small_disk(folder, "2m") as mounted:
 
-    @contextmanager
-    def filled_but_for(room: int) -> Iterator[None]:
-        if mounted:
-            disk = os.statvfs(folder)
-            (folder / "ballast").write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
-            yield
-            (folder / "ballast").unlink()
-        else:
-            limit = resource.getrlimit(resource.RLIMIT_FSIZE)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
-            yield
-            resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        @contextmanager
+        def filled(room: int) -> Iterator[None]:
+            if mounted:
+                disk = os.statvfs(folder)
+                (folder / "ballast").write_bytes(bytes(disk.f_bavail * disk.f_frsize - room))
+                yield
+                (folder / "ballast").unlink()
+            else:
+                limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+                resource.setrlimit(resource.RLIMIT_FSIZE, (room, limit[1]))
+                yield
+                resource.setrlimit(resource.RLIMIT_FSIZE, limit)
 
-    yield filled_but_for
-    if mounted:
-        subprocess.run(["umount", str(folder)], check=True)
+        yield filled
 
 
 def test_a_full_disk_leaves_the_model_that_was_there(
-    tmp_path: Path, small_disk: Callable[[int], AbstractContextManager[None]]
+    tmp_path: Path, filled_but_for: Callable[[int], AbstractContextManager[None]]
 ) -> None:
     folder = tmp_path / "disk" / "model"
     save_model(filled(1.0), folder)
@@ -252,7 +249,7 @@ def test_a_full_disk_leaves_the_model_that_was_there(
         CheckpointError,
         match=r"model: the model cannot be written \((No space left on device|File too large)\), and what was there is",
     )
-    with small_disk((folder / WEIGHTS_FILE).stat().st_size // 2), full:
+    with filled_but_for((folder / WEIGHTS_FILE).stat().st_size // 2), full:
         save_model(filled(2.0), folder)
     assert sorted(path.name for path in folder.iterdir()) == [CARD_FILE, WEIGHTS_FILE]
     assert _value(folder) == 1.0
