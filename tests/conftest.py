@@ -55,6 +55,12 @@ def tracking(store_folder: Path, request: pytest.FixtureRequest) -> "Tracking":
     return connect(config, store_folder)
 
 
+@pytest.fixture
+def this_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Jobs are done by this process, as by one that torchrun started: for what Ray has no part in."""
+    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
+
+
 @pytest.fixture(scope="session")
 def local_ray() -> Iterator[None]:
     """A Ray instance of this machine only, with two CPUs and no dashboard, started once: it takes five seconds."""

@@ -7,7 +7,6 @@ import socket
 import threading
 
 import ray
-import ray.data
 
 from posecore.errors import PreflightError
 
@@ -58,6 +57,8 @@ def _sentence(address: str, why: str) -> str:
 
 def quiet_ray_data() -> None:
     """Leaves progress to the job's own bar, which counts images or crops where Ray's counts blocks."""
+    import ray.data
+
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

@@ -83,6 +83,8 @@ class OnRay:
         Without stages that see pictures there is one operator. With them, one reads a shard's pictures, each stage is
         one, and the last writes; so a stage on a GPU works on one shard while others read and write.
         """
+        import ray.data
+
         quiet_ray_data()
         numbers = [{"number": shard.number} for shard in plan.shards]
         shards = ray.data.from_items(numbers, override_num_blocks=len(numbers))

@@ -7,6 +7,7 @@ crash within the next two seconds would lose one that is whole, and two attempts
 
 import logging
 import os
+import pickle
 import sys
 import time
 from collections.abc import Mapping, Sequence
@@ -20,7 +21,6 @@ import torch
 from posecore.cluster.answered_calls import begun, outcome
 from posecore.cluster.verdicts import Verdict, comes_again
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
-from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath, as_path, folder_of_machine
 from posecore.training.best import result_of
 from posecore.training.checkpoint_store import CheckpointStore
@@ -31,13 +31,16 @@ if TYPE_CHECKING:
     from ray.train import Result
     from ray.train.torch import TorchTrainer
 
+    from posecore.lineage.curve import CurveLog
+
 _RAY_NAME = "ray"
+_UNUSED = ("PlacementGroupCleanerCallback", "DatasetsCallback")
 _TALKATIVE = ("aiobotocore", "botocore")  # each worker would say where it found its credentials
 _LOOK_S = 0.5  # between two looks for the stop file, which may lie on a shared file system
 
 
 def train_with_ray(
-    worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: CurveLog | None = None
+    worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: "CurveLog | None" = None
 ) -> TrainedRun:
     """Runs a worker function on several processes until it has returned on all of them.
 
@@ -70,9 +73,10 @@ def train_with_ray(
     from posecore.cluster.process_group import GroupConfig
     from posecore.cluster.training_events import TrainingEvents
 
+    packed = None if curve is None else pickle.dumps(curve)  # only rank 0 needs MLflow, which takes seconds to import
     workers = config.num_workers if config.min_workers is None else (config.min_workers, config.num_workers)
     trainer = _trainer_class(worker.training.global_batch // worker.training.accumulation)(
-        lambda: _work(worker, store, curve, verdict, stop if config.checkpoint_on_stop else None),
+        lambda: _work(worker, store, packed, verdict, stop if config.checkpoint_on_stop else None),
         scaling_config=train.ScalingConfig(
             num_workers=workers,
             use_gpu=config.gpus_per_worker > 0,
@@ -146,15 +150,16 @@ def _trainer_class(crops: int) -> "type[TorchTrainer]":
     from posecore.cluster.elasticity import WholeBatches
 
     class Trainer(TorchTrainer):
-        """Without the actor by which Ray frees the resources of a dead controller, as the end of the job does anyway.
+        """Without two processes that Ray would start for every training, and that have nothing to do here.
 
-        Where Ray has no dashboard, that actor cannot see the controller: it is slow to end after every training, and a
-        stack of calls about it is printed.
+        One frees the resources of a dead controller, as the end of the job does anyway. Where Ray has no dashboard, it
+        cannot see the controller: it is slow to end after every training, and a stack of calls about it is printed.
+        The other hands out Ray's datasets, of which there are none, and is started again with every group of workers.
         """
 
         def _create_default_callbacks(self) -> "list[object]":
             callbacks = super()._create_default_callbacks()
-            return [callback for callback in callbacks if type(callback).__name__ != "PlacementGroupCleanerCallback"]
+            return [callback for callback in callbacks if type(callback).__name__ not in _UNUSED]
 
         def _initialize_and_run_controller(self, **given: Any) -> "Result":
             if self.scaling_config.elasticity_enabled:
@@ -185,7 +190,7 @@ def _fit(trainer: "TorchTrainer", stop: AnyPath | None) -> "Result":
 
 
 def _work(
-    worker: Worker, store: CheckpointStore, curve: CurveLog | None, verdict: AnyPath, stop: AnyPath | None
+    worker: Worker, store: CheckpointStore, packed_curve: bytes | None, verdict: AnyPath, stop: AnyPath | None
 ) -> "Verdict | Mapping[str, float]":
     """Runs the worker, and returns its last metrics, or what ended it for good.
 
@@ -199,7 +204,10 @@ def _work(
     if (known := Verdict.left_in(verdict)) is not None:
         return known
     context = train.get_context()
-    with curve.writing() if curve is not None and context.get_world_rank() == 0 else nullcontext() as log:
+    curve: CurveLog | None = None
+    if packed_curve is not None and context.get_world_rank() == 0:
+        curve = pickle.loads(packed_curve)
+    with nullcontext() if curve is None else curve.writing() as log:
         try:
             return dict(worker(RayContext(store, log, stop)).metrics)
         except PoseCoreError as error:

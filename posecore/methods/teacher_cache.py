@@ -73,6 +73,11 @@ class AnswerJob:
         return (False, True) if self.terms.crops.mirrored else (False,)
 
 
+def shard_writer(job: AnswerJob) -> Callable[[int], AnswerCommit]:
+    """What writes one shard after the other in a process of its own; see :meth:`AnswerWriter.write`."""
+    return AnswerWriter(job).write
+
+
 class AnswerWriter:
     """Writes any shard of a job; opens the split and reads the teacher once, and only if there is something to do."""
 

@@ -1,22 +1,26 @@
 """Who does the work of a job: the processes of a Ray cluster, or this one and those that torchrun started with it.
 
 Steps are written against :class:`Machines`. What they write does not depend on who writes it.
+
+Every process of a cluster imports this module before it does anything, whether it will need a model or not.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self, TypeAlias
 
 from pydantic import Field, model_validator
 
 from posecore.config import Config
-from posecore.ingest.executor import Executor
-from posecore.lineage.curve import CurveLog
 from posecore.storage import AnyPath
-from posecore.training.context import TrainContext
-from posecore.training.loop import TrainingConfig, TrainResult
 from posecore.workflows.nodes import Needs
+
+if TYPE_CHECKING:
+    from posecore.ingest.executor import Executor
+    from posecore.lineage.curve import CurveLog
+    from posecore.training.context import TrainContext
+    from posecore.training.loop import TrainingConfig, TrainResult
 
 RUN_NAME = "checkpoints"
 """Folder of the checkpoints in a training's folder, whoever trained."""
@@ -25,15 +29,20 @@ Tool: TypeAlias = Callable[[Any], Any]
 """Does one piece of work."""
 
 
+def as_given(tool: Tool) -> Tool:
+    """Builds a tool that is there already, and is picklable and small itself."""
+    return tool
+
+
 class Worker(Protocol):
     """What every training process does; must be picklable."""
 
     @property
-    def training(self) -> TrainingConfig:
+    def training(self) -> "TrainingConfig":
         """The loop."""
         ...
 
-    def __call__(self, context: TrainContext) -> TrainResult:
+    def __call__(self, context: "TrainContext") -> "TrainResult":
         """Trains from the newest checkpoint, or from the start, to the last step."""
         ...
 
@@ -163,12 +172,12 @@ class Machines(Protocol):
         """
         ...
 
-    def ingestion(self, workers: int | None = None) -> Executor:
+    def ingestion(self, workers: int | None = None) -> "Executor":
         """Who reads, plans and writes shards; ``workers`` of them at a time, None for what there is room for."""
         ...
 
     def train(
-        self, worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: CurveLog | None = None
+        self, worker: Worker, run_dir: str | AnyPath, config: WorkersConfig, curve: "CurveLog | None" = None
     ) -> TrainedRun:
         """Runs a worker function on several processes until it has returned on all of them.
 

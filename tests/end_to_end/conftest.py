@@ -1,9 +1,6 @@
 """A main job small enough to run in a test: three synthetic datasets, three skeletons, a few steps."""
 
 import io
-import os
-import subprocess
-import sys
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,20 +39,6 @@ class Job:
         with redirect_stdout(said), redirect_stderr(complained):
             status = main(arguments)
         return Submission(status, said.getvalue(), complained.getvalue())
-
-    def run(self) -> subprocess.CompletedProcess[str]:
-        """The main job as a plain script, in a process of its own."""
-        command = [sys.executable, "pipelines/multidataset_train.py", "--config", str(self.config)]
-        environment = {key: value for key, value in os.environ.items() if key != "MLFLOW_TRACKING_URI"}
-        return subprocess.run(
-            command,
-            cwd=REPOSITORY,
-            env=environment | {"RAY_AUTH_MODE": "disabled"},
-            capture_output=True,
-            text=True,
-            timeout=850,
-            check=False,
-        )
 
 
 @pytest.fixture(scope="session")

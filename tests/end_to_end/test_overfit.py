@@ -13,7 +13,7 @@ from mlflow import MlflowClient
 from posecore.lineage.versions import evaluations
 from tests.end_to_end.conftest import REPOSITORY, Job
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.samples]
+pytestmark = [pytest.mark.slow, pytest.mark.samples, pytest.mark.usefixtures("this_process")]
 
 # The full run reaches 0.95 and more; this one stops early.
 FLOORS = {"mpii": ("PCKh", 95.0), "aic_oks": ("AP", 0.9), "ap10k": ("AP", 0.9), "crowdpose": ("AP", 0.9)}
@@ -25,14 +25,14 @@ def test_labels_come_back_through_the_whole_chain(samples: Path, tmp_path: Path)
     values["run_folder"], values["data_folder"] = str(tmp_path / "run"), str(samples)
     # A quarter of the pixels: what could be wrong is wrong at any size.
     values["model"] |= {"input_size": [128, 96], "heatmap_sigma": 1.5}
-    values["cluster"] = {"num_workers": 1}  # with a thread each, as two would wait for each other on a busy machine
+    values["cluster"] = {"num_workers": 1}
     values["training"] |= {"steps": 200, "global_batch": 20, "checkpoint_every": 200}
     config = tmp_path / "overfit.yaml"
     config.write_text(yaml.safe_dump(values))
 
-    done = Job(config, tmp_path / "run", samples).run()
+    done = Job(config, tmp_path / "run", samples).submit()
 
-    assert done.returncode == 0, done.stdout + done.stderr
+    assert done.status == 0, done.out + done.err
     client = MlflowClient(f"sqlite:///{tmp_path / 'run' / 'mlflow.db'}")
     results = {result.name: result.metrics for result in evaluations(client.get_model_version(values["name"], "1"))}
     reached = {name: results[name][metric] for name, (metric, _) in FLOORS.items()}

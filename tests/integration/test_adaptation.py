@@ -171,9 +171,8 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert not re.findall(r"^(\S+) +ran ", capfd.readouterr().out, re.MULTILINE)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("this_process")
 def test_a_parent_of_pictures_gets_a_child_that_takes_depth_and_holds_to_its_own_proportions(
     run_file: Path, store_folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -207,9 +206,8 @@ def test_too_few_bodies_have_no_proportions_of_their_own(run_file: Path) -> None
         with_own_proportions(method, config, checked)
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("this_process")
 def test_unlabelled_pictures_of_those_who_are_judged_are_refused(
     run_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,10 +53,9 @@ def test_a_head_that_begins_at_chance_must_be_asked_for(run_file: Path, capsys: 
     assert "set allow_fresh_head: true" in line
 
 
-@pytest.mark.ray
 @pytest.mark.slow
 @pytest.mark.samples
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("this_process")
 def test_forty_frames_teach_where_the_points_are(run_file: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert main(["--config", str(run_file)]) == 0
     said = capfd.readouterr().out

@@ -27,11 +27,11 @@ from posecore.shards.store import open_store
 from posecore.storage import sha256_of
 from posecore.workflows.evaluation import _Clinic, evaluate_stores
 from posecore.workflows.machines import ActorSettings
+from posecore.workflows.without_ray import ThisProcess
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 from tests.support.onnx_files import halves
 from tests.support.tiny_store import instance, record, write_store
 
-pytestmark = pytest.mark.ray
 SETTINGS = InferenceSettings(batch_size=4)
 
 
@@ -50,11 +50,11 @@ def world(tmp_path_factory):
     return folder, stores, save_model(build_model(config, {"hands": HANDS}, {"hands": conventions}), folder / "model")
 
 
-@pytest.mark.parametrize("actors", [1, 2])
-def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path, actors):
+@pytest.mark.ray
+def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path):
     _, stores, model_folder = world
     result = evaluate_stores(
-        RayMachines(), model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=actors)
+        RayMachines(), model_folder, stores, SETTINGS, out=tmp_path, worst_cases=2, actors=ActorSettings(actors=2)
     )
     model = load_model(model_folder)
     for name, location in stores.items():
@@ -75,7 +75,7 @@ def _task(store):
     return PredictionTask(store=store, head="babies", settings=SETTINGS)
 
 
-def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray, world, tmp_path):
+def test_infants_with_names_are_judged_for_clinics_without_being_asked(world, tmp_path):
     folder, _, _ = world
     box = (20.0, 10.0, 90.0, 100.0)
     records = [
@@ -87,9 +87,7 @@ def test_infants_with_names_are_judged_for_clinics_without_being_asked(local_ray
     config = ModelConfig(backbone="vit-nano", head=ClassicHeadConfig(channels=8), input_size=(128, 96))
     model = save_model(build_model(config, {"babies": coco}, {"babies": Conventions()}), folder / "baby_model")
     stores = {"babies": store.location}
-    result = evaluate_stores(
-        RayMachines(), model, stores, SETTINGS, out=tmp_path, worst_cases=0, actors=ActorSettings(actors=1)
-    )
+    result = evaluate_stores(ThisProcess(), model, stores, SETTINGS, out=tmp_path, worst_cases=0)
     written = json.loads((tmp_path / "babies" / "clinical.json").read_text())
     clinical = result.clinical["babies"]
     assert written["whole"]["error"]["value"] == clinical.whole.error.value
@@ -123,15 +121,16 @@ def test_what_clinics_cannot_have_is_refused_before_anything_is_predicted(world,
     assert "error: skeleton hands2 has no shoulders and hips" in capsys.readouterr().err
 
 
-def test_detected_boxes_come_from_a_file(local_ray, world, tmp_path):
+def test_detected_boxes_come_from_a_file(world, tmp_path):
     _, stores, model_folder = world
     path = tmp_path / "boxes.json"
     path.write_text(json.dumps([{"image_id": 2, "category_id": 1, "bbox": [30, 40, 100, 120], "score": 0.8}]))
-    evaluate_stores(RayMachines(), model_folder, {"near": stores["near"]}, SETTINGS, out=tmp_path, boxes={"near": path})
+    evaluate_stores(ThisProcess(), model_folder, {"near": stores["near"]}, SETTINGS, out=tmp_path, boxes={"near": path})
     results = json.loads((tmp_path / "near" / "results.json").read_text())
     assert [item["image_id"] for item in results] == [2]
 
 
+@pytest.mark.ray
 def test_errors_come_back_as_one_sentence(local_ray, world, tmp_path, capsys):
     _, stores, model_folder = world
     near = {"near": stores["near"]}
@@ -154,6 +153,7 @@ def test_a_dry_run_says_which_head_would_answer_and_touches_nothing(world, tmp_p
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.ray
 def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     _, stores, model_folder = world
     command = ["--model", model_folder, "--parent", model_folder, "--store", f"near={stores['near']}"]
@@ -163,7 +163,7 @@ def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     assert "+0.0000 |" in printed
 
 
-def test_an_onnx_file_is_judged_as_any_model(local_ray, world, tmp_path, capsys):
+def test_an_onnx_file_is_judged_as_any_model(this_process, world, tmp_path, capsys):
     _, stores, _ = world
     file = halves(tmp_path / "model.onnx", (128, 96))
     command = ["--model", str(file), "--store", f"near={stores['near']}", "--out", str(tmp_path / "out")]
@@ -178,7 +178,7 @@ def test_an_onnx_file_is_judged_as_any_model(local_ray, world, tmp_path, capsys)
     assert read_card(copy).lineage["weights"]["sha256"] == sha256_of(file)
 
 
-def test_a_split_is_judged_by_prototypes_if_asked(local_ray, world, tmp_path, capsys):
+def test_a_split_is_judged_by_prototypes_if_asked(this_process, world, tmp_path, capsys):
     _, stores, plain = world
     torch.manual_seed(0)
     card = load_model(plain).card

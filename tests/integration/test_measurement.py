@@ -45,14 +45,10 @@ def versions(tracking: Tracking, tmp_path: Path) -> list[RegisteredVersion]:
     return found
 
 
+@pytest.mark.usefixtures("this_process")
 def test_candidate_and_holder_are_judged_on_the_same_shards_by_the_same_code(
-    tracking: Tracking,
-    versions: list[RegisteredVersion],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    tracking: Tracking, versions: list[RegisteredVersion], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")  # as torchrun starts it: this process does the work
     store = hands_store(tmp_path / "hands", hands_definition(), num_images=4)
     holder, candidate, unmeasured = versions
     name = holder.name

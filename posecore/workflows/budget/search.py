@@ -28,7 +28,7 @@ from posecore.workflows.budget.story import Told, story
 from posecore.workflows.budget.trial import PARENT, FirstSteps, JudgedOn, Pace, Score, Trials
 from posecore.workflows.data_steps import made_reports, vouched
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.machines import ActorSettings, Machines, Race
+from posecore.workflows.machines import ActorSettings, Machines, Race, as_given
 from posecore.workflows.train_step import code_of
 from posecore.workflows.without_ray import ThisProcess
 
@@ -227,7 +227,7 @@ class _Search:
             seconds=left,
             folder=str(self.folder),
         )
-        self.machines.race(partial(_given, trials), race, self._process)
+        self.machines.race(partial(as_given, trials), race, self._process)
         for step in halving.rungs:
             for score in (self._read(name, step) for name in names):
                 if score is not None:
@@ -259,7 +259,7 @@ class _Search:
         assert seconds is not None
         path = self.folder / "halving.json"
         first = FirstSteps(workers=self._workers(None), folder=str(self.folder))
-        for _, pace in self.machines.work(partial(_given, first), list(first.workers), self._process):
+        for _, pace in self.machines.work(partial(as_given, first), list(first.workers), self._process):
             self.paces[pace.name] = pace
         if path.exists():
             return _Rungs.model_validate_json(path.read_bytes()).halving()
@@ -282,7 +282,7 @@ class _Search:
         return workers
 
     def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score]:
-        done = dict(self.machines.work(partial(_given, trials), works, self._process))
+        done = dict(self.machines.work(partial(as_given, trials), works, self._process))
         return iter([done[place] for place in sorted(done)])
 
     @property
@@ -417,10 +417,6 @@ def _steps_made(scores: Sequence[Score]) -> int:
     for score in scores:
         last[score.name] = max(score.step, last.get(score.name, 0))
     return sum(last.values())
-
-
-def _given(tool: Any) -> Any:
-    return tool
 
 
 def _plain(value: Any) -> Any:

@@ -4,7 +4,7 @@ The driver plans the shards, and whoever is free writes a whole one; so their by
 an interrupted step continues with the shards that are missing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, TypeAlias
@@ -20,7 +20,7 @@ from posecore.lineage.dataset_inputs import log_dataset_inputs
 from posecore.lineage.steps import Outputs
 from posecore.lineage.tracking import RunLog
 from posecore.loading.training_crops import refuse_displacing
-from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
+from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, shard_writer, store_answers
 from posecore.models.sources import ModelFolder
 from posecore.shards.answers import (
     AnswerCommit,
@@ -157,12 +157,7 @@ def _write(
 ) -> list[AnswerCommit]:
     done: dict[int, AnswerCommit] = {}
     with tqdm(total=len(writer.rows) * len(writer.job.views), unit="crop", desc=title) as bar:
-        for position, commit in machines.work(partial(_teller, writer.job), list(numbers), actors):
+        for position, commit in machines.work(partial(shard_writer, writer.job), list(numbers), actors):
             done[position] = commit
             bar.update(commit.shard.num_crops)
     return [done[position] for position in range(len(numbers))]
-
-
-def _teller(job: AnswerJob) -> Callable[[int], AnswerCommit]:
-    """Holds the teacher and writes shards."""
-    return AnswerWriter(job).write
