@@ -32,6 +32,21 @@ def add(commands: Commands) -> None:
         help="what an onnx file takes: a picture and boxes, and answers keypoints in its pixels (default); crops, and "
         "answers what must be decoded; or what rtmlib runs",
     )  # fmt: skip
+    parser.add_argument(
+        "--precision", choices=["float32", "float16", "int8"], default="float32",
+        help="of the network in an onnx file; cropping and decoding stay float32 (default: float32)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--calibrate", metavar="SPLIT", help="ingested split whose pictures int8 measures ranges on; needed for int8"
+    )
+    parser.add_argument(
+        "--judge", metavar="SPLIT",
+        help="ingested split to judge the file on, beside the float32 model; what it loses is said and stands in it",
+    )  # fmt: skip
+    parser.add_argument(
+        "--max-loss", type=float, default=0.02, metavar="SHARE",
+        help="of the float32 model's figure that it may lose there and be written (default: 0.02)",
+    )  # fmt: skip
     parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
     add_reading(parser, backbone=False)
     add_registry(parser)
@@ -41,15 +56,19 @@ def add(commands: Commands) -> None:
 def _export(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which --help should not wait for.
     from posecore.models.export_format import OURS, format_named
-    from posecore.models.onnx_export import check_onnx, export_onnx, single_head
+    from posecore.models.onnx_export import single_head
     from posecore.models.saving import save_model
     from posecore.models.weights.read import checksum, locate, read_weights
+    from posecore.shards.store import open_store
+    from posecore.workflows.exported_file import export_file
 
     own = None if options.format in OURS else format_named(options.format, options.set)
     if own is None and options.set:
         raise UsageError(f"--set: {options.format} has no options; leave it out.")
     if options.format != "safetensors" and Path(options.out).is_dir():
         raise UsageError(f"--out {options.out} is a folder; name a file, such as {Path(options.out) / 'model.onnx'}.")
+    _check_precision(options)
+    calibration, judged = (split and open_store(split) for split in (options.calibrate, options.judge))
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
         weights = checksum(locate(source).path)
@@ -67,10 +86,37 @@ def _export(options: argparse.Namespace) -> int:
         print(own.write(model, head, out))
         _record(options, weights)
         return 0
-    worst = check_onnx(out, export_onnx(model, head, out, options.layout))
-    print(f"{out}: head {head}, layout {options.layout}; onnxruntime differs from PyTorch by {worst:.1e} at most.")
+    written = export_file(
+        model,
+        head,
+        out,
+        layout=options.layout,
+        precision=options.precision,
+        calibration=calibration,
+        judged=judged,
+        max_loss=options.max_loss,
+    )
+    print(
+        f"{out}: head {head}, layout {options.layout}, {options.precision}; in float32 onnxruntime differs from "
+        f"PyTorch by {written.difference:.1e} at most."
+    )
+    if written.loss is not None:
+        print(written.loss)
+    elif options.precision != "float32":
+        print(f"what {options.precision} costs on pictures was not measured; --judge SPLIT does")
     _record(options, weights)
     return 0
+
+
+def _check_precision(options: argparse.Namespace) -> None:
+    if options.format != "onnx" and (options.precision != "float32" or options.calibrate or options.judge):
+        raise UsageError(f"--precision, --calibrate and --judge are for onnx, not for {options.format}.")
+    if options.precision == "int8" and not options.calibrate:
+        raise UsageError(
+            "int8 measures ranges on pictures such as the model will see; name a split of them with --calibrate."
+        )
+    if options.precision != "int8" and options.calibrate:
+        raise UsageError(f"{options.precision} measures no ranges; leave --calibrate out, or choose int8.")
 
 
 def _record(options: argparse.Namespace, weights: str) -> None:

@@ -229,7 +229,7 @@ def predict_rows(
         batch_size=settings.batch_size,
         rows=rows,
         detections=_on_store(task),
-        conventions=_conventions(model, task),
+        conventions=head_conventions(model, task),
         num_threads=settings.num_threads,
         depth=model.takes_depth,
     )
@@ -253,7 +253,7 @@ def predict_rows(
             )
             answers.append(answer)
             areas.append(group.scale.astype(np.float64).prod(axis=1))
-    return _predictions(task, rows, answers, areas)
+    return as_predictions(task, rows, answers, areas)
 
 
 def _scenes(
@@ -306,12 +306,20 @@ def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:
     return suppress_duplicates(predictions, sigmas, threshold)
 
 
-def _predictions(
+def as_predictions(
     task: PredictionTask,
     rows: NDArray[np.int64],
     answers: list[Answers],
     areas: list[NDArray[np.float64]],
 ) -> Predictions:
+    """Answers to some of a task's rows, in order, as protocols read them.
+
+    Args:
+        task: the split and how.
+        rows: some of ``task.rows``.
+        answers: by batches of rows, of the split's points.
+        areas: likewise, of the crops in px².
+    """
     num_keypoints = task.store.manifest.definition.skeleton.num_keypoints
     keypoint_scores = np.concatenate([np.zeros((0, num_keypoints)), *(answer.scores for answer in answers)])
     spread = [answer.covariances for answer in answers if answer.covariances is not None]
@@ -369,7 +377,7 @@ def answering_columns(model: PoseModel, task: PredictionTask) -> NDArray[np.int6
     return np.array([have.index(name) for name in skeleton.union_names], np.int64)
 
 
-def _conventions(model: PoseModel, task: PredictionTask) -> Conventions:
+def head_conventions(model: PoseModel, task: PredictionTask) -> Conventions:
     """Crop and decode as the head was trained; where the box comes from is the dataset's matter."""
     return model.conventions[task.head].on(task.store.manifest.definition.conventions)
 

@@ -4,7 +4,8 @@ One thread of a Zen 4 processor, RTMPose-m: of PyTorch's time onnxruntime needs 
 bfloat16, where the processor has it (``benchmarks/against_rtmlib.py``).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, TypeAlias
@@ -18,16 +19,14 @@ from posecore.errors import ConfigError
 from posecore.extras import needed
 from posecore.models.export_graphs import HeadsGraph
 from posecore.models.onnx_export import check_onnx, dense_model, has_experts, write_graph
-from posecore.models.onnx_graph import open_session
+from posecore.models.onnx_graph import OnnxGraph, open_session
 from posecore.models.pose_model import PoseModel
 
 Backend: TypeAlias = Literal["torch", "onnxruntime", "openvino"]
 Precision: TypeAlias = Literal["float32", "bfloat16"]
 
-_CROPS_AT_ONCE = 8
-"""OpenVINO plans for one number of crops: for these, which are 3 to 8 % faster each, and for one, for what is left."""
-
-_Run: TypeAlias = Callable[[NDArray[np.float32]], list[NDArray[np.floating]]]
+_SIZES = (8, 1)
+"""OpenVINO plans for one number of crops: for eight, which are 3 to 8 % faster each, and for one, for what is left."""
 
 
 class ExportedHeads:
@@ -37,7 +36,7 @@ class ExportedHeads:
         model: stays as it is.
         heads: that look at the same crops.
         backend: who runs the graph.
-        precision: that of OpenVINO; onnxruntime has float32 only.
+        precision: that of OpenVINO; onnxruntime has float32 only, or what an ONNX file says.
 
     Raises:
         ConfigError: the model is an ONNX file or takes depth, the backend lacks the precision or its package.
@@ -46,8 +45,15 @@ class ExportedHeads:
 
     def __init__(self, model: PoseModel, heads: Sequence[str], backend: Backend, precision: Precision) -> None:
         check_backend(model, backend, precision)
+        self._graphs: list[tuple[list[str], Callable[[Tensor], Sequence[Tensor]]]] = []
+        finished = model.backbone
+        if isinstance(finished, OnnxGraph):
+            fixed = finished.config.batch
+            sizes = _SIZES if fixed is None else (fixed,)
+            session = _OpenvinoSession(finished.graph.numpy().tobytes(), precision, sizes)
+            self._graphs.append((list(heads), lambda images: [finished.answers(images, session)]))
+            return
         groups = [[head] for head in heads] if has_experts(model) else [list(heads)]
-        self._graphs: list[tuple[list[str], _Run]] = []
         with TemporaryDirectory() as folder:
             for group in groups:
                 path = Path(folder) / "heads.onnx"
@@ -55,17 +61,12 @@ class ExportedHeads:
                 write_graph(graph, path)
                 check_onnx(path, graph)
                 data = path.read_bytes()
-                run = _OpenvinoRun(data, precision) if backend == "openvino" else _OnnxruntimeRun(data)
-                self._graphs.append((group, run))
+                session = _OpenvinoSession(data, precision, _SIZES) if backend == "openvino" else open_session(data)
+                self._graphs.append((group, partial(_outputs, session, graph.outputs)))
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
         """Per head, float32."""
-        given = images.numpy()
-        return {
-            head: torch.from_numpy(np.asarray(output, np.float32))
-            for group, run in self._graphs
-            for head, output in zip(group, run(given), strict=True)
-        }
+        return {head: output for group, run in self._graphs for head, output in zip(group, run(images), strict=True)}
 
 
 def check_backend(model: PoseModel, backend: Backend, precision: Precision) -> None:
@@ -74,27 +75,33 @@ def check_backend(model: PoseModel, backend: Backend, precision: Precision) -> N
     Raises:
         ConfigError: see :class:`ExportedHeads`.
     """
-    if model.config.backbone.finished:
-        raise ConfigError(f"backend: {backend} runs models that are exported, and this one is an ONNX file; use torch.")
+    if model.config.backbone.finished and backend == "onnxruntime":
+        raise ConfigError("backend: an ONNX file is run by onnxruntime as it is; leave backend out, or use openvino.")
     if model.takes_depth:
         raise ConfigError(f"backend: {backend} runs models of pictures alone, and this one takes depth; use torch.")
     if backend == "onnxruntime" and precision != "float32":
         raise ConfigError(f"precision: onnxruntime runs in float32 on processors; for {precision}, use openvino.")
 
 
-class _OnnxruntimeRun:
-    def __init__(self, graph: bytes) -> None:
-        self._session = open_session(graph)
-
-    def __call__(self, images: NDArray[np.float32]) -> list[NDArray[np.floating]]:
-        return self._session.run(None, {"images": images})
+def _outputs(session: Any, names: Sequence[str], images: Tensor) -> list[Tensor]:
+    found = session.run(list(names), {"images": images.numpy()})
+    return [torch.from_numpy(np.asarray(output, np.float32)) for output in found]
 
 
-class _OpenvinoRun:
-    def __init__(self, graph: bytes, precision: Precision) -> None:
+class _OpenvinoSession:
+    """OpenVINO behind the one call of onnxruntime's sessions that is used here, for a graph of one input.
+
+    Args:
+        graph: an ONNX file's bytes.
+        precision: what is computed in, where the graph does not say it.
+        sizes: numbers of crops to plan for, falling.
+    """
+
+    def __init__(self, graph: bytes, precision: Precision, sizes: Sequence[int]) -> None:
         self._openvino = needed("openvino", "backend openvino")
         self._core = self._openvino.Core()
         self._graph = graph
+        self._sizes = sizes
         self._how = {
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
             "INFERENCE_PRECISION_HINT": {"float32": "f32", "bfloat16": "bf16"}[precision],
@@ -102,17 +109,21 @@ class _OpenvinoRun:
         }
         self._compiled: dict[int, Any] = {}
 
-    def __call__(self, images: NDArray[np.float32]) -> list[NDArray[np.floating]]:
+    def run(self, names: Sequence[str], given: Mapping[str, NDArray[np.float32]]) -> list[NDArray[np.floating]]:
+        """The outputs of these names for the input."""
+        (images,) = given.values()
         parts, start = [], 0
         while start < len(images):
-            size = _CROPS_AT_ONCE if len(images) - start >= _CROPS_AT_ONCE else 1
-            parts.append([np.array(output) for output in self._plan(size)(images[start : start + size]).values()])
+            size = next(size for size in self._sizes if size <= len(images) - start)
+            plan = self._plan(size, images.shape[1:])
+            answer = plan(images[start : start + size])
+            parts.append([np.array(answer[plan.output(name)]) for name in names])
             start += size
         return [np.concatenate(outputs) for outputs in zip(*parts, strict=True)]
 
-    def _plan(self, size: int) -> Any:
+    def _plan(self, size: int, shape: Sequence[int]) -> Any:
         if size not in self._compiled:
             model = self._core.read_model(self._graph)
-            model.reshape([size, *(axis.get_length() for axis in list(model.input(0).partial_shape)[1:])])
+            model.reshape([size, *shape])
             self._compiled[size] = self._core.compile_model(model, "CPU", self._how)
         return self._compiled[size]

@@ -37,15 +37,40 @@ class Graph(nn.Module):
     outputs: tuple[str, ...]
     free_axes: dict[str, dict[int, str]]
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, model: PoseModel, task: str) -> None:
         super().__init__()
         self.backbone = model.backbone
         self.head = model.head(task)
         self.input_size = model.input_size
+        self.codec = model.codec(task)
+        self.padding = model.conventions[task].padding
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def answers(self, crops: Tensor) -> Tensor:
         """(B, 3, H, W) normalised RGB to what the head's codec decodes."""
         return self.head(self.backbone(crops, ()))
+
+    def crops(self, image: Tensor, boxes: Tensor) -> Tensor:
+        """(H, W, 3) uint8 RGB and (N, 4) boxes to (N, 3, h, w) normalised RGB, as the predictor cuts them."""
+        pixels = cut_crops(image, *_regions(boxes, self.input_size, self.padding), self.input_size, self.codec.crop)
+        return (pixels / 255 - self.mean) / self.std
+
+    def points(self, outputs: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """What :meth:`answers` says of (N, 4) boxes' crops, as (N, K, 2) places in the picture and (N, K) scores."""
+        found, scores = self.codec.decode(outputs)
+        return _in_picture(found, *_regions(boxes, self.input_size, self.padding), self.codec), scores
+
+    def given(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """The inputs of the graph for (H, W, 3) uint8 RGB and (N, 4) float32 boxes in its pixels."""
+        raise NotImplementedError
+
+    def read(self, outputs: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """The graph's outputs for what was given, as :meth:`points` has them."""
+        return self.points(torch.cat(list(outputs), dim=-1), boxes)
 
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Inputs with so many crops."""
@@ -62,6 +87,10 @@ class CropGraph(Graph):
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         return (self.answers(images),)
+
+    def given(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """The crops."""
+        return (self.crops(image, boxes),)
 
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Noise."""
@@ -104,22 +133,18 @@ class PictureGraph(Graph):
         "scores": {0: "bodies"},
     }
 
-    mean: Tensor
-    std: Tensor
-
-    def __init__(self, model: PoseModel, task: str) -> None:
-        super().__init__(model, task)
-        self.codec = model.codec(task)
-        self.padding = model.conventions[task].padding
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
-
     def forward(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
         """See the class."""
-        center, scale = _regions(boxes, self.input_size, self.padding)
-        crops = cut_crops(image, center, scale, self.input_size, self.codec.crop)
-        found, scores = self.codec.decode(self.answers((crops / 255 - self.mean) / self.std))
-        return _in_picture(found, center, scale, self.codec), scores
+        return self.points(self.answers(self.crops(image, boxes)), boxes)
+
+    def given(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """As they are."""
+        return image, boxes
+
+    def read(self, outputs: Sequence[Tensor], boxes: Tensor) -> tuple[Tensor, Tensor]:
+        """As they are."""
+        keypoints, scores = outputs
+        return keypoints, scores
 
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Boxes on smooth blobs, which reach beyond the picture."""
@@ -147,11 +172,9 @@ class RtmlibGraph(Graph):
 
     def __init__(self, model: PoseModel, task: str) -> None:
         super().__init__(model, task)
-        self.codec = model.codec(task)
-        padding = model.conventions[task].padding
-        if padding != _RTMLIB_PADDING:
+        if self.padding != _RTMLIB_PADDING:
             raise ConfigError(
-                f"rtmlib enlarges boxes by {_RTMLIB_PADDING}, and head {task} was trained at {padding:g}."
+                f"rtmlib enlarges boxes by {_RTMLIB_PADDING}, and head {task} was trained at {self.padding:g}."
             )
         self._check_codec(task)
         self.outputs = ("simcc_x", "simcc_y") if isinstance(self.codec, SimccCodec) else ("heatmaps",)
@@ -183,6 +206,10 @@ class RtmlibGraph(Graph):
         """See the class."""
         outputs = self.answers(crops.flip(1) * self.factor + self.offset)
         return self.codec.split(outputs) if isinstance(self.codec, SimccCodec) else (outputs,)
+
+    def given(self, image: Tensor, boxes: Tensor) -> tuple[Tensor, ...]:
+        """The crops as rtmlib would have them of a picture that OpenCV read, cut as the predictor cuts them."""
+        return (((self.crops(image, boxes) - self.offset) / self.factor).flip(1),)
 
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Noise."""

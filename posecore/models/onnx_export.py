@@ -101,7 +101,7 @@ def write_graph(
     Raises:
         ConfigError: the packages of the ``export`` extra are missing.
     """
-    onnx, _ = _need("onnx", "onnxscript")
+    _need("onnx", "onnxscript")
     one_file = sum(parameter.nbytes for parameter in graph.parameters()) <= one_file_bytes
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside_folder(path.parent) as folder:
@@ -109,11 +109,22 @@ def write_graph(
         with _silent(), torch.no_grad():
             if not (one_file and _traced(graph, aside)):
                 _write(graph, aside, dynamo=True, dynamic_shapes=_dynamic_shapes(graph), external_data=not one_file)
-        stored = onnx.load(aside, load_external_data=False)
-        onnx.helper.set_model_props(stored, dict(metadata or {}))
-        onnx.save(stored, aside)
-        for file in sorted(folder.iterdir(), reverse=True):  # the data first, the graph that names it last
-            shutil.move(file, path.parent / file.name)
+        add_metadata(aside, metadata or {})
+        move_files(folder, path.parent)
+
+
+def add_metadata(path: Path, values: Mapping[str, str]) -> None:
+    """Writes further metadata into an ONNX file."""
+    onnx = _need("onnx")[0]
+    stored = onnx.load(path, load_external_data=False)
+    onnx.helper.set_model_props(stored, {entry.key: entry.value for entry in stored.metadata_props} | dict(values))
+    onnx.save(stored, path)
+
+
+def move_files(folder: Path, target: Path) -> None:
+    """Moves a graph and its data out of the folder in which they were made."""
+    for file in sorted(folder.iterdir(), reverse=True):  # the data first, the graph that names it last
+        shutil.move(file, target / file.name)
 
 
 def _traced(graph: Graph, path: Path) -> bool:
@@ -225,19 +236,20 @@ def onnx_metadata(model: PoseModel, task: str) -> dict[str, str]:
     return {key: json.dumps(value) for key, value in values.items()}
 
 
-def check_onnx(path: Path, graph: Graph) -> float:
+def check_onnx(path: Path, graph: Graph, tolerance: float = TOLERANCE) -> float:
     """Runs the file with onnxruntime at two batch sizes beside the graph it was made from.
 
     Args:
         path: of the file.
         graph: what :func:`export_onnx` returned.
+        tolerance: what is allowed of what is returned.
 
     Returns:
         The largest difference, relative to the largest output or to 1. Keypoints do not count: where two places are
         nearly the best, either may be found.
 
     Raises:
-        CheckpointError: it is above :data:`TOLERANCE`.
+        CheckpointError: it is above the tolerance.
         ConfigError: onnxruntime is missing.
     """
     runtime = _need("onnxruntime")[0]
@@ -253,7 +265,7 @@ def check_onnx(path: Path, graph: Graph) -> float:
         for name, ours, theirs in zip(graph.outputs, expected, found, strict=True):
             if name != "keypoints":
                 worst = max(worst, _difference(ours, torch.from_numpy(theirs)))
-    if not worst <= TOLERANCE:
+    if not worst <= tolerance:
         raise CheckpointError(f"{path}: onnxruntime computes something else (largest difference {worst:.1e}).")
     return worst
 

@@ -99,10 +99,13 @@ class OnnxGraph(BackboneModule):
 
     def forward(self, images: Tensor, groups: list[Group]) -> Tensor:
         """(B, 3, H, W) normalised RGB to (B, K, h, w) heatmaps or (B, K, X + Y) bins, float32, without gradients."""
-        config = self.config
         if images.is_meta or not len(images):
-            return images.new_zeros((len(images), *config.output_shape))
-        session = self._on(images.device)
+            return images.new_zeros((len(images), *self.config.output_shape))
+        return self.answers(images, self._on(images.device))
+
+    def answers(self, images: Tensor, session: Any) -> Tensor:
+        """As :meth:`forward` by a session of whoever runs the graph."""
+        config = self.config
         crops = self._as_wanted(images.detach().float()).cpu().numpy()
         size = config.batch or len(crops)
         found = []
@@ -171,11 +174,11 @@ class OnnxBinsConfig(_AsItIs):
         return SimccCodec(input_size=model.input_size, split_ratio=self.split_ratio)
 
 
-def open_session(graph: bytes, device: str = "cpu") -> Any:
+def open_session(graph: bytes | str, device: str = "cpu") -> Any:
     """A graph ready to run, with as many threads as torch uses.
 
     Args:
-        graph: an ONNX file's bytes.
+        graph: an ONNX file's bytes, or its path.
         device: ``cuda`` runs there if this onnxruntime can.
 
     Raises:

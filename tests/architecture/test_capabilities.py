@@ -16,7 +16,7 @@ ROOT = Path(posecore.__file__).parent
 LAYOUT = "writes or reads one published layout of weights, where the class is the question"
 PAIRS = "takes two classes, heatmaps or SimCC on either side"
 OWN = "a loss, an embedding or a graph that exists for one form of outputs, of which it uses more than the protocol has"
-INSIDE = "reaches into the parts of one network: leaves patches out, or adds tokens to them"
+INSIDE = "reaches into the parts of one network: leaves patches out, adds tokens to them, or runs its graph elsewhere"
 ASKED = {
     "evaluation/scenes.py": (1, OWN),
     "methods/associative_loss.py": (3, OWN),
@@ -27,6 +27,7 @@ ASKED = {
     "methods/likelihood.py": (1, OWN),
     "methods/prototypes.py": (1, OWN),
     "methods/simcc_loss.py": (2, OWN),
+    "models/backends.py": (1, INSIDE),
     "models/export_graphs.py": (4, OWN),
     "models/weights/huggingface_sapiens2.py": (3, LAYOUT),
     "models/weights/huggingface_vitpose.py": (1, LAYOUT),

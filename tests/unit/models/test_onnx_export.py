@@ -16,6 +16,7 @@ from posecore.models.cspnext import CspnextConfig
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.onnx_export import check_onnx, export_onnx, single_head
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.reduced_precision import to_float16, to_int8
 from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.vit import VitConfig
@@ -81,6 +82,22 @@ def test_weights_beyond_one_file_lie_beside_the_graph(tmp_path: Path) -> None:
     graph = export_onnx(_model("vit with a token"), "coco", path, one_file_bytes=0)
     assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
     assert check_onnx(path, graph) <= 1e-4
+
+
+def test_fewer_bits_of_weights_that_lie_beside_the_graph(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    graph = export_onnx(_model("vit with a token"), "coco", path, one_file_bytes=0)
+    with pytest.raises(ConfigError, match="int8 is for models that one file of 2 GB holds"):
+        to_int8(path, [])
+    full = (tmp_path / "model.onnx.data").stat().st_size
+    to_float16(path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["model.onnx", "model.onnx.data"]
+    assert (tmp_path / "model.onnx.data").stat().st_size < 0.51 * full
+    assert 1e-5 < check_onnx(path, graph, 1e-2) < 1e-2
+    export_onnx(_model("rtmpose"), "coco", path)
+    (tmp_path / "model.onnx.data").unlink()
+    with pytest.raises(ConfigError, match="measures ranges on pictures, and there are none"):
+        to_int8(path, [])
 
 
 def _read_back(path: Path, exported: PoseModel) -> None:
