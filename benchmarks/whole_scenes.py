@@ -5,6 +5,7 @@
     python -m benchmarks.whole_scenes --out results/whole_scenes judge
     python -m benchmarks.whole_scenes --out results/whole_scenes ceiling
     python -m benchmarks.whole_scenes --out results/whole_scenes time
+    python -m benchmarks.whole_scenes windows vitpose-small
 
 Rendered adults, who hide parts of each other, 1 to 40 in a picture. Both models have the same backbone, are trained
 from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol; the top-down one is
@@ -51,6 +52,7 @@ from posecore.loading.loader import LoadingConfig
 from posecore.methods.batch import normalise
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, model_for
+from posecore.models.presets import PRESETS
 from posecore.models.saving import load_model
 from posecore.shards.store import ShardStore, open_store
 from posecore.synth.coco_files import CocoFile
@@ -87,7 +89,7 @@ MILD = {
     "center_jitter": "per_sample",
 }
 SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
-STEPS = {"top-down": 700, "bottom-up": 700}
+STEPS = {"top-down": 6000, "bottom-up": 6000}
 BATCH = {"top-down": 16, "bottom-up": 4}
 TIMED: dict[str, dict[str, Any]] = {
     "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
@@ -144,7 +146,7 @@ def train(out: Path, name: str) -> None:
                 "seed": 0,
                 "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
                 "schedule": {"kind": "cosine", "warmup_steps": 50},
-                "checkpoint_every": 50,
+                "checkpoint_every": 250,
             },
             TrainingConfig,
             "training",
@@ -174,10 +176,10 @@ def judge(out: Path) -> None:
     _show(rows, ("AP", "AP50", "found50", "found75", "ms"))
 
 
-def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
-    table = Table("model", "bodies", *columns)
+def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str], by: str = "bodies") -> None:
+    table = Table("model", by, *columns)
     for row in rows:
-        table.add_row(row["model"], str(row["bodies"]), *(f"{row[column]:.3f}" for column in columns))
+        table.add_row(row["model"], str(row[by]), *(f"{row[column]:.3f}" for column in columns))
     Console().print(table)
 
 
@@ -276,6 +278,27 @@ def _drawn(codec: AssociativeCodec, keypoints: Tensor, weights: Tensor) -> tuple
     return codec.merged(coarse, fine), codec.enlarged(tags)[:, None]
 
 
+def windows(preset: str, repetitions: int) -> None:
+    """Time of a preset's backbone with windows of several sizes, turn by turn in one run."""
+    torch.set_num_threads(1)
+    plain = PRESETS[preset]["backbone"]
+    rows = []
+    for side, windows in ((512, (0, 8, 16)), (640, (0, 8, 10, 20))):
+        nets = {window: plain.model_copy(update={"window": window}).build((side, side)).eval() for window in windows}
+        picture = torch.randn(1, 3, side, side)
+        taken: dict[int, list[float]] = {window: [] for window in windows}
+        for _ in range(repetitions + 1):
+            for window, net in nets.items():
+                began = time.process_time()
+                with torch.inference_mode():
+                    net(picture)
+                taken[window].append(time.process_time() - began)
+        medians = {window: median(times[1:]) for window, times in taken.items()}  # the first is of cold caches
+        for window, seconds in medians.items():
+            rows.append({"model": f"{preset} at {side}", "window": window, "s": seconds, "ratio": seconds / medians[0]})
+    _show(rows, ("s", "ratio"), "window")
+
+
 def _crops(model: PoseModel, count: int) -> Callable[[], object]:
     height, width = model.input_size
     crops = torch.zeros(count, height, width, 3, dtype=torch.uint8)
@@ -312,8 +335,11 @@ def main() -> None:
     parts.add_parser("train").add_argument("model", choices=list(MODELS))
     parts.add_parser("judge")
     parts.add_parser("ceiling")
+    windowed = parts.add_parser("windows")
+    windowed.add_argument("preset")
     timed = parts.add_parser("time")
-    timed.add_argument("--repetitions", type=int, default=3)
+    for measured in (timed, windowed):
+        measured.add_argument("--repetitions", type=int, default=3)
     timed.add_argument("--bodies", type=int, nargs="+", default=COUNTS)
     options = parser.parse_args()
     if options.part == "train":
@@ -322,6 +348,8 @@ def main() -> None:
         judge(options.out)
     elif options.part == "ceiling":
         ceiling(options.out)
+    elif options.part == "windows":
+        windows(options.preset, options.repetitions)
     else:
         measure(options.repetitions, options.bodies)
 

@@ -123,7 +123,7 @@ def check(config: DistillationJob, definitions: Mapping[str, DatasetDefinition])
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
     check_sources(config, definitions)
     check_best(config, config.training)
-    check_protocols(config, definitions)
+    check_protocols(config, definitions, whole_scenes=config.student.whole_scenes)
 
 
 def foresee(config: DistillationJob) -> None:

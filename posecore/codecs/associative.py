@@ -13,6 +13,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from posecore.codecs.codec import Codec
+from posecore.codecs.heatmap import HeatmapCodec
 from posecore.geometry import CropConvention
 
 
@@ -47,6 +48,15 @@ class AssociativeCodec(Codec):
     def sizes(self) -> tuple[tuple[int, int], tuple[int, int]]:
         """(height, width) of the coarser heatmaps, and of the finer ones."""
         return self.heatmap_size, self.frame_size
+
+    @property
+    def parts(self) -> tuple[HeatmapCodec, HeatmapCodec, HeatmapCodec]:
+        """How each of the maps that :meth:`split` gives lies on the picture."""
+        coarse, fine = (
+            HeatmapCodec(input_size=self.input_size, heatmap_size=size, heatmap_sigma=self.heatmap_sigma)
+            for size in self.sizes
+        )
+        return coarse, coarse, fine
 
     @property
     def outputs_per_point(self) -> float:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.codecs.simcc import SHARPNESS, SimccCodec
@@ -34,10 +35,11 @@ def believed(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
         student: how the student's are; its input has the teacher's shape, not necessarily its size.
 
     Returns:
-        (n, K, h, w) float32 heatmaps, or (n, K, bins) float32 lines that SimCC's softmax turns into labels.
+        (n, K, h, w) float32 heatmaps, (n, K, bins) float32 lines that SimCC's softmax turns into labels, or of whole
+        pictures (n, K, p) float32 maps as :class:`~posecore.codecs.associative.AssociativeCodec` lays them out.
 
     Raises:
-        ConfigError: a codec is neither of heatmaps nor SimCC's, and they are not the same.
+        ConfigError: no way is known from one's outputs to the other's.
     """
     if outputs_alike(teacher, student):
         return outputs.float()
@@ -57,6 +59,9 @@ def _carried(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
         case HeatmapCodec(), HeatmapCodec():
             x, y = (_carry(teacher, student, axis, outputs.device) for axis in (1, 0))
             return y @ outputs @ x.mT
+        case AssociativeCodec(), AssociativeCodec():
+            parts = zip(teacher.split(outputs), teacher.parts, student.parts, strict=True)
+            return torch.cat([_carried(maps, theirs, ours).flatten(2) for maps, theirs, ours in parts], dim=2)
     raise ConfigError(
         f"no way is known from a teacher's {teacher.kind} outputs to a student's {student.kind}; give the student a "
         "head of the teacher's kind."

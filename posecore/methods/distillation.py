@@ -161,7 +161,6 @@ class Distillation(SupervisedHeads):
         simcc = any(isinstance(model.codec(dataset), SimccCodec) for dataset in model.skeletons)
         super().__init__(model, config.of_labels(simcc))
         model.refuse_depth("distillation")
-        model.refuse_scenes("distillation")
         self.distillation = config
         lessons = lessons_for(model, teacher, config.teacher_heads)
         self.output_weight = config.output_weight

@@ -66,7 +66,6 @@ class HeadDistillation(nn.Module):
         super().__init__()
         _check_same(model, teacher)
         model.refuse_depth("distillation")
-        model.refuse_scenes("distillation")
         self.model = model
         self.config = config
         self.codecs = {dataset: model.codec(dataset) for dataset in model.skeletons}

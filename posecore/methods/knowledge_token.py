@@ -135,7 +135,7 @@ def with_tokens(student: ModelConfig, teacher: ModelConfig, number: int) -> Mode
         number: of tokens.
 
     Raises:
-        ConfigError: one of the two has no plain vision transformer, or has knowledge tokens already.
+        ConfigError: one of the two has no plain vision transformer, has windows, or has knowledge tokens already.
     """
     theirs = _plain(teacher, "teacher")
     ours = _plain(student, "student")
@@ -173,6 +173,11 @@ def _plain(model: ModelConfig, who: str) -> VitConfig:
         raise ConfigError(
             f"token: a knowledge token joins the patches of a plain vision transformer (ViTPose, Sapiens), and the "
             f"{who} is a {backbone.kind}; leave token out, or choose another {who}."
+        )
+    if backbone.window:
+        raise ConfigError(
+            f"token: a knowledge token is of the whole image, and the {who}'s blocks attend within windows of "
+            f"{backbone.window} tokens; leave token out, or choose another {who}."
         )
     if backbone.knowledge_tokens:
         raise ConfigError(

@@ -203,7 +203,7 @@ def pretraining_model(config: ModelConfig) -> PoseModel:
             "model.backbone: knowledge tokens are learned on a trained teacher (docs/distillation.md); pre-train the "
             "same backbone with knowledge_tokens 0."
         )
-    plain = backbone.model_copy(update={"patch_padding": 0, "drop_path": 0.0})
+    plain = backbone.model_copy(update={"patch_padding": 0, "drop_path": 0.0, "window": 0})
     model = build_model(config.model_copy(update={"backbone": plain, "shared_heads": {}}), skeletons={})
     vit = model.backbone
     assert isinstance(vit, Vit)

@@ -99,11 +99,17 @@ def lessons_for(student: PoseModel, teacher: PoseModel, heads: Mapping[str, str]
             shares most points.
 
     Raises:
-        ConfigError: the teacher has no such head or none at all, a dataset shares no point with it, or the two look at
-            crops of another shape.
+        ConfigError: the teacher has no such head or none at all, a dataset shares no point with it, the two look at
+            crops of another shape, or one looks at whole pictures.
     """
     if not teacher.skeletons:
         raise ConfigError("teacher: it is a backbone without any head and knows no points; train a head on it first.")
+    if student.config.whole_scenes != teacher.config.whole_scenes:
+        scenes, crops = ("student", "teacher") if student.config.whole_scenes else ("teacher", "student")
+        raise ConfigError(
+            f"teacher: the {scenes} finds bodies in whole pictures and the {crops} reads crops of single bodies, so "
+            "they never see the same; take a teacher of the student's kind (posecore models show says which it is)."
+        )
     (height, width), (teacher_height, teacher_width) = student.input_size, teacher.input_size
     if height * teacher_width != width * teacher_height:
         raise ConfigError(

@@ -86,7 +86,7 @@ class ModelConfig(Config):
     def _check(self) -> Self:
         multiple = self.backbone.size_multiple
         if any(side % multiple for side in self.input_size):
-            raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, the backbone's stride.")
+            raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, as the backbone needs.")
         if self.head.crop is not None:
             self._refuse_other_conventions(self.head.crop)
         has_maps = self.head.crop is None or self.head.whole_scenes

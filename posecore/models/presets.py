@@ -154,11 +154,13 @@ _SIDE_FIELDS = {
     "adapter_dim",
     "depth_input",
     "drop_path",
+    "global_blocks",
     "knowledge_tokens",
     "knowledge_width",
     "layer_norm_eps",
     "patch_padding",
     "rope_dtype",
+    "window",
 }
 """Fields of a backbone that do not change which preset it is."""
 

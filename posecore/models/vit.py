@@ -34,6 +34,7 @@ from posecore.models.backbone import Backbone, BackboneModule
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.depth import NUM_DEPTH_CHANNELS
 from posecore.models.groups import Group, check_groups, run_by_group
+from posecore.models.windows import Windows
 
 DEPTH_WEIGHT = "patch_embed.depth_proj.weight"
 """The one parameter that a backbone with ``depth_input`` has besides those of a backbone without."""
@@ -64,6 +65,10 @@ class VitConfig(Backbone):
         depth_input: take depth besides the picture, as two more channels of the patch convolution with weights of their
             own (``patch_embed.depth_proj``). They start at zero, so that a trained model of pictures computes at first
             what it did.
+        window: side of the square windows, in tokens, within which most blocks attend; 0 lets every token attend to all
+            of its image. Weights of either form fit the other, as windows bring none.
+        global_blocks: how many blocks attend to the whole image where there are windows: each the last of so many equal
+            parts of the depth, as in ViTDet (arXiv 2203.16527).
         adapter_dim: width of a bottleneck beside every block's feed-forward part (:class:`Adapter`); 0 for none. It is
             how a trained model is adapted with its own weights untouched.
         activation_checkpointing: recompute each block in the backward pass instead of keeping its activations.
@@ -83,6 +88,8 @@ class VitConfig(Backbone):
     knowledge_tokens: int = Field(default=0, ge=0, le=MAX_TOKENS)
     knowledge_width: int | None = Field(default=None, gt=0, le=MAX_WIDTH)
     depth_input: bool = False
+    window: int = Field(default=0, ge=0, le=MAX_TOKENS)
+    global_blocks: int = Field(default=4, ge=0, le=MAX_DEPTH)
     adapter_dim: int = Field(default=0, ge=0, le=MAX_WIDTH)
     activation_checkpointing: bool = False
 
@@ -99,7 +106,19 @@ class VitConfig(Backbone):
                 f"knowledge_width {self.knowledge_width} is for knowledge_tokens of another width than embed_dim "
                 f"{self.embed_dim}; leave it out."
             )
+        if self.window and self.global_blocks > self.depth:
+            raise ValueError(f"global_blocks {self.global_blocks} are more than the depth, {self.depth}.")
+        if self.window and self.knowledge_tokens:
+            raise ValueError("window: knowledge_tokens are of the whole image and in no window; leave one of them out.")
         return self
+
+    @property
+    def windowed(self) -> tuple[bool, ...]:
+        """Whether each block attends within windows."""
+        if not self.window:
+            return (False,) * self.depth
+        whole = {(part + 1) * self.depth // self.global_blocks - 1 for part in range(self.global_blocks)}
+        return tuple(block not in whole for block in range(self.depth))
 
     @property
     def takes_depth(self) -> bool:
@@ -113,7 +132,7 @@ class VitConfig(Backbone):
 
     def shallow(self) -> Self:
         """With one block."""
-        return self.model_copy(update={"depth": 1})
+        return self.model_copy(update={"depth": 1, "global_blocks": min(1, self.global_blocks)})
 
     def with_adapters(self, width: int) -> Self:
         """See :meth:`posecore.models.backbone.Backbone.with_adapters`."""
@@ -155,8 +174,8 @@ class VitConfig(Backbone):
 
     @property
     def size_multiple(self) -> int:
-        """Sides of the crops are multiples of this."""
-        return self.patch_size
+        """Sides of the crops are multiples of this: of whole windows, where there are any."""
+        return self.patch_size * max(1, self.window)
 
     def build(self, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> "Vit":
         """A freshly initialised backbone.
@@ -223,20 +242,31 @@ class PatchEmbed(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head self-attention with one fused projection; its rows are all queries, then all keys, then all values."""
+    """Multi-head self-attention with one fused projection; its rows are all queries, then all keys, then all values.
 
-    def __init__(self, dim: int, num_heads: int) -> None:
+    Args:
+        dim: D.
+        num_heads: N.
+        windows: those that tokens attend within; None for the whole image.
+    """
+
+    def __init__(self, dim: int, num_heads: int, windows: Windows | None = None) -> None:
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.windows = num_heads, windows
         self.qkv = nn.Linear(dim, 3 * dim)
         self.proj = nn.Linear(dim, dim)
 
     def forward(self, x_BTD: Tensor) -> Tensor:
-        """Every token attends to every token of its image."""
-        qkv_SBNTE = self.qkv(x_BTD).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        """Every token attends to every token of its image, or of its window."""
+        qkv_BTD = self.qkv(x_BTD)
+        if self.windows is not None:
+            qkv_BTD = self.windows.cut(qkv_BTD)
+        qkv_SBNTE = qkv_BTD.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         q_BNTE, k_BNTE, v_BNTE = qkv_SBNTE.unbind(0)
-        y_BNTE = attend(q_BNTE, k_BNTE, v_BNTE)
-        return self.proj(y_BNTE.transpose(1, 2).flatten(2))
+        y_BTD = attend(q_BNTE, k_BNTE, v_BNTE).transpose(1, 2).flatten(2)
+        if self.windows is not None:
+            y_BTD = self.windows.join(y_BTD)
+        return self.proj(y_BTD)
 
 
 class Mlp(nn.Module):
@@ -287,11 +317,17 @@ class Adapter(nn.Module):
 class Block(nn.Module):
     """Pre-norm residual block; both branches share one stochastic-depth rate, and an adapter is never dropped."""
 
-    def __init__(self, config: VitConfig, drop_path: float, tasks: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        config: VitConfig,
+        drop_path: float,
+        tasks: Sequence[str] = (),
+        windows: Windows | None = None,
+    ) -> None:
         super().__init__()
         dim = config.embed_dim
         self.norm1 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
-        self.attn = Attention(dim, config.num_heads)
+        self.attn = Attention(dim, config.num_heads, windows)
         self.norm2 = nn.LayerNorm(dim, eps=config.layer_norm_eps)
         self.mlp = Mlp(config, tasks)
         self.adapter = Adapter(dim, config.adapter_dim) if config.adapter_dim else None
@@ -320,19 +356,26 @@ class Vit(BackboneModule):
 
     def __init__(self, config: VitConfig, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> None:
         super().__init__()
-        if input_size[0] % config.patch_size or input_size[1] % config.patch_size:
-            raise ValueError(f"input_size {input_size} is not a multiple of patch_size {config.patch_size} both ways.")
+        if any(side % config.size_multiple for side in input_size):
+            windows = f" times window {config.window}" if config.window else ""
+            raise ValueError(
+                f"input_size {input_size} is not a multiple of patch_size {config.patch_size}{windows} both ways."
+            )
         if config.expert_dim and not tasks:
             raise ValueError("a backbone with experts needs the name of at least one task.")
         self.config = config
         self.num_features = config.embed_dim
         self.tasks = tuple(tasks)
-        num_tokens = (input_size[0] // config.patch_size) * (input_size[1] // config.patch_size)
+        grid = input_size[0] // config.patch_size, input_size[1] // config.patch_size
+        windows = Windows(config.window, *(side // config.window for side in grid)) if config.window else None
         self.patch_embed = PatchEmbed(config)
         slots = 1 if config.position == "with_slot" else 0
-        self.pos_embed = nn.Parameter(torch.zeros(1, slots + num_tokens, config.embed_dim))
+        self.pos_embed = nn.Parameter(torch.zeros(1, slots + math.prod(grid), config.embed_dim))
         rates = [config.drop_path * i / max(1, config.depth - 1) for i in range(config.depth)]
-        self.blocks = nn.ModuleList(Block(config, rate, tasks) for rate in rates)
+        self.blocks = nn.ModuleList(
+            Block(config, rate, tasks, windows if windowed else None)
+            for rate, windowed in zip(rates, config.windowed, strict=True)
+        )
         self.last_norm = nn.LayerNorm(config.embed_dim, eps=config.layer_norm_eps)
         if config.knowledge_tokens:
             tokens = torch.zeros(config.knowledge_tokens, config.knowledge_width or config.embed_dim)
@@ -383,7 +426,10 @@ class Vit(BackboneModule):
         return self.encode(together, groups)[:, : x_BTD.shape[1]]
 
     def encode(self, x_BTD: Tensor, groups: Sequence[Group] = ()) -> Tensor:
-        """All blocks and the last norm, on any tokens that have their positions, such as some of an image's patches."""
+        """All blocks and the last norm, on tokens that have their positions.
+
+        Without windows these may be any, such as some of an image's patches.
+        """
         for block in self.blocks:
             if self.config.activation_checkpointing and self.training:
                 x_BTD = checkpoint(block, x_BTD, groups, use_reentrant=False)

@@ -28,9 +28,11 @@ _MAY_DIFFER = {
     "depth_input",
     "drop_path",
     "expert_share",
+    "global_blocks",
     "layer_norm_eps",
     "patch_padding",
     "rope_dtype",
+    "window",
 }
 """Fields of a backbone that do not change what its weights are."""
 

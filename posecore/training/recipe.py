@@ -25,7 +25,15 @@ NONE = "none"
 
 _MOST_RATIO = 2.0
 """A rate per crop further from the recipe's than this factor is warned of."""
-_UNPUBLISHED = {"activation_checkpointing", "depth_input", "knowledge_tokens", "knowledge_width", "adapter_dim"}
+_UNPUBLISHED = {
+    "activation_checkpointing",
+    "adapter_dim",
+    "depth_input",
+    "global_blocks",
+    "knowledge_tokens",
+    "knowledge_width",
+    "window",
+}
 """Fields of a backbone that decide how it computes or what is added to it, not what was published."""
 
 

@@ -10,6 +10,7 @@ import torch
 import yaml
 
 from pipelines.adapt import run as adapt
+from pipelines.distill import run as distil
 from pipelines.multidataset_train import JobConfig, run
 from posecore.cli import main
 from posecore.config import load_config, parse_config
@@ -32,6 +33,7 @@ from posecore.synth.coco_files import CocoFile
 from posecore.synth.scene import render_group
 from posecore.synth.writers import encode_jpeg, write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob
+from posecore.workflows.distillation.job import DistillationJob
 from posecore.workflows.without_ray import ThisProcess
 
 pytestmark = pytest.mark.slow
@@ -158,6 +160,29 @@ def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path,
     (child,) = (tmp_path / "run" / "training").glob("*/*/model")
     assert load_model(child).config.whole_scenes
     assert set(load_model(child).heads) == {"coco", "crowdpose", "syrip"}
+
+
+def test_a_smaller_one_learns_from_it_without_labels(run_file: Path, folder: Path, tmp_path: Path) -> None:
+    values = yaml.safe_load(run_file.read_text())
+    student = values.pop("model") | {"input_size": [32, 32]}
+    student["head"]["channels"] = 4
+    file = tmp_path / "distil.yaml"
+    values |= {
+        "name": "student",
+        "run_folder": str(tmp_path / "run"),
+        "teacher": str(folder),
+        "student": student,
+        "method": {"feature_weight": 0.001, "labels": False},
+        "training": {"steps": 2, "global_batch": 2},
+        "second_stage": 0.5,
+    }
+    values.pop("worst_cases")
+    file.write_text(yaml.safe_dump(values))
+    assert distil(load_config(file, DistillationJob), EVERYTHING, ThisProcess()) == "models:/student/1"
+    with pytest.raises(ConfigError, match="cache: answers are stored for crops, and the student's associative head"):
+        load_config(file, DistillationJob, ["cache=float16"])
+    with pytest.raises(ConfigError, match="the teacher finds bodies in whole pictures and the student reads crops"):
+        distil(load_config(file, DistillationJob, ["student.head=classic"]), EVERYTHING, ThisProcess())
 
 
 def test_bodies_that_hide_each_other_are_learned_by_heart(tmp_path: Path) -> None:

@@ -191,12 +191,20 @@ def refuse_other_padding(layout: str, model: PoseModel, backbone: VitConfig) -> 
         )
 
 
-def refuse_knowledge_tokens(layout: str, backbone: VitConfig) -> None:
-    """Refuses a model with tokens that a teacher has learned: no published layout knows them.
+def refuse_unpublished(layout: str, backbone: VitConfig) -> None:
+    """Refuses a model with parts, or a way to compute, that no published layout knows.
 
     Raises:
-        CheckpointError: it has some.
+        CheckpointError: it has adapters, windows, or tokens that a teacher has learned.
     """
+    if backbone.adapter_dim:
+        raise CheckpointError(f"layout {layout} has no place for adapters, which this model's backbone has.")
+    if backbone.window:
+        raise CheckpointError(
+            f"layout {layout} holds transformers that attend to the whole image, and this model's attends within "
+            f"windows of {backbone.window}×{backbone.window} tokens, which the file could not say; write it in layout "
+            "posecore, or as ONNX."
+        )
     if backbone.knowledge_tokens:
         raise CheckpointError(
             f"layout {layout} has no place for knowledge tokens, and without its {backbone.knowledge_tokens} this "

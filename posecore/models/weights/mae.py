@@ -20,7 +20,7 @@ from posecore.models.weights.layout import (
     Layout,
     Translated,
     Written,
-    refuse_knowledge_tokens,
+    refuse_unpublished,
     refuse_unused,
     token_grid,
 )
@@ -68,9 +68,7 @@ def _write(model: PoseModel) -> Written:
     backbone = model.config.backbone
     if not isinstance(backbone, VitConfig) or backbone.position != "with_slot" or backbone.expert_dim:
         raise CheckpointError("layout mae holds dense vision transformers with a class slot; this model is another.")
-    refuse_knowledge_tokens("mae", backbone)
-    if backbone.adapter_dim:
-        raise CheckpointError("layout mae has no place for adapters, which this model's backbone has.")
+    refuse_unpublished("mae", backbone)
     tensors = {"cls_token": torch.zeros(1, 1, backbone.embed_dim)}
     dropped = {}
     for name, tensor in model.state_dict().items():

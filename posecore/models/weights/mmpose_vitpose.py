@@ -19,8 +19,8 @@ from posecore.models.weights.layout import (
     Translated,
     Written,
     name_heads,
-    refuse_knowledge_tokens,
     refuse_other_padding,
+    refuse_unpublished,
     refuse_unused,
     token_grid,
 )
@@ -71,16 +71,16 @@ def _read(tensors: Mapping[str, Tensor], datasets: Sequence[str]) -> Translated:
 
 def _write(model: PoseModel) -> Written:
     backbone, head = model.config.backbone, model.config.head.kind
-    if not isinstance(backbone, VitConfig) or backbone.expert_share or backbone.adapter_dim:
+    if not isinstance(backbone, VitConfig) or backbone.expert_share:
         raise CheckpointError(
-            f"layout mmpose-vitpose holds vision transformers without experts and adapters; this is {backbone.kind}."
+            f"layout mmpose-vitpose holds vision transformers without experts; this is {backbone.kind}."
         )
     if model.heads and (head not in ("classic", "simple") or len(model.heads) > 1):
         raise CheckpointError(
             f"layout mmpose-vitpose holds one classic or simple head, not {len(model.heads)} of kind {head}."
         )
     refuse_other_padding("mmpose-vitpose", model, backbone)
-    refuse_knowledge_tokens("mmpose-vitpose", backbone)
+    refuse_unpublished("mmpose-vitpose", backbone)
     first = next(iter(model.heads), None)
     tensors, dropped = {}, {}
     for name, tensor in model.state_dict().items():

@@ -21,8 +21,8 @@ from posecore.models.weights.layout import (
     Translated,
     Written,
     name_heads,
-    refuse_knowledge_tokens,
     refuse_other_padding,
+    refuse_unpublished,
     refuse_unused,
     token_grid,
 )
@@ -166,10 +166,8 @@ def _write(model: PoseModel) -> Written:
             "layout sapiens holds plain vision transformers without experts, whose positional embedding has no slot "
             f"for a class token; this model's {backbone.kind} is not one."
         )
-    if backbone.adapter_dim:
-        raise CheckpointError("layout sapiens has no place for adapters, which this model's backbone has.")
     refuse_other_padding("sapiens", model, backbone)
-    refuse_knowledge_tokens("sapiens", backbone)
+    refuse_unpublished("sapiens", backbone)
     written = write_one_head("sapiens", model, _PREFIX, _HEAD)
     names = {
         name: name if _is_head(name) else f"{_PREFIX}{published_encoder_name(name.removeprefix(_PREFIX))}"

@@ -20,8 +20,8 @@ from posecore.models.weights.layout import (
     Translated,
     Written,
     name_heads,
-    refuse_knowledge_tokens,
     refuse_other_padding,
+    refuse_unpublished,
     refuse_unused,
     token_grid,
 )
@@ -98,12 +98,10 @@ def _write(model: PoseModel) -> Written:
             "layout vitpose holds plain vision transformers with classic or simple heads, not "
             f"{backbone.kind} with {head}."
         )
-    if backbone.adapter_dim:
-        raise CheckpointError("layout vitpose has no place for adapters, which this model's backbone has.")
     if backbone.position != "with_slot":
         raise CheckpointError("layout vitpose holds positional embeddings with a class slot; this model's has none.")
     refuse_other_padding("vitpose", model, backbone)
-    refuse_knowledge_tokens("vitpose", backbone)
+    refuse_unpublished("vitpose", backbone)
     numbers = {dataset: number for number, dataset in enumerate(model.heads)}
     state = model.state_dict()
     dropped = {name: "only layout posebh holds it" for name in state if name.startswith(_EMBEDDING)}

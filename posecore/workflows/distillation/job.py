@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from posecore.config import Config
+from posecore.config import Config, parse_config
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.loading.loader import LoadingConfig
@@ -91,6 +91,11 @@ class DistillationJob(DatasetsJob):
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
         self.mixture()  # refuses what contradicts itself before anything starts
+        if self.cache is not None and self.student.whole_scenes:
+            raise ValueError(
+                f"cache: answers are stored for crops, and the student's {self.student.head.kind} head is of whole "
+                "pictures; leave the cache out."
+            )
         if self.cache is not None:
             if "://" in self.run_folder:
                 raise ValueError(
@@ -102,7 +107,8 @@ class DistillationJob(DatasetsJob):
 
     def mixture(self) -> LoadingConfig:
         """The loader's configuration."""
-        return self.loading.config(self.datasets).model_copy(update={"bodies": self.bodies})
+        loading = self.loading.config(self.datasets).of_heads(whole_scenes=self.student.whole_scenes)
+        return parse_config({**loading.model_dump(), "bodies": self.bodies}, LoadingConfig, origin="loading")
 
     def followed(self, definitions: Mapping[str, DatasetDefinition]) -> "Followed[DistillationJob]":
         """The job, completed by its recipe.

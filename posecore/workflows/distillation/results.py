@@ -87,7 +87,7 @@ def results_table(evaluation: Sequence[Split], judged: StepResult | None, refere
 
 def cost_table(measured: StepResult) -> Table:
     """What student and teacher cost."""
-    table = Table(title="cost of one crop")
+    table = Table(title="cost of one pass")
     for column in ("", "parameters", "GFLOPs", "MB on disk", "latency here, ms"):
         table.add_column(column)
     for who, values in measured.values.items():

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.codecs.simcc import SimccCodec
@@ -111,3 +112,21 @@ def test_mixed_precision_does_not_blur_a_place() -> None:
     with torch.autocast("cpu", dtype=torch.bfloat16):
         taught = believed(maps, UDP, SIMCC)
     assert torch.equal(taught, believed(maps, UDP, SIMCC))
+
+
+def test_maps_of_whole_pictures_are_carried_to_those_of_a_smaller_picture() -> None:
+    """Drawn by the teacher's codec for the picture enlarged, they are what the student's codec draws."""
+    small = AssociativeCodec(input_size=(256, 192), heatmap_size=(64, 48), heatmap_sigma=2.0)
+    large = AssociativeCodec(input_size=(512, 384), heatmap_size=(128, 96), heatmap_sigma=4.0)
+    bodies, seen = POINTS[:, None], SEEN[:, None]
+    enlarged = bodies * torch.tensor([383 / 191, 511 / 255])
+    columns, rows = torch.arange(96.0).expand(1, 3, 128, 96), torch.arange(128.0)[:, None].expand(1, 3, 128, 96)
+    coarse, fine = large.draw(enlarged, seen)
+    for tags, step in ((columns, (0, 95 / 47)), (rows, (127 / 63, 0))):  # tags that say where they are
+        outputs = torch.cat([coarse.flatten(2), tags.flatten(2), fine.flatten(2)], dim=2)
+        carried = small.split(believed(outputs, large, small))
+        for maps, drawn in zip((carried[0], carried[2]), small.draw(bodies, seen), strict=True):
+            torch.testing.assert_close(maps, drawn, atol=0.02, rtol=0)
+        wanted = step[0] * torch.arange(64.0)[:, None] + step[1] * torch.arange(48.0)
+        torch.testing.assert_close(carried[1], wanted.expand(1, 3, 64, 48), atol=0.07, rtol=0)
+        assert torch.equal(believed(outputs, large, large), outputs)

@@ -288,10 +288,13 @@ def test_only_plain_vision_transformers_have_a_place_for_a_token() -> None:
     rtmpose = ModelConfig(backbone=CspnextConfig(deepen=0.1, widen=0.1), head=RtmccHeadConfig(), input_size=(64, 64))
     sapiens2 = ModelConfig(backbone=Sapiens2Config(embed_dim=32, depth=2, num_heads=2), input_size=(64, 64))
     told = with_tokens(_config(), _config(16), 1)
+    backbone = VitConfig(embed_dim=32, depth=2, num_heads=2, window=2, global_blocks=1)
+    windowed = ModelConfig(backbone=backbone, input_size=(64, 64))
     for student, teacher, sentence in (
         (rtmpose, _config(), "the student is a cspnext; leave token out"),
         (sapiens2, _config(), "the student is a sapiens2"),
         (_config(), rtmpose, "the teacher is a cspnext"),
+        (windowed, _config(), "the student's blocks attend within windows of 2 tokens"),
         (told, _config(), "the student has knowledge tokens already"),
         (_config(), told, "the teacher has knowledge tokens already"),
     ):

@@ -33,6 +33,7 @@ ARCHITECTURES: dict[str, dict[str, Any]] = {
     "vit with a token": {
         "backbone": VitConfig(embed_dim=32, depth=1, num_heads=2, knowledge_tokens=1, knowledge_width=8)
     },
+    "vit with windows": {"backbone": VitConfig(embed_dim=32, depth=2, num_heads=2, window=2, global_blocks=1)},
     "rtmpose": {"backbone": CspnextConfig(deepen=0.1, widen=0.0625), "head": RtmccHeadConfig()},
 }
 

@@ -6,8 +6,12 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from pydantic import ValidationError
 from torch import Tensor, nn
 
+from posecore.config import parse_config
+from posecore.errors import ConfigError
+from posecore.models.architecture import ModelConfig
 from posecore.models.attention import attend
 from posecore.models.presets import PRESETS
 from posecore.models.vit import DropPath, Vit, VitConfig
@@ -16,10 +20,10 @@ CONFIG = VitConfig(embed_dim=24, depth=2, num_heads=3)
 INPUT_SIZE = (48, 32)
 
 
-def _randomised(config: VitConfig) -> Vit:
+def _randomised(config: VitConfig, input_size: tuple[int, int] = INPUT_SIZE) -> Vit:
     """Weights far from their initial values, so that no term can hide."""
     torch.manual_seed(0)
-    model = config.build(INPUT_SIZE).double().eval()
+    model = config.build(input_size).double().eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.copy_(torch.randn(parameter.shape) * 0.3)
@@ -31,8 +35,10 @@ def _layer_norm(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     return centred / (centred.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt() * weight + bias
 
 
-def _reference(weights: dict[str, Tensor], image: Tensor, num_heads: int, depth: int) -> Tensor:
-    """One image (3, H, W) through patches cut by hand, heads looped over, softmax spelled out."""
+def _reference(
+    weights: dict[str, Tensor], image: Tensor, num_heads: int, depth: int, windows: tuple[int, int] = (0, 0)
+) -> Tensor:
+    """One image (3, H, W) through patches cut by hand, heads looped over, softmax spelled out, other windows masked."""
     rows, columns = image.shape[1] // 16, image.shape[2] // 16
     padded = torch.zeros(3, image.shape[1] + 4, image.shape[2] + 4, dtype=image.dtype)
     padded[:, 2:-2, 2:-2] = image
@@ -58,6 +64,9 @@ def _reference(weights: dict[str, Tensor], image: Tensor, num_heads: int, depth:
         for head in range(num_heads):
             query, key, value = (projected[:, s * width + head * size :][:, :size] for s in range(3))
             scores = (query * size**-0.5) @ key.T
+            if windows[i]:
+                window = [(t // columns // windows[i], t % columns // windows[i]) for t in range(rows * columns)]
+                scores[torch.tensor([[a != b for b in window] for a in window])] = -torch.inf
             exponent = (scores - scores.max(1, keepdim=True).values).exp()
             outputs.append(exponent / exponent.sum(1, keepdim=True) @ value)
         x = x + torch.cat(outputs, 1) @ part["attn.proj.weight"].T + part["attn.proj.bias"]
@@ -81,6 +90,47 @@ def test_equals_plain_linear_algebra(tokens: dict[str, int]) -> None:
     expected = torch.stack([_reference(weights, image, CONFIG.num_heads, CONFIG.depth) for image in images])
     assert model(images).shape == (2, 24, 3, 2)
     torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-10)
+
+
+def test_equals_plain_linear_algebra_within_windows() -> None:
+    config, images = CONFIG.model_copy(update={"window": 2, "global_blocks": 1}), torch.randn(2, 3, 64, 96).double()
+    assert config.windowed == (True, False), "the last block attends to the whole image"
+    model = _randomised(config, (64, 96))
+    weights = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    expected = torch.stack([_reference(weights, image, config.num_heads, 2, (2, 0)) for image in images])
+    torch.testing.assert_close(model(images), expected, rtol=0, atol=1e-10)
+    everywhere = CONFIG.build((64, 96)).double().eval()
+    everywhere.load_state_dict(weights)
+    assert (everywhere(images) - expected).abs().max() > 1e-3, "the same weights without windows say something else"
+
+
+@pytest.mark.parametrize(
+    ("depth", "count", "whole"),
+    [(12, 4, [2, 5, 8, 11]), (24, 4, [5, 11, 17, 23]), (32, 4, [7, 15, 23, 31]), (5, 2, [1, 4]), (3, 0, [])],
+)
+def test_blocks_that_attend_to_the_whole_image_are_spread_evenly(depth: int, count: int, whole: list[int]) -> None:
+    config = VitConfig(embed_dim=8, depth=depth, num_heads=2, window=4, global_blocks=count)
+    assert [block for block, windowed in enumerate(config.windowed) if not windowed] == whole
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"window": 4, "global_blocks": 3}, "global_blocks 3 are more than the depth, 2"),
+        ({"window": 4, "global_blocks": 1, "knowledge_tokens": 1}, "knowledge_tokens are of the whole image"),
+    ],
+)
+def test_windows_that_cannot_be_are_refused(changes: dict[str, int], said: str) -> None:
+    with pytest.raises(ValidationError, match=said):
+        VitConfig.model_validate(CONFIG.model_dump() | changes)
+
+
+def test_windows_must_tile_the_image() -> None:
+    config = VitConfig(embed_dim=8, depth=2, num_heads=2, window=7, global_blocks=1)
+    with pytest.raises(ValueError, match=r"\(512, 512\) is not a multiple of patch_size 16 times window 7"):
+        config.build((512, 512))
+    with pytest.raises(ConfigError, match="must be multiples of 112, as the backbone needs"):
+        parse_config({"backbone": config, "input_size": [512, 512]}, ModelConfig, "model")
 
 
 def test_patches_are_shifted_by_two_pixels() -> None:

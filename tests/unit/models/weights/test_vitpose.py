@@ -224,13 +224,21 @@ def test_what_a_file_does_not_say_must_be_as_published(changes: dict[str, object
         VITPOSE.write(tiny_model(backbone={"preset": "tiny", **changes}))
 
 
-@pytest.mark.parametrize("layout", ["vitpose", "huggingface-vitpose", "mae", "sapiens"])
-def test_no_published_layout_has_a_place_for_knowledge_tokens(layout: str) -> None:
-    told = tiny_model(backbone={"preset": "tiny", "knowledge_tokens": 2})
-    if layout == "sapiens":
-        told = tiny_model(backbone={"preset": "tiny", "knowledge_tokens": 2, "position": "plain"})
-    with pytest.raises(CheckpointError, match="has no place for knowledge tokens, and without its 2"):
-        LAYOUTS[layout].write(told)
+@pytest.mark.parametrize("layout", ["vitpose", "huggingface-vitpose", "mmpose-vitpose", "mae", "sapiens"])
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"knowledge_tokens": 2}, "has no place for knowledge tokens, and without its 2"),
+        ({"adapter_dim": 4}, "has no place for adapters"),
+        ({"window": 2, "global_blocks": 1}, "attends within windows of 2×2 tokens, which the file could not say"),
+    ],
+    ids=["knowledge tokens", "adapters", "windows"],
+)
+def test_no_published_layout_says_what_is_not_published(layout: str, changes: dict[str, int], sentence: str) -> None:
+    position = {"position": "plain"} if layout == "sapiens" else {}
+    model = tiny_model(backbone={"preset": "tiny", **position, **changes}, input_size=(64, 64))
+    with pytest.raises(CheckpointError, match=sentence):
+        LAYOUTS[layout].write(model)
 
 
 def test_each_file_is_recognised_by_one_layout_only() -> None:
