@@ -357,9 +357,9 @@ class Vit(BackboneModule):
     def __init__(self, config: VitConfig, input_size: tuple[int, int], tasks: Sequence[str] = ()) -> None:
         super().__init__()
         if any(side % config.size_multiple for side in input_size):
-            windows = f" times window {config.window}" if config.window else ""
+            times_window = f" times window {config.window}" if config.window else ""
             raise ValueError(
-                f"input_size {input_size} is not a multiple of patch_size {config.patch_size}{windows} both ways."
+                f"input_size {input_size} is not a multiple of patch_size {config.patch_size}{times_window} both ways."
             )
         if config.expert_dim and not tasks:
             raise ValueError("a backbone with experts needs the name of at least one task.")

@@ -20,7 +20,7 @@ INSIDE = "reaches into the parts of one network: leaves patches out, adds tokens
 ASKED = {
     "evaluation/scenes.py": (1, OWN),
     "methods/associative_loss.py": (3, OWN),
-    "methods/belief.py": (10, PAIRS),
+    "methods/belief.py": (12, PAIRS),
     "methods/distillation.py": (1, PAIRS),
     "methods/knowledge_token.py": (1, INSIDE),
     "methods/masked_autoencoder.py": (8, INSIDE),
