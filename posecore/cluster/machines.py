@@ -46,11 +46,11 @@ class RayMachines:
         connect_to_ray()
         return actor_count(settings, num_works)
 
-    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> dict[str, str]:
         """See :func:`~posecore.cluster.tune.race_on_ray`."""
         from posecore.cluster.tune import race_on_ray  # seconds of imports that no other job needs
 
-        race_on_ray(build, race, settings)
+        return race_on_ray(build, race, settings)
 
     def kept(self) -> AbstractContextManager[None]:
         """See :func:`~posecore.cluster.actors.kept_actors`."""

@@ -4,6 +4,8 @@ Tune says who goes on, and where; what a trial found and the checkpoints that it
 folder (:mod:`posecore.workflows.budget.trial`), so that a search that is begun again makes no rung twice.
 """
 
+import math
+import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,15 +16,14 @@ from ray.tune.stopper import Stopper
 from posecore.cluster.actors import actor_count
 from posecore.cluster.answered_calls import begun, outcome
 from posecore.cluster.connection import connect_to_ray
-from posecore.cluster.verdicts import Verdict
 from posecore.errors import PoseCoreError
 from posecore.storage import folder_of_machine
 from posecore.workflows.machines import ActorSettings, Race, Tool
 
-_NAME, _STEPS, _ERROR, _VERDICT = "name", "steps", "validation_error", "verdict"
+_NAME, _STEPS, _ERROR, _TOLD = "name", "steps", "validation_error", "told"
 
 
-def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) -> dict[str, str]:
     """Has trials climb rungs on the connected cluster; see :meth:`~posecore.workflows.machines.Machines.race`.
 
     Args:
@@ -30,8 +31,8 @@ def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) 
         race: who takes part, and for how long.
         settings: how many trials at once, and what each reserves.
 
-    Raises:
-        PoseCoreError: what a tool raised deliberately.
+    Returns:
+        By name of the trials that failed, what ended each, as a sentence.
     """
     connect_to_ray()
     needs = {"cpu": settings.cpus_per_actor} | ({"gpu": settings.gpus_per_actor} if settings.gpus_per_actor else {})
@@ -54,12 +55,13 @@ def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) 
             verbose=0,
         ),
     )
+    failed = {}
     for result in outcome(begun(tuner.fit, "ray-tune")):
-        verdict = (result.metrics or {}).get(_VERDICT)
-        if isinstance(verdict, Verdict):
-            raise verdict.error()
-        if result.error is not None:
-            raise result.error
+        if told := (result.metrics or {}).get(_TOLD, ""):
+            failed[(result.config or {})[_NAME]] = told
+        elif result.error is not None:  # nobody was left to say more
+            failed[(result.config or {})[_NAME]] = f"its process ended ({_last_line(result.error)})"
+    return failed
 
 
 def _climb(config: Mapping[str, Any], build: Callable[[], Tool], rungs: tuple[int, ...]) -> None:
@@ -67,11 +69,20 @@ def _climb(config: Mapping[str, Any], build: Callable[[], Tool], rungs: tuple[in
     tool = build()
     for step in rungs:
         try:
-            error = tool((config[_NAME], step)).error
+            found = tool((config[_NAME], step))
+            error, told = found.error, found.told
         except PoseCoreError as refused:  # raised, Tune would report a stack of calls
-            tune.report({_STEPS: rungs[-1], _ERROR: float("inf"), _VERDICT: Verdict.of(refused)})
+            error, told = math.inf, str(refused)
+        except Exception as unforeseen:
+            traceback.print_exc()
+            error, told = math.inf, f"{type(unforeseen).__name__}: {_last_line(unforeseen)}"
+        tune.report({_STEPS: step, _ERROR: error, _TOLD: told})
+        if told:
             return
-        tune.report({_STEPS: step, _ERROR: error})
+
+
+def _last_line(error: BaseException) -> str:
+    return str(error).strip().rpartition("\n")[2]
 
 
 class _WithinSteps(Stopper):

@@ -133,7 +133,12 @@ class Ranked(Protocol):
 
     @property
     def error(self) -> float:
-        """The lower, the better."""
+        """The lower, the better; not finite where the trial goes no further."""
+        ...
+
+    @property
+    def told(self) -> str:
+        """What ended the trial, as a sentence; "" where nothing did."""
         ...
 
 
@@ -214,8 +219,10 @@ class Machines(Protocol):
         """Processes that :meth:`work` would spread so many pieces over, at least one if there is anything to do."""
         ...
 
-    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> dict[str, str]:
         """Has trials climb rungs, all at once as far as there is room, the worse of them ending early.
+
+        A trial that fails is out of the race, and the others go on.
 
         Args:
             build: makes the tool, which is given a trial's name and a rung and answers with a :class:`Ranked`; what it
@@ -225,7 +232,9 @@ class Machines(Protocol):
 
         Raises:
             PreflightError: there is only this process.
-            PoseCoreError: what a tool raised deliberately; the first of them.
+
+        Returns:
+            By name of the trials that failed, what ended each, as a sentence.
         """
         ...
 

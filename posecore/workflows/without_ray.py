@@ -67,7 +67,7 @@ class ThisProcess:
         """One process."""
         return min(1, num_works)
 
-    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> None:
+    def race(self, build: Callable[[], Tool], race: Race, settings: ActorSettings) -> dict[str, str]:
         """See :meth:`~posecore.workflows.machines.Machines.race`: not with one process."""
         raise PreflightError("search.scheduler: asha has trials race, which takes a Ray cluster; take halving here.")
 

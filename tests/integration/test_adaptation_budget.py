@@ -47,6 +47,7 @@ SEARCH: dict[str, Any] = {
         {"name": "full-replay", "strategy": "full", "replay": 0.25},
     ],
 }
+WILD = {"name": "wild", "strategy": "full", "rate": 1e25, "replay": 0.0}
 FEW = SEARCH | {"candidates": SEARCH["candidates"][:2]}
 
 
@@ -340,6 +341,21 @@ def test_the_parent_stays_where_nothing_is_better(
     assert "The parent stays: after 10 steps no strategy is clearly better" in capfd.readouterr().out
 
 
+def test_a_strategy_that_diverges_is_told_and_the_others_go_on(
+    values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    search = {"budget": "60steps", "eta": 2, "candidates": [WILD, SEARCH["candidates"][0]]}
+    result = find_strategy(job(values, search=search, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
+    assert result.run.tracking.client.get_run(result.run.run_id).data.tags["posecore.chosen"] in ("head", PARENT)
+    told = "failed, and the others go on: training diverged in step "
+    assert f"search    {'wild':<20} {told}" in capfd.readouterr().out
+    (page,) = tmp_path.glob("search/*/index.html")
+    assert "wild failed: training diverged in step " in page.read_text()
+    alone = search | {"candidates": [WILD]}
+    with pytest.raises(ConfigError, match="wild: training diverged in step"):
+        find_strategy(job(values, search=alone, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
+
+
 def test_flags_say_the_budget_and_a_dry_run_the_plan(
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -371,12 +387,13 @@ def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: 
         "scheduler": "asha",
         "at_once": 2,
         "eta": 2,
-        "candidates": SEARCH["candidates"][:2],
+        "candidates": [*SEARCH["candidates"][:2], WILD],
     }
     config = job(values, search=settings)
     result = find_strategy(config, EVERYTHING, RayMachines())
     said = capfd.readouterr().out
     assert {name for name in ("head", "lora") if f"search    {name:<20}" in said} == {"head", "lora"}
+    assert f"search    {'wild':<20} failed, and the others go on: training diverged in step " in said
     tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
     assert tags["posecore.chosen"] in ("head", "lora", PARENT)
     again = find_strategy(config, EVERYTHING, RayMachines())

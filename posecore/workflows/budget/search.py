@@ -25,7 +25,7 @@ from posecore.workflows.budget.choice import Choice, choose, gain
 from posecore.workflows.budget.halving import Halving, Measured, halving_of_steps, halving_of_time
 from posecore.workflows.budget.settings import SearchConfig
 from posecore.workflows.budget.story import Told, story
-from posecore.workflows.budget.trial import PARENT, FirstSteps, JudgedOn, Pace, Score, Trials
+from posecore.workflows.budget.trial import PARENT, Failure, FirstSteps, JudgedOn, Pace, Score, Trials
 from posecore.workflows.data_steps import made_reports, vouched
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import ActorSettings, Machines, Race, as_given
@@ -102,7 +102,9 @@ def search_step(
         )
         result = search.run()
         result.log(log)
-        told = story(settings, fits, result.scores, result.parent, result.choice, result.halving, result.stopped)
+        told = story(
+            settings, fits, result.scores, result.parent, result.choice, result.halving, result.stopped, result.failed
+        )
         page = write_budget_page(folder / PAGE_NAME, told.page(config.target, held_out, workflow.name))
         log.log_file(page)
         for fit in fitting:  # whatever a trial learned of anybody is gone: what was chosen is trained again, on all
@@ -122,6 +124,7 @@ class _Result:
     final: int
     seconds: float
     stopped: str
+    failed: Mapping[str, str]
 
     def values(self, told: Told, page: str) -> dict[str, Json]:
         """What the step returns."""
@@ -164,15 +167,21 @@ class _Search:
     scores: list[Score] = field(default_factory=list)
     paces: dict[str, Pace] = field(default_factory=dict)
     stopped: str = ""
+    failed: dict[str, str] = field(default_factory=dict)
 
     def run(self) -> _Result:
         asynchronous = self.settings.scheduler == "asha"
         with nullcontext() if asynchronous else self.machines.kept():  # what is kept, Tune would wait for
             (parent,) = self._do(Trials(**self._what({})), [(PARENT, 0)])
+            assert isinstance(parent, Score)
             halving = self._halving(parent)
             trials = Trials(**self._what(self._workers(halving)))
             compete = self._race if asynchronous else self._climb
-            counted = compete(trials, halving, parent)
+            reached = compete(trials, halving, parent)
+        counted = [score for score in reached if score.name not in self.failed]
+        if not counted and self.failed:
+            what = "; ".join(f"{name}: {told}" for name, told in self.failed.items())
+            raise ConfigError(f"search.candidates: none could be judged at the rung that decides. {what}")
         if not counted:
             raise ConfigError(
                 f"search.budget: {self.settings.budget} were spent before any strategy was judged; give more, or fewer "
@@ -180,13 +189,14 @@ class _Search:
             )
         choice = choose(counted, parent)
         return _Result(
-            scores=self.scores,
+            scores=[score for score in self.scores if score.name not in self.failed],
             parent=parent,
             choice=choice,
             halving=halving,
             final=self._final(halving, choice, parent),
             seconds=self._spent(parent),
             stopped=self.stopped,
+            failed=self.failed,
         )
 
     def _climb(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
@@ -195,8 +205,9 @@ class _Search:
         counted: list[Score] = []
         for count, step in zip(halving.counts, halving.rungs, strict=True):
             reached: list[Score] = []
-            for start in range(0, count, self.settings.at_once):
-                some = names[:count][start : start + self.settings.at_once]
+            names = names[:count]
+            for start in range(0, len(names), self.settings.at_once):
+                some = names[start : start + self.settings.at_once]
                 if not self._may(some, step - before, halving, parent):
                     self.stopped = (
                         f"the budget of {self.settings.budget} would have been overrun at {step} steps; "
@@ -205,6 +216,9 @@ class _Search:
                     self.note(f"search    stopped: {self.stopped}")
                     return counted or reached
                 for score in self._do(trials, [(name, step) for name in some]):
+                    if isinstance(score, Failure):
+                        self._drop(score.name, score.told)
+                        continue
                     self._take(score, parent)
                     reached.append(score)
             names = [score.name for score in sorted(reached, key=lambda score: score.error)]
@@ -227,12 +241,14 @@ class _Search:
             seconds=left,
             folder=str(self.folder),
         )
-        self.machines.race(partial(as_given, trials), race, self._process)
+        failed = self.machines.race(partial(as_given, trials), race, self._process)
+        for name, told in failed.items():
+            self._drop(name, told)
         for step in halving.rungs:
             for score in (self._read(name, step) for name in names):
                 if score is not None:
                     self._take(score, parent)
-        never = len(names) - len({score.name for score in self.scores})
+        never = len(names) - len({score.name for score in self.scores} | failed.keys())
         if never:
             self.stopped = f"the budget of {self.settings.budget} ended before {never} of {len(names)} trials had begun"
             self.note(f"search    stopped: {self.stopped}")
@@ -241,6 +257,10 @@ class _Search:
     def _read(self, name: str, step: int) -> Score | None:
         path = self.folder / name / f"score_{step}.json"
         return Score.model_validate_json(path.read_bytes()) if path.exists() else None
+
+    def _drop(self, name: str, told: str) -> None:
+        self.failed[name] = told
+        self.note(f"search    {name:<20} failed, and the others go on: {told}")
 
     def _take(self, score: Score, parent: Score) -> None:
         self.scores.append(score)
@@ -281,7 +301,7 @@ class _Search:
             workers[fit.candidate.name] = replace(worker, training=loop, quiet=True)
         return workers
 
-    def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score]:
+    def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score | Failure]:
         done = dict(self.machines.work(partial(as_given, trials), works, self._process))
         return iter([done[place] for place in sorted(done)])
 

@@ -1,6 +1,6 @@
 """What a search tells: a sentence, a table for the terminal, and its page."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -42,6 +42,7 @@ class Told:
         halving: the rungs.
         scores: at all of them.
         stopped: why it ended before its last rung; "" if it did not.
+        failed: trials that an error ended, and what it was.
     """
 
     sentence: str
@@ -54,6 +55,7 @@ class Told:
     halving: Halving
     scores: Sequence[Score]
     stopped: str
+    failed: Mapping[str, str]
 
     def rows(self) -> list[Json]:
         """The table of trials, as :data:`COLUMNS`."""
@@ -75,11 +77,16 @@ class Told:
                 ]
             )
         rows += [
-            [fit.candidate.name, f"{fit.trained:,} of {fit.total:,}", "–", "–", "–", "–", "–", _too_large(fit)]
+            [fit.candidate.name, f"{fit.trained:,} of {fit.total:,}", "–", "–", "–", "–", "–", self._absent(fit)]
             for fit in self.fits
-            if not fit.fits
+            if not fit.fits or fit.candidate.name in self.failed
         ]
         return rows
+
+    def _absent(self, fit: Fit) -> str:
+        if fit.candidate.name in self.failed:
+            return f"failed: {self.failed[fit.candidate.name]}"
+        return f"not tried: {fit.memory / GIB:.2f} GiB of memory planned"
 
     def _became(self, score: Score) -> str:
         if score.name == self.choice.name:
@@ -103,6 +110,7 @@ class Told:
         findings = [Finding(self.sentence, "good" if self.good else "bad")]
         if self.stopped:
             findings.append(Finding(f"The search ended early: {self.stopped}.", "bad"))
+        findings += [Finding(f"{name} failed: {told}", "bad") for name, told in self.failed.items()]
         markers = [
             Marker(
                 name=score.name,
@@ -177,6 +185,7 @@ def story(
     choice: Choice,
     halving: Halving,
     stopped: str,
+    failed: Mapping[str, str],
 ) -> Told:
     """What to tell of a search; see :class:`Told`."""
     last: dict[str, Score] = {}
@@ -216,6 +225,7 @@ def story(
         halving=halving,
         scores=scores,
         stopped=stopped,
+        failed=failed,
     )
 
 
@@ -266,7 +276,3 @@ def plan_of_search(settings: SearchConfig, fits: Sequence[Fit], halving: Halving
 def _line(scores: Sequence[Score], parent: Score) -> tuple[list[float], list[float]]:
     ordered = sorted(scores, key=lambda score: score.step)
     return [0.0, *(float(each.step) for each in ordered)], [100 * each.error for each in (parent, *ordered)]
-
-
-def _too_large(fit: Fit) -> str:
-    return f"not tried: {fit.memory / GIB:.2f} GiB of memory planned"

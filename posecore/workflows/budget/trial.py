@@ -4,15 +4,18 @@ The same function serves this process, the processes of a cluster and Ray Tune. 
 folder, so that a search that was killed asks nothing twice.
 """
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
+import torch
 from jaxtyping import Float
 from numpy.typing import NDArray
 
 from posecore.config import Config
+from posecore.errors import DivergenceError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.bootstrap import Estimate, bootstrap_by_subject
 from posecore.evaluation.inference import InferenceSettings, predict_store
@@ -83,6 +86,11 @@ class Score(Config):
         """What trials are ranked by: the mean distance on the held-out subjects."""
         return self.validation.mean
 
+    @property
+    def told(self) -> str:
+        """Nothing: it goes on."""
+        return ""
+
     def forgotten(self, parent: "Score") -> dict[str, Estimate]:
         """By set of the parent, by how much its error rose."""
         return {name: errors.change_from(parent.kept[name]) for name, errors in self.kept.items()}
@@ -91,6 +99,25 @@ class Score(Config):
         """The mean of that over the sets, 0 where none of them got worse or there are none."""
         lost = [change.value for change in self.forgotten(parent).values()]
         return max(0.0, sum(lost) / len(lost)) if lost else 0.0
+
+
+class Failure(Config):
+    """A trial that will reach no further rung.
+
+    Attributes:
+        name: of the trial.
+        step: of the rung that it was on its way to.
+        told: what ended it, as a sentence.
+    """
+
+    name: str
+    step: int
+    told: str
+
+    @property
+    def error(self) -> float:
+        """Worse than any."""
+        return math.inf
 
 
 class Pace(Config):
@@ -164,13 +191,22 @@ class Trials:
     judged_on: JudgedOn
     parent: str
 
-    def __call__(self, work: tuple[str, int]) -> Score:
-        """The score, made or read."""
+    def __call__(self, work: tuple[str, int]) -> Score | Failure:
+        """The score, made or read; a failure where it is the strategy that cannot be trained, not kept."""
         name, step = work
         path = as_path(self.folder) / name / f"score_{step}.json"
         if path.exists():
             return Score.model_validate_json(path.read_bytes())
-        score = self._parent() if name == PARENT else self._climb(name, step, path.parent)
+        if name == PARENT:
+            score = self._parent()
+        else:
+            try:
+                score = self._climb(name, step, path.parent)
+            except DivergenceError as error:
+                return Failure(name=name, step=step, told=str(error))
+            except torch.OutOfMemoryError as error:
+                told = f"there was not enough memory on the device ({str(error).partition(chr(10))[0]})"
+                return Failure(name=name, step=step, told=told)
         write_atomically(path, score.model_dump_json().encode())
         return score
 
