@@ -278,6 +278,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=600, help="of the whole budget; 0 prints what is there")
     parser.add_argument("--preset", choices=[*PRESETS], default="micro", help="the net")
     parser.add_argument("--batch", type=int, default=8, help="crops per step of a trial, of an adaptation")
+    parser.add_argument("--fixed", nargs="*", help="named strategies to compare with; default: all")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -289,7 +290,8 @@ def main() -> None:
         results.once("budget", seed, lambda folder, seed=seed: world.budgeted(folder, seed))
         results.once("zero-shot", seed, lambda folder, seed=seed: {"metrics": world.judge(None, seed)})
         for fit in world.known(seed).fits:
-            if time.monotonic() <= until:
+            wanted = options.fixed is None or fit.candidate.name in options.fixed
+            if wanted and time.monotonic() <= until:
                 results.once(
                     fit.candidate.name, seed, lambda folder, fit=fit, seed=seed: world.fixed(folder, fit, seed)
                 )

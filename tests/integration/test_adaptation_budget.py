@@ -338,7 +338,9 @@ def test_the_parent_stays_where_nothing_is_better(
     still = values["training"] | {"optimizer": {"lr": 1e-12}}
     config = job(values, search={"budget": "40steps", "candidates": SEARCH["candidates"][:1]}, training=still)
     assert run(config, EVERYTHING, ThisProcess()) == values["parent"]
-    assert "The parent stays: after 10 steps no strategy is clearly better" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "The parent stays: after 10 steps no strategy is clearly better" in said
+    assert "Longer trials may tell otherwise: give a larger budget, or name a strategy." in said
 
 
 def test_a_strategy_that_diverges_is_told_and_the_others_go_on(

@@ -200,7 +200,7 @@ def story(
             f"The parent stays: after {choice.step:,} steps no strategy is clearly better on the held-out subjects; "
             f"the best, {best.name}, changes the error by {signed_points(change.value)} points "
             f"{interval(change, signed_points)}".rstrip()
-            + "."
+            + ". Longer trials may tell otherwise: give a larger budget, or name a strategy."
         )
     else:
         chosen = last[choice.name]
