@@ -4,7 +4,6 @@ Tune says who goes on, and where; what a trial found and the checkpoints that it
 folder (:mod:`posecore.workflows.budget.trial`), so that a search that is begun again makes no rung twice.
 """
 
-import math
 import traceback
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -21,6 +20,7 @@ from posecore.storage import folder_of_machine
 from posecore.workflows.machines import ActorSettings, Race, Tool
 
 _NAME, _STEPS, _ERROR, _TOLD = "name", "steps", "validation_error", "told"
+_WORST = 1e9  # Tune's own writers of curves warn of what is not finite
 
 
 def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) -> dict[str, str]:
@@ -70,12 +70,12 @@ def _climb(config: Mapping[str, Any], build: Callable[[], Tool], rungs: tuple[in
     for step in rungs:
         try:
             found = tool((config[_NAME], step))
-            error, told = found.error, found.told
+            error, told = min(found.error, _WORST), found.told
         except PoseCoreError as refused:  # raised, Tune would report a stack of calls
-            error, told = math.inf, str(refused)
+            error, told = _WORST, str(refused)
         except Exception as unforeseen:
             traceback.print_exc()
-            error, told = math.inf, f"{type(unforeseen).__name__}: {_last_line(unforeseen)}"
+            error, told = _WORST, f"{type(unforeseen).__name__}: {_last_line(unforeseen)}"
         tune.report({_STEPS: step, _ERROR: error, _TOLD: told})
         if told:
             return
