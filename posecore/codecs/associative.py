@@ -12,12 +12,13 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from posecore.codecs.codec import Codec
+from posecore.codecs.grouping import SceneBodies, from_the_trunk, group_bodies
 from posecore.codecs.heatmap import HeatmapCodec
-from posecore.geometry import CropConvention
+from posecore.codecs.scene import SceneCodec, SceneReading
+from posecore.skeletons.skeleton import Skeleton
 
 
-class AssociativeCodec(Codec):
+class AssociativeCodec(SceneCodec):
     """Heatmaps and tags at ``heatmap_size``, heatmaps at twice that; a point's outputs are one line, in this order.
 
     Attributes:
@@ -32,11 +33,6 @@ class AssociativeCodec(Codec):
     heatmap_size: tuple[int, int] = (128, 128)
     heatmap_sigma: float = 2.0
     loss: ClassVar[str] = "associative_embedding"
-
-    @property
-    def crop(self) -> CropConvention:
-        """The affine map that pictures are fitted with."""
-        return "udp"
 
     @property
     def frame_size(self) -> tuple[int, int]:
@@ -63,6 +59,24 @@ class AssociativeCodec(Codec):
         """Pixels of all maps of a point."""
         height, width = self.heatmap_size
         return 6.0 * height * width
+
+    def bodies(
+        self, outputs: Tensor, of_mirrored: Tensor | None, skeleton: Skeleton, reading: SceneReading
+    ) -> list[SceneBodies]:
+        """Groups peaks by their tags; with a flip test heatmaps are averaged, and the tags of both count."""
+        heatmaps, tags = self._maps(outputs)
+        if of_mirrored is None:
+            all_tags = tags[:, None]
+        else:
+            partners = torch.from_numpy(skeleton.flip_indices).to(outputs.device)
+            also, tags_also = (maps[:, partners].flip(-1) for maps in self._maps(of_mirrored))
+            heatmaps, all_tags = (heatmaps + also) / 2, torch.stack([tags, tags_also], dim=1)
+        return group_bodies(heatmaps, all_tags, from_the_trunk(skeleton), reading.grouping)
+
+    def _maps(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, K, h, w) heatmaps of both resolutions together, and tags, at the finer one."""
+        coarse, tags, fine = self.split(outputs)
+        return self.merged(coarse, fine), self.enlarged(tags)
 
     def split(
         self, outputs: Float[Tensor, "n k p"]

@@ -44,17 +44,21 @@ class GroupingConfig(Config):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class SceneBodies:
-    """The bodies of one picture.
+    """The bodies of one picture, the surest first.
 
     Attributes:
-        keypoints: (m, K, 2) float32 x, y in pixels of the heatmaps, 0, 0 where there is no point.
-        keypoint_scores: (m, K) float32 values of the heatmaps, 0 where there is no point.
-        scores: (m,) float32 means of the scores of peaks over all K points, in falling order.
+        keypoints: (m, K, 2) float32 x, y in pixels of the codec's frame, 0, 0 where there is no point.
+        keypoint_scores: (m, K) float32, how sure the points are, 0 where there is no point.
+        scores: (m,) float32, how sure the bodies are: grouped ones by the mean score of their peaks over all K points.
+        bbox_xyxy: (m, 4) float32 of the frame; None where a head says points alone.
+        covariances: (m, K, 2, 2) float32 of x and y, px² of the frame; None where a head says none.
     """
 
     keypoints: Float[np.ndarray, "m k 2"]
     keypoint_scores: Float[np.ndarray, "m k"]
     scores: Float[np.ndarray, " m"]
+    bbox_xyxy: Float[np.ndarray, "m 4"] | None = None
+    covariances: Float[np.ndarray, "m k 2 2"] | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

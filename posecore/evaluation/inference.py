@@ -4,7 +4,7 @@ Work is cut into batches of consecutive rows that do not depend on who does it, 
 workers compute the same numbers. :func:`predict_store` is the loop in one process.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -14,15 +14,16 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from posecore.codecs.grouping import GroupingConfig
+from posecore.codecs.scene import SceneReading, SelectionConfig
 from posecore.config import Config
 from posecore.conventions import Conventions
-from posecore.errors import EvaluationError
+from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crops import Answers, predict_crops
 from posecore.evaluation.nms import rescore, suppress_duplicates
 from posecore.evaluation.protocols import evaluate
 from posecore.evaluation.results import DetectedBoxes
-from posecore.evaluation.scenes import predict_images, scenes_per_pass, usual_category
+from posecore.evaluation.scenes import FoundBodies, predict_images, scenes_per_pass, usual_category
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
 from posecore.models.backends import Precision
@@ -44,7 +45,8 @@ class InferenceSettings(Config):
             boxes and to bodies found in whole pictures: an annotated box is answered exactly once.
         num_threads: decoding threads.
         uncertainty: say of every point how far off it may be, too (:attr:`Predictions.covariances`).
-        grouping: how a model of whole pictures puts bodies together.
+        grouping: how a model of whole pictures puts points together to bodies.
+        selection: which of its bodies a one-stage model answers.
     """
 
     batch_size: int = Field(default=64, gt=0)
@@ -56,6 +58,12 @@ class InferenceSettings(Config):
     num_threads: int = Field(default=2, gt=0)
     uncertainty: bool = False
     grouping: GroupingConfig = GroupingConfig()
+    selection: SelectionConfig = SelectionConfig()
+
+    @property
+    def reading(self) -> SceneReading:
+        """How outputs of whole pictures are read."""
+        return SceneReading(self.grouping, self.selection)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -275,7 +283,7 @@ def _scenes(
                 batch_size=settings.batch_size,
                 flip_test=settings.flip_test,
                 precision=settings.precision,
-                grouping=settings.grouping,
+                reading=settings.reading,
                 device=device,
             )
         )
@@ -292,7 +300,21 @@ def _scenes(
         scores=np.concatenate([np.zeros(0), *(each.scores for each in found)]),
         category_id=np.full(total, category_id, np.int64),
         crop_area=np.concatenate([np.zeros(0), *(each.areas for each in found)]),
+        covariances=_covariances(found, columns) if settings.uncertainty else None,
     )
+
+
+def _covariances(found: Sequence[FoundBodies], columns: NDArray[np.int64]) -> NDArray[np.float64]:
+    """(D, K, 2, 2) of some of the head's points.
+
+    Raises:
+        ConfigError: the head does not say how far off points may be.
+    """
+    said = [bodies.covariances for bodies in found if bodies.covariances is not None]
+    if len(said) < len(found):
+        raise ConfigError("the head does not say how sure it is of a place; leave uncertainty out.")
+    num_points = len(columns)
+    return np.concatenate([np.zeros((0, num_points, 2, 2)), *(each[:, columns] for each in said)])
 
 
 def finish(task: PredictionTask, parts: Iterable[Predictions]) -> Predictions:

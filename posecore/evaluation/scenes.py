@@ -1,4 +1,4 @@
-"""From whole pictures to bodies in them: fit, forward, mirror and forward again, group, back to image pixels.
+"""From whole pictures to bodies in them: fit, forward, mirror and forward again, read, back to image pixels.
 
 Evaluation of a split and serving of single photos both end here, as :mod:`posecore.evaluation.crops` is the end of both
 for crops.
@@ -15,9 +15,9 @@ from jaxtyping import Float, UInt8
 from numpy.typing import NDArray
 from torch import Tensor
 
-from posecore.codecs.associative import AssociativeCodec
-from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
-from posecore.geometry import crop_matrix, heatmap_to_image
+from posecore.codecs.grouping import SceneBodies
+from posecore.codecs.scene import SceneCodec, SceneReading
+from posecore.geometry import covariance_to_image, crop_matrix, heatmap_to_image
 from posecore.loading.augment import Region
 from posecore.loading.samples import SampleCache
 from posecore.loading.scene import whole_regions
@@ -36,17 +36,23 @@ class FoundBodies:
 
     Attributes:
         keypoints: (m, K, 2) float64 x, y in image pixels.
-        keypoint_scores: (m, K) float64 values of the heatmaps, 0 where there is no point.
-        scores: (m,) float64 means over all points of the scores of their peaks.
+        keypoint_scores: (m, K) float64, how sure the points are, 0 where there is no point.
+        scores: (m,) float64, how sure the bodies are; see :class:`~posecore.codecs.grouping.SceneBodies`.
+        said_xywh: (m, 4) float64 boxes; None of a head that says points alone.
+        covariances: (m, K, 2, 2) float64 of x and y, image px²; None of a head that says none.
     """
 
     keypoints: Float[np.ndarray, "m K 2"]
     keypoint_scores: Float[np.ndarray, "m K"]
     scores: Float[np.ndarray, " m"]
+    said_xywh: Float[np.ndarray, "m 4"] | None = None
+    covariances: Float[np.ndarray, "m K 2 2"] | None = None
 
     @property
     def bbox_xywh(self) -> Float[np.ndarray, "m 4"]:
-        """x, y, width, height of the known points of each body, of which there is at least one."""
+        """x, y, width, height, of the known points of each body, of which there is one at least, where none was said."""
+        if self.said_xywh is not None:
+            return self.said_xywh
         known = (self.keypoint_scores > 0)[..., None]
         low = np.where(known, self.keypoints, np.inf).min(axis=1)
         high = np.where(known, self.keypoints, -np.inf).max(axis=1)
@@ -86,7 +92,7 @@ def predict_scenes(
     *,
     flip_test: bool,
     precision: Precision = "float32",
-    grouping: GroupingConfig | None = None,
+    reading: SceneReading = SceneReading(),
     device: torch.device | None = None,
 ) -> dict[str, list[FoundBodies]]:
     """The bodies in n whole pictures, by each of some heads.
@@ -97,9 +103,9 @@ def predict_scenes(
         images: RGB, fitted by :func:`fit_scene`.
         center: x, y of what is shown, in image pixels.
         scale: width, height of it in image pixels.
-        flip_test: average the heatmaps with those of the mirrored picture, and group by the tags of both.
-        precision: ``bfloat16`` runs the network under autocast; grouping is always in float32.
-        grouping: how bodies are put together.
+        flip_test: show the mirrored picture, too, to heads of which both can be averaged.
+        precision: ``bfloat16`` runs the network under autocast; outputs are always read in float32.
+        reading: how.
         device: where; the model must be there already. None takes the model's.
     """
     device = device or model.device
@@ -107,34 +113,43 @@ def predict_scenes(
     in_bfloat16 = precision == "bfloat16"
     with torch.no_grad(), torch.autocast(device.type, torch.bfloat16) if in_bfloat16 else nullcontext():
         outputs = _outputs(model, heads, batch)
-        mirrored = _outputs(model, heads, batch.flip(-1)) if flip_test else {}
-    found = {}
-    for head in heads:
-        codec = model.codec(head)
-        assert isinstance(codec, AssociativeCodec), codec.kind
-        heatmaps, tags = _maps(codec, outputs[head])
-        if flip_test:
-            partners = torch.from_numpy(model.skeletons[head].flip_indices).to(device)
-            also, tags_also = (maps[:, partners].flip(-1) for maps in _maps(codec, mirrored[head]))
-            heatmaps, all_tags = (heatmaps + also) / 2, torch.stack([tags, tags_also], dim=1)
-        else:
-            all_tags = tags[:, None]
-        bodies = group_bodies(heatmaps, all_tags, from_the_trunk(model.skeletons[head]), grouping)
-        found[head] = [
-            FoundBodies(
-                heatmap_to_image(
-                    body.keypoints.astype(np.float64),
-                    center[place].astype(np.float64),
-                    scale[place].astype(np.float64),
-                    codec.frame_size,
-                    codec.crop,
-                ),
-                body.keypoint_scores.astype(np.float64),
-                body.scores.astype(np.float64),
+        codecs = {head: _scene_codec(model, head) for head in heads}
+        twice = [head for head in heads if flip_test and codecs[head].mirrored]
+        mirrored = _outputs(model, twice, batch.flip(-1)) if twice else {}
+    return {
+        head: [
+            _in_picture(codec, bodies, center[place].astype(np.float64), scale[place].astype(np.float64))
+            for place, bodies in enumerate(
+                codec.bodies(outputs[head], mirrored.get(head), model.skeletons[head], reading)
             )
-            for place, body in enumerate(bodies)
         ]
-    return found
+        for head, codec in codecs.items()
+    }
+
+
+def _scene_codec(model: PoseModel, head: str) -> SceneCodec:
+    codec = model.codec(head)
+    assert isinstance(codec, SceneCodec), codec.kind
+    return codec
+
+
+def _in_picture(
+    codec: SceneCodec, bodies: SceneBodies, center: NDArray[np.float64], scale: NDArray[np.float64]
+) -> FoundBodies:
+    """Bodies of the frame in pixels of the picture of which it shows a region."""
+
+    def moved(points: NDArray[np.float32]) -> NDArray[np.float64]:
+        return heatmap_to_image(points.astype(np.float64), center, scale, codec.frame_size, codec.crop)
+
+    boxes, covariances = None, None
+    if bodies.bbox_xyxy is not None:
+        corners = moved(bodies.bbox_xyxy.reshape(-1, 2, 2))
+        boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], axis=1)
+    if bodies.covariances is not None:
+        spread = bodies.covariances.astype(np.float64)
+        covariances = covariance_to_image(spread, scale, codec.frame_size, codec.crop)
+    scores = (each.astype(np.float64) for each in (bodies.keypoint_scores, bodies.scores))
+    return FoundBodies(moved(bodies.keypoints), *scores, boxes, covariances)
 
 
 def _outputs(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
@@ -142,12 +157,6 @@ def _outputs(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str,
         return {head: model.predict(batch, head).float() for head in heads}
     features = model.features(batch, [(heads[0], 0, len(batch))])
     return {head: model.heatmaps(features, head).float() for head in heads}
-
-
-def _maps(codec: AssociativeCodec, outputs: Tensor) -> tuple[Tensor, Tensor]:
-    """(n, K, h, w) heatmaps of both resolutions together, and tags, at the finer one."""
-    coarse, tags, fine = codec.split(outputs)
-    return codec.merged(coarse, fine), codec.enlarged(tags)
 
 
 def predict_images(
@@ -159,7 +168,7 @@ def predict_images(
     batch_size: int,
     flip_test: bool,
     precision: Precision = "float32",
-    grouping: GroupingConfig | None = None,
+    reading: SceneReading = SceneReading(),
     device: torch.device | None = None,
 ) -> Iterator[FoundBodies]:
     """The bodies in some of a split's pictures, in order; arguments as :func:`predict_scenes`.
@@ -172,7 +181,7 @@ def predict_images(
         batch_size: in crops; see :func:`scenes_per_pass`.
         flip_test: as there.
         precision: as there.
-        grouping: as there.
+        reading: as there.
         device: as there.
     """
     cache = SampleCache({head: store}, _BYTES_OF_CACHE, max_pixels=100_000_000)
@@ -191,7 +200,7 @@ def predict_images(
             np.concatenate([region.scale for region in regions]),
             flip_test=flip_test,
             precision=precision,
-            grouping=grouping,
+            reading=reading,
             device=device,
         )
         yield from answers[head]

@@ -39,17 +39,16 @@ class AssociativeEmbedding(Loss):
         return f"associative_embedding is of whole pictures, and its head has {codec.kind} outputs; leave the loss out."
 
     def scene(
-        self, codec: Codec, outputs: Tensor, group: DeviceGroup, num_samples: int, factors: Tensor | None = None
+        self,
+        codec: Codec,
+        outputs: Tensor,
+        group: DeviceGroup,
+        num_samples: int,
+        skeleton: Skeleton,
+        factors: Tensor | None = None,
+        hints: Tensor | None = None,
     ) -> Tensor:
-        """What is minimised of n pictures, over ``num_samples``.
-
-        Args:
-            codec: whose the outputs are.
-            outputs: (n, K, …) of the head, of any float type.
-            group: with the bodies of each picture.
-            num_samples: B, which may exceed n.
-            factors: (K,) what each point's heatmaps count; None for 1.
-        """
+        """See :meth:`~posecore.methods.loss.Loss.scene`; outputs are (n, K, …), and ``factors`` are of heatmaps."""
         assert isinstance(codec, AssociativeCodec), codec.kind
         coarse, tags, fine = codec.split(outputs.float())
         weight = outputs.new_ones(outputs.shape[1]).float() if factors is None else factors.to(outputs.device)

@@ -31,7 +31,7 @@ class Likelihood(Loss):
         """(n, K) nats of every point, in px of the map."""
         label, _ = moments(targets)
         mean, covariance = moments_of_logits(outputs)
-        return (_gaussian if self.distribution == "gaussian" else _laplace)(label - mean, of_rounded(covariance))
+        return (gaussian_nats if self.distribution == "gaussian" else laplace_nats)(label - mean, of_rounded(covariance))
 
     def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
         """``(1/(B·K)) Σ_nk Σ_pixels t (ln t − ln s)``: how far the student's distribution is from the teacher's."""
@@ -45,7 +45,8 @@ class Likelihood(Loss):
         return f"likelihood is of a head of places, and its head has {codec.kind} outputs; choose head places."
 
 
-def _gaussian(error: Tensor, covariance: Tensor) -> Tensor:
+def gaussian_nats(error: Tensor, covariance: Tensor) -> Tensor:
+    """(…) the negative logarithm of the density of (…, 2) errors under (…, 2, 2) covariances."""
     xx, yy, xy = covariance[..., 0, 0], covariance[..., 1, 1], covariance[..., 0, 1]
     determinant = xx * yy - xy * xy
     x, y = error.unbind(dim=-1)
@@ -53,6 +54,7 @@ def _gaussian(error: Tensor, covariance: Tensor) -> Tensor:
     return (distance + determinant.log()) / 2 + math.log(2 * math.pi)
 
 
-def _laplace(error: Tensor, covariance: Tensor) -> Tensor:
+def laplace_nats(error: Tensor, covariance: Tensor) -> Tensor:
+    """The same of two Laplace distributions with the variances of x and y."""
     scale = (covariance.diagonal(dim1=-2, dim2=-1) / 2).sqrt()
     return (error.abs() / scale + (2 * scale).log()).sum(dim=-1)

@@ -44,10 +44,31 @@ class Loss(Extension):
         """
         return (self.points(codec, outputs, targets) * weights).sum() / (outputs.shape[1] * num_samples)
 
+    def hints(self, codec: Codec, group: DeviceGroup) -> Tensor | None:
+        """(n, …) what a head in training is given besides the features of n whole pictures; None for nothing."""
+        return None
+
     def scene(
-        self, codec: Codec, outputs: Tensor, group: DeviceGroup, num_samples: int, factors: Tensor | None = None
+        self,
+        codec: Codec,
+        outputs: Tensor,
+        group: DeviceGroup,
+        num_samples: int,
+        skeleton: Skeleton,
+        factors: Tensor | None = None,
+        hints: Tensor | None = None,
     ) -> Tensor:
-        """What is minimised of whole pictures, whose bodies are in ``group``."""
+        """What is minimised of n whole pictures, over ``num_samples``.
+
+        Args:
+            codec: whose the outputs are.
+            outputs: (n, …) of the head, of any float type.
+            group: with the bodies of each picture.
+            num_samples: B, which may exceed n.
+            skeleton: of the points.
+            factors: (K,) what each point counts; None for 1.
+            hints: that the head was given.
+        """
         raise NotImplementedError(f"{type(self).__name__} is of crops, and says nothing of whole pictures")
 
     def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:

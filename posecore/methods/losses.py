@@ -11,10 +11,11 @@ from posecore.methods.associative_loss import AssociativeEmbedding
 from posecore.methods.heatmap_loss import SquaredError
 from posecore.methods.likelihood import Likelihood
 from posecore.methods.loss import Loss
+from posecore.methods.set_loss import SetPrediction
 from posecore.methods.simcc_loss import SimccDivergence
 
 LossConfig: TypeAlias = Annotated[
-    SquaredError | SimccDivergence | Likelihood | AssociativeEmbedding | Loss, Door("loss", "posecore.losses")
+    SquaredError | SimccDivergence | Likelihood | AssociativeEmbedding | SetPrediction | Loss, Door("loss", "posecore.losses")
 ]
 """Every loss there is, and whoever comes by."""
 

@@ -42,7 +42,8 @@ class SupervisedConfig(Config):
             ``right_hand``) count in the loss of labels; 1 where left out. RTMW was published with ``{face: 0.5}``, so
             that 68 face points do not drown the rest; DWPose with none.
         loss: how wrong outputs are; None takes what the head's outputs are usually trained with: ``squared_error`` of
-            heatmaps, ``simcc_divergence`` of SimCC, ``associative_embedding`` of whole pictures.
+            heatmaps, ``simcc_divergence`` of SimCC, ``associative_embedding`` or ``set_prediction`` of whole
+            pictures.
         prior: what a population's labels say about its bodies, as a further term; None for none.
         depth: depth of the crops as a second task; None for none.
     """
@@ -143,9 +144,12 @@ class SupervisedHeads(nn.Module):
 
     def terms(self, batch: DeviceBatch, features: Tensor) -> dict[str, Tensor]:
         """The second half of :meth:`losses`, for methods that want the features for more than this."""
-        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics)
+        hints = self._hints(batch)
+        outputs = self.model.run_heads(features, batch.rows, self.config.head_statistics, hints)
         terms = {
-            f"loss/{group.dataset}": self.label_loss(outputs[group.dataset], group, len(batch))
+            f"loss/{group.dataset}": self.label_loss(
+                outputs[group.dataset], group, len(batch), hints.get(group.dataset)
+            )
             for group in batch.groups
         }
         for group in batch.groups:
@@ -155,16 +159,30 @@ class SupervisedHeads(nn.Module):
     def _depth_loss(self, features: Tensor, batch: DeviceBatch) -> dict[str, Tensor]:
         return {} if self.depth_task is None else {"depth": self.depth_task(features, batch.depth)}
 
-    def label_loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
+    def _hints(self, batch: DeviceBatch) -> dict[str, Tensor]:
+        """What heads in training are given besides features, by dataset."""
+        if not self.training:
+            return {}
+        found = {
+            group.dataset: self._losses[group.dataset].hints(self.codecs[group.dataset], group)
+            for group in batch.groups
+            if group.stop > group.start
+        }
+        return {dataset: hints for dataset, hints in found.items() if hints is not None}
+
+    def label_loss(
+        self, outputs: Tensor, group: DeviceGroup, batch_size: int, hints: Tensor | None = None
+    ) -> Tensor:
         """What is minimised of one dataset's labels.
 
         Args:
-            outputs: (n, K, …) of the group's head.
+            outputs: (n, …) of the group's head.
             group: with the labels.
             batch_size: crops of the whole micro-batch.
+            hints: that the head was given.
         """
         if self._losses[group.dataset].of_scenes:
-            return self.config.factor(group.dataset) * self._scene_error(group, outputs, batch_size)
+            return self.config.factor(group.dataset) * self._scene_error(group, outputs, batch_size, hints)
         targets, weights = self.codecs[group.dataset].encode(group.keypoints_crop, group.weights)
         weights = self._weighed(group.dataset, weights)
         return self.config.factor(group.dataset) * self._error(group, outputs, targets, weights, batch_size)
@@ -173,9 +191,10 @@ class SupervisedHeads(nn.Module):
         name, samples = group.dataset, self._num_samples(group, batch_size)
         return self._losses[name](self.codecs[name], outputs, targets, weights, samples)
 
-    def _scene_error(self, group: DeviceGroup, outputs: Tensor, batch_size: int) -> Tensor:
+    def _scene_error(self, group: DeviceGroup, outputs: Tensor, batch_size: int, hints: Tensor | None) -> Tensor:
         name, samples = group.dataset, self._num_samples(group, batch_size)
-        return self._losses[name].scene(self.codecs[name], outputs, group, samples, self._point_factors.get(name))
+        skeleton, factors = self.model.skeletons[name], self._point_factors.get(name)
+        return self._losses[name].scene(self.codecs[name], outputs, group, samples, skeleton, factors, hints)
 
     def _prior_term(self, outputs: Tensor, group: DeviceGroup, batch_size: int) -> dict[str, Tensor]:
         name = group.dataset

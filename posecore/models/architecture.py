@@ -89,7 +89,7 @@ class ModelConfig(Config):
             raise ValueError(f"input_size {self.input_size} must be multiples of {multiple}, as the backbone needs.")
         if self.head.crop is not None:
             self._refuse_other_conventions(self.head.crop)
-        has_maps = self.head.crop is None or self.head.whole_scenes
+        has_maps = self.head.crop is None or (self.head.whole_scenes and self.head.upsampling > 1)
         if has_maps and 2 * self.heatmap_sigma > min(self.heatmap_size):
             height, width = self.heatmap_size
             raise ValueError(

@@ -41,7 +41,8 @@ class Head(Extension):
             none.
         crop: the one convention of crops that it reads, with which it shifts nothing; None of a head of heatmaps, whose
             conventions say it.
-        whole_scenes: whether it finds all bodies of a whole picture, and no box is needed.
+        whole_scenes: whether it finds all bodies of a whole picture, and no box is needed; its codec is then a
+            :class:`~posecore.codecs.scene.SceneCodec`, and its outputs are (B, …).
     """
 
     crop: ClassVar[CropConvention | None] = None

@@ -19,6 +19,7 @@ from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.head import Head, Surroundings
 from posecore.models.instance_norm_head import InstanceNormHeadConfig
 from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
+from posecore.models.query_head import QueryHeadConfig
 from posecore.models.rtmcc import RtmccHeadConfig
 
 
@@ -92,6 +93,7 @@ HeadConfig: TypeAlias = Annotated[
     | RtmccHeadConfig
     | PlacesHeadConfig
     | AssociativeHeadConfig
+    | QueryHeadConfig
     | OnnxHeatmapsConfig
     | OnnxBinsConfig
     | Head,

@@ -199,18 +199,33 @@ class PoseModel(nn.Module):
         return self.run_heads(self.features(images, groups), groups, head_statistics)
 
     def run_heads(
-        self, features: Tensor, groups: Sequence[Group], head_statistics: HeadStatistics = "own"
+        self,
+        features: Tensor,
+        groups: Sequence[Group],
+        head_statistics: HeadStatistics = "own",
+        hints: Mapping[str, Tensor] | None = None,
     ) -> dict[str, Tensor]:
-        """The second half of :meth:`forward`, from (B, D, h, w) features of all rows."""
-        if head_statistics == "mixed" and self.training:
-            return {dataset: self.head(dataset)(features)[start:stop] for dataset, start, stop in groups}
-        return {dataset: self.run_head(dataset, features[start:stop]) for dataset, start, stop in groups}
+        """The second half of :meth:`forward`, from (B, D, h, w) features of all rows.
 
-    def run_head(self, dataset: str, features: Tensor) -> Tensor:
+        Args:
+            features: of all rows.
+            groups: as there.
+            head_statistics: as there; heads that take hints have no statistics.
+            hints: by dataset, what its head is given besides features, of the dataset's own rows.
+        """
+        if head_statistics == "mixed" and self.training and not hints:
+            return {dataset: self.head(dataset)(features)[start:stop] for dataset, start, stop in groups}
+        given = hints or {}
+        return {
+            dataset: self.run_head(dataset, features[start:stop], given.get(dataset))
+            for dataset, start, stop in groups
+        }
+
+    def run_head(self, dataset: str, features: Tensor, hints: Tensor | None = None) -> Tensor:
         """A dataset's head on (n, D, h, w) features; n may be 0, and it still runs, see :meth:`forward`."""
         head = self.head(dataset)
         if len(features):
-            return head(features)
+            return head(features) if hints is None else head(features, hints)
         with frozen_statistics(head):
             return head(features.new_zeros((1, *features.shape[1:])))[:0]
 

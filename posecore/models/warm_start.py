@@ -39,8 +39,8 @@ _MAY_DIFFER = {
 _TOKENS = frozenset({"knowledge_tokens", "knowledge_width"})
 """Fields of a backbone that a parent without tokens says nothing about."""
 
-_FINAL = ("final_layer.", "tag_layer.", "fine_layer.")
-"""The layers of heads whose rows are points; the rest of a head is common to all its points."""
+_FINAL = ("final_layer.", "tag_layer.", "fine_layer.", "point_")
+"""The layers and queries of heads whose rows are points; the rest of a head is common to all its points."""
 
 
 class WarmStartConfig(Config):

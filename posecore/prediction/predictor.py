@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from posecore.codecs.grouping import GroupingConfig
+from posecore.codecs.scene import SceneReading, SelectionConfig
 from posecore.config import Config
 from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import Predictions
@@ -67,7 +68,8 @@ class PredictorSettings(Config):
         uncertainty: say how sure every point is, which takes a model calibrated for such answers (``posecore
             calibrate``); None says it where the model is.
         groups: trait → group that all bodies belong to, such as ``view`` → ``side``, for radii that hold in it.
-        grouping: how a model of whole pictures puts bodies together.
+        grouping: how a model of whole pictures puts points together to bodies.
+        selection: which of its bodies a one-stage model answers.
     """
 
     batch_size: int = Field(default=32, gt=0)
@@ -82,6 +84,7 @@ class PredictorSettings(Config):
     uncertainty: bool | None = None
     groups: dict[str, str] = {}
     grouping: GroupingConfig = GroupingConfig()
+    selection: SelectionConfig = SelectionConfig()
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -325,7 +328,7 @@ class Predictor:
             np.concatenate([region.scale for _, _, region in scenes]),
             flip_test=self.settings.flip_test,
             precision=self.settings.precision,
-            grouping=self.settings.grouping,
+            reading=SceneReading(self.settings.grouping, self.settings.selection),
         )
         for place, (key, _, _) in enumerate(scenes):
             yield key, {head: self._of_scene(head, found[head][place]) for head in heads}
@@ -341,6 +344,7 @@ class Predictor:
             scores=bodies.scores,
             category_id=np.ones(count, np.int64),
             crop_area=bodies.areas,
+            covariances=bodies.covariances,
         )
         if self.settings.nms_threshold is not None and skeleton.oks_sigmas is not None:
             found = suppress_duplicates(found, skeleton.oks_sigmas, self.settings.nms_threshold)
