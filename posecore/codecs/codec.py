@@ -4,6 +4,7 @@ Targets and outputs are single tensors of one shape, so that averages, groups an
 work.
 """
 
+from collections.abc import Sequence
 from typing import ClassVar
 
 import torch
@@ -68,6 +69,15 @@ class Codec(Config):
             shift: whether the head's conventions say that it is to be moved by a pixel or so.
         """
         raise NotImplementedError
+
+    def of_points(self, outputs: Tensor, points: Sequence[int]) -> Tensor:
+        """Outputs of some of the points, in this order.
+
+        Args:
+            outputs: of a head.
+            points: indices.
+        """
+        return outputs[:, points]
 
     def covariances(self, outputs: Tensor, points: Tensor) -> Tensor:
         """How far from where it was found a point may be, as far as the outputs' shape around it says.

@@ -4,6 +4,7 @@ Places are shares of the input: 0 is the outer edge of its first pixel, 1 that o
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -70,6 +71,21 @@ class QueryCodec(SceneCodec):
         """The parts that outputs are made of."""
         points = outputs[..., OF_BODY:].unflatten(-1, (-1, OF_POINT))
         return QueryOutputs(outputs[..., 0], outputs[..., 1:OF_BODY], points[..., :2], points[..., 2:])
+
+    def of_points(self, outputs: Tensor, points: Sequence[int]) -> Tensor:
+        """Bodies as they are, with some of their points."""
+        of_bodies, of_points = outputs[..., :OF_BODY], outputs[..., OF_BODY:].unflatten(-1, (-1, OF_POINT))
+        return torch.cat([of_bodies, of_points[..., list(points), :].flatten(-2)], dim=-1)
+
+    def carried(self, outputs: Tensor, other: "QueryCodec") -> Tensor:
+        """Outputs about a picture of another size, whose outermost pixels' centres lie on those of this one."""
+        factor = (self.sides(outputs) - 1) / (other.sides(outputs) - 1)
+        scale = factor * other.sides(outputs) / self.sides(outputs)
+        said = other.split(outputs)
+        places, sizes = said.boxes[..., :2], said.boxes[..., 2:] * scale
+        points, places = (self.shares(other.pixels(each) * factor) for each in (said.points, places))
+        of_points = torch.cat([points, said.factors], dim=-1).flatten(-2)
+        return torch.cat([said.logits[..., None], places, sizes, of_points], dim=-1)
 
     def pixels(self, places: Float[Tensor, "*batch 2"]) -> Float[Tensor, "*batch 2"]:
         """Shares of the input to x, y in its pixels."""

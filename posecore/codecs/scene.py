@@ -1,10 +1,7 @@
 """What codecs of whole pictures share: outputs of a head become the bodies of a picture."""
 
-from dataclasses import dataclass
 from typing import ClassVar
 
-import numpy as np
-from jaxtyping import Float
 from pydantic import Field
 from torch import Tensor
 
@@ -27,8 +24,7 @@ class SelectionConfig(Config):
     least_score: float = Field(default=0.1, ge=0, lt=1)
 
 
-@dataclass(frozen=True, slots=True)
-class SceneReading:
+class SceneReading(Config):
     """How outputs of whole pictures are read; each codec goes by the part that is its own.
 
     Attributes:

@@ -63,7 +63,7 @@ class InferenceSettings(Config):
     @property
     def reading(self) -> SceneReading:
         """How outputs of whole pictures are read."""
-        return SceneReading(self.grouping, self.selection)
+        return SceneReading(grouping=self.grouping, selection=self.selection)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -50,7 +50,7 @@ class FoundBodies:
 
     @property
     def bbox_xywh(self) -> Float[np.ndarray, "m 4"]:
-        """x, y, width, height, of the known points of each body, of which there is one at least, where none was said."""
+        """x, y, width, height, where none was said of the known points of each body, of which there is at least one."""
         if self.said_xywh is not None:
             return self.said_xywh
         known = (self.keypoint_scores > 0)[..., None]
@@ -92,7 +92,7 @@ def predict_scenes(
     *,
     flip_test: bool,
     precision: Precision = "float32",
-    reading: SceneReading = SceneReading(),
+    reading: SceneReading | None = None,
     device: torch.device | None = None,
 ) -> dict[str, list[FoundBodies]]:
     """The bodies in n whole pictures, by each of some heads.
@@ -120,7 +120,7 @@ def predict_scenes(
         head: [
             _in_picture(codec, bodies, center[place].astype(np.float64), scale[place].astype(np.float64))
             for place, bodies in enumerate(
-                codec.bodies(outputs[head], mirrored.get(head), model.skeletons[head], reading)
+                codec.bodies(outputs[head], mirrored.get(head), model.skeletons[head], reading or SceneReading())
             )
         ]
         for head, codec in codecs.items()
@@ -148,8 +148,8 @@ def _in_picture(
     if bodies.covariances is not None:
         spread = bodies.covariances.astype(np.float64)
         covariances = covariance_to_image(spread, scale, codec.frame_size, codec.crop)
-    scores = (each.astype(np.float64) for each in (bodies.keypoint_scores, bodies.scores))
-    return FoundBodies(moved(bodies.keypoints), *scores, boxes, covariances)
+    point_scores, scores = (each.astype(np.float64) for each in (bodies.keypoint_scores, bodies.scores))
+    return FoundBodies(moved(bodies.keypoints), point_scores, scores, boxes, covariances)
 
 
 def _outputs(model: PoseModel, heads: Sequence[str], batch: Tensor) -> dict[str, Tensor]:
@@ -168,7 +168,7 @@ def predict_images(
     batch_size: int,
     flip_test: bool,
     precision: Precision = "float32",
-    reading: SceneReading = SceneReading(),
+    reading: SceneReading | None = None,
     device: torch.device | None = None,
 ) -> Iterator[FoundBodies]:
     """The bodies in some of a split's pictures, in order; arguments as :func:`predict_scenes`.

@@ -19,6 +19,7 @@ from torch import Tensor
 from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.queries import QueryCodec
 from posecore.codecs.simcc import SHARPNESS, SimccCodec
 from posecore.errors import ConfigError
 
@@ -36,7 +37,8 @@ def believed(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
 
     Returns:
         (n, K, h, w) float32 heatmaps, (n, K, bins) float32 lines that SimCC's softmax turns into labels, or of whole
-        pictures (n, K, p) float32 maps as :class:`~posecore.codecs.associative.AssociativeCodec` lays them out.
+        pictures float32 maps or bodies as :class:`~posecore.codecs.associative.AssociativeCodec` and
+        :class:`~posecore.codecs.queries.QueryCodec` lay them out.
 
     Raises:
         ConfigError: no way is known from one's outputs to the other's.
@@ -62,6 +64,8 @@ def _carried(outputs: Tensor, teacher: Codec, student: Codec) -> Tensor:
         case AssociativeCodec(), AssociativeCodec():
             parts = zip(teacher.split(outputs), teacher.parts, student.parts, strict=True)
             return torch.cat([_carried(maps, theirs, ours).flatten(2) for maps, theirs, ours in parts], dim=2)
+        case QueryCodec(), QueryCodec():
+            return student.carried(outputs, teacher)
     raise ConfigError(
         f"no way is known from a teacher's {teacher.kind} outputs to a student's {student.kind}; give the student a "
         "head of the teacher's kind."

@@ -30,7 +30,7 @@ class DenoisingConfig(Config):
 
 
 def noised_bodies(bodies: Bodies, seeds: Tensor, config: DenoisingConfig) -> Tensor | None:
-    """(n, G, m, 4 + 2K) hints as a head of queries takes them, of the m first rows; None if there is nothing to hint at.
+    """(n, G, m, 4 + 2K) hints as a head of queries takes them, of the first m rows; None if there is nothing to say.
 
     Args:
         bodies: labelled.

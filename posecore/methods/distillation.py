@@ -254,8 +254,9 @@ class Distillation(SupervisedHeads):
 
     def _divergence(self, outputs: Tensor, taught: Tensor, group: DeviceGroup, batch_size: int) -> Tensor:
         lesson, codec = self.teacher.lessons[group.dataset], self.codecs[group.dataset]
-        belief = believed(taught[:, lesson.teacher_points], self.teacher.model.codec(lesson.head), codec)
-        return output_loss(codec, outputs[:, lesson.points], belief, self._num_samples(group, batch_size))
+        theirs = self.teacher.model.codec(lesson.head)
+        belief = believed(theirs.of_points(taught, lesson.teacher_points), theirs, codec)
+        return output_loss(codec, codec.of_points(outputs, lesson.points), belief, self._num_samples(group, batch_size))
 
     def _feature_weight(self, simcc: bool) -> float:
         config = self.distillation

@@ -31,7 +31,8 @@ class Likelihood(Loss):
         """(n, K) nats of every point, in px of the map."""
         label, _ = moments(targets)
         mean, covariance = moments_of_logits(outputs)
-        return (gaussian_nats if self.distribution == "gaussian" else laplace_nats)(label - mean, of_rounded(covariance))
+        nats = gaussian_nats if self.distribution == "gaussian" else laplace_nats
+        return nats(label - mean, of_rounded(covariance))
 
     def belief(self, codec: Codec, outputs: Tensor, belief: Tensor, num_samples: int) -> Tensor:
         """``(1/(B·K)) Σ_nk Σ_pixels t (ln t − ln s)``: how far the student's distribution is from the teacher's."""

@@ -15,7 +15,8 @@ from posecore.methods.set_loss import SetPrediction
 from posecore.methods.simcc_loss import SimccDivergence
 
 LossConfig: TypeAlias = Annotated[
-    SquaredError | SimccDivergence | Likelihood | AssociativeEmbedding | SetPrediction | Loss, Door("loss", "posecore.losses")
+    SquaredError | SimccDivergence | Likelihood | AssociativeEmbedding | SetPrediction | Loss,
+    Door("loss", "posecore.losses"),
 ]
 """Every loss there is, and whoever comes by."""
 

@@ -9,10 +9,8 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 
-def match_bodies(
-    cost: Float[Tensor, "n q m"], there: Bool[Tensor, "n m"]
-) -> Int[Tensor, "n q"]:
-    """The body that each query is to become, -1 for none; where bodies outnumber queries, those that fit worst get none.
+def match_bodies(cost: Float[Tensor, "n q m"], there: Bool[Tensor, "n m"]) -> Int[Tensor, "n q"]:
+    """The body that each query is to become, -1 for none; of more bodies than queries those that fit worst get none.
 
     Args:
         cost: of a query for a body.
@@ -29,9 +27,7 @@ def match_bodies(
     return matched.to(cost.device)
 
 
-def generalised_iou(
-    boxes: Float[Tensor, "*batch 4"], others: Float[Tensor, "*batch 4"]
-) -> Float[Tensor, "*batch"]:
+def generalised_iou(boxes: Float[Tensor, "*batch 4"], others: Float[Tensor, "*batch 4"]) -> Float[Tensor, "*batch"]:
     """Intersection over union, less the share of the smallest box around both that neither fills (arXiv 1902.09630).
 
     Args:

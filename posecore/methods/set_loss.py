@@ -24,6 +24,10 @@ _USUAL_SIGMA = 0.07
 """OKS constant of points of a skeleton that states none: about the mean of COCO's."""
 
 
+_NOBODY = -20.0
+"""Logit of a teacher's query that a student's has to go without, of whom there are more."""
+
+
 class SetPrediction(Loss):
     """Score, box, points and covariances of every layer, of matched queries and of those that were hinted at.
 
@@ -103,11 +107,14 @@ class SetPrediction(Loss):
         cost = torch.cdist(ours.boxes, theirs.boxes, p=1) + torch.cdist(
             ours.logits.sigmoid()[..., None], chance[..., None], p=1
         )
-        pairs = match_bodies(cost, torch.ones_like(chance, dtype=torch.bool))
-        chance, logits = chance.gather(1, pairs), theirs.logits.gather(1, pairs)
+        # Where the teacher has more queries, its surest are to have one of the student's.
+        pairs = match_bodies(cost - 10 * chance[:, None], torch.ones_like(chance, dtype=torch.bool))
+        body, nothing = pairs.clamp(min=0), pairs < 0
+        chance, logits = chance.gather(1, body).masked_fill(nothing, 0.0), theirs.logits.gather(1, body)
+        logits = torch.where(nothing, _NOBODY, logits)
         surprise = F.softplus(ours.logits) - F.softplus(logits) - chance * (ours.logits - logits)
-        boxes = (ours.boxes - _picked(theirs.boxes, pairs)).abs().sum(dim=-1)
-        points = (ours.points - _picked(theirs.points, pairs)).abs().sum(dim=-1).mean(dim=-1)
+        boxes = (ours.boxes - _picked(theirs.boxes, body)).abs().sum(dim=-1)
+        points = (ours.points - _picked(theirs.points, body)).abs().sum(dim=-1).mean(dim=-1)
         error = self.score_weight * surprise + chance * (self.box_weight * boxes + self.place_weight * points)
         return error.sum() / num_samples
 

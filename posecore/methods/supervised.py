@@ -170,9 +170,7 @@ class SupervisedHeads(nn.Module):
         }
         return {dataset: hints for dataset, hints in found.items() if hints is not None}
 
-    def label_loss(
-        self, outputs: Tensor, group: DeviceGroup, batch_size: int, hints: Tensor | None = None
-    ) -> Tensor:
+    def label_loss(self, outputs: Tensor, group: DeviceGroup, batch_size: int, hints: Tensor | None = None) -> Tensor:
         """What is minimised of one dataset's labels.
 
         Args:

@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.queries import QueryCodec
+from posecore.codecs.scene import SelectionConfig
 from posecore.codecs.simcc import SimccCodec
 from posecore.errors import ConfigError
 from posecore.geometry import CropConvention
@@ -149,11 +151,58 @@ class PictureGraph(Graph):
     def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
         """Boxes on smooth blobs, which reach beyond the picture."""
         height, width = 96, 128
-        coarse = torch.rand(1, 3, 6, 8, generator=generator) * 255
-        image = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255)
+        image = _blobs(height, width, generator)
         corners = torch.rand(count, 2, generator=generator) * torch.tensor([width, height]) * 0.6 - 10
         sizes = (0.3 + 0.4 * torch.rand(count, 2, generator=generator)) * torch.tensor([width, height])
-        return image[0].permute(1, 2, 0).to(torch.uint8).contiguous(), torch.cat([corners, sizes], dim=1)
+        return image, torch.cat([corners, sizes], dim=1)
+
+
+class BodiesGraph(Graph):
+    """``image``, (H, W, 3) uint8 RGB, to the bodies in it, the surest first: as many as there are queries, 50 at most.
+
+    ``boxes`` are (M, 4) float32 x, y, width, height in pixels of the picture, ``keypoints`` (M, K, 2) x, y, ``scores``
+    (M,) of the bodies, ``keypoint_scores`` (M, K), and ``covariances`` (M, K, 2, 2) of x and y, px². Which scores are
+    enough is the user's to say. Fitting the picture and reading the outputs are the predictor's.
+
+    Raises:
+        ConfigError: the head finds bodies in no pass of its own.
+    """
+
+    inputs = ("image",)
+    outputs = ("boxes", "keypoints", "scores", "keypoint_scores", "covariances")
+    free_axes = {"image": {0: "height", 1: "width"}}
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, model: PoseModel, task: str) -> None:
+        super().__init__(model, task)
+        codec = model.codec(task)
+        if not isinstance(codec, QueryCodec):
+            model.refuse_scenes("layout picture")
+            raise AssertionError(codec.kind)
+        self.codec = codec
+        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """See the class."""
+        center, scale = _whole(image, self.input_size)
+        picture = cut_crops(image, center, scale, self.input_size, self.codec.crop)
+        answer = self.answers((picture / 255 - self.mean) / self.std)
+        scores, boxes, points, point_scores, covariances = self.codec.answers(answer, SelectionConfig().max_bodies)
+        step = scale / (self.codec.sides(scale) - 1)
+        corners = boxes.unflatten(-1, (2, 2))[0] * step + (center - scale / 2)
+        return (
+            torch.cat([corners[:, 0], corners[:, 1] - corners[:, 0]], dim=-1),
+            points[0] * step + (center - scale / 2),
+            scores[0],
+            point_scores[0],
+            covariances[0] * (step[:, :, None] * step[:, None]),
+        )
+
+    def examples(self, count: int, generator: torch.Generator) -> tuple[Tensor, ...]:
+        """Smooth blobs in pictures of different shapes."""
+        return (_blobs(64 + 16 * count, 128, generator),)
 
 
 class RtmlibGraph(Graph):
@@ -217,6 +266,36 @@ class RtmlibGraph(Graph):
 
 
 GRAPHS: dict[GraphLayout, type[Graph]] = {"crops": CropGraph, "picture": PictureGraph, "rtmlib": RtmlibGraph}
+
+
+def graph_of(model: PoseModel, task: str, layout: GraphLayout) -> Graph:
+    """The graph of a layout for one head.
+
+    Raises:
+        ConfigError: the layout cannot hold what the head says.
+    """
+    if not model.config.whole_scenes or layout == "crops":
+        return GRAPHS[layout](model, task)
+    if layout == "picture":
+        return BodiesGraph(model, task)
+    model.refuse_scenes(f"layout {layout}")
+    raise AssertionError(layout)
+
+
+def _blobs(height: int, width: int, generator: torch.Generator) -> Tensor:
+    """(height, width, 3) uint8, smooth."""
+    coarse = torch.rand(1, 3, 6, 8, generator=generator) * 255
+    image = nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 255)
+    return image[0].permute(1, 2, 0).to(torch.uint8).contiguous()
+
+
+def _whole(image: Tensor, input_size: tuple[int, int]) -> tuple[Tensor, Tensor]:
+    """As :func:`posecore.loading.scene.whole_regions`: (1, 2) centre and size of what shows the whole picture."""
+    height, width = (torch.scalar_tensor(image.shape[axis]) for axis in (0, 1))
+    extent = (torch.stack([width, height]) - 1).clamp(min=1)
+    ratio = (input_size[1] - 1) / (input_size[0] - 1)
+    x, y = torch.maximum(extent[0], extent[1] * ratio), torch.maximum(extent[1], extent[0] / ratio)
+    return torch.stack([width - 1, height - 1])[None] / 2, torch.stack([x, y])[None]
 
 
 def _regions(boxes: Tensor, input_size: tuple[int, int], padding: float) -> tuple[Tensor, Tensor]:

@@ -21,7 +21,7 @@ from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
 from posecore.extras import needed
 from posecore.models.architecture import ModelCard
-from posecore.models.export_graphs import GRAPHS, Graph, GraphLayout
+from posecore.models.export_graphs import Graph, GraphLayout, graph_of
 from posecore.models.merge import merge_experts
 from posecore.models.outline import without_memory
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
@@ -57,14 +57,12 @@ def export_onnx(
         ConfigError: there is no such head, the model was read from such a file, the layout cannot hold it, or the
             packages of the ``export`` extra are missing.
     """
-    if layout != "crops":
-        model.refuse_scenes(f"layout {layout}")
     if model.config.backbone.finished:
         raise ConfigError(
             "the model is an ONNX file already, which is not written again; copy the file it was read from."
         )
     dense = dense_model(model, [task])
-    graph = GRAPHS[layout](dense, task).eval()
+    graph = graph_of(dense, task, layout).eval()
     metadata = {"layout": json.dumps(layout), **onnx_metadata(dense, task)}
     write_graph(graph, path, {METADATA_PREFIX + key: value for key, value in metadata.items()}, one_file_bytes)
     return graph

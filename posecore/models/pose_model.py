@@ -217,8 +217,7 @@ class PoseModel(nn.Module):
             return {dataset: self.head(dataset)(features)[start:stop] for dataset, start, stop in groups}
         given = hints or {}
         return {
-            dataset: self.run_head(dataset, features[start:stop], given.get(dataset))
-            for dataset, start, stop in groups
+            dataset: self.run_head(dataset, features[start:stop], given.get(dataset)) for dataset, start, stop in groups
         }
 
     def run_head(self, dataset: str, features: Tensor, hints: Tensor | None = None) -> Tensor:

@@ -2,15 +2,16 @@
 
 Source: Liu et al., GroupPose (arXiv 2308.07313) and Yang et al., ED-Pose (arXiv 2302.01593): queries of a body and of
 each of its points, refined layer by layer from the best places of the feature grid. Every layer moves boxes and points
-by shares of the body's size, as RF-DETR does (arXiv 2511.09554), so that what is learned of large bodies holds for small
-ones. Here one grid of features is read, that of the backbone; and queries of points are the only weights that know of a
-skeleton, so that all others are common to skeletons.
+by shares of the body's size, as RF-DETR does with boxes (arXiv 2511.09554), so that what is learned of large bodies
+holds for small ones. Here one grid of features is read, that of the backbone; and queries of points are the only
+weights that know of a skeleton, so that all others are common to skeletons.
 """
 
 import math
 from typing import ClassVar, Literal, Self
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
@@ -84,9 +85,10 @@ class QueryHead(nn.Module):
         self.num_queries = config.num_queries
         self.project = nn.Conv2d(num_features, width, kernel_size=1)
         self.norm = nn.LayerNorm(width)
-        self.proposed_score = nn.Linear(width, 1)
+        self.proposed_score = _score(width)
         self.proposed_box = _perceptron(width, 4)
         self.body_query = nn.Parameter(torch.randn(1, width))
+        self.hinted_query = nn.Parameter(torch.randn(1, width))
         self.point_queries = nn.Parameter(torch.randn(num_keypoints, width))
         self.point_places = nn.Parameter(torch.zeros(num_keypoints, 2))
         self.point_factors = nn.Parameter(torch.tensor(_SPREAD).repeat(num_keypoints, 1))
@@ -95,19 +97,13 @@ class QueryHead(nn.Module):
             DecoderLayer(width, config.num_heads, config.num_samples, config.hidden) for _ in layers
         )
         self.out_norm = nn.LayerNorm(width)
-        self.scores = nn.ModuleList(nn.Linear(width, 1) for _ in layers)
+        self.scores = nn.ModuleList(_score(width) for _ in layers)
         self.boxes = nn.ModuleList(_perceptron(width, 4) for _ in layers)
         self.moves = nn.ModuleList(_perceptron(width, 2) for _ in layers)
-        self.factors = nn.ModuleList(nn.Linear(width, 3) for _ in layers)
-        for score in (self.proposed_score, *self.scores):
-            nn.init.constant_(score.bias, _RARE)
-        for factors in self.factors:
-            nn.init.zeros_(factors.weight)
-            with torch.no_grad():
-                factors.bias.copy_(torch.tensor(_SPREAD))
+        self.factors = nn.ModuleList(_said_at_first(nn.Linear(width, 3), _SPREAD) for _ in layers)
 
     def forward(self, features_BDhw: Tensor, hints: Tensor | None = None) -> Tensor:
-        """What every layer says in training, the proposals first; else what the last one says.
+        """What every layer says, the proposals first; the last one is the answer.
 
         Args:
             features_BDhw: of the backbone.
@@ -122,15 +118,17 @@ class QueryHead(nn.Module):
         picture = self.norm(self.project(features_BDhw).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         logits, boxes = self._proposals(picture)
         points = self._usual_points(boxes)
-        sees = None
+        num_queries, sees = logits.shape[1], None
         if hints is not None:
             hinted_boxes, hinted_points = self._hinted(hints.flatten(1, 2))
-            sees = _sees(hints, logits.shape[1])
+            sees = _sees(hints, num_queries)
             logits = torch.cat([logits, logits.new_zeros(hinted_boxes.shape[:2])], dim=1)
             boxes, points = torch.cat([boxes, hinted_boxes], dim=1), torch.cat([points, hinted_points], dim=1)
         said = [_line(logits, boxes, points, self.point_factors.float().expand(*points.shape[:2], -1, -1))]
-        contents = torch.cat([self.body_query, self.point_queries]).to(picture.dtype)
-        queries = contents.expand(*points.shape[:2], -1, -1)
+        contents = torch.cat([self.body_query, self.point_queries]).expand(points.shape[1], -1, -1)
+        is_hinted = (torch.arange(points.shape[1], device=picture.device) >= num_queries).to(contents.dtype)
+        queries = (contents + is_hinted[:, None, None] * self.hinted_query).to(picture.dtype)
+        queries = queries.expand(*points.shape[:2], -1, -1)
         for number, layer in enumerate(self.layers):
             boxes, points = boxes.detach(), points.detach()
             refs = _references(boxes, points)
@@ -142,7 +140,7 @@ class QueryHead(nn.Module):
             boxes = _changed(boxes, self.boxes[number](of_body).float())
             logits = self.scores[number](of_body)[..., 0].float()
             said.append(_line(logits, boxes, points, self.factors[number](of_points).float()))
-        return torch.stack(said if self.training else said[-1:], dim=1)
+        return torch.stack(said, dim=1)
 
     def _proposals(self, picture_BChw: Tensor) -> tuple[Tensor, Tensor]:
         """Logits (B, Q) and boxes (B, Q, 4) of the places of the feature grid that most likely are bodies."""
@@ -153,7 +151,7 @@ class QueryHead(nn.Module):
         picked = places.gather(1, chosen[..., None].expand(-1, -1, places.shape[-1]))
         x, y = (chosen % width + 0.5) / width, torch.div(chosen, width, rounding_mode="floor") / height + 0.5 / height
         centres = torch.stack([x, y], dim=-1).float()
-        cells = torch.cat([centres, torch.full_like(centres, _PROPOSED_SIDE)], dim=-1)
+        cells = F.pad(centres, (0, 2), value=_PROPOSED_SIDE)
         return logits.gather(1, chosen), _changed(cells, self.proposed_box(picked).float())
 
     def _usual_points(self, boxes: Tensor) -> Tensor:
@@ -198,7 +196,20 @@ def _line(logits: Tensor, boxes: Tensor, points: Tensor, factors: Tensor) -> Ten
 
 def _perceptron(width: int, num_outputs: int) -> nn.Sequential:
     """Two layers, of which the last says nothing at first."""
-    last = nn.Linear(width, num_outputs)
-    nn.init.zeros_(last.weight)
-    nn.init.zeros_(last.bias)
+    last = _said_at_first(nn.Linear(width, num_outputs), [0.0] * num_outputs)
     return nn.Sequential(nn.Linear(width, width), nn.ReLU(), last)
+
+
+def _score(width: int) -> nn.Linear:
+    """A layer by which bodies are rare at first."""
+    layer = nn.Linear(width, 1)
+    nn.init.constant_(layer.bias, _RARE)
+    return layer
+
+
+def _said_at_first(layer: nn.Linear, values: list[float]) -> nn.Linear:
+    """The layer, which gives these values whatever it sees, until it has learned something."""
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        layer.bias.copy_(torch.tensor(values))
+    return layer

@@ -328,7 +328,7 @@ class Predictor:
             np.concatenate([region.scale for _, _, region in scenes]),
             flip_test=self.settings.flip_test,
             precision=self.settings.precision,
-            reading=SceneReading(self.settings.grouping, self.settings.selection),
+            reading=SceneReading(grouping=self.settings.grouping, selection=self.settings.selection),
         )
         for place, (key, _, _) in enumerate(scenes):
             yield key, {head: self._of_scene(head, found[head][place]) for head in heads}

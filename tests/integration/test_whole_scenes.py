@@ -1,7 +1,8 @@
-"""The main job with a model of whole pictures, on two skeletons: trained, judged, registered, served, adapted."""
+"""The main job with either model of whole pictures, on two skeletons: trained, judged, registered, served, adapted."""
 
 import re
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import orjson
@@ -23,7 +24,7 @@ from posecore.ingest.run import ingest
 from posecore.lineage.steps import EVERYTHING
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.batch import to_device
-from posecore.methods.supervised import SupervisedHeads
+from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import PoseModel, model_for
 from posecore.models.saving import load_model
@@ -40,9 +41,21 @@ pytestmark = pytest.mark.slow
 NAMES = ("coco", "crowdpose")
 
 
+HEADS: dict[str, dict[str, Any]] = {
+    "associative": {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1},
+    "queries": {"kind": "queries", "num_queries": 5, "channels": 8, "num_layers": 1, "num_heads": 2, "hidden": 16},
+}
+
+
+@pytest.fixture(scope="module", params=HEADS)
+def kind(request: pytest.FixtureRequest) -> str:
+    """Of the head."""
+    return str(request.param)
+
+
 @pytest.fixture(scope="module")
-def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("scenes")
+def run_file(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(f"scenes-{kind}")
     for seed, name in enumerate(NAMES):
         write_dataset(name, folder / "data" / name, num_train=4, num_val=2, image_size=(64, 64), seed=seed)  # type: ignore[arg-type]
     values = {
@@ -52,12 +65,16 @@ def run_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "datasets": [{"name": name, "root": name, "train": "train", "evaluate": "val"} for name in NAMES],
         "model": {
             "backbone": "vit-nano",
-            "head": {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1},
+            "head": HEADS[kind],
             "input_size": [64, 64],
             "heatmap_sigma": 1.0,
         },
         "training": {"steps": 2, "global_batch": 2, "evaluate_every": 2},
-        "inference": {"num_threads": 1, "grouping": {"peak_threshold": 0.0, "max_bodies": 5}},
+        "inference": {
+            "num_threads": 1,
+            "grouping": {"peak_threshold": 0.0, "max_bodies": 5},
+            "selection": {"least_score": 0.0},
+        },
         "worst_cases": 2,
     }
     file = folder / "run.yaml"
@@ -135,10 +152,16 @@ def test_scenes_of_a_head_of_crops_are_refused(run_file: Path) -> None:
         _job(run_file, "model.head=classic", "loading.scenes={}")
 
 
-def test_training_changed_the_weights_of_both_heads(model: PoseModel) -> None:
+ZERO_AT_FIRST = {
+    "associative": ("final_layer.bias", "tag_layer.bias", "fine_layer.bias"),
+    "queries": ("point_places", "boxes.0.2.weight", "moves.0.2.weight", "factors.0.weight"),
+}
+
+
+def test_training_changed_the_weights_of_both_heads(model: PoseModel, kind: str) -> None:
     for name in NAMES:
         head = model.heads[name].state_dict()
-        assert all(head[f"{layer}.bias"].abs().sum() > 0 for layer in ("final_layer", "tag_layer", "fine_layer"))
+        assert all(head[weight].abs().sum() > 0 for weight in ZERO_AT_FIRST[kind])
 
 
 def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path, tmp_path: Path) -> None:
@@ -162,10 +185,10 @@ def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path,
     assert set(load_model(child).heads) == {"coco", "crowdpose", "syrip"}
 
 
-def test_a_smaller_one_learns_from_it_without_labels(run_file: Path, folder: Path, tmp_path: Path) -> None:
+def test_a_smaller_one_learns_from_it_without_labels(kind: str, run_file: Path, folder: Path, tmp_path: Path) -> None:
     values = yaml.safe_load(run_file.read_text())
     student = values.pop("model") | {"input_size": [32, 32]}
-    student["head"]["channels"] = 4
+    student["head"] |= {"associative": {"channels": 4}, "queries": {"num_queries": 4}}[kind]
     file = tmp_path / "distil.yaml"
     values |= {
         "name": "student",
@@ -179,13 +202,25 @@ def test_a_smaller_one_learns_from_it_without_labels(run_file: Path, folder: Pat
     values.pop("worst_cases")
     file.write_text(yaml.safe_dump(values))
     assert distil(load_config(file, DistillationJob), EVERYTHING, ThisProcess()) == "models:/student/1"
-    with pytest.raises(ConfigError, match="cache: answers are stored for crops, and the student's associative head"):
+    with pytest.raises(ConfigError, match=f"cache: answers are stored for crops, and the student's {kind} head"):
         load_config(file, DistillationJob, ["cache=float16"])
     with pytest.raises(ConfigError, match="the teacher finds bodies in whole pictures and the student reads crops"):
         distil(load_config(file, DistillationJob, ["student.head=classic"]), EVERYTHING, ThisProcess())
 
 
-def test_bodies_that_hide_each_other_are_learned_by_heart(tmp_path: Path) -> None:
+LEARNED: dict[str, dict[str, Any]] = {
+    "associative": {"head": HEADS["associative"] | {"channels": 16}, "method": {}, "steps": 150, "lr": 3e-3, "AP": 0.3},
+    "queries": {
+        "head": {"kind": "queries", "num_queries": 8, "channels": 64, "num_layers": 2, "num_heads": 4, "hidden": 128},
+        "method": {"loss": {"kind": "set_prediction", "denoising": {"groups": 0}}},
+        "steps": 170,
+        "lr": 2e-3,
+        "AP": 0.7,
+    },
+}
+
+
+def test_bodies_that_hide_each_other_are_learned_by_heart(kind: str, tmp_path: Path) -> None:
     """Four rendered pictures of one to three bodies, judged by COCO's protocol without boxes."""
     (tmp_path / "data" / "train").mkdir(parents=True)
     document = CocoFile("rendered", "")
@@ -202,21 +237,30 @@ def test_bodies_that_hide_each_other_are_learned_by_heart(tmp_path: Path) -> Non
 
     values = {
         "backbone": {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0},
-        "head": {"kind": "associative", "channels": 16, "fine_channels": 8, "fine_blocks": 1},
+        "head": LEARNED[kind]["head"],
         "input_size": [64, 64],
         "heatmap_sigma": 1.5,
     }
     torch.manual_seed(0)
-    method = SupervisedHeads(model_for(parse_config(values, ModelConfig, "model"), {"coco": definition})).train()
+    config = parse_config(LEARNED[kind]["method"], SupervisedConfig, "method")
+    method = SupervisedHeads(
+        model_for(parse_config(values, ModelConfig, "model"), {"coco": definition}), config
+    ).train()
     still = {"fit": "long", "least_zoom": 1, "most_zoom": 1, "rotation_degrees": 0, "shift": 0, "flip_probability": 0}
     loading = {"mixture": {"entries": [{"name": "coco"}]}, "scenes": still, "num_threads": 1}
-    config = parse_config(loading, LoadingConfig, "loading")
-    optimizer = torch.optim.AdamW(method.parameters(), lr=3e-3, weight_decay=0.0)
-    loader = Loader({"coco": store}, config, input_size=(64, 64), seed=0, global_batch=4)
-    for _, batch in zip(range(150), loader, strict=False):
+    optimizer = torch.optim.AdamW(method.parameters(), lr=LEARNED[kind]["lr"], weight_decay=0.0)
+    loader = Loader(
+        {"coco": store},
+        parse_config(loading, LoadingConfig, "loading"),
+        input_size=(64, 64),
+        seed=0,
+        global_batch=4,
+    )
+    for _, batch in zip(range(LEARNED[kind]["steps"]), loader, strict=False):
         optimizer.zero_grad()
         sum(method(to_device(batch, torch.device("cpu"))).values()).backward()
+        torch.nn.utils.clip_grad_norm_(method.parameters(), 5.0)
         optimizer.step()
     metrics = evaluate_store(method.model, store, InferenceSettings(num_threads=1, flip_test=False))
     assert metrics["AP50"] > 0.7
-    assert metrics["AP"] > 0.3
+    assert metrics["AP"] > LEARNED[kind]["AP"]

@@ -31,8 +31,10 @@ from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.head import Head
 from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.query_head import QueryHeadConfig
 from posecore.models.sources import ModelFolder
 from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
@@ -85,10 +87,16 @@ def tiny_depth() -> SupervisedHeads:
     return SupervisedHeads(tiny_model(drop_path=0.0, depth_input=True), config)
 
 
-def tiny_scenes() -> SupervisedHeads:
+SCENE_HEADS = {
+    "scenes": AssociativeHeadConfig(channels=8, fine_channels=8, fine_blocks=1),
+    "queries": QueryHeadConfig(num_queries=6, channels=8, num_layers=2, num_heads=2, hidden=16),
+}
+"""Heads of whole pictures, by the word for a method with them."""
+
+
+def tiny_scenes(head: Head) -> SupervisedHeads:
     """Heads that find bodies in whole pictures, with experts."""
     card = tiny_model(drop_path=0.0, expert_share=0.25).card
-    head = AssociativeHeadConfig(channels=8, fine_channels=8, fine_blocks=1)
     architecture = card.architecture.model_copy(update={"head": head})
     return SupervisedHeads(PoseModel(card.model_copy(update={"architecture": architecture})))
 
@@ -360,8 +368,8 @@ def described_method(
         return tiny_prototypes(drop_path=0.0)
     if name == "depth":
         return tiny_depth()
-    if name == "scenes":
-        return tiny_scenes()
+    if name in SCENE_HEADS:
+        return tiny_scenes(SCENE_HEADS[name])
     if name == "recomputing":
         return SupervisedHeads(tiny_model(drop_path=0.0, expert_share=0.25, activation_checkpointing=True))
     if name == "plain":  # without BatchNorm, so that a crop does not depend on its neighbours

@@ -15,6 +15,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import build_model
 from tests.support.tiny_training import tiny_skeleton
 
+SKELETON = tiny_skeleton("people", 4)
 CODEC = AssociativeCodec(input_size=(32, 48), heatmap_size=(8, 12), heatmap_sigma=1.0)
 SMALL = {"backbone": "vit-nano", "head": {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1}}
 
@@ -155,7 +156,7 @@ def _bilinear(mask, y, x):
 def test_the_whole_loss_spelled_out():
     group = _group()
     outputs = torch.randn(3, 4, int(CODEC.outputs_per_point), generator=torch.Generator().manual_seed(3))
-    loss = AssociativeEmbedding(pull_weight=0.25, push_weight=0.5).scene(CODEC, outputs, group, num_samples=5)
+    loss = AssociativeEmbedding(pull_weight=0.25, push_weight=0.5).scene(CODEC, outputs, group, 5, SKELETON)
     coarse, tags, fine = CODEC.split(outputs)
     expected = 0.0
     for maps, targets in zip((coarse, fine), CODEC.draw(group.keypoints_crop, group.weights), strict=True):
@@ -183,7 +184,7 @@ def test_a_group_without_pictures_has_a_loss_of_zero_with_a_gradient():
         stop=0,
     )
     outputs = torch.zeros(0, 4, int(CODEC.outputs_per_point), requires_grad=True)
-    loss = AssociativeEmbedding().scene(CODEC, outputs, empty, num_samples=5)
+    loss = AssociativeEmbedding().scene(CODEC, outputs, empty, 5, SKELETON)
     assert loss.item() == 0
     loss.backward()
     assert outputs.grad is not None

@@ -1,4 +1,4 @@
-"""The head of whole pictures in a model: shapes, several skeletons, warm starts, strategies, and what is refused."""
+"""The heads of whole pictures in a model: shapes, several skeletons, warm starts, strategies, and what is refused."""
 
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
+from posecore.models.export_graphs import GraphLayout
 from posecore.models.onnx_export import export_onnx
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
@@ -25,14 +26,35 @@ from tests.support.tiny_training import tiny_skeleton
 
 SIZE = (64, 64)
 POINTS = {"people": 5, "dogs": 7}
-HEAD = {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1}
+HEADS: dict[str, dict[str, Any]] = {
+    "associative": {"kind": "associative", "channels": 8, "fine_channels": 8, "fine_blocks": 1},
+    "queries": {"kind": "queries", "num_queries": 6, "channels": 8, "num_layers": 2, "num_heads": 2, "hidden": 16},
+}
+OUTPUTS = {"associative": lambda points: (points, 6 * 16 * 16), "queries": lambda points: (3, 6, 5 + 5 * points)}
+"""Shape of what a head says of a picture."""
+OF_POINTS = {
+    "associative": ("final_layer.", "tag_layer.", "fine_layer."),
+    "queries": ("point_queries", "point_places", "point_factors"),
+}
+"""Names of the weights that know of a skeleton."""
+GROWN = {"associative": {"fine_blocks": 2}, "queries": {"num_layers": 3}}
+PARAMETERS = {
+    # Another block: two 3×3 convolutions of 8 channels and two BatchNorms.
+    "associative": 2 * (9 * 8 * 8 + 2 * 8),
+    # Another layer of width 8: attention within and between, sampling (value and out, offsets, weights), a feed-forward
+    # part, four LayerNorms; and what it says: a score, a box and a point's move behind a layer each, three factors.
+    "queries": 2 * 288 + 2 * 72 + 144 + 72 + 280 + 4 * 16 + 9 + (72 + 36) + (72 + 18) + 27,
+}
+KINDS = pytest.mark.parametrize("kind", HEADS)
 
 
-def _model(points: dict[str, int] = POINTS, head: dict[str, Any] | str = "associative", **backbone: Any) -> PoseModel:
+def _model(
+    kind: str, points: dict[str, int] = POINTS, head: dict[str, Any] | None = None, **backbone: Any
+) -> PoseModel:
     torch.manual_seed(0)
     values = {"kind": "vit", "embed_dim": 32, "depth": 2, "num_heads": 2, **backbone}
     config = parse_config(
-        {"backbone": values, "head": HEAD if head == "associative" else head, "input_size": SIZE, "heatmap_sigma": 1.0},
+        {"backbone": values, "head": HEADS[kind] | (head or {}), "input_size": SIZE, "heatmap_sigma": 1.0},
         ModelConfig,
         "model",
     )
@@ -69,31 +91,33 @@ def _on_device(batch: CropBatch) -> DeviceBatch:
     return to_device(batch, torch.device("cpu"))
 
 
-def test_every_skeleton_has_maps_of_its_own_points() -> None:
-    model = _model()
+@KINDS
+def test_every_skeleton_has_outputs_of_its_own_points(kind: str) -> None:
+    model = _model(kind)
     found = model(torch.zeros(4, 3, *SIZE), [("people", 0, 3), ("dogs", 3, 4)])
     assert {name: tuple(outputs.shape) for name, outputs in found.items()} == {
-        "people": (3, 5, 6 * 16 * 16),
-        "dogs": (1, 7, 6 * 16 * 16),
+        "people": (3, *OUTPUTS[kind](5)),
+        "dogs": (1, *OUTPUTS[kind](7)),
     }
-    maps = [each.shape[2:] for each in model.codec("dogs").split(found["dogs"])]
-    assert maps == [(16, 16), (16, 16), (32, 32)]
 
 
-def test_a_skeleton_without_pictures_still_takes_part() -> None:
-    method = SupervisedHeads(_model()).train()
+@KINDS
+def test_a_skeleton_without_pictures_still_takes_part(kind: str) -> None:
+    method = SupervisedHeads(_model(kind)).train()
     terms = method(_on_device(_batch(counts=(3, 0))))
     assert terms["loss/dogs"].item() == 0
     sum(terms.values()).backward()
     for name in POINTS:
         assert all(parameter.grad is not None for parameter in method.model.heads[name].parameters())
-    assert method.model.heads["people"].tag_layer.weight.grad.abs().sum() > 0
-    assert not method.model.heads["dogs"].final_layer.weight.grad.any()
+    for name, parameter in method.model.heads["people"].named_parameters():
+        assert not name.startswith(OF_POINTS[kind]) or parameter.grad.any(), name
+    assert not any(parameter.grad.any() for parameter in method.model.heads["dogs"].parameters())
 
 
-def test_parts_of_a_batch_add_up_to_its_loss() -> None:
+@pytest.mark.parametrize(("kind", "training"), [("associative", False), ("queries", False), ("queries", True)])
+def test_parts_of_a_batch_add_up_to_its_loss(kind: str, training: bool) -> None:
     """As accumulation, and ranks of any number, divide it; statistics of BatchNorm apart, which are at rest here."""
-    method = SupervisedHeads(_model(), SupervisedConfig()).eval()
+    method = SupervisedHeads(_model(kind), SupervisedConfig()).train(training)
     batch = _batch()
     whole = method(_on_device(batch))
     parts = [method(_on_device(part)) for part in split_batch(batch, 2)]
@@ -101,8 +125,9 @@ def test_parts_of_a_batch_add_up_to_its_loss() -> None:
         assert sum(part[name].item() for part in parts) / 2 == pytest.approx(term.item(), rel=1e-5)
 
 
-def test_a_new_skeleton_starts_from_the_points_that_it_shares() -> None:
-    parent = _model({"people": 5})
+@KINDS
+def test_a_new_skeleton_starts_from_the_points_that_it_shares(kind: str) -> None:
+    parent = _model(kind, {"people": 5})
     with torch.no_grad():
         for parameter in parent.heads["people"].parameters():
             parameter.normal_()
@@ -113,23 +138,25 @@ def test_a_new_skeleton_starts_from_the_points_that_it_shares() -> None:
     assert "2 of 2 points from head people" in told.as_dict()["head runners"]
     ours, theirs = child.heads["runners"].state_dict(), parent.heads["people"].state_dict()
     for name, tensor in ours.items():
-        layer = name.partition(".")[0]
-        expected = theirs[name][[3, 2]] if layer in ("final_layer", "tag_layer", "fine_layer") else theirs[name]
+        expected = theirs[name][[3, 2]] if name.startswith(OF_POINTS[kind]) else theirs[name]
         assert torch.equal(tensor, expected), name
 
 
-def test_a_model_of_crops_gives_its_backbone_and_no_head() -> None:
-    parent = _model({"people": 5}, head={"kind": "classic", "channels": 8})
-    child = _model({"people": 5})
+@KINDS
+def test_a_model_of_crops_gives_its_backbone_and_no_head(kind: str) -> None:
+    child = _model(kind, {"people": 5})
+    crops = child.config.model_dump() | {"head": {"kind": "classic", "channels": 8}}
+    parent = build_model(parse_config(crops, ModelConfig, "model"), child.skeletons)
     told = warm_start(child, parent).as_dict()
     assert told["head people"] == "0 of 5 points"
     assert torch.equal(child.backbone.blocks[0].attn.qkv.weight, parent.backbone.blocks[0].attn.qkv.weight)
 
 
+@KINDS
 @pytest.mark.parametrize(
     "strategy", ["frozen-backbone", "lora", "full", "adapter", "bitfit", {"kind": "last-n", "blocks": 1}]
 )
-def test_strategies_adapt_it(strategy: Any) -> None:
+def test_strategies_adapt_it(kind: str, strategy: Any) -> None:
     touches = strategy != "frozen-backbone"
     config = AdaptationConfig(
         terms=AdaptationTerms.model_validate({"strategy": strategy, "distillation": 0.5 * touches}),
@@ -137,7 +164,7 @@ def test_strategies_adapt_it(strategy: Any) -> None:
         parent=ModelFolder(source="nowhere"),
         old_heads=("people",) * touches,
     )
-    parent = _model({"people": 5}).eval()
+    parent = _model(kind, {"people": 5}).eval()
     child = build_model(config.architecture(parent.config), parent.skeletons | {"dogs": tiny_skeleton("dogs", 7)})
     warm_start(child, parent)
     method = Adaptation(child, config, parent if touches else None).train()
@@ -151,19 +178,21 @@ def test_strategies_adapt_it(strategy: Any) -> None:
         optimizer.step()
     assert ("kept/people" in terms) == touches
     changed = {name for name, value in method.named_parameters() if not torch.equal(value, before[name])}
-    assert any("heads.dogs.tag_layer" in name for name in changed)
+    assert all(any(f"heads.dogs.{name}" in each for each in changed) for name in OF_POINTS[kind])
     assert not any("heads.people" in name for name in changed) or touches
 
 
-def test_experts_see_the_features_of_their_own_sets() -> None:
-    model = _model(expert_share=0.25)
+@KINDS
+def test_experts_see_the_features_of_their_own_sets(kind: str) -> None:
+    model = _model(kind, expert_share=0.25)
     method = SupervisedHeads(model).train()
     sum(method(_on_device(_batch())).values()).backward()
     assert model.backbone.blocks[0].mlp.experts["dogs"].weight.grad.abs().sum() > 0
 
 
-def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
-    model = _model().eval()
+@KINDS
+def test_a_saved_model_is_the_same(kind: str, tmp_path: Path) -> None:
+    model = _model(kind).eval()
     save_model(model, tmp_path / "model")
     again = load_model(tmp_path / "model")
     images = torch.randn(1, 3, *SIZE)
@@ -171,35 +200,51 @@ def test_a_saved_model_is_the_same(tmp_path: Path) -> None:
     assert torch.equal(again.predict(images, "dogs"), model.predict(images, "dogs"))
 
 
-def test_its_cost_is_counted() -> None:
-    small, large = (
-        model_cost(_model(head=HEAD | {"fine_blocks": blocks}).config, POINTS).parameters for blocks in (1, 2)
-    )
-    # Another block: two 3×3 convolutions of 8 channels and two BatchNorms, for each of the two heads.
-    assert large - small == 2 * 2 * (9 * 8 * 8 + 2 * 8)
+@KINDS
+def test_its_cost_is_counted(kind: str) -> None:
+    small, large = (model_cost(_model(kind, head=head).config, POINTS).parameters for head in ({}, GROWN[kind]))
+    assert large - small == 2 * PARAMETERS[kind]  # of either head
 
 
-def test_depth_cannot_be_added_to_it() -> None:
+@KINDS
+def test_depth_cannot_be_added_to_it(kind: str) -> None:
     with pytest.raises(ConfigError, match="without depth"):
-        _model().config.with_depth()
+        _model(kind).config.with_depth()
 
 
-def test_graphs_that_decode_are_refused(tmp_path: Path) -> None:
-    for layout in ("picture", "rtmlib"):
-        with pytest.raises(ConfigError, match=f"layout {layout} is of crops of single bodies"):
-            export_onnx(_model(), "dogs", tmp_path / "model.onnx", layout)
+@pytest.mark.parametrize(
+    ("kind", "layout"), [("associative", "picture"), ("associative", "rtmlib"), ("queries", "rtmlib")]
+)
+def test_graphs_that_decode_are_refused(kind: str, layout: GraphLayout, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"layout {layout} is of crops of single bodies"):
+        export_onnx(_model(kind), "dogs", tmp_path / "model.onnx", layout)
 
 
+@KINDS
 @pytest.mark.parametrize(
     ("fields", "said"),
     [
         ({"embedding": {}}, "prototypes know of one body"),
         ({"conventions": {"codec": "msra"}}, "reads udp crops"),
-        ({"heatmap_sigma": 9}, None),
         ({"backbone": {"preset": "vit-nano", "depth_input": True}}, "which are shown without depth"),
     ],
 )
-def test_what_does_not_go_with_it_is_refused(fields: dict[str, Any], said: str | None) -> None:
-    values = {"backbone": "vit-nano", "head": HEAD, "input_size": SIZE} | fields
-    with pytest.raises(ConfigError, match=said or "does not fit maps"):
-        parse_config(values, ModelConfig, "model")
+def test_what_does_not_go_with_it_is_refused(kind: str, fields: dict[str, Any], said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        _parsed(kind, fields)
+
+
+def test_a_spread_must_fit_the_maps_where_there_are_any() -> None:
+    with pytest.raises(ConfigError, match="does not fit maps"):
+        _parsed("associative", {"heatmap_sigma": 9})
+    assert _parsed("queries", {"heatmap_sigma": 9}).whole_scenes
+
+
+def test_a_decoder_must_be_divisible_among_its_heads() -> None:
+    with pytest.raises(ConfigError, match="channels 12 must be a multiple of 8 and of num_heads 2"):
+        _parsed("queries", {"head": HEADS["queries"] | {"channels": 12}})
+
+
+def _parsed(kind: str, fields: dict[str, Any]) -> ModelConfig:
+    values = {"backbone": "vit-nano", "head": HEADS[kind], "input_size": SIZE} | fields
+    return parse_config(values, ModelConfig, "model")
