@@ -23,11 +23,13 @@ class Codec(Config):
         input_size: (height, width) of the crop in pixels.
         loss: what heads of such outputs are trained with, unless a run file says otherwise, by its name at the door of
             losses (:mod:`posecore.methods.losses`).
+        learns_covariances: whether covariances are outputs of their own, which say pixels without a calibration.
     """
 
     kind: str
     input_size: tuple[int, int]
     loss: ClassVar[str]
+    learns_covariances: ClassVar[bool] = False
 
     @property
     def crop(self) -> CropConvention:

@@ -55,7 +55,7 @@ class QueryCodec(SceneCodec):
     input_size: tuple[int, int] = (512, 512)
     loss: ClassVar[str] = "set_prediction"
     mirrored: ClassVar[bool] = False
-    says_covariances: ClassVar[bool] = True
+    learns_covariances: ClassVar[bool] = True
 
     @property
     def frame_size(self) -> tuple[int, int]:

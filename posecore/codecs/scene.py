@@ -42,11 +42,9 @@ class SceneCodec(Codec):
     Attributes:
         mirrored: whether outputs of the mirrored picture are averaged with those of the picture in a flip test; else
             there is none.
-        says_covariances: whether bodies come with covariances of their points.
     """
 
     mirrored: ClassVar[bool] = True
-    says_covariances: ClassVar[bool] = False
 
     @property
     def crop(self) -> CropConvention:

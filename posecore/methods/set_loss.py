@@ -51,7 +51,7 @@ class SetPrediction(Loss):
     place_weight: float = Field(default=10.0, ge=0)
     similarity_weight: float = Field(default=4.0, ge=0)
     likelihood_weight: float = Field(default=0.5, ge=0)
-    distribution: Literal["gaussian", "laplace"] = "laplace"
+    distribution: Literal["gaussian", "laplace"] = "gaussian"
     denoising: DenoisingConfig = DenoisingConfig()
     of_scenes: ClassVar[bool] = True
 

@@ -191,6 +191,18 @@ class PointUncertainty:
     visible: Float[np.ndarray, "n k"]
     radius: Float[np.ndarray, "n k"]
 
+    @classmethod
+    def unproven(cls, covariances: Float[np.ndarray, "n k 2 2"], level: float = 0.9) -> "PointUncertainty":
+        """What a model says of itself, under a Gaussian with its covariances; no data have shown that it is right.
+
+        Args:
+            covariances: of x and y, image px².
+            level: of the radii.
+        """
+        sigma = np.sqrt(np.trace(covariances, axis1=2, axis2=3) / 2)
+        radius = sigma * np.sqrt(-2 * np.log(1 - level))
+        return cls(level=level, covariances=covariances, visible=np.full(sigma.shape, np.nan), radius=radius)
+
     @property
     def sigma(self) -> Float[np.ndarray, "n k 2"]:
         """Standard deviations of x and y, image pixels."""

@@ -90,7 +90,7 @@ class ImagePrediction:
         box_rows: (N,) which of the given boxes each body answers.
         track_ids: (N,) number of the body through a video, :data:`NO_TRACK` where there was no tracking.
         points: K names, in the order of the points.
-        uncertainty: how sure the points are; None of a model that was not calibrated.
+        uncertainty: how sure the points are; None of a model that was not calibrated and has learned no covariances.
     """
 
     head: str

@@ -35,7 +35,7 @@ from posecore.models.backends import Backend, ExportedHeads, Precision, check_ba
 from posecore.models.catalog import CATALOG
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
-from posecore.models.uncertainty import HeadUncertainty
+from posecore.models.uncertainty import HeadUncertainty, PointUncertainty
 from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes, ImagePrediction
 from posecore.prediction.photos import Picture, read_picture
@@ -66,7 +66,7 @@ class PredictorSettings(Config):
         scale_range: values that become 0 and 255 of pictures of 16 bits, as in the stage that their model was trained
             behind; None refuses such pictures.
         uncertainty: say how sure every point is, which takes a model calibrated for such answers (``posecore
-            calibrate``); None says it where the model is.
+            calibrate``), or whose covariances are learned; None says it where it is known.
         groups: trait → group that all bodies belong to, such as ``view`` → ``side``, for radii that hold in it.
         grouping: how a model of whole pictures puts points together to bodies.
         selection: which of its bodies a one-stage model answers.
@@ -133,7 +133,8 @@ class Predictor:
     def _check_uncertainty(self) -> None:
         promised = [each for each in map(self.promised, self.model.skeletons) if each is not None]
         how = f"{'with' if self.settings.flip_test else 'without'} flip test, by {self.settings.path}"
-        if not promised and (self.settings.uncertainty or self.settings.groups):
+        learned = all(self.model.codec(head).learns_covariances for head in self.model.skeletons)
+        if not promised and ((self.settings.uncertainty and not learned) or self.settings.groups):
             raise ConfigError(
                 f"uncertainty: the model was not calibrated for answers {how}; calibrate it (posecore calibrate)."
             )
@@ -357,6 +358,9 @@ class Predictor:
             box_scores=np.ones(len(found)),
             box_rows=np.arange(len(found)),
             points=skeleton.names,
+            uncertainty=None
+            if found.covariances is None or self.settings.uncertainty is False
+            else PointUncertainty.unproven(found.covariances),
         )
 
     def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:

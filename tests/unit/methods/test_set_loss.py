@@ -106,7 +106,8 @@ def slow_parts(loss, line, box, points, weights, sigmas):
 
 @pytest.mark.parametrize("seed", range(4))
 def test_the_whole_loss_spelled_out_by_trying_every_assignment(seed):
-    loss, group, outputs = SetPrediction(), _group(seed), _outputs(seed)
+    loss = SetPrediction(distribution="laplace")
+    group, outputs = _group(seed), _outputs(seed)
     bodies, sigmas, expected = labelled_bodies(CODEC, group), SKELETON.oks_sigmas, 0.0
     group.weights[~bodies.there] = 0  # of bodies that are all outside nothing is known, and nobody is punished there
     for image, layer in itertools.product(range(3), range(2)):
@@ -231,12 +232,13 @@ def _of_first(group: DeviceGroup) -> DeviceGroup:
 
 def test_covariances_learn_how_far_off_points_are():
     group, outputs = _of_first(_group(8, num_bodies=1)), _outputs(num_images=1, num_layers=1, num_queries=1)
+    loss = SetPrediction(distribution="laplace")
     factors = torch.zeros(1, 1, 1, 4, 3, requires_grad=True)
     optimizer = torch.optim.Adam([factors], lr=0.05)
     for _ in range(300):
         points = torch.cat([outputs[..., 5:].unflatten(-1, (4, 5))[..., :2], factors], dim=-1).flatten(3)
         optimizer.zero_grad()
-        SetPrediction().scene(CODEC, torch.cat([outputs[..., :5], points], dim=-1), group, 1, SKELETON).backward()
+        loss.scene(CODEC, torch.cat([outputs[..., :5], points], dim=-1), group, 1, SKELETON).backward()
         optimizer.step()
     bodies, said = labelled_bodies(CODEC, group), CODEC.split(outputs[:, 0])
     known = bodies.weights[0, 0] > 0
@@ -367,7 +369,7 @@ def test_what_was_hinted_at_is_learned_besides():
         rows = bodies.there[image].nonzero()[:, 0].tolist()
         for row in rows:
             side = math.sqrt(float(bodies.boxes[image, row, 2] * bodies.boxes[image, row, 3]) * 48 * 32)
-            nats += 0.5 * 2 * math.log(2 * side * math.exp(-3) / math.sqrt(2)) / len(rows)
+            nats += 0.5 * (2 * math.log(side * math.exp(-3)) + math.log(2 * math.pi)) / len(rows)
     assert besides == pytest.approx(nats, abs=2e-2)
     assert method.train()._hints is not None
 
