@@ -180,17 +180,17 @@ class BodiesGraph(Graph):
         if not isinstance(codec, QueryCodec):
             model.refuse_scenes("layout picture")
             raise AssertionError(codec.kind)
-        self.codec = codec
+        self.queries = codec
         for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
             self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         center, scale = _whole(image, self.input_size)
-        picture = cut_crops(image, center, scale, self.input_size, self.codec.crop)
+        picture = cut_crops(image, center, scale, self.input_size, self.queries.crop)
         answer = self.answers((picture / 255 - self.mean) / self.std)
-        scores, boxes, points, point_scores, covariances = self.codec.answers(answer, SelectionConfig().max_bodies)
-        step = scale / (self.codec.sides(scale) - 1)
+        scores, boxes, points, point_scores, covariances = self.queries.answers(answer, SelectionConfig().max_bodies)
+        step = scale / (self.queries.sides(scale) - 1)
         corners = boxes.unflatten(-1, (2, 2))[0] * step + (center - scale / 2)
         return (
             torch.cat([corners[:, 0], corners[:, 1] - corners[:, 0]], dim=-1),
