@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "view": ("view", "browse a split, a run's predictions, or two models side by side, on a page of this machine"),
     "export": ("export", "write one head of a model as ONNX, or the model as safetensors"),
     "lineage": ("lineage", "what a model has seen, and which models have seen something"),
+    "runs": ("runs", "which jobs were run, what became of each, and which model came out"),
     "compare": (
         "compare",
         "two registered versions side by side: settings, data, code, packages, figures and pictures, as a page",

@@ -41,6 +41,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 
+_FILE = "mlflow.db"
 _BATCH_PARAMS = 100  # MLflow's limit for one call
 
 
@@ -292,10 +293,12 @@ def connect(
             f"folder {folder}: ? and % mean something else in the address of the record that is kept there; choose a "
             "folder without them."
         )
-    uri = named or f"sqlite:///{folder / 'mlflow.db'}"
+    uri = named or f"sqlite:///{folder / _FILE}"
     check_reachable(uri, timeout_s)
     if must_exist and uri.startswith("sqlite:") and not Path(uri.removeprefix("sqlite:///")).exists():
-        raise LineageError(f"nothing has been recorded at {uri}; name the run folder or the server of the jobs.")
+        below = [str(each) for each in record_folders(place)[:3]] if isinstance(place, Path) else []
+        near = f" There are records in {', '.join(below)}." if below else ""
+        raise LineageError(f"nothing has been recorded at {uri}; name the run folder or the server of the jobs.{near}")
     if uri.startswith("sqlite:"):
         _refuse_unwritable(Path(uri.removeprefix("sqlite:///")), records)
     root = config.artifact_root
@@ -320,6 +323,12 @@ def connect(
             f"tracking store {shown_uri(uri)}: the database's driver {error.name} is not installed; install it, or "
             "name one that is in the address, such as postgresql+psycopg2://."
         ) from error
+
+
+def record_folders(folder: Path) -> list[Path]:
+    """Run folders with a record of their own: a folder itself, else those directly in it."""
+    places = [folder] if (folder / _FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{_FILE}"))
+    return places
 
 
 def _refuse_unwritable(file: Path, records: bool) -> None:

@@ -104,7 +104,7 @@ def write_adaptation_report(path: AnyPath, report: AdaptationReport) -> AnyPath:
         report=report,
         clinical=clinical,
         curves=[Chart(curve) for curve in report.curves],
-        good=all(passed for passed, _ in report.checks),
+        tone="" if not report.checks else "good" if all(passed for passed, _ in report.checks) else "bad",
     )
     write_atomically(path, page)
     return path

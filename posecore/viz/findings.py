@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.paired import Pair, PairedErrors
-from posecore.viz.estimate_text import interval, percent, signed_points
+from posecore.viz.estimate_text import interval, number, percent, signed, signed_points
 
 _NAMED = 5
 
@@ -31,12 +32,24 @@ def change_finding(name: str, paired: PairedErrors) -> Finding:
     )
     if change.value == 0 and change.low != change.low:
         return Finding(f"{name}: mean error {percent(error.first.value)} of the box, the same for both.")
-    if change.high < 0:
-        return Finding(f"{told}: better.", "good")
-    if change.low > 0:
-        return Finding(f"{told}: worse.", "bad")
+    return _judged(told, change, better=-1)
+
+
+def precision_finding(name: str, metric: str, pair: Pair) -> Finding:
+    """How a metric of which more is better changed, where no body has one answer."""
+    change = pair.difference
+    if change.value == 0 and change.low != change.low:
+        return Finding(f"{name}: {metric} {number(pair.first.value)}, the same for both.")
+    told = f"{name}: {metric} {number(pair.first.value)} → {number(pair.second.value)}, {signed(change.value)}"
+    return _judged(f"{told} {interval(change, signed)}".rstrip(), change, better=1)
+
+
+def _judged(told: str, change: Estimate, better: int) -> Finding:
     if change.low != change.low:
         return Finding(f"{told}; there is no interval.")
+    if change.low > 0 or change.high < 0:
+        good = better * change.value > 0
+        return Finding(f"{told}: {'better' if good else 'worse'}.", "good" if good else "bad")
     return Finding(f"{told}: the pictures do not tell them apart.")
 
 

@@ -10,7 +10,7 @@ from posecore.storage import AnyPath, write_atomically
 from posecore.viz.close_ups import ShownBody
 from posecore.viz.comparison_section import ComparisonSection
 from posecore.viz.estimate_text import Writer, interval, number, percent, plural, signed, signed_points
-from posecore.viz.findings import Finding, change_finding
+from posecore.viz.findings import Finding, change_finding, precision_finding
 from posecore.viz.page import figure, render
 
 Rows = Sequence[tuple[str, str, str]]
@@ -26,7 +26,9 @@ class SetSection:
         digest: of the split.
         metrics: of its protocol, → (first, second).
         precisions: of those, the ones with intervals.
-        paired: errors relative to the box.
+        bodies: labelled ones.
+        units: what was resampled as one → how many of them.
+        paired: errors relative to the box; None where a version finds bodies in whole pictures.
         clinical: in torso lengths, or None.
         better: pictures of the bodies that gained most.
         worse: of those that lost most.
@@ -36,7 +38,9 @@ class SetSection:
     digest: str
     metrics: Mapping[str, tuple[float, float]]
     precisions: Mapping[str, Pair]
-    paired: PairedErrors
+    bodies: int
+    units: Mapping[str, int]
+    paired: PairedErrors | None
     clinical: ClinicalComparison | None
     better: Sequence[ShownBody]
     worse: Sequence[ShownBody]
@@ -44,11 +48,14 @@ class SetSection:
     @property
     def lines(self) -> list[tuple[str, list[str], str]]:
         """Measure, values with intervals of both and of the difference, and whether that is for the better."""
-        return [
-            ("mean error, of the box", *_cells(self.paired.error, better=-1)),
-            ("points within a tenth of the box", *_cells(self.paired.near, better=1)),
-            *((name, *_cells(pair, better=1, writers=(number, signed))) for name, pair in self.precisions.items()),
-        ]
+        by_body = []
+        if self.paired is not None:
+            by_body = [
+                ("mean error, of the box", *_cells(self.paired.error, better=-1)),
+                ("points within a tenth of the box", *_cells(self.paired.near, better=1)),
+            ]
+        precisions = self.precisions.items()
+        return by_body + [(name, *_cells(pair, better=1, writers=(number, signed))) for name, pair in precisions]
 
     @property
     def figures(self) -> list[tuple[str, str, str, str]]:
@@ -62,12 +69,12 @@ class SetSection:
     @property
     def resampled(self) -> str:
         """What the intervals come from."""
-        return " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.paired.units.items())
+        return " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.units.items())
 
     @property
     def few(self) -> bool:
         """Whether there are too few of them."""
-        return sum(self.paired.units.values()) < FEW_SUBJECTS
+        return sum(self.units.values()) < FEW_SUBJECTS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +100,13 @@ class VersionPage:
     @property
     def findings(self) -> list[Finding]:
         """Which of the two is better on each set."""
-        return [change_finding(each.name, each.paired) for each in self.sets]
+        found = []
+        for each in self.sets:
+            if each.paired is not None:
+                found.append(change_finding(each.name, each.paired))
+            elif each.precisions:
+                found.append(precision_finding(each.name, *next(iter(each.precisions.items()))))
+        return found
 
 
 def write_version_page(path: AnyPath, page: VersionPage) -> AnyPath:

@@ -14,7 +14,7 @@ from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_
 from posecore.evaluation.image_units import units_of
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.paired import Pair, PairedErrors, compare_metrics, compare_predictions
-from posecore.evaluation.protocols import evaluate, of_resamples
+from posecore.evaluation.protocols import evaluate, of_resamples, scenes_problem
 from posecore.evaluation.traits import Traits
 from posecore.lineage.model_source import registered_model
 from posecore.lineage.tracking import Tracking
@@ -36,7 +36,9 @@ class ComparedSet:
         digest: of the split.
         metrics: of its own protocol: name → (first, second).
         precisions: of those, the ones with intervals.
-        paired: what the bodies allow to say of the difference.
+        bodies: labelled ones.
+        units: what was resampled as one → how many of them.
+        paired: what the bodies allow to say of the difference; None where a version finds them in whole pictures.
         clinical: the same in torso lengths, where bodies have torsos and subjects or films names.
         better: annotation, first and second version of the bodies that gained most.
         worse: likewise of those that lost most.
@@ -46,7 +48,9 @@ class ComparedSet:
     digest: str
     metrics: Mapping[str, tuple[float, float]]
     precisions: Mapping[str, Pair]
-    paired: PairedErrors
+    bodies: int
+    units: Mapping[str, int]
+    paired: PairedErrors | None
     clinical: ClinicalComparison | None
     better: Sequence[ShownBody]
     worse: Sequence[ShownBody]
@@ -81,7 +85,8 @@ def judge_both(
                 answers = [
                     predict_store(model, store, settings, head=head) for model, head in zip(models, heads, strict=True)
                 ]
-                found.append(_compared(name, store, answers[0], answers[1], pictures))
+                scenes = any(model.config.whole_scenes for model in models)
+                found.append(_compared(name, store, answers[0], answers[1], pictures, scenes))
             except (PoseCoreError, OSError) as error:
                 unknown.append(f"{name} ({digest[:12]}) was not compared: {' '.join(str(error).split())}")
     return found, unknown
@@ -113,25 +118,29 @@ def _head(facts: VersionFacts, name: str, model: PoseModel) -> str:
     return head
 
 
-def _compared(name: str, store: ShardStore, first: Predictions, second: Predictions, pictures: int) -> ComparedSet:
+def _compared(
+    name: str, store: ShardStore, first: Predictions, second: Predictions, pictures: int, whole_scenes: bool
+) -> ComparedSet:
     definition = store.manifest.definition
+    if whole_scenes and (problem := scenes_problem(definition.evaluation)) is not None:
+        raise EvaluationError(problem)
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
-    paired = compare_predictions(truth, first, second, traits)
+    paired = None if whole_scenes else compare_predictions(truth, first, second, traits)
+    units = units_of(truth, traits)
     metrics = [evaluate(definition.evaluation, definition.skeleton, truth, each) for each in (first, second)]
     measures = [of_resamples(definition.evaluation, definition.skeleton, truth, each) for each in (first, second)]
     precisions = {}
     if measures[0] is not None and measures[1] is not None:
-        precisions = compare_metrics(measures[0], measures[1], units_of(truth, traits))
+        precisions = compare_metrics(measures[0], measures[1], units)
     clinical = None
     named = any(unit != "image" for unit, _ in traits.units())
-    if named and can_judge(truth, definition.skeleton, definition.evaluation):
+    if paired is not None and named and can_judge(truth, definition.skeleton, definition.evaluation):
         results = [
             evaluate_clinic(truth, each, traits, definition.skeleton, definition.evaluation) for each in (first, second)
         ]
         clinical = compare_clinic(results[0], results[1])
-    order = np.argsort(paired.change, kind="stable")
 
-    def shown(wanted: NDArray[np.int64]) -> list[ShownBody]:
+    def shown(paired: PairedErrors, wanted: NDArray[np.int64]) -> list[ShownBody]:
         return [
             side_by_side(
                 store,
@@ -144,13 +153,21 @@ def _compared(name: str, store: ShardStore, first: Predictions, second: Predicti
             for index in wanted
         ]
 
+    better: list[ShownBody] = []
+    worse: list[ShownBody] = []
+    if paired is not None:
+        order = np.argsort(paired.change, kind="stable")
+        better = shown(paired, order[:pictures][paired.change[order[:pictures]] < 0])
+        worse = shown(paired, order[::-1][:pictures][paired.change[order[::-1][:pictures]] > 0])
     return ComparedSet(
         name=name,
         digest=store.manifest.digest,
         metrics={metric: (value, metrics[1][metric]) for metric, value in metrics[0].items()},
         precisions=precisions,
+        bodies=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()) if paired is None else paired.bodies,
+        units=units.kinds if paired is None else {str(kind): count for kind, count in paired.units.items()},
         paired=paired,
         clinical=clinical,
-        better=shown(order[:pictures][paired.change[order[:pictures]] < 0]),
-        worse=shown(order[::-1][:pictures][paired.change[order[::-1][:pictures]] > 0]),
+        better=better,
+        worse=worse,
     )

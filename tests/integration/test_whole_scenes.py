@@ -164,6 +164,21 @@ def test_training_changed_the_weights_of_both_heads(model: PoseModel, kind: str)
         assert all(head[weight].abs().sum() > 0 for weight in ZERO_AT_FIRST[kind])
 
 
+@pytest.mark.usefixtures("folder")
+def test_two_versions_are_compared_by_their_precision(
+    run_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    page, place = tmp_path / "page.html", str(run_file.parent / "run")
+    asked = ["compare", "models:/scenes/1", "models:/scenes/1", "--folder", place, "--out", str(page), "--no-flip-test"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "coco: AP  " in said
+    assert "crowdpose: AP  " in said
+    assert "mean error" not in said
+    assert "bodies, found in whole pictures, split" in page.read_text()
+
+
 def test_a_child_learns_another_skeleton_of_whole_pictures_by_lora(folder: Path, tmp_path: Path) -> None:
     write_dataset("syrip", tmp_path / "syrip", 4, 2, (64, 64), 3)
     values = {

@@ -59,6 +59,16 @@ def beyond(driver: Any, width: int) -> int:
     return int(driver.execute_script("return document.documentElement.scrollWidth - window.innerWidth"))
 
 
+def cut_off(driver: Any, width: int, media: str = "screen") -> list[str]:
+    """The beginnings of the tables that such a page would have to scroll; paper cannot."""
+    beyond(driver, width)
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": media})
+    wide = "[...document.querySelectorAll('.wide')].filter(each => each.scrollWidth > each.clientWidth + 1)"
+    found = driver.execute_script(f"return {wide}.map(each => each.innerText.slice(0, 60))")
+    driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+    return list(found)
+
+
 def printed_pages(driver: Any) -> int:
     """How many sheets of A4 a page takes."""
     paper = {"printBackground": True, "paperWidth": 8.27, "paperHeight": 11.69}

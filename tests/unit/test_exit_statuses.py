@@ -85,6 +85,8 @@ NOT_THERE = {
     "labels next absent --pictures absent --out y": "absent does not exist",
     "labels learn absent --out y": "absent: no manifest.json",
     "models show sapiens-1b-whole": "Did you mean sapiens-1b-wholebody?",
+    "runs": "nothing has been recorded at",
+    "runs --folder runs/nowhere": "nothing has been recorded at",
     "lineage model x 1": "nothing has been recorded at",
     "compare models:/x/1 models:/x/2": "nothing has been recorded at",
     "rerun models:/x/1 --out y": "nothing has been recorded at",

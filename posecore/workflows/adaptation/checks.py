@@ -35,8 +35,9 @@ def check_roles(config: AdaptationJob, definitions: Mapping[str, DatasetDefiniti
     if not (config.allow_fresh_head or known.intersection(target.union_names)):
         raise ConfigError(
             f"target: {config.target} has the points {_shortened(target.union_names)}, none of which the parent knows "
-            f"(its heads: {', '.join(model.skeletons)}); take a parent with a common point, or set "
-            "allow_fresh_head: true to keep what its backbone has learned under a head that begins at chance."
+            f"(its heads: {', '.join(model.skeletons)}); take a parent with a common point; where a "
+            "point is one of those under another name, say so as its union in the skeleton; or set allow_fresh_head: "
+            "true to keep what its backbone has learned under a head that begins at chance."
         )
     for entry in config.datasets:
         group, points = config.group_of(entry), definitions[entry.name].skeleton.union_names

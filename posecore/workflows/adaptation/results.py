@@ -192,7 +192,7 @@ def _evidence(config: AdaptationJob, name: str, on: Mapping[str, int]) -> Iterat
 def verdict_word(checks: Sequence[Check]) -> str:
     """The verdict in words."""
     if not checks:
-        return "may not be judged, for no gate was asked"
+        return "no verdict, for no gate was asked"
     return "may be promoted" if all(check.passed for check in checks) else "must not be promoted"
 
 

@@ -9,7 +9,7 @@ from posecore.evaluation.tables import Change
 from posecore.viz.adaptation_report import AdaptationReport, LabelFindings, write_adaptation_report
 from posecore.viz.comparison_section import ComparisonSection
 from posecore.viz.report import ReportTable
-from tests.support.browser import beyond, opened
+from tests.support.browser import beyond, cut_off, opened
 from tests.support.clinical_cases import clinical_result
 
 
@@ -82,6 +82,11 @@ def test_the_page_has_everything_and_fetches_nothing(report, comparison, tmp_pat
     assert page.index("may be promoted") < page.index("in torso lengths")
 
 
+def test_without_gates_there_is_no_verdict_to_be_glad_of(report, tmp_path):
+    page = write_adaptation_report(tmp_path / "a.html", replace(report, checks=(), verdict="no verdict")).read_text()
+    assert '<p class="verdict ">no verdict</p>' in page
+
+
 def test_text_from_data_cannot_become_markup(report, tmp_path):
     evil = "<script>alert(1)</script>"
     compared = compare_clinic(*(clinical_result(subject=evil + "{}") for _ in range(2)))
@@ -119,4 +124,6 @@ def test_a_browser_shows_the_whole_report(report, comparison, tmp_path):
         assert colours[0] != colours[1]
         assert beyond(driver, 1280) <= 0
         assert beyond(driver, 390) <= 0
+        assert cut_off(driver, 1280) == []
+        assert cut_off(driver, 760, "print") == []
         assert driver.get_log("browser") == []

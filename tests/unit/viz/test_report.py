@@ -12,7 +12,7 @@ from posecore.viz.close_ups import ShownBody
 from posecore.viz.curves import Curve
 from posecore.viz.findings import Finding
 from posecore.viz.report import EvaluationSection, ReportTable, write_report
-from tests.support.browser import beyond, opened, printed_pages
+from tests.support.browser import beyond, cut_off, opened, printed_pages
 from tests.support.clinical_cases import clinical_result
 from tests.support.dot_worlds import BlobModel, hands_definition, hands_store
 from tests.support.random_poses import paired_case
@@ -160,5 +160,7 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         assert beyond(driver, 390) <= 0, "a table that is wider scrolls by itself"
         lines = driver.execute_script("return document.querySelector('table.summary tbody tr').offsetHeight")
         assert lines < 90, "words of a table are not broken into letters on a phone"
+        assert cut_off(driver, 1280) == []
+        assert cut_off(driver, 760, "print") == [], "paper of A4 with margins"
         assert 2 <= printed_pages(driver) <= 8
         assert driver.get_log("browser") == []
