@@ -26,7 +26,7 @@ def as_markdown(score: Score, comparison: Comparison | None = None) -> str:
     """Everything but curves."""
     lines = [f"# {_escaped(score.results)}", "", f"By {score.protocol}, held against {_escaped(score.truth)}.", ""]
     lines += [f"> {remark}\n" for remark in score.remarks]
-    lines += _markdown(("metric", "value", "from", "to"), _metric_rows(score.metrics, score.intervals))
+    lines += _markdown(("metric", "value", "from", "to"), _figure_rows(score))
     if score.units:
         lines += ["", f"Intervals (95 %) from resamples of {_units(score)}."]
     if comparison is not None:
@@ -59,7 +59,7 @@ def as_html(score: Score, comparison: Comparison | None = None, pictures: Mappin
         name=PurePath(score.results).name,
         headline=score.intervals.get(score.primary, Estimate(math.nan)),
         units=_units(score),
-        metrics=_metric_rows(score.metrics, score.intervals),
+        metrics=_figure_rows(score),
         comparison=comparison,
         differences=[] if comparison is None else _metric_rows(comparison.differences, comparison.intervals),
         verdicts=[] if comparison is None else _verdicts(score, comparison),
@@ -75,6 +75,12 @@ def _verdicts(score: Score, comparison: Comparison) -> list[str]:
 
 def _units(score: Score) -> str:
     return ", ".join(f"{number} {kind}s" for kind, number in score.units.items())
+
+
+def _figure_rows(score: Score) -> list[Sequence[Cell]]:
+    """Of the metrics; -1 is how protocols say that there is nothing to judge."""
+    rows = _metric_rows(score.metrics, score.intervals)
+    return [(name, "–" if value == -1.0 else value, *ends) for name, value, *ends in rows]
 
 
 def _metric_rows(values: Mapping[str, float], intervals: Mapping[str, Estimate]) -> list[Sequence[Cell]]:

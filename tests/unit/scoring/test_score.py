@@ -216,7 +216,9 @@ def test_the_command_writes_three_files_and_draws_the_worst_pictures(
     out = tmp_path / "out"
     command = ["score", str(path), "--truth", str(truth), "--protocol", "coco", "--out", str(out), "--resamples", "0"]
     assert main([*command, "--images", str(tmp_path), "--compare", str(path)]) == 0
-    assert "| AP |" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "| AP |" in told
+    assert "| APL | – |" in told, "no body is large"
     assert (out / "score.html").read_text().count("<img src=") == 2
     assert json.loads((out / "score.json").read_text())["comparison"]["differences"]["AP"] == 0
     assert (out / "score.md").read_text().startswith("# ")
