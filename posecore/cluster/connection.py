@@ -4,6 +4,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 
 import ray
@@ -23,6 +24,8 @@ def connect_to_ray() -> None:
         return
     # Ray would have its workers give way to everything else on the machine. On a cluster its own environment decides.
     os.environ.setdefault("RAY_worker_niceness", "0")
+    if not sys.stderr.isatty():  # Ray colours its workers' lines in files as well
+        os.environ.setdefault("RAY_COLOR_PREFIX", "0")
     handler = signal.getsignal(signal.SIGTERM)
     address = os.environ.get("RAY_ADDRESS") or "local"
     _refuse_silence(address)

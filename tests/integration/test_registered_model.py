@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import json
+import logging
 import os
 import signal
 import socket
@@ -179,14 +180,20 @@ def test_a_version_carries_its_lineage(
 
 
 def test_registering_leaves_the_process_as_it_was(
-    store: Tracking, split: DatasetUse, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    store: Tracking,
+    split: DatasetUse,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(logging.getLogger("mlflow"), "propagate", True)
     mlflow.set_tracking_uri(None)
     other = split.model_copy(update={"name": "other", "digest": "c" * 64})
     register_model(store.start_run("train", {}), "quiet", saved(2, tmp_path), [other], [])
     assert "MLFLOW_TRACKING_URI" not in os.environ, "later jobs of this process would record in another store"
     assert not mlflow.is_tracking_uri_set()
+    assert caplog.messages == [], "nobody asked for a line on how it is done"
 
 
 def test_the_model_card_names_heads_data_and_figures(store: Tracking, parent: RegisteredVersion) -> None:
