@@ -68,12 +68,22 @@ class ModelCost:
 
 
 def model_cost(config: ModelConfig, keypoints: Mapping[str, int]) -> ModelCost:
-    """Counts a model that need not fit in memory.
+    """Counts a model that need not fit in memory, once in a process.
 
     Args:
         config: the architecture.
         keypoints: number of points by head; none counts the backbone alone, which then must not have experts.
     """
+    described = (config.fingerprint(), *keypoints.items())
+    if described not in _known:
+        _known[described] = _model_cost(config, keypoints)
+    return _known[described]
+
+
+_known: dict[tuple[object, ...], ModelCost] = {}
+
+
+def _model_cost(config: ModelConfig, keypoints: Mapping[str, int]) -> ModelCost:
     with without_memory():
         backbone, heads = build_parts(config, keypoints)
         images = torch.empty(1, 3, *config.input_size)
