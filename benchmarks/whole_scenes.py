@@ -2,12 +2,13 @@
 
     python -m benchmarks.whole_scenes --out results/whole_scenes train top-down
     python -m benchmarks.whole_scenes --out results/whole_scenes train bottom-up
+    python -m benchmarks.whole_scenes --out results/whole_scenes train one-stage
     python -m benchmarks.whole_scenes --out results/whole_scenes judge
     python -m benchmarks.whole_scenes --out results/whole_scenes ceiling
     python -m benchmarks.whole_scenes --out results/whole_scenes time
     python -m benchmarks.whole_scenes windows vitpose-small
 
-Rendered adults, who hide parts of each other, 1 to 40 in a picture. Both models have the same backbone, are trained
+Rendered adults, who hide parts of each other, 1 to 40 in a picture. All models have the same backbone, are trained
 from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol; the top-down one is
 given the true boxes. A training that is stopped goes on where its last checkpoint is. ``judge`` writes a line per
 model and number of bodies to ``judged.json``.
@@ -16,8 +17,8 @@ model and number of bodies to ``judged.json``.
 pictures, put together to bodies, and judged.
 
 ``time`` says what a picture takes of networks as large as those in use, with random weights: crops of 256×192, and
-pictures of 512×512 that are answered by heatmaps and tags as the network would draw them at best, so that as many
-bodies are put together as there are.
+pictures of 512×512 that are answered by heatmaps and tags as the network would draw them at best, or by as many sure
+queries, so that as many bodies are put together as there are.
 """
 
 import argparse
@@ -37,6 +38,8 @@ from torch import Tensor
 from benchmarks.repeated import trained
 from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
+from posecore.codecs.queries import QueryCodec
+from posecore.codecs.scene import SceneReading
 from posecore.config import parse_config
 from posecore.datasets.definition import DatasetDefinition, SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
@@ -80,6 +83,11 @@ MODELS: dict[str, dict[str, Any]] = {
         "input_size": [128, 128],
         "heatmap_sigma": 1.5,
     },
+    "one-stage": {
+        "backbone": BACKBONE,
+        "head": {"kind": "queries", "num_queries": 60, "channels": 64, "num_layers": 2, "num_heads": 4, "hidden": 128},
+        "input_size": [128, 128],
+    },
 }
 MILD = {
     "half_body_probability": 0,
@@ -89,11 +97,12 @@ MILD = {
     "center_jitter": "per_sample",
 }
 SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
-STEPS = {"top-down": 6000, "bottom-up": 6000}
-BATCH = {"top-down": 16, "bottom-up": 4}
+STEPS = {"top-down": 6000, "bottom-up": 6000, "one-stage": 6000}
+BATCH = {"top-down": 16, "bottom-up": 4, "one-stage": 4}
 TIMED: dict[str, dict[str, Any]] = {
     "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
     "bottom-up": {"backbone": {"preset": "vitpose-small"}, "head": "associative", "input_size": [512, 512]},
+    "one-stage": {"backbone": {"preset": "vitpose-small"}, "head": "queries", "input_size": [512, 512]},
 }
 
 
@@ -184,7 +193,7 @@ def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str], by: str = "bod
 
 
 def measure(repetitions: int, counts: Sequence[int]) -> None:
-    """Time of a picture by the number of bodies, both ways turn by turn in one run."""
+    """Time of a picture by the number of bodies, all ways turn by turn in one run."""
     torch.set_num_threads(1)
     known = {"coco": load_dataset("coco")}
     models = {name: model_for(parse_config(TIMED[name], ModelConfig, name), known).eval() for name in TIMED}
@@ -194,6 +203,7 @@ def measure(repetitions: int, counts: Sequence[int]) -> None:
             for name, run in (
                 ("top-down", _crops(models["top-down"], count)),
                 ("bottom-up", _picture(models["bottom-up"], count)),
+                ("one-stage", _set(models["one-stage"], count)),
             ):
                 began = time.process_time()
                 run()
@@ -323,6 +333,22 @@ def _picture(model: PoseModel, count: int) -> Callable[[], object]:
     def run() -> object:
         model.predict(normalise(picture), "coco")
         return group_bodies(*maps, order, GroupingConfig())
+
+    return run
+
+
+def _set(model: PoseModel, count: int) -> Callable[[], object]:
+    """The network on a picture, and the reading of so many sure bodies among its queries."""
+    codec, skeleton = model.codec("coco"), model.skeletons["coco"]
+    assert isinstance(codec, QueryCodec)
+    picture = torch.zeros(1, *codec.input_size, 3, dtype=torch.uint8)
+    outputs = model.predict(normalise(picture), "coco")
+    outputs[..., 0] = -10.0
+    outputs[:, :, :count, 0] = 2.0
+
+    def run() -> object:
+        model.predict(normalise(picture), "coco")
+        return codec.bodies(outputs, None, skeleton, SceneReading())
 
     return run
 

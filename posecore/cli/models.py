@@ -77,7 +77,8 @@ def _list(options: argparse.Namespace) -> int:
         f"{table.row_count} models: millions of parameters; arithmetic of one input forward, 2 FLOPs per "
         "multiply-accumulate; crops of single bodies, or whole pictures in which it finds all; points of each head, "
         "none for a backbone alone; whether the terms allow commercial use. "
-        "Terms, files and places on the hub: posecore models show NAME."
+        "Terms, files and places on the hub: posecore models show NAME. Any backbone is a start for a model of whole "
+        "pictures, bottom-up (head associative) or one-stage (head queries); none is published in a form that is read."
     )
     return 0
 
@@ -158,7 +159,8 @@ def _architecture(config: "ModelConfig") -> str:
     settings = ", ".join(f"{name} {value}" for name, value in fields.items())
     height, width = config.input_size
     takes = "whole pictures" if config.whole_scenes else "crops"
-    return f"backbone {config.backbone.kind} ({settings}), head {config.head.kind}, {takes} of {height}×{width} (h×w)"
+    head = f"{config.head.approach} head {config.head.kind}"
+    return f"backbone {config.backbone.kind} ({settings}), {head}, {takes} of {height}×{width} (h×w)"
 
 
 def _heads(card: "ModelCard") -> "Table":

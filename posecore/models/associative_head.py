@@ -15,7 +15,7 @@ from posecore.codecs.associative import AssociativeCodec
 from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.deconvolution import deconv_layers, initialise_convolutions
-from posecore.models.head import Head, Surroundings
+from posecore.models.head import Approach, Head, Surroundings
 
 
 class AssociativeHeadConfig(Head):
@@ -34,6 +34,7 @@ class AssociativeHeadConfig(Head):
     fine_blocks: int = Field(default=4, ge=0, le=64)
     crop: ClassVar[CropConvention | None] = "udp"
     whole_scenes: ClassVar[bool] = True
+    approach: ClassVar[Approach] = "bottom-up"
 
     @property
     def upsampling(self) -> int:

@@ -1,7 +1,7 @@
 """What every head is: features of a crop to what its codec reads, as a configuration that builds the module."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from torch import nn
 
@@ -9,6 +9,9 @@ from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.config import Extension
 from posecore.geometry import CropConvention
+
+Approach: TypeAlias = Literal["top-down", "bottom-up", "one-stage"]
+"""From boxes to points; from points to bodies; or both at once."""
 
 
 @dataclass(frozen=True)
@@ -43,10 +46,12 @@ class Head(Extension):
             conventions say it.
         whole_scenes: whether it finds all bodies of a whole picture, and no box is needed; its codec is then a
             :class:`~posecore.codecs.scene.SceneCodec`, and its outputs are (B, …).
+        approach: what the field calls models with it.
     """
 
     crop: ClassVar[CropConvention | None] = None
     whole_scenes: ClassVar[bool] = False
+    approach: ClassVar[Approach] = "top-down"
 
     if TYPE_CHECKING:  # a field, a constant or a property
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from posecore.codecs.queries import QueryCodec
 from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_WIDTH
-from posecore.models.head import Head, Surroundings
+from posecore.models.head import Approach, Head, Surroundings
 from posecore.models.query_decoder import DecoderLayer, embed_places
 
 _PROPOSED_SIDE = 0.2
@@ -53,6 +53,7 @@ class QueryHeadConfig(Head):
     hidden: int = Field(default=1024, gt=0, le=4 * MAX_WIDTH)
     crop: ClassVar[CropConvention | None] = "udp"
     whole_scenes: ClassVar[bool] = True
+    approach: ClassVar[Approach] = "one-stage"
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -23,7 +23,7 @@ from posecore.training.checkpoint import load_trained
 from tests.support.checkpoints import load_checkpoint, newest
 from tests.support.launched_runs import TORCH, last_state, launch, zero
 from tests.support.tiny_store import write_store
-from tests.support.tiny_training import JUDGING, LOG_FILE, described_method, tiny_skeleton
+from tests.support.tiny_training import JUDGING, LOG_FILE, SCENE_HEADS, described_method, tiny_skeleton
 
 pytestmark = pytest.mark.slow
 STAGES = (0, 1, 2, 3)
@@ -94,10 +94,16 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **CLIPPED,
         ),
         *(run(f"depth-{name}", engine, method="depth") for name, engine in DEPTH_ENGINES.items()),
-        run("scenes-torch", TORCH, method="scenes"),
-        run("scenes-zero3", zero(3), method="scenes", shard_all=True),
-        run("scenes-zero3-stopped", zero(3), stop_before=4, method="scenes"),
-        run("scenes-zero3-resumed", zero(3), copy_of="scenes-zero3-stopped", method="scenes"),
+        *(
+            each
+            for head in SCENE_HEADS
+            for each in (
+                run(f"{head}-torch", TORCH, method=head),
+                run(f"{head}-zero3", zero(3), method=head, shard_all=True),
+                run(f"{head}-zero3-stopped", zero(3), stop_before=4, method=head),
+                run(f"{head}-zero3-resumed", zero(3), copy_of=f"{head}-zero3-stopped", method=head),
+            )
+        ),
         run("prototypes-torch", TORCH, method="prototypes"),
         *(run(f"prototypes-zero{stage}", zero(stage), method="prototypes") for stage in (0, 2, 3)),
         run("prototypes-zero3-stopped", zero(3), stop_before=4, method="prototypes"),
@@ -169,9 +175,10 @@ def test_every_stage_continues_a_state_of_plain_torch(runs: Path, stage: int) ->
     _assert_close(runs / f"zero{stage}-from-torch", runs / "torch", tolerance=2e-5)
 
 
-@pytest.mark.parametrize("name", ["scenes-zero3", "scenes-zero3-resumed"])
-def test_whole_pictures_are_learned_on_any_engine_and_after_a_stop(runs: Path, name: str) -> None:
-    _assert_close(runs / name, runs / "scenes-torch", tolerance=2e-5)
+@pytest.mark.parametrize("head", SCENE_HEADS)
+@pytest.mark.parametrize("name", ["zero3", "zero3-resumed"])
+def test_whole_pictures_are_learned_on_any_engine_and_after_a_stop(runs: Path, head: str, name: str) -> None:
+    _assert_close(runs / f"{head}-{name}", runs / f"{head}-torch", tolerance=2e-5)
 
 
 def test_offloading_the_optimiser_needs_no_compiler(runs: Path) -> None:

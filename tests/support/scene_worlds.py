@@ -1,15 +1,18 @@
-"""Pictures of several bodies that can be read without learning, and a model of whole pictures that reads them.
+"""Pictures of several bodies that can be read without learning, and models of whole pictures that read them.
 
 A left hand is a red blob, a right hand a green one, and around both the blue says which body they are of.
 """
 
 from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from posecore.codecs.associative import AssociativeCodec
+from posecore.codecs.queries import QueryCodec
+from posecore.codecs.scene import SceneReading
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
 from posecore.methods.batch import to_light
@@ -56,10 +59,10 @@ def scene_store(folder: Path, definition: DatasetDefinition) -> ShardStore:
 class SceneBlobModel(PoseModel):
     """Sees colours: its heatmaps are red and green, its tags the blue; mirroring swaps the hands."""
 
+    head: ClassVar[dict[str, Any]] = {"kind": "associative", "channels": 8}
+
     def __init__(self) -> None:
-        config = ModelConfig.model_validate(
-            {"backbone": "vit-nano", "head": {"kind": "associative", "channels": 8}, "input_size": (160, 192)}
-        )
+        config = ModelConfig.model_validate({"backbone": "vit-nano", "head": self.head, "input_size": (160, 192)})
         conventions = {"hands": Conventions(codec="udp")}
         super().__init__(ModelCard(architecture=config, skeletons={"hands": HANDS}, conventions=conventions))
         self.calls = 0
@@ -78,10 +81,42 @@ class SceneBlobModel(PoseModel):
 
     def heatmaps(self, features: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
         """Red, green and blue as the codec reads them."""
-        codec = self.codec(dataset)
-        assert isinstance(codec, AssociativeCodec)
         small, large = (
-            torch.nn.functional.interpolate(features, size, mode="bilinear", align_corners=True) for size in codec.sizes
+            torch.nn.functional.interpolate(features, size, mode="bilinear", align_corners=True) for size in MAPS.sizes
         )
         tags = 255 / 20 * small[:, 2:].expand(-1, 2, -1, -1)
         return torch.cat([small[:, :2].flatten(2), tags.flatten(2), large[:, :2].flatten(2)], dim=2)
+
+
+MAPS = AssociativeCodec(input_size=(160, 192), heatmap_size=(40, 48))
+
+
+class SceneSetModel(SceneBlobModel):
+    """Sees the same, and says it as a set: of eight queries as many are sure as there are bodies, in no order."""
+
+    head: ClassVar[dict[str, Any]] = {"kind": "queries", "channels": 8, "num_heads": 2, "num_layers": 1}
+
+    def heatmaps(self, features: Tensor, dataset: str, path: HeatmapPath = "regression") -> Tensor:
+        """One layer of bodies whose points are off by 2 and 4 pixels of the input along x and y."""
+        codec = self.codec(dataset)
+        assert isinstance(codec, QueryCodec)
+        found = MAPS.bodies(super().heatmaps(features, dataset), None, HANDS, SceneReading())
+        outputs = features.new_zeros(len(found), 1, 8, 5 + 5 * 2)
+        outputs[..., 0] = -9.0
+        for image, bodies in enumerate(found):
+            for row, (points, score) in enumerate(zip(bodies.keypoints, bodies.scores, strict=True)):
+                shares = codec.shares(_on_input(points))
+                low, high = shares.amin(0), shares.amax(0)
+                sides = (high - low).clamp(min=0.01)
+                unit = float((sides * codec.sides(sides)).prod().sqrt())
+                spread = torch.tensor([2 / unit, 4 / unit]).log().expand(2, -1)
+                line = torch.cat([shares, spread, torch.zeros(2, 1)], dim=1).flatten()
+                logit = torch.tensor([float(np.log(score / (1 - min(score, 0.999))))])
+                outputs[image, 0, 7 - 2 * row] = torch.cat([logit, (low + high) / 2, sides, line])
+        return outputs
+
+
+def _on_input(points: np.ndarray) -> Tensor:
+    """x, y in pixels of the finer maps to pixels of the input."""
+    height, width = MAPS.frame_size
+    return torch.from_numpy(points * np.array([191 / (width - 1), 159 / (height - 1)])).float()

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from posecore.cli import COMMANDS, main
+from posecore.doors import built_in
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
+from posecore.models.heads import HeadConfig
 from tests.support.small_split import definition, records
 
 
@@ -79,7 +81,11 @@ def test_the_list_is_whole_however_narrow_the_terminal(
 ) -> None:
     monkeypatch.setenv("COLUMNS", "40")
     assert main(["models", "list", "sapiens-1b"]) == 0
-    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    printed = capsys.readouterr().out
+    said = " ".join(printed.split())
+    for kind, head in built_in(HeadConfig).items():
+        assert not head.whole_scenes or f"{head.approach} (head {kind})" in said
+    lines = [line.split() for line in printed.splitlines()]
     assert lines[0] == ["name", "million", "GFLOPs", "h×w", "takes", "points", "commercial", "licence"]
     assert ["sapiens-1b-wholebody", "1,168.76", "9,758.3", "1024×768", "crops", "133", "no", "CC-BY-NC-4.0"] in lines
 

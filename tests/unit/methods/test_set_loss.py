@@ -418,3 +418,20 @@ def test_scores_that_are_nearly_right_count_little():
         assert found == pytest.approx(
             [slow_focal(chance, target > 0) for chance in logits.sigmoid().tolist()], rel=1e-5
         )
+
+
+def test_one_point_of_a_body_is_learned_and_nothing_is_said_of_the_others():
+    group = _of_first(_group(num_bodies=1))
+    group.weights[0, 0] = torch.tensor([0.0, 0.0, 1.0, 0.0])
+    group.keypoints_crop[0, 0, 2] = torch.tensor([20.0, 10.0])
+    group.bbox_crop[0, 0] = torch.tensor([20.0, 10.0, 20.0, 10.0])  # as of a set that has points and no boxes
+    outputs = _outputs(num_images=1, num_layers=1, num_queries=1).requires_grad_()
+    SetPrediction().scene(CODEC, outputs, group, 1, SKELETON).backward()
+    moved = CODEC.split(outputs.grad)
+    assert moved.points[0, 0, 0].any(dim=-1).tolist() == [False, False, True, False]
+    assert torch.isfinite(outputs.grad).all()
+
+
+def test_there_are_no_more_queries_than_places():
+    head = _model().heads["people"]
+    assert head(torch.randn(1, 64, 1, 2)).shape == (1, 3, 2, 25)

@@ -3,10 +3,13 @@
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+import onnxruntime
 import pytest
 import torch
 
+from posecore.codecs.scene import SelectionConfig
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
@@ -16,11 +19,12 @@ from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
 from posecore.models.cost import model_cost
 from posecore.models.export_graphs import GraphLayout
-from posecore.models.onnx_export import export_onnx
+from posecore.models.onnx_export import check_onnx, export_onnx
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder
 from posecore.models.warm_start import warm_start
+from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from tests.support.tiny_training import tiny_skeleton
 
@@ -248,3 +252,31 @@ def test_a_decoder_must_be_divisible_among_its_heads() -> None:
 def _parsed(kind: str, fields: dict[str, Any]) -> ModelConfig:
     values = {"backbone": "vit-nano", "head": HEADS[kind], "input_size": SIZE} | fields
     return parse_config(values, ModelConfig, "model")
+
+
+def test_a_file_takes_a_picture_and_answers_bodies_as_the_predictor_does(tmp_path: Path) -> None:
+    model = _model("queries").eval()
+    with torch.no_grad():
+        for parameter in model.heads["dogs"].parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    path, random = tmp_path / "model.onnx", np.random.default_rng(0)
+    graph = export_onnx(model, "dogs", path, "picture")
+    assert check_onnx(path, graph) < 1e-4
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    assert [each.name for each in session.get_inputs()] == ["image"]
+    predictor = Predictor(model, PredictorSettings(nms_threshold=None, selection=SelectionConfig(least_score=0.0)))
+    for shape in ((50, 90), (120, 64), (64, 64)):
+        image = cv2.resize(random.integers(0, 256, (6, 8, 3), np.uint8), shape[::-1], interpolation=cv2.INTER_LINEAR)
+        (found,) = predictor.predict([image], dataset="dogs")
+        answer = dict(zip(graph.outputs, session.run(None, {"image": image}), strict=True))
+        assert found.uncertainty is not None
+        assert answer["scores"].shape == (6,)
+        for name, expected in (
+            ("boxes", found.bbox_xywh),
+            ("keypoints", found.keypoints),
+            ("scores", found.scores),
+            ("keypoint_scores", found.keypoint_scores),
+            ("covariances", found.uncertainty.covariances),
+        ):
+            # OpenCV places a fitted picture's pixels to a 32nd of one.
+            np.testing.assert_allclose(answer[name], expected, rtol=2e-2, atol=0.3, err_msg=name)
