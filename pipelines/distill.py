@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 from rich.console import Console
@@ -37,7 +38,13 @@ from posecore.workflows.data_steps import audit_step, check_run_folder, check_so
 from posecore.workflows.datasets_job import learned_by
 from posecore.workflows.distillation.flags import declare, overrides
 from posecore.workflows.distillation.job import DistillationJob
-from posecore.workflows.distillation.results import cost_table, measure_step, register_student, results_table
+from posecore.workflows.distillation.results import (
+    beside_teacher,
+    cost_table,
+    measure_step,
+    register_student,
+    results_table,
+)
 from posecore.workflows.distillation.stages import first_stage, second_stage, train
 from posecore.workflows.distillation.teacher import answers_of, fetch_teacher, token_step
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
@@ -50,6 +57,8 @@ from posecore.workflows.training_report import training_report_step
 
 RUN_FILE = Path(__file__).with_name("configs") / "distill.yaml"
 """What the flags change where there is no ``--config``."""
+RESULTS = "posecore.workflows.distillation.results"
+"""Whose code the report is made by as well."""
 
 
 def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
@@ -107,7 +116,11 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
         registered = register_student(workflow, teacher, student, splits, judged, measured, leaks)
         version = RegisteredVersion(config.name, registered.values["version"])
         by_set = {} if judged is None else {split.entry.name: judged for split in evaluation}
-        report = training_report_step(workflow, config, student, splits, by_set, version)
+        asked_of = {"measured": measured, **({} if reference is None else {"teacher": reference})}
+        tell = partial(beside_teacher, evaluation, judged, reference, measured, config.student.whole_scenes)
+        report = training_report_step(
+            workflow, config, student, splits, by_set, version, beside=asked_of, tell=tell, told_by=[RESULTS]
+        )
         workflow.run.set_tags({"posecore.registered": registered.values["uri"]})
 
     console.print(results_table(evaluation, judged, reference))

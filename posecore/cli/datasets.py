@@ -170,7 +170,7 @@ def _new_dataset(options: argparse.Namespace) -> int:
         print(f"so that it is found: export POSECORE_DATASETS={os.environ['POSECORE_DATASETS']}")
     status = _check(name, str(found.root), None, None)
     run = path.with_name("train.yaml")
-    print(f"next: torchrun --nproc-per-node 1 -m pipelines.multidataset_train --config {run}")
+    print(f"next: posecore train --config {run}")
     return status
 
 

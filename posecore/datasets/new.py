@@ -467,7 +467,7 @@ def _run_text(proposal: Proposal) -> str:
         "# What:     a small model from scratch on this set alone, to see that all fits. For one of use, give a large\n"
         "#           backbone its published weights: model: {backbone: vitpose-base} and weights: (docs/weights.md).\n"
         "# How long: minutes on two cores.\n"
-        "# Command:  torchrun --nproc-per-node 1 -m pipelines.multidataset_train --config train.yaml, without Ray\n"
+        "# Command:  posecore train --config train.yaml\n"
     )
     return head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
 

@@ -1,6 +1,7 @@
 """The step that writes the report of a training: one page with the answer, curves, pictures, data and cost."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from posecore.errors import LineageError
@@ -14,13 +15,26 @@ from posecore.lineage.versions import EvaluationResult, RegisteredVersion, evalu
 from posecore.storage import as_path
 from posecore.viz.findings import Finding
 from posecore.viz.page import figure
-from posecore.viz.report import EvaluationSection, write_report
+from posecore.viz.report import EvaluationSection, ReportTable, write_report
 from posecore.workflows.data_steps import Split, made_reports, vouched
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.training_story import training_story
 
 _EARLIER = 20
 """Versions that are looked through for one judged on the same sets."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a job adds to the page.
+
+    Attributes:
+        findings: sentences that it begins with.
+        tables: title → table, behind the sets.
+    """
+
+    findings: Sequence[Finding] = ()
+    tables: Mapping[str, ReportTable] = field(default_factory=dict)
 
 
 def training_report_step(
@@ -31,6 +45,9 @@ def training_report_step(
     judged: Mapping[str, StepResult],
     version: RegisteredVersion,
     worst: int = 12,
+    beside: Mapping[str, StepResult] | None = None,
+    tell: Callable[[], Told] = Told,
+    told_by: Sequence[str] = (),
 ) -> StepResult:
     """One page; its pictures come from the predictions that were judged.
 
@@ -42,6 +59,9 @@ def training_report_step(
         judged: name of each judged set to the step that judged it.
         version: what came of it.
         worst: pictures of the worst cases of each set.
+        beside: steps that ``tell`` reads.
+        tell: what stands on the page beside the usual, asked for when it is written.
+        told_by: modules of ``tell``.
 
     Returns:
         ``report``, the page.
@@ -59,14 +79,15 @@ def training_report_step(
             said, _, store = read_predictions(as_path(file))
             truth = GroundTruth.from_store(store)
             sections.append(EvaluationSection.of(name, store, truth, said, metrics[name], worst=worst))
-        findings = []
+        told = tell()
+        findings = list(told.findings)
         for name, (before, result) in earlier.items():
             primary, sign = protocols[name].primary, 1 if protocols[name].higher_is_better else -1
             old, new = result.metrics.get(primary, -1.0), metrics[name][primary]
             tone = "" if -1 in (old, new) or new == old else "good" if sign * (new - old) > 0 else "bad"
-            told = {"good": "better than", "bad": "worse than", "": "as"}[tone]
+            like = {"good": "better than", "bad": "worse than", "": "as"}[tone]
             findings.append(
-                Finding(f"{name}: {told} version {before.version}, {primary} {figure(old)} → {figure(new)}.", tone)
+                Finding(f"{name}: {like} version {before.version}, {primary} {figure(old)} → {figure(new)}.", tone)
             )
         story = training_story(workflow, model, splits)
         write_report(
@@ -76,7 +97,7 @@ def training_report_step(
             {"model": model.values["folder"], **flat_parameters(config.model_dump(mode="json"))},
             findings=findings,
             curves=story.curves,
-            tables=story.tables,
+            tables={**told.tables, **story.tables},
         )
         log.log_file(path)
         files = vouched(path)
@@ -89,8 +110,9 @@ def training_report_step(
         "earlier": {name: before.uri for name, (before, _) in earlier.items()},
         "worst": worst,
         "out": str(path),
+        **({"beside": dict(beside)} if beside else {}),
     }
-    return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.training_report"])
+    return workflow.step("report", execute, inputs=inputs, code=["posecore.workflows.training_report", *told_by])
 
 
 def _earlier(
