@@ -3,9 +3,13 @@
 import argparse
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
+
+if TYPE_CHECKING:
+    from posecore.workflows.rerun import Recorded
 
 
 def add(commands: Commands) -> None:
@@ -20,8 +24,30 @@ def add(commands: Commands) -> None:
     rerun.add_argument(
         "--set", action="append", default=[], metavar="KEY=VALUE", help="override one setting of the job"
     )
+    rerun.add_argument("--dry-run", action="store_true", help="say what would be trained again, from what; do nothing")
     add_registry(rerun)
     rerun.set_defaults(run=_rerun)
+
+
+def foreseen(recorded: "Recorded", out: Path, data_folder: str | None) -> str:
+    """What would be trained again, in a few lines.
+
+    Args:
+        recorded: the version.
+        out: new folder.
+        data_folder: where the downloads lie now, if not where they lay.
+    """
+    by = "Ray" if recorded.with_ray else "torchrun"
+    data = [f"{each['name']} {each['root']}" for each in recorded.config.get("datasets", ())]
+    return "\n".join(
+        [
+            f"version   {recorded.version.uri}",
+            f"job       posecore {recorded.job}, {recorded.processes} processes by {by}",
+            f"code      {recorded.tags.get('code', '')[:12]}",
+            f"data      {', '.join(data)} of {data_folder or recorded.config.get('data_folder', '.')}",
+            f"out       {out}",
+        ]
+    )
 
 
 def _rerun(options: argparse.Namespace) -> int:
@@ -31,11 +57,16 @@ def _rerun(options: argparse.Namespace) -> int:
     from posecore.lineage.tracking import TrackingConfig, connect
     from posecore.workflows import rerun
 
-    tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)
+    tracking = connect(
+        TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True, records=not options.dry_run
+    )
     recorded = rerun.read_recorded(tracking, registered_version(options.model, tracking))
     out = Path(options.out).resolve()
     if out.exists() and any(out.iterdir()):
         raise LineageError(f"--out {out}: there is something in it already; name a new folder.")
+    if options.dry_run:
+        print(foreseen(recorded, out, options.data_folder))
+        return 0
     out.mkdir(parents=True, exist_ok=True)
     print(f"{recorded.version.uri}: posecore {recorded.job}, code {recorded.tags.get('code', '')[:12]}", flush=True)
     result = rerun.rerun(tracking, recorded, out, options.data_folder, options.set)

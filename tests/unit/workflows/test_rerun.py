@@ -3,10 +3,12 @@
 import importlib
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from posecore.cli.jobs import JOBS
+from posecore.cli.rerun import foreseen
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.version_difference import VersionFacts
 from posecore.lineage.versions import RESUMED_CODE, RegisteredVersion
@@ -42,6 +44,19 @@ def test_every_job_that_registers_can_be_run_again() -> None:
     for name, command in COMMANDS.items():
         module = importlib.import_module(f"pipelines.{JOBS[command][0]}")
         assert vars(module)[name].__name__ == name, "the tag of a submission is the class of its run file"
+
+
+def test_what_would_be_trained_again_is_told_without_doing_it() -> None:
+    config = {"data_folder": "/data", "datasets": [{"name": "coco", "root": "coco2017"}]}
+    told = foreseen(_recorded(config=config, tags={"code": "c" * 64}), Path("/again"), None)
+    assert told.splitlines() == [
+        "version   models:/pose/1",
+        "job       posecore train, 3 processes by Ray",
+        "code      cccccccccccc",
+        "data      coco coco2017 of /data",
+        "out       /again",
+    ]
+    assert " of /elsewhere" in foreseen(_recorded(config=config), Path("/again"), "/elsewhere")
 
 
 def test_nothing_is_said_of_what_is_the_same() -> None:
