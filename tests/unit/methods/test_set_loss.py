@@ -234,8 +234,8 @@ def test_covariances_learn_how_far_off_points_are():
     group, outputs = _of_first(_group(8, num_bodies=1)), _outputs(num_images=1, num_layers=1, num_queries=1)
     loss = SetPrediction(distribution="laplace")
     factors = torch.zeros(1, 1, 1, 4, 3, requires_grad=True)
-    optimizer = torch.optim.Adam([factors], lr=0.05)
-    for _ in range(300):
+    optimizer = torch.optim.Adam([factors], lr=0.2)
+    for _ in range(140):
         points = torch.cat([outputs[..., 5:].unflatten(-1, (4, 5))[..., :2], factors], dim=-1).flatten(3)
         optimizer.zero_grad()
         loss.scene(CODEC, torch.cat([outputs[..., :5], points], dim=-1), group, 1, SKELETON).backward()
