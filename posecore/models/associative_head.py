@@ -2,7 +2,9 @@
 
 Source: Cheng et al., HigherHRNet (arXiv 1908.10357), whose second resolution is kept, on ViTPose's decoder (arXiv
 2204.12484). The finer maps see the decoder's features alone, not the coarser maps as well: so every layer but the last
-ones is of any skeleton.
+ones is of any skeleton. Tags are given their place in the picture beside the features (Liu et al., CoordConv, arXiv
+1807.03247): as long as the tags of all bodies are alike, their loss hardly says how they are to differ, and from place
+alone they can begin to.
 """
 
 from typing import ClassVar, Literal
@@ -61,7 +63,7 @@ class AssociativeHead(nn.Module):
         super().__init__()
         self.deconv_layers = deconv_layers(num_features, config.channels)
         self.final_layer = nn.Conv2d(config.channels, num_keypoints, kernel_size=1)
-        self.tag_layer = nn.Conv2d(config.channels, num_keypoints, kernel_size=1)
+        self.tag_layer = nn.Conv2d(config.channels + 2, num_keypoints, kernel_size=1)
         self.fine_layers = nn.Sequential(
             nn.ConvTranspose2d(config.channels, config.fine_channels, kernel_size=4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(config.fine_channels),
@@ -74,8 +76,16 @@ class AssociativeHead(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """(B, D, h, w) features to (B, K, 16hw + 16hw + 64hw): coarser heatmaps, tags, finer heatmaps."""
         decoded = self.deconv_layers(features)
-        maps = self.final_layer(decoded), self.tag_layer(decoded), self.fine_layer(self.fine_layers(decoded))
+        tags = self.tag_layer(torch.cat([decoded, places_beside(decoded)], dim=1))
+        maps = self.final_layer(decoded), tags, self.fine_layer(self.fine_layers(decoded))
         return torch.cat([each.flatten(2) for each in maps], dim=2)
+
+
+def places_beside(maps_BDhw: Tensor) -> Tensor:
+    """(B, 2, h, w) x and y of every pixel, from -1 to 1."""
+    batch, _, height, width = maps_BDhw.shape
+    y, x = (torch.linspace(-1, 1, side, dtype=maps_BDhw.dtype, device=maps_BDhw.device) for side in (height, width))
+    return torch.stack([x.expand(height, width), y[:, None].expand(height, width)]).expand(batch, -1, -1, -1)
 
 
 class ResidualBlock(nn.Module):

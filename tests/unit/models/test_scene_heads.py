@@ -9,14 +9,17 @@ import onnxruntime
 import pytest
 import torch
 
+from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.scene import SelectionConfig
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
+from posecore.methods.associative_loss import tag_losses
 from posecore.methods.batch import DeviceBatch, split_batch, to_device
 from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
+from posecore.models.associative_head import AssociativeHead, AssociativeHeadConfig, places_beside
 from posecore.models.cost import model_cost
 from posecore.models.export_graphs import GraphLayout
 from posecore.models.onnx_export import check_onnx, export_onnx
@@ -280,3 +283,30 @@ def test_a_file_takes_a_picture_and_answers_bodies_as_the_predictor_does(tmp_pat
         ):
             # OpenCV places a fitted picture's pixels to a 32nd of one.
             np.testing.assert_allclose(answer[name], expected, rtol=2e-2, atol=0.3, err_msg=name)
+
+
+def test_tags_of_two_bodies_part_where_features_are_alike() -> None:
+    """The head of a picture that looks the same everywhere: only the place can tell its bodies apart."""
+    torch.manual_seed(0)
+    head = AssociativeHead(AssociativeHeadConfig(channels=4, fine_channels=4, fine_blocks=0), 8, 3)
+    left, right = (
+        torch.tensor([[5.0, 8.0], [6.0, 20.0], [4.0, 30.0]]),
+        torch.tensor([[50.0, 10.0], [53.0, 20.0], [51.0, 28.0]]),
+    )
+    codec = AssociativeCodec(input_size=(64, 64), heatmap_size=(16, 16))
+    places, seen = codec.places(torch.stack([left, right])[None], torch.ones(1, 2, 3))
+    optimizer = torch.optim.AdamW(head.tag_layer.parameters(), lr=0.02)
+    for _ in range(200):
+        _, tags, _ = codec.split(head(torch.zeros(1, 8, 4, 4)))
+        pull, push = tag_losses(tags, places, seen)
+        optimizer.zero_grad()
+        (pull + push).sum().backward()
+        optimizer.step()
+    assert push.item() < 0.05, "two bodies of one tag cost a half"
+    assert pull.item() < 0.05
+
+
+def test_places_go_from_edge_to_edge() -> None:
+    x, y = places_beside(torch.zeros(1, 5, 2, 3))[0]
+    assert x.tolist() == [[-1, 0, 1], [-1, 0, 1]]
+    assert y.tolist() == [[-1, -1, -1], [1, 1, 1]]
