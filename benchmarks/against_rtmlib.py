@@ -14,7 +14,7 @@ import os
 import statistics
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from pathlib import Path
 
@@ -25,9 +25,12 @@ import rtmlib
 import torch
 
 from posecore.config import parse_config
+from posecore.evaluation.exported import as_inputs
 from posecore.models.architecture import ModelConfig
 from posecore.models.onnx_export import export_onnx
 from posecore.models.pose_model import PoseModel, build_model
+from posecore.models.reduced_precision import to_int8
+from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes
 from posecore.prediction.predict_sources import predict_sources
 from posecore.prediction.predictor import Predictor, PredictorSettings
@@ -41,7 +44,11 @@ FRAME_SIZE = (480, 640)
 def random_model() -> PoseModel:
     torch.manual_seed(0)
     config = parse_config({"backbone": "rtmpose-m"}, ModelConfig, origin="benchmark")
-    return build_model(config, {"coco": load_skeleton("coco17")}).eval()
+    model = build_model(config, {"coco": load_skeleton("coco17")})
+    for module in model.modules():  # as learned ones, no two alike: those of a fresh model are folded into one tensor
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.bias.data.normal_(std=0.01)
+    return model.eval()
 
 
 def photos_and_boxes(folder: Path, count: int) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -66,6 +73,14 @@ def one_threaded(path: Path) -> rtmlib.RTMPose:
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     pose.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     return pose
+
+
+def int8_file(model: PoseModel, pictures: list[tuple[np.ndarray, np.ndarray]], path: Path) -> Path:
+    """The model in int8, by the ranges that these pictures have in it."""
+    graph = export_onnx(model, "coco", path, "crops")
+    boxed = [(torch.from_numpy(image), torch.from_numpy(boxes).float()) for image, boxes in pictures]
+    to_int8(path, [as_inputs(graph, graph.given(image, boxes)) for image, boxes in boxed])
+    return path
 
 
 def corners(bbox_xywh: np.ndarray) -> np.ndarray:
@@ -99,22 +114,37 @@ def print_table(title: str, taken: dict[str, tuple[float, float]], units: int, f
         )
 
 
-def bodies(model: PoseModel, exported: Path, pictures: list[tuple[np.ndarray, np.ndarray]], rounds: int) -> None:
+def predictors(model: PoseModel, int8: Path, kinds: Iterable[str]) -> dict[str, Predictor]:
+    """By a name of backend and precision; onnxruntime is who runs a file unless something else is asked for."""
+    found = {}
+    for kind in kinds:
+        backend, precision = kind.split(", ")
+        if precision == "int8":
+            settings = PredictorSettings(backend="torch" if backend == "onnxruntime" else backend)
+            found[kind] = Predictor(read_weights(int8), settings)
+        else:
+            found[kind] = Predictor(model, PredictorSettings(backend=backend, precision=precision))
+    return found
+
+
+def bodies(
+    model: PoseModel, exported: Path, int8: Path, pictures: list[tuple[np.ndarray, np.ndarray]], rounds: int
+) -> None:
     theirs = one_threaded(exported)
     as_read = [(cv2.cvtColor(image, cv2.COLOR_RGB2BGR), corners(boxes)) for image, boxes in pictures]
     ours = [image for image, _ in pictures], [Boxes(boxes.astype(float)) for _, boxes in pictures]
     kinds: dict[str, Callable[[], object]] = {"rtmlib": lambda: [theirs(image, boxes) for image, boxes in as_read]}
-    for backend, precision in (
-        ("torch", "float32"), ("onnxruntime", "float32"), ("openvino", "float32"), ("openvino", "bfloat16"),
-    ):  # fmt: skip
-        predictor = Predictor(model, PredictorSettings(backend=backend, precision=precision))
-        kinds[f"{backend}, {precision}"] = partial(predictor.predict, *ours)
+    ways = ("torch, float32", "onnxruntime, float32", "openvino, float32", "openvino, bfloat16")
+    for name, predictor in predictors(model, int8, (*ways, "onnxruntime, int8", "openvino, int8")).items():
+        kinds[name] = partial(predictor.predict, *ours)
     count = sum(len(boxes) for _, boxes in pictures)
     print(f"{len(pictures)} photographs, {count} bodies, {rounds} rounds, {torch.get_num_threads()} thread")
     print_table("a body", in_turn(kinds, rounds), count, "rtmlib")
 
 
-def videos(model: PoseModel, exported: Path, picture: np.ndarray, frames: int, rounds: int, folder: Path) -> None:
+def videos(
+    model: PoseModel, exported: Path, int8: Path, picture: np.ndarray, frames: int, rounds: int, folder: Path
+) -> None:
     """One body that fills a frame of :data:`FRAME_SIZE`, moving a little."""
     height, width = FRAME_SIZE
     still = cv2.resize(picture, (width, height))
@@ -142,9 +172,9 @@ def videos(model: PoseModel, exported: Path, picture: np.ndarray, frames: int, r
             predict_sources(predictor, sources, ["coco"], [drawn], show_progress=False)
 
     kinds: dict[str, Callable[[], object]] = {"rtmlib": rtmlib_film}
-    for backend, precision in (("torch", "float32"), ("openvino", "float32"), ("openvino", "bfloat16")):
-        predictor = Predictor(model, PredictorSettings(backend=backend, precision=precision))
-        kinds[f"{backend}, {precision}"] = partial(our_film, predictor)
+    ways = ("torch, float32", "openvino, float32", "openvino, bfloat16", "openvino, int8")
+    for name, predictor in predictors(model, int8, ways).items():
+        kinds[name] = partial(our_film, predictor)
     print_table("a frame, predicted and drawn", in_turn(kinds, rounds), frames, "rtmlib")
 
 
@@ -162,8 +192,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         exported = Path(folder) / "rtmlib.onnx"
         export_onnx(model, "coco", exported, "rtmlib")
-        bodies(model, exported, pictures, options.rounds)
-        videos(model, exported, pictures[0][0], options.frames, max(1, options.rounds // 2), Path(folder))
+        int8 = int8_file(model, pictures, Path(folder) / "int8.onnx")
+        bodies(model, exported, int8, pictures, options.rounds)
+        videos(model, exported, int8, pictures[0][0], options.frames, options.rounds, Path(folder))
 
 
 if __name__ == "__main__":

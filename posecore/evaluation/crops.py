@@ -112,7 +112,10 @@ def _outputs(
 ) -> dict[str, Tensor]:
     """Per head what its codec decodes, float32, averaged with the mirrored crop's where wanted."""
     device = device or model.device
-    batch = normalise(torch.from_numpy(images).to(device))
+    pixels = torch.from_numpy(images)
+    if network is not None:  # which wants colour by colour; torch takes whatever order pixels have
+        pixels = pixels.permute(0, 3, 1, 2).contiguous().permute(0, 2, 3, 1)
+    batch = normalise(pixels.to(device))
     beside = None if depth is None else torch.from_numpy(depth).to(device)
     in_bfloat16 = precision == "bfloat16" and network is None
     with torch.autocast(device.type, torch.bfloat16) if in_bfloat16 else nullcontext():

@@ -118,7 +118,8 @@ def to_device(batch: CropBatch, device: torch.device) -> DeviceBatch:
 
 def normalise(images: Tensor) -> Tensor:
     """(B, H, W, 3) uint8 RGB to (B, 3, H, W) float32 with ImageNet mean 0 and standard deviation 1 per channel."""
-    return from_light(images.permute(0, 3, 1, 2).float().div(255))
+    mean, std = _constants(images.device)
+    return images.permute(0, 3, 1, 2).float().div_(255).sub_(mean).div_(std)
 
 
 def denormalise(images: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
-from posecore.extras import needed
+from posecore.extras import needed, refuse_missing
 from posecore.models.architecture import ModelCard
 from posecore.models.export_graphs import Graph, GraphLayout, graph_of
 from posecore.models.merge import merge_experts
@@ -31,6 +31,7 @@ TOLERANCE = 1e-4
 """Largest difference of the exported graph's outputs, relative to the largest output or to 1."""
 METADATA_PREFIX = "posecore."
 """What the keys of our metadata begin with."""
+_NEEDED_BY = "ONNX export"
 _OPSET = 18
 _ONE_FILE_BYTES = 1_900_000_000
 """Weights of a graph in one file, whose format ends at 2 GB. Larger ones, and operations that torch's quick exporter
@@ -99,7 +100,7 @@ def write_graph(
     Raises:
         ConfigError: the packages of the ``export`` extra are missing.
     """
-    _need("onnx", "onnxscript")
+    refuse_missing("onnxscript", _NEEDED_BY)  # which torch's other exporter imports, if it is asked
     one_file = sum(parameter.nbytes for parameter in graph.parameters()) <= one_file_bytes
     path.parent.mkdir(parents=True, exist_ok=True)
     with aside_folder(path.parent) as folder:
@@ -273,4 +274,4 @@ def _difference(expected: Tensor, found: Tensor) -> float:
 
 
 def _need(*packages: str) -> list[Any]:
-    return [needed(package, "ONNX export") for package in packages]
+    return [needed(package, _NEEDED_BY) for package in packages]
