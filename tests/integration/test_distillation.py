@@ -123,7 +123,7 @@ def test_the_whole_job(run_file: Path, store_folder: Path, capfd: pytest.Capture
     assert main(["--config", str(run_file), "--teacher", "models:/large@champion"]) == 0
     assert re.findall(r"^(\S+) +reused ", capfd.readouterr().out, re.MULTILINE) == steps
 
-    (page,) = re.findall(r"^report +(\S+)", said, re.MULTILINE)
+    (page,) = re.findall(r"^report +(/\S+)", said, re.MULTILINE)
     assert "of the teacher's parameters" in html.unescape(Path(page).read_text())
     assert "<h2>cost of one pass</h2>" in Path(page).read_text()
     student = load_model(re.findall(r"\(folder (\S+)\)", said)[0])
