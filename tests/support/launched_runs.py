@@ -1,10 +1,11 @@
-"""Runs of :mod:`tests.support.tiny_training` in groups of processes, connected over loopback as torchrun would."""
+"""Runs in groups of processes, connected over loopback as torchrun would."""
 
 import json
 import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tests.support import tiny_training
 from tests.support.checkpoints import State, load_checkpoint, newest
 
 TORCH = {"kind": "torch"}
+REPOSITORY = Path(__file__).resolve().parents[2]
 
 
 def zero(stage: int, **settings: object) -> dict[str, Any]:
@@ -20,7 +22,12 @@ def zero(stage: int, **settings: object) -> dict[str, Any]:
 
 
 def launch(runs: list[dict[str, Any]], world_size: int) -> None:
-    """Makes the runs one after the other in a group of processes; every process must end well."""
+    """Makes runs of :mod:`tests.support.tiny_training` one after the other in a group of processes."""
+    launch_ranks([tiny_training.__file__, json.dumps(runs)], world_size)
+
+
+def launch_ranks(program: Sequence[str], world_size: int) -> None:
+    """Runs a program of Python's, with its arguments, in a group of processes; every process must end well."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
@@ -28,7 +35,8 @@ def launch(runs: list[dict[str, Any]], world_size: int) -> None:
     shared |= {"OMP_NUM_THREADS": "1", "PATH": ""}  # with no compiler within reach, nothing can be built at run time
     processes = [
         subprocess.Popen(
-            [sys.executable, tiny_training.__file__, json.dumps(runs)],
+            [sys.executable, *program],
+            cwd=REPOSITORY,
             env=os.environ | shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

@@ -2,7 +2,9 @@
 
 import json
 import os
+import pickle
 import signal
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -20,11 +22,12 @@ from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
-from posecore.training.context import TrainContext
+from posecore.training.context import LocalContext, TrainContext
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from tests.support.checkpoints import load_checkpoint
+from tests.support.checkpoints import load_checkpoint, newest
+from tests.support.launched_runs import launch_ranks
 from tests.support.tiny_store import write_store
 
 STEPS = 10
@@ -91,6 +94,14 @@ def watched_worker(
     )
 
 
+def train_undisturbed(worker: WatchedWorker, run_dir: Path) -> AnyPath:
+    """Trains in two processes without Ray; returns the last checkpoint."""
+    run_dir.mkdir(parents=True)
+    (run_dir / "worker.pickle").write_bytes(pickle.dumps(worker))
+    launch_ranks(["-m", "tests.support.watched_training", str(run_dir)], world_size=2)
+    return newest(run_dir)
+
+
 def seen(record: Path, rank: str = "*") -> dict[int, list[str]]:
     """Step to the crops trained on. Attempts that made the same step must agree; ranks are put together."""
     steps: dict[int, dict[str, list[str]]] = {}
@@ -103,12 +114,17 @@ def seen(record: Path, rank: str = "*") -> dict[int, list[str]]:
     return {step: [name for names in by_rank.values() for name in names] for step, by_rank in sorted(steps.items())}
 
 
-def assert_same_bits(first: AnyPath, second: AnyPath) -> None:
+def assert_same_bits(first: AnyPath, second: AnyPath, steps: int = STEPS) -> None:
     """Two checkpoints hold the same weights, moments and statistics."""
     ours, theirs = load_checkpoint(first)[0], load_checkpoint(second)[0]
-    assert ours.optimizer_steps == theirs.optimizer_steps == STEPS
+    assert ours.optimizer_steps == theirs.optimizer_steps == steps
     for section in ("weights", "exp_avg", "exp_avg_sq", "buffers"):
         tensors, others = getattr(ours, section), getattr(theirs, section)
         assert set(tensors) == set(others)
         for name, tensor in tensors.items():
             assert torch.equal(tensor, others[name]), f"{section}/{name}"
+
+
+if __name__ == "__main__":
+    folder = Path(sys.argv[1])
+    pickle.loads((folder / "worker.pickle").read_bytes())(LocalContext(folder))
