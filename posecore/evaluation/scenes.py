@@ -147,7 +147,8 @@ def _in_picture(
         boxes = np.concatenate([corners[:, 0], corners[:, 1] - corners[:, 0]], axis=1)
     if bodies.covariances is not None:
         spread = bodies.covariances.astype(np.float64)
-        covariances = covariance_to_image(spread, scale, codec.frame_size, codec.crop)
+        each_scale = np.broadcast_to(scale, (len(spread), 2))
+        covariances = covariance_to_image(spread, each_scale, codec.frame_size, codec.crop)
     point_scores, scores = (each.astype(np.float64) for each in (bodies.keypoint_scores, bodies.scores))
     return FoundBodies(moved(bodies.keypoints), point_scores, scores, boxes, covariances)
 
