@@ -1,5 +1,6 @@
 """Nodes are asked before they train. One is killed: the job waits for another and ends with the bits of a calm run."""
 
+import json
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 # ray.cluster_utils.Cluster handles its nodes in the main thread of a process of its own, training runs beside it.
 DRIVER = """
-import sys, threading, time
+import json, sys, threading, time
 from pathlib import Path
 import ray
 from ray.cluster_utils import Cluster
@@ -31,14 +32,15 @@ cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_
 first, second = cluster.add_node(num_cpus=1), cluster.add_node(num_cpus=1)
 cluster.wait_for_nodes()
 ray.init(address=cluster.address, logging_level="ERROR", log_to_driver=False)
+said = {}
 for checked in (config, config.model_copy(update={"network_interface": "none0"})):
     try:
         check_nodes(checked.needs(folder / "run", f"sqlite:///{folder}/mlflow.db"))
-        print("FIT", list((folder / "run").iterdir()), flush=True)
+        said["fit"] = [path.name for path in (folder / "run").iterdir()]
     except PreflightError as error:
-        print("REFUSED", error, flush=True)
+        said["refused"] = str(error)
 calm = train_with_ray(watched_worker(folder / "seen_calm", stores, zero_stage=1), folder / "calm", config)
-print("CALM", calm.checkpoint, flush=True)
+said["calm"] = str(calm.checkpoint)
 worker = watched_worker(folder / "seen_killed", stores, zero_stage=1, pause_s=0.3)
 runs = []
 job = threading.Thread(target=lambda: runs.append(train_with_ray(worker, folder / "killed", config)))
@@ -46,10 +48,11 @@ job.start()
 while job.is_alive() and 4 not in seen(folder / "seen_killed"):
     time.sleep(0.05)
 cluster.remove_node(second, allow_graceful=False)
-print("KILLED AFTER", max(seen(folder / "seen_killed")), flush=True)
+said["killed_after"] = max(seen(folder / "seen_killed"))
 cluster.add_node(num_cpus=1)
 job.join(240)
-print("KILLED", *[run.checkpoint for run in runs], flush=True)
+said["killed"] = [str(run.checkpoint) for run in runs]
+(folder / "said.json").write_text(json.dumps(said))  # Ray writes to the streams, sometimes in the middle of a line
 ray.shutdown()
 cluster.shutdown()
 """
@@ -69,13 +72,12 @@ def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
     }
     command = [sys.executable, "-c", DRIVER, str(tmp_path)]
     done = subprocess.run(command, env=environment, cwd=repository, capture_output=True, text=True, timeout=400)
-    # Ray writes to the same stream, sometimes in the middle of a line.
-    said = re.search(r"CALM (/\S+).*KILLED AFTER (\d+).*KILLED (/\S+)", done.stdout, re.DOTALL)
-    assert said is not None, done.stdout[-1000:] + done.stderr[-4000:]
-    calm, killed_after, killed = said.groups()
-    assert 4 <= int(killed_after) < STEPS - 1, "the node must die in the middle of the run"
+    assert (tmp_path / "said.json").exists(), done.stdout[-1000:] + done.stderr[-4000:]
+    said = json.loads((tmp_path / "said.json").read_bytes())
+    assert 4 <= said["killed_after"] < STEPS - 1, "the node must die in the middle of the run"
     assert len(list((tmp_path / "seen_killed").glob("rank0_*.jsonl"))) >= 2, "the run must have started again"
     assert seen(tmp_path / "seen_killed") == seen(tmp_path / "seen_calm")
-    assert "FIT []" in done.stdout, "healthy nodes are let pass, and nothing is left in the run folder"
-    assert re.search(r"REFUSED node .*: it has no interface 'none0'", done.stdout)
-    assert_same_bits(Path(calm), Path(killed))
+    assert said["fit"] == [], "healthy nodes are let pass, and nothing is left in the run folder"
+    assert re.search(r"node .*: it has no interface 'none0'", said["refused"])
+    (killed,) = said["killed"]
+    assert_same_bits(Path(said["calm"]), Path(killed))

@@ -282,8 +282,9 @@ def test_what_cannot_work_is_refused_before_anything_starts(
                 "changes": {"skeleton": {"name": "dots", "keypoints": [{"name": "dot", "union": "dot"}], "links": []}},
             },
             "target: dots has the points dot, none of which the parent knows (its heads: coco, ap10k); take a parent "
-            "with a common point, or set allow_fresh_head: true to keep what its backbone has learned under a head "
-            "that begins at chance.",
+            "with a common point; where a point is one of those under another name, say so as its union in the "
+            "skeleton; or set allow_fresh_head: true to keep what its backbone has learned under a head that begins at "
+            "chance.",
         ),
     ],
 )

@@ -53,9 +53,10 @@ class Flaky(Line):
             if self.puts == self.until and self.refuses is not None:
                 self.refusal = self.refuses
                 return False
-            if self.puts == self.until:
-                threading.Thread(target=self.cut).start()
-                return False
+            if self.until is not None and self.refuses is None and self.puts >= self.until:
+                if self.puts == self.until:
+                    threading.Thread(target=self.cut).start()
+                return False  # those who ask before the line is cut are not answered either
             if self.losses:
                 self.losses -= 1
                 return False

@@ -135,7 +135,7 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_exports_a_head_as_onnx(model_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "dogs.onnx"
     assert main(["export", str(model_folder), "--head", "dogs", "--layout", "crops", "--out", str(out)]) == 0
-    assert "head dogs, layout crops; onnxruntime differs from PyTorch by" in capsys.readouterr().out
+    assert "head dogs, layout crops, float32; in float32 onnxruntime differs from PyTorch by" in capsys.readouterr().out
     model = load_model(model_folder)
     images = torch.randn(3, 3, *model.input_size)
     session = onnxruntime.InferenceSession(str(out), providers=["CPUExecutionProvider"])
