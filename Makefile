@@ -6,7 +6,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-# Four processes for two cores, with a thread each: a test that starts Ray waits most of its time. A file stays together,
+# Three processes for two cores, with a thread each: a test that starts Ray waits most of its time. A file stays together,
 # and files begin in the order of their names, so that those that last minutes do not begin last.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 3 --max-worker-restart=0 --dist loadfile --no-loadscope-reorder
 

@@ -223,7 +223,7 @@ def ceiling(out: Path) -> None:
             truth = GroundTruth.from_store(store)
             answers: list[FoundBodies] = []
             for row in range(store.num_images):
-                bodies = np.flatnonzero((truth.image_row == row) & (truth.visibility > 0).any(axis=1) & ~truth.is_crowd)
+                bodies = np.flatnonzero((truth.image_row == row) & truth.labelled)
                 points = torch.from_numpy(truth.keypoints[None, bodies] * (side - 1) / (SIDE - 1)).float()
                 maps = _drawn(codec, points, torch.from_numpy(truth.visibility[None, bodies] > 0).float())
                 (bodies_found,) = group_bodies(*maps, order)
@@ -261,7 +261,7 @@ def found(truth: GroundTruth, predictions: Predictions) -> dict[str, float]:
     """
     sigmas, best = load_dataset("coco").skeleton.oks_sigmas, []
     assert sigmas is not None
-    for body in np.flatnonzero((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).tolist():
+    for body in np.flatnonzero(truth.labelled).tolist():
         points = predictions.keypoints[predictions.image_row == truth.image_row[body]]
         like = np.broadcast_to(truth.keypoints[body], points.shape)
         counted = np.broadcast_to(truth.visibility[body] > 0, points.shape[:2])

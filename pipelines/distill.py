@@ -33,7 +33,7 @@ from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank
-from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.command_line import Flags, foresee_recipe, read_job
 from posecore.workflows.data_steps import audit_step, check_run_folder, check_sources, ingest_splits
 from posecore.workflows.datasets_job import learned_by
 from posecore.workflows.distillation.flags import declare, overrides
@@ -139,16 +139,7 @@ def check(config: DistillationJob, definitions: Mapping[str, DatasetDefinition])
     check_protocols(config, definitions, whole_scenes=config.student.whole_scenes)
 
 
-def foresee(config: DistillationJob) -> None:
-    """Says which recipe would be followed, and refuses what :func:`check` does."""
-    definitions = {entry.name: entry.load() for entry in config.datasets}
-    followed = config.followed(definitions)
-    for line in followed.lines():
-        print(line, file=sys.stderr)
-    check(followed.config, definitions)
-
-
-FLAGS = Flags(declare, overrides, RUN_FILE, foresee)
+FLAGS = Flags(declare, overrides, RUN_FILE, partial(foresee_recipe, check))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

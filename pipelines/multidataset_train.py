@@ -21,6 +21,7 @@ if __name__ == "__main__":  # before the imports below, which take seconds
 
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Self
 
@@ -47,7 +48,7 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
-from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.command_line import Flags, foresee_recipe, read_job
 from posecore.workflows.data_steps import Split, audit_step, check_run_folder, check_sources, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
@@ -214,15 +215,6 @@ def check(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> No
     check_protocols(config, definitions, whole_scenes=config.model.whole_scenes)
 
 
-def foresee(config: JobConfig) -> None:
-    """Says which recipe would be followed, and refuses what :func:`preflight` would."""
-    definitions = {entry.name: entry.load() for entry in config.datasets}
-    followed = config.followed(definitions)
-    for line in followed.lines():
-        print(line, file=sys.stderr)
-    check(followed.config, definitions)
-
-
 def train(
     workflow: JobWorkflow,
     config: JobConfig,
@@ -278,7 +270,7 @@ def results_table(evaluation: Sequence[Split], judged: Sequence[StepResult]) -> 
     return table
 
 
-FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml", foresee)
+FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.yaml", partial(foresee_recipe, check))
 """``--data`` and ``--model``, which change that file where there is no ``--config``."""
 
 

@@ -2,12 +2,11 @@
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from posecore.cli.commands import Commands
+from posecore.cli.commands import Commands, refuse_folder
 from posecore.cli.model_argument import add_registry
-from posecore.errors import LineageError, UsageError
+from posecore.errors import LineageError
 
 if TYPE_CHECKING:
     from posecore.lineage.version_difference import Differing, VersionDifference
@@ -45,10 +44,7 @@ def _compare(options: argparse.Namespace) -> int:
     from posecore.viz.version_comparison import SetSection, write_version_page
     from posecore.workflows.version_comparison import judge_both
 
-    if Path(options.out).is_dir():
-        raise UsageError(
-            f"--out {options.out} is a folder; name a file, such as {Path(options.out) / 'comparison.html'}."
-        )
+    refuse_folder(options.out, "comparison.html")
     values = {"batch_size": options.batch_size, "flip_test": not options.no_flip_test}
     settings = parse_config(values, InferenceSettings, origin=COMMAND_LINE)
     tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)

@@ -4,7 +4,7 @@ import argparse
 import os
 from pathlib import Path
 
-from posecore.cli.commands import Commands
+from posecore.cli.commands import Commands, refuse_folder
 from posecore.cli.model_argument import (
     MODEL_HELP,
     add_reading,
@@ -65,8 +65,8 @@ def _export(options: argparse.Namespace) -> int:
     own = None if options.format in OURS else format_named(options.format, options.set)
     if own is None and options.set:
         raise UsageError(f"--set: {options.format} has no options; leave it out.")
-    if options.format != "safetensors" and Path(options.out).is_dir():
-        raise UsageError(f"--out {options.out} is a folder; name a file, such as {Path(options.out) / 'model.onnx'}.")
+    if options.format != "safetensors":
+        refuse_folder(options.out, "model.onnx")
     _check_precision(options)
     calibration, judged = (split and open_store(split) for split in (options.calibrate, options.judge))
     with weights_source(options) as source:

@@ -16,7 +16,7 @@ from posecore.labels.next_pictures import next_pictures
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
-from posecore.loading.crop import decode_image
+from posecore.loading.crop import MAX_PIXELS, decode_image
 from posecore.schema import Json, Record, json_text
 from posecore.shards.corrections import read_corrections, write_corrections
 from posecore.shards.manifest import MANIFEST_NAME
@@ -26,8 +26,6 @@ from posecore.storage import as_path, write_atomically
 from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
 from posecore.viz.suspects import write_suspect_gallery
-
-_MAX_PIXELS = 100_000_000
 
 
 def add(commands: Commands) -> None:
@@ -209,7 +207,7 @@ def _next(options: argparse.Namespace) -> int:
     done = export(pictures, found.skeleton, "next", options.format, options.out)
     shown = (
         (
-            draw_instances(decode_image(data, _MAX_PIXELS, record.image), record.instances, found.skeleton),
+            draw_instances(decode_image(data, MAX_PIXELS, record.image), record.instances, found.skeleton),
             f"{record.image}: doubt {one.doubt:.2f}, distance from those before {one.distance:.2f}",
         )
         for one, (record, data) in zip(chosen, pictures, strict=True)

@@ -57,6 +57,12 @@ class GroundTruth:
     num_keypoints: Int[np.ndarray, " N"]
     head_bbox_xyxy: Float[np.ndarray, "N 4"]
 
+    @property
+    def labelled(self) -> Bool[np.ndarray, " N"]:
+        """Which instances have a labelled point, and are no crowd."""
+        found: NDArray[np.bool_] = (self.visibility > 0).any(axis=1) & ~self.is_crowd
+        return found
+
     @classmethod
     def from_records(cls, records: Iterable[Record], num_keypoints: int) -> "GroundTruth":
         """Flattens records, crowds and unlabelled instances included.

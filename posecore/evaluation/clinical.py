@@ -218,7 +218,7 @@ def require_torso(definition: EvaluationDefinition, skeleton: Skeleton) -> tuple
 def can_judge(truth: GroundTruth, skeleton: Skeleton, definition: EvaluationDefinition) -> bool:
     """Whether any body of a set has a torso to measure by."""
     ends = torso_points(definition, skeleton)
-    return ends is not None and bool((_bodies(truth) & (torso_lengths(truth, skeleton, *ends) > 0)).any())
+    return ends is not None and bool((truth.labelled & (torso_lengths(truth, skeleton, *ends) > 0)).any())
 
 
 def evaluate_clinic(
@@ -317,7 +317,7 @@ def _answers(
 ) -> _Answers:
     ends = require_torso(definition, skeleton)
     length = torso_lengths(truth, skeleton, *ends)
-    bodies = _bodies(truth)
+    bodies = truth.labelled
     judged = np.flatnonzero(bodies & (length > 0))
     if not len(judged):
         raise EvaluationError(
@@ -345,12 +345,6 @@ def _answers(
         without_torso=int(bodies.sum()) - len(judged),
         redundant=redundant,
     )
-
-
-def _bodies(truth: GroundTruth) -> NDArray[np.bool_]:
-    """(N,) instances with a labelled point that are no crowd."""
-    labelled: NDArray[np.bool_] = (truth.visibility > 0).any(axis=1) & ~truth.is_crowd
-    return labelled
 
 
 def _own_answers(truth: GroundTruth, predictions: Predictions) -> NDArray[np.int64]:

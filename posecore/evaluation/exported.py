@@ -16,12 +16,10 @@ from posecore.evaluation.crops import Answers
 from posecore.evaluation.inference import PredictionTask, answering_columns, as_predictions, head_conventions
 from posecore.evaluation.metric import Metric
 from posecore.evaluation.protocols import evaluate, metric_of
-from posecore.loading.crop import decode_image, instance_regions
+from posecore.loading.crop import MAX_PIXELS, decode_image, instance_regions
 from posecore.models.export_graphs import Graph
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import PoseModel
-
-_MAX_PIXELS = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,18 +119,18 @@ def boxed_pictures(model: PoseModel, task: PredictionTask, num_bodies: int) -> I
     boxes = torch.from_numpy(np.concatenate([region.center - size / 2, size], axis=1).astype(np.float32))
     image_rows = store.instances["image_row"].to_numpy()[rows]
     starts = np.flatnonzero(np.diff(image_rows, prepend=-1))
+    stops = np.append(starts[1:], len(rows))
     per_picture = len(rows) / max(len(starts), 1)
     wanted = min(len(starts), int(np.ceil(num_bodies / max(per_picture, 1))))
     for place in np.unique(np.linspace(0, len(starts) - 1, wanted).round().astype(np.int64)).tolist():
-        start, stop = starts[place], [*starts, len(rows)][place + 1]
-        row = int(image_rows[start])
+        row = int(image_rows[starts[place]])
         pixels = decode_image(
             store.read_image_bytes(row),
-            _MAX_PIXELS,
+            MAX_PIXELS,
             f"{store.location}: sample {store.key(row)}",
             store.image_size(row),
         )
-        yield torch.from_numpy(pixels), boxes[start:stop]
+        yield torch.from_numpy(pixels), boxes[starts[place] : stops[place]]
 
 
 def as_inputs(graph: Graph, given: Sequence[Tensor]) -> dict[str, NDArray[np.generic]]:

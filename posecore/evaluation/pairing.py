@@ -44,7 +44,7 @@ def paired_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
         EvaluationError: a labelled instance has no prediction or several, or the two do not fit together.
     """
     check_fit(truth, predictions)
-    judged = _judged(truth)
+    judged = np.flatnonzero(truth.labelled)
     answers = np.flatnonzero(predictions.instance_row >= 0)
     counts = np.bincount(predictions.instance_row[answers], minlength=len(truth))
     wrong = judged[counts[judged] != 1]
@@ -65,7 +65,7 @@ def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances
     distance, capped at √area so that one stray point does not decide.
     """
     check_fit(truth, predictions)
-    judged = _judged(truth)
+    judged = np.flatnonzero(truth.labelled)
     order = np.argsort(predictions.image_row, kind="stable")
     left, position = pairs_within(truth.image_row[judged], predictions.image_row[order])
     if not len(left):
@@ -78,10 +78,6 @@ def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances
     nearest = np.zeros(len(left), np.bool_)
     nearest[by_cost[first]] = True
     return candidates.take(nearest)
-
-
-def _judged(truth: GroundTruth) -> NDArray[np.int64]:
-    return np.flatnonzero((truth.visibility > 0).any(axis=1) & ~truth.is_crowd)
 
 
 def _distances(

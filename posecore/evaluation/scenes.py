@@ -19,6 +19,7 @@ from posecore.codecs.grouping import SceneBodies
 from posecore.codecs.scene import SceneCodec, SceneReading
 from posecore.geometry import covariance_to_image, crop_matrix, heatmap_to_image
 from posecore.loading.augment import Region
+from posecore.loading.crop import MAX_PIXELS
 from posecore.loading.samples import SampleCache
 from posecore.loading.scene import whole_regions
 from posecore.methods.batch import normalise
@@ -185,7 +186,7 @@ def predict_images(
         reading: as there.
         device: as there.
     """
-    cache = SampleCache({head: store}, _BYTES_OF_CACHE, max_pixels=100_000_000)
+    cache = SampleCache({head: store}, _BYTES_OF_CACHE, max_pixels=MAX_PIXELS)
     size = scenes_per_pass(batch_size, model.input_size)
     for start in range(0, len(image_rows), size):
         fitted, regions = [], []

@@ -19,6 +19,7 @@ from posecore.formats.writing.sleap import SleapWriter
 from posecore.formats.writing.writer import LabelledPicture, LabelWriter
 from posecore.formats.writing.yolo_pose import YoloPoseWriter
 from posecore.image_header import image_size
+from posecore.loading.crop import MAX_PIXELS
 from posecore.schema import Instance, Json, Record, Reject
 from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton
@@ -33,7 +34,6 @@ WRITERS: Mapping[str, type[LabelWriter]] = {
     "label-studio": LabelStudioWriter,
     "cvat": CvatWriter,
 }
-_MAX_PIXELS = 100_000_000
 _MAX_BYTES = 1 << 28
 
 
@@ -155,7 +155,7 @@ def pictures_of_files(records: Iterable[Record], root: Path) -> Iterator[tuple[R
             yield record, read_at_most(place, _MAX_BYTES)
             continue
         moved = replace(record, image=record.image.replace(name, place.name, 1))
-        (found,) = stage(place.parent, [moved], _MAX_PIXELS)
+        (found,) = stage(place.parent, [moved], MAX_PIXELS)
         yield record, found.detail if isinstance(found, Reject) else found.data
 
 

@@ -327,8 +327,7 @@ def connect(
 
 def record_folders(folder: Path) -> list[Path]:
     """Run folders with a record of their own: a folder itself, else those directly in it."""
-    places = [folder] if (folder / _FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{_FILE}"))
-    return places
+    return [folder] if (folder / _FILE).exists() else sorted(path.parent for path in folder.glob(f"*/{_FILE}"))
 
 
 def _refuse_unwritable(file: Path, records: bool) -> None:

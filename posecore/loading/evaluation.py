@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from posecore.conventions import Conventions, HeadConventions
 from posecore.loading.augment import Region
 from posecore.loading.crop import (
+    MAX_PIXELS,
     CropPlan,
     box_region,
     crop_depth,
@@ -71,7 +72,7 @@ class EvalCrops:
         detections: Detections | None = None,
         conventions: Conventions | None = None,
         num_threads: int = 2,
-        max_pixels: int = 100_000_000,
+        max_pixels: int = MAX_PIXELS,
         depth: bool = False,
     ) -> None:
         cv2.setNumThreads(1)

@@ -25,7 +25,7 @@ from posecore.errors import ConfigError, IntegrityError
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.blocks import ShardBlocks, divided
 from posecore.loading.buffers import ImageBuffers
-from posecore.loading.crop import CropPlan, group_crops
+from posecore.loading.crop import MAX_PIXELS, CropPlan, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
 from posecore.loading.prefetch import RemoteEntry, ShardPrefetch
 from posecore.loading.randomness import Redrawn
@@ -84,7 +84,7 @@ class LoadingConfig(Config):
     num_threads: int = Field(default=2, ge=1)
     prefetch: int = Field(default=1, ge=1)
     cache_bytes: int = Field(default=512 << 20, gt=0)
-    max_pixels: int = Field(default=100_000_000, gt=0)
+    max_pixels: int = Field(default=MAX_PIXELS, gt=0)
     on_bad_sample: OnBadSample = "stop"
     max_bad_share: float = Field(default=0.01, ge=0, le=1)
 

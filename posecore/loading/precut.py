@@ -19,7 +19,7 @@ from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.geometry import fix_aspect_ratio
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, half_body_extents
-from posecore.loading.crop import decode_image, instance_regions, is_labelled
+from posecore.loading.crop import MAX_PIXELS, decode_image, instance_regions, is_labelled
 from posecore.loading.samples import UsableInstances
 from posecore.shards.answers import Bodies
 from posecore.shards.index import write_table
@@ -41,7 +41,6 @@ from posecore.storage import AnyPath, write_atomically, written_aside
 
 _RIM_PX = 2.0
 """Beyond what a crop shows: bilinear interpolation looks at the next pixel."""
-_MAX_PIXELS = 100_000_000
 
 
 def reach_of(augment: AugmentConfig, late: LateAugmentConfig | None = None) -> Reach:
@@ -251,9 +250,7 @@ def cut_shard(number: int, folder: AnyPath, terms: PrecutTerms) -> CutShard:
                 continue
             if image_rows[row] != image_row:
                 image_row = int(image_rows[row])
-                image = decode_image(
-                    store.read_image_bytes(image_row), _MAX_PIXELS, f"{folder}: {store.key(image_row)}"
-                )
+                image = decode_image(store.read_image_bytes(image_row), MAX_PIXELS, f"{folder}: {store.key(image_row)}")
             picture = cut_picture(image, parts[place], scales[place], terms)
             header, pixels = picture_header(picture.shape[1], picture.shape[0]), picture.tobytes()
             columns["offset"][place] = tar.add(f"{row}.npy", header + pixels).offset + len(header)

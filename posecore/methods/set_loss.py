@@ -22,8 +22,6 @@ from posecore.skeletons.skeleton import Skeleton
 
 _USUAL_SIGMA = 0.07
 """OKS constant of points of a skeleton that states none: about the mean of COCO's."""
-
-
 _NOBODY = -20.0
 """Logit of a teacher's query that a student's has to go without, of whom there are more."""
 

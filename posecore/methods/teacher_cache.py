@@ -18,7 +18,7 @@ from torch import Tensor
 from posecore.errors import ConfigError
 from posecore.ingest.write import no_space_is_an_ingest_error
 from posecore.loading.augment import mirrored_only
-from posecore.loading.crop import CropPlan, group_crops
+from posecore.loading.crop import MAX_PIXELS, CropPlan, group_crops
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops
@@ -41,7 +41,6 @@ from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
 
 _CACHE_BYTES = 256 << 20
-_MAX_PIXELS = 100_000_000
 _NAME = "crops"  # of the group; a crop without augmentation does not depend on it
 
 
@@ -116,7 +115,7 @@ class AnswerWriter:
     def _answers(self, crops: list[tuple[int, bool]]) -> Iterator[CropAnswer]:
         size = self.job.batch_size
         batches = [crops[start : start + size] for start in range(0, len(crops), size)]
-        cache = SampleCache({_NAME: self._store}, _CACHE_BYTES, _MAX_PIXELS)
+        cache = SampleCache({_NAME: self._store}, _CACHE_BYTES, MAX_PIXELS)
         with ThreadPoolExecutor(1, "answers-cut") as pool:
             ahead = pool.submit(self._cut, batches[0], cache)
             for number, batch in enumerate(batches):

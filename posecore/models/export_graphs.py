@@ -58,7 +58,11 @@ class Graph(nn.Module):
 
     def crops(self, image: Tensor, boxes: Tensor) -> Tensor:
         """(H, W, 3) uint8 RGB and (N, 4) boxes to (N, 3, h, w) normalised RGB, as the predictor cuts them."""
-        pixels = cut_crops(image, *_regions(boxes, self.input_size, self.padding), self.input_size, self.codec.crop)
+        return self.regions(image, *_regions(boxes, self.input_size, self.padding))
+
+    def regions(self, image: Tensor, center: Tensor, scale: Tensor) -> Tensor:
+        """(H, W, 3) uint8 RGB to (N, 3, h, w) normalised RGB of regions, by (N, 2) centres and sizes."""
+        pixels = cut_crops(image, center, scale, self.input_size, self.codec.crop)
         return (pixels / 255 - self.mean) / self.std
 
     def points(self, outputs: Tensor, boxes: Tensor) -> tuple[Tensor, Tensor]:
@@ -171,24 +175,18 @@ class BodiesGraph(Graph):
     inputs = ("image",)
     outputs = ("boxes", "keypoints", "scores", "keypoint_scores", "covariances")
     free_axes = {"image": {0: "height", 1: "width"}}
-    mean: Tensor
-    std: Tensor
 
     def __init__(self, model: PoseModel, task: str) -> None:
         super().__init__(model, task)
-        codec = model.codec(task)
-        if not isinstance(codec, QueryCodec):
+        if not isinstance(self.codec, QueryCodec):
             model.refuse_scenes("layout picture")
-            raise AssertionError(codec.kind)
-        self.queries = codec
-        for name, values in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD)):
-            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
+            raise AssertionError(self.codec.kind)
+        self.queries = self.codec
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """See the class."""
         center, scale = _whole(image, self.input_size)
-        picture = cut_crops(image, center, scale, self.input_size, self.queries.crop)
-        answer = self.answers((picture / 255 - self.mean) / self.std)
+        answer = self.answers(self.regions(image, center, scale))
         scores, boxes, points, point_scores, covariances = self.queries.answers(answer, SelectionConfig().max_bodies)
         step = scale / (self.queries.sides(scale) - 1)
         corners = boxes.unflatten(-1, (2, 2))[0] * step + (center - scale / 2)

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import ImageHeaderError, IntegrityError, PredictionError
 from posecore.image_header import HEADER_BYTES, bits_per_sample, exif_orientation, has_end_mark, image_size
-from posecore.loading.crop import decode_image
+from posecore.loading.crop import MAX_PIXELS, decode_image
 from posecore.stages.pixels import decoded
 from posecore.stages.ranges import scaled
 
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 Picture: TypeAlias = "NDArray[np.uint8] | Tensor | Image | bytes | str | os.PathLike[str]"
 """(H, W, 3) uint8 RGB pixels, as an array or a tensor of torch's, an image of Pillow's, the bytes of a JPEG or PNG
 file, or the path of one."""
-
-MAX_PIXELS = 100_000_000
-"""Of a photo, unless somebody sets another limit."""
 
 _MAX_BYTES = 1 << 30
 _EIGHT_BITS = ("1", "L", "LA", "P", "PA", "RGB", "RGBA", "RGBX", "CMYK", "YCbCr")

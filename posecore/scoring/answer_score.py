@@ -55,7 +55,7 @@ def score_answers(
         read = read_all(results, truth)
         answers = one_for_each(truth, read.predictions)
         counts |= {"results": read.num_entries, "results on nothing that is annotated": read.num_unknown}
-    labelled = (truth.arrays.visibility > 0).any(axis=1) & ~truth.arrays.is_crowd
+    labelled = truth.arrays.labelled
     known, judged = answered(truth.arrays, answers)
     if not len(judged):
         raise EvaluationError(

@@ -67,7 +67,7 @@ def one_for_each(truth: Truth, predictions: Predictions) -> Predictions:
     from scipy.optimize import linear_sum_assignment
 
     arrays = truth.arrays
-    bodies = np.flatnonzero((arrays.visibility > 0).any(axis=1) & ~arrays.is_crowd)
+    bodies = np.flatnonzero(arrays.labelled)
     of_image: dict[int, tuple[list[int], list[int]]] = {}
     for body in bodies.tolist():
         of_image.setdefault(int(arrays.image_row[body]), ([], []))[0].append(body)

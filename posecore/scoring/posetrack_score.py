@@ -40,7 +40,7 @@ def score_posetrack(results: AnyPath, truth: Truth, *, bootstrap: BootstrapSetti
     truth = replace(truth, arrays=arrays)
     answers = one_for_each(truth, predictions)
     known, judged = answered(arrays, answers)
-    missed = (arrays.visibility > 0).any(axis=1) & ~arrays.is_crowd & ~matches.found
+    missed = arrays.labelled & ~matches.found
     named = zip(truth.skeleton.names, values.tolist(), strict=True)
     score = Score(
         protocol="posetrack-like",

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.crop import CropPlan
+from posecore.loading.crop import MAX_PIXELS, CropPlan
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops
@@ -19,7 +19,6 @@ from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
 
 _CACHE_BYTES = 64 << 20
-_MAX_PIXELS = 100_000_000
 _NOTHING = AugmentConfig(
     flip_probability=0, half_body_probability=0, scale_factor=0, rotation_probability=0, center_jitter="off"
 )
@@ -78,7 +77,7 @@ def _pictures(
     num_passes: int,
     input_size: tuple[int, int],
 ) -> Iterator[tuple[NDArray[np.uint8], str]]:
-    cache, redrawn = SampleCache({plain.name: store}, _CACHE_BYTES, _MAX_PIXELS), Redrawn()
+    cache, redrawn = SampleCache({plain.name: store}, _CACHE_BYTES, MAX_PIXELS), Redrawn()
     skeleton = plain.definition.skeleton
     for instance in chosen:
         for number_of_pass in range(-1, num_passes):

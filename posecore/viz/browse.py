@@ -86,7 +86,7 @@ class BrowsedSet:
         self.truth = GroundTruth.from_store(store)
         self.answers = [Answered.of(who, self.truth, said) for who, said in answers.items()]
         self._subjects = np.array([each or "" for each in Traits.from_store(store).subject], dtype=object)
-        self._shown = (self.truth.visibility > 0).any(axis=1) & ~self.truth.is_crowd
+        self._shown = self.truth.labelled
 
     @cached_property
     def subjects(self) -> list[str]:

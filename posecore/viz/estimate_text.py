@@ -12,10 +12,7 @@ Writer: TypeAlias = Callable[[float], str]
 
 def signed_figure(value: float | None) -> str:
     """Four places and a sign; of what is 0 so far, none."""
-    if value is None or not np.isfinite(value):
-        return "–"
-    text = f"{value:+.4f}"
-    return text[1:] if float(text) == 0 else text
+    return "–" if value is None else _signed(value, 4)
 
 
 def number(value: float) -> str:
@@ -25,8 +22,7 @@ def number(value: float) -> str:
 
 def signed(value: float) -> str:
     """Three places and a sign."""
-    text = f"{value:+.3f}" if np.isfinite(value) else "–"
-    return text[1:] if text in ("+0.000", "-0.000") else text
+    return _signed(value, 3)
 
 
 def percent(value: float) -> str:
@@ -36,8 +32,14 @@ def percent(value: float) -> str:
 
 def signed_points(value: float) -> str:
     """A difference of shares in percentage points."""
-    text = f"{100 * value:+.1f}" if np.isfinite(value) else "–"
-    return text[1:] if text in ("+0.0", "-0.0") else text
+    return _signed(100 * value, 1)
+
+
+def _signed(value: float, places: int) -> str:
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:+.{places}f}"
+    return text[1:] if float(text) == 0 else text
 
 
 def interval(estimate: Estimate, write: Writer) -> str:

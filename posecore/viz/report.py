@@ -138,7 +138,7 @@ class EvaluationSection:
             license=definition.license.id,
             digest=store.manifest.digest,
             num_images=len(truth.image_ids),
-            num_instances=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()),
+            num_instances=int(truth.labelled.sum()),
             clinical=clinical,
             uncertainty=uncertainty,
         )

@@ -8,14 +8,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.labels.suspects import Suspect
-from posecore.loading.crop import decode_image
+from posecore.loading.crop import MAX_PIXELS, decode_image
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
 from posecore.viz.gallery import write_gallery
 from posecore.viz.overlay import draw_instances
 
 _RING = (255, 0, 60)
-_MAX_PIXELS = 100_000_000
 _LEAST_SIDE_PX = 320
 _MARGIN = 0.15
 
@@ -55,7 +54,7 @@ def suspect_pictures(
     for row, found in islice(by_body.items(), num_bodies):
         sample = store.read_sample(int(store.instances["image_row"][row].as_py()))
         instance = sample.record.instances[int(store.instances["instance_index"][row].as_py())]
-        image = decode_image(sample.image_bytes, _MAX_PIXELS, f"{store.location}: sample {sample.key}")
+        image = decode_image(sample.image_bytes, MAX_PIXELS, f"{store.location}: sample {sample.key}")
         canvas = draw_instances(image, [instance], skeleton)
         points = instance.keypoints[[suspect.point for suspect in found], :2]
         caption = [f"{sample.record.image} · instance {instance.id}"]

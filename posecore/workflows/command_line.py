@@ -1,7 +1,8 @@
 """The command line of jobs that have a run file."""
 
 import argparse
-from collections.abc import Callable, Sequence
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -10,6 +11,7 @@ import yaml
 
 from posecore.command_parser import CommandParser
 from posecore.config import load_config, stated_values
+from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.steps import Reuse
 from posecore.workflows.data_steps import check_sources
 from posecore.workflows.datasets_job import DatasetsJob
@@ -33,6 +35,20 @@ class Flags:
     overrides: Callable[[argparse.Namespace], list[str]]
     run_file: Path | None = None
     foresee: Callable[[Any], None] | None = None
+
+
+def foresee_recipe(check: Callable[[Any, Mapping[str, DatasetDefinition]], None], config: Any) -> None:
+    """Says which recipe a job would follow, and refuses what it would: :attr:`Flags.foresee` of jobs that follow one.
+
+    Args:
+        check: of the completed run file and its datasets' definitions; writes nothing.
+        config: the run file.
+    """
+    definitions = {entry.name: entry.load() for entry in config.datasets}
+    followed = config.followed(definitions)
+    for line in followed.lines():
+        print(line, file=sys.stderr)
+    check(followed.config, definitions)
 
 
 def read_job(

@@ -164,7 +164,7 @@ def _compared(
         digest=store.manifest.digest,
         metrics={metric: (value, metrics[1][metric]) for metric, value in metrics[0].items()},
         precisions=precisions,
-        bodies=int(((truth.visibility > 0).any(axis=1) & ~truth.is_crowd).sum()) if paired is None else paired.bodies,
+        bodies=int(truth.labelled.sum()) if paired is None else paired.bodies,
         units=units.kinds if paired is None else {str(kind): count for kind, count in paired.units.items()},
         paired=paired,
         clinical=clinical,

@@ -91,12 +91,12 @@ class DistillationJob(DatasetsJob):
     @model_validator(mode="after")
     def _check_mixture(self) -> Self:
         self.mixture()  # refuses what contradicts itself before anything starts
-        if self.cache is not None and self.student.whole_scenes:
-            raise ValueError(
-                f"cache: answers are stored for crops, and the student's {self.student.head.kind} head is of whole "
-                "pictures; leave the cache out."
-            )
         if self.cache is not None:
+            if self.student.whole_scenes:
+                raise ValueError(
+                    f"cache: answers are stored for crops, and the student's {self.student.head.kind} head is of whole "
+                    "pictures; leave the cache out."
+                )
             if "://" in self.run_folder:
                 raise ValueError(
                     f"cache: stored answers are read where they lie, and run_folder {self.run_folder} is a URL; leave "
