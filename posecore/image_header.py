@@ -14,6 +14,9 @@ ImageFormat: TypeAlias = Literal["jpeg", "png"]
 HEADER_BYTES = 1 << 16
 """How much of a file to read first. A JPEG with large metadata keeps its size further back: then read it whole."""
 
+MAX_PIXELS = 100_000_000
+"""Of a picture that is decoded, unless somebody sets another limit."""
+
 JPEG_START = b"\xff\xd8"
 """What every JPEG begins with."""
 

@@ -8,6 +8,7 @@ from posecore.cli.commands import Commands, positive
 from posecore.datasets.discovery import read_pool
 from posecore.datasets.recognise import plain_definition, recognise
 from posecore.errors import DatasetError
+from posecore.image_header import MAX_PIXELS
 from posecore.labels.agreement import agreement, agreement_text
 from posecore.labels.bodies import LabelledBodies
 from posecore.labels.contradictions import LEAST_ENERGY, implausible_labels, proportions_of
@@ -16,7 +17,7 @@ from posecore.labels.next_pictures import next_pictures
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
-from posecore.loading.crop import MAX_PIXELS, decode_image
+from posecore.loading.crop import decode_image
 from posecore.schema import Json, Record, json_text
 from posecore.shards.corrections import read_corrections, write_corrections
 from posecore.shards.manifest import MANIFEST_NAME

@@ -16,7 +16,8 @@ from posecore.evaluation.crops import Answers
 from posecore.evaluation.inference import PredictionTask, answering_columns, as_predictions, head_conventions
 from posecore.evaluation.metric import Metric
 from posecore.evaluation.protocols import evaluate, metric_of
-from posecore.loading.crop import MAX_PIXELS, decode_image, instance_regions
+from posecore.image_header import MAX_PIXELS
+from posecore.loading.crop import decode_image, instance_regions
 from posecore.models.export_graphs import Graph
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import PoseModel

@@ -18,8 +18,8 @@ from torch import Tensor
 from posecore.codecs.grouping import SceneBodies
 from posecore.codecs.scene import SceneCodec, SceneReading
 from posecore.geometry import covariance_to_image, crop_matrix, heatmap_to_image
+from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import Region
-from posecore.loading.crop import MAX_PIXELS
 from posecore.loading.samples import SampleCache
 from posecore.loading.scene import whole_regions
 from posecore.methods.batch import normalise

@@ -18,8 +18,7 @@ from posecore.formats.writing.label_studio import LabelStudioWriter
 from posecore.formats.writing.sleap import SleapWriter
 from posecore.formats.writing.writer import LabelledPicture, LabelWriter
 from posecore.formats.writing.yolo_pose import YoloPoseWriter
-from posecore.image_header import image_size
-from posecore.loading.crop import MAX_PIXELS
+from posecore.image_header import MAX_PIXELS, image_size
 from posecore.schema import Instance, Json, Record, Reject
 from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton

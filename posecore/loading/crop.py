@@ -31,8 +31,6 @@ from posecore.shards.answers import Answer
 from posecore.shards.store import ShardStore
 from posecore.skeletons.skeleton import Skeleton
 
-MAX_PIXELS = 100_000_000
-"""Of a picture, unless somebody sets another limit."""
 _IS_LABELLED = np.isin(list(KeypointState), [KeypointState.OCCLUDED, KeypointState.VISIBLE])
 """Looked up by state: the time of one comparison."""
 

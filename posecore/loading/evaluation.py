@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.conventions import Conventions, HeadConventions
+from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import Region
 from posecore.loading.crop import (
-    MAX_PIXELS,
     CropPlan,
     box_region,
     crop_depth,

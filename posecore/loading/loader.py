@@ -22,10 +22,11 @@ from pydantic import Field, model_validator
 from posecore.config import Config, parse_config
 from posecore.conventions import Conventions
 from posecore.errors import ConfigError, IntegrityError
+from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.blocks import ShardBlocks, divided
 from posecore.loading.buffers import ImageBuffers
-from posecore.loading.crop import MAX_PIXELS, CropPlan, group_crops
+from posecore.loading.crop import CropPlan, group_crops
 from posecore.loading.mixture import MixtureConfig, MixtureEntry, MixtureSampler
 from posecore.loading.prefetch import RemoteEntry, ShardPrefetch
 from posecore.loading.randomness import Redrawn

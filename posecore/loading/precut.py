@@ -18,8 +18,9 @@ from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError, IntegrityError
 from posecore.geometry import fix_aspect_ratio
+from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig, Region, half_body_extents
-from posecore.loading.crop import MAX_PIXELS, decode_image, instance_regions, is_labelled
+from posecore.loading.crop import decode_image, instance_regions, is_labelled
 from posecore.loading.samples import UsableInstances
 from posecore.shards.answers import Bodies
 from posecore.shards.index import write_table

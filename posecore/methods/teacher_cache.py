@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posecore.errors import ConfigError
+from posecore.image_header import MAX_PIXELS
 from posecore.ingest.write import no_space_is_an_ingest_error
 from posecore.loading.augment import mirrored_only
-from posecore.loading.crop import MAX_PIXELS, CropPlan, group_crops
+from posecore.loading.crop import CropPlan, group_crops
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops

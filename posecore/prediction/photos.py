@@ -10,8 +10,8 @@ from jaxtyping import UInt8
 from numpy.typing import NDArray
 
 from posecore.errors import ImageHeaderError, IntegrityError, PredictionError
-from posecore.image_header import HEADER_BYTES, bits_per_sample, exif_orientation, has_end_mark, image_size
-from posecore.loading.crop import MAX_PIXELS, decode_image
+from posecore.image_header import HEADER_BYTES, MAX_PIXELS, bits_per_sample, exif_orientation, has_end_mark, image_size
+from posecore.loading.crop import decode_image
 from posecore.stages.pixels import decoded
 from posecore.stages.ranges import scaled
 

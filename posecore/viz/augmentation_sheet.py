@@ -7,8 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.errors import DatasetError
+from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import AugmentConfig
-from posecore.loading.crop import MAX_PIXELS, CropPlan
+from posecore.loading.crop import CropPlan
 from posecore.loading.randomness import Redrawn
 from posecore.loading.samples import SampleCache
 from posecore.loading.training_crops import TrainingCrops

@@ -7,8 +7,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.image_header import MAX_PIXELS
 from posecore.labels.suspects import Suspect
-from posecore.loading.crop import MAX_PIXELS, decode_image
+from posecore.loading.crop import decode_image
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath
 from posecore.viz.gallery import write_gallery
