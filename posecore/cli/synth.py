@@ -6,9 +6,10 @@ from typing import get_args
 from tqdm import tqdm
 
 from posecore.cli.commands import Commands
+from posecore.errors import UsageError
 from posecore.storage import as_path, write_atomically
 from posecore.synth.minirgbd_files import write_minirgbd
-from posecore.synth.writers import DatasetName, write_dataset
+from posecore.synth.writers import OF_INCUBATORS, DatasetName, SceneName, write_dataset
 from posecore.viz.encoded import encode_jpeg
 from posecore.viz.synthetic_sheet import synthetic_sheet
 
@@ -27,6 +28,12 @@ def add(commands: Commands) -> None:
         default=256,
         help="side of the square pictures in pixels (default: 256; minirgbd is always 640x480)",
     )
+    synth.add_argument(
+        "--scenes",
+        choices=get_args(SceneName),
+        default="usual",
+        help=f"incubator: an infant with the arms of adults in the picture, for {', '.join(OF_INCUBATORS)}",
+    )
     synth.set_defaults(run=_synthesise)
     sheet = commands.add_parser("synth-sheet")
     sheet.add_argument("--out", required=True, help="JPEG file to write")
@@ -37,6 +44,8 @@ def add(commands: Commands) -> None:
 def _synthesise(options: argparse.Namespace) -> int:
     with tqdm(total=options.num_train + options.num_val, unit="image", desc=options.dataset, delay=0.2) as bar:
         if options.dataset == "minirgbd":
+            if options.scenes != "usual":
+                raise UsageError("--scenes: minirgbd has one infant in a picture and nobody else; leave it out.")
             write_minirgbd(
                 options.out, options.num_train, options.num_val, options.seed, lambda done, total: bar.update()
             )
@@ -50,6 +59,7 @@ def _synthesise(options: argparse.Namespace) -> int:
             (options.size, options.size),
             options.seed,
             progress=lambda done, total: bar.update(),
+            scenes=options.scenes,
         )
     print(root)
     return 0

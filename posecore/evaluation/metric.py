@@ -56,6 +56,7 @@ class Metric(Extension):
         primary: the value that stands for the result where only one fits.
         higher_is_better: direction of that value.
         divides_by_oks: it needs an OKS constant of every point.
+        usual_scale: area that OKS divides by where the dataset states no rule; None is the record's own.
         per_category: it judges each class, such as a species, by itself.
         pairs_bodies: it wants exactly one answer to every annotated body, as annotated boxes have.
     """
@@ -63,6 +64,7 @@ class Metric(Extension):
     primary: ClassVar[str]
     higher_is_better: ClassVar[bool] = True
     divides_by_oks: ClassVar[bool] = False
+    usual_scale: ClassVar[AreaRule | None] = None
     per_category: ClassVar[bool] = False
     pairs_bodies: ClassVar[bool] = False
 

@@ -14,6 +14,7 @@ from posecore.doors import built_in, trusted_file
 from posecore.errors import ConfigError
 from posecore.evaluation.aic import aic_of_resample, aic_sums, evaluate_aic
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.body_errors import BodyErrors, body_errors
 from posecore.evaluation.crowdpose import evaluate_crowdpose, match_crowdpose
 from posecore.evaluation.image_units import Measure
 from posecore.evaluation.metric import Case, Metric
@@ -132,15 +133,16 @@ class Crowdpose(_BothReadings):
     """CrowdPose's, with easy, medium and hard images."""
 
     kind: Literal["crowdpose"] = "crowdpose"
+    usual_scale = "box_053"
 
     def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
         """The figures, by one reading of id 0."""
-        area = case.area("box_053")
+        area = case.area(self.usual_scale)
         return evaluate_crowdpose(case.truth, case.predictions, case.sigmas(), area, id_0_is_none=id_0_is_none)
 
     def resampled(self, case: Case) -> Measure:
         """The average precisions of all images."""
-        return _of_all(match_crowdpose(case.truth, case.predictions, case.sigmas(), case.area("box_053")))
+        return _of_all(match_crowdpose(case.truth, case.predictions, case.sigmas(), case.area(self.usual_scale)))
 
 
 class Aic(_ByOks):
@@ -148,14 +150,15 @@ class Aic(_ByOks):
 
     kind: Literal["aic"] = "aic"
     primary = "mAP"
+    usual_scale = "box_plus_one"
 
     def __call__(self, case: Case) -> dict[str, float]:
         """The figures."""
-        return evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
+        return evaluate_aic(case.truth, case.predictions, case.sigmas(), case.area(self.usual_scale))
 
     def resampled(self, case: Case) -> Measure:
         """The average precisions."""
-        sums = aic_sums(case.truth, case.predictions, case.sigmas(), case.area("box_plus_one"))
+        sums = aic_sums(case.truth, case.predictions, case.sigmas(), case.area(self.usual_scale))
         return partial(aic_of_resample, sums)
 
 
@@ -362,6 +365,24 @@ def evaluate(
     metrics = dict(metric(Case(skeleton, truth, predictions, definition.scale_rule)))
     guessed = sum(point.oks_guessed for point in skeleton.keypoints)
     return metrics | {GUESSED: float(guessed)} if guessed and metric.divides_by_oks else metrics
+
+
+def bodies_of(
+    definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions
+) -> BodyErrors | None:
+    """Which bodies are missed, answered too often or mixed up, by the area of the dataset's own protocol.
+
+    None for a protocol that does not divide by OKS constants, or a skeleton without.
+
+    Raises:
+        EvaluationError: predictions and ground truth do not fit.
+        ConfigError: an option the protocol does not have.
+    """
+    metric = metric_of(definition)
+    if not metric.divides_by_oks or skeleton.oks_sigmas is None:
+        return None
+    case = Case(skeleton, truth, predictions, definition.scale_rule)
+    return body_errors(truth, predictions, skeleton, case.area(metric.usual_scale))
 
 
 def of_resamples(

@@ -12,9 +12,7 @@ from posecore.synth.human_figure import build_human
 from posecore.synth.quadruped import build_quadruped, quadruped_look, quadruped_pose
 from posecore.synth.randomness import generator
 
-_BODY_TO_VIEW = np.diag(
-    [1.0, -1.0, -1.0]
-)  # a body facing the viewer: its left on the right, up is smaller y, nose near
+BODY_TO_VIEW = np.diag([1.0, -1.0, -1.0])  # a body facing the viewer: its left on the right, up is smaller y, nose near
 
 
 @dataclass
@@ -68,7 +66,7 @@ def adults(rng: np.random.Generator, seed: int, subjects: range, labelled: int |
         shape, look = adult_shape(who), adult_look(who)
         kind = rng.random()
         yaw = rng.normal(0, 32) if kind < 0.62 else rng.uniform(-180, 180) if kind < 0.82 else rng.normal(180, 30)
-        turn = _BODY_TO_VIEW @ rotation_x(tilt) @ rotation_z(rng.normal(0, 4)) @ rotation_y(yaw)
+        turn = BODY_TO_VIEW @ rotation_x(tilt) @ rotation_z(rng.normal(0, 4)) @ rotation_y(yaw)
         figure = build_human(shape, look, adult_pose(rng), detail=role == "labelled")
         actors.append(Actor(figure, turn, subject, "person", 1, "Standing", role))
     return actors
@@ -88,7 +86,7 @@ def infants(rng: np.random.Generator, seed: int, subjects: range) -> list[Actor]
             turn = rotation_x(rng.normal(0, 10)) @ rotation_y(rng.normal(0 if posture == "Supine" else 180, 22))
             roll = rng.normal(0, 35) if rng.random() < 0.5 else rng.uniform(-180, 180)
         figure = build_human(shape, look, infant_pose(rng, sitting=posture == "Sitting"), detail=True)
-        turn = _BODY_TO_VIEW @ rotation_z(roll) @ turn
+        turn = BODY_TO_VIEW @ rotation_z(roll) @ turn
         actors.append(Actor(figure, turn, subject, "person", 1, posture))
     return actors
 
@@ -100,7 +98,7 @@ def quadrupeds(rng: np.random.Generator, seed: int, subjects: range) -> list[Act
     for subject in _pick(rng, subjects, int(rng.choice([1, 2, 3], p=[0.76, 0.19, 0.05]))):
         look = quadruped_look(generator("quadruped", seed, subject))
         yaw = rng.normal(80, 28) * rng.choice([-1, 1]) if rng.random() < 0.88 else rng.uniform(-180, 180)
-        turn = _BODY_TO_VIEW @ rotation_x(tilt) @ rotation_z(rng.normal(0, 3)) @ rotation_y(yaw)
+        turn = BODY_TO_VIEW @ rotation_x(tilt) @ rotation_z(rng.normal(0, 3)) @ rotation_y(yaw)
         figure = build_quadruped(look, quadruped_pose(rng), detail=True)
         actors.append(Actor(figure, turn, subject, look.species.name, look.species.category_id, "Standing"))
     return actors

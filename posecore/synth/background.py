@@ -70,8 +70,41 @@ def meadow(rng: np.random.Generator, height: int, width: int, noise: FloatArray)
     return canvas, horizon
 
 
+def incubator(rng: np.random.Generator, height: int, width: int, noise: FloatArray) -> FloatArray:
+    """A sheet on the mattress of an incubator, seen from above: clear walls with round ports, and reflections."""
+    spread = rng.uniform
+    canvas = _sheet(rng, height, width, noise)
+    wall = np.array([0.72, 0.77, 0.80], np.float32) * spread(0.7, 1.15)
+    thick = int(height * spread(0.05, 0.1))
+    for top in (0, height - thick):
+        canvas[top : top + thick] = 0.45 * canvas[top : top + thick] + 0.55 * wall
+        for place in (0.28, 0.72):
+            radius = int(0.13 * width)
+            rim = tuple(float(value) for value in 0.8 * wall)
+            cv2.ellipse(canvas, (int(place * width), top + thick // 2), (radius, max(1, thick // 2)), 0, 0, 360, rim, 2)
+    for _ in range(int(rng.integers(0, 3))):
+        shine = np.zeros((height, width), np.float32)
+        start = int(spread(-0.2, 1.0) * width)
+        corners = [(start, 0), (start + width // 9, 0), (start + width // 3, height), (start + width // 5, height)]
+        cv2.fillPoly(shine, [np.array(corners, np.int32)], spread(0.05, 0.16))
+        canvas += shine[..., None] * (1 - canvas)
+    return canvas
+
+
 def bed(rng: np.random.Generator, height: int, width: int, noise: FloatArray) -> FloatArray:
-    """A crib sheet or blanket seen from above: plain, dotted, striped or checked, with wrinkles."""
+    """A crib sheet or blanket seen from above, at times with the bars of the crib along one edge."""
+    spread = rng.uniform
+    canvas = _sheet(rng, height, width, noise)
+    if rng.random() < 0.3:
+        edge, wood = int(width * spread(0.04, 0.1)), tuple(spread(0.45, 0.9) * np.array([1, 0.85, 0.65]))
+        cv2.rectangle(canvas, (0, 0), (edge, height), wood, -1)
+        for y in range(0, height, max(8, height // 9)):
+            cv2.rectangle(canvas, (0, y), (edge, y + max(2, height // 60)), tuple(0.6 * np.array(wood)), -1)
+    return canvas
+
+
+def _sheet(rng: np.random.Generator, height: int, width: int, noise: FloatArray) -> FloatArray:
+    """Plain, dotted, striped or checked cloth with wrinkles."""
     spread = rng.uniform
     base = (
         np.array(spread(0.62, 0.97, 3), np.float32)
@@ -96,9 +129,4 @@ def bed(rng: np.random.Generator, height: int, width: int, noise: FloatArray) ->
     wrinkles = smooth_noise(rng, height, width, 7)
     slope = np.float32(10) * (wrinkles - np.roll(wrinkles, (2, 2), (0, 1)))
     modulate(canvas, 1 + np.clip(slope, -0.25, 0.25) + np.float32(0.04) * noise)
-    if rng.random() < 0.3:  # the bars of a crib along one edge
-        edge, wood = int(width * spread(0.04, 0.1)), tuple(spread(0.45, 0.9) * np.array([1, 0.85, 0.65]))
-        cv2.rectangle(canvas, (0, 0), (edge, height), wood, -1)
-        for y in range(0, height, max(8, height // 9)):
-            cv2.rectangle(canvas, (0, y), (edge, y + max(2, height // 60)), tuple(0.6 * np.array(wood)), -1)
     return canvas

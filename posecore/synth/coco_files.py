@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from posecore.schema import FloatArray, Json
+from posecore.synth.incubator import REACHING
 from posecore.synth.landmarks import AP10K_17, COCO_17, CROWDPOSE_14, FACE_68, FOOT_6, hand_21
 from posecore.synth.masks import mask_box, mask_polygons, mask_runs
 from posecore.synth.quadruped import SPECIES
@@ -201,7 +202,11 @@ class Ap10kFile(CocoFile):
 
 
 class SyripFile(CocoFile):
-    """SyRIP: COCO's points with flags as decimals, the posture and a head box."""
+    """SyRIP: COCO's points with flags as decimals, the posture and a head box; of infants alone."""
+
+    def add(self, number: int, file_name: str, scene: Scene) -> None:
+        """Takes over one picture whose id is ``number``; adults who reach into it are not annotated."""
+        super().add(number, file_name, replace(scene, bodies=[b for b in scene.bodies if b.posture != REACHING]))
 
     def image_fields(self, scene: Scene) -> dict[str, Json]:
         """Origin and posture."""

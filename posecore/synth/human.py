@@ -47,7 +47,10 @@ class HumanShape:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HumanLook:
-    """Skin, hair and clothes. ``sleeve`` and ``leg`` say how far they reach: 0 none, 0.5 to the joint, 1 to the end."""
+    """Skin, hair and clothes. ``sleeve`` and ``leg`` say how far they reach: 0 none, 0.5 to the joint, 1 to the end.
+
+    Without ``gloves`` hands are bare.
+    """
 
     skin: Material
     hair: Material
@@ -59,6 +62,7 @@ class HumanLook:
     hair_length: float
     skirt: bool = False
     hat: Material | None = None
+    gloves: Material | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -182,13 +182,14 @@ def _add_arm(body: _Assembly, limb: LimbPose, side: str, sign: float) -> Vector:
 
 
 def _add_hand(body: _Assembly, wrist: Vector, forearm: Vector, side: str, sign: float) -> None:
-    figure, shape, look = body.figure, body.shape, body.look
+    figure, shape = body.figure, body.shape
+    skin = body.look.gloves or body.look.skin
     length = shape.hand
     palm = perpendicular(forearm, body.chest @ vector(-sign, 0.0, -0.2))
     thumbwards = cross(palm, forearm) * sign
     frame = np.stack([thumbwards, forearm, palm], axis=1)
     middle = wrist + 0.27 * length * forearm
-    figure.ellipsoid(middle, frame, (0.21 * length, 0.30 * length, 0.11 * length), look.skin)
+    figure.ellipsoid(middle, frame, (0.21 * length, 0.30 * length, 0.11 * length), skin)
     figure.mark(f"{side}_hand_root", wrist + 0.04 * length * forearm, 2.2 * shape.limb_radii[2])
     bend = np.deg2rad(body.pose.finger_bend)
     finger = np.cos(bend) * forearm + np.sin(bend) * palm
@@ -205,7 +206,7 @@ def _add_hand(body: _Assembly, wrist: Vector, forearm: Vector, side: str, sign: 
         names = tuple(f"{side}_{name}{joint}" for joint in (1, 2, 3, 4))
         figure.mark_all(names, base + reach * _JOINTS * along, 3.2 * radius)
         if body.detail:
-            figure.capsule(base, base + reach * along, radius, 0.8 * radius, look.skin)
+            figure.capsule(base, base + reach * along, radius, 0.8 * radius, skin)
 
 
 def _add_leg(body: _Assembly, limb: LimbPose, side: str, sign: float) -> Vector:

@@ -11,6 +11,7 @@ _STREAMS = (
     "quadruped",
     "detections",
     "crowd scene",
+    "incubator scene",
 )
 
 

@@ -4,7 +4,9 @@ A scene is a function of (kind, seed, index, image size, subjects) and nothing e
 (kind, seed, subject number), so that a subject looks the same in every picture of a set.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -14,11 +16,13 @@ from posecore.schema import BoxXywh, FloatArray
 from posecore.synth import background
 from posecore.synth.actors import Actor, adults, infants, place_in_rows, place_on_bed, place_upright, quadrupeds
 from posecore.synth.figure import Material
+from posecore.synth.incubator import draw_covers, incubator_actors
 from posecore.synth.randomness import generator
 from posecore.synth.raster import Raster
 from posecore.synth.shading import shade
 
-Kind: TypeAlias = Literal["adult", "infant", "quadruped"]
+Kind: TypeAlias = Literal["adult", "infant", "quadruped", "incubator"]
+_Occluders: TypeAlias = Callable[[Raster, list[Material]], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -29,7 +33,7 @@ class Body:
         subject: number of the individual.
         category: ``person`` or AP-10K's species name.
         category_id: 1 for a person, else AP-10K's number.
-        posture: ``Standing``, ``Supine``, ``Prone`` or ``Sitting``.
+        posture: ``Standing``, ``Supine``, ``Prone``, ``Sitting`` or ``Reaching``.
         mask: (H, W) bool, the pixels where it is seen.
         extent_xywh: box of the whole body in image pixels, hidden and cut-off parts included.
         names: names of the landmarks.
@@ -85,7 +89,8 @@ def render(
     """Renders picture ``index`` of the set named by ``seed``.
 
     Args:
-        kind: adults (upright), infants (mostly lying, seen from above) or quadrupeds.
+        kind: adults (upright), infants (mostly lying, seen from above), quadrupeds, or an infant in an incubator with
+            the arms of adults who reach in (:mod:`posecore.synth.incubator`).
         seed: names the set.
         index: number of the picture; each is independent of all others.
         size: (height, width) in pixels.
@@ -94,6 +99,7 @@ def render(
     rng = generator(f"{kind} scene", seed, index)
     height, width = size
     noise = background.grain(rng, height, width)
+    in_front: _Occluders | None = None
     if kind == "adult":
         indoor = rng.random() < 0.5
         canvas, horizon = (background.room if indoor else background.meadow)(rng, height, width, noise)
@@ -102,11 +108,16 @@ def render(
         indoor = rng.random() < 0.25
         canvas, horizon = (background.room if indoor else background.meadow)(rng, height, width, noise)
         actors = place_upright(rng, quadrupeds(rng, seed, subjects), size, horizon)
+    elif kind == "incubator":
+        indoor, horizon = True, None
+        canvas = background.incubator(rng, height, width, noise)
+        actors = incubator_actors(rng, seed, subjects, size)
+        in_front = partial(draw_covers, rng, infant=actors[0])
     else:
         indoor, horizon = True, None
         canvas = background.bed(rng, height, width, noise)
         actors = place_on_bed(rng, infants(rng, seed, subjects), size)
-    scene = _draw(rng, actors, canvas, noise, horizon)
+    scene = _draw(rng, actors, canvas, noise, horizon, in_front)
     scene.setting = "bed" if horizon is None else "indoor" if indoor else "outdoor"
     return scene
 
@@ -140,6 +151,7 @@ def _draw(
     canvas: FloatArray,
     noise: FloatArray,
     horizon: int | None,
+    in_front: _Occluders | None = None,
 ) -> Scene:
     height, width = canvas.shape[:2]
     raster = Raster(height, width)
@@ -148,7 +160,10 @@ def _draw(
     for number, actor in enumerate(actors, start=1):
         _draw_actor(raster, actor, materials)
         owners += [number] * (len(materials) + 1 - len(owners))
-    _draw_occluders(rng, raster, materials, horizon is None)
+    if in_front is None:
+        _draw_occluders(rng, raster, materials, horizon is None)
+    else:
+        in_front(raster, materials)
     owners += [0] * (len(materials) + 1 - len(owners))
     owner = np.array(owners, np.uint8)[raster.part]
     image = shade(rng, raster, materials, canvas, noise, horizon)

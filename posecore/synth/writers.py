@@ -17,6 +17,8 @@ from posecore.synth.mpii_files import MpiiRows
 from posecore.synth.scene import Kind, Scene, render
 
 DatasetName: TypeAlias = Literal["coco", "coco_wholebody", "mpii", "ap10k", "syrip", "crowdpose"]
+SceneName: TypeAlias = Literal["usual", "incubator"]
+"""Those of the format, or an infant in an incubator with the arms of adults in the picture."""
 Progress: TypeAlias = Callable[[int, int], object]
 """Called with the number of pictures written and the number in all."""
 
@@ -39,6 +41,7 @@ class SynthSettings(Config):
         num_val: validation pictures, of other subjects.
         image_size: (height, width), px.
         seed: names the set; each dataset draws its own pictures from it.
+        scenes: what the pictures show.
         generator_version: see :data:`GENERATOR_VERSION`.
     """
 
@@ -47,6 +50,7 @@ class SynthSettings(Config):
     num_val: int
     image_size: tuple[int, int] = (256, 256)
     seed: int = 0
+    scenes: SceneName = "usual"
     generator_version: int = GENERATOR_VERSION
 
 
@@ -115,6 +119,10 @@ _COCO_FILES: dict[DatasetName, type[CocoFile]] = {
     "syrip": SyripFile,
     "crowdpose": CrowdPoseFile,
 }
+OF_INCUBATORS: tuple[DatasetName, ...] = ("coco", "coco_wholebody", "syrip")
+"""Formats in which incubators are written: with adults as bodies of few points, as COCO has people who are partly in a
+picture, or, as SyRIP, with the infant alone."""
+
 _RECEIPT = "synthetic.json"
 
 
@@ -126,6 +134,7 @@ def write_dataset(
     image_size: tuple[int, int] = (256, 256),
     seed: int = 0,
     progress: Progress | None = None,
+    scenes: SceneName = "usual",
 ) -> Path:
     """Renders and writes a dataset; equal arguments give equal bytes, on any machine with the same library versions.
 
@@ -140,6 +149,7 @@ def write_dataset(
         image_size: (height, width), px.
         seed: names the set; each dataset draws its own pictures from it.
         progress: called after each picture.
+        scenes: what they show; an incubator is for the formats of :data:`OF_INCUBATORS`.
 
     Returns:
         ``root`` as a path.
@@ -149,6 +159,10 @@ def write_dataset(
     """
     if name not in get_args(DatasetName):
         raise DatasetError(f"no synthetic form of dataset {name!r}.{choices(name, get_args(DatasetName))}")
+    if scenes == "incubator" and name not in OF_INCUBATORS:
+        raise DatasetError(
+            f"dataset {name} has no incubators; choose {', '.join(OF_INCUBATORS[:-1])} or {OF_INCUBATORS[-1]}."
+        )
     if (
         not (0 <= num_train < _FIRST_VAL and 0 <= num_val < _FIRST_VAL)
         or not all(32 <= side <= _MOST_PX for side in image_size)
@@ -159,7 +173,9 @@ def write_dataset(
             f"from 0 to {_FIRST_VAL - 1}, the picture's sides from 32 to {_MOST_PX} pixels and the seed not negative."
         )
     root = Path(root)
-    settings = SynthSettings(dataset=name, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed)
+    settings = SynthSettings(
+        dataset=name, num_train=num_train, num_val=num_val, image_size=image_size, seed=seed, scenes=scenes
+    )
     if _is_there(root, settings):
         return root
     layout = _LAYOUTS[name]
@@ -217,7 +233,8 @@ def _scene(settings: SynthSettings, layout: _Layout, split: str, number: int) ->
     count = settings.num_train if split == "train" else settings.num_val
     first = 0 if split == "train" else _FIRST_VAL
     subjects = range(first, first + max(8, count // 2))
-    return render(layout.kind, _own_seed(settings), number, settings.image_size, subjects)
+    kind = layout.kind if settings.scenes == "usual" else settings.scenes
+    return render(kind, _own_seed(settings), number, settings.image_size, subjects)
 
 
 def _own_seed(settings: SynthSettings) -> int:
@@ -233,7 +250,7 @@ def _is_there(root: Path, settings: SynthSettings) -> bool:
     """
     receipt = root / _RECEIPT
     if receipt.is_file():
-        if read_yaml(receipt) == settings.model_dump(mode="json"):
+        if {"scenes": "usual", **read_yaml(receipt)} == settings.model_dump(mode="json"):
             return True
         raise DatasetError(f"{root} holds a synthetic set made with other settings; name a new folder or remove it.")
     if (root / "annotations").exists():

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.body_errors import BodyErrors
 from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.keypoint_errors import (
@@ -15,7 +16,7 @@ from posecore.evaluation.keypoint_errors import (
     subject_errors,
     whole_error,
 )
-from posecore.evaluation.protocols import metric_class
+from posecore.evaluation.protocols import bodies_of, metric_class
 from posecore.evaluation.traits import Traits
 from posecore.evaluation.uncertainty import TrustedGroup, UncertaintyResult
 from posecore.shards.store import ShardStore
@@ -72,6 +73,7 @@ class EvaluationSection:
         digest: dataset digest.
         num_images: images judged.
         num_instances: instances judged.
+        bodies: which were missed, answered too often or mixed up; None where the protocol has no OKS.
         clinical: the part for clinics, or None.
         uncertainty: whether the model knows how far off it is; None where it was not calibrated to say.
     """
@@ -89,6 +91,7 @@ class EvaluationSection:
     digest: str = ""
     num_images: int = 0
     num_instances: int = 0
+    bodies: BodyErrors | None = None
     clinical: ClinicalResult | None = None
     uncertainty: UncertaintyResult | None = None
 
@@ -139,6 +142,7 @@ class EvaluationSection:
             digest=store.manifest.digest,
             num_images=len(truth.image_ids),
             num_instances=int(truth.labelled.sum()),
+            bodies=bodies_of(definition.evaluation, skeleton, truth, predictions),
             clinical=clinical,
             uncertainty=uncertainty,
         )

@@ -51,8 +51,9 @@ class EvaluationResult:
     """What :func:`evaluate_stores` found and wrote.
 
     Attributes:
-        metrics: name of the split → metric → value: those of its protocol and, where it was judged for clinics or the
-            model is calibrated, the headline of that.
+        metrics: name of the split → metric → value: those of its protocol, of one with OKS also how many bodies were
+            missed, redundant and swapped, and, where it was judged for clinics or the model is calibrated, the headline
+            of that.
         errors: name of the split → the error of each keypoint.
         report: the HTML file.
         clinical: name of the split → what a clinic wants to know, for splits that were judged so.
@@ -172,7 +173,10 @@ def evaluate_stores(
     ]
     trusted = {section.name: section.uncertainty for section in sections if section.uncertainty is not None}
     clinical_results = {section.name: section.clinical for section in sections if section.clinical is not None}
-    metrics = {section.name: dict(section.metrics) for section in sections}
+    metrics = {
+        section.name: {**section.metrics, **(section.bodies.headline() if section.bodies is not None else {})}
+        for section in sections
+    }
     for name, result in clinical_results.items():
         metrics[name] |= result.headline()
     for name, found in trusted.items():

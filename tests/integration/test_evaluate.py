@@ -59,7 +59,10 @@ def test_actors_give_the_numbers_of_one_process(local_ray, world, tmp_path):
     model = load_model(model_folder)
     for name, location in stores.items():
         store = open_store(location)
-        assert result.metrics[name] == evaluate_store(model, store, SETTINGS)
+        figures, found = evaluate_store(model, store, SETTINGS), result.metrics[name]
+        assert found.items() >= figures.items()
+        added = {"missed_bodies", "redundant_bodies", "swapped_bodies"} if name == "near" else set()
+        assert found.keys() - figures.keys() == added, "bodies are counted where the protocol has an OKS"
         expected = predict_store(model, store, SETTINGS)
         written = read_results(tmp_path / name / "results.json", expected.image_ids, 2)
         np.testing.assert_array_equal(written.keypoints, expected.keypoints)
@@ -173,7 +176,8 @@ def test_an_onnx_file_is_judged_as_any_model(this_process, world, tmp_path, caps
     assert main([*command, "--heads", f"hands={tmp_path / 'hands.yaml'}"]) == 0
     judged = json.loads((tmp_path / "out" / "metrics.json").read_text())["near"]
     store = open_store(stores["near"])
-    assert judged == evaluate_store(read_weights(file, skeletons={"hands": HANDS}), store, InferenceSettings())
+    expected = evaluate_store(read_weights(file, skeletons={"hands": HANDS}), store, InferenceSettings())
+    assert judged.items() >= expected.items()
     (copy,) = (tmp_path / "out" / "models").iterdir()
     assert read_card(copy).lineage["weights"]["sha256"] == sha256_of(file)
 
@@ -188,7 +192,8 @@ def test_a_split_is_judged_by_prototypes_if_asked(this_process, world, tmp_path,
     command = ["--store", f"near={stores['near']}", "--out", str(tmp_path / "out"), "--path", "average", "--model"]
     assert main([*command, str(folder)]) == 0
     judged = json.loads((tmp_path / "out" / "metrics.json").read_text())["near"]
-    assert judged == evaluate_store(model, open_store(stores["near"]), InferenceSettings(path="average"))
+    expected = evaluate_store(model, open_store(stores["near"]), InferenceSettings(path="average"))
+    assert judged.items() >= expected.items()
     capsys.readouterr()
     assert main([*command, str(plain)]) == 1
     assert capsys.readouterr().err.splitlines()[-1].startswith("error: the model has no prototypes, which path average")

@@ -74,6 +74,10 @@ def test_every_value_is_on_the_page_and_nothing_is_fetched(sections, tmp_path):
     page = write_report(tmp_path / "report.html", "Evaluation", sections, {"model": "m", "code": "1.0"}).read_text()
     assert sections[0].digest in page
     assert "CC0-1.0" in page
+    bodies = sections[0].bodies
+    assert bodies is not None
+    assert f"{bodies.bodies} bodies, {bodies.answers} answers: <b>{bodies.missed} missed</b>" in page
+    assert page.count("redundant</b>") == 1, "where the protocol has no OKS nothing is said"
     assert f"{sections[0].metrics['AP75']:.4f}" in page
     assert re.search(r'class="headline">–<', page), "a value of -1 cannot be judged and is shown as a dash"
     assert not re.search(r'(src|href)="(?!data:|#)', page)

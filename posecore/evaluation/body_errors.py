@@ -1,0 +1,202 @@
+"""Whether answers are the bodies that are there: who is missed, who is redundant, whose limbs are mixed up.
+
+After Ronchi and Perona, "Benchmarking and Error Diagnosis in Multi-Instance Pose Estimation" (ICCV 2017, arXiv
+1707.05388). *Background errors* are bodies that no answer is and answers that are no body, here at an OKS of a half. A
+*swap* is a point of an answer that lies where another body has the same point, or its mirrored one: of the likenesses
+of a point, which are the terms of OKS, that of another body is at least a half and larger than those of the own body,
+of which the answer need have an OKS of a tenth only, as in their code. Here a body is swapped if a point of its answer
+is.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+from numpy.typing import NDArray
+
+from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
+from posecore.evaluation.oks import PairFinder, pairs_within
+from posecore.skeletons.skeleton import Skeleton
+
+IS_IT = 0.5
+"""OKS from which an answer is a body."""
+IS_LIKE_IT = 0.1
+"""OKS from which an answer is meant for a body, so that its points can be asked for swaps."""
+SAME_PLACE = 0.5
+"""Likeness of a point from which it lies where a body has one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BodyErrors:
+    """How many of a set.
+
+    Attributes:
+        bodies: labelled, crowds excepted.
+        answers: all.
+        missed: bodies that no answer is.
+        redundant: answers that are nobody, or a body that a surer answer is; not those on crowds and on bodies without
+            labels.
+        doubled: of the redundant, those of a body that a surer answer is.
+        swapped: bodies with a point of another body in their answer.
+        swapped_points: such points.
+    """
+
+    bodies: int
+    answers: int
+    missed: int
+    redundant: int
+    doubled: int
+    swapped: int
+    swapped_points: int
+
+    def headline(self) -> dict[str, float]:
+        """Name → value, as metrics are named."""
+        return {f"{name}_bodies": float(getattr(self, name)) for name in ("missed", "redundant", "swapped")}
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BodyVerdicts:
+    """What each answer and each body is.
+
+    Attributes:
+        asked: (N,) which annotations are to be found.
+        partner: (D,) row of the annotation that an answer is, -1 for none.
+        doubled: (D,) whether it is one that a surer answer is.
+        excused: (D,) whether it lies on a crowd or on a body without labels.
+        meant: (D,) row of the annotation that an answer is meant for, -1 for none.
+        swapped: (D, K) points that are another body's.
+    """
+
+    asked: Bool[np.ndarray, " N"]
+    partner: Int[np.ndarray, " D"]
+    doubled: Bool[np.ndarray, " D"]
+    excused: Bool[np.ndarray, " D"]
+    meant: Int[np.ndarray, " D"]
+    swapped: Bool[np.ndarray, "D K"]
+
+    @property
+    def missed(self) -> Bool[np.ndarray, " N"]:
+        """Which annotations nobody is."""
+        missed = self.asked.copy()
+        missed[self.partner[self.partner >= 0]] = False
+        return missed
+
+    @property
+    def redundant(self) -> Bool[np.ndarray, " D"]:
+        """Which answers are too many."""
+        too_many: NDArray[np.bool_] = (self.partner < 0) & ~self.excused
+        return too_many
+
+    def counted(self) -> BodyErrors:
+        """All of it in numbers."""
+        return BodyErrors(
+            bodies=int(self.asked.sum()),
+            answers=len(self.partner),
+            missed=int(self.missed.sum()),
+            redundant=int(self.redundant.sum()),
+            doubled=int(self.doubled.sum()),
+            swapped=int(self.swapped.any(axis=1).sum()),
+            swapped_points=int(self.swapped.sum()),
+        )
+
+
+def body_errors(
+    truth: GroundTruth, predictions: Predictions, skeleton: Skeleton, area: Float[np.ndarray, " N"]
+) -> BodyErrors:
+    """How many bodies are missed, answered too often, or mixed up; the arguments are those of :func:`judge_bodies`."""
+    return judge_bodies(truth, predictions, skeleton, area).counted()
+
+
+def judge_bodies(
+    truth: GroundTruth, predictions: Predictions, skeleton: Skeleton, area: Float[np.ndarray, " N"]
+) -> BodyVerdicts:
+    """Gives answers their bodies, and says which points are others'.
+
+    The surest answer of a picture comes first and takes the free body with which its OKS is highest; classes do not
+    matter. All answers count, however unsure: leave out those that nobody would be shown.
+
+    Args:
+        truth: annotations.
+        predictions: answers; a point with a score of 0 is none, and no swap.
+        skeleton: of both, with an OKS constant for every point.
+        area: (N,) px² that OKS divides by.
+
+    Raises:
+        EvaluationError: the two do not fit together.
+    """
+    check_fit(truth, predictions)
+    sigmas = skeleton.oks_sigmas
+    assert sigmas is not None, skeleton.name
+    asked = truth.labelled & (truth.num_keypoints > 0)
+    found = PairFinder(truth, sigmas, area).find(
+        predictions.image_row,
+        predictions.category_id,
+        predictions.scores,
+        predictions.keypoints,
+        least_oks=IS_LIKE_IT,
+    )
+    bounds = np.searchsorted(found.pair_detection, np.arange(len(predictions) + 1))
+    partner, meant = (np.full(len(predictions), -1) for _ in range(2))
+    excused, doubled = (np.zeros(len(predictions), np.bool_) for _ in range(2))
+    taken, meant_for = (np.zeros(len(truth), np.bool_) for _ in range(2))
+    for answer in np.argsort(-predictions.scores, kind="stable").tolist():
+        pairs = slice(bounds[answer], bounds[answer + 1])
+        # The last is the likest.
+        bodies, oks = found.pair_truth[pairs][::-1], found.pair_oks[pairs][::-1]
+        free = bodies[asked[bodies] & ~meant_for[bodies]]
+        if len(free):
+            meant[answer] = free[0]
+            meant_for[free[0]] = True
+        near = bodies[oks >= IS_IT]
+        free = near[asked[near] & ~taken[near]]
+        if len(free):
+            partner[answer] = free[0]
+            taken[free[0]] = True
+        elif (~asked[near]).any():
+            excused[answer] = True
+        elif len(near):
+            doubled[answer] = True
+    swapped = _swapped(truth, predictions, skeleton, area, meant)
+    return BodyVerdicts(asked=asked, partner=partner, doubled=doubled, excused=excused, meant=meant, swapped=swapped)
+
+
+def _swapped(
+    truth: GroundTruth,
+    predictions: Predictions,
+    skeleton: Skeleton,
+    area: NDArray[np.float64],
+    meant: NDArray[np.int64],
+) -> NDArray[np.bool_]:
+    """(D, K) points that are liker another body's than those of the one that the answer is meant for."""
+    swapped = np.zeros(predictions.keypoint_scores.shape, np.bool_)
+    answers, others = np.flatnonzero(meant >= 0), np.flatnonzero(truth.labelled)
+    others = others[np.argsort(truth.image_row[others], kind="stable")]
+    left, position = pairs_within(predictions.image_row[answers], truth.image_row[others])
+    answer, body = answers[left], others[position]
+    like = _likeness(truth, predictions, skeleton, area, answer, body)
+    own = body == meant[answer]
+    its, theirs = (np.zeros(swapped.shape) for _ in range(2))
+    np.maximum.at(its, answer[own], like[own])
+    np.maximum.at(theirs, answer[~own], like[~own])
+    known = predictions.keypoint_scores[answers] > 0
+    known &= truth.visibility[meant[answers]] > 0
+    swapped[answers] = known & (theirs[answers] >= SAME_PLACE) & (theirs[answers] > its[answers])
+    return swapped
+
+
+def _likeness(
+    truth: GroundTruth,
+    predictions: Predictions,
+    skeleton: Skeleton,
+    area: NDArray[np.float64],
+    answer: NDArray[np.int64],
+    body: NDArray[np.int64],
+) -> NDArray[np.float64]:
+    """(P, K) in [0, 1]: how like points of answers are those of bodies, or their mirrored ones; 0 without a label."""
+    assert skeleton.oks_sigmas is not None
+    each = np.zeros((len(answer), skeleton.num_keypoints))
+    spread = 2 * (area[body] + np.spacing(1))[:, None] * (2 * skeleton.oks_sigmas) ** 2
+    for order in (np.arange(skeleton.num_keypoints), skeleton.flip_indices):
+        apart = ((predictions.keypoints[answer] - truth.keypoints[body][:, order]) ** 2).sum(axis=2)
+        np.maximum(each, np.where(truth.visibility[body][:, order] > 0, np.exp(-apart / spread), 0.0), out=each)
+    return each
