@@ -1,65 +1,59 @@
-"""Crops of bodies against whole pictures: accuracy and time by the number of bodies in a picture.
+"""Crops of bodies against whole pictures: accuracy and errors by the number of bodies in a picture.
 
     python -m benchmarks.whole_scenes --out results/whole_scenes train top-down
     python -m benchmarks.whole_scenes --out results/whole_scenes train bottom-up
     python -m benchmarks.whole_scenes --out results/whole_scenes train one-stage
     python -m benchmarks.whole_scenes --out results/whole_scenes judge
-    python -m benchmarks.whole_scenes --out results/whole_scenes ceiling
-    python -m benchmarks.whole_scenes --out results/whole_scenes time
-    python -m benchmarks.whole_scenes windows vitpose-small
 
 Rendered adults, who hide parts of each other, 1 to 40 in a picture. All models have the same backbone, are trained
-from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol; the top-down one is
-given the true boxes. A training that is stopped goes on where its last checkpoint is. ``judge`` writes a line per
-model and number of bodies to ``judged.json``.
+from nothing on the same pictures, and are judged on pictures of other people by COCO's protocol. A training that is
+stopped goes on where its last checkpoint is.
 
-``ceiling`` asks what maps of a resolution can say at all: heatmaps and tags are drawn from the labels of the judged
-pictures, put together to bodies, and judged.
+``judge`` asks those models that have been trained. The top-down one is given the true boxes; those of a made-up
+detector (:func:`posecore.synth.coco_files.detections`: every thirtieth body missed, sides off by 3 %, a false alarm on
+every fifth picture); and those of the bodies that the others find. They are judged
 
-``time`` says what a picture takes of networks as large as those in use, with random weights: crops of 256×192, and
-pictures of 512×512 that are answered by heatmaps and tags as the network would draw them at best, or by as many sure
-queries, so that as many bodies are put together as there are.
+* by the number of bodies in a picture, with bodies counted that are missed, redundant and swapped;
+* all pictures of 1 to 20 together by CrowdPose's protocol, and by OCHuman's bodies, whose box is mostly shared;
+* on infants in incubators with the arms of adults in the picture, which no training picture shows;
+* on real pictures of COCO, if ``POSECORE_SAMPLES`` says where some are.
+
+A line for each goes to ``judged.json``. What bodies in whole pictures cost is asked by
+:mod:`benchmarks.whole_scene_costs`.
 """
 
 import argparse
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
-import torch
 from rich.console import Console
 from rich.table import Table
-from torch import Tensor
 
 from benchmarks.repeated import trained
-from posecore.codecs.associative import AssociativeCodec
-from posecore.codecs.grouping import GroupingConfig, from_the_trunk, group_bodies
-from posecore.codecs.queries import QueryCodec
-from posecore.codecs.scene import SceneReading
 from posecore.config import parse_config
-from posecore.datasets.definition import DatasetDefinition, SplitDefinition
+from posecore.datasets.definition import DatasetDefinition, EvaluationDefinition, SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth, Predictions
+from posecore.evaluation.body_errors import body_errors
 from posecore.evaluation.inference import InferenceSettings, predict_store
-from posecore.evaluation.nms import suppress_duplicates
-from posecore.evaluation.oks import similarity
-from posecore.evaluation.protocols import evaluate
-from posecore.evaluation.scenes import FoundBodies
+from posecore.evaluation.oks import match_predictions, similarity
+from posecore.evaluation.protocols import bodies_of, evaluate
+from posecore.evaluation.results import DetectedBoxes, read_boxes
+from posecore.evaluation.scenes import predict_images
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
-from posecore.methods.batch import normalise
 from posecore.models.architecture import ModelConfig
-from posecore.models.pose_model import PoseModel, model_for
-from posecore.models.presets import PRESETS
+from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.shards.store import ShardStore, open_store
-from posecore.synth.coco_files import CocoFile
-from posecore.synth.scene import render_group
+from posecore.synth.coco_files import CocoFile, CrowdPoseFile, detections
+from posecore.synth.scene import Scene, render, render_group
 from posecore.synth.writers import encode_jpeg
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
@@ -67,8 +61,13 @@ from posecore.workflows.multidataset_worker import MultiDatasetWorker
 COUNTS = (1, 2, 5, 10, 20, 40)
 SIDE = 128
 """Of the pictures, px."""
+MOST_ANSWERS = 20
+"""Of a picture, that COCO's and CrowdPose's protocols look at."""
 NUM_TRAIN, NUM_JUDGED = 400, 12
 """Pictures to learn from, and per number of bodies."""
+NUM_INCUBATORS = 48
+FIRST_ADULT = 500_000
+"""Subjects of incubators from here on are adults."""
 BACKBONE: dict[str, Any] = {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0}
 MODELS: dict[str, dict[str, Any]] = {
     "top-down": {
@@ -99,45 +98,83 @@ MILD = {
 SCENES = {"fit": "long", "least_zoom": 0.85, "most_zoom": 1.5, "rotation_degrees": 15, "shift": 0.1}
 STEPS = {"top-down": 6000, "bottom-up": 6000, "one-stage": 6000}
 BATCH = {"top-down": 16, "bottom-up": 4, "one-stage": 4}
-TIMED: dict[str, dict[str, Any]] = {
-    "top-down": {"backbone": "vitpose-small", "input_size": [256, 192]},
-    "bottom-up": {"backbone": {"preset": "vitpose-small"}, "head": "associative", "input_size": [512, 512]},
-    "one-stage": {"backbone": {"preset": "vitpose-small"}, "head": "queries", "input_size": [512, 512]},
-}
 
 
 def definition() -> DatasetDefinition:
     """COCO's, with the rendered splits."""
-    names = ["train", *(f"of_{count}" for count in COUNTS)]
+    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators", "crowds"]
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
     return load_dataset("coco").model_copy(update={"splits": splits})
+
+
+def crowds_definition() -> DatasetDefinition:
+    """The same people as CrowdPose has them: pictures say how crowded they are, and are judged by its protocol."""
+    changes = {
+        "reader": "posecore.formats.crowdpose:CrowdPoseReader",
+        "area_rule": "box_053",
+        "evaluation": EvaluationDefinition(protocol="crowdpose"),
+    }
+    return definition().model_copy(update=changes)
+
+
+class _CrowdedFile(CocoFile):
+    """COCO's points, with CrowdPose's measure of how crowded a picture is."""
+
+    image_fields = CrowdPoseFile.image_fields
+
+
+def _scenes() -> dict[str, list[Scene] | Iterator[Scene]]:
+    """By split, its pictures; people of the judged splits are in no training picture."""
+    size = (SIDE, SIDE)
+
+    def group(number: int, counts: Sequence[int], subjects: range) -> Iterator[Scene]:
+        return (render_group(number, place, count, size, subjects) for place, count in enumerate(counts))
+
+    draws = np.random.default_rng(0).random(NUM_TRAIN)
+    # As many pictures of few as of many to learn from.
+    scenes = {"train": group(0, np.floor(10.0**draws + 0.5).astype(int).tolist(), range(800))}
+    for number, count in enumerate(COUNTS, start=1):
+        scenes[f"of_{count}"] = group(number, [count] * NUM_JUDGED, range(800, 1000))
+    scenes["incubators"] = (render("incubator", 0, place, size) for place in range(NUM_INCUBATORS))
+    scenes["crowds"] = (
+        scene
+        for number, count in enumerate(COUNTS, start=1)
+        if count <= MOST_ANSWERS
+        for scene in group(number, [count] * NUM_JUDGED, range(800, 1000))
+    )
+    return scenes
 
 
 def rendered(out: Path) -> dict[str, ShardStore]:
     """The ingested splits, rendered if they are not there."""
     root, stores = out / "data", {}
-    for number, (name, counts) in enumerate(_counts().items()):
+    for name, scenes in _scenes().items():
         if not (root / f"{name}.json").exists():
-            document = CocoFile("rendered", "")
+            document = _CrowdedFile("rendered", "") if name == "crowds" else CocoFile("rendered", "")
             (root / name).mkdir(parents=True, exist_ok=True)
-            for place, count in enumerate(counts):
-                # People of the judged splits are in no training picture.
-                subjects = range(800) if name == "train" else range(800, 1000)
-                scene = render_group(number, place, count, (SIDE, SIDE), subjects)
+            for place, scene in enumerate(scenes):
                 (root / name / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
                 document.add(place + 1, f"{place:06d}.jpg", scene)
             (root / f"{name}.json").write_text(json.dumps(document.document()))
-        job = ingest_job(definition(), name, root, out / "shards", IngestSettings())
-        ingest(job, read_split(definition(), name, root))
-        stores[name] = open_store(job.folder)
+        stores[name] = _ingested(crowds_definition() if name == "crowds" else definition(), name, root, out)
     return stores
 
 
-def _counts() -> dict[str, list[int]]:
-    """Bodies of every picture, by split: as many pictures of few as of many to learn from."""
-    draws = np.random.default_rng(0).random(NUM_TRAIN)
-    train = np.floor(10.0**draws + 0.5).astype(int).tolist()
-    return {"train": train} | {f"of_{count}": [count] * NUM_JUDGED for count in COUNTS}
+def real(out: Path) -> dict[str, tuple[ShardStore, Path]]:
+    """The few pictures of COCO that there are, and their annotations; nothing where nobody says where they are."""
+    samples = os.environ.get("POSECORE_SAMPLES")
+    if samples is None:
+        return {}
+    root, file = Path(samples) / "coco", "annotations/person_keypoints_val2017.json"
+    split = {"real": SplitDefinition(annotations=file, images="val2017")}
+    known = load_dataset("coco").model_copy(update={"splits": split})
+    return {"real": (_ingested(known, "real", root, out), root / file)}
+
+
+def _ingested(known: DatasetDefinition, name: str, root: Path, out: Path) -> ShardStore:
+    job = ingest_job(known, name, root, out / "shards", IngestSettings())
+    ingest(job, read_split(known, name, root))
+    return open_store(job.folder)
 
 
 def train(out: Path, name: str) -> None:
@@ -168,89 +205,142 @@ def train(out: Path, name: str) -> None:
 
 
 def judge(out: Path) -> None:
-    """OKS AP of both by the number of bodies, and the median time of a picture in this run."""
-    stores, rows = rendered(out), []
-    settings = InferenceSettings(num_threads=1, flip_test=False)
-    for name in MODELS:
-        model = load_model(out / name / "model")
-        for count in COUNTS:
-            store = stores[f"of_{count}"]
-            began = time.process_time()
-            predictions = predict_store(model, store, settings)
-            seconds = (time.process_time() - began) / store.num_images
-            truth, its = GroundTruth.from_store(store), store.manifest.definition
-            metrics = evaluate(its.evaluation, its.skeleton, truth, predictions)
-            rows.append({"model": name, "bodies": count, "ms": 1000 * seconds, **metrics, **found(truth, predictions)})
+    """All that were trained, in all ways, on all pictures."""
+    models = {name: load_model(out / name / "model") for name in MODELS if (out / name / "model").is_dir()}
+    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items() if name != "train"}
+    rows = []
+    for name, (store, annotations) in (splits | real(out)).items():
+        for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
+            row = {"model": way, "pictures": name, "ms": 1000 * seconds / store.num_images}
+            rows.append(row | _judged(store, predictions))
     (out / "judged.json").write_text(json.dumps(rows, indent=1))
-    _show(rows, ("AP", "AP50", "found50", "found75", "ms"))
+    for columns in SHOWN.values():
+        show([row for row in rows if all(column in row for column in columns)], columns, "pictures")
 
 
-def _show(rows: Sequence[dict[str, Any]], columns: Sequence[str], by: str = "bodies") -> None:
+SHOWN = {
+    "bodies": ("AP", "found50", "labelled", "answers", "missed", "redundant", "swapped", "ms"),
+    "crowding": ("AP", "AP_easy", "AP_medium", "AP_hard", "ochuman", "ochuman_moderate", "ochuman_hard"),
+    "infants": ("infants", "infants_missed", "infants_redundant", "adults", "adults_missed", "swapped"),
+}
+"""Columns of the tables; a row is in those of which it has everything."""
+
+
+def _answers(
+    models: Mapping[str, PoseModel], store: ShardStore, document: dict[str, Any]
+) -> Iterator[tuple[str, Predictions, float]]:
+    """Name of the way, what it says, and seconds of processor for all pictures, a made-up detector's left out."""
+    settings = InferenceSettings(num_threads=1, flip_test=False)
+    crops = models.get("top-down")
+    if crops is not None:
+        yield "top-down, true boxes", *_timed(crops, store, settings, None)
+        yield "top-down, boxes nearly true", *_timed(crops, store, settings, _nearly_true(store, document))
+    for name, model in models.items():
+        if not model.config.whole_scenes:
+            continue
+        predictions, seconds = _timed(model, store, settings, None)
+        yield name, predictions, seconds
+        boxes = _boxes_of(model, store, settings)
+        if crops is not None and len(boxes.scores):
+            again, more = _timed(crops, store, settings, boxes)
+            yield f"top-down, boxes of {name}", again, seconds + more
+
+
+def _timed(
+    model: PoseModel, store: ShardStore, settings: InferenceSettings, boxes: DetectedBoxes | None
+) -> tuple[Predictions, float]:
+    began = time.process_time()
+    return predict_store(model, store, settings, head="coco", boxes=boxes), time.process_time() - began
+
+
+def _nearly_true(store: ShardStore, document: dict[str, Any]) -> DetectedBoxes:
+    file = Path(str(store.location)) / "nearly_true.json"
+    file.write_text(json.dumps(detections(document, 0)))
+    return read_boxes(file)
+
+
+def _boxes_of(model: PoseModel, store: ShardStore, settings: InferenceSettings) -> DetectedBoxes:
+    """Boxes of the bodies that a model of whole pictures finds; those around points alone grow by a tenth each way."""
+    rows = np.arange(store.num_images)
+    found = list(predict_images(model, store, "coco", rows, batch_size=64, flip_test=False, reading=settings.reading))
+    boxes = np.concatenate([np.zeros((0, 4)), *(bodies.bbox_xywh for bodies in found)])
+    if all(bodies.said_xywh is None for bodies in found):
+        boxes[:, :2] -= 0.1 * boxes[:, 2:]
+        boxes[:, 2:] *= 1.2
+    images = store.images["source_id"].to_pylist()
+    boxes[:, 2:] = np.maximum(boxes[:, 2:], 1.0)
+    return DetectedBoxes(
+        image_ids=tuple(images[row] for row, bodies in enumerate(found) for _ in bodies.scores),
+        bbox_xywh=boxes,
+        scores=np.concatenate([np.zeros(0), *(bodies.scores for bodies in found)]),
+        category_id=np.ones(len(boxes), np.int64),
+    )
+
+
+def _judged(store: ShardStore, predictions: Predictions) -> dict[str, float]:
+    truth, its = GroundTruth.from_store(store), store.manifest.definition
+    figures = evaluate(its.evaluation, its.skeleton, truth, predictions) | found(truth, predictions)
+    counted = bodies_of(its.evaluation, its.skeleton, truth, predictions)
+    assert counted is not None
+    figures |= {"labelled": counted.bodies} | {
+        name: getattr(counted, name) for name in ("answers", "missed", "redundant", "doubled", "swapped")
+    }
+    if store.manifest.split == "crowds":
+        figures |= _of_ochuman(store, truth, predictions)
+    if store.manifest.split == "incubators":
+        figures |= _of_incubators(store, truth, predictions)
+    return figures
+
+
+def _of_ochuman(store: ShardStore, truth: GroundTruth, predictions: Predictions) -> dict[str, float]:
+    """COCO's AP, by the area of boxes, of bodies that share a half of their box with another's, or three quarters.
+
+    By intersection over union: OCHuman has bodies of more than a half, moderate up to three quarters, hard from there.
+    The others are neither to be found nor wrong if they are.
+    """
+    shared, sigmas = _shared(truth), store.manifest.definition.skeleton.oks_sigmas
+    assert sigmas is not None
+    limits = {"ochuman": (0.5, 1.01), "ochuman_moderate": (0.5, 0.75), "ochuman_hard": (0.75, 1.01)}
+    figures = {}
+    for name, (low, high) in limits.items():
+        others = (shared < low) | (shared >= high)
+        matching = match_predictions(truth, predictions, sigmas, area=truth.scale_area("box"), ignored=others)
+        figures[name] = matching.result().summary()["AP"]
+        figures[f"{name}_bodies"] = float((truth.labelled & ~others).sum())
+    return figures
+
+
+def _shared(truth: GroundTruth) -> np.ndarray:
+    """(N,) largest intersection over union of a body's box with that of another of its picture."""
+    low, high = truth.bbox_xywh[:, :2], truth.bbox_xywh[:, :2] + truth.bbox_xywh[:, 2:]
+    both = np.clip(np.minimum(high[:, None], high) - np.maximum(low[:, None], low), 0, None).prod(axis=2)
+    area = truth.bbox_xywh[:, 2:].prod(axis=1)
+    union = both / (area[:, None] + area - both)
+    others = (truth.image_row[:, None] == truth.image_row) & ~np.eye(len(truth), dtype=bool)
+    return np.where(others, union, 0.0).max(axis=1, initial=0.0)
+
+
+def _of_incubators(store: ShardStore, truth: GroundTruth, predictions: Predictions) -> dict[str, float]:
+    """Infants and adults by themselves; against infants alone, as infants' sets are labelled, arms are redundant."""
+    skeleton = store.manifest.definition.skeleton
+    adult = np.array([int(subject) >= FIRST_ADULT for subject in store.instances["subject_id"].to_pylist()])
+    infants, adults = (truth.take(chosen) for chosen in (~adult, adult))
+    of_infants, of_adults = (body_errors(each, predictions, skeleton, each.area) for each in (infants, adults))
+    return {
+        "infants": of_infants.bodies,
+        "infants_missed": of_infants.missed,
+        "infants_redundant": of_infants.redundant,
+        "adults": of_adults.bodies,
+        "adults_missed": of_adults.missed,
+    }
+
+
+def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], by: str = "bodies") -> None:
+    """Prints a table."""
     table = Table("model", by, *columns)
     for row in rows:
         table.add_row(row["model"], str(row[by]), *(f"{row[column]:.3f}" for column in columns))
     Console().print(table)
-
-
-def measure(repetitions: int, counts: Sequence[int]) -> None:
-    """Time of a picture by the number of bodies, all ways turn by turn in one run."""
-    torch.set_num_threads(1)
-    known = {"coco": load_dataset("coco")}
-    models = {name: model_for(parse_config(TIMED[name], ModelConfig, name), known).eval() for name in TIMED}
-    taken: dict[tuple[str, int], list[float]] = {}
-    for _ in range(repetitions):
-        for count in counts:
-            for name, run in (
-                ("top-down", _crops(models["top-down"], count)),
-                ("bottom-up", _picture(models["bottom-up"], count)),
-                ("one-stage", _set(models["one-stage"], count)),
-            ):
-                began = time.process_time()
-                run()
-                taken.setdefault((name, count), []).append(time.process_time() - began)
-    rows = [{"model": name, "bodies": count, "s": median(times)} for (name, count), times in sorted(taken.items())]
-    _show(rows, ("s",))
-
-
-def ceiling(out: Path) -> None:
-    """OKS AP of bodies put together from maps that are drawn from the labels, by the side of the input."""
-    stores, skeleton = rendered(out), load_dataset("coco").skeleton
-    order, rows = from_the_trunk(skeleton), []
-    for side in (256, 512):
-        codec = AssociativeCodec(input_size=(side, side), heatmap_size=(side // 4, side // 4), heatmap_sigma=2.0)
-        for count in COUNTS:
-            store = stores[f"of_{count}"]
-            truth = GroundTruth.from_store(store)
-            answers: list[FoundBodies] = []
-            for row in range(store.num_images):
-                bodies = np.flatnonzero((truth.image_row == row) & truth.labelled)
-                points = torch.from_numpy(truth.keypoints[None, bodies] * (side - 1) / (SIDE - 1)).float()
-                maps = _drawn(codec, points, torch.from_numpy(truth.visibility[None, bodies] > 0).float())
-                (bodies_found,) = group_bodies(*maps, order)
-                answers.append(
-                    FoundBodies(
-                        bodies_found.keypoints.astype(np.float64) * (SIDE - 1) / (codec.frame_size[0] - 1),
-                        bodies_found.keypoint_scores.astype(np.float64),
-                        bodies_found.scores.astype(np.float64),
-                    )
-                )
-            counts = [len(each.scores) for each in answers]
-            predictions = Predictions(
-                image_ids=truth.image_ids,
-                image_row=np.repeat(np.arange(store.num_images), counts),
-                instance_row=np.full(sum(counts), -1),
-                keypoints=np.concatenate([each.keypoints for each in answers]),
-                keypoint_scores=np.concatenate([each.keypoint_scores for each in answers]),
-                scores=np.concatenate([each.scores for each in answers]),
-                category_id=np.ones(sum(counts), np.int64),
-                crop_area=np.concatenate([each.areas for each in answers]),
-            )
-            assert skeleton.oks_sigmas is not None
-            predictions = suppress_duplicates(predictions, skeleton.oks_sigmas)
-            metrics = evaluate(store.manifest.definition.evaluation, skeleton, truth, predictions)
-            rows.append({"model": f"maps of {side} px", "bodies": count, **metrics, **found(truth, predictions)})
-    (out / "ceiling.json").write_text(json.dumps(rows, indent=1))
-    _show(rows, ("AP", "AP50", "found50", "found75"))
 
 
 def found(truth: GroundTruth, predictions: Predictions) -> dict[str, float]:
@@ -270,89 +360,6 @@ def found(truth: GroundTruth, predictions: Predictions) -> dict[str, float]:
     return {"found50": float(np.mean(np.array(best) > 0.5)), "found75": float(np.mean(np.array(best) > 0.75))}
 
 
-def _drawn(codec: AssociativeCodec, keypoints: Tensor, weights: Tensor) -> tuple[Tensor, Tensor]:
-    """Heatmaps and tags as a network would draw them at best, at the finer resolution.
-
-    Args:
-        codec: of the maps.
-        keypoints: (1, M, K, 2) x, y in pixels of the input.
-        weights: (1, M, K).
-    """
-    coarse, fine = codec.draw(keypoints, weights)
-    rows, columns = torch.meshgrid(*(torch.arange(side) for side in codec.heatmap_size), indexing="ij")
-    grid = torch.stack([columns, rows], dim=-1).flatten(0, 1).float()
-    far = torch.where(weights > 0, 0.0, torch.inf)[0].T
-    places = codec.on_map(keypoints, codec.heatmap_size)[0].transpose(0, 1)
-    nearest = (torch.cdist(grid, places) + far[:, None]).argmin(dim=2)  # (K, h · w): every pixel has the nearest's tag
-    tags = 3.0 * nearest.unflatten(1, codec.heatmap_size).float()[None]
-    return codec.merged(coarse, fine), codec.enlarged(tags)[:, None]
-
-
-def windows(preset: str, repetitions: int) -> None:
-    """Time of a preset's backbone with windows of several sizes, turn by turn in one run."""
-    torch.set_num_threads(1)
-    plain = PRESETS[preset]["backbone"]
-    rows = []
-    for side, windows in ((512, (0, 8, 16)), (640, (0, 8, 10, 20))):
-        nets = {window: plain.model_copy(update={"window": window}).build((side, side)).eval() for window in windows}
-        picture = torch.randn(1, 3, side, side)
-        taken: dict[int, list[float]] = {window: [] for window in windows}
-        for _ in range(repetitions + 1):
-            for window, net in nets.items():
-                began = time.process_time()
-                with torch.inference_mode():
-                    net(picture)
-                taken[window].append(time.process_time() - began)
-        medians = {window: median(times[1:]) for window, times in taken.items()}  # the first is of cold caches
-        for window, seconds in medians.items():
-            rows.append({"model": f"{preset} at {side}", "window": window, "s": seconds, "ratio": seconds / medians[0]})
-    _show(rows, ("s", "ratio"), "window")
-
-
-def _crops(model: PoseModel, count: int) -> Callable[[], object]:
-    height, width = model.input_size
-    crops = torch.zeros(count, height, width, 3, dtype=torch.uint8)
-
-    def run() -> object:
-        return [model.codec("coco").decode(model.predict(normalise(part), "coco")) for part in crops.split(16)]
-
-    return run
-
-
-def _picture(model: PoseModel, count: int) -> Callable[[], object]:
-    """The network on a picture, and the grouping of maps drawn from the labels of a rendered one."""
-    codec, skeleton = model.codec("coco"), model.skeletons["coco"]
-    assert isinstance(codec, AssociativeCodec)
-    scene = render_group(99, count, count, codec.input_size)
-    names = tuple(point.union for point in skeleton.keypoints)
-    points = np.stack([body.keypoints(names) for body in scene.bodies])
-    maps = _drawn(codec, torch.from_numpy(points[None, ..., :2]), torch.from_numpy(points[None, ..., 2] > 0).float())
-    picture = torch.zeros(1, *codec.input_size, 3, dtype=torch.uint8)
-    order = from_the_trunk(skeleton)
-
-    def run() -> object:
-        model.predict(normalise(picture), "coco")
-        return group_bodies(*maps, order, GroupingConfig())
-
-    return run
-
-
-def _set(model: PoseModel, count: int) -> Callable[[], object]:
-    """The network on a picture, and the reading of so many sure bodies among its queries."""
-    codec, skeleton = model.codec("coco"), model.skeletons["coco"]
-    assert isinstance(codec, QueryCodec)
-    picture = torch.zeros(1, *codec.input_size, 3, dtype=torch.uint8)
-    outputs = model.predict(normalise(picture), "coco")
-    outputs[..., 0] = -10.0
-    outputs[:, :, :count, 0] = 2.0
-
-    def run() -> object:
-        model.predict(normalise(picture), "coco")
-        return codec.bodies(outputs, None, skeleton, SceneReading())
-
-    return run
-
-
 def main() -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -360,24 +367,11 @@ def main() -> None:
     parts = parser.add_subparsers(dest="part", required=True)
     parts.add_parser("train").add_argument("model", choices=list(MODELS))
     parts.add_parser("judge")
-    parts.add_parser("ceiling")
-    windowed = parts.add_parser("windows")
-    windowed.add_argument("preset")
-    timed = parts.add_parser("time")
-    for measured in (timed, windowed):
-        measured.add_argument("--repetitions", type=int, default=3)
-    timed.add_argument("--bodies", type=int, nargs="+", default=COUNTS)
     options = parser.parse_args()
     if options.part == "train":
         train(options.out, options.model)
-    elif options.part == "judge":
-        judge(options.out)
-    elif options.part == "ceiling":
-        ceiling(options.out)
-    elif options.part == "windows":
-        windows(options.preset, options.repetitions)
     else:
-        measure(options.repetitions, options.bodies)
+        judge(options.out)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
 from posecore.evaluation.oks import PairFinder, pairs_within
+from posecore.evaluation.pairing import Distances, distances_of
 from posecore.skeletons.skeleton import Skeleton
 
 IS_IT = 0.5
@@ -105,6 +106,19 @@ def body_errors(
 ) -> BodyErrors:
     """How many bodies are missed, answered too often, or mixed up; the arguments are those of :func:`judge_bodies`."""
     return judge_bodies(truth, predictions, skeleton, area).counted()
+
+
+def meant_distances(
+    truth: GroundTruth, predictions: Predictions, skeleton: Skeleton, area: Float[np.ndarray, " N"]
+) -> Distances:
+    """Distances between bodies and the answers meant for them; who has none, by an OKS of a tenth, is left out.
+
+    The arguments and errors are those of :func:`judge_bodies`.
+    """
+    meant = judge_bodies(truth, predictions, skeleton, area).meant
+    answers = np.flatnonzero(meant >= 0)
+    answers = answers[np.argsort(meant[answers])]
+    return distances_of(truth, predictions, meant[answers], answers)
 
 
 def judge_bodies(

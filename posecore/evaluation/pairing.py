@@ -55,7 +55,7 @@ def paired_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
         )
     answer_of = np.full(len(truth), -1, np.int64)
     answer_of[predictions.instance_row[answers]] = answers
-    return _distances(truth, predictions, judged, answer_of[judged])
+    return distances_of(truth, predictions, judged, answer_of[judged])
 
 
 def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
@@ -69,8 +69,8 @@ def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances
     order = np.argsort(predictions.image_row, kind="stable")
     left, position = pairs_within(truth.image_row[judged], predictions.image_row[order])
     if not len(left):
-        return _distances(truth, predictions, judged[:0], order[:0])
-    candidates = _distances(truth, predictions, judged[left], order[position])
+        return distances_of(truth, predictions, judged[:0], order[:0])
+    candidates = distances_of(truth, predictions, judged[left], order[position])
     cap = np.sqrt(truth.area[candidates.truth_row])[:, None]
     cost = np.nanmean(np.minimum(candidates.pixels, cap), axis=1)
     by_cost = np.lexsort((cost, left))
@@ -80,9 +80,10 @@ def nearest_distances(truth: GroundTruth, predictions: Predictions) -> Distances
     return candidates.take(nearest)
 
 
-def _distances(
+def distances_of(
     truth: GroundTruth, predictions: Predictions, truth_row: NDArray[np.int64], prediction_row: NDArray[np.int64]
 ) -> Distances:
+    """Distances between annotations, (P,) rows ascending, and the predictions that answer them."""
     difference = truth.keypoints[truth_row] - predictions.keypoints[prediction_row]
     pixels = np.where(truth.visibility[truth_row] > 0, np.sqrt((difference**2).sum(axis=2)), np.nan)
     return Distances(truth_row=truth_row, prediction_row=prediction_row, pixels=pixels)

@@ -14,11 +14,12 @@ from posecore.doors import built_in, trusted_file
 from posecore.errors import ConfigError
 from posecore.evaluation.aic import aic_of_resample, aic_sums, evaluate_aic
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.body_errors import BodyErrors, body_errors
+from posecore.evaluation.body_errors import BodyErrors, body_errors, meant_distances
 from posecore.evaluation.crowdpose import evaluate_crowdpose, match_crowdpose
 from posecore.evaluation.image_units import Measure
 from posecore.evaluation.metric import Case, Metric
 from posecore.evaluation.oks import ID_0, Matching, match_predictions
+from posecore.evaluation.pairing import Distances
 from posecore.evaluation.pck import evaluate_pck
 from posecore.evaluation.pckh import EXCLUDED, evaluate_pckh
 from posecore.evaluation.pixel import evaluate_pixel
@@ -381,8 +382,20 @@ def bodies_of(
     metric = metric_of(definition)
     if not metric.divides_by_oks or skeleton.oks_sigmas is None:
         return None
-    case = Case(skeleton, truth, predictions, definition.scale_rule)
-    return body_errors(truth, predictions, skeleton, case.area(metric.usual_scale))
+    return body_errors(truth, predictions, skeleton, truth.scale_area(definition.scale_rule or metric.usual_scale))
+
+
+def answers_of_scenes(
+    definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions
+) -> Distances:
+    """Distances between bodies and what a model of whole pictures says of them, by a protocol that may judge one.
+
+    Raises:
+        EvaluationError: predictions and ground truth do not fit.
+        ConfigError: an option the protocol does not have.
+    """
+    area = truth.scale_area(definition.scale_rule or metric_of(definition).usual_scale)
+    return meant_distances(truth, predictions, skeleton, area)
 
 
 def of_resamples(

@@ -23,6 +23,7 @@ from posecore.evaluation.calibration import NUM_BINS, bin_sums, calibration_erro
 from posecore.evaluation.conformal import conformal_quantile, least_units
 from posecore.evaluation.keypoint_errors import answered_distances
 from posecore.evaluation.logistic import fit_logistic
+from posecore.evaluation.pairing import Distances
 from posecore.evaluation.traits import Traits
 from posecore.models.uncertainty import COVERED, KEYPOINT, LOOKS, OPEN, Fit, HeadUncertainty
 
@@ -75,9 +76,15 @@ class _Points:
         return np.where(np.isfinite(sigma), self.distance / np.where(np.isfinite(sigma), sigma, 1.0), np.inf)
 
 
-def _points(truth: GroundTruth, predictions: Predictions, units: Sequence[tuple[str, str]], where: str) -> _Points:
+def _points(
+    truth: GroundTruth,
+    predictions: Predictions,
+    units: Sequence[tuple[str, str]],
+    where: str,
+    pairs: Distances | None,
+) -> _Points:
     assert predictions.covariances is not None, "predict with uncertainty"
-    pairs = answered_distances(truth, predictions)
+    pairs = pairs or answered_distances(truth, predictions)
     place, column = np.nonzero(truth.visibility[pairs.truth_row] > 0)
     if not len(place):
         raise EvaluationError(f"{where}: no labelled point was answered, so nothing says how far off the model is.")
@@ -105,6 +112,7 @@ def fit_uncertainty(
     points: Sequence[str],
     level: float,
     pictures: bool,
+    pairs: Distances | None = None,
     **said: str | bool,
 ) -> HeadUncertainty:
     """What a split says of a head's answers on others like it.
@@ -117,6 +125,7 @@ def fit_uncertainty(
         level: probability of the radii.
         pictures: whether pictures stand for themselves although subjects are named: radii then hold for further
             pictures of the same subjects.
+        pairs: who is answered by what; None is each by the answer to its box, or else by the nearest.
         said: the other fields of :class:`~posecore.models.uncertainty.HeadUncertainty`.
 
     Raises:
@@ -124,7 +133,7 @@ def fit_uncertainty(
     """
     where = str(said["data"])
     units = [("image", image) for image in traits.image] if pictures else traits.units()
-    found = _points(truth, predictions, units, where)
+    found = _points(truth, predictions, units, where, pairs)
     _refuse_few(found, level, where)
     kinds = sorted({kind for kind, _ in found.units})
     whole = _fit(found, np.ones(len(found.score), np.bool_), level)
@@ -283,6 +292,7 @@ def judge_uncertainty(
     traits: Traits,
     promised: HeadUncertainty,
     points: Sequence[str],
+    pairs: Distances | None = None,
 ) -> UncertaintyResult:
     """Compares what was promised with what is so.
 
@@ -292,11 +302,12 @@ def judge_uncertainty(
         traits: of the same instances.
         promised: of the head that answered.
         points: names of the predicted points as the head calls them, in the order of the predictions.
+        pairs: as of :func:`fit_uncertainty`.
 
     Raises:
         EvaluationError: no labelled point was answered.
     """
-    found = _points(truth, predictions, traits.units(), "the evaluation set")
+    found = _points(truth, predictions, traits.units(), "the evaluation set", pairs)
     assert predictions.covariances is not None
     trusted = promised.of_points(points).apply(predictions.covariances, predictions.keypoint_scores)
     radius = trusted.radius[found.body, found.column]

@@ -358,10 +358,17 @@ class Predictor:
             box_scores=np.ones(len(found)),
             box_rows=np.arange(len(found)),
             points=skeleton.names,
-            uncertainty=None
-            if found.covariances is None or self.settings.uncertainty is False
-            else PointUncertainty.unproven(found.covariances),
+            uncertainty=self._how_far_off(head, found),
         )
+
+    def _how_far_off(self, head: str, found: Predictions) -> PointUncertainty | None:
+        """What was promised of bodies of a scene, or else what the model says of itself."""
+        if found.covariances is None or self.settings.uncertainty is False:
+            return None
+        promised = self.promised(head)
+        if promised is None:
+            return PointUncertainty.unproven(found.covariances)
+        return promised.apply(found.covariances, found.keypoint_scores, self.settings.groups)
 
     def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:
         """Heads together that look at the same crops."""

@@ -2,8 +2,10 @@
 
 from collections.abc import Sequence
 
+from posecore.errors import ConfigError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.protocols import answers_of_scenes
 from posecore.evaluation.traits import Traits
 from posecore.evaluation.uncertainty import fit_uncertainty
 from posecore.models.pose_model import HeatmapPath, PoseModel
@@ -37,27 +39,31 @@ def calibrate(
         level: probability of the radii.
         pictures: see :func:`~posecore.evaluation.uncertainty.fit_uncertainty`.
         path: where heatmaps come from.
-        batch_size: crops per forward pass.
+        batch_size: crops per forward pass, or pictures with as many pixels.
 
     Raises:
         EvaluationError: the model has no such head, no point is labelled, or the units are too few.
         ConfigError: outputs of the head do not say how sure they are.
         CheckpointError: the card cannot be written.
     """
-    model.refuse_scenes("calibration")
     folder, manifest = as_path(folder), store.manifest
-    head = head or manifest.dataset
+    definition, head = manifest.definition, head or manifest.dataset
+    _refuse_silent(model, head)
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
     found, weights = [], weights_digest(folder)
     for flip_test in (False, True):
         settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
+        predictions, pairs = predict_store(model, store, settings, head=head), None
+        if model.config.whole_scenes:
+            pairs = answers_of_scenes(definition.evaluation, definition.skeleton, truth, predictions)
         fitted = fit_uncertainty(
             truth,
-            predict_store(model, store, settings, head=head),
+            predictions,
             traits,
-            points=model.card.points_of(head, manifest.definition.skeleton.union_names),
+            points=model.card.points_of(head, definition.skeleton.union_names),
             level=level,
             pictures=pictures,
+            pairs=pairs,
             head=head,
             weights=weights,
             flip_test=flip_test,
@@ -71,3 +77,12 @@ def calibrate(
     model.card = model.card.model_copy(update={"uncertainty": (*kept, *found)})
     replace_card(folder, model.card)
     return found
+
+
+def _refuse_silent(model: PoseModel, head: str) -> None:
+    """Returns unless the head finds bodies in whole pictures and does not say how far off their points may be."""
+    if model.config.whole_scenes and head in model.skeletons and not model.codec(head).learns_covariances:
+        raise ConfigError(
+            f"head {head!r} puts bodies together from peaks and does not say how far off they may be, so it cannot be "
+            "calibrated; a one-stage model (head: queries) and models of crops can."
+        )

@@ -22,7 +22,7 @@ from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_j
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
 from posecore.evaluation.keypoint_errors import KeypointError
 from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOrigin, write_predictions
-from posecore.evaluation.protocols import evaluate
+from posecore.evaluation.protocols import answers_of_scenes, evaluate
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
 from posecore.evaluation.uncertainty import UncertaintyResult, judge_uncertainty
@@ -284,8 +284,14 @@ def _trusted(
     promised = card.uncertainty_of(task.head, task.settings.flip_test, task.settings.path)
     if promised is None or not (truth.visibility > 0).any() or not len(predictions):
         return None
-    points = card.points_of(task.head, task.store.manifest.definition.skeleton.union_names)
-    return judge_uncertainty(truth, predictions, Traits.from_store(task.store), promised, points)
+    definition = task.store.manifest.definition
+    points = card.points_of(task.head, definition.skeleton.union_names)
+    pairs = None
+    if task.whole_scenes:
+        pairs = answers_of_scenes(definition.evaluation, definition.skeleton, truth, predictions)
+        if not len(pairs.truth_row):
+            return None
+    return judge_uncertainty(truth, predictions, Traits.from_store(task.store), promised, points, pairs)
 
 
 def _sheets(section: EvaluationSection) -> tuple[tuple[str, Sequence[ShownBody]], ...]:

@@ -3,6 +3,7 @@
 A left hand is a red blob, a right hand a green one, and around both the blue says which body they are of.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -27,11 +28,11 @@ BODIES = (2, 0, 3, 1)
 """Of each picture."""
 
 
-def scene_store(folder: Path, definition: DatasetDefinition) -> ShardStore:
+def scene_store(folder: Path, definition: DatasetDefinition, bodies: Sequence[int] = BODIES) -> ShardStore:
     """Pictures of different shapes; hands of different bodies lie nearer to each other than those of one."""
     random = np.random.default_rng(3)
     pictures = []
-    for number, count in enumerate(BODIES):
+    for number, count in enumerate(bodies):
         height, width = ((200, 300), (240, 160))[number % 2]
         rows, columns = np.mgrid[:height, :width]
         image = np.zeros((height, width, 3))

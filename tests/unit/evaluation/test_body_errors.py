@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.evaluation.body_errors import BodyErrors, body_errors, judge_bodies
+from posecore.evaluation.body_errors import BodyErrors, body_errors, judge_bodies, meant_distances
 from posecore.evaluation.oks import similarity_to_region
 from posecore.skeletons.library import load_skeleton
 from posecore.skeletons.skeleton import Keypoint, Skeleton
@@ -133,6 +133,14 @@ def test_an_answer_that_mixes_two_bodies_so_that_it_is_neither_is_swapped_as_wel
     mixed[1:3] = [at(200, 100)[1], at(206, 100)[2]]
     mixed[3] = (450, 450)
     assert counted(truth, answers(mixed)) == of(2, 1, missed=2, redundant=1, swapped=1, swapped_points=1)
+
+
+def test_distances_are_those_to_the_answers_meant_for_bodies_and_to_no_others() -> None:
+    truth = bodies((100, 100), (200, 100), (400, 100))
+    found = meant_distances(truth, answers(at(203, 104), at(100, 450), at(100, 101)), SKELETON, truth.area)
+    assert found.truth_row.tolist() == [0, 1]
+    assert found.prediction_row.tolist() == [2, 0]
+    np.testing.assert_allclose(found.pixels, [[1] * 4, [5] * 4])
 
 
 def test_points_without_a_label_or_an_answer_are_no_swaps() -> None:

@@ -11,8 +11,9 @@ import torch
 
 import posecore as pc
 from posecore.cli import main
-from posecore.errors import ConfigError
-from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.errors import ConfigError, EvaluationError
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.inference import InferenceSettings, PredictionTask, predict_store
 from posecore.evaluation.uncertainty import UncertaintyResult
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -20,9 +21,11 @@ from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, read_card, save_model
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.shards.store import ShardStore
-from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.calibration import calibrate
+from posecore.workflows.evaluation import _trusted, evaluate_stores
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+from tests.support.scene_worlds import SceneBlobModel, SceneSetModel, scene_store
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +115,53 @@ def test_what_was_found_of_other_weights_is_not_kept(store: ShardStore, folder: 
         next(model.parameters()).add_(1.0)
     save_model(model, tmp_path / "trained")
     assert not read_card(tmp_path / "trained").uncertainty
+
+
+def test_bodies_of_whole_pictures_are_calibrated_by_the_answers_meant_for_them(tmp_path: Path) -> None:
+    store = scene_store(tmp_path / "scenes", hands_definition())
+    model = SceneSetModel()
+    folder = save_model(model, tmp_path / "model")
+    found = calibrate(folder, model, store, level=0.5)
+    assert [(each.flip_test, each.whole.points, each.whole.units) for each in found] == [(False, 12, 3), (True, 12, 3)]
+    assert read_card(folder).uncertainty == tuple(found)
+
+    settings = InferenceSettings(uncertainty=True)
+    predictions, truth = predict_store(model, store, settings), GroundTruth.from_store(store)
+    assert predictions.covariances is not None
+    offs, sizes = [], []
+    for row, points in zip(truth.image_row, truth.keypoints, strict=True):
+        answers = np.flatnonzero(predictions.image_row == row)
+        nearest = answers[np.abs(predictions.keypoints[answers] - points).sum(axis=(1, 2)).argmin()]
+        for error, covariance in zip(
+            predictions.keypoints[nearest] - points, predictions.covariances[nearest], strict=True
+        ):
+            offs.append(np.hypot(*error) / np.sqrt(np.trace(covariance) / 2))
+            sizes.append(error @ np.linalg.solve(covariance, error) / 2)
+    assert found[1].whole.scale == pytest.approx(np.mean(sizes), rel=1e-6)
+    assert found[1].whole.radius in [pytest.approx(off) for off in offs]
+
+    (served,) = Predictor(model, PredictorSettings(uncertainty=True, flip_test=True)).predict(
+        [store.read_image_bytes(3)]
+    )
+    own = predictions.take(predictions.image_row == 3)
+    assert served.uncertainty is not None
+    assert served.uncertainty.level == 0.5
+    expected = found[1].apply(own.covariances, own.keypoint_scores)  # type: ignore[arg-type]
+    np.testing.assert_allclose(served.uncertainty.radius, expected.radius, rtol=1e-3)
+
+    task = PredictionTask(store=store, head="hands", settings=settings, whole_scenes=True)
+    judged = _trusted(task, truth, predictions, model.card)
+    assert judged is not None
+    assert judged.whole.points == 12
+    assert judged.headline()["coverage50"] >= 0.5
+    nobody = predictions.take(np.zeros(len(predictions), bool))
+    assert _trusted(task, truth, nobody, model.card) is None
+
+    with pytest.raises(ConfigError, match=r"puts bodies together from peaks .* cannot be calibrated"):
+        calibrate(folder, SceneBlobModel(), store)
+    alone = scene_store(tmp_path / "alone", hands_definition(), (3,))
+    with pytest.raises(EvaluationError, match="all labelled points are of one image, 0, which says nothing of others"):
+        calibrate(folder, model, alone)
 
 
 def test_what_cannot_be_said_is_refused(
