@@ -28,6 +28,7 @@ from pathlib import Path
 from rich.console import Console
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.errors import UsageError
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
@@ -50,7 +51,7 @@ from posecore.workflows.adaptation.results import (
 )
 from posecore.workflows.adaptation.start import Start, make_start, plan_table
 from posecore.workflows.budget.contest import find_strategy, foresee
-from posecore.workflows.command_line import Flags, read_job
+from posecore.workflows.command_line import Flags, job_parser, read_job
 from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.job import JobWorkflow
@@ -206,9 +207,14 @@ def overrides(options: argparse.Namespace) -> list[str]:
 FLAGS = Flags(declare, overrides, foresee=foresee)
 
 
+def build_parser() -> CommandParser:
+    """The options of the command line."""
+    return job_parser(__doc__, FLAGS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return launched(read_job(__doc__, AdaptationJob, run, arguments, FLAGS))
+    return launched(read_job(build_parser(), AdaptationJob, run, arguments, FLAGS))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from pathlib import Path
 from rich.console import Console
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.steps import Reuse
 from posecore.lineage.tracking import connect
@@ -33,8 +34,8 @@ from posecore.lineage.versions import RegisteredVersion
 from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank
-from posecore.workflows.command_line import Flags, foresee_recipe, read_job
-from posecore.workflows.data_steps import audit_step, check_run_folder, check_sources, ingest_splits
+from posecore.workflows.command_line import Flags, foresee_recipe, job_parser, read_job
+from posecore.workflows.data_steps import audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import learned_by
 from posecore.workflows.distillation.flags import declare, overrides
 from posecore.workflows.distillation.job import DistillationJob
@@ -70,7 +71,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
     for line in followed.lines():
         console.print(line)
     check(config, definitions)
-    check_run_folder(config.folder)
+    check_places(config, definitions)
     # A store made new for this run has no teacher.
     tracking = connect(config.tracking, config.folder, must_exist=is_registered(config.teacher.source))
     teacher = fetch_teacher(config, definitions, tracking)
@@ -132,9 +133,8 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
 
 
 def check(config: DistillationJob, definitions: Mapping[str, DatasetDefinition]) -> None:
-    """Refuses what can be known to fail before anything starts; nothing is written."""
+    """Refuses what the run file alone says will fail; no data are looked at, and nothing is written."""
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    check_sources(config, definitions)
     check_best(config, config.training)
     check_protocols(config, definitions, whole_scenes=config.student.whole_scenes)
 
@@ -142,9 +142,14 @@ def check(config: DistillationJob, definitions: Mapping[str, DatasetDefinition])
 FLAGS = Flags(declare, overrides, RUN_FILE, partial(foresee_recipe, check))
 
 
+def build_parser() -> CommandParser:
+    """The options of the command line."""
+    return job_parser(__doc__, FLAGS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return launched(read_job(__doc__, DistillationJob, run, arguments, FLAGS))
+    return launched(read_job(build_parser(), DistillationJob, run, arguments, FLAGS))
 
 
 if __name__ == "__main__":

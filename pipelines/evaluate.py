@@ -95,8 +95,8 @@ def _foreseen(
     return "\n".join(lines)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluates what the command line names; returns the exit status."""
+def build_parser() -> CommandParser:
+    """The options of the command line."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
         "--model",
@@ -134,6 +134,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     add_registry(parser)
     parser.add_argument("--experiment", default="evaluations", help="of the records (default: %(default)s)")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Evaluates what the command line names; returns the exit status."""
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.parent and (is_registered(options.model) or is_registered(options.parent)):
         parser.error("--parent compares folders; judge registered versions one by one, and ask posecore for both")

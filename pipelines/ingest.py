@@ -22,6 +22,7 @@ from collections.abc import Sequence
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.config import COMMAND_LINE, Config, parse_config
+from posecore.counting import counted
 from posecore.datasets.discovery import load_dataset, source_for
 from posecore.errors import IntegrityError
 from posecore.formats.files import check_annotations
@@ -55,8 +56,8 @@ class IngestConfig(Config):
     precut: PrecutSettings | None = None
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Ingests the split named on the command line; returns the exit status."""
+def build_parser() -> CommandParser:
+    """The options of the command line."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", required=True, help="name of a dataset definition, or path of a dataset.yaml")
     parser.add_argument("--split", required=True)
@@ -72,7 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--verify-source", action="store_true", help="prove that the shards are what the stages make of the sources"
     )
     parser.add_argument("--dry-run", action="store_true", help="read the annotations, say the plan, and write nothing")
-    options = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Ingests the split named on the command line; returns the exit status."""
+    options = build_parser().parse_args(arguments)
 
     def job(machines: Machines) -> None:
         others = ("images_per_shard", "decode", "precut", "verify_source", "dry_run")
@@ -108,8 +114,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         rejects = ", ".join(f"{reason}: {count}" for reason, count in sorted(manifest.rejects.items())) or "none"
         print(
-            f"{manifest.dataset} {manifest.split}: {manifest.num_images} images, {manifest.num_instances} instances in "
-            f"{len(manifest.shards)} shards; rejected: {rejects}\ndigest {manifest.digest}"
+            f"{manifest.dataset} {manifest.split}: {counted(manifest.num_images, 'image')}, "
+            f"{counted(manifest.num_instances, 'instance')} in {counted(len(manifest.shards), 'shard')}; rejected: "
+            f"{rejects}\ndigest {manifest.digest}"
         )
 
     return launched(job)

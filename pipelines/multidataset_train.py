@@ -30,6 +30,7 @@ from rich.console import Console
 from rich.table import Table
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import metric_class
@@ -48,8 +49,8 @@ from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
 from posecore.training.recipe import Followed, Pupil, RecipeChoice, RecipeConfig, follow
 from posecore.training.recipes import RECIPES
-from posecore.workflows.command_line import Flags, foresee_recipe, read_job
-from posecore.workflows.data_steps import Split, audit_step, check_run_folder, check_sources, ingest_splits
+from posecore.workflows.command_line import Flags, foresee_recipe, job_parser, read_job
+from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, LoaderSettings, learned_by
 from posecore.workflows.fetched_model import fetch_start, refuse_other_conventions
 from posecore.workflows.further_step import StepConfig, further_steps
@@ -204,13 +205,12 @@ def preflight(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -
         PreflightError: relative folders in a submitted job, batch arithmetic, or the run folder and its disk.
     """
     check(config, definitions)
-    check_run_folder(config.folder)
+    check_places(config, definitions)
 
 
 def check(config: JobConfig, definitions: Mapping[str, DatasetDefinition]) -> None:
-    """The part of :func:`preflight` that writes nothing."""
+    """The part of :func:`preflight` that neither looks at the data nor writes anything."""
     crops_per_rank(config.training.global_batch, config.cluster.num_workers, config.training.accumulation)
-    check_sources(config, definitions)
     check_best(config, config.training)
     check_protocols(config, definitions, whole_scenes=config.model.whole_scenes)
 
@@ -274,9 +274,14 @@ FLAGS = Flags(declare, overrides, Path(__file__).with_name("configs") / "train.y
 """``--data`` and ``--model``, which change that file where there is no ``--config``."""
 
 
+def build_parser() -> CommandParser:
+    """The options of the command line."""
+    return job_parser(__doc__, FLAGS)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return launched(read_job(__doc__, JobConfig, run, arguments, FLAGS))
+    return launched(read_job(build_parser(), JobConfig, run, arguments, FLAGS))
 
 
 if __name__ == "__main__":

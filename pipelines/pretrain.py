@@ -26,6 +26,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from posecore.cluster.launch import launched
+from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.steps import Reuse, StepResult
 from posecore.lineage.tracking import connect
@@ -36,7 +37,7 @@ from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoenc
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.training.loop import TrainingConfig
 from posecore.training.preflight import crops_per_rank
-from posecore.workflows.command_line import read_job
+from posecore.workflows.command_line import job_parser, read_job
 from posecore.workflows.data_steps import Split, audit_step, check_places, ingest_splits
 from posecore.workflows.datasets_job import DatasetsJob, MixtureSettings
 from posecore.workflows.job import JobWorkflow
@@ -175,9 +176,14 @@ def train(
     return train_step(workflow, "train", config, config.cluster, worker, training, complete, evaluation)
 
 
+def build_parser() -> CommandParser:
+    """The options of the command line."""
+    return job_parser(__doc__)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the job named on the command line; returns the exit status."""
-    return launched(read_job(__doc__, PretrainingConfig, run, arguments))
+    return launched(read_job(build_parser(), PretrainingConfig, run, arguments))
 
 
 if __name__ == "__main__":

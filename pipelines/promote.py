@@ -39,7 +39,7 @@ from posecore.workflows.machines import Machines
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command; returns its exit status."""
-    parser = _parser()
+    parser = build_parser()
     options = parser.parse_args(arguments)
     if options.model is None and not (options.register_policies or options.policies):
         parser.error("--model names the registered model")
@@ -53,7 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return exit_status(lambda: _run(options))
 
 
-def _parser() -> argparse.ArgumentParser:
+def build_parser() -> CommandParser:
+    """The options of the command line."""
     parser = CommandParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", help="registered model")
     parser.add_argument("--alias", default="champion", help="alias to move (default: %(default)s)")

@@ -37,17 +37,13 @@ class CommandParser(argparse.ArgumentParser):
             command: all that were given, by which the command is found whose options they would have been.
         """
         parser: argparse.ArgumentParser = self
-        before: dict[str, str] = {}
         for name in command:
             choices = {key: each for action in _choosing(parser) for key, each in (action.choices or {}).items()}
             if name in choices:
-                before |= dict.fromkeys(_options(parser), name)
                 parser = choices[name]
         unknown = list(further)
         named = next((argument.partition("=")[0] for argument in unknown if argument.startswith("-")), "")
         hint = did_you_mean(named, _options(parser)) if named else ""
-        if named in before:
-            hint = f" Give {named} before {before[named]}."
         parser.error(f"unrecognized arguments: {' '.join(unknown)}.{hint}")
 
 

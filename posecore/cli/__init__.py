@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from posecore.cli.jobs import JOBS
+from posecore.cli.jobs import JOBS, run_job
 from posecore.command_parser import CommandParser
 from posecore.errors import PoseCoreError, status_of
 from posecore.interruption import Interrupted, signals_raise
@@ -67,14 +67,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     given = sys.argv[1:] if arguments is None else arguments
     called = next((argument for argument in given if not argument.startswith("-")), None)
+    if called in JOBS and called == given[0]:
+        return run_job(called, given[1:])
     if called in COMMANDS:
         import_module(f"posecore.cli.{COMMANDS[called][0]}").add(commands)
     else:
         for name, (_, told) in COMMANDS.items():
             commands.add_parser(name, help=told)
     options, further = parser.parse_known_args(arguments)
-    if "job" in options:
-        return int(import_module("posecore.cli.jobs").run_job(options.job, further))
     if further:
         parser.refuse(further, given)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 from posecore.cli.commands import Commands, input_size, positive
 from posecore.config import apply_override, parse_config
+from posecore.counting import counted
 from posecore.datasets.add_split import propose_split, write_split
 from posecore.datasets.check import check_split, present_splits
 from posecore.datasets.definition import DatasetDefinition
@@ -19,7 +20,7 @@ from posecore.errors import PoseCoreError, UsageError
 from posecore.evaluation.protocols import protocol_problem
 from posecore.ingest.stage_check import check_stages, made_of, may_scale
 from posecore.ingest.stage_code import foreign_code
-from posecore.labels.export import WRITERS, export, pictures_of_files, pictures_of_store, read_predictions
+from posecore.labels.export import IMAGES_NAME, WRITERS, export, pictures_of_files, pictures_of_store, read_predictions
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.augment_presets import AUGMENT_PRESETS
 from posecore.shards.manifest import MANIFEST_NAME
@@ -177,8 +178,9 @@ def _new_dataset(options: argparse.Namespace) -> int:
 def _add_split(options: argparse.Namespace) -> int:
     found = recognise(options.place)
     added = propose_split(_load_and_say(options.name), found, options.split, options.root, options.use, options.images)
-    print(f"{found.kind}: {added.num_pictures} pictures, {added.num_bodies} bodies")
-    print(f"  a person has set or moved {added.num_touched} points of {added.num_corrected} bodies (extras.touched)")
+    print(f"{found.kind}: {counted(added.num_pictures, 'picture')}, {counted(added.num_bodies, 'body')}")
+    moved = f"{counted(added.num_touched, 'point')} of {counted(added.num_corrected, 'body')}"
+    print(f"  a person has set or moved {moved} (extras.touched)")
     for reason, count in sorted(added.left_out.items()):
         print(f"  left out: {count} × {reason}")
     path = write_split(added)
@@ -195,13 +197,14 @@ def _export(options: argparse.Namespace) -> int:
         pictures, split = pictures_of_store(store), store.manifest.split
         skeleton = store.manifest.definition.skeleton
     else:
-        if options.pictures is None and options.source.exists():
+        if options.pictures is None and (options.source / IMAGES_NAME).exists():
             raise UsageError(f"{options.source} holds predictions; say where their pictures are: --pictures FOLDER.")
         found = read_predictions(options.source, options.head, options.min_score)
         pictures, split = pictures_of_files(found.records, options.pictures or options.source), "prelabels"
         skeleton = found.skeleton
     done = export(pictures, skeleton, split, options.format, options.out)
-    print(f"{done.num_pictures} pictures, {done.num_bodies} bodies in {options.out / 'images' / split}")
+    written = f"{counted(done.num_pictures, 'picture')}, {counted(done.num_bodies, 'body')}"
+    print(f"{written} in {options.out / 'images' / split}")
     for path in done.files:
         print(path)
     for what, count in sorted(done.lost.items()):

@@ -45,7 +45,7 @@ def add(commands: Commands) -> None:
     )  # fmt: skip
     parser.add_argument(
         "--max-loss", type=float, default=0.02, metavar="SHARE",
-        help="of the float32 model's figure that it may lose there and be written (default: 0.02)",
+        help="of the float32 model's figure that it may lose there and be written (default: %(default)s)",
     )  # fmt: skip
     parser.add_argument("--out", required=True, help="file to write for onnx, folder for safetensors")
     add_reading(parser, backbone=False)

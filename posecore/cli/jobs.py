@@ -3,8 +3,10 @@
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from types import ModuleType
 
 from posecore.cli.commands import Commands
+from posecore.errors import PoseCoreError, status_of
 
 JOBS = {
     "ingest": ("ingest", "a download in, shards out"),
@@ -19,14 +21,31 @@ JOBS = {
 
 
 def add(commands: Commands) -> None:
-    """Adds one command per job; its options are its own affair (:func:`run_job`)."""
+    """Adds one command per job with the options of its script; without them where the script's packages are missing."""
     for name in JOBS:
-        parser = commands.add_parser(name, add_help=False)
-        parser.set_defaults(job=name)
+        try:
+            script = _script(name).build_parser()
+        except PoseCoreError:
+            commands.add_parser(name)
+        else:
+            commands.add_parser(name, description=script.description, parents=[script], add_help=False)
 
 
 def run_job(name: str, arguments: Sequence[str]) -> int:
     """Runs a job as its script does, and returns its exit status; a signal ends the process as it does there."""
-    module = import_module(f"posecore.pipelines.{JOBS[name][0]}")
+    try:
+        module = _script(name)
+    except PoseCoreError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return status_of(error)
     sys.argv = [f"posecore {name}", *arguments]  # what its messages call it
     return int(module.main())
+
+
+def _script(name: str) -> ModuleType:
+    """A job's script.
+
+    Raises:
+        ConfigError: a package that it needs is not installed.
+    """
+    return import_module(f"posecore.pipelines.{JOBS[name][0]}")

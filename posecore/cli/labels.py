@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from posecore.cli.commands import Commands, positive
+from posecore.counting import counted
 from posecore.datasets.discovery import read_pool
 from posecore.datasets.recognise import plain_definition, recognise
 from posecore.errors import DatasetError
@@ -112,7 +113,7 @@ def _learn(options: argparse.Namespace) -> int:
     statistics = proportions_of(store, LabelledBodies.from_store(store))
     print(
         f"{statistics.save(options.out)}: {len(statistics.bones)} bones and {len(statistics.angles)} angles of "
-        f"{statistics.num_bodies} bodies of {statistics.dataset}"
+        f"{counted(statistics.num_bodies, 'body')} of {statistics.dataset}"
     )
     return 0
 
@@ -129,7 +130,8 @@ def _check(options: argparse.Namespace) -> int:
         "statistics_of": statistics.dataset,
         "statistics_digest": statistics.digest,
     }
-    _write(options, store, suspects, made_by, f"{int(bodies.labelled.sum())} labels of {len(bodies)} bodies")
+    looked_at = f"{counted(int(bodies.labelled.sum()), 'label')} of {counted(len(bodies), 'body')}"
+    _write(options, store, suspects, made_by, looked_at)
     return 0
 
 
@@ -161,7 +163,7 @@ def _prior(options: argparse.Namespace) -> int:
     manifold = learn_manifold(bodies.keypoints, bodies.labelled, skeleton, training)
     name = f"{store.manifest.dataset} {store.manifest.split}"
     path = save_manifold(options.out, manifold, dataset=name, digest=store.manifest.digest, num_bodies=len(bodies))
-    print(f"{path}: a distance to the poses of {len(bodies)} bodies of {name}")
+    print(f"{path}: a distance to the poses of {counted(len(bodies), 'body')} of {name}")
     return 0
 
 
@@ -215,7 +217,7 @@ def _next(options: argparse.Namespace) -> int:
         if isinstance(data, bytes)
     )
     page = write_gallery(shown, options.out / "page", "To label next")
-    print(f"{done.num_pictures} pictures of {len(found.records)}, the first first\n{page}")
+    print(f"{counted(done.num_pictures, 'picture')} of {len(found.records)}, the first first\n{page}")
     for path in done.files:
         print(path)
     for reason in done.missing[:3]:
@@ -229,9 +231,9 @@ def _write(
     table = write_suspects(options.out, store, suspects)
     title = f"Suspicious labels: {store.manifest.dataset} {store.manifest.split}"
     page = write_suspect_gallery(options.out, store, suspects, title, options.num)
-    print(f"{len(suspects)} suspicious labels ({told})\n{table}\n{page}")
+    print(f"{counted(len(suspects), 'suspicious label')} ({told})\n{table}\n{page}")
     if options.drop_noisy:
         corrections = corrections_of(store, suspects, made_by)
         path = options.out / CORRECTIONS_NAME
         write_corrections(path, corrections)
-        print(f"{path}: {corrections.num_points} labels to drop, digest {corrections.digest[:12]}")
+        print(f"{path}: {counted(corrections.num_points, 'label')} to drop, digest {corrections.digest[:12]}")

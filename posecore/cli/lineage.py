@@ -56,6 +56,8 @@ def add(commands: Commands) -> None:
     show.add_argument("asked", metavar="model", help="models:/name/version, models:/name@alias, or a dataset")
     show.add_argument("--html", required=True, metavar="FILE", help="page to write")
     questions.add_parser("send", help="send the points of curves that an outage of the tracking server kept back")
+    for question in questions.choices.values():
+        add_registry(question, again=True)
 
 
 def _answer_lineage(options: argparse.Namespace) -> int:

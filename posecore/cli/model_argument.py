@@ -19,11 +19,19 @@ MODEL_HELP = (
 _BACKBONE_ALONE = ["none"]
 
 
-def add_registry(parser: argparse._ActionsContainer) -> None:
-    """Adds the options that say where the registry is."""
-    parser.add_argument("--folder", default="runs", help="run folder with the local registry (default: runs)")
+def add_registry(parser: argparse._ActionsContainer, *, again: bool = False) -> None:
+    """Adds the options that say where the registry is.
+
+    Args:
+        parser: gets them.
+        again: of a command below one that has them: what is said there holds unless it is said here.
+    """
+    folder, uri = (argparse.SUPPRESS, argparse.SUPPRESS) if again else ("runs", None)
+    parser.add_argument("--folder", default=folder, help="run folder with the local registry (default: runs)")
     parser.add_argument(
-        "--tracking-uri", help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file"
+        "--tracking-uri",
+        default=uri,
+        help="MLflow server; default: MLFLOW_TRACKING_URI, else the run folder's file",
     )
 
 

@@ -9,6 +9,7 @@ import cv2
 
 from posecore.cli.model_argument import say_guesses, stated_skeletons, weights_source
 from posecore.config import COMMAND_LINE, parse_config
+from posecore.counting import counted
 from posecore.errors import UsageError
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.proportions import BodyStatistics
@@ -71,13 +72,14 @@ def predict(options: argparse.Namespace) -> int:
         print(f"error: {reason}", file=sys.stderr)
     if report.turned:
         print(
-            f"note: {len(report.turned)} photos, such as {report.turned[0]}, are stored turned or mirrored (EXIF): "
-            "points are those of the stored pixels, as in training, not of what viewers show",
+            f"note: stored turned or mirrored (EXIF): {counted(len(report.turned), 'photo')}, such as "
+            f"{report.turned[0]}; points are those of the stored pixels, as in training, not of what viewers show",
             file=sys.stderr,
         )
-    points = ", ".join(f"{head} ({skeleton.num_keypoints} points)" for head, skeleton in skeletons.items())
+    points = ", ".join(f"{head} ({counted(skeleton.num_keypoints, 'point')})" for head, skeleton in skeletons.items())
     failed = f"; {len(report.failures)} could not be used" if report.failures else ""
-    print(f"{report.num_bodies} bodies in {report.num_images} images by {points}{failed}: see {options.out}")
+    answered = f"{counted(report.num_bodies, 'body')} in {counted(report.num_images, 'image')}"
+    print(f"{answered} by {points}{failed}: see {options.out}")
     return 1 if report.failures else 0
 
 

@@ -5,13 +5,14 @@ import sys
 
 from posecore.cli.commands import Commands
 from posecore.config import apply_override
+from posecore.counting import counted
 from posecore.datasets.discovery import load_dataset
-from posecore.errors import UsageError
+from posecore.errors import EvaluationError, UsageError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.schema import Json
 from posecore.scoring.comparison import compare
 from posecore.scoring.pages import as_html, as_json, as_markdown
-from posecore.scoring.tasks import PROTOCOLS, Task, score, task_of_definition, task_of_file
+from posecore.scoring.tasks import PROTOCOLS, Task, num_results, score, task_of_definition, task_of_file
 from posecore.storage import as_path, write_atomically
 
 _AREAS = ("annotated", "box", "box_053", "box_plus_one")
@@ -40,16 +41,26 @@ def add(commands: Commands) -> None:
     )
     parser.add_argument("--images", help="folder of the images, to draw the worst pictures of")
     parser.add_argument("--out", help="folder to write score.json, score.md and score.html into")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="say whether annotations and results go together, and write nothing"
+    )
     parser.set_defaults(run=_score)
 
 
 def _score(options: argparse.Namespace) -> int:
+    if options.images and not as_path(options.images).is_dir():
+        raise EvaluationError(f"--images {options.images}: no such folder.")
+    if options.out and as_path(options.out).is_file():
+        raise UsageError(f"--out {options.out} is a file; name a folder.")
     task = _task(options)
     bootstrap = None
     if options.resamples:
         if options.resamples < 100:
             raise UsageError(f"--resamples {options.resamples}: an interval needs 100 and more; 0 makes none.")
         bootstrap = BootstrapSettings(resamples=options.resamples)
+    if options.dry_run:
+        print(_foreseen(options, task, bootstrap))
+        return 0
     scored = score(task, options.results, bootstrap)
     comparison = None
     if options.compare:
@@ -70,6 +81,18 @@ def _score(options: argparse.Namespace) -> int:
         write_atomically(folder / "score.html", as_html(scored.score, comparison, pictures))
         print(f"\nwritten: {folder / 'score.html'}, score.md and score.json beside it", file=sys.stderr)
     return 0
+
+
+def _foreseen(options: argparse.Namespace, task: Task, bootstrap: BootstrapSettings | None) -> str:
+    """What would be scored; files that do not go together are refused as they would be."""
+    arrays = task.truth.arrays
+    annotated = f"{counted(len(arrays), 'annotation')} of {counted(len(arrays.image_ids), 'picture')}"
+    lines = [f"truth     {task.truth.origin}: {annotated}"]
+    lines += [
+        f"results   {file}: {num_results(task, file)}" for file in filter(None, (options.results, options.compare))
+    ]
+    lines.append(f"protocol  {task.name}, {f'{bootstrap.resamples} resamples' if bootstrap else 'without intervals'}")
+    return "\n".join([*lines, f"out       {options.out or 'printed only'}"])
 
 
 def _task(options: argparse.Namespace) -> Task:

@@ -98,6 +98,8 @@ def _nothing(folder: "AnyPath") -> str:
     if not folder.is_dir():
         near = [path.name for path in folder.parent.iterdir() if path.is_dir()] if folder.parent.is_dir() else []
         close = nearest(folder.name, near)
+        if folder.exists():
+            return f"{folder} is a file; name a folder: an ingested split, or what an evaluation has written."
         return f"{folder}: no such folder{f'; did you mean {folder.parent / close[0]}?' if close else '.'}"
     splits = sorted({path.parent for path in Path(str(folder)).glob("*/*/manifest.json")})[:3]
     near_by = f"; splits near by: {', '.join(map(str, splits))}" if splits else ""

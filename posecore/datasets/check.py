@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
+from posecore.counting import counted
 from posecore.datasets.areas import areas_of_boxes, impossible_areas
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_split
@@ -103,9 +104,9 @@ class CheckReport:
         return any(finding.severity == "error" for finding in self.findings)
 
     def __str__(self) -> str:
-        named = "subject" if self.num_subjects == 1 else "subjects"
-        subjects = f", {self.num_subjects} {named}" if self.num_subjects else ""
-        head = f"{self.dataset} {self.split}: {self.num_images} images, {self.num_instances} instances{subjects}"
+        subjects = f", {counted(self.num_subjects, 'subject')}" if self.num_subjects else ""
+        found = f"{counted(self.num_images, 'image')}, {counted(self.num_instances, 'instance')}"
+        head = f"{self.dataset} {self.split}: {found}{subjects}"
         lines = [f"  {finding}" for finding in self.findings] or ["  no problems found"]
         return "\n".join([head, *lines])
 
@@ -424,17 +425,16 @@ def _counts(definition: DatasetDefinition, split: str, tally: _Tally) -> list[Fi
             Finding(severity="error", code="no-instances", message=f"split {split} has not a single usable instance")
         )
     expected = definition.splits[split]
-    for code, counted, stated in (
-        ("image-count", tally.num_images, expected.num_images),
-        ("instance-count", tally.num_instances, expected.num_instances),
+    for noun, seen, stated in (
+        ("image", tally.num_images, expected.num_images),
+        ("instance", tally.num_instances, expected.num_instances),
     ):
-        if stated is not None and counted != stated:
-            what = code.partition("-")[0]
+        if stated is not None and seen != stated:
             findings.append(
                 Finding(
                     severity="warning",
-                    code=code,
-                    message=f"{counted} {what}s where the definition states {stated}: a subset, or not complete",
+                    code=f"{noun}-count",
+                    message=f"{counted(seen, noun)} where the definition states {stated}: a subset, or not complete",
                 )
             )
     if expected.use == "eval" and tally.num_instances:

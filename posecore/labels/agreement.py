@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.schema import Instance, Json, Record
 from posecore.skeletons.skeleton import Skeleton
@@ -142,7 +143,7 @@ def agreement(first: Iterable[Record], second: Iterable[Record], skeleton: Skele
             labelled.append(np.stack([one.keypoints[:, 2] > 0, other.keypoints[:, 2] > 0]))
             groups.append(one.subject_id or other.subject_id or name)
     if not offsets:
-        raise DatasetError(f"no body is in both, in {len(shared)} pictures that are.")
+        raise DatasetError(f"no body is in both, in {counted(len(shared), 'picture')} that both have.")
     subjects = {body.subject_id for record in ones.values() for body in record.instances}
     return Agreement(
         points=_points(np.stack(offsets), np.stack(labelled), groups, skeleton.names, seed),
@@ -157,7 +158,7 @@ def agreement(first: Iterable[Record], second: Iterable[Record], skeleton: Skele
 def agreement_text(found: Agreement) -> str:
     """A table for people, and the lines that a skeleton takes."""
     head = (
-        f"{found.num_pictures} pictures and {found.num_bodies} bodies in both; without a partner: "
+        f"{counted(found.num_pictures, 'picture')} and {counted(found.num_bodies, 'body')} in both; without a partner: "
         f"{found.num_unpaired[0]} of the first, {found.num_unpaired[1]} of the second; intervals from {found.drawn_by} "
         "drawn again"
     )

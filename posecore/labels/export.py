@@ -33,6 +33,8 @@ WRITERS: Mapping[str, type[LabelWriter]] = {
     "label-studio": LabelStudioWriter,
     "cvat": CvatWriter,
 }
+IMAGES_NAME = "images.json"
+"""What a folder of predictions is known by."""
 _MAX_BYTES = 1 << 28
 
 
@@ -120,11 +122,13 @@ def read_predictions(folder: Path, head: str = "", min_score: float = 0.0) -> Pr
     Raises:
         DatasetError: it is no such folder, or has no such head.
     """
-    if not (folder / "images.json").is_file():
-        absent = "does not exist" if not folder.exists() else "has no images.json"
-        raise DatasetError(f"{folder} {absent}; give the folder that `posecore predict --out` has written.")
+    if not (folder / IMAGES_NAME).is_file():
+        absent = "does not exist" if not folder.exists() else f"has no {IMAGES_NAME}"
+        raise DatasetError(
+            f"{folder} {absent}; give the folder that `posecore predict --out` has written, or an ingested split."
+        )
     try:
-        document = orjson.loads(read_at_most(folder / "images.json", _MAX_BYTES))
+        document = orjson.loads(read_at_most(folder / IMAGES_NAME, _MAX_BYTES))
         categories: dict[str, Json] = document["categories"]
         wanted = head or next(iter(categories))
         if wanted not in categories:

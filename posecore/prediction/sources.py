@@ -72,6 +72,8 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
     """
     found: dict[Path, None] = {}
     for given in inputs:
+        if "://" in given:
+            raise PredictionError(f"{given} is an address; download it, and name a file or folder of this machine.")
         paths = [path for path in _files(given) if out is None or not path.is_relative_to(_absolute(out))]
         if not paths:
             raise PredictionError(f"{given}: there is no photo or video; name a file, a folder or a pattern in quotes.")

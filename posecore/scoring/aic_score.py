@@ -31,7 +31,7 @@ def score_aic(
     Raises:
         EvaluationError: the file is neither.
     """
-    predictions, num_unknown = _read(results, truth)
+    predictions, num_unknown = read_aic_answers(results, truth)
     arrays, units = truth.arrays, units_of(truth.arrays, truth.traits)
     sigmas = truth.skeleton.oks_sigmas
     assert sigmas is not None, truth.skeleton.name
@@ -80,7 +80,15 @@ def score_aic(
     return Scored(score=score, measure=measure, units=units, truth=truth, answers=answers)
 
 
-def _read(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
+def read_aic_answers(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
+    """A list with an entry for each picture, or a COCO results list.
+
+    Returns:
+        The answers on pictures that are annotated, and how many others there are.
+
+    Raises:
+        EvaluationError: the file is neither.
+    """
     row_of = {image_id: row for row, image_id in enumerate(truth.arrays.image_ids)}
     rows: list[int] = []
     points: list[bytes] = []

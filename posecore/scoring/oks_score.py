@@ -53,11 +53,7 @@ def score_oks(
     for block in entries:
         judge.take(block)
         answers_on += np.bincount(block.image_row, minlength=len(answers_on))
-    if entries.num_unknown:
-        raise EvaluationError(
-            f"{results}: {entries.num_unknown} of {entries.num_entries} results are on pictures that {truth.origin} "
-            f"does not have, the first on {entries.unknown!r}; this protocol's own code refuses such a file."
-        )
+    _refuse_unknown(entries, truth)
     outcome = judge.outcome()
     units = units_of(truth.arrays, truth.traits)
     matching = outcome.matching
@@ -93,6 +89,28 @@ def score_oks(
         "and redundant are at OKS 0.5.",
     )
     return Scored(score=score, measure=measure, units=units, truth=truth, answers=outcome.answers)
+
+
+def num_entries(results: AnyPath, truth: Truth) -> int:
+    """How many entries a file of results has, which is read as :func:`score_oks` reads it and not judged.
+
+    Raises:
+        EvaluationError: as there.
+    """
+    entries = Results(results, truth.arrays.image_ids, truth.skeleton.num_keypoints)
+    for _ in entries:
+        pass
+    _refuse_unknown(entries, truth)
+    return entries.num_entries
+
+
+def _refuse_unknown(entries: Results, truth: Truth) -> None:
+    if entries.num_unknown:
+        raise EvaluationError(
+            f"{entries.path}: {entries.num_unknown} of {entries.num_entries} results are on pictures that "
+            f"{truth.origin} does not have, the first on {entries.unknown!r}; this protocol's own code refuses such a "
+            "file."
+        )
 
 
 def _by_size(judge: OksJudge, outcome: OksOutcome) -> Table:

@@ -9,12 +9,13 @@ from posecore.errors import EvaluationError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.protocols import protocol_problem
 from posecore.schema import AreaRule, Json
-from posecore.scoring.aic_score import score_aic
+from posecore.scoring.aic_score import read_aic_answers, score_aic
 from posecore.scoring.answer_score import score_answers
+from posecore.scoring.body_answers import read_all
 from posecore.scoring.coco_truth import read_aic_truth, read_coco_truth, skeleton_of_file
-from posecore.scoring.mpii_files import read_mpii_truth
+from posecore.scoring.mpii_files import read_mpii_answers, read_mpii_truth
 from posecore.scoring.oks_judge import OksRules
-from posecore.scoring.oks_score import score_oks
+from posecore.scoring.oks_score import num_entries, score_oks
 from posecore.scoring.posetrack_score import score_posetrack
 from posecore.scoring.score import Scored
 from posecore.scoring.truth import Truth, truth_of_definition
@@ -163,6 +164,23 @@ def score(task: Task, results: str | AnyPath, bootstrap: BootstrapSettings | Non
     if task.evaluation.protocol == "aic":
         return score_aic(path, task.truth, task.evaluation, bootstrap=bootstrap)
     return score_answers(path, task.truth, task.evaluation, protocol=task.name, bootstrap=bootstrap)
+
+
+def num_results(task: Task, results: str | AnyPath) -> int:
+    """How many results a file has, which is read as :func:`score` reads it and not judged.
+
+    Raises:
+        EvaluationError: the file does not fit the annotations.
+    """
+    path = as_path(results)
+    if task.rules is not None:
+        return num_entries(path, task.truth)
+    if task.evaluation.protocol == "aic":
+        predictions, num_unknown = read_aic_answers(path, task.truth)
+        return len(predictions) + num_unknown
+    if task.name != _POSETRACK and task.evaluation.protocol == "pckh":
+        return len(read_mpii_answers(path, task.truth)[0])
+    return read_all(path, task.truth).num_entries
 
 
 def _skeleton(annotations: AnyPath, name: str | None) -> Skeleton:

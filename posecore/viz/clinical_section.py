@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.evaluation.bootstrap import FEW_SUBJECTS, Estimate
 from posecore.evaluation.clinical import ClinicalResult, GroupResult
-from posecore.viz.estimate_text import Writer, interval, number, percent, plural, signed
+from posecore.viz.estimate_text import Writer, interval, number, percent, signed
 
 _METHODS = {
     "expanded": "expanded percentile",
@@ -133,10 +134,10 @@ class ClinicalSection:
         """How the intervals were made."""
         settings = self.result.settings.bootstrap
         method = _METHODS[settings.method]
-        counted = " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.result.units.items())
+        resampled = " and ".join(counted(count, kind) for kind, count in self.result.units.items())
         return (
             f"In brackets, {100 * settings.level:g} % intervals: {method} bootstrap, {settings.resamples} resamples of "
-            f"{counted}, seed {settings.seed}. No interval: the sample cannot tell. In italics: of fewer than "
+            f"{resampled}, seed {settings.seed}. No interval: the sample cannot tell. In italics: of fewer than "
             f"{FEW_SUBJECTS}."
         )
 
@@ -146,7 +147,7 @@ class ClinicalSection:
         result, said = self.result, []
         unnamed = {kind: count for kind, count in result.units.items() if kind != "subject"}
         if unnamed:
-            stand_ins = " and ".join(f"{count} {plural(kind, count)}" for kind, count in unnamed.items())
+            stand_ins = " and ".join(counted(count, kind) for kind, count in unnamed.items())
             said.append(
                 f"Subjects are not named everywhere: {stand_ins} stand for theirs. If one body is in several of them, "
                 "the intervals are too narrow."

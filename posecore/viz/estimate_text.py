@@ -46,8 +46,3 @@ def interval(estimate: Estimate, write: Writer) -> str:
     """Both ends in brackets."""
     ends = [write(end).removesuffix(" %") for end in (estimate.low, estimate.high)]
     return f"[{ends[0]}, {ends[1]}]" if np.isfinite(estimate.low) else ""
-
-
-def plural(kind: str, count: int) -> str:
-    """Of a word that takes an s."""
-    return kind if count == 1 else f"{kind}s"

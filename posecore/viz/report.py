@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.body_errors import BodyErrors
 from posecore.evaluation.bootstrap import Estimate
@@ -24,7 +25,7 @@ from posecore.storage import AnyPath, write_atomically
 from posecore.viz.clinical_section import ClinicalSection
 from posecore.viz.close_ups import ShownBody, sample_cases, worst_cases
 from posecore.viz.curves import Chart, Curve
-from posecore.viz.estimate_text import interval, percent, plural
+from posecore.viz.estimate_text import interval, percent
 from posecore.viz.findings import Finding
 from posecore.viz.page import figure, render
 
@@ -181,7 +182,7 @@ class EvaluationSection:
     @property
     def resampled(self) -> str:
         """What the intervals come from."""
-        return " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.units.items())
+        return " and ".join(counted(count, kind) for kind, count in self.units.items())
 
     def finding(self) -> Finding:
         """How good the model is on the set, on which points it is worst, and for whom."""

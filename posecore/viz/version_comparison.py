@@ -3,13 +3,14 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from posecore.counting import counted
 from posecore.evaluation.bootstrap import FEW_SUBJECTS
 from posecore.evaluation.clinical_comparison import ClinicalComparison
 from posecore.evaluation.paired import Pair, PairedErrors
 from posecore.storage import AnyPath, write_atomically
 from posecore.viz.close_ups import ShownBody
 from posecore.viz.comparison_section import ComparisonSection
-from posecore.viz.estimate_text import Writer, interval, number, percent, plural, signed, signed_points
+from posecore.viz.estimate_text import Writer, interval, number, percent, signed, signed_points
 from posecore.viz.findings import Finding, change_finding, precision_finding
 from posecore.viz.page import figure, render
 
@@ -69,7 +70,7 @@ class SetSection:
     @property
     def resampled(self) -> str:
         """What the intervals come from."""
-        return " and ".join(f"{count} {plural(kind, count)}" for kind, count in self.units.items())
+        return " and ".join(counted(count, kind) for kind, count in self.units.items())
 
     @property
     def few(self) -> bool:

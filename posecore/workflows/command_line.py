@@ -51,20 +51,11 @@ def foresee_recipe(check: Callable[[Any, Mapping[str, DatasetDefinition]], None]
     check(followed.config, definitions)
 
 
-def read_job(
-    description: str | None,
-    config_class: type[_JobT],
-    run: Callable[[_JobT, Reuse, Machines], object],
-    arguments: Sequence[str] | None,
-    flags: Flags | None = None,
-) -> Callable[[Machines], None]:
-    """The job named on the command line, which wants machines to run on.
+def job_parser(description: str | None, flags: Flags | None = None) -> CommandParser:
+    """The options of a job that has a run file.
 
     Args:
         description: help text.
-        config_class: what the run file must be.
-        run: given the configuration, what of earlier submissions may be used, and who does the work.
-        arguments: None for the process's own.
         flags: of this job alone; without any, or without a run file of theirs, ``--config`` is required.
     """
     parser = CommandParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -92,6 +83,26 @@ def read_job(
         metavar="DIGEST",
         help="go on from the checkpoints of this other version of the code; recorded in the run and the version",
     )
+    return parser
+
+
+def read_job(
+    parser: CommandParser,
+    config_class: type[_JobT],
+    run: Callable[[_JobT, Reuse, Machines], object],
+    arguments: Sequence[str] | None,
+    flags: Flags | None = None,
+) -> Callable[[Machines], None]:
+    """The job named on the command line, which wants machines to run on.
+
+    Args:
+        parser: of :func:`job_parser`, with the same flags.
+        config_class: what the run file must be.
+        run: given the configuration, what of earlier submissions may be used, and who does the work.
+        arguments: None for the process's own.
+        flags: of this job alone.
+    """
+    usual = None if flags is None else flags.run_file
     options = parser.parse_args(arguments)
 
     def job(machines: Machines) -> None:

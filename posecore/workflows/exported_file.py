@@ -16,8 +16,6 @@ from posecore.models.reduced_precision import ExportPrecision, Inputs, to_float1
 from posecore.schema import Json
 from posecore.shards.store import ShardStore
 
-MAX_LOSS = 0.02
-"""Share of the float model's figure that a file may lose unless something else is asked for."""
 CALIBRATION_BODIES = 256
 """Bodies on which ranges are measured for int8."""
 _FLOAT16_TOLERANCE = 0.05
@@ -45,7 +43,7 @@ def export_file(
     precision: ExportPrecision = "float32",
     calibration: ShardStore | None = None,
     judged: ShardStore | None = None,
-    max_loss: float = MAX_LOSS,
+    max_loss: float,
 ) -> ExportedFile:
     """Writes one head of a model as ONNX, if it holds.
 

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import IntegrityError
 from posecore.ingest.executor import InProcess
@@ -90,7 +91,8 @@ def foresee_split(
         there = "is not there yet, or not whole"
     return (
         f"source    {job.root}\n"
-        f"plan      {images} images and {instances} instances in {len(plan.shards)} shards of at most "
+        f"plan      {counted(images, 'image')} and {counted(instances, 'instance')} in "
+        f"{counted(len(plan.shards), 'shard')} of at most "
         f"{settings.images_per_shard}; the pictures themselves are not looked at\n"
         f"rejected  {', '.join(f'{reason}: {number}' for reason, number in sorted(rejected.items())) or 'none'}\n"
         f"stages    {', '.join(job.definition.stage_labels) or 'none'}\n"

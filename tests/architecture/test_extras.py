@@ -47,6 +47,8 @@ def test_data_and_predictions_need_no_extra(tmp_path: Path) -> None:
         ["predict", photo, "--model", model, "--dataset", "people", "--out", str(tmp_path / "out")],
         ["lineage", "model", "pose", "3"],
         ["export", model, "--head", "people", "--out", str(tmp_path / "a.onnx")],
+        ["train", "--help"],
+        ["completion", "bash"],
     ]
     done = subprocess.run(
         [sys.executable, "-c", CODE.format(hidden=sorted({*EXTRAS, "psutil"}), commands=commands)],
@@ -57,9 +59,11 @@ def test_data_and_predictions_need_no_extra(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout
     said = re.split(r"(?<=^exit status \d)\n", done.stdout, flags=re.MULTILINE)[:-1]
-    assert [text[-1] for text in said] == ["0", "0", "1", "1", "1"], said
+    assert [text[-1] for text in said] == ["0", "0", "1", "1", "1", "0", "1"], said
     assert "coco_wholebody" in said[0]
     assert any((tmp_path / "out").iterdir())
     assert "needs the package mlflow, which is not installed: pip install 'posecore[lineage]'." in said[2]
     assert "pip install 'posecore[export]'." in said[3]
-    assert "needs the package ray, which is not installed: pip install 'posecore[cluster]'." in said[4], "a job"
+    assert said[4].startswith("error: the lineage of models needs the package mlflow"), "a job"
+    assert "--min-score" in said[5]
+    assert "needs the package ray, which is not installed: pip install 'posecore[cluster]'." in said[6], "a job"

@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.adapt import FLAGS, run
+from pipelines.adapt import FLAGS, build_parser, run
 from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
@@ -365,7 +365,7 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     few = SEARCH["candidates"][:2]
     path.write_text(yaml.safe_dump(values | {"search": {"budget": "1h", "candidates": few}}))
     flags = ["--budget", "1000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
-    read_job("", AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
+    read_job(build_parser(), AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
     said = capfd.readouterr()
     assert yaml.safe_load(said.out)["search"] == {
         "budget": "1000steps",
@@ -375,7 +375,9 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     }
     assert "2 trials to 200 steps; 600 steps of what is chosen" in " ".join(said.err.split())
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
-        read_job("", AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(ThisProcess())
+        read_job(build_parser(), AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(
+            ThisProcess()
+        )
 
 
 @pytest.mark.ray

@@ -516,7 +516,7 @@ def test_the_command_predicts_with_a_registered_model(
         assert posecore_command([*command, model]) == 0
         (body,) = json.loads((out / "coco_mpii.json").read_bytes())
         np.testing.assert_allclose(np.reshape(body["keypoints"], (-1, 3))[:, :2], expected.keypoints[0], atol=1e-9)
-        assert f"1 bodies in 1 images by mpii (16 points): see {out}" in capsys.readouterr().out
+        assert f"1 body in 1 image by mpii (16 points): see {out}" in capsys.readouterr().out
     exported = ["export", "models:/adults@champion", "--tracking-uri", store.uri, "--head", "mpii"]
     assert posecore_command([*exported, "--format", "safetensors", "--out", str(tmp_path / "mpii")]) == 0
     assert list(load_model(tmp_path / "mpii").skeletons) == ["mpii"]

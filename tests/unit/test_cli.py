@@ -57,7 +57,8 @@ def test_audit_tells_what_two_splits_share(tmp_path: Path, capsys: pytest.Captur
         (["datasets", "check", "coco", "--root", "nowhere://x"], "nowhere://x: "),
         (["audit", "absent", "absent"], "absent: no manifest.json"),
         (["synth", "--dataset", "coco", "--out", "file/coco"], "file/coco/train2017: a file is where a folder must be"),
-        (["lineage", "--folder", "absent", "model", "pose", "1"], "nothing has been recorded at"),
+        (["lineage", "--folder", "absent", "model", "pose", "1"], "absent/mlflow.db"),
+        (["lineage", "model", "pose", "1", "--folder", "absent"], "absent/mlflow.db"),
     ],
 )
 def test_a_mistake_ends_in_one_sentence(

@@ -17,11 +17,6 @@ from posecore.cli import main
             "unrecognized arguments: --spilt val. Did you mean --split?",
         ),
         (["evaluate", "--modell", "x"], "usage: posecore evaluate ", "arguments are required: --model, --store"),
-        (
-            ["lineage", "model", "body", "1", "--folder", "run"],
-            "usage: posecore lineage model ",
-            "unrecognized arguments: --folder run. Give --folder before model.",
-        ),
         (["train", "--conf=x.yaml", "--dryrun"], "usage: posecore train ", "Did you mean --dry-run?"),
     ],
 )

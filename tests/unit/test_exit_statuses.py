@@ -8,6 +8,8 @@ import pytest
 import yaml
 
 from posecore.cli import COMMANDS, main
+from posecore.formats.files import check_annotations
+from posecore.formats.reader import Source
 from posecore.synth.writers import write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -51,7 +53,6 @@ WRONG_USAGE = {
     "models list vitpose-bsae": "Did you mean vitpose-base?",
     "models recipes nope": "no recipe has 'nope'",
     "models show x --heads foo": "--heads foo: say which skeleton",
-    "datasets export . --format coco --out y": "--pictures FOLDER",
     "datasets augmentations absent --out y --input 5": "--input 5",
     "view x --port 99999999": "is no port",
     "completion fish": "invalid choice: 'fish'",
@@ -76,12 +77,16 @@ NOT_THERE = {
     "export absent --out x.onnx": "absent is no file or folder here",
     "calibrate absent absent --out y": "absent: no manifest.json",
     "predict absent.jpg --model x --out y": "absent.jpg: there is no photo or video",
+    "predict https://x.invalid/a.jpg --model x --out y": "is an address; download it",
+    "predict coco --model text.txt --out y": "text.txt begins with b'hello",
     "view absent": "absent: no such folder",
+    "view text.txt": "text.txt is a file; name a folder",
     "audit absent absent": "absent: no manifest.json",
     "stages describe blur_face": "Did you mean blur_faces?",
     "synth --dataset coco --out text.txt": "a file is where a folder must be",
     "synth-sheet --out .": ". is a folder; name a file",
     "datasets export absent --format coco --out y": "absent does not exist",
+    "datasets export . --format coco --out y": ". has no images.json; give the folder that",
     "labels next absent --pictures absent --out y": "absent does not exist",
     "labels learn absent --out y": "absent: no manifest.json",
     "models show sapiens-1b-whole": "Did you mean sapiens-1b-wholebody?",
@@ -135,6 +140,21 @@ def test_a_command_says_in_one_sentence_whether_it_or_what_it_names_is_wrong(
     assert said in " ".join(errors.split())
     assert "Traceback" not in errors
     assert len([line for line in errors.splitlines() if "error: " in line]) == 1
+
+
+def test_a_dry_run_looks_at_each_split_once(
+    status: Callable[[str], int], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[str] = []
+
+    def counting(source: Source) -> None:
+        seen.append(source.split)
+        check_annotations(source)
+
+    monkeypatch.setattr("posecore.workflows.data_steps.check_annotations", counting)
+    assert status("train --data coco=coco --model vit-nano --dry-run") == 0
+    assert "datasets:" in capfd.readouterr().out
+    assert seen == ["train", "val"]
 
 
 def test_every_command_is_in_the_tables() -> None:

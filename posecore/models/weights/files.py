@@ -145,8 +145,18 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is cut or not a safetensors file ({error}); download it again.") from None
 
 
+def _check_beginning(path: Path) -> None:
+    """A page that a server sent instead, or a file that was never weights, is called what it is."""
+    with path.open("rb") as file:
+        begin = file.read(16)
+    if not begin.startswith((b"PK", b"\x80")):  # a zip archive, or the pickle of an older torch
+        what = f"begins with {begin!r}, as no file of weights does" if begin else "is empty"
+        raise CheckpointError(f"{path} {what}; name another file, or download it again.")
+
+
 def _read_pickle(path: Path) -> Any:
     _check_file(path)
+    _check_beginning(path)
     _check_archive(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals([*_NUMPY, *_IGNORED]):

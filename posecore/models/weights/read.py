@@ -203,8 +203,8 @@ def _beside(path: Path) -> list[str]:
 def _locate_published(model: PublishedModel, revision: str | None) -> Located:
     if model.hub is None:
         raise CheckpointError(
-            f"where {model.name} can be downloaded is said at {model.homepage}; give the path of the file "
-            f"{model.file + ' ' if model.file else ''}as the source and {model.name} as what is expected."
+            f"{model.name} must be downloaded by hand, {model.file or 'a file'} by way of {model.homepage}; then name "
+            f"that file in its place, a command also --expect {model.name}."
         )
     found = download(HubName(model.hub, revision, model.file))
     return Located(found.path, found.commit, model)

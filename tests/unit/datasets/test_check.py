@@ -153,7 +153,7 @@ def test_counts_and_flags_are_compared_with_the_definition(download: Download) -
     del download.document["images"][0], download.document["annotations"][0]
     report = download.check()
     assert [f.code for f in report.findings] == ["image-count", "instance-count", "flag-never-seen"]
-    assert "1 images where the definition states 2" in str(report)
+    assert "1 image where the definition states 2" in str(report)
     assert "flag 0 (not labelled) was never seen" in str(report)
     assert not report.has_errors
 

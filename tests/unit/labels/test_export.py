@@ -148,7 +148,7 @@ def test_predictions_become_prelabels_by_one_command(
     assert cli.main(command) == 2
     assert "--pictures FOLDER" in capsys.readouterr().err
     assert cli.main([*command, f"--pictures={tmp_path}"]) == 0
-    assert "1 pictures, 1 bodies" in capsys.readouterr().out
+    assert "1 picture, 1 body" in capsys.readouterr().out
     monkeypatch.setenv("POSECORE_DATASETS", str(tmp_path / "defs"))
     monkeypatch.setattr(posecore.datasets, "__path__", list(posecore.datasets.__path__))
     found = recognise(out)
@@ -201,7 +201,7 @@ def test_corrected_files_come_back_as_a_split_of_the_set_with_what_a_person_touc
     before = (mice / "defs" / "mice" / "dataset.yaml").read_text()
     add = ["datasets", "add", "mice", f"--root={mice}", f"--from={mice / 'cvat'}"]
     assert cli.main(add) == 0
-    assert "a person has set or moved 1 points of 1 bodies" in capsys.readouterr().out
+    assert "a person has set or moved 1 point of 1 body" in capsys.readouterr().out
     definition = load_dataset("mice")
     first, *others = definition.splits
     assert others == ["corrected"]

@@ -82,7 +82,7 @@ def test_they_become_a_page_and_a_file_to_correct(tmp_path: Path, capsys: pytest
     (tmp_path / "0.png").write_bytes(picture())
     arguments = ["labels", "next", f"{tmp_path / 'predicted'}", f"--pictures={tmp_path}", f"--out={tmp_path / 'out'}"]
     assert cli.main([*arguments, "--format=cvat"]) == 0
-    assert "1 pictures of 1" in capsys.readouterr().out
+    assert "1 picture of 1" in capsys.readouterr().out
     assert 'source="auto"' in (tmp_path / "out" / "next.xml").read_text()
     assert (tmp_path / "out" / "page" / "index.html").is_file()
     assert len(EVE) == SKELETON.num_keypoints

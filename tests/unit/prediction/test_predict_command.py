@@ -98,7 +98,7 @@ def test_photos_that_viewers_show_turned_are_told_of(
     (tmp_path / "b.jpg").write_bytes(data[:2] + segment + data[2:])
     command = ["predict", str(tmp_path / "*.jpg"), "--model", model, "--out", str(tmp_path / "out"), "--format", "coco"]
     assert main(command) == 0
-    assert "note: 1 photos, such as b.jpg, are stored turned or mirrored" in capsys.readouterr().err
+    assert "note: stored turned or mirrored (EXIF): 1 photo, such as b.jpg; " in capsys.readouterr().err
     assert main([*command[:1], str(tmp_path / "a.jpg"), *command[2:]]) == 0
     assert "turned" not in capsys.readouterr().err
 
@@ -108,7 +108,7 @@ def test_one_photo_gets_its_skeleton_and_its_numbers(
 ) -> None:
     path, out = photo(tmp_path / "photo.png"), tmp_path / "out"
     assert main(["predict", str(path), "--model", model, "--out", str(out), "--min-score", "-10"]) == 0
-    assert capsys.readouterr().out == f"1 bodies in 1 images by coco (17 points): see {out}\n"
+    assert capsys.readouterr().out == f"1 body in 1 image by coco (17 points): see {out}\n"
     (expected,) = Predictor(load_model(model)).predict([path])
     (body,) = json.loads((out / "coco_coco.json").read_bytes())
     triplets = np.reshape(body["keypoints"], (17, 3))
@@ -178,7 +178,7 @@ def test_a_box_that_cannot_be_cropped_costs_its_image_only(
     command = ["predict", str(tmp_path / "in"), "--model", model, "--out", str(tmp_path / "out")]
     assert main([*command, "--boxes", str(tmp_path / "boxes.csv")]) == 1
     told = capsys.readouterr()
-    assert "1 bodies in 1 images" in told.out
+    assert "1 body in 1 image" in told.out
     (line,) = [line for line in told.err.splitlines() if line.startswith("error: ")]
     assert line.startswith("error: a.png: box 0 (")
 

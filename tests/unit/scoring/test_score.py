@@ -224,6 +224,25 @@ def test_the_command_writes_three_files_and_draws_the_worst_pictures(
     assert (out / "score.md").read_text().startswith("# ")
 
 
+def test_a_dry_run_reads_both_files_and_writes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    truth, path = files(tmp_path, truth_of(), [result(1), result(2, 9.0)])
+    out = tmp_path / "out"
+    command = ["score", str(path), "--truth", str(truth), "--out", str(out), "--dry-run"]
+    for protocol in ("coco", "torso", "pixel"):
+        assert main([*command, "--protocol", protocol]) == 0
+        told = capsys.readouterr().out
+        assert f"truth     {truth}: 4 annotations of 4 pictures\nresults   {path}: 2\n" in told
+        assert f"protocol  {protocol}, 200 resamples" in told
+    assert not out.exists()
+    path.write_text(json.dumps([result(1), result(9)]))
+    assert main([*command, "--protocol", "coco"]) == 1
+    assert "1 of 2 results are on pictures that" in capsys.readouterr().err
+    assert main([*command, "--protocol", "coco", "--images", str(out)]) == 1
+    assert f"--images {out}: no such folder." in capsys.readouterr().err
+    assert main([*command[:-3], "--out", str(path), "--protocol", "coco"]) == 2
+    assert f"--out {path} is a file; name a folder." in capsys.readouterr().err
+
+
 @pytest.mark.browser
 def test_a_browser_shows_the_page_at_both_widths(tmp_path: Path) -> None:
     folder = tmp_path / "a_folder_of_a_long_name" / ("of_a_run" * 12)

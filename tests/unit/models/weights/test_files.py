@@ -103,7 +103,8 @@ def test_cut_files_are_refused(tmp_path: Path, keep: float, zipped: bool) -> Non
     path = saved(tmp_path / "x.pth", {"state_dict": PLAIN}, _use_new_zipfile_serialization=zipped)
     whole = path.read_bytes()
     path.write_bytes(whole[: int(keep * len(whole)) if keep < 1 else int(keep)])
-    with pytest.raises(CheckpointError, match=r"x\.pth is cut or not a checkpoint; download it again"):
+    what = "cut or not a checkpoint;" if keep else "empty; name another file, or"
+    with pytest.raises(CheckpointError, match=rf"x\.pth is {what} download it again"):
         read_tensors(path)
 
 
