@@ -15,7 +15,8 @@ every fifth picture); and those of the bodies that the others find. They are jud
 
 * by the number of bodies in a picture, with bodies counted that are missed, redundant and swapped;
 * all pictures of 1 to 20 together by CrowdPose's protocol, and by OCHuman's bodies, whose box is mostly shared;
-* on infants in incubators with the arms of adults in the picture, which no training picture shows;
+* on infants in incubators with the arms of adults in the picture, which no training picture shows, and once more by
+  models that were taught some (:mod:`benchmarks.whole_scene_infants`);
 * on real pictures of COCO, if ``POSECORE_SAMPLES`` says where some are.
 
 A line for each goes to ``judged.json``. What bodies in whole pictures cost is asked by
@@ -66,6 +67,8 @@ MOST_ANSWERS = 20
 NUM_TRAIN, NUM_JUDGED = 400, 12
 """Pictures to learn from, and per number of bodies."""
 NUM_INCUBATORS = 48
+INFANTS = "-infants"
+"""Ending of the folders of models that have seen incubators."""
 FIRST_ADULT = 500_000
 """Subjects of incubators from here on are adults."""
 BACKBONE: dict[str, Any] = {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0}
@@ -102,7 +105,7 @@ BATCH = {"top-down": 16, "bottom-up": 4, "one-stage": 4}
 
 def definition() -> DatasetDefinition:
     """COCO's, with the rendered splits."""
-    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators", "crowds"]
+    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators_train", "incubators", "crowds"]
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
     return load_dataset("coco").model_copy(update={"splits": splits})
 
@@ -135,7 +138,8 @@ def _scenes() -> dict[str, list[Scene] | Iterator[Scene]]:
     scenes = {"train": group(0, np.floor(10.0**draws + 0.5).astype(int).tolist(), range(800))}
     for number, count in enumerate(COUNTS, start=1):
         scenes[f"of_{count}"] = group(number, [count] * NUM_JUDGED, range(800, 1000))
-    scenes["incubators"] = (render("incubator", 0, place, size) for place in range(NUM_INCUBATORS))
+    scenes["incubators_train"] = (render("incubator", 1, place, size, range(800)) for place in range(NUM_TRAIN))
+    scenes["incubators"] = (render("incubator", 0, place, size, range(800, 1000)) for place in range(NUM_INCUBATORS))
     scenes["crowds"] = (
         scene
         for number, count in enumerate(COUNTS, start=1)
@@ -206,13 +210,17 @@ def train(out: Path, name: str) -> None:
 
 def judge(out: Path) -> None:
     """All that were trained, in all ways, on all pictures."""
-    models = {name: load_model(out / name / "model") for name in MODELS if (out / name / "model").is_dir()}
-    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items() if name != "train"}
+    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items()}
+    splits = {name: found for name, found in splits.items() if "train" not in name} | real(out)
+    asked = [("", splits), (INFANTS, {"incubators": splits["incubators"]})]
     rows = []
-    for name, (store, annotations) in (splits | real(out)).items():
-        for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
-            row = {"model": way, "pictures": name, "ms": 1000 * seconds / store.num_images}
-            rows.append(row | _judged(store, predictions))
+    for ending, of in asked:
+        folders = {name: out / f"{name}{ending}" / "model" for name in MODELS}
+        models = {name: load_model(folder) for name, folder in folders.items() if folder.is_dir()}
+        for name, (store, annotations) in of.items():
+            for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
+                row = {"model": way, "pictures": f"{name}{ending}", "ms": 1000 * seconds / store.num_images}
+                rows.append(row | _judged(store, predictions))
     (out / "judged.json").write_text(json.dumps(rows, indent=1))
     for columns in SHOWN.values():
         show([row for row in rows if all(column in row for column in columns)], columns, "pictures")
@@ -339,8 +347,12 @@ def show(rows: Sequence[dict[str, Any]], columns: Sequence[str], by: str = "bodi
     """Prints a table."""
     table = Table("model", by, *columns)
     for row in rows:
-        table.add_row(row["model"], str(row[by]), *(f"{row[column]:.3f}" for column in columns))
-    Console().print(table)
+        table.add_row(row["model"], str(row[by]), *(_figure(row[column]) for column in columns))
+    Console(width=160).print(table)
+
+
+def _figure(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:.3f}"
 
 
 def found(truth: GroundTruth, predictions: Predictions) -> dict[str, float]:

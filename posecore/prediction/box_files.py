@@ -18,7 +18,8 @@ from posecore.schema import Json
 _COLUMNS = ("image", "x", "y", "w", "h")
 _FORMS = (
     "expected COCO annotations (images and annotations with bbox), COCO results (a list of image_id, bbox and score), "
-    f"or a table with the columns {', '.join(_COLUMNS)} and optionally score and frame"
+    f"or a table with the columns {', '.join(_COLUMNS)} and optionally score and frame, or another model's "
+    "predictions.parquet"
 )
 
 _OTHER_FORMS = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
@@ -113,6 +114,8 @@ def _coco_file(path: Path, document: Json) -> BoxFile:
 
 
 def _table_rows(table: pl.DataFrame) -> Iterable[_Row]:
+    if "file_name" in table.columns and "image" not in table.columns:  # what `posecore predict` wrote
+        table = table.rename({"file_name": "image", "frame_index": "frame"})
     table = table.select(*_COLUMNS, *(name for name in ("score", "frame") if name in table.columns))
     for row in table.iter_rows(named=True):
         frame, score = row.get("frame"), row.get("score")

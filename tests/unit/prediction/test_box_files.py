@@ -7,6 +7,7 @@ import pytest
 
 from posecore.errors import PredictionError
 from posecore.prediction.box_files import read_box_file
+from posecore.prediction.outputs import TABLE
 
 ROWS = {"image": ["a/x.jpg", "a/x.jpg", "y.jpg"], "x": [1.0, 5.0, 0.5], "y": [2, 6, 0], "w": [3, 7, 9], "h": [4, 8, 9]}
 
@@ -30,6 +31,16 @@ def test_frames_of_a_video_have_boxes_of_their_own(tmp_path: Path) -> None:
     path.write_text("image,frame,x,y,w,h\nclip.mp4,0,1,1,5,5\nclip.mp4,2,3,3,5,5\n")
     file = read_box_file(path)
     assert [len(file.of("clip.mp4", frame)) for frame in range(4)] == [1, 0, 1, 0]
+
+
+def test_what_another_model_found_is_read_from_its_predictions(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.parquet"
+    own = ROWS | {"frame_index": [None, None, 4], "score": [0.9, 0.5, 0.25], "box_score": [1.0, 1.0, 1.0]}
+    own["file_name"] = own.pop("image")
+    pl.DataFrame({name: own.get(name) for name in TABLE.names if name in own}).write_parquet(path)
+    file = read_box_file(path)
+    assert file.of("a/x.jpg", None).scores.tolist() == [0.9, 0.5]  # type: ignore[union-attr]
+    assert file.of("y.jpg", 4).bbox_xywh.tolist() == [[0.5, 0, 9, 9]]
 
 
 def test_names_that_look_like_numbers_stay_names(tmp_path: Path) -> None:
