@@ -15,8 +15,7 @@ every fifth picture); and those of the bodies that the others find. They are jud
 
 * by the number of bodies in a picture, with bodies counted that are missed, redundant and swapped;
 * all pictures of 1 to 20 together by CrowdPose's protocol, and by OCHuman's bodies, whose box is mostly shared;
-* on infants in incubators with the arms of adults in the picture, which no training picture shows, and once more by
-  models that were taught some (:mod:`benchmarks.whole_scene_infants`);
+* on infants in incubators with the arms of adults in the picture, which no training picture shows;
 * on real pictures of COCO, if ``POSECORE_SAMPLES`` says where some are.
 
 A line for each goes to ``judged.json``. What bodies in whole pictures cost is asked by
@@ -44,7 +43,7 @@ from posecore.evaluation.body_errors import body_errors
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.oks import match_predictions, similarity
 from posecore.evaluation.protocols import bodies_of, evaluate
-from posecore.evaluation.results import DetectedBoxes, read_boxes
+from posecore.evaluation.results import DetectedBoxes
 from posecore.evaluation.scenes import predict_images
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
@@ -67,8 +66,6 @@ MOST_ANSWERS = 20
 NUM_TRAIN, NUM_JUDGED = 400, 12
 """Pictures to learn from, and per number of bodies."""
 NUM_INCUBATORS = 48
-INFANTS = "-infants"
-"""Ending of the folders of models that have seen incubators."""
 FIRST_ADULT = 500_000
 """Subjects of incubators from here on are adults."""
 BACKBONE: dict[str, Any] = {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0}
@@ -105,7 +102,7 @@ BATCH = {"top-down": 16, "bottom-up": 4, "one-stage": 4}
 
 def definition() -> DatasetDefinition:
     """COCO's, with the rendered splits."""
-    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators_train", "incubators", "crowds"]
+    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators", "crowds"]
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
     return load_dataset("coco").model_copy(update={"splits": splits})
 
@@ -138,7 +135,6 @@ def _scenes() -> dict[str, list[Scene] | Iterator[Scene]]:
     scenes = {"train": group(0, np.floor(10.0**draws + 0.5).astype(int).tolist(), range(800))}
     for number, count in enumerate(COUNTS, start=1):
         scenes[f"of_{count}"] = group(number, [count] * NUM_JUDGED, range(800, 1000))
-    scenes["incubators_train"] = (render("incubator", 1, place, size, range(800)) for place in range(NUM_TRAIN))
     scenes["incubators"] = (render("incubator", 0, place, size, range(800, 1000)) for place in range(NUM_INCUBATORS))
     scenes["crowds"] = (
         scene
@@ -210,17 +206,13 @@ def train(out: Path, name: str) -> None:
 
 def judge(out: Path) -> None:
     """All that were trained, in all ways, on all pictures."""
-    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items()}
-    splits = {name: found for name, found in splits.items() if "train" not in name} | real(out)
-    asked = [("", splits), (INFANTS, {"incubators": splits["incubators"]})]
+    models = {name: load_model(out / name / "model") for name in MODELS if (out / name / "model").is_dir()}
+    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items() if name != "train"}
     rows = []
-    for ending, of in asked:
-        folders = {name: out / f"{name}{ending}" / "model" for name in MODELS}
-        models = {name: load_model(folder) for name, folder in folders.items() if folder.is_dir()}
-        for name, (store, annotations) in of.items():
-            for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
-                row = {"model": way, "pictures": f"{name}{ending}", "ms": 1000 * seconds / store.num_images}
-                rows.append(row | _judged(store, predictions))
+    for name, (store, annotations) in (splits | real(out)).items():
+        for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
+            row = {"model": way, "pictures": name, "ms": 1000 * seconds / store.num_images}
+            rows.append(row | _judged(store, predictions))
     (out / "judged.json").write_text(json.dumps(rows, indent=1))
     for columns in SHOWN.values():
         show([row for row in rows if all(column in row for column in columns)], columns, "pictures")
@@ -242,7 +234,7 @@ def _answers(
     crops = models.get("top-down")
     if crops is not None:
         yield "top-down, true boxes", *_timed(crops, store, settings, None)
-        yield "top-down, boxes nearly true", *_timed(crops, store, settings, _nearly_true(store, document))
+        yield "top-down, boxes nearly true", *_timed(crops, store, settings, _nearly_true(document))
     for name, model in models.items():
         if not model.config.whole_scenes:
             continue
@@ -261,10 +253,14 @@ def _timed(
     return predict_store(model, store, settings, head="coco", boxes=boxes), time.process_time() - began
 
 
-def _nearly_true(store: ShardStore, document: dict[str, Any]) -> DetectedBoxes:
-    file = Path(str(store.location)) / "nearly_true.json"
-    file.write_text(json.dumps(detections(document, 0)))
-    return read_boxes(file)
+def _nearly_true(document: dict[str, Any]) -> DetectedBoxes:
+    found = detections(document, 0)
+    return DetectedBoxes(
+        image_ids=tuple(str(box["image_id"]) for box in found),
+        bbox_xywh=np.array([box["bbox"] for box in found], np.float64).reshape(-1, 4),
+        scores=np.array([box["score"] for box in found], np.float64),
+        category_id=np.ones(len(found), np.int64),
+    )
 
 
 def _boxes_of(model: PoseModel, store: ShardStore, settings: InferenceSettings) -> DetectedBoxes:
