@@ -23,6 +23,7 @@ import numpy as np
 import onnxruntime
 import rtmlib
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from posecore.config import parse_config
 from posecore.evaluation.exported import as_inputs
@@ -139,7 +140,23 @@ def bodies(
         kinds[name] = partial(predictor.predict, *ours)
     count = sum(len(boxes) for _, boxes in pictures)
     print(f"{len(pictures)} photographs, {count} bodies, {rounds} rounds, {torch.get_num_threads()} thread")
-    print_table("a body", in_turn(kinds, rounds), count, "rtmlib")
+    square = torch.randn(1024, 1024)
+    kinds["product"] = lambda: [square @ square for _ in range(10)]
+    taken = in_turn(kinds, rounds)
+    per_second = 10 * 2 * len(square) ** 3 / taken.pop("product")[0]
+    print_table("a body", taken, count, "rtmlib")
+    operations = operations_of(model)
+    print(
+        f"\nThe network is {operations / 1e9:.2f} GFLOP; this core does {per_second / 1e9:.0f} GFLOP/s in products of large "
+        f"matrices: {1000 * operations / per_second:.1f} ms at the least."
+    )
+
+
+def operations_of(model: PoseModel) -> int:
+    """Floating-point operations of one crop in convolutions and products."""
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.predict(torch.zeros(1, 3, *model.input_size), "coco")
+    return counter.get_total_flops()
 
 
 def videos(

@@ -3,6 +3,7 @@
 import argparse
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands, refuse_folder
 from posecore.cli.model_argument import (
@@ -14,6 +15,9 @@ from posecore.cli.model_argument import (
     weights_source,
 )
 from posecore.errors import LineageError, UsageError
+
+if TYPE_CHECKING:
+    from posecore.shards.store import ShardStore
 
 
 def add(commands: Commands) -> None:
@@ -59,7 +63,6 @@ def _export(options: argparse.Namespace) -> int:
     from posecore.models.onnx_export import single_head
     from posecore.models.saving import save_model
     from posecore.models.weights.read import checksum, locate, read_weights
-    from posecore.shards.store import open_store
     from posecore.workflows.exported_file import export_file
 
     own = None if options.format in OURS else format_named(options.format, options.set)
@@ -68,7 +71,7 @@ def _export(options: argparse.Namespace) -> int:
     if options.format != "safetensors":
         refuse_folder(options.out, "model.onnx")
     _check_precision(options)
-    calibration, judged = (split and open_store(split) for split in (options.calibrate, options.judge))
+    calibration, judged = (split and _store(split) for split in (options.calibrate, options.judge))
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
         weights = checksum(locate(source).path)
@@ -106,6 +109,13 @@ def _export(options: argparse.Namespace) -> int:
         print(f"what {options.precision} costs on pictures was not measured; --judge SPLIT does")
     _record(options, weights)
     return 0
+
+
+def _store(split: str) -> "ShardStore":
+    # Imported here because an export without a split does not need pyarrow, which takes a third of a second.
+    from posecore.shards.store import open_store
+
+    return open_store(split)
 
 
 def _check_precision(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from posecore.errors import EvaluationError
-from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crops import Answers
 from posecore.evaluation.inference import PredictionTask, answering_columns, as_predictions, head_conventions
 from posecore.evaluation.metric import Metric
@@ -72,21 +72,9 @@ def export_loss(model: PoseModel, graph: Graph, path: Path, task: PredictionTask
     Raises:
         EvaluationError: the split has no protocol or no body, or the head lacks points of it.
     """
-    session = open_session(str(path))
-    metric, columns = _metric(task), answering_columns(model, task)
-    answers: dict[str, list[Answers]] = {"model": [], "file": []}
-    areas = []
-    for image, boxes in boxed_pictures(model, task, len(task.rows)):
-        given = graph.given(image, boxes)
-        with torch.no_grad():
-            answer = graph(*given)
-            outputs = {"model": answer if isinstance(answer, tuple) else (answer,), "file": _run(session, graph, given)}
-            for name, each in outputs.items():
-                keypoints, scores = (found.numpy().astype(np.float64)[:, columns] for found in graph.read(each, boxes))
-                answers[name].append(Answers(keypoints, scores))
-        areas.append((boxes[:, 2:].double() * graph.padding).prod(dim=1).numpy())
+    metric = _metric(task)
+    found = answered(model, graph, path, task)
     truth, definition = GroundTruth.from_store(task.store), task.store.manifest.definition
-    found = {name: as_predictions(task, task.rows, each, areas) for name, each in answers.items()}
     figures = {name: evaluate(definition.evaluation, definition.skeleton, truth, each) for name, each in found.items()}
     labelled = truth.visibility[task.rows] > 0
     shift = np.linalg.norm(found["file"].keypoints - found["model"].keypoints, axis=-1)[labelled]
@@ -100,6 +88,29 @@ def export_loss(model: PoseModel, graph: Graph, path: Path, task: PredictionTask
         num_points=len(shift),
         higher_is_better=metric.higher_is_better,
     )
+
+
+def answered(
+    model: PoseModel, graph: Graph, path: Path, task: PredictionTask
+) -> dict[Literal["model", "file"], Predictions]:
+    """What a file and the graph it was made from say of a split; arguments as :func:`export_loss`.
+
+    Raises:
+        EvaluationError: the head lacks points of the split.
+    """
+    session, columns = open_session(str(path)), answering_columns(model, task)
+    answers: dict[Literal["model", "file"], list[Answers]] = {"model": [], "file": []}
+    areas = []
+    for image, boxes in boxed_pictures(model, task, len(task.rows)):
+        given = graph.given(image, boxes)
+        with torch.no_grad():
+            answer = graph(*given)
+            outputs = answer if isinstance(answer, tuple) else (answer,)
+            for each, said in zip(answers.values(), (outputs, _run(session, graph, given)), strict=True):
+                keypoints, scores = (found.numpy().astype(np.float64)[:, columns] for found in graph.read(said, boxes))
+                each.append(Answers(keypoints, scores))
+        areas.append((boxes[:, 2:].double() * graph.padding).prod(dim=1).numpy())
+    return {name: as_predictions(task, task.rows, each, areas) for name, each in answers.items()}
 
 
 def boxed_pictures(model: PoseModel, task: PredictionTask, num_bodies: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -50,7 +50,7 @@ class ExportedHeads:
         if isinstance(finished, OnnxGraph):
             fixed = finished.config.batch
             sizes = _SIZES if fixed is None else (fixed,)
-            session = _OpenvinoSession(finished.graph.numpy().tobytes(), precision, sizes)
+            session = OpenvinoSession(finished.graph.numpy().tobytes(), precision, sizes)
             self._graphs.append((list(heads), lambda images: [finished.answers(images, session)]))
             return
         groups = [[head] for head in heads] if has_experts(model) else [list(heads)]
@@ -61,7 +61,7 @@ class ExportedHeads:
                 write_graph(graph, path)
                 check_onnx(path, graph)
                 data = path.read_bytes()
-                session = _OpenvinoSession(data, precision, _SIZES) if backend == "openvino" else open_session(data)
+                session = OpenvinoSession(data, precision, _SIZES) if backend == "openvino" else open_session(data)
                 self._graphs.append((group, partial(_outputs, session, graph.outputs)))
 
     def __call__(self, images: Tensor) -> dict[str, Tensor]:
@@ -88,7 +88,7 @@ def _outputs(session: Any, names: Sequence[str], images: Tensor) -> list[Tensor]
     return [torch.from_numpy(np.asarray(output, np.float32)) for output in found]
 
 
-class _OpenvinoSession:
+class OpenvinoSession:
     """OpenVINO behind the one call of onnxruntime's sessions that is used here, for a graph of one input.
 
     Args:

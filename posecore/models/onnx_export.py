@@ -113,11 +113,14 @@ def write_graph(
 
 
 def add_metadata(path: Path, values: Mapping[str, str]) -> None:
-    """Writes further metadata into an ONNX file."""
+    """Writes further metadata into an ONNX file, by keys that it does not have.
+
+    Nothing is read: protobuf takes one message written after another as one, whose lists go on.
+    """
     onnx = _need("onnx")[0]
-    stored = onnx.load(path, load_external_data=False)
-    onnx.helper.set_model_props(stored, {entry.key: entry.value for entry in stored.metadata_props} | dict(values))
-    onnx.save(stored, path)
+    entries = [onnx.StringStringEntryProto(key=key, value=value) for key, value in values.items()]
+    with path.open("ab") as file:
+        file.write(onnx.ModelProto(metadata_props=entries).SerializeToString())
 
 
 def move_files(folder: Path, target: Path) -> None:

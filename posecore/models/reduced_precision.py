@@ -4,6 +4,7 @@ Only backbone and head are rewritten. What is before and after them in the file,
 float32, and inputs and outputs are what they were, so nobody who runs the file need know.
 """
 
+import ast
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,8 @@ ExportPrecision: TypeAlias = Literal["float32", "float16", "int8"]
 Inputs: TypeAlias = Mapping[str, NDArray[Any]]
 """By name, what a graph is given at once."""
 
+SPARED: Sequence[str] = ("head",)
+"""Modules that int8 leaves in float32."""
 _NEEDED_BY = "an export in fewer bits"
 _SCOPES = "pkg.torch.onnx.name_scopes"
 """Where torch's exporter of programs notes which modules a node is of; the quick one has it in the node's name."""
@@ -50,7 +53,7 @@ def to_float16(path: Path) -> None:
     onnx.save(smaller, path, save_as_external_data=outside, location=data.name)
 
 
-def to_int8(path: Path, pictures: Iterable[Inputs]) -> None:
+def to_int8(path: Path, pictures: Iterable[Inputs], spared: Sequence[str] = SPARED) -> None:
     """Rewrites the products of the network of a file in int8; what lies between them stays float32.
 
     Weights have a scale per channel and seven bits, since processors without VNNI add pairs of products of eight bits
@@ -59,6 +62,7 @@ def to_int8(path: Path, pictures: Iterable[Inputs]) -> None:
     Args:
         path: of the file, of at most 2 GB.
         pictures: from which the ranges of activations are measured.
+        spared: modules whose products stay float32, too, such as ``head.final_layer``.
 
     Raises:
         ConfigError: there are no pictures, the weights lie in a file of their own, or onnx or onnxruntime is not
@@ -81,7 +85,9 @@ def to_int8(path: Path, pictures: Iterable[Inputs]) -> None:
             reader,
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_PRODUCTS),
-            nodes_to_quantize=[node.name for node in nodes if _in_network(node) and node.op_type in _PRODUCTS],
+            nodes_to_quantize=[
+                node.name for node in nodes if node.op_type in _PRODUCTS and _in_network(node, but=spared)
+            ],
             per_channel=True,
             reduce_range=True,
             activation_type=QuantType.QUInt8,
@@ -120,11 +126,21 @@ class _Pictures:
         return None if found is None else dict(found)
 
 
-def _in_network(node: Any) -> bool:
+def _in_network(node: Any, but: Sequence[str] = ()) -> bool:
+    module = _module(node)
+    return _is_in(module, ("backbone", "head")) and not _is_in(module, but)
+
+
+def _is_in(module: str, names: Sequence[str]) -> bool:
+    return any(f"{module}.".startswith(f"{name}.") for name in names)
+
+
+def _module(node: Any) -> str:
+    """Dotted name of the innermost module that a node is of."""
     for entry in node.metadata_props:
         if entry.key == _SCOPES:
-            return "'backbone" in entry.value or "'head" in entry.value
-    return node.name.startswith(("/backbone/", "/head/"))
+            return ".".join(ast.literal_eval(entry.value)[-2:-1])
+    return ".".join(node.name.split("/")[1:-1])
 
 
 @contextmanager

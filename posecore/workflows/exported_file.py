@@ -4,17 +4,21 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from posecore.asides import aside_folder
 from posecore.errors import CheckpointError
-from posecore.evaluation.exported import ExportLoss, as_inputs, boxed_pictures, export_loss
-from posecore.evaluation.inference import InferenceSettings, PredictionTask
 from posecore.models.export_graphs import Graph, GraphLayout
 from posecore.models.onnx_export import METADATA_PREFIX, TOLERANCE, add_metadata, check_onnx, export_onnx, move_files
 from posecore.models.pose_model import PoseModel
 from posecore.models.reduced_precision import ExportPrecision, Inputs, to_float16, to_int8
 from posecore.schema import Json
-from posecore.shards.store import ShardStore
+
+if TYPE_CHECKING:
+    # Judging and reading splits takes half a second of imports, which an export without a split does not wait for.
+    from posecore.evaluation.exported import ExportLoss
+    from posecore.evaluation.inference import PredictionTask
+    from posecore.shards.store import ShardStore
 
 CALIBRATION_BODIES = 256
 """Bodies on which ranges are measured for int8."""
@@ -31,7 +35,7 @@ class ExportedFile:
     """
 
     difference: float
-    loss: ExportLoss | None
+    loss: "ExportLoss | None"
 
 
 def export_file(
@@ -41,8 +45,8 @@ def export_file(
     *,
     layout: GraphLayout = "picture",
     precision: ExportPrecision = "float32",
-    calibration: ShardStore | None = None,
-    judged: ShardStore | None = None,
+    calibration: "ShardStore | None" = None,
+    judged: "ShardStore | None" = None,
     max_loss: float,
 ) -> ExportedFile:
     """Writes one head of a model as ONNX, if it holds.
@@ -76,7 +80,7 @@ def export_file(
             assert calibration is not None
             to_int8(path, _pictures(model, graph, _task(calibration, head)))
             metadata["calibration"] = json.dumps(_named(calibration))
-        loss = None if judged is None else export_loss(model, graph, path, _task(judged, head))
+        loss = None if judged is None else _judged(model, graph, path, _task(judged, head))
         if loss is not None:
             if not loss.share <= max_loss:
                 raise CheckpointError(
@@ -94,14 +98,24 @@ def export_file(
     return ExportedFile(difference, loss)
 
 
-def _task(store: ShardStore, head: str) -> PredictionTask:
+def _task(store: "ShardStore", head: str) -> "PredictionTask":
+    from posecore.evaluation.inference import InferenceSettings, PredictionTask
+
     return PredictionTask(store=store, head=head, settings=InferenceSettings(flip_test=False))
 
 
-def _pictures(model: PoseModel, graph: Graph, task: PredictionTask) -> Iterator[Inputs]:
+def _judged(model: PoseModel, graph: Graph, path: Path, task: "PredictionTask") -> "ExportLoss":
+    from posecore.evaluation.exported import export_loss
+
+    return export_loss(model, graph, path, task)
+
+
+def _pictures(model: PoseModel, graph: Graph, task: "PredictionTask") -> Iterator[Inputs]:
+    from posecore.evaluation.exported import as_inputs, boxed_pictures
+
     for image, boxes in boxed_pictures(model, task, CALIBRATION_BODIES):
         yield as_inputs(graph, graph.given(image, boxes))
 
 
-def _named(store: ShardStore) -> dict[str, Json]:
+def _named(store: "ShardStore") -> dict[str, Json]:
     return {"split": f"{store.manifest.dataset} {store.manifest.split}", "digest": store.manifest.digest}

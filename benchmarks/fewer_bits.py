@@ -1,0 +1,244 @@
+"""What do fewer bits of an exported file cost? Nets that learned rendered adults, on pictures they have not seen.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits learn heatmap --out results/fewer_bits
+    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits learn simcc --out results/fewer_bits
+    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits judge --out results/fewer_bits
+    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits time
+
+A small transformer with a classic head and a small CSPNeXt with RTMPose's head learn the same four people, one to a
+picture; a command that was stopped goes on where it was. Files in float16 and int8, whose ranges are measured on 256
+bodies of the training split, are judged beside float32 on further pictures of these people: average precision, and
+its difference with an interval from pictures drawn anew, the same ones for both. ``time`` asks what int8 costs and
+gains by which layers stay float32, at published sizes with random weights, all in turn.
+"""
+
+import argparse
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.repeated import trained
+from posecore.asides import aside_folder
+from posecore.config import parse_config
+from posecore.datasets.definition import DatasetDefinition, SplitDefinition
+from posecore.datasets.discovery import load_dataset, read_split
+from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.bootstrap import BootstrapSettings
+from posecore.evaluation.exported import answered, as_inputs, boxed_pictures
+from posecore.evaluation.image_units import units_of
+from posecore.evaluation.inference import InferenceSettings, PredictionTask
+from posecore.evaluation.paired import compare_metrics
+from posecore.evaluation.protocols import of_resamples
+from posecore.evaluation.traits import Traits
+from posecore.ingest.job import IngestSettings, ingest_job
+from posecore.ingest.run import ingest
+from posecore.loading.loader import LoadingConfig
+from posecore.models.architecture import ModelConfig
+from posecore.models.backends import OpenvinoSession
+from posecore.models.onnx_export import export_onnx
+from posecore.models.onnx_graph import open_session
+from posecore.models.pose_model import model_for
+from posecore.models.reduced_precision import to_float16, to_int8
+from posecore.models.saving import CARD_FILE, load_model
+from posecore.shards.manifest import MANIFEST_NAME
+from posecore.shards.store import ShardStore, open_store
+from posecore.synth.coco_files import CocoFile
+from posecore.synth.scene import render_group
+from posecore.synth.writers import encode_jpeg
+from posecore.training.loop import TrainingConfig
+from posecore.workflows.exported_file import CALIBRATION_BODIES
+from posecore.workflows.multidataset_worker import MultiDatasetWorker
+
+NETS: Mapping[str, Mapping[str, Any]] = {
+    "heatmap": {
+        "backbone": {"kind": "vit", "embed_dim": 128, "depth": 4, "num_heads": 4, "patch_size": 12, "patch_padding": 0},
+        "head": {"kind": "classic", "channels": 32},
+        "input_size": [96, 72],
+        "heatmap_sigma": 1.5,
+    },
+    "simcc": {
+        "backbone": {"kind": "cspnext", "deepen": 0.167, "widen": 0.25},
+        "head": {"kind": "rtmcc", "token_dim": 128, "attention_dim": 64},
+        "input_size": [96, 64],
+    },
+}
+SIZE = (160, 120)
+"""Of the pictures, px."""
+PEOPLE = range(4)
+COUNTS = {"train": 1500, "judged": 300}
+LAST = ("head.final_layer", "head.cls_x", "head.cls_y")
+"""The layer that gives heatmaps, or bins; that of RTMPose's features to points is spared with it."""
+FIRST = ("backbone.patch_embed", "backbone.stem")
+SPARED: Mapping[str, Sequence[str]] = {
+    "int8": (),
+    "int8, last layers float32": LAST,
+    "int8, head float32": ("head",),
+    "int8, first layers float32": FIRST,
+    "int8, head and first layers float32": ("head", *FIRST),
+}
+PUBLISHED = ("rtmpose-m", "vitpose-small")
+
+
+def definition() -> DatasetDefinition:
+    """COCO's, with the rendered splits."""
+    splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in COUNTS}
+    return load_dataset("coco").model_copy(update={"splits": splits})
+
+
+def split(out: Path, name: str) -> ShardStore:
+    """One adult to a picture, rendered and ingested when it is first asked for."""
+    root, first = out / "data", sum(COUNTS.values()) * (name == "judged")
+    if not (root / f"{name}.json").exists():
+        document = CocoFile("rendered", "")
+        (root / name).mkdir(parents=True, exist_ok=True)
+        for place in range(first, first + COUNTS[name]):
+            scene = render_group(0, place, 1, SIZE, PEOPLE)
+            (root / name / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
+            document.add(place + 1, f"{place:06d}.jpg", scene)
+        (root / f"{name}.json").write_text(json.dumps(document.document()))
+    job = ingest_job(definition(), name, root, out / "shards", IngestSettings())
+    if not (job.folder / MANIFEST_NAME).exists():
+        ingest(job, read_split(definition(), name, root))
+    return open_store(job.folder)
+
+
+def learn(out: Path, net: str, steps: int) -> None:
+    """Trains a net, from its last checkpoint on."""
+    augment = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.5, "rotation_degrees": 15}
+    loading = {"mixture": {"entries": [{"name": "coco", "augment": augment}]}, "num_threads": 1}
+    training = {
+        "steps": steps,
+        "global_batch": 16,
+        "seed": 0,
+        "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
+        "schedule": {"kind": "cosine", "warmup_steps": 50},
+        "engine": {"kind": "torch", "precision": "bf16"},
+        "checkpoint_every": 100,
+        "progress": False,
+        "log_every": 100,
+    }
+    worker = MultiDatasetWorker(
+        model=parse_config(NETS[net], ModelConfig, "model"),
+        training=parse_config(training, TrainingConfig, "training"),
+        loading=parse_config(loading, LoadingConfig, "loading"),
+        stores={"coco": str(split(out, "train").location)},
+    )
+    _, seconds = trained(worker, out / net)
+    print(f"{net}: {seconds:.0f} s of processor time")
+
+
+def judge(out: Path, resamples: int) -> None:
+    """Prints the table."""
+    stores = {name: split(out, name) for name in COUNTS}
+    settings = InferenceSettings(flip_test=False, num_threads=1)
+    truth, traits = GroundTruth.from_store(stores["judged"]), Traits.from_store(stores["judged"])
+    units, its = units_of(truth, traits), stores["judged"].manifest.definition
+    print(
+        f"{len(truth.labelled)} bodies; intervals of 95 % from {resamples} draws of {units.number} {list(units.kinds)}"
+    )
+    print(
+        "| net | file | AP | difference | points moved, px: mean | median | megabytes |\n|---|---|---|---|---|---|---|"
+    )
+    for net in NETS:
+        if not (out / net / "model" / CARD_FILE).exists():
+            continue
+        model = load_model(out / net / "model")
+        tasks = {name: PredictionTask(store=store, head="coco", settings=settings) for name, store in stores.items()}
+        for kind, change in {"float32": None, "float16": (), **SPARED}.items():
+            with aside_folder(out) as folder:
+                path = folder / "file.onnx"
+                graph = export_onnx(model, "coco", path, "picture")
+                if kind == "float16":
+                    to_float16(path)
+                elif change is not None:
+                    ranges = boxed_pictures(model, tasks["train"], CALIBRATION_BODIES)
+                    to_int8(path, [as_inputs(graph, graph.given(*each)) for each in ranges], change)
+                found, size = answered(model, graph, path, tasks["judged"]), path.stat().st_size
+            first, second = (
+                of_resamples(its.evaluation, its.skeleton, truth, found[name]) for name in ("model", "file")
+            )
+            assert first is not None
+            assert second is not None
+            ap = compare_metrics(first, second, units, BootstrapSettings(resamples=resamples))["AP"]
+            labelled = truth.visibility[tasks["judged"].rows] > 0
+            moved = np.linalg.norm(found["file"].keypoints - found["model"].keypoints, axis=-1)[labelled]
+            print(
+                f"| {net} | {kind} | {ap.second.value:.3f} [{ap.second.low:.3f}, {ap.second.high:.3f}] | "
+                f"{ap.difference.value:+.3f} [{ap.difference.low:+.3f}, {ap.difference.high:+.3f}] | "
+                f"{moved.mean():.2g} | {np.median(moved):.2g} | {size / 1e6:.1f} |",
+                flush=True,
+            )
+
+
+def measure(rounds: int, presets: Sequence[str], crops: int) -> None:
+    """Prints the time of a body in each file, of onnxruntime and of OpenVINO."""
+    torch.set_num_threads(1)
+    images = torch.randn(crops, 3, 256, 192, generator=torch.Generator().manual_seed(0)).numpy()
+    print("| network | file | runtime | processor, ms a body | of float32 |\n|---|---|---|---|---|")
+    for preset in presets:
+        torch.manual_seed(0)
+        model = model_for(
+            parse_config({"backbone": preset}, ModelConfig, preset), {"coco": load_dataset("coco")}
+        ).eval()
+        runs: dict[tuple[str, str], Callable[[], object]] = {}
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "file.onnx"
+            export_onnx(model, "coco", path, "crops")
+            exported = path.read_bytes()
+            for kind, spared in {"float32": None, **SPARED}.items():
+                path.write_bytes(exported)
+                if spared is not None:
+                    to_int8(path, [{"images": images[:2]}], spared)
+                data = path.read_bytes()
+                for runtime, session in (
+                    ("onnxruntime", open_session(data)),
+                    ("openvino", OpenvinoSession(data, "float32", (crops,))),
+                ):
+                    runs[kind, runtime] = partial(session.run, ["outputs"], {"images": images})
+        taken: dict[tuple[str, str], list[float]] = {each: [] for each in runs}
+        for turn in range(rounds + 1):
+            for each, run in list(runs.items())[:: 1 if turn % 2 else -1]:
+                began = time.process_time()
+                run()
+                if turn:
+                    taken[each].append(1000 * (time.process_time() - began) / crops)
+        medians = {each: statistics.median(times) for each, times in taken.items()}
+        for (kind, runtime), value in medians.items():
+            share = value / medians["float32", runtime]
+            print(f"| {preset} | {kind} | {runtime} | {value:.1f} | {share:.2f} |", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    actions = parser.add_subparsers(dest="action", required=True)
+    learning = actions.add_parser("learn")
+    learning.add_argument("net", choices=list(NETS))
+    learning.add_argument("--steps", type=int, default=2400)
+    judging = actions.add_parser("judge")
+    judging.add_argument("--resamples", type=int, default=500)
+    for action in (learning, judging):
+        action.add_argument("--out", type=Path, required=True)
+    timing = actions.add_parser("time")
+    timing.add_argument("--rounds", type=int, default=5)
+    timing.add_argument("--presets", nargs="+", default=PUBLISHED)
+    timing.add_argument("--crops", type=int, default=4)
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    if options.action == "learn":
+        learn(options.out, options.net, options.steps)
+    elif options.action == "judge":
+        judge(options.out, options.resamples)
+    else:
+        measure(options.rounds, options.presets, options.crops)
+
+
+if __name__ == "__main__":
+    main()
