@@ -147,8 +147,8 @@ def bodies(
     print_table("a body", taken, count, "rtmlib")
     operations = operations_of(model)
     print(
-        f"\nThe network is {operations / 1e9:.2f} GFLOP; this core does {per_second / 1e9:.0f} GFLOP/s in products of large "
-        f"matrices: {1000 * operations / per_second:.1f} ms at the least."
+        f"\nThe network is {operations / 1e9:.2f} GFLOP; this core does {per_second / 1e9:.0f} GFLOP/s in products of "
+        f"large matrices: {1000 * operations / per_second:.1f} ms at the least."
     )
 
 

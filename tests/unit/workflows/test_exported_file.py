@@ -83,6 +83,16 @@ def test_what_fewer_bits_cost_is_said_and_stands_in_the_file(
     kinds = {each.type for each in (*session.get_inputs(), *session.get_outputs())}
     assert kinds == ({"tensor(uint8)", "tensor(float)"} if layout == "picture" else {"tensor(float)"})
     assert _share_of_weights(out, precision.upper()) > {"float16": 0.99, "int8": 0.9}[precision]
+    if precision == "int8":  # whose last layers would move points
+        assert _rooms_in_int8(out) == {"backbone"}
+
+
+def _rooms_in_int8(path: Path) -> set[str]:
+    """First names of the modules whose products take int8."""
+    nodes = onnx.load(path).graph.node
+    widened = {node.output[0] for node in nodes if node.op_type == "DequantizeLinear"}
+    products = (node for node in nodes if node.op_type in ("Conv", "ConvTranspose", "Gemm", "MatMul"))
+    return {node.name.split("/")[1] for node in products if widened.intersection(node.input)}
 
 
 def _share_of_weights(path: Path, kind: str) -> float:
