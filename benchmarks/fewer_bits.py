@@ -3,7 +3,7 @@
     OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits learn heatmap --out results/fewer_bits
     OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits learn simcc --out results/fewer_bits
     OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits judge --out results/fewer_bits
-    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits time
+    OMP_NUM_THREADS=1 python -m benchmarks.fewer_bits time --out results/fewer_bits
 
 A small transformer with a classic head and a small CSPNeXt with RTMPose's head learn the same four people, one to a
 picture; a command that was stopped goes on where it was. Files in float16 and int8, whose ranges are measured on 256
@@ -14,8 +14,8 @@ gains by which layers stay float32, at published sizes with random weights, all 
 
 import argparse
 import json
+import shutil
 import statistics
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -121,7 +121,7 @@ def learn(out: Path, net: str, steps: int) -> None:
         "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
         "schedule": {"kind": "cosine", "warmup_steps": 50},
         "engine": {"kind": "torch", "precision": "bf16"},
-        "checkpoint_every": 100,
+        "checkpoint_every": 25,
         "progress": False,
         "log_every": 100,
     }
@@ -178,42 +178,53 @@ def judge(out: Path, resamples: int) -> None:
             )
 
 
-def measure(rounds: int, presets: Sequence[str], crops: int) -> None:
+def written(out: Path, preset: str, kinds: Sequence[str], crops: int) -> dict[str, Path]:
+    """By kind a file of a published size with random weights, made if it is not there."""
+    files = {kind: out / "timed" / f"{preset}, {kind}.onnx" for kind in kinds}
+    plain = out / "timed" / f"{preset}.onnx"
+    height, width = parse_config({"backbone": preset}, ModelConfig, preset).input_size
+    images = torch.randn(crops, 3, height, width, generator=torch.Generator().manual_seed(0)).numpy()
+    if not plain.exists():
+        torch.manual_seed(0)
+        config = parse_config({"backbone": preset}, ModelConfig, preset)
+        export_onnx(model_for(config, {"coco": load_dataset("coco")}).eval(), "coco", plain, "crops")
+    for kind, path in files.items():
+        if not path.exists():
+            with aside_folder(out / "timed") as folder:
+                aside = Path(shutil.copy(plain, folder / "file.onnx"))
+                if kind in SPARED:
+                    to_int8(aside, [{"images": images[:2]}], SPARED[kind])
+                aside.rename(path)
+    return files
+
+
+def measure(out: Path, rounds: int, presets: Sequence[str], kinds: Sequence[str], crops: int) -> None:
     """Prints the time of a body in each file, of onnxruntime and of OpenVINO."""
-    torch.set_num_threads(1)
-    images = torch.randn(crops, 3, 256, 192, generator=torch.Generator().manual_seed(0)).numpy()
     print("| network | file | runtime | processor, ms a body | of float32 |\n|---|---|---|---|---|")
     for preset in presets:
-        torch.manual_seed(0)
-        model = model_for(
-            parse_config({"backbone": preset}, ModelConfig, preset), {"coco": load_dataset("coco")}
-        ).eval()
         runs: dict[tuple[str, str], Callable[[], object]] = {}
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "file.onnx"
-            export_onnx(model, "coco", path, "crops")
-            exported = path.read_bytes()
-            for kind, spared in {"float32": None, **SPARED}.items():
-                path.write_bytes(exported)
-                if spared is not None:
-                    to_int8(path, [{"images": images[:2]}], spared)
-                data = path.read_bytes()
-                for runtime, session in (
-                    ("onnxruntime", open_session(data)),
-                    ("openvino", OpenvinoSession(data, "float32", (crops,))),
-                ):
-                    runs[kind, runtime] = partial(session.run, ["outputs"], {"images": images})
+        for kind, path in written(out, preset, kinds, crops).items():
+            data = path.read_bytes()
+            height, width = parse_config({"backbone": preset}, ModelConfig, preset).input_size
+            given = {"images": np.random.default_rng(0).standard_normal((crops, 3, height, width), np.float32)}
+            for runtime, session in (
+                ("onnxruntime", open_session(data)),
+                ("openvino", OpenvinoSession(data, "float32", (crops,))),
+            ):
+                runs[kind, runtime] = partial(session.run, ["outputs"], given)
+        square = np.ones((1024, 1024), np.float32)
+        runs["", "one product of 1024×1024 matrices"] = lambda square=square: square @ square
         taken: dict[tuple[str, str], list[float]] = {each: [] for each in runs}
         for turn in range(rounds + 1):
             for each, run in list(runs.items())[:: 1 if turn % 2 else -1]:
                 began = time.process_time()
                 run()
                 if turn:
-                    taken[each].append(1000 * (time.process_time() - began) / crops)
+                    taken[each].append(1000 * (time.process_time() - began))
         medians = {each: statistics.median(times) for each, times in taken.items()}
         for (kind, runtime), value in medians.items():
-            share = value / medians["float32", runtime]
-            print(f"| {preset} | {kind} | {runtime} | {value:.1f} | {share:.2f} |", flush=True)
+            share = value / medians[kinds[0], runtime] if kind else 1.0
+            print(f"| {preset} | {kind} | {runtime} | {value / (crops if kind else 1):.1f} | {share:.2f} |", flush=True)
 
 
 def main() -> None:
@@ -224,11 +235,14 @@ def main() -> None:
     learning.add_argument("--steps", type=int, default=2400)
     judging = actions.add_parser("judge")
     judging.add_argument("--resamples", type=int, default=500)
-    for action in (learning, judging):
-        action.add_argument("--out", type=Path, required=True)
     timing = actions.add_parser("time")
+    for action in (learning, judging, timing):
+        action.add_argument("--out", type=Path, required=True)
     timing.add_argument("--rounds", type=int, default=5)
     timing.add_argument("--presets", nargs="+", default=PUBLISHED)
+    timing.add_argument(
+        "--kinds", nargs="+", default=["float32", *SPARED], help="the first is what others are compared with"
+    )
     timing.add_argument("--crops", type=int, default=4)
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -237,7 +251,7 @@ def main() -> None:
     elif options.action == "judge":
         judge(options.out, options.resamples)
     else:
-        measure(options.rounds, options.presets, options.crops)
+        measure(options.out, options.rounds, options.presets, options.kinds, options.crops)
 
 
 if __name__ == "__main__":
