@@ -25,6 +25,8 @@ IS_LIKE_IT = 0.1
 """OKS from which an answer is meant for a body, so that its points can be asked for swaps."""
 SAME_PLACE = 0.5
 """Likeness of a point from which it lies where a body has one."""
+_AT_ONCE = 1 << 14
+"""Answers whose points are compared at once: memory stays bounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,31 +172,41 @@ def judge_bodies(
             excused[answer] = True
         elif len(near):
             doubled[answer] = True
-    swapped = _swapped(truth, predictions, skeleton, area, meant)
+    swapped = swapped_points(truth, predictions, skeleton, area, meant)
     return BodyVerdicts(asked=asked, partner=partner, doubled=doubled, excused=excused, meant=meant, swapped=swapped)
 
 
-def _swapped(
+def swapped_points(
     truth: GroundTruth,
     predictions: Predictions,
     skeleton: Skeleton,
-    area: NDArray[np.float64],
-    meant: NDArray[np.int64],
-) -> NDArray[np.bool_]:
-    """(D, K) points that are liker another body's than those of the one that the answer is meant for."""
+    area: Float[np.ndarray, " N"],
+    meant: Int[np.ndarray, " D"],
+) -> Bool[np.ndarray, "D K"]:
+    """Which points of answers are liker another body's than those of the one that the answer is meant for.
+
+    Args:
+        truth: annotations.
+        predictions: answers.
+        skeleton: of both, with an OKS constant for every point.
+        area: (N,) px² that OKS divides by.
+        meant: (D,) row of the annotation that each answer is meant for, -1 for none.
+    """
     swapped = np.zeros(predictions.keypoint_scores.shape, np.bool_)
-    answers, others = np.flatnonzero(meant >= 0), np.flatnonzero(truth.labelled)
+    others = np.flatnonzero(truth.labelled)
     others = others[np.argsort(truth.image_row[others], kind="stable")]
-    left, position = pairs_within(predictions.image_row[answers], truth.image_row[others])
-    answer, body = answers[left], others[position]
-    like = _likeness(truth, predictions, skeleton, area, answer, body)
-    own = body == meant[answer]
-    its, theirs = (np.zeros(swapped.shape) for _ in range(2))
-    np.maximum.at(its, answer[own], like[own])
-    np.maximum.at(theirs, answer[~own], like[~own])
-    known = predictions.keypoint_scores[answers] > 0
-    known &= truth.visibility[meant[answers]] > 0
-    swapped[answers] = known & (theirs[answers] >= SAME_PLACE) & (theirs[answers] > its[answers])
+    of_bodies = np.flatnonzero((meant >= 0) & truth.labelled[meant]) if len(truth) else np.zeros(0, np.int64)
+    for start in range(0, len(of_bodies), _AT_ONCE):
+        answers = of_bodies[start : start + _AT_ONCE]
+        left, position = pairs_within(predictions.image_row[answers], truth.image_row[others])
+        body = others[position]
+        like = _likeness(truth, predictions, skeleton, area, answers[left], body)
+        own = body == meant[answers[left]]
+        its, theirs = (np.zeros((len(answers), skeleton.num_keypoints)) for _ in range(2))
+        np.maximum.at(its, left[own], like[own])
+        np.maximum.at(theirs, left[~own], like[~own])
+        known = (predictions.keypoint_scores[answers] > 0) & (truth.visibility[meant[answers]] > 0)
+        swapped[answers] = known & (theirs >= SAME_PLACE) & (theirs > its)
     return swapped
 
 

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.body_errors import swapped_points
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.image_units import intervals, units_of
 from posecore.evaluation.oks import RECALLS, THRESHOLDS, Matching
@@ -206,6 +207,8 @@ def _counts(
     arrays = truth.arrays
     with_bodies = np.zeros(len(arrays.image_ids), np.bool_)
     with_bodies[arrays.image_row[found.wanted]] = True
+    answers = outcome.answers
+    swapped = swapped_points(arrays, answers, truth.skeleton, outcome.area, answers.instance_row).any(axis=1)
     return {
         "pictures": len(arrays.image_ids),
         "pictures without a result": int((answers_on == 0).sum()),
@@ -221,6 +224,7 @@ def _counts(
         "redundant results (OKS 0.5)": int(found.redundant.sum()),
         "of those, on a body that another result found": int(found.doubled.sum()),
         f"bodies with an answer (OKS {ANSWERED_FROM:g})": num_answered,
+        "of those, with a point where another body has the same": int(swapped.sum()),
     }
 
 

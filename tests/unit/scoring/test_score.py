@@ -90,6 +90,18 @@ def test_missing_pictures_redundant_and_doubled_results_are_counted(tmp_path: Pa
     }  # fmt: skip
 
 
+def test_a_limb_of_another_body_is_counted(tmp_path: Path) -> None:
+    document, mixed, right = truth_of(1), result(1), result(1, 100.0)
+    other = {"id": 50, "keypoints": np.column_stack([person(100.0), np.full(17, 2)]).ravel().tolist()}
+    document["annotations"].append(document["annotations"][0] | other)
+    wrist = NAMES.index("left_wrist")
+    mixed["keypoints"][3 * wrist : 3 * wrist + 2] = person(100.0)[wrist].tolist()
+    for results, swapped in (([mixed, right], 1), ([result(1), right], 0)):
+        truth, path = files(tmp_path, document, results)
+        counts = score(task_of_file(truth, "coco"), path, None).score.counts
+        assert counts["of those, with a point where another body has the same"] == swapped
+
+
 def test_errors_per_torso_and_reliability_are_those_of_the_answers(tmp_path: Path) -> None:
     """All points are 4 px aside, a tenth of the torso, but those of confidence 0.3, which are 12 px aside."""
     results = [result(1, 4.0), result(2, 4.0), result(3, 4.0), result(4, 12.0, 0.3)]
