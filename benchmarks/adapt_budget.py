@@ -3,10 +3,10 @@
 
     python -m benchmarks.adapt_budget --out results/adapt_budget --seeds 0 1 2 3 4
 
-One parent learns adults. For every seed, which draws other infants, a search has so many steps for its trials and for
-the adaptation by what it chose (``budget``); every candidate alone has as many steps for itself (``fixed``). All are
-judged on infants and adults that nothing was learned or chosen from. ``--steps`` is that budget; the search is
-``posecore adapt --budget …steps`` itself, but for registration.
+One parent learns adults. For every seed, which draws other infants, a search has so many steps for all its trials, of
+which it carries the one that it chose to its end (``budget``); every candidate alone has as many steps for itself
+(``fixed``). All are judged on infants and adults that nothing was learned or chosen from. ``--steps`` is that budget;
+the search is ``posecore adapt --budget …steps`` itself, but for registration.
 
 Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; ``--seconds`` ends it
 before a run that would begin later.
@@ -56,6 +56,7 @@ from posecore.workflows.budget.candidates import Fit, as_run_file
 from posecore.workflows.budget.contest import Contest, contest, find_strategy
 from posecore.workflows.data_steps import Split
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
+from posecore.workflows.run_folder import copy_checkpoints
 from posecore.workflows.without_ray import ThisProcess
 
 ADULTS, INFANTS, JUDGED = 1500, 80, 300
@@ -70,11 +71,12 @@ TINY: Mapping[str, Any] = {
 PRESETS: Mapping[str, tuple[Mapping[str, Any], int]] = {"tiny": (TINY, 1000), "micro": (MODEL, 3000)}
 """The net, and how many steps the parent learns adults."""
 CANDIDATES: Sequence[Mapping[str, Any]] = (
-    {"name": "head", "strategy": "frozen-backbone"},
-    {"name": "lora", "strategy": "lora", "rate": 3.0, "replay": 0.0},
     {"name": "full", "strategy": "full", "replay": 0.0},
+    {"name": "lora", "strategy": "lora", "rate": 3.0, "replay": 0.0},
     {"name": "full-replay", "strategy": "full", "replay": 0.25},
+    {"name": "head", "strategy": "frozen-backbone"},
 )
+"""In the order of the usual ones."""
 
 
 @dataclass(frozen=True)
@@ -179,12 +181,12 @@ class World:
         return self.fields[seed]
 
     def budgeted(self, folder: Path, seed: int) -> dict[str, Any]:
-        """Searches, and adapts by what was chosen."""
+        """Searches, and carries the chosen trial to its end."""
         began = time.process_time()
         found = find_strategy(self.job(seed), EVERYTHING, ThisProcess())
         seconds = time.process_time() - began
-        if found.config is None:
-            return {"chosen": None, "search_s": seconds, "metrics": self.judge(None, seed)}
+        if (begun := found.origin.begun) is not None and not folder.exists():
+            copy_checkpoints(Path(begun.folder), folder)
         row = self.adapted(folder, found.config, seed)
         tags = found.run.tracking.client.get_run(found.run.run_id).data.tags
         return {"chosen": tags["posecore.chosen"], "search_s": seconds, "steps": found.config.training.steps, **row}

@@ -63,7 +63,7 @@ from posecore.workflows.train_step import judge_while_training, train_step
 
 
 def run(config: AdaptationJob, reuse: Reuse, machines: Machines, search: SearchOrigin | None = None) -> str:
-    """The whole job as a list of steps; returns the URI of the registered model, or the parent if that stays.
+    """The whole job as a list of steps; returns the URI of the registered model.
 
     Args:
         config: the run file.
@@ -74,8 +74,6 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines, search: SearchO
     console = Console(soft_wrap=True)
     if config.search is not None:
         found = find_strategy(config, reuse, machines)
-        if found.config is None:
-            return str(config.parent.source)
         uri = run(found.config, reuse, machines, found.origin)
         found.run.set_tags({"posecore.registered": uri})
         return uri
@@ -114,7 +112,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines, search: SearchO
         method = with_own_proportions(method, config, labels["proportions of bodies"])
         sets = [JudgedSet.of(split) for split in evaluation]
         before = judge_step(workflow, "parent", start.folder, sets, config.inference)
-        child = train(workflow, config, method, parent, start, training, evaluation)
+        child = train(workflow, config, method, parent, start, training, evaluation, search)
         after = judge_step(workflow, "child", child.values["folder"], sets, config.inference)
         if config.label_check is not None:
             (labels["losses in training"],) = check_losses(workflow, config.label_check, [target], child)
@@ -148,6 +146,7 @@ def train(
     start: Start,
     training: Sequence[Split],
     evaluation: Sequence[Split],
+    search: SearchOrigin | None = None,
 ) -> StepResult:
     """Shards to a child whose card names its parent and the parent's terms."""
     worker = replace(
@@ -174,6 +173,7 @@ def train(
         evaluation=evaluation,
         record_labels=recorded,
         inference=config.inference,
+        begun=None if search is None else search.begun,
     )
 
 

@@ -20,12 +20,25 @@ from posecore.errors import CheckpointError
 from posecore.lineage.steps import Workflow
 from posecore.lineage.versions import RESUMED_CODE
 from posecore.schema import Json
-from posecore.storage import AnyPath, make_folder, write_atomically
+from posecore.storage import AnyPath, as_path, make_folder, write_atomically
 from posecore.training.checkpoint import MANIFEST_FILE
 from posecore.workflows.machines import RUN_NAME
 
 _DIGITS = 12
 _NAME = re.compile(r"(?P<lineage>[0-9a-f]{12}(-from-[0-9a-f]{12})?)(-(?P<number>\d+))?")
+
+
+@dataclass(frozen=True)
+class Begun:
+    """A training that others go on from, on copies of its checkpoints.
+
+    Attributes:
+        folder: of its run.
+        made_by: what decides its checkpoints, wherever they lie.
+    """
+
+    folder: str
+    made_by: Mapping[str, Json]
 
 
 @dataclass(frozen=True)
@@ -90,11 +103,12 @@ class RunFolders:
         """What the fingerprint of such a training says beside its inputs and its code."""
         return {RESUMED_CODE: self.other} if self.other else {}
 
-    def open(self, *, clean: bool) -> AnyPath:
+    def open(self, *, clean: bool, begun: str | None = None) -> AnyPath:
         """The folder to write to, made if there is none.
 
         Args:
             clean: take a new one, although there may be checkpoints to go on from.
+            begun: folder of a run whose checkpoints a new one begins with; None begins with none.
         """
         name = self.code + (f"-from-{self.other[:_DIGITS]}" if self.other else "")
         newest = max(self._numbers(name), default=0)
@@ -103,11 +117,14 @@ class RunFolders:
             while not make_folder(self.folder / _numbered(name, newest)):  # another driver was faster
                 newest += 1
         folder = self.folder / _numbered(name, max(newest, 1))
-        if self.other and not folder.exists():
+        source = None if begun is None else as_path(begun)
+        if self.other:  # which had begun so, too
             number = max(
                 n for n in self._numbers(self.other) if _has_checkpoints(self.folder / _numbered(self.other, n))
             )
-            _copy_checkpoints(self.folder / _numbered(self.other, number), folder)
+            source = self.folder / _numbered(self.other, number)
+        if source is not None and not _has_checkpoints(folder):
+            copy_checkpoints(source, folder)
         make_folder(folder)
         return folder
 
@@ -116,12 +133,16 @@ class RunFolders:
         return [int(match["number"] or 1) for match in matches if match and match["lineage"] == name]
 
 
-def _copy_checkpoints(source: AnyPath, target: AnyPath) -> None:
-    """Copies what another code left; a checkpoint without its manifest, which is copied last, is none."""
+def copy_checkpoints(source: AnyPath, target: AnyPath) -> None:
+    """Copies the checkpoints of one run's folder to another's, which has none.
+
+    A checkpoint without its manifest, which is copied last, is none.
+    """
     if isinstance(target, Path):
-        with aside_folder(target.parent) as aside:
+        make_folder(target)
+        with aside_folder(target) as aside:
             shutil.copytree(source / RUN_NAME, aside / RUN_NAME)
-            aside.rename(target)
+            (aside / RUN_NAME).rename(target / RUN_NAME)
         return
     files = [path for path in (source / RUN_NAME).rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == MANIFEST_FILE):

@@ -33,7 +33,7 @@ from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import Worker, WorkersConfig
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from posecore.workflows.progress import log_progress
-from posecore.workflows.run_folder import RunFolders
+from posecore.workflows.run_folder import Begun, RunFolders
 from posecore.workflows.sample_pictures import SamplePictures
 
 LABEL_LOSSES = "label_losses"
@@ -100,6 +100,7 @@ def train_step(
     evaluation: Sequence[Split] = (),
     record_labels: Sequence[str] = (),
     inference: InferenceSettings = InferenceSettings(),  # noqa: B008 (it is immutable)
+    begun: Begun | None = None,
 ) -> StepResult:
     """Shards to a model folder.
 
@@ -114,6 +115,7 @@ def train_step(
         evaluation: what the worker's periodic evaluation looks at.
         record_labels: sets of which the loss of every label is recorded whenever evaluation is due.
         inference: batch size and threads of that.
+        begun: a training of the same model on the same sets, which this one carries on; None starts anew.
 
     Returns:
         ``folder`` of the model, ``checkpoint`` it was read from, ``run_dir``, which later steps write beside them,
@@ -124,6 +126,8 @@ def train_step(
     corrections = {split.entry.name: split.corrections for split in training if split.corrections is not None}
     if corrections:
         inputs["corrections"] = {entry: found.digest for entry, found in corrections.items()}
+    if begun is not None:
+        inputs["begun"] = dict(begun.made_by)
     if record_labels:
         inputs["record_labels"] = list(record_labels)
     if worker.training.best is not None:
@@ -133,7 +137,7 @@ def train_step(
     folders = RunFolders.of(config.folder, inputs, code_digest(code), workflow)
 
     def execute(log: RunLog) -> Outputs:
-        run_dir = folders.open(clean=not workflow.reuse.finished)
+        run_dir = folders.open(clean=not workflow.reuse.finished, begun=None if begun is None else begun.folder)
         samples, evaluate = run_dir / SAMPLES, worker.evaluate
         if isinstance(evaluate, PeriodicEvaluation):
             evaluate = replace(evaluate, show=SamplePictures(folder=str(samples)))

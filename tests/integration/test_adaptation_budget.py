@@ -25,6 +25,7 @@ from posecore.shards.corrections import read_corrections
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton
 from posecore.synth.writers import write_dataset
+from posecore.training.checkpoint import Checkpoint, step_of
 from posecore.training.schedule import CosineSchedule
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.candidates import as_run_file
@@ -38,6 +39,8 @@ from posecore.workflows.without_ray import ThisProcess
 SIZE = (64, 48)
 SEARCH: dict[str, Any] = {
     "budget": "120steps",
+    "tried_share": 0.5,
+    "least_steps": 5,
     "eta": 2,
     "labels": 10,
     "candidates": [
@@ -125,17 +128,16 @@ def test_trials_climb_and_the_better_half_goes_on(found: tuple[Found, Counted], 
     first, last = machines.done[1:5], machines.done[5:]
     assert machines.done[0] == (PARENT, 0)
     assert {name for name, _ in first} == {"head", "lora", "full", "full-replay"}
-    assert {step for _, step in first} == {12}
-    assert [step for _, step in last] == [24, 24]
+    assert {step for _, step in first} == {15}
+    assert [step for _, step in last] == [30, 30]
 
 
 def test_what_is_chosen_is_what_adapt_does_by_that_name(
     found: tuple[Found, Counted], values: dict[str, Any], tmp_path: Path
 ) -> None:
     chosen = found[0].config
-    assert chosen is not None, "a parent of random numbers is beaten"
     assert chosen.search is None
-    assert chosen.training.steps == 120 - 4 * 12 - 2 * 12
+    assert chosen.training.steps == 120 - 2 * 15 - 30, "all that other trials have not taken"
     named = next(each for each in SEARCH["candidates"] if each["name"] == tags_of(found)["posecore.chosen"])
     (tmp_path / "run.yaml").write_text(yaml.safe_dump({k: v for k, v in values.items() if k != "search"}))
     said = [
@@ -153,7 +155,6 @@ def test_only_so_many_labels_are_learned_from_and_chosen_by(
     found: tuple[Found, Counted], values: dict[str, Any]
 ) -> None:
     chosen, trials = found[0].config, found[1].trials
-    assert chosen is not None
     assert trials is not None
     assert chosen.datasets[0].corrections is not None
     place = trials.judged_on.location
@@ -183,10 +184,10 @@ def test_every_trial_is_a_run_with_parameters_curve_and_cost(found: tuple[Found,
     assert by_name["full-replay"].data.params["replay_share"] == "0.25"
     best = by_name[tags_of(found)["posecore.chosen"]]
     errors = client.get_metric_history(best.info.run_id, "validation_error")
-    assert [point.step for point in errors] == [12, 24]
+    assert [point.step for point in errors] == [15, 30]
     curve = client.get_metric_history(best.info.run_id, "loss")
     assert [point.step for point in curve] == sorted({point.step for point in curve})
-    assert max(point.step for point in curve) == 24
+    assert max(point.step for point in curve) == 30
     assert {"train_s", "judge_s", "trained_parameters", "forgetting", "coco/error_change"} <= best.data.metrics.keys()
     assert {each.info.status for each in trials} == {"FINISHED"}
 
@@ -197,20 +198,21 @@ def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
     (path,) = Path(values["run_folder"]).glob("search/*/index.html")
     page = path.read_text()
     name = tags_of(found)["posecore.chosen"]
-    assert page.index(f"{name} is chosen, for ") < page.index("<h2>")
+    assert page.index(f"{name} goes on to 60 steps, for the ") < page.index("<h2>")
     assert page.count('<path class="') == 4
     assert page.count('class="chosen"') == 1
-    assert "ended after 12 steps" in page
-    assert "72 in the search and 48 in the adaptation" in page
+    assert "ended after 15 steps" in page
+    assert "60 in trials that ended and 60 of what goes on" in page
     left = sorted(each.name for each in path.parent.iterdir())
-    assert left == ["index.html", "parent"], "nothing that a trial learned is left"
+    assert left == sorted(["index.html", "parent", name]), "nothing that another trial learned is left"
+    (kept,) = (path.parent / name / "checkpoints").iterdir()
+    assert step_of(kept.name) == 30
 
 
-def test_the_job_does_not_search_again_and_registers_the_chosen_child(
+def test_the_job_does_not_search_again_and_carries_the_chosen_trial_to_its_end(
     found: tuple[Found, Counted], values: dict[str, Any]
 ) -> None:
     machines, chosen = Counted(), found[0].config
-    assert chosen is not None
     uri = run(job(values), EVERYTHING, machines)
     assert machines.done == [], "the search is reused"
     tracking = found[0].run.tracking
@@ -219,6 +221,11 @@ def test_the_job_does_not_search_again_and_registers_the_chosen_child(
     (searched,) = tracking.client.search_runs([tracking.experiment_id], "tags.`posecore.step` = 'search'")
     assert version.tags["search_run_id"] == searched.info.run_id
     (report,) = Path(values["run_folder"]).glob("training/*/*/adaptation.html")
+    (begun,) = report.parent.glob("checkpoints/step_00000030_*")
+    (trial,) = Path(values["run_folder"]).glob("search/*/*/checkpoints/*")
+    assert (begun / "manifest.json").read_bytes() == (trial / "manifest.json").read_bytes()
+    (whole,) = report.parent.glob("checkpoints/step_00000060_*")
+    assert Checkpoint(whole).counts.optimizer_steps == 60, "moments went on as well"
     assert f"the search of run {searched.info.run_id}, whose trials are on " in report.read_text()
     searches = tracking.client.search_runs([tracking.experiment_id], f"tags.`posecore.registered` = '{uri}'")
     assert "posecore.chosen" in {tag for each in searches for tag in each.data.tags}
@@ -248,8 +255,10 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     (path,) = tmp_path.glob("search/*/halving.json")
     planned = json.loads(path.read_bytes())
     assert planned["counts"] == [2]
-    assert planned["final"] == 3 * planned["rungs"][0] >= 30
-    path.write_text('{"rungs": [10], "counts": [2], "final": 30}')
+    assert planned["rungs"][0] >= 200
+    assert planned["lengths"].keys() == {"head", "lora"}
+    assert min(planned["lengths"].values()) > planned["rungs"][0]
+    path.write_text('{"lengths": {"head": 40, "lora": 40}, "rungs": [10], "counts": [2]}')
     for name, step_s in (("head", 1.0), ("lora", 1000.0)):
         file = path.parent / name / "pace.json"
         pace = Pace.model_validate_json(file.read_bytes())
@@ -262,17 +271,22 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     assert f"search    stopped: {told}" in capfd.readouterr().out
     page = (path.parent / "index.html").read_text()
     assert told in page
+    assert "head goes on to 40 steps" in page
     assert "A budget in time gives other steps on another machine or day" in page
 
 
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
-        ({"search": SEARCH | {"budget": "99steps"}}, ConfigError, "99 steps are too few for 4 strategies.* makes 100"),
+        (
+            {"search": SEARCH | {"budget": "4steps"}},
+            ConfigError,
+            "4steps has no room for one strategy: head makes 4 steps in it, and search.least_steps are 5",
+        ),
         (
             {"search": SEARCH | {"budget": "0.1s", "candidates": SEARCH["candidates"][:1]}},
             ConfigError,
-            "0.1 s are too few for 1 strateg",
+            "0.1s has no room for one strategy: head makes 0 steps",
         ),
         ({"search": FEW | {"memory": "1MiB"}}, ConfigError, "no strategy fits 0.000977 GiB; the least, head, takes"),
         (
@@ -303,14 +317,16 @@ def test_a_parent_that_finds_bodies_itself_is_not_searched_for(values: dict[str,
 
 
 def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
-    known = contest(job(values, search={"budget": "1000steps", "memory": "4GiB"}))
+    known = contest(job(values, search={"budget": "12000steps", "memory": "4GiB"}))
     names = [fit.candidate.name for fit in known.fits]
     assert names == [
-        "head", "full", "full-replay", "lora-4", "lora-4-replay", "lora-16", "lora-16-replay", "last-1", "last-1-replay"
+        "full", "lora-16", "full-replay", "last-1", "lora-4", "head", "lora-16-replay", "last-1-replay", "lora-4-replay"
     ]  # fmt: skip
     trained = {fit.candidate.name: fit.trained for fit in known.fits}
     assert trained["head"] < trained["lora-4"] < trained["lora-16"] < trained["full"]
     assert [fit.config.replay_share for fit in known.fits][:3] == [0.0, 0.0, 0.25]
+    bound = contest(job(values, l2_sp=0.1, search={"budget": "12000steps"}))
+    assert [fit.candidate.name for fit in bound.fits] == ["full", "last-1", "full-replay", "last-1-replay"]
     slow = known.config.model_copy(
         update={"training": known.config.training.model_copy(update={"schedule": CosineSchedule(warmup_steps=500)})}
     )
@@ -332,30 +348,38 @@ def test_a_search_takes_one_process_or_a_cluster(values: dict[str, Any], monkeyp
         refuse_several_processes(several, machines)
 
 
-def test_the_parent_stays_where_nothing_is_better(
+def test_a_budget_without_room_for_trials_takes_the_first_candidate_as_if_it_had_been_named(
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    still = values["training"] | {"optimizer": {"lr": 1e-12}}
-    config = job(values, search={"budget": "40steps", "candidates": SEARCH["candidates"][:1]}, training=still)
-    assert run(config, EVERYTHING, ThisProcess()) == values["parent"]
-    said = capfd.readouterr().out
-    assert "The parent stays: after 10 steps no strategy is clearly better" in said
-    assert "Longer trials may tell otherwise: give a larger budget, or name a strategy." in said
+    search = {"budget": "20steps", "least_steps": 5, "candidates": SEARCH["candidates"][2:]}
+    config = job(values, search=search, run_folder=str(tmp_path))
+    machines = Counted()
+    result = find_strategy(config, EVERYTHING, machines)
+    assert machines.done == [(PARENT, 0)]
+    assert result.origin.begun is None
+    named = job(values, replay=0.0, training=values["training"] | {"steps": 20}, run_folder=str(tmp_path), search=None)
+    assert result.config.taking_part().fingerprint() == named.taking_part().fingerprint()
+    said = " ".join(capfd.readouterr().out.split())
+    assert "the budget has no room for trials: full makes 20 steps" in said
+    assert "full is taken untried and makes 20 steps, as the first of the candidates: 20steps have no room" in said
+    (page,) = tmp_path.glob("search/*/index.html")
+    assert "not tried: no room in the budget" in page.read_text()
+    assert "<svg" not in page.read_text()
 
 
 def test_a_strategy_that_diverges_is_told_and_the_others_go_on(
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    search = {"budget": "60steps", "eta": 2, "candidates": [WILD, SEARCH["candidates"][0]]}
+    search = FEW | {"budget": "60steps", "candidates": [WILD, SEARCH["candidates"][0]]}
     result = find_strategy(job(values, search=search, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
-    assert result.run.tracking.client.get_run(result.run.run_id).data.tags["posecore.chosen"] in ("head", PARENT)
+    assert result.run.tracking.client.get_run(result.run.run_id).data.tags["posecore.chosen"] == "head"
     told = "failed, and the others go on: training diverged in step "
     assert f"search    {'wild':<20} {told}" in capfd.readouterr().out
     (page,) = tmp_path.glob("search/*/index.html")
     assert "wild failed: training diverged in step " in page.read_text()
-    alone = search | {"candidates": [WILD]}
-    with pytest.raises(ConfigError, match="wild: training diverged in step"):
-        find_strategy(job(values, search=alone, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
+    alike = search | {"candidates": [WILD, WILD | {"name": "wilder"}]}
+    with pytest.raises(ConfigError, match=r"wild: training diverged in step .*wilder: training diverged"):
+        find_strategy(job(values, search=alike, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
 
 
 def test_flags_say_the_budget_and_a_dry_run_the_plan(
@@ -364,16 +388,18 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     path = tmp_path / "run.yaml"
     few = SEARCH["candidates"][:2]
     path.write_text(yaml.safe_dump(values | {"search": {"budget": "1h", "candidates": few}}))
-    flags = ["--budget", "1000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
+    flags = ["--budget", "2000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
     read_job(build_parser(), AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
     said = capfd.readouterr()
     assert yaml.safe_load(said.out)["search"] == {
-        "budget": "1000steps",
+        "budget": "2000steps",
         "memory": "4GiB",
         "labels": 10,
         "candidates": few,
     }
-    assert "2 trials to 200 steps; 600 steps of what is chosen" in " ".join(said.err.split())
+    assert "2 trials to 400 steps; the best of them goes on to 1,600 steps; 400 in the others" in " ".join(
+        said.err.split()
+    )
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
         read_job(build_parser(), AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(
             ThisProcess()
@@ -388,6 +414,8 @@ def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: 
 
     settings = {
         "budget": "100steps",
+        "tried_share": 0.5,
+        "least_steps": 5,
         "scheduler": "asha",
         "at_once": 2,
         "eta": 2,
@@ -399,6 +427,7 @@ def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: 
     assert {name for name in ("head", "lora") if f"search    {name:<20}" in said} == {"head", "lora"}
     assert f"search    {'wild':<20} failed, and the others go on: training diverged in step " in said
     tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
-    assert tags["posecore.chosen"] in ("head", "lora", PARENT)
+    assert tags["posecore.chosen"] in ("head", "lora")
+    assert result.origin.begun is not None
     again = find_strategy(config, EVERYTHING, RayMachines())
     assert again.config == result.config

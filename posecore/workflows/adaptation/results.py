@@ -40,6 +40,7 @@ from posecore.workflows.fetched_model import FetchedModel
 from posecore.workflows.judge_step import as_registered
 from posecore.workflows.label_check import suspects
 from posecore.workflows.register_step import register_step
+from posecore.workflows.run_folder import Begun
 from posecore.workflows.training_story import training_story
 
 _CLINICAL_ROWS = {"torso/error": -1, "torso/PCK_0.2": 1}
@@ -57,11 +58,13 @@ class SearchOrigin:
         run_id: the MLflow run that holds its trials.
         told: the choice in a sentence.
         page: of its trials.
+        begun: the chosen trial, which the child goes on from; None where nothing was tried.
     """
 
     run_id: str
     told: str
     page: str
+    begun: Begun | None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ from posecore.workflows.budget.settings import Candidate
 _FASTER = 3.0
 """Learning rate of what is added to weights that rest, or is a part of them, relative to that of all of them; both did
 best at these on rendered infants (docs/benchmarks/adaptation_2cpu_2026-11-26.md)."""
-_RANKS = (4, 16)
+_RANKS = (16, 4)
 _WARM = 10
 
 
@@ -51,7 +51,9 @@ class Fit:
 
 
 def usual(config: AdaptationJob, model: ModelConfig) -> tuple[Candidate, ...]:
-    """The target's head alone, low-rank updates, the last half of the blocks, and everything; with and without replay.
+    """Everything, low-rank updates, the last half of the blocks, and the target's head alone; with replay and without.
+
+    They are in the order in which they are left out where there is no room for all, the last ones first.
 
     Args:
         config: says whether there is anything to replay; what it holds the child to by other means needs shared weights
@@ -59,22 +61,23 @@ def usual(config: AdaptationJob, model: ModelConfig) -> tuple[Candidate, ...]:
         model: the parent's architecture: only a transformer has blocks.
     """
     depth = int(getattr(model.backbone, "depth", 0) or 0)
-    shared: list[Candidate] = [Candidate(name="full", strategy=FullConfig())]
-    if depth and not config.l2_sp:  # by low-rank updates no inherited weight learns
-        shared += [
-            Candidate(name=f"lora-{rank}", strategy=LoraConfig(rank=rank, alpha=2.0 * rank), rate=_FASTER)
-            for rank in _RANKS
-        ]
-    if depth > 1:
-        shared.append(Candidate(name=f"last-{depth // 2}", strategy=LastNConfig(blocks=depth // 2), rate=_FASTER))
+    low_rank = [
+        Candidate(name=f"lora-{rank}", strategy=LoraConfig(rank=rank, alpha=2.0 * rank), rate=_FASTER)
+        for rank in _RANKS
+        if depth and not config.l2_sp  # no inherited weight learns by it
+    ]
+    blocks = depth // 2
+    last = Candidate(name=f"last-{blocks}", strategy=LastNConfig(blocks=max(blocks, 1)), rate=_FASTER)
+    full = Candidate(name="full", strategy=FullConfig())
+    shared = [full, *low_rank[:1], *([last] if blocks else []), *low_rank[1:]]
     held = config.method.distillation or config.l2_sp or config.depth_input
     head = () if held else (Candidate(name="head", strategy=FrozenBackboneConfig()),)
     if not can_replay(config):
-        return (*head, *shared)
+        return (*shared, *head)
     share = config.replay or 0.25
     kept = [each.model_copy(update={"name": f"{each.name}-replay", "replay": share}) for each in shared]
     alone = [each.model_copy(update={"replay": 0.0}) for each in shared]
-    return (*head, *(each for pair in zip(alone, kept, strict=True) for each in pair))
+    return (*alone[:2], kept[0], *alone[2:], *head, *kept[1:])
 
 
 def can_replay(config: AdaptationJob) -> bool:

@@ -23,13 +23,14 @@ from posecore.workflows.budget.candidates import Fit, as_overrides, as_run_file,
 from posecore.workflows.budget.held_out import hold_out, labels_within, learning_from, write_labels
 from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps, search_step
 from posecore.workflows.budget.story import plan_of_search, trials_table
-from posecore.workflows.budget.trial import PARENT, JudgedOn
+from posecore.workflows.budget.trial import JudgedOn
 from posecore.workflows.data_steps import audit_step, check_places, ingest_splits
 from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.label_check import LabelCheckConfig, check_proportions
 from posecore.workflows.machines import Machines
 from posecore.workflows.protocol_check import check_protocols
+from posecore.workflows.run_folder import Begun
 
 
 @dataclass(frozen=True)
@@ -37,12 +38,12 @@ class Found:
     """What a search ended in.
 
     Attributes:
-        config: the run file of the adaptation that follows; None if the parent stays.
+        config: the run file of the adaptation that follows.
         run: of the search.
-        origin: what the child says of where its strategy comes from.
+        origin: what the child says of where its strategy comes from, and the trial that it goes on from.
     """
 
-    config: AdaptationJob | None
+    config: AdaptationJob
     run: RunLog
     origin: SearchOrigin
 
@@ -103,7 +104,7 @@ def contest(config: AdaptationJob) -> Contest:
 
 
 def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Found:
-    """Tries strategies within the budget; what is chosen then adapts the parent as if it had been named."""
+    """Tries strategies within the budget; the chosen trial is the beginning of the adaptation that follows."""
     console, settings = Console(soft_wrap=True), config.search
     assert settings is not None
     refuse_several_processes(settings, machines)
@@ -148,18 +149,19 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
         found = search_step(
             workflow, known.config, known.fits, worker_of, judged_on, known.start.folder, uses, held.told
         )
-        workflow.run.set_tags({"posecore.chosen": found.values["chosen"] or PARENT})
+        workflow.run.set_tags({"posecore.chosen": found.values["chosen"]})
     console.print(trials_table(found.values["table"]))
     console.print(f"search    {found.values['told']}")
     console.print(f"trials    {found.values['page']}")
-    origin = SearchOrigin(found.run_id, found.values["told"], found.values["page"])
-    if found.values["chosen"] is None:
-        return Found(None, workflow.run, origin)
+    begun = found.values["begun"]
+    origin = SearchOrigin(
+        found.run_id, found.values["told"], found.values["page"], None if begun is None else Begun(**begun)
+    )
     candidate = next(fit.candidate for fit in known.fits if fit.candidate.name == found.values["chosen"])
     chosen = as_run_file(known.config, candidate, found.values["steps"])
     if fewer is not None:
         chosen = learning_from(chosen, write_labels(config.folder, fewer))
-    console.print(f"the same  {' '.join(f'--set {shlex.quote(each)}' for each in as_overrides(chosen))}")
+    console.print(f"by name   {' '.join(f'--set {shlex.quote(each)}' for each in as_overrides(chosen))}")
     return Found(chosen, workflow.run, origin)
 
 

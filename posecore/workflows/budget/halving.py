@@ -1,55 +1,58 @@
-"""Successive halving: all trials make a few steps, and the better ones go on for some times as many.
+"""Successive halving in which what wins has lost nothing: its trial is the beginning of its run.
 
-Karnin et al., ICML 2013; Jamieson and Talwalkar, AISTATS 2016. Trials follow one schedule, which ends at the last rung:
-what goes on resumes from where it was, and what is chosen among has come to rest.
+All trials make the same few steps, and the better ones go on for some times as many, each on the schedule of the whole
+run that it would be; what is chosen at the last rung is carried to its end. So a budget loses what the other trials
+took, which is bounded; where that bound allows fewer trials, the last ones are left out. After Karnin et al., ICML
+2013, and Jamieson and Talwalkar, AISTATS 2016, whose trials all end at rungs.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from posecore.config import Config
 from posecore.errors import ConfigError
+from posecore.workflows.budget.settings import SearchConfig
 
-FEWEST_STEPS = 10
-"""Of the first rung; what fewer steps say of a strategy is noise."""
 _RESERVE = 0.05  # of a budget in time: what was measured in a few steps may be wrong by so much
 
 
-@dataclass(frozen=True)
-class Halving:
+class Halving(Config):
     """How long trials are, and how many go on.
 
     Attributes:
-        rungs: steps after which the trials that are left are compared, ascending.
+        lengths: by name of the trials that there is room for, steps of the run that each would be.
+        rungs: steps after which the trials that are left are compared, ascending; none where there is one trial.
         counts: how many of them are left at each.
-        final: steps of the adaptation by what was chosen.
     """
 
-    rungs: tuple[int, ...]
-    counts: tuple[int, ...]
-    final: int
+    lengths: dict[str, int]
+    rungs: tuple[int, ...] = ()
+    counts: tuple[int, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The trials that there is room for."""
+        return tuple(self.lengths)
 
     @property
     def search_steps(self) -> int:
-        """Steps of all trials together."""
-        return _steps(self.counts, self.rungs)
-
-    @property
-    def total_steps(self) -> int:
-        """Those of the adaptation included."""
-        return self.search_steps + self.final
+        """Steps of all trials together, those of the one that goes on among them."""
+        return int(_sum(self.counts, self.rungs))
 
 
 @dataclass(frozen=True)
-class Measured:
-    """What a trial takes.
+class Cost:
+    """What a trial takes, in the unit of the budget.
 
     Attributes:
-        step_s: seconds a step.
-        start_s: seconds before the first one, of each piece that is trained.
+        step: a step.
+        start: what comes before the first step, of each piece that is trained.
+        judge: judging it once.
     """
 
-    step_s: float
-    start_s: float
+    step: float = 1.0
+    start: float = 0.0
+    judge: float = 0.0
 
 
 def survivors(count: int, eta: int) -> tuple[int, ...]:
@@ -60,65 +63,67 @@ def survivors(count: int, eta: int) -> tuple[int, ...]:
     return tuple(counts)
 
 
-def halving_of_steps(count: int, eta: int, steps: int) -> Halving:
+def halving_of_steps(names: Sequence[str], settings: SearchConfig, steps: int) -> Halving:
     """The rungs of a budget in steps, all of which are used.
 
     Args:
-        count: trials.
-        eta: see :class:`~posecore.workflows.budget.settings.SearchConfig`.
-        steps: of all trials and of the adaptation that follows.
+        names: of the candidates, those first that are tried where there is no room for all.
+        settings: of the search.
+        steps: the budget.
 
     Raises:
-        ConfigError: the first rung would have too few.
+        ConfigError: they are too few for one.
     """
-    counts = survivors(count, eta)
-    units = [eta**rung for rung in range(len(counts))]
-    each = _steps(counts, units) + units[-1] * eta
-    first = steps // each
-    if first < FEWEST_STEPS:
-        raise ConfigError(
-            f"search.budget: {steps} steps are too few for {count} strategies: each needs {FEWEST_STEPS} steps before "
-            f"any can be told from another, which makes {each * FEWEST_STEPS} with those that go on; give as many, or "
-            "fewer candidates."
-        )
-    rungs = tuple(first * unit for unit in units)
-    return Halving(rungs, counts, steps - _steps(counts, rungs))
+    return _halving({name: Cost() for name in names}, settings, steps)
 
 
-def halving_of_time(measured: Sequence[Measured], judge_s: float, eta: int, seconds: float, spent_s: float) -> Halving:
+def halving_of_time(costs: Mapping[str, Cost], settings: SearchConfig, seconds: float, spent: float) -> Halving:
     """The rungs of a budget in time, if the dearest trials are those that go on.
 
     Args:
-        measured: of every trial.
-        judge_s: seconds that judging one takes.
-        eta: see :class:`~posecore.workflows.budget.settings.SearchConfig`.
-        seconds: of all trials and of the adaptation that follows.
-        spent_s: what was spent on measuring.
+        costs: by name of the candidate, as it was measured; those first that are tried where there is no room for all.
+        settings: of the search.
+        seconds: the budget.
+        spent: what was spent on measuring.
 
     Raises:
-        ConfigError: the first rung would have too few steps.
+        ConfigError: they are too few for one.
     """
-    counts = survivors(len(measured), eta)
-    units = [eta**rung for rung in range(len(counts))]
-    dearest = sorted(measured, key=lambda each: -each.step_s)
-    slope = fixed = 0.0
-    for count, unit, before in zip(counts, units, [0, *units], strict=False):
-        slope += (unit - before) * sum(each.step_s for each in dearest[:count])
-        fixed += sum(sorted((each.start_s for each in measured), reverse=True)[:count]) + count * judge_s
-    slope += units[-1] * eta * dearest[0].step_s
-    fixed += max(each.start_s for each in measured)
-    left = (1 - _RESERVE) * seconds - spent_s - fixed
-    first = int(left / slope) if left > 0 else 0
-    if first < FEWEST_STEPS:
-        needed = (spent_s + fixed + FEWEST_STEPS * slope) / (1 - _RESERVE)
+    return _halving(costs, settings, (1 - _RESERVE) * seconds - spent)
+
+
+def _halving(costs: Mapping[str, Cost], settings: SearchConfig, budget: float) -> Halving:
+    for count in range(len(costs), 1, -1):
+        some = dict(list(costs.items())[:count])
+        if (found := _with_rungs(some, settings, budget)) is not None:
+            return found
+    name, cost = next(iter(costs.items()))
+    length = int((budget - cost.start) / cost.step)
+    if length < settings.least_steps:
         raise ConfigError(
-            f"search.budget: {seconds:g} s are too few for {len(measured)} strategies: judging them and {FEWEST_STEPS} "
-            f"steps of each, more of those that go on, take about {needed:.0f} s here; give as many, or fewer "
-            "candidates."
+            f"search.budget: {settings.budget} has no room for one strategy: {name} makes {max(length, 0)} steps in "
+            f"it, and search.least_steps are {settings.least_steps}; give more, or ask for fewer."
         )
-    rungs = tuple(first * unit for unit in units)
-    return Halving(rungs, counts, rungs[-1] * eta)
+    return Halving(lengths={name: length})
 
 
-def _steps(counts: Sequence[int], rungs: Sequence[int]) -> int:
-    return sum(count * (rung - before) for count, rung, before in zip(counts, rungs, [0, *rungs], strict=False))
+def _with_rungs(costs: Mapping[str, Cost], settings: SearchConfig, budget: float) -> Halving | None:
+    """The rungs that leave the winner its share; None if the first one would have too few steps."""
+    counts = survivors(len(costs), settings.eta)
+    units = [settings.eta**rung for rung in range(len(counts))]
+    dearest = sorted(costs.values(), key=lambda cost: -cost.step)
+    slope = _sum(counts, units, [cost.step for cost in dearest])
+    fixed = sum(counts) * max(cost.start + cost.judge for cost in costs.values())
+    lost = slope - units[-1] * dearest[-1].step  # whoever wins keeps its own
+    first = int((settings.tried_share * budget - fixed) / lost)
+    if first < settings.least_steps:
+        return None
+    last, left = units[-1] * first, budget - slope * first - fixed
+    lengths = {name: last + int((left - cost.start) / cost.step) for name, cost in costs.items()}
+    return Halving(lengths=lengths, rungs=tuple(first * unit for unit in units), counts=counts)
+
+
+def _sum(counts: Sequence[int], rungs: Sequence[int], costs: Sequence[float] | None = None) -> float:
+    """Of the steps that lead to every rung, over the trials that get there; the first ones go on."""
+    of_a_step = [count if costs is None else sum(costs[:count]) for count in counts]
+    return sum(cost * (rung - before) for cost, rung, before in zip(of_a_step, rungs, [0, *rungs], strict=False))

@@ -17,18 +17,22 @@ from posecore.lineage.tracking import RunLog
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.storage import AnyPath, remove_folder, write_atomically
+from posecore.training.checkpoint import MANIFEST_FILE, step_of
+from posecore.training.checkpoint_store import CheckpointStore
 from posecore.viz.budget_page import PAGE_NAME, write_budget_page
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.budget.candidates import Fit, as_run_file, as_trial
 from posecore.workflows.budget.choice import Choice, choose, gain
-from posecore.workflows.budget.halving import Halving, Measured, halving_of_steps, halving_of_time
+from posecore.workflows.budget.halving import Cost, Halving, halving_of_steps, halving_of_time
+from posecore.workflows.budget.record import TrialRuns
+from posecore.workflows.budget.result import Result
 from posecore.workflows.budget.settings import SearchConfig
-from posecore.workflows.budget.story import Told, story
+from posecore.workflows.budget.story import Told
 from posecore.workflows.budget.trial import PARENT, Failure, FirstSteps, JudgedOn, Pace, Score, Trials
 from posecore.workflows.data_steps import made_reports, vouched
 from posecore.workflows.job import JobWorkflow
-from posecore.workflows.machines import ActorSettings, Machines, Race, as_given
+from posecore.workflows.machines import RUN_NAME, ActorSettings, Machines, Race, as_given
 from posecore.workflows.train_step import code_of
 from posecore.workflows.without_ray import ThisProcess
 
@@ -63,9 +67,9 @@ def search_step(
         held_out: how many subjects trials are judged on, in words.
 
     Returns:
-        ``chosen``, the candidate's name or None if the parent stays; ``steps`` of the adaptation that follows;
-        ``told``, what was decided in a sentence; ``table`` of the trials, ``page``, ``rungs``, and what was spent:
-        ``search_steps`` and ``seconds``.
+        ``chosen``, the candidate's name; ``steps`` of its whole run; ``begun``, where its trial lies and what decides
+        it, None if nothing was tried; ``told``, what was decided in a sentence; ``table`` of the trials, ``page``,
+        ``rungs``, and what was spent: ``lost_steps`` of other trials, and ``seconds``.
     """
     settings = config.search
     assert settings is not None
@@ -97,59 +101,30 @@ def search_step(
             judged_on=judged_on,
             parent=parent,
             folder=folder,
-            runs=_TrialRuns(log, {fit.candidate.name: fit for fit in fitting}),
+            runs=TrialRuns(log, {fit.candidate.name: fit for fit in fitting}),
             note=workflow.note,
         )
-        result = search.run()
+        result = search.run(fits)
         result.log(log)
-        told = story(
-            settings, fits, result.scores, result.parent, result.choice, result.halving, result.stopped, result.failed
-        )
+        told = Told(result)
         page = write_budget_page(folder / PAGE_NAME, told.page(config.target, held_out, workflow.name))
         log.log_file(page)
-        for fit in fitting:  # whatever a trial learned of anybody is gone: what was chosen is trained again, on all
-            remove_folder(folder / fit.candidate.name)
-        files = vouched(page)
-        return Outputs(result.values(told, str(page)), files, made=made_reports(files))
-
-    return workflow.step("search", execute, inputs=inputs, code=code, continues=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Result:
-    scores: Sequence[Score]
-    parent: Score
-    choice: Choice
-    halving: Halving
-    final: int
-    seconds: float
-    stopped: str
-    failed: Mapping[str, str]
-
-    def values(self, told: Told, page: str) -> dict[str, Json]:
-        """What the step returns."""
-        return {
-            "chosen": self.choice.name,
-            "steps": self.final,
-            "rungs": list(self.halving.rungs),
-            "search_steps": _steps_made(self.scores),
-            "seconds": round(self.seconds, 1),
+        search.tidy(result.begun)
+        files = vouched(page, *([] if result.begun is None else [result.begun / MANIFEST_FILE]))
+        values: dict[str, Json] = {
+            "chosen": result.choice.name,
+            "steps": result.final,
+            "begun": result.begins(digest_json(key)),
+            "rungs": list(result.halving.rungs),
+            "lost_steps": result.lost_steps,
+            "seconds": round(result.seconds, 1),
             "told": told.sentence,
             "table": told.rows(),
-            "page": page,
+            "page": str(page),
         }
+        return Outputs(values, files, made=made_reports(files))
 
-    def log(self, log: RunLog) -> None:
-        """What the search's own run shows."""
-        log.set_tags({"posecore.chosen": self.choice.name or PARENT})
-        log.log_metrics(
-            {
-                "parent/validation_error": self.parent.error,
-                "search_steps": _steps_made(self.scores),
-                "final_steps": self.final,
-                "search_seconds": self.seconds,
-            }
-        )
+    return workflow.step("search", execute, inputs=inputs, code=code, continues=True)
 
 
 @dataclass(kw_only=True)
@@ -162,53 +137,65 @@ class _Search:
     judged_on: JudgedOn
     parent: str
     folder: AnyPath
-    runs: "_TrialRuns"
+    runs: TrialRuns
     note: Callable[[str], None]
     scores: list[Score] = field(default_factory=list)
     paces: dict[str, Pace] = field(default_factory=dict)
     stopped: str = ""
     failed: dict[str, str] = field(default_factory=dict)
 
-    def run(self) -> _Result:
+    def run(self, fits: Sequence[Fit]) -> Result:
+        """Has the candidates that fit compete, and chooses."""
         asynchronous = self.settings.scheduler == "asha"
         with nullcontext() if asynchronous else self.machines.kept():  # what is kept, Tune would wait for
             (parent,) = self._do(Trials(**self._what({})), [(PARENT, 0)])
             assert isinstance(parent, Score)
             halving = self._halving(parent)
-            trials = Trials(**self._what(self._workers(halving)))
             compete = self._race if asynchronous else self._climb
-            reached = compete(trials, halving, parent)
-        counted = [score for score in reached if score.name not in self.failed]
-        if not counted and self.failed:
+            reached = compete(Trials(**self._what(self._workers(halving))), halving, parent) if halving.rungs else []
+        left = [name for name in halving.names if name not in self.failed]
+        if not left:
             what = "; ".join(f"{name}: {told}" for name, told in self.failed.items())
             raise ConfigError(f"search.candidates: none could be judged at the rung that decides. {what}")
-        if not counted:
-            raise ConfigError(
-                f"search.budget: {self.settings.budget} were spent before any strategy was judged; give more, or fewer "
-                "candidates."
-            )
-        choice = choose(counted, parent)
-        return _Result(
-            scores=[score for score in self.scores if score.name not in self.failed],
-            parent=parent,
-            choice=choice,
+        counted = [score for score in reached if score.name in left]
+        choice = choose(counted, parent) if counted else Choice(left[0])
+        begun = self._store(choice.name).newest() if choice.step else None
+        return Result(
+            settings=self.settings,
+            fits=fits,
             halving=halving,
-            final=self._final(halving, choice, parent),
-            seconds=self._spent(parent),
-            stopped=self.stopped,
+            parent=parent,
+            scores=[score for score in self.scores if score.name in left],
             failed=self.failed,
+            stopped=self.stopped,
+            choice=choice,
+            begun=begun,
+            final=self._final(halving, choice, begun, parent),
+            seconds=self._spent(parent),
         )
+
+    def tidy(self, begun: AnyPath | None) -> None:
+        """Deletes what trials learned of anybody, but for the checkpoint that the child goes on from."""
+        for name in (fit.candidate.name for fit in self.fits):
+            if begun is None or begun.parent != self._store(name).folder:
+                remove_folder(self.folder / name)
+        for path in [] if begun is None else list(begun.parent.iterdir()):
+            if path != begun:
+                remove_folder(path)
+
+    def _store(self, name: str) -> CheckpointStore:
+        return CheckpointStore(self.folder / name / RUN_NAME)
 
     def _climb(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
         """Rung by rung; the scores of those rungs that all trials reached, or of a first one that not all did."""
-        names, before = [fit.candidate.name for fit in self.fits], 0
+        names, before = list(halving.names), 0
         counted: list[Score] = []
         for count, step in zip(halving.counts, halving.rungs, strict=True):
             reached: list[Score] = []
             names = names[:count]
             for start in range(0, len(names), self.settings.at_once):
                 some = names[start : start + self.settings.at_once]
-                if not self._may(some, step - before, halving, parent):
+                if not self._may(some, step, before, halving, parent):
                     self.stopped = (
                         f"the budget of {self.settings.budget} would have been overrun at {step} steps; "
                         f"{len(reached)} of {count} trials got there"
@@ -231,8 +218,10 @@ class _Search:
         left = None
         if seconds is not None:
             slowest = max(pace.step_s for pace in self.paces.values())
-            left = max(1.0, seconds - self._spent(parent) - slowest * halving.final)
-        names = [fit.candidate.name for fit in self.fits]
+            left = max(
+                1.0, seconds - self._spent(parent) - slowest * (max(halving.lengths.values()) - halving.rungs[-1])
+            )
+        names = list(halving.names)
         race = Race(
             names=tuple(names),
             rungs=halving.rungs,
@@ -273,32 +262,36 @@ class _Search:
 
     def _halving(self, parent: Score) -> Halving:
         """The rungs: at once, or from measured first steps."""
-        count, steps, seconds = len(self.fits), self.settings.steps, self.settings.seconds
-        if steps is not None:
-            return halving_of_steps(count, self.settings.eta, steps)
+        if (at_once := rungs_in_steps(self.settings, self.fits)) is not None:
+            return at_once
+        seconds = self.settings.seconds
         assert seconds is not None
         path = self.folder / "halving.json"
         first = FirstSteps(workers=self._workers(None), folder=str(self.folder))
         for _, pace in self.machines.work(partial(as_given, first), list(first.workers), self._process):
             self.paces[pace.name] = pace
         if path.exists():
-            return _Rungs.model_validate_json(path.read_bytes()).halving()
-        measured = [Measured(pace.step_s, pace.start_s) for pace in self.paces.values()]
-        halving = halving_of_time(measured, parent.judge_s, self.settings.eta, seconds, self._spent(parent))
-        write_atomically(path, _Rungs.of(halving).model_dump_json().encode())
+            return Halving.model_validate_json(path.read_bytes())
+        paces = [self.paces[fit.candidate.name] for fit in self.fits]
+        costs = {pace.name: Cost(pace.step_s, pace.start_s, parent.judge_s) for pace in paces}
+        halving = halving_of_time(costs, self.settings, seconds, self._spent(parent))
+        write_atomically(path, halving.model_dump_json().encode())
         return halving
 
     def _workers(self, halving: Halving | None) -> dict[str, AdaptationWorker]:
-        """What trains each trial, on a schedule that ends at the last rung; None for first steps to measure."""
+        """What trains each trial, on the schedule of the run that it would be; None for first steps to measure."""
         workers = {}
         for fit in self.fits:
-            own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.rungs[-1])
+            name = fit.candidate.name
+            if halving is not None and name not in halving.names:
+                continue
+            own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.lengths[name])
             worker = self.worker_of(as_trial(own))
             changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False}
             if halving is not None:
                 changes["log_every"] = max(1, halving.rungs[0] // 4)
             loop = worker.training.model_copy(update=changes)
-            workers[fit.candidate.name] = replace(worker, training=loop, quiet=True)
+            workers[name] = replace(worker, training=loop, quiet=True)
         return workers
 
     def _do(self, trials: Trials, works: Sequence[tuple[str, int]]) -> Iterator[Score | Failure]:
@@ -317,88 +310,28 @@ class _Search:
             "workers": workers, "folder": str(self.folder), "judged_on": self.judged_on, "parent": self.parent
         }  # fmt: skip
 
-    def _may(self, names: Sequence[str], steps: int, halving: Halving, parent: Score) -> bool:
-        """Whether so many more steps of some trials, and the adaptation after them, are within a budget in time."""
+    def _may(self, names: Sequence[str], step: int, before: int, halving: Halving, parent: Score) -> bool:
+        """Whether some trials may go on to a rung, and any of them to its end after it, within a budget in time."""
         seconds = self.settings.seconds
         if seconds is None:
             return True
         paces = [self.paces[name] for name in names]
-        piece = max(pace.start_s + steps * pace.step_s for pace in paces) + parent.judge_s
-        after = max(pace.start_s + halving.final * pace.step_s for pace in paces)
+        piece = max(pace.start_s + (step - before) * pace.step_s for pace in paces) + parent.judge_s
+        after = max(pace.start_s + (halving.lengths[pace.name] - step) * pace.step_s for pace in paces)
         return self._spent(parent) + piece + after <= seconds
 
     def _spent(self, parent: Score) -> float:
         trials = sum(score.train_s + score.judge_s for score in self.scores) / self.settings.at_once
         return parent.judge_s + sum(pace.spent_s for pace in self.paces.values()) / self.settings.at_once + trials
 
-    def _final(self, halving: Halving, choice: Choice, parent: Score) -> int:
-        """Steps of the adaptation: those planned, or what a budget in time has left."""
-        seconds = self.settings.seconds
-        if seconds is None or choice.name is None:
-            return halving.final
-        pace = self.paces[choice.name]
-        left = (seconds - self._spent(parent) - pace.start_s) / pace.step_s
-        return max(choice.step, min(halving.final, int(left)))
-
-
-class _Rungs(Config):
-    """A :class:`~posecore.workflows.budget.halving.Halving` on disk, by which a search that was killed goes on."""
-
-    rungs: tuple[int, ...]
-    counts: tuple[int, ...]
-    final: int
-
-    @classmethod
-    def of(cls, halving: Halving) -> "_Rungs":
-        return cls(rungs=halving.rungs, counts=halving.counts, final=halving.final)
-
-    def halving(self) -> Halving:
-        return Halving(self.rungs, self.counts, self.final)
-
-
-@dataclass(frozen=True)
-class _TrialRuns:
-    """The trials in the record: a run each, nested in the search's."""
-
-    search: RunLog
-    fits: Mapping[str, Fit]
-
-    def log(self, score: Score, parent: Score) -> None:
-        """Records a trial at a rung, unless that was done before."""
-        found = self.search.tracking.ask(
-            lambda client: client.search_runs(
-                [self.search.tracking.experiment_id],
-                f"tags.`mlflow.parentRunId` = '{self.search.run_id}' AND tags.`posecore.trial` = '{score.name}'",
-                max_results=1,
-            )
-        )
-        if found:
-            run = RunLog(self.search.tracking, found[0].info.run_id)
-            if int(found[0].data.tags.get("posecore.rung", "0")) >= score.step:
-                return
-        else:
-            tags = {"posecore.kind": "trial", "posecore.trial": score.name}
-            run = self.search.tracking.start_run(f"trial:{score.name}", tags, self.search.run_id)
-            fit = self.fits[score.name]
-            run.log_params(flat_parameters(fit.candidate.model_dump(mode="json")))
-            run.log_params({"lr": fit.config.training.optimizer.lr, "replay_share": fit.config.replay_share})
-        for step, metrics in score.curve:
-            run.log_metrics(metrics, step)
-        change = gain(score, parent)
-        said = {
-            "validation_error": score.error,
-            "validation_change": change.value,
-            "validation_change_low": change.low,
-            "validation_change_high": change.high,
-            "forgetting": score.forgetting(parent),
-            **{f"{name}/error_change": lost.value for name, lost in score.forgotten(parent).items()},
-            "train_s": score.train_s,
-            "judge_s": score.judge_s,
-            "trained_parameters": float(score.trained),
-        }
-        run.log_metrics({name: value for name, value in said.items() if value == value}, score.step)
-        run.set_tags({"posecore.rung": str(score.step)})
-        run.end()
+    def _final(self, halving: Halving, choice: Choice, begun: AnyPath | None, parent: Score) -> int:
+        """Steps of the whole run: those planned, or as many as a budget in time has left."""
+        seconds, planned = self.settings.seconds, halving.lengths[choice.name]
+        if seconds is None:
+            return planned
+        pace, made = self.paces[choice.name], 0 if begun is None else step_of(begun.name) or 0
+        left = int((seconds - self._spent(parent) - pace.start_s) / pace.step_s)
+        return min(planned, made + max(left, 1))
 
 
 def rungs_in_steps(settings: SearchConfig, fits: Sequence[Fit]) -> Halving | None:
@@ -409,7 +342,7 @@ def rungs_in_steps(settings: SearchConfig, fits: Sequence[Fit]) -> Halving | Non
     """
     if settings.steps is None:
         return None
-    return halving_of_steps(sum(fit.fits for fit in fits), settings.eta, settings.steps)
+    return halving_of_steps([fit.candidate.name for fit in fits if fit.fits], settings, settings.steps)
 
 
 def refuse_several_processes(settings: SearchConfig, machines: Machines) -> None:
@@ -430,13 +363,6 @@ def refuse_several_processes(settings: SearchConfig, machines: Machines) -> None
             "search: this process does one trial after the other; leave out search.at_once and search.scheduler, or "
             "run without torchrun on a Ray cluster."
         )
-
-
-def _steps_made(scores: Sequence[Score]) -> int:
-    last: dict[str, int] = {}
-    for score in scores:
-        last[score.name] = max(score.step, last.get(score.name, 0))
-    return sum(last.values())
 
 
 def _plain(value: Any) -> Any:

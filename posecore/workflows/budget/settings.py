@@ -36,12 +36,17 @@ class SearchConfig(Config):
     """Which strategies are tried, and for how long.
 
     Attributes:
-        budget: of the trials and of the adaptation that follows: ``600steps``, or ``90s``, ``20min`` or ``2h``, which
-            become steps once the first steps were measured.
+        budget: of all trials, of which the chosen one becomes the adaptation: ``600steps``, or ``90s``, ``20min`` or
+            ``2h``, which become steps once the first steps were measured.
         memory: what one training process may hold, such as ``8GiB``; None does not ask.
         labels: labelled bodies of the target that are learned and chosen from at the most; None takes all.
-        candidates: what is tried; empty for the usual ones (:func:`~posecore.workflows.budget.candidates.usual`).
+        candidates: what is tried; empty for the usual ones (:func:`~posecore.workflows.budget.candidates.usual`). Where
+            a budget has no room for all, the last ones are left out.
         eta: of so many trials one goes on after each rung, for so many times the steps.
+        tried_share: of the budget at the most that trials take which are not gone on with.
+        least_steps: of a trial before it is compared with others. What adapts is at first worse than its parent, and
+            what learns little looks best then: of rendered infants 70 steps misled a search that 210 did not
+            (docs/benchmarks/adapt_budget_2cpu_2026-11-30.md).
         validation_share: of the target's subjects (or videos, or images, where none are named) that no trial learns
             from, and all are judged on.
         scheduler: ``halving`` compares all trials of a rung, so that a budget in steps always gives the same answer;
@@ -54,6 +59,8 @@ class SearchConfig(Config):
     labels: int | None = Field(default=None, gt=0)
     candidates: tuple[Candidate, ...] = ()
     eta: Literal[2, 3, 4] = 3
+    tried_share: float = Field(default=0.2, gt=0, le=0.5)
+    least_steps: int = Field(default=200, gt=0)
     validation_share: float = Field(default=0.25, gt=0, lt=1)
     scheduler: Literal["halving", "asha"] = "halving"
     at_once: int = Field(default=1, gt=0)

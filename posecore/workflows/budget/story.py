@@ -1,6 +1,6 @@
 """What a search tells: a sentence, a table for the terminal, and its page."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -13,57 +13,63 @@ from posecore.viz.estimate_text import interval, signed_points
 from posecore.viz.findings import Finding
 from posecore.viz.report import ReportTable
 from posecore.workflows.budget.candidates import Fit
-from posecore.workflows.budget.choice import Choice, gain
+from posecore.workflows.budget.choice import gain
 from posecore.workflows.budget.halving import Halving
+from posecore.workflows.budget.result import Result
 from posecore.workflows.budget.settings import SearchConfig
 from posecore.workflows.budget.trial import Score
 
 COLUMNS = ("trial", "learns", "steps", "error", "change from the parent", "forgetting", "seconds", "what became of it")
 """Of the table of trials."""
 RULE = (
-    "The rule: of the trials at the last rung, those whose error on subjects that nothing was learned from is below "
-    "the parent's with the whole interval; of these the lowest error; among those that cannot be told from it, the "
-    "least forgetting on the parent's sets. If none beats the parent, the parent stays."
+    "The rule: of the trials at the last rung, the lowest error on subjects that none of them learned from; among "
+    "errors within a hundredth of it, the least forgetting on the parent's sets. The chosen trial goes on from where "
+    "it is, on all labels. What adapts is at first worse than its parent; what the finished child is worth is in its "
+    "own report, and for the gates."
 )
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Told:
     """What a search tells.
 
     Attributes:
-        sentence: what was decided.
-        good: whether something beats the parent.
-        settings: of the search.
-        fits: all candidates.
-        lasts: every trial's last score, the best first.
-        parent: judged alike.
-        choice: what was chosen.
-        halving: the rungs.
-        scores: at all of them.
-        stopped: why it ended before its last rung; "" if it did not.
-        failed: trials that an error ended, and what it was.
+        result: of the search.
     """
 
-    sentence: str
-    good: bool
-    settings: SearchConfig
-    fits: Sequence[Fit]
-    lasts: Sequence[Score]
-    parent: Score
-    choice: Choice
-    halving: Halving
-    scores: Sequence[Score]
-    stopped: str
-    failed: Mapping[str, str]
+    result: Result
+
+    @property
+    def sentence(self) -> str:
+        """What was decided, and why."""
+        found, name = self.result, self.result.choice.name
+        goes_on = f"{name} goes on to {found.final:,} steps"
+        if not found.choice.step:
+            settings = found.settings
+            why = found.stopped or (
+                f"{settings.budget} have no room for trials of {settings.least_steps} steps beside it "
+                f"(search.tried_share {settings.tried_share:g})"
+            )
+            return f"{name} is taken untried and makes {found.final:,} steps, as the first of the candidates: {why}."
+        chosen = next(score for score in found.lasts if score.name == name)
+        change, lost = gain(chosen, found.parent), chosen.forgetting(found.parent)
+        others = len(found.choice.equals) - 1
+        why = f"for the least forgetting of {others + 1} that are as good" if others else "for the lowest error"
+        forgets = f"; the parent's sets lose {100 * lost:.1f} points" if lost else ""
+        return (
+            f"{goes_on}, {why} after {found.choice.step:,}: {100 * chosen.error:.1f} % of the box on held-out "
+            f"subjects, {signed_points(change.value)} points from the parent {interval(change, signed_points)}".rstrip()
+            + f"{forgets}."
+        )
 
     def rows(self) -> list[Json]:
         """The table of trials, as :data:`COLUMNS`."""
         rows: list[Json] = []
-        for score in self.lasts:
-            change = gain(score, self.parent)
-            fit = next(fit for fit in self.fits if fit.candidate.name == score.name)
-            seconds = sum(s.train_s + s.judge_s for s in self.scores if s.name == score.name)
+        tried = {score.name for score in self.result.lasts}
+        for score in self.result.lasts:
+            change = gain(score, self.result.parent)
+            fit = next(fit for fit in self.result.fits if fit.candidate.name == score.name)
+            seconds = sum(s.train_s + s.judge_s for s in self.result.scores if s.name == score.name)
             rows.append(
                 [
                     score.name,
@@ -71,33 +77,35 @@ class Told:
                     f"{score.step:,}",
                     f"{100 * score.error:.2f}",
                     f"{signed_points(change.value)} {interval(change, signed_points)}".rstrip(),
-                    f"{100 * score.forgetting(self.parent):.2f}" if score.kept else "–",
+                    f"{100 * score.forgetting(self.result.parent):.2f}" if score.kept else "–",
                     f"{seconds:.1f}",
                     self._became(score),
                 ]
             )
         rows += [
             [fit.candidate.name, f"{fit.trained:,} of {fit.total:,}", "–", "–", "–", "–", "–", self._absent(fit)]
-            for fit in self.fits
-            if not fit.fits or fit.candidate.name in self.failed
+            for fit in self.result.fits
+            if fit.candidate.name not in tried
         ]
         return rows
 
     def _absent(self, fit: Fit) -> str:
-        if fit.candidate.name in self.failed:
-            return f"failed: {self.failed[fit.candidate.name]}"
-        return f"not tried: {fit.memory / GIB:.2f} GiB of memory planned"
+        name = fit.candidate.name
+        if name in self.result.failed:
+            return f"failed: {self.result.failed[name]}"
+        if not fit.fits:
+            return f"not tried: {fit.memory / GIB:.2f} GiB of memory planned"
+        if name == self.result.choice.name:
+            return "goes on untried"
+        return "not tried: no room in the budget"
 
     def _became(self, score: Score) -> str:
-        if score.name == self.choice.name:
-            return "chosen"
-        if score.step < self.choice.step:
+        choice = self.result.choice
+        if score.name == choice.name:
+            return f"goes on to {self.result.final:,} steps"
+        if score.step < choice.step:
             return f"ended after {score.step:,} steps"
-        if score.name in self.choice.equals:
-            return "an equal, which forgets more"
-        if score.name in self.choice.better:
-            return "beats the parent, and is behind the best"
-        return "does not beat the parent"
+        return "as good, and forgets more" if score.name in choice.equals else "behind the best"
 
     def page(self, target: str, held_out: str, name: str) -> BudgetPage:
         """The page.
@@ -107,32 +115,33 @@ class Told:
             held_out: how many of what trials were judged on, in words.
             name: of the workflow.
         """
-        findings = [Finding(self.sentence, "good" if self.good else "bad")]
-        if self.stopped:
-            findings.append(Finding(f"The search ended early: {self.stopped}.", "bad"))
-        findings += [Finding(f"{name} failed: {told}", "bad") for name, told in self.failed.items()]
+        found = self.result
+        findings = [Finding(self.sentence, "good" if found.choice.step else "bad")]
+        if found.stopped:
+            findings.append(Finding(f"The search ended early: {found.stopped}.", "bad"))
+        findings += [Finding(f"{failed} failed: {told}", "bad") for failed, told in found.failed.items()]
         markers = [
             Marker(
                 name=score.name,
                 family=score.name.removesuffix("-replay"),
                 error=score.error,
-                forgetting=score.forgetting(self.parent),
-                cost=sum(s.train_s for s in self.scores if s.name == score.name),
-                chosen=score.name == self.choice.name,
-                last=score.step == self.choice.step,
+                forgetting=score.forgetting(found.parent),
+                cost=sum(s.train_s for s in found.scores if s.name == score.name),
+                chosen=score.name == found.choice.name,
+                last=score.step == found.choice.step,
             )
-            for score in self.lasts
+            for score in found.lasts
         ]
         lines = {
-            score.name: _line([each for each in self.scores if each.name == score.name], self.parent)
-            for score in self.lasts[:MOST_LINES]
+            score.name: _line([each for each in found.scores if each.name == score.name], found.parent)
+            for score in found.lasts[:MOST_LINES]
         }
         return BudgetPage(
             title=f"{name}: which strategy for {target}",
             findings=findings,
             rule=RULE,
             markers=markers,
-            parent_error=self.parent.error,
+            parent_error=self.result.parent.error,
             trials=ReportTable(COLUMNS, [[str(cell) for cell in row] for row in self.rows()]),
             rungs=self._rungs(),
             curve=Curve(
@@ -147,86 +156,38 @@ class Told:
 
     def _rungs(self) -> ReportTable:
         rows = []
-        for number, (count, step) in enumerate(zip(self.halving.counts, self.halving.rungs, strict=True), 1):
-            here = sorted((score for score in self.scores if score.step == step), key=lambda score: score.error)
+        for number, (count, step) in enumerate(
+            zip(self.result.halving.counts, self.result.halving.rungs, strict=True), 1
+        ):
+            here = sorted((score for score in self.result.scores if score.step == step), key=lambda score: score.error)
             order = ", ".join(f"{score.name} {100 * score.error:.2f}" for score in here)
             rows.append([str(number), f"{step:,}", f"{len(here)} of {count}", order])
         return ReportTable(("rung", "steps", "trials", "error, % of the box, the best first"), rows)
 
     def _facts(self, held_out: str) -> dict[str, str]:
-        timed = self.settings.steps is None
-        made = f"{self.halving.search_steps:,} in the search and {self.halving.final:,} in the adaptation"
+        timed = self.result.settings.steps is None
+        made = f"{self.result.lost_steps:,} in trials that ended and {self.result.final:,} of what goes on"
         facts = {
-            "budget": self.settings.budget,
+            "budget": self.result.settings.budget,
             "steps": f"{made}, planned from the first steps" if timed else made,
-            "memory": self.settings.memory or "not bounded",
-            "labels": "all" if self.settings.labels is None else f"{self.settings.labels} bodies",
+            "memory": self.result.settings.memory or "not bounded",
+            "labels": "all" if self.result.settings.labels is None else f"{self.result.settings.labels} bodies",
             "judged on": held_out,
-            "eta": str(self.settings.eta),
-            "scheduler": self.settings.scheduler,
+            "tried_share": f"{self.result.settings.tried_share:g}",
+            "least_steps": f"{self.result.settings.least_steps:,}",
+            "eta": str(self.result.settings.eta),
+            "scheduler": self.result.settings.scheduler,
         }
         if timed:
             facts["again"] = (
                 "A budget in time gives other steps on another machine or day; one in the steps stated here gives the "
                 "same answer."
             )
-        if self.settings.scheduler == "asha":
+        if self.result.settings.scheduler == "asha":
             facts["again"] = (
                 "Ray Tune's asha decides in the order in which trials arrive, so that may differ next time."
             )
         return facts
-
-
-def story(
-    settings: SearchConfig,
-    fits: Sequence[Fit],
-    scores: Sequence[Score],
-    parent: Score,
-    choice: Choice,
-    halving: Halving,
-    stopped: str,
-    failed: Mapping[str, str],
-) -> Told:
-    """What to tell of a search; see :class:`Told`."""
-    last: dict[str, Score] = {}
-    for score in scores:
-        if score.name not in last or last[score.name].step < score.step:
-            last[score.name] = score
-    lasts = sorted(last.values(), key=lambda score: (-score.step, score.error, score.name))
-    if choice.name is None:
-        best = lasts[0]
-        change = gain(best, parent)
-        sentence = (
-            f"The parent stays: after {choice.step:,} steps no strategy is clearly better on the held-out subjects; "
-            f"the best, {best.name}, changes the error by {signed_points(change.value)} points "
-            f"{interval(change, signed_points)}".rstrip()
-            + ". Longer trials may tell otherwise: give a larger budget, or name a strategy."
-        )
-    else:
-        chosen = last[choice.name]
-        change = gain(chosen, parent)
-        others = len(choice.equals) - 1
-        why = "the lowest error" if not others else f"the least forgetting of {others + 1} that cannot be told apart"
-        lost = chosen.forgetting(parent)
-        forgets = f"; the parent's sets lose {100 * lost:.1f} points" if lost else ""
-        sentence = (
-            f"{choice.name} is chosen, for {why}: error {100 * parent.error:.1f} → {100 * chosen.error:.1f} % of the "
-            f"box on held-out subjects, {signed_points(change.value)} points {interval(change, signed_points)}".rstrip()
-            + f" after {choice.step:,} steps{forgets}."
-        )
-    return Told(
-        sentence=sentence,
-        good=choice.name is not None,
-        settings=settings,
-        fits=fits,
-        lasts=lasts,
-        parent=parent,
-        choice=choice,
-        halving=halving,
-        scores=scores,
-        stopped=stopped,
-        failed=failed,
-    )
 
 
 def trials_table(rows: Sequence[Sequence[str]]) -> Table:
@@ -261,16 +222,27 @@ def plan_of_search(settings: SearchConfig, fits: Sequence[Fit], halving: Halving
             f"{fit.trained / fit.total:.1%}",
             f"{fit.memory / GIB:.2f} GiB",
             f"{1e3 * fit.step_s:.3g} ms",
-            "" if fit.fits else "does not fit",
+            _left_out(fit, halving),
         )
     if halving is None:
         table.caption = "the rungs follow from first steps, which are measured"
-    else:
-        rungs = ", then ".join(
-            f"{count} trials to {step:,} steps" for count, step in zip(halving.counts, halving.rungs, strict=True)
-        )
-        table.caption = f"{rungs}; {halving.final:,} steps of what is chosen: {halving.total_steps:,} together"
+        return table
+    longest = max(halving.lengths.values())
+    if not halving.rungs:
+        table.caption = f"the budget has no room for trials: {halving.names[0]} makes {longest:,} steps"
+        return table
+    rungs = ", then ".join(
+        f"{count} trials to {step:,} steps" for count, step in zip(halving.counts, halving.rungs, strict=True)
+    )
+    lost = halving.search_steps - halving.rungs[-1]
+    table.caption = f"{rungs}; the best of them goes on to {longest:,} steps; {lost:,} in the others"
     return table
+
+
+def _left_out(fit: Fit, halving: Halving | None) -> str:
+    if not fit.fits:
+        return "does not fit"
+    return "" if halving is None or fit.candidate.name in halving.names else "no room in the budget"
 
 
 def _line(scores: Sequence[Score], parent: Score) -> tuple[list[float], list[float]]:

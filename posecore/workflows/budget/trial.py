@@ -26,7 +26,7 @@ from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.shards.corrections import Corrections
 from posecore.shards.store import open_store
-from posecore.storage import AnyPath, as_path, write_atomically
+from posecore.storage import AnyPath, as_path, remove_folder, write_atomically
 from posecore.training.checkpoint import step_of
 from posecore.training.context import LocalContext, default_device
 from posecore.workflows.adaptation.worker import AdaptationWorker
@@ -195,7 +195,7 @@ class Trials:
         """The score, made or read; a failure where it is the strategy that cannot be trained, not kept."""
         name, step = work
         path = as_path(self.folder) / name / f"score_{step}.json"
-        if path.exists():
+        if path.exists() and (name == PARENT or LocalContext(path.parent).store.newest() is not None):
             return Score.model_validate_json(path.read_bytes())
         if name == PARENT:
             score = self._parent()
@@ -265,6 +265,7 @@ class FirstSteps:
             start_s=max(0.0, ends[0] - began),
             spent_s=time.perf_counter() - began,
         )
+        remove_folder(folder / "measured")
         write_atomically(path, pace.model_dump_json().encode())
         return pace
 

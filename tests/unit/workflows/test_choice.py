@@ -1,4 +1,4 @@
-"""The rule: what beats the parent, the best of it, the equals, and who forgets least."""
+"""The rule: the lowest error, what is as good, and who forgets least."""
 
 import numpy as np
 import pytest
@@ -23,32 +23,32 @@ def score(name: str, error: SetErrors, forgets: float = 0.0, step: int = 90) -> 
 PARENT = score("parent", errors(0.3, 0.05, seed=9), step=0)
 
 
-def test_the_lowest_error_wins_where_it_is_clear_whatever_it_forgets() -> None:
-    found = choose([score("full", errors(0.10, 0.002), forgets=0.2), score("head", errors(0.2, 0.002, 1))], PARENT)
-    assert (found.name, found.better, found.equals) == ("full", ("full", "head"), ("full",))
+def test_the_lowest_error_wins_whatever_it_forgets_and_however_wide_the_intervals_are() -> None:
+    found = choose([score("full", errors(0.10, 0.05), forgets=0.2), score("head", errors(0.102, 0.05, 1))], PARENT)
+    assert (found.name, found.equals) == ("full", ("full",))
 
 
-def test_among_equals_the_one_that_forgets_least_wins() -> None:
+def test_among_errors_within_a_hundredth_the_one_that_forgets_least_wins() -> None:
     trials = [
         score("full", errors(0.10, 0.05, 1), forgets=0.2),
-        score("lora", errors(0.101, 0.05, 2), forgets=0.1),
-        score("head", errors(0.102, 0.05, 3), forgets=0.0),
+        score("lora", errors(0.1005, 0.05, 2), forgets=0.1),
+        score("last", errors(0.1009, 0.05, 3), forgets=0.0),
+        score("head", errors(0.1011, 0.05, 4), forgets=0.0),
     ]
     found = choose(trials, PARENT)
-    assert found.equals == ("full", "lora", "head")
-    assert found.name == "head"
+    assert found.equals == ("full", "lora", "last")
+    assert found.name == "last"
 
 
 def test_what_got_better_on_the_parents_sets_is_no_better_than_what_forgets_nothing() -> None:
-    trials = [score("full", errors(0.10, 0.05, 1), forgets=0.0), score("lora", errors(0.101, 0.05, 2), forgets=-0.05)]
+    trials = [score("full", errors(0.10, 0.05, 1), forgets=0.0), score("lora", errors(0.1005, 0.05, 2), forgets=-0.05)]
     assert choose(trials, PARENT).name == "full"
 
 
-def test_the_parent_stays_where_no_interval_is_below_it() -> None:
-    noisy = [score("full", errors(0.29, 0.2, 1)), score("head", errors(0.35, 0.01, 2))]
-    assert gain(noisy[0], PARENT).value < 0 < gain(noisy[0], PARENT).high
-    found = choose(noisy, PARENT)
-    assert (found.name, found.better) == (None, ())
+def test_what_is_still_worse_than_the_parent_goes_on() -> None:
+    dipped = [score("full", errors(0.35, 0.01, 1)), score("head", errors(0.36, 0.01, 2))]
+    assert gain(dipped[0], PARENT).value > 0
+    assert choose(dipped, PARENT).name == "full"
 
 
 def test_only_the_last_rung_counts() -> None:

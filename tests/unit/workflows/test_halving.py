@@ -6,55 +6,71 @@ from hypothesis import strategies as st
 
 from posecore.config import parse_config
 from posecore.errors import ConfigError
-from posecore.workflows.budget.halving import (
-    FEWEST_STEPS,
-    Measured,
-    halving_of_steps,
-    halving_of_time,
-    survivors,
-)
+from posecore.workflows.budget.halving import Cost, halving_of_steps, halving_of_time, survivors
 from posecore.workflows.budget.settings import SearchConfig
 
+NAMES = [f"trial-{number}" for number in range(30)]
 
-def test_seven_trials_of_which_every_third_goes_on() -> None:
+
+def settings(**changes: object) -> SearchConfig:
+    return parse_config({"budget": "1steps"} | changes, SearchConfig, origin="search")
+
+
+def test_nine_trials_of_which_every_third_goes_on() -> None:
     assert survivors(7, 3) == (7, 3)
     assert survivors(10, 3) == (10, 4, 2)
     assert survivors(1, 3) == (1,)
-    found = halving_of_steps(7, 3, 600)
-    assert (found.rungs, found.counts, found.final) == ((27, 81), (7, 3), 249)
-    assert found.search_steps == 7 * 27 + 3 * 54
+    found = halving_of_steps(NAMES[:9], settings(), 12_000)
+    assert (found.rungs, found.counts) == ((200, 600), (9, 3))
+    assert set(found.lengths.values()) == {9600}
+    assert found.search_steps == 9 * 200 + 3 * 400
 
 
-@given(st.integers(1, 30), st.sampled_from([2, 3, 4]), st.integers(1, 20_000))
-def test_a_budget_in_steps_is_spent_to_the_last_step_or_refused(count: int, eta: int, steps: int) -> None:
-    try:
-        found = halving_of_steps(count, eta, steps)
-    except ConfigError as error:
-        least = int(str(error).split("which makes ")[1].split()[0])
-        assert steps < least
-        assert halving_of_steps(count, eta, least).rungs[0] == FEWEST_STEPS
-        return
-    assert found.total_steps == steps
-    assert found.rungs[0] >= FEWEST_STEPS
+def test_the_last_candidates_are_left_out_where_trials_would_be_too_short_to_tell() -> None:
+    found = [halving_of_steps(NAMES[:4], settings(), steps) for steps in (400, 1000, 2000, 5000)]
+    assert [len(each.names) for each in found] == [1, 2, 3, 4]
+    alone = halving_of_steps(NAMES[:4], settings(), 400)
+    assert (alone.lengths, alone.rungs, alone.search_steps) == ({"trial-0": 400}, (), 0)
+    some = halving_of_steps(NAMES[:4], settings(), 1200)
+    assert (some.names, some.rungs, set(some.lengths.values())) == (tuple(NAMES[:2]), (240,), {960})
+    with pytest.raises(ConfigError, match=r"no room for one strategy: trial-0 makes 199 steps .*least_steps are 200"):
+        halving_of_steps(NAMES[:4], settings(), 199)
+
+
+@given(st.integers(1, 30), st.sampled_from([2, 3, 4]), st.floats(0.05, 0.5), st.integers(200, 20_000))
+def test_a_budget_in_steps_is_spent_to_the_last_step_and_the_winner_gets_its_share(
+    count: int, eta: int, tried_share: float, steps: int
+) -> None:
+    found = halving_of_steps(NAMES[:count], settings(eta=eta, tried_share=tried_share), steps)
+    assert found.names == tuple(NAMES[: len(found.names)])
+    (length,) = set(found.lengths.values())
+    lost = found.search_steps - max(found.rungs, default=0)
+    assert lost + length == steps
+    assert lost <= tried_share * steps
+    assert all(rung >= 200 for rung in found.rungs)
     assert all(after == eta * before for before, after in zip(found.rungs, found.rungs[1:], strict=False))
-    assert found.final >= eta * found.rungs[-1]
-    assert found.counts[-1] <= eta
+    if found.rungs:
+        assert found.counts[0] == len(found.names)
+        assert found.counts[-1] <= eta
 
 
 @given(st.lists(st.floats(0.001, 2.0), min_size=1, max_size=12), st.floats(1.0, 5000.0))
 def test_a_budget_in_time_is_held_whichever_trials_go_on(steps_s: list[float], seconds: float) -> None:
-    measured = [Measured(step_s, 0.5) for step_s in steps_s]
+    costs = {name: Cost(step, 0.5, 1.0) for name, step in zip(NAMES, steps_s, strict=False)}
     try:
-        found = halving_of_time(measured, 1.0, 3, seconds, spent_s=0.1 * seconds)
+        found = halving_of_time(costs, settings(), seconds, spent=0.1 * seconds)
     except ConfigError:
-        assert seconds < 0.1 * seconds + 2 * len(steps_s) * (1.5 + 100 * max(steps_s)) / 0.9 + 100
+        assert 0.85 * seconds < 0.5 + 200 * steps_s[0]
         return
-    dearest = sorted(steps_s, reverse=True)
+    some = {name: costs[name] for name in found.names}
+    dearest = sorted((cost.step for cost in some.values()), reverse=True)
     spent, before = 0.1 * seconds, 0
     for count, rung in zip(found.counts, found.rungs, strict=True):
-        spent += sum(0.5 + 1.0 + step_s * (rung - before) for step_s in dearest[:count])
+        spent += sum(0.5 + 1.0 + step * (rung - before) for step in dearest[:count])
         before = rung
-    assert spent + 0.5 + found.final * dearest[0] <= seconds
+    for name, cost in some.items():
+        assert spent + 0.5 + (found.lengths[name] - before) * cost.step <= seconds
+        assert (found.lengths[name] + 1) * cost.step >= 0.75 * (0.95 - 0.1) * seconds - 0.5
 
 
 @pytest.mark.parametrize(
@@ -62,6 +78,7 @@ def test_a_budget_in_time_is_held_whichever_trials_go_on(steps_s: list[float], s
     [
         ({"budget": "20 minutes"}, "'20 minutes' is no budget; give steps or time, such as 600steps, 90s, 20min or 2h"),
         ({"budget": "0steps"}, "'0steps' is no budget"),
+        ({"budget": "1h", "tried_share": 0.6}, "tried_share: Input should be less than or equal to 0.5"),
         ({"budget": "1.5steps"}, "'1.5steps': steps are whole"),
         ({"budget": "1h", "memory": "8"}, "'8' is no size of memory; give one such as 8GiB or 600MiB"),
         (
