@@ -180,8 +180,8 @@ class Told:
         }
         if timed:
             facts["again"] = (
-                "A budget in time gives other steps on another machine or day; one in the steps stated here gives the "
-                "same answer."
+                "A budget in time gives other steps on another machine or day, and may choose otherwise then; one in "
+                "steps does not."
             )
         if self.result.settings.scheduler == "asha":
             facts["again"] = (
