@@ -385,10 +385,10 @@ def bodies_of(
     return body_errors(truth, predictions, skeleton, truth.scale_area(definition.scale_rule or metric.usual_scale))
 
 
-def answers_of_scenes(
+def meant_answers(
     definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth, predictions: Predictions
 ) -> Distances:
-    """Distances between bodies and what a model of whole pictures says of them, by a protocol that may judge one.
+    """Distances between bodies and the answers meant for them, where there may be more or fewer; points need constants.
 
     Raises:
         EvaluationError: predictions and ground truth do not fit.

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from posecore.errors import ConfigError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
-from posecore.evaluation.protocols import answers_of_scenes
+from posecore.evaluation.protocols import meant_answers
 from posecore.evaluation.traits import Traits
 from posecore.evaluation.uncertainty import fit_uncertainty
 from posecore.models.pose_model import HeatmapPath, PoseModel
@@ -55,7 +55,7 @@ def calibrate(
         settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
         predictions, pairs = predict_store(model, store, settings, head=head), None
         if model.config.whole_scenes:
-            pairs = answers_of_scenes(definition.evaluation, definition.skeleton, truth, predictions)
+            pairs = meant_answers(definition.evaluation, definition.skeleton, truth, predictions)
         fitted = fit_uncertainty(
             truth,
             predictions,

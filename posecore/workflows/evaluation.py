@@ -22,7 +22,7 @@ from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_j
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
 from posecore.evaluation.keypoint_errors import KeypointError
 from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOrigin, write_predictions
-from posecore.evaluation.protocols import answers_of_scenes, evaluate
+from posecore.evaluation.protocols import evaluate, meant_answers
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
 from posecore.evaluation.uncertainty import UncertaintyResult, judge_uncertainty
@@ -287,8 +287,8 @@ def _trusted(
     definition = task.store.manifest.definition
     points = card.points_of(task.head, definition.skeleton.union_names)
     pairs = None
-    if task.whole_scenes:
-        pairs = answers_of_scenes(definition.evaluation, definition.skeleton, truth, predictions)
+    if task.whole_scenes or (task.boxes is not None and definition.skeleton.oks_sigmas is not None):
+        pairs = meant_answers(definition.evaluation, definition.skeleton, truth, predictions)
         if not len(pairs.truth_row):
             return None
     return judge_uncertainty(truth, predictions, Traits.from_store(task.store), promised, points, pairs)

@@ -1,6 +1,7 @@
 """From a split to a model's card, and from there to tables, pictures and frames."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -14,6 +15,7 @@ from posecore.cli import main
 from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, predict_store
+from posecore.evaluation.results import DetectedBoxes
 from posecore.evaluation.uncertainty import UncertaintyResult
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
@@ -154,6 +156,17 @@ def test_bodies_of_whole_pictures_are_calibrated_by_the_answers_meant_for_them(t
     assert judged is not None
     assert judged.whole.points == 12
     assert judged.headline()["coverage50"] >= 0.5
+    others = predictions.take(np.arange(len(predictions)) != np.flatnonzero(predictions.image_row == 2)[0])
+    boxes = DetectedBoxes(
+        image_ids=others.image_ids[:1],
+        bbox_xywh=np.array([[0.0, 0, 9, 9]]),
+        scores=np.ones(1),
+        category_id=np.ones(1, np.int64),
+    )
+    for each in (task, replace(task, whole_scenes=False, boxes=boxes)):
+        judged = _trusted(each, truth, others, model.card)
+        assert judged is not None
+        assert judged.whole.points == 10, "of a body that was missed nothing was promised"
     nobody = predictions.take(np.zeros(len(predictions), bool))
     assert _trusted(task, truth, nobody, model.card) is None
 
