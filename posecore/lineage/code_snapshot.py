@@ -4,7 +4,8 @@ import json
 import subprocess
 import tempfile
 from dataclasses import dataclass
-from importlib.metadata import distributions
+from email.parser import HeaderParser
+from importlib.metadata import Distribution, distributions
 from pathlib import Path
 
 from posecore.lineage.code_version import git, repository_root
@@ -65,8 +66,15 @@ def uncommitted_changes(root: Path | None = None, most_bytes: int = MOST_BYTES) 
 
 def installed_distributions() -> list[str]:
     """``name==version`` of everything that is installed, sorted."""
-    found = {(item.metadata["Name"], item.version) for item in distributions()}
+    found = {_name_and_version(item) for item in distributions()}
     return sorted((f"{name}=={version}" for name, version in found if name), key=str.lower)
+
+
+def _name_and_version(item: Distribution) -> tuple[str | None, str | None]:
+    """From what stands above the description in the metadata, whose parsing would be most of a job's start."""
+    text = item.read_text("METADATA") or item.read_text("PKG-INFO") or ""
+    headers = HeaderParser().parsestr(text.partition("\n\n")[0])
+    return headers["Name"], headers["Version"]
 
 
 def record_code(run: RunLog) -> None:

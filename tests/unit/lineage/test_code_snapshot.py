@@ -1,5 +1,5 @@
 import subprocess
-from importlib.metadata import version
+from importlib.metadata import distributions, version
 from pathlib import Path
 
 import pytest
@@ -77,3 +77,9 @@ def test_a_workflow_records_what_is_installed_and_what_is_not_committed(
     installed = run.read_file("code/installed.txt").decode().splitlines()
     assert f"numpy=={version('numpy')}" in installed
     assert installed == installed_distributions()
+
+
+def test_all_that_is_installed_is_listed() -> None:
+    """What the standard library's own parsing of whole metadata finds."""
+    found = {f"{item.metadata['Name']}=={item.version}" for item in distributions()}
+    assert installed_distributions() == sorted(found, key=str.lower)
