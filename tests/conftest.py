@@ -2,12 +2,16 @@
 
 import os
 import re
+import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from posecore.asides import aside_file
 
 # The same examples every time, on machines of any speed: a test that fails now and then tells nothing.
 settings.register_profile(
@@ -25,6 +29,29 @@ def _no_store_left_behind() -> Iterator[None]:
     before = os.environ.get("MLFLOW_TRACKING_URI")
     yield
     assert os.environ.get("MLFLOW_TRACKING_URI") == before, "MLFLOW_TRACKING_URI is not what it was before this test"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Stores that tests make are copies of an empty one, whose tables take MLflow more than a second of processor."""
+    tracking = sys.modules.get("posecore.lineage.tracking")
+    if tracking is None:  # so that tests that record nothing do not import MLflow
+        yield
+        return
+    from posecore.lineage.sqlite_store import create_store, give_name
+
+    empty = tmp_path_factory.mktemp("empty") / "mlflow.db"
+
+    def copied(path: Path) -> None:
+        if not empty.exists():
+            create_store(empty)
+        with aside_file(path.parent, ".db") as aside:
+            shutil.copyfile(empty, aside)
+            give_name(aside, path)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracking, "create_store", copied)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,6 @@ refused by every later start ("table … already exists").
 """
 
 import os
-from contextlib import suppress
 from pathlib import Path
 
 from mlflow import MlflowClient
@@ -18,15 +17,15 @@ def create_store(path: Path) -> None:
     with aside_file(path.parent, ".db") as aside:
         uri = f"sqlite:///{aside}"
         MlflowClient(tracking_uri=uri, registry_uri=uri).search_experiments(max_results=1)
-        with suppress(FileExistsError):
-            _give_name(aside, path)
+        give_name(aside, path)
 
 
-def _give_name(aside: Path, path: Path) -> None:
+def give_name(aside: Path, path: Path) -> None:
+    """Gives a whole file its name, unless another has it."""
     try:
         os.link(aside, path)  # unlike a rename it takes nobody's place
     except FileExistsError:
-        raise
+        pass
     except OSError:  # a file system without links
         if not path.exists():
             aside.rename(path)

@@ -17,6 +17,7 @@ from requests.exceptions import ConnectionError as NoConnection
 from posecore.errors import ConfigError, LineageError, PreflightError
 from posecore.lineage.outage import system_error_behind
 from posecore.lineage.reachable import check_reachable
+from posecore.lineage.sqlite_store import create_store
 from posecore.lineage.tracking import Tracking, TrackingConfig, connect
 
 
@@ -35,6 +36,7 @@ def _version(file: Path) -> list[tuple[str]]:
 def test_the_default_is_an_absolute_sqlite_file_in_the_run_folder(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("posecore.lineage.tracking.create_store", create_store)  # not a copy, as other tests'
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "job").mkdir()
     monkeypatch.chdir(tmp_path)
