@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from numpy.typing import NDArray
 
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
 from posecore.evaluation.oks import PairFinder, pairs_within
 from posecore.evaluation.pairing import Distances, distances_of
@@ -134,15 +135,19 @@ def judge_bodies(
     Args:
         truth: annotations.
         predictions: answers; a point with a score of 0 is none, and no swap.
-        skeleton: of both, with an OKS constant for every point.
+        skeleton: of both.
         area: (N,) px² that OKS divides by.
 
     Raises:
-        EvaluationError: the two do not fit together.
+        EvaluationError: the two do not fit together, or a point has no OKS constant.
     """
     check_fit(truth, predictions)
     sigmas = skeleton.oks_sigmas
-    assert sigmas is not None, skeleton.name
+    if sigmas is None:
+        raise EvaluationError(
+            f"skeleton {skeleton.name} has points without an OKS constant, by which answers are given to bodies; give "
+            "each keypoint an oks_sigma."
+        )
     asked = truth.labelled & (truth.num_keypoints > 0)
     found = PairFinder(truth, sigmas, area).find(
         predictions.image_row,

@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.body_errors import BodyErrors, body_errors, judge_bodies, meant_distances
 from posecore.evaluation.oks import similarity_to_region
@@ -217,6 +218,13 @@ def test_verdicts_equal_a_loop(seed: int) -> None:
     )
     assert found.missed
     assert found.redundant > found.doubled
+
+
+def test_a_skeleton_without_constants_is_refused() -> None:
+    points = tuple(point.model_copy(update={"oks_sigma": None}) for point in SKELETON.keypoints)
+    truth = bodies((100, 100))
+    with pytest.raises(EvaluationError, match="skeleton four has points without an OKS constant"):
+        body_errors(truth, answers(at(100, 100)), Skeleton(name="four", keypoints=points), truth.area)
 
 
 def test_headline_names_what_was_counted() -> None:
