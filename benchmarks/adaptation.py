@@ -97,7 +97,7 @@ class Net:
 
 NETS: Mapping[str, Net] = {
     "micro": Net(MODEL, {"coco": 4000, "ap10k": 1500}, 6000, 2e-3),
-    "larger": Net(LARGER, {"coco": 1500}, 1000, 1e-3, 100),
+    "larger": Net(LARGER, {"coco": 1500}, 2500, 1e-3, 100),
 }
 STILL = {"half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
 """Of pictures that a teacher labels, who sees them as they are; what its student sees of them is turned and resized."""
