@@ -12,7 +12,7 @@ from posecore.viz.report import ReportTable
 PAGE_NAME = "index.html"
 """File of the page."""
 
-_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 640, 400, 64, 110, 16, 44
+_WIDTH, _HEIGHT, _LEFT, _RIGHT, _TOP, _BOTTOM = 420, 400, 48, 24, 22, 44
 _COLOURS = ("#3b7dd8", "#d8663b", "#3da35d", "#8a5cd8", "#b08a1e", "#c2477f", "#4a9aa8", "#7d6a58")
 _SHAPES = ("circle", "square", "diamond", "triangle")
 _LEAST, _MOST = 5.0, 14.0  # radius in pixels
@@ -50,7 +50,9 @@ class PlacedMarker:
         marker: which.
         x: of its centre.
         y: likewise.
-        label_y: of its name, which keeps clear of the others.
+        label_x: of its name, beside it, and within the picture.
+        label_y: likewise, clear of the other names.
+        anchor: which end of the name that is.
         radius: of its size.
         colour: of its family.
         path: SVG path of its shape.
@@ -59,7 +61,9 @@ class PlacedMarker:
     marker: Marker
     x: float
     y: float
+    label_x: float
     label_y: float
+    anchor: str
     radius: float
     colour: str
     path: str
@@ -99,7 +103,10 @@ class TradeOff:
         radius = round(_LEAST + (_MOST - _LEAST) * (marker.cost / dearest) ** 0.5, 1)
         x, y = round(self._across(marker.error), 1), round(self._down(marker.forgetting), 1)
         shape = _SHAPES[family % len(_SHAPES)]
-        return PlacedMarker(marker, x, y, label_y, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius))
+        on_the_right = x > (_LEFT + self.right) / 2
+        label_x = round(x - radius - 4 if on_the_right else x + radius + 4, 1)
+        anchor = "end" if on_the_right else "start"
+        return PlacedMarker(marker, x, y, label_x, label_y, anchor, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius))
 
     def _across(self, error: float) -> float:
         low, high = self._x
