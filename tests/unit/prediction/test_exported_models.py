@@ -90,6 +90,12 @@ def test_a_picture_and_boxes_give_what_the_predictor_says(name: str, tmp_path: P
     np.testing.assert_allclose(scores, expected.keypoint_scores, atol=0.01 * np.abs(expected.keypoint_scores).max())
 
 
+def test_a_file_that_crops_by_itself_is_no_model_to_predict_with(tmp_path: Path) -> None:
+    export_onnx(_model("udp"), "coco", tmp_path / "model.onnx", "picture")
+    with pytest.raises(CheckpointError, match="crops and decodes by itself, .* export it with --layout crops"):
+        read_weights(tmp_path / "model.onnx")
+
+
 def test_outputs_that_would_be_read_as_others_are_refused(tmp_path: Path) -> None:
     export_onnx(_model("places"), "coco", tmp_path / "model.onnx", "crops")
     with pytest.raises(CheckpointError, match="its outputs are read by places, and those of ONNX files as heatmaps or"):
