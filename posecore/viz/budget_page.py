@@ -106,7 +106,9 @@ class TradeOff:
         on_the_right = x > (_LEFT + self.right) / 2
         label_x = round(x - radius - 4 if on_the_right else x + radius + 4, 1)
         anchor = "end" if on_the_right else "start"
-        return PlacedMarker(marker, x, y, label_x, label_y, anchor, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius))
+        return PlacedMarker(
+            marker, x, y, label_x, label_y, anchor, radius, _COLOURS[family % len(_COLOURS)], _path(shape, x, y, radius)
+        )
 
     def _across(self, error: float) -> float:
         low, high = self._x
