@@ -92,7 +92,7 @@ def test_a_picture_and_boxes_give_what_the_predictor_says(name: str, tmp_path: P
 
 def test_a_file_that_crops_by_itself_is_no_model_to_predict_with(tmp_path: Path) -> None:
     export_onnx(_model("udp"), "coco", tmp_path / "model.onnx", "picture")
-    with pytest.raises(CheckpointError, match="crops and decodes by itself, .* export it with --layout crops"):
+    with pytest.raises(CheckpointError, match=r"crops and decodes by itself, .* export it with --layout crops"):
         read_weights(tmp_path / "model.onnx")
 
 
