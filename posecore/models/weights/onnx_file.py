@@ -216,8 +216,8 @@ def _crops(session: Any, path: Path) -> _Crops:
     if len(inputs) != 1 or len(inputs[0].shape) != 4 or inputs[0].type != "tensor(float)":
         if [each.name for each in inputs] == ["image", "boxes"]:
             raise CheckpointError(
-                f"{path} crops and decodes by itself, for programs of others (posecore export --layout picture); here a "
-                "model is asked that takes crops: export it with --layout crops, or name the model itself."
+                f"{path} crops and decodes by itself, for programs of others (posecore export --layout picture); "
+                "here a model is asked that takes crops: export it with --layout crops, or name the model itself."
             )
         told = ", ".join(f"{each.name} {each.type} {each.shape}" for each in inputs)
         raise CheckpointError(f"{path} takes {told:.200}, not one float32 picture of four axes; {_KNOWN}.")
