@@ -67,15 +67,20 @@ def _read(path: Path, package: str, mtime_ns: int, size: int) -> SourceCode:
     return SourceCode(digest, frozenset(imports - {""}), declared)
 
 
-def _executed(node: ast.AST) -> Iterator[ast.AST]:
-    """The nodes of a tree, but for what ``if TYPE_CHECKING`` says to type checkers alone."""
-    yield node
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.If) and getattr(child.test, "id", getattr(child.test, "attr", "")) == "TYPE_CHECKING":
-            for otherwise in child.orelse:
-                yield from _executed(otherwise)
-        else:
-            yield from _executed(child)
+def _executed(tree: ast.Module) -> Iterator[ast.AST]:
+    """The statements of a tree, but for what ``if TYPE_CHECKING`` says to type checkers alone.
+
+    Expressions, which are nine nodes in ten, are not looked through: they hold no statement.
+    """
+    waiting: list[ast.AST] = [*tree.body]
+    while waiting:
+        node = waiting.pop()
+        yield node
+        if isinstance(node, ast.If) and getattr(node.test, "id", getattr(node.test, "attr", "")) == "TYPE_CHECKING":
+            waiting += node.orelse
+            continue
+        for inner in ("body", "orelse", "finalbody", "handlers", "cases"):
+            waiting += getattr(node, inner, ())
 
 
 def _absolute(node: ast.ImportFrom, package: str) -> str:
