@@ -41,6 +41,27 @@ def test_imports_are_absolute_wherever_they_stand(module: Path) -> None:
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "class A:\n    def f(self):\n        async def g():\n            HERE",
+        "if x:\n    pass\nelif y:\n    HERE",
+        "try:\n    HERE\nfinally:\n    pass",
+        "try:\n    pass\nexcept* OSError:\n    HERE",
+        "try:\n    pass\nexcept OSError:\n    pass\nelse:\n    HERE",
+        "try:\n    pass\nfinally:\n    HERE",
+        "for _ in ():\n    HERE",
+        "while True:\n    pass\nelse:\n    HERE",
+        "with x as y:\n    HERE",
+        "match x:\n    case 1:\n        HERE",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import a\nelse:\n    HERE",
+    ],
+)
+def test_an_import_is_found_in_any_statement(module: Path, statement: str) -> None:
+    module.write_text(statement.replace("HERE", "import json"))
+    assert read_source(module, "").imports - {"typing", "typing.TYPE_CHECKING"} == {"json"}
+
+
 def test_declared_files_lie_beside_the_module(module: Path) -> None:
     module.write_text('DECLARED_FILES: tuple[str, ...] = ("withdrawn.csv", "more/list.txt")\n')
     assert read_source(module, "").declared == (module.parent / "withdrawn.csv", module.parent / "more/list.txt")
