@@ -51,9 +51,10 @@ def code_files(modules: Iterable[str]) -> dict[str, Path]:
         LineageError: a name cannot be found.
     """
     files: dict[str, Path] = {}
+    folders: dict[str, list[Path]] = {}
     queue = list(modules)
     for name in queue:
-        if not _source_files(name):
+        if not _source_files(name, folders):
             raise LineageError(f"code version: module {name!r} cannot be found; correct the step's list of modules.")
     seen: set[str] = set()
     expanded = set(queue)
@@ -62,7 +63,7 @@ def code_files(modules: Iterable[str]) -> dict[str, Path]:
         if name in seen:
             continue
         seen.add(name)
-        for key, path in _source_files(name, whole_package=name in expanded):
+        for key, path in _source_files(name, folders, whole_package=name in expanded):
             files[key] = path
             if path.suffix == ".py":
                 queue.extend(_our_imports(path, _package(key)))
@@ -72,7 +73,7 @@ def code_files(modules: Iterable[str]) -> dict[str, Path]:
 @lru_cache(maxsize=1)
 def source_digest() -> str:
     """SHA-256 over every source file of this installation, comments included: the code version lineage records."""
-    files = (found for package in _OURS for found in _source_files(package, whole_package=True))
+    files = (found for package in _OURS for found in _source_files(package, {}, whole_package=True))
     return digest_json({key: sha256_of(path) for key, path in files})
 
 
@@ -114,9 +115,9 @@ def git(root: Path, *arguments: str) -> bytes:
     return subprocess.run(["git", *arguments], cwd=root, capture_output=True, check=True, timeout=60).stdout
 
 
-def _source_files(name: str, whole_package: bool = False) -> list[tuple[str, Path]]:
+def _source_files(name: str, folders: dict[str, list[Path]], whole_package: bool = False) -> list[tuple[str, Path]]:
     """(stable key, file) of a module, or of a package with its data files; nothing if there is no such module."""
-    for base in _folders_of(name.rpartition(".")[0]):
+    for base in _folders_of(name.rpartition(".")[0], folders):
         module, folder = base / f"{name.rpartition('.')[2]}.py", base / name.rpartition(".")[2]
         if module.is_file():
             return [(name, module)]
@@ -127,14 +128,16 @@ def _source_files(name: str, whole_package: bool = False) -> list[tuple[str, Pat
     return []
 
 
-def _folders_of(package: str) -> list[Path]:
+def _folders_of(package: str, known: dict[str, list[Path]]) -> list[Path]:
     """Folders a package's modules lie in, found without importing it: a search must not run code."""
     if not package:
         return [_ROOT]
     if package == posecore.datasets.__name__:
         return [Path(location) for location in posecore.datasets.__path__]
-    parent, _, leaf = package.rpartition(".")
-    return [base / leaf for base in _folders_of(parent) if (base / leaf).is_dir()]
+    if package not in known:
+        parent, _, leaf = package.rpartition(".")
+        known[package] = [base / leaf for base in _folders_of(parent, known) if (base / leaf).is_dir()]
+    return known[package]
 
 
 def _own_files(package: Path) -> Iterator[Path]:
