@@ -198,7 +198,7 @@ def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
     (path,) = Path(values["run_folder"]).glob("search/*/index.html")
     page = path.read_text()
     name = tags_of(found)["posecore.chosen"]
-    assert page.index(f"{name} goes on to 60 steps, for the ") < page.index("<h2>")
+    assert page.index(f"{name} goes on to 60 steps, ") < page.index("<h2>")
     assert page.count('<path class="') == 4
     assert page.count('class="chosen"') == 1
     assert "ended after 15 steps" in page

@@ -23,7 +23,7 @@ from posecore.viz.budget_page import PAGE_NAME, write_budget_page
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.budget.candidates import Fit, as_run_file, as_trial
-from posecore.workflows.budget.choice import Choice, choose, gain
+from posecore.workflows.budget.choice import Choice, choose, gain, ranked
 from posecore.workflows.budget.halving import Cost, Halving, halving_of_steps, halving_of_time
 from posecore.workflows.budget.record import TrialRuns
 from posecore.workflows.budget.result import Result
@@ -158,7 +158,7 @@ class _Search:
             what = "; ".join(f"{name}: {told}" for name, told in self.failed.items())
             raise ConfigError(f"search.candidates: none could be judged at the rung that decides. {what}")
         counted = [score for score in reached if score.name in left]
-        choice = choose(counted, parent) if counted else Choice(left[0])
+        choice = choose(counted, halving.names) if counted else Choice(left[0])
         begun = self._store(choice.name).newest() if choice.step else None
         return Result(
             settings=self.settings,
@@ -208,7 +208,7 @@ class _Search:
                         continue
                     self._take(score, parent)
                     reached.append(score)
-            names = [score.name for score in sorted(reached, key=lambda score: score.error)]
+            names = [score.name for score in ranked(reached, halving.names)] if reached else []
             counted, before = [*counted, *reached], step
         return counted
 

@@ -40,8 +40,8 @@ class SearchConfig(Config):
             ``2h``, which become steps once the first steps were measured.
         memory: what one training process may hold, such as ``8GiB``; None does not ask.
         labels: labelled bodies of the target that are learned and chosen from at the most; None takes all.
-        candidates: what is tried; empty for the usual ones (:func:`~posecore.workflows.budget.candidates.usual`). Where
-            a budget has no room for all, the last ones are left out.
+        candidates: what is tried; empty for the usual ones (:func:`~posecore.workflows.budget.candidates.usual`). The
+            first is taken unless another is clearly better, and the last are left out where there is no room for all.
         eta: of so many trials one goes on after each rung, for so many times the steps.
         tried_share: of the budget at the most that trials take which are not gone on with.
         least_steps: of a trial before it is compared with others. What adapts is at first worse than its parent, and

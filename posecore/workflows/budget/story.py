@@ -22,10 +22,10 @@ from posecore.workflows.budget.trial import Score
 COLUMNS = ("trial", "learns", "steps", "error", "change from the parent", "forgetting", "seconds", "what became of it")
 """Of the table of trials."""
 RULE = (
-    "The rule: of the trials at the last rung, the lowest error on subjects that none of them learned from; among "
-    "errors within a hundredth of it, the least forgetting on the parent's sets. The chosen trial goes on from where "
-    "it is, on all labels. What adapts is at first worse than its parent; what the finished child is worth is in its "
-    "own report, and for the gates."
+    "The rule: of the trials at a rung, the lowest error on subjects that none of them learned from, and whichever "
+    "cannot be told from it on them, as their interval holds 0; of these the first in the order of the candidates. It "
+    "goes on from where it is, on all labels. What adapts is at first worse than its parent; what the finished child "
+    "is worth is in its own report, and for the gates."
 )
 
 
@@ -54,7 +54,7 @@ class Told:
         chosen = next(score for score in found.lasts if score.name == name)
         change, lost = gain(chosen, found.parent), chosen.forgetting(found.parent)
         others = len(found.choice.equals) - 1
-        why = f"for the least forgetting of {others + 1} that are as good" if others else "for the lowest error"
+        why = f"as the first of {others + 1} that cannot be told apart" if others else "for the lowest error"
         forgets = f"; the parent's sets lose {100 * lost:.1f} points" if lost else ""
         return (
             f"{goes_on}, {why} after {found.choice.step:,}: {100 * chosen.error:.1f} % of the box on held-out "
@@ -105,7 +105,7 @@ class Told:
             return f"goes on to {self.result.final:,} steps"
         if score.step < choice.step:
             return f"ended after {score.step:,} steps"
-        return "as good, and forgets more" if score.name in choice.equals else "behind the best"
+        return "cannot be told from the best" if score.name in choice.equals else "behind the best"
 
     def page(self, target: str, held_out: str, name: str) -> BudgetPage:
         """The page.

@@ -1,9 +1,9 @@
-"""The rule: the lowest error, what is as good, and who forgets least."""
+"""The rule: what is clearly better, and the order of the candidates where nothing is."""
 
 import numpy as np
 import pytest
 
-from posecore.workflows.budget.choice import choose, gain
+from posecore.workflows.budget.choice import choose, gain, ranked
 from posecore.workflows.budget.trial import Score, SetErrors
 
 SUBJECTS = 12
@@ -23,36 +23,35 @@ def score(name: str, error: SetErrors, forgets: float = 0.0, step: int = 90) -> 
 PARENT = score("parent", errors(0.3, 0.05, seed=9), step=0)
 
 
-def test_the_lowest_error_wins_whatever_it_forgets_and_however_wide_the_intervals_are() -> None:
-    found = choose([score("full", errors(0.10, 0.05), forgets=0.2), score("head", errors(0.102, 0.05, 1))], PARENT)
-    assert (found.name, found.equals) == ("full", ("full",))
+def names(scores: list[Score]) -> list[str]:
+    return [score.name for score in scores]
 
 
-def test_among_errors_within_a_hundredth_the_one_that_forgets_least_wins() -> None:
-    trials = [
-        score("full", errors(0.10, 0.05, 1), forgets=0.2),
-        score("lora", errors(0.1005, 0.05, 2), forgets=0.1),
-        score("last", errors(0.1009, 0.05, 3), forgets=0.0),
-        score("head", errors(0.1011, 0.05, 4), forgets=0.0),
-    ]
-    found = choose(trials, PARENT)
-    assert found.equals == ("full", "lora", "last")
-    assert found.name == "last"
+def test_what_is_clearly_better_comes_before_what_is_named_first() -> None:
+    trials = [score("full", errors(0.2, 0.002, 1)), score("lora", errors(0.10, 0.002), forgets=0.2)]
+    found = choose(trials, ["full", "lora"])
+    assert (found.name, found.equals) == ("lora", ("lora",))
 
 
-def test_what_got_better_on_the_parents_sets_is_no_better_than_what_forgets_nothing() -> None:
-    trials = [score("full", errors(0.10, 0.05, 1), forgets=0.0), score("lora", errors(0.1005, 0.05, 2), forgets=-0.05)]
-    assert choose(trials, PARENT).name == "full"
+def test_among_those_that_cannot_be_told_from_the_best_the_first_named_comes_first() -> None:
+    equals = [score("lora", errors(0.10, 0.05, 2), forgets=0.1), score("full", errors(0.11, 0.05, 3), forgets=0.2)]
+    worse = [score("head", errors(0.23, 0.002, 1)), score("last", errors(0.22, 0.002, 4))]
+    order = ["full", "lora", "head", "last"]
+    assert names(ranked([*worse, *equals], order)) == ["full", "lora", "last", "head"]
+    assert set(choose([*worse, *equals], order).equals) == {"full", "lora"}
+    assert names(ranked(equals, ["lora", "full"])) == ["lora", "full"]
 
 
 def test_what_is_still_worse_than_the_parent_goes_on() -> None:
     dipped = [score("full", errors(0.35, 0.01, 1)), score("head", errors(0.36, 0.01, 2))]
     assert gain(dipped[0], PARENT).value > 0
-    assert choose(dipped, PARENT).name == "full"
+    assert choose(dipped, ["full", "head"]).name == "full"
 
 
 def test_only_the_last_rung_counts() -> None:
-    found = choose([score("early", errors(0.05, 0.01), step=30), score("late", errors(0.1, 0.01), step=90)], PARENT)
+    found = choose(
+        [score("early", errors(0.05, 0.01), step=30), score("late", errors(0.1, 0.01), step=90)], ["early", "late"]
+    )
     assert (found.name, found.step) == ("late", 90)
 
 
