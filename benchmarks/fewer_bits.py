@@ -30,14 +30,13 @@ from posecore.asides import aside_folder
 from posecore.config import parse_config
 from posecore.datasets.definition import DatasetDefinition, SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
-from posecore.evaluation.arrays import GroundTruth
+from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.exported import answered, as_inputs, boxed_pictures
-from posecore.evaluation.image_units import units_of
+from posecore.evaluation.image_units import Units
 from posecore.evaluation.inference import InferenceSettings, PredictionTask
 from posecore.evaluation.paired import compare_metrics
 from posecore.evaluation.protocols import of_resamples
-from posecore.evaluation.traits import Traits
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
@@ -47,10 +46,10 @@ from posecore.models.onnx_export import export_onnx
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import model_for
 from posecore.models.reduced_precision import to_float16, to_int8
-from posecore.models.saving import CARD_FILE, load_model
+from posecore.models.saving import load_model
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
-from posecore.synth.coco_files import CocoFile
+from posecore.synth.coco_files import CrowdPoseFile
 from posecore.synth.scene import render_group
 from posecore.synth.writers import encode_jpeg
 from posecore.training.loop import TrainingConfig
@@ -70,6 +69,8 @@ NETS: Mapping[str, Mapping[str, Any]] = {
         "input_size": [96, 64],
     },
 }
+NAME = "crowdpose"
+"""Whose points are learned: head, neck and limbs, and none of those of a face, which are a pixel or less here."""
 SIZE = (160, 120)
 """Of the pictures, px."""
 PEOPLE = range(4)
@@ -84,20 +85,22 @@ SPARED: Mapping[str, Sequence[str]] = {
     "int8, first layers float32": FIRST,
     "int8, head and first layers float32": ("head", *FIRST),
 }
+KEPT = ("image_row", "instance_row", "keypoints", "keypoint_scores", "scores", "category_id", "crop_area")
+"""Of predictions."""
 PUBLISHED = ("rtmpose-m", "vitpose-small")
 
 
 def definition() -> DatasetDefinition:
-    """COCO's, with the rendered splits."""
+    """CrowdPose's, with the rendered splits."""
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in COUNTS}
-    return load_dataset("coco").model_copy(update={"splits": splits})
+    return load_dataset(NAME).model_copy(update={"splits": splits})
 
 
 def split(out: Path, name: str) -> ShardStore:
     """One adult to a picture, rendered and ingested when it is first asked for."""
     root, first = out / "data", sum(COUNTS.values()) * (name == "judged")
     if not (root / f"{name}.json").exists():
-        document = CocoFile("rendered", "")
+        document = CrowdPoseFile("rendered", "")
         (root / name).mkdir(parents=True, exist_ok=True)
         for place in range(first, first + COUNTS[name]):
             scene = render_group(0, place, 1, SIZE, PEOPLE)
@@ -113,7 +116,7 @@ def split(out: Path, name: str) -> ShardStore:
 def learn(out: Path, net: str, steps: int) -> None:
     """Trains a net, from its last checkpoint on."""
     augment = {"half_body_probability": 0, "scale_factor": 0.15, "rotation_probability": 0.5, "rotation_degrees": 15}
-    loading = {"mixture": {"entries": [{"name": "coco", "augment": augment}]}, "num_threads": 1}
+    loading = {"mixture": {"entries": [{"name": NAME, "augment": augment}]}, "num_threads": 1}
     training = {
         "steps": steps,
         "global_batch": 16,
@@ -129,46 +132,56 @@ def learn(out: Path, net: str, steps: int) -> None:
         model=parse_config(NETS[net], ModelConfig, "model"),
         training=parse_config(training, TrainingConfig, "training"),
         loading=parse_config(loading, LoadingConfig, "loading"),
-        stores={"coco": str(split(out, "train").location)},
+        stores={NAME: str(split(out, "train").location)},
     )
     _, seconds = trained(worker, out / net)
     print(f"{net}: {seconds:.0f} s of processor time")
 
 
-def judge(out: Path, resamples: int) -> None:
+def answers(out: Path, net: str, kind: str) -> tuple[dict[str, Predictions], int]:
+    """What the net and its file say of the judged split, and the file's bytes; kept beside the net."""
+    kept = out / net / f"{kind}.npz"
+    image_ids = GroundTruth.from_store(split(out, "judged")).image_ids
+    if not kept.exists():
+        model, settings = load_model(out / net / "model"), InferenceSettings(flip_test=False, num_threads=1)
+        tasks = {role: PredictionTask(store=split(out, role), head=NAME, settings=settings) for role in COUNTS}
+        with aside_folder(out) as folder:
+            path = folder / "file.onnx"
+            graph = export_onnx(model, NAME, path, "picture")
+            if kind == "float16":
+                to_float16(path)
+            if kind in SPARED:
+                ranges = boxed_pictures(model, tasks["train"], CALIBRATION_BODIES)
+                to_int8(path, [as_inputs(graph, graph.given(*each)) for each in ranges], SPARED[kind])
+            found = answered(model, graph, path, tasks["judged"])
+            values = {f"{who} {each}": getattr(found[who], each) for who in found for each in KEPT}
+            np.savez(folder / kept.name, size=path.stat().st_size, **values)
+            (folder / kept.name).rename(kept)
+    values = dict(np.load(kept))
+    return {
+        who: Predictions(image_ids=image_ids, **{each: values[f"{who} {each}"] for each in KEPT})
+        for who in ("model", "file")
+    }, int(values["size"])
+
+
+def judge(out: Path, resamples: int, kinds: Sequence[str]) -> None:
     """Prints the table."""
-    stores = {name: split(out, name) for name in COUNTS}
-    settings = InferenceSettings(flip_test=False, num_threads=1)
-    truth, traits = GroundTruth.from_store(stores["judged"]), Traits.from_store(stores["judged"])
-    units, its = units_of(truth, traits), stores["judged"].manifest.definition
-    print(
-        f"{len(truth.labelled)} bodies; intervals of 95 % from {resamples} draws of {units.number} {list(units.kinds)}"
-    )
+    store = split(out, "judged")
+    truth, its = GroundTruth.from_store(store), store.manifest.definition
+    pictures = len(truth.image_ids)
+    units = Units(of_image=np.arange(pictures), kinds={"image": pictures})  # the people are known to the nets
+    print(f"{len(truth.labelled)} bodies; intervals of 95 % from {resamples} draws of the pictures")
     print(
         "| net | file | AP | difference | points moved, px: mean | median | megabytes |\n|---|---|---|---|---|---|---|"
     )
     for net in NETS:
-        if not (out / net / "model" / CARD_FILE).exists():
-            continue
-        model = load_model(out / net / "model")
-        tasks = {name: PredictionTask(store=store, head="coco", settings=settings) for name, store in stores.items()}
-        for kind, change in {"float32": None, "float16": (), **SPARED}.items():
-            with aside_folder(out) as folder:
-                path = folder / "file.onnx"
-                graph = export_onnx(model, "coco", path, "picture")
-                if kind == "float16":
-                    to_float16(path)
-                elif change is not None:
-                    ranges = boxed_pictures(model, tasks["train"], CALIBRATION_BODIES)
-                    to_int8(path, [as_inputs(graph, graph.given(*each)) for each in ranges], change)
-                found, size = answered(model, graph, path, tasks["judged"]), path.stat().st_size
-            first, second = (
-                of_resamples(its.evaluation, its.skeleton, truth, found[name]) for name in ("model", "file")
-            )
+        for kind in kinds:
+            found, size = answers(out, net, kind)
+            first, second = (of_resamples(its.evaluation, its.skeleton, truth, each) for each in found.values())
             assert first is not None
             assert second is not None
             ap = compare_metrics(first, second, units, BootstrapSettings(resamples=resamples))["AP"]
-            labelled = truth.visibility[tasks["judged"].rows] > 0
+            labelled = truth.visibility[found["file"].instance_row] > 0
             moved = np.linalg.norm(found["file"].keypoints - found["model"].keypoints, axis=-1)[labelled]
             print(
                 f"| {net} | {kind} | {ap.second.value:.3f} [{ap.second.low:.3f}, {ap.second.high:.3f}] | "
@@ -187,7 +200,7 @@ def written(out: Path, preset: str, kinds: Sequence[str], crops: int) -> dict[st
     if not plain.exists():
         torch.manual_seed(0)
         config = parse_config({"backbone": preset}, ModelConfig, preset)
-        export_onnx(model_for(config, {"coco": load_dataset("coco")}).eval(), "coco", plain, "crops")
+        export_onnx(model_for(config, {NAME: load_dataset(NAME)}).eval(), NAME, plain, "crops")
     for kind, path in files.items():
         if not path.exists():
             with aside_folder(out / "timed") as folder:
@@ -235,6 +248,7 @@ def main() -> None:
     learning.add_argument("--steps", type=int, default=2400)
     judging = actions.add_parser("judge")
     judging.add_argument("--resamples", type=int, default=500)
+    judging.add_argument("--kinds", nargs="+", default=["float32", "float16", *SPARED])
     timing = actions.add_parser("time")
     for action in (learning, judging, timing):
         action.add_argument("--out", type=Path, required=True)
@@ -249,7 +263,7 @@ def main() -> None:
     if options.action == "learn":
         learn(options.out, options.net, options.steps)
     elif options.action == "judge":
-        judge(options.out, options.resamples)
+        judge(options.out, options.resamples, options.kinds)
     else:
         measure(options.out, options.rounds, options.presets, options.kinds, options.crops)
 
