@@ -9,7 +9,8 @@ A small transformer with a classic head and a small CSPNeXt with RTMPose's head 
 picture; a command that was stopped goes on where it was. Files in float16 and int8, whose ranges are measured on 256
 bodies of the training split, are judged beside float32 on further pictures of these people: average precision, and
 its difference with an interval from pictures drawn anew, the same ones for both. ``time`` asks what int8 costs and
-gains by which layers stay float32, at published sizes with random weights, all in turn.
+gains by which layers stay float32, at published sizes with random weights, all in turn. ``judge --model`` judges other
+models of one head, of COCO's or CrowdPose's points, such as that of ``benchmarks/whole_scenes.py train top-down``.
 """
 
 import argparse
@@ -28,7 +29,7 @@ import torch
 from benchmarks.repeated import trained
 from posecore.asides import aside_folder
 from posecore.config import parse_config
-from posecore.datasets.definition import DatasetDefinition, SplitDefinition
+from posecore.datasets.definition import SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.bootstrap import BootstrapSettings
@@ -46,10 +47,10 @@ from posecore.models.onnx_export import export_onnx
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import model_for
 from posecore.models.reduced_precision import to_float16, to_int8
-from posecore.models.saving import load_model
+from posecore.models.saving import load_model, read_card
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
-from posecore.synth.coco_files import CrowdPoseFile
+from posecore.synth.coco_files import CocoFile, CrowdPoseFile
 from posecore.synth.scene import render_group
 from posecore.synth.writers import encode_jpeg
 from posecore.training.loop import TrainingConfig
@@ -71,6 +72,7 @@ NETS: Mapping[str, Mapping[str, Any]] = {
 }
 NAME = "crowdpose"
 """Whose points are learned: head, neck and limbs, and none of those of a face, which are a pixel or less here."""
+FILES = {"coco": CocoFile, NAME: CrowdPoseFile}
 SIZE = (160, 120)
 """Of the pictures, px."""
 PEOPLE = range(4)
@@ -90,26 +92,22 @@ KEPT = ("image_row", "instance_row", "keypoints", "keypoint_scores", "scores", "
 PUBLISHED = ("rtmpose-m", "vitpose-small")
 
 
-def definition() -> DatasetDefinition:
-    """CrowdPose's, with the rendered splits."""
-    splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in COUNTS}
-    return load_dataset(NAME).model_copy(update={"splits": splits})
-
-
-def split(out: Path, name: str) -> ShardStore:
-    """One adult to a picture, rendered and ingested when it is first asked for."""
-    root, first = out / "data", sum(COUNTS.values()) * (name == "judged")
-    if not (root / f"{name}.json").exists():
-        document = CrowdPoseFile("rendered", "")
-        (root / name).mkdir(parents=True, exist_ok=True)
-        for place in range(first, first + COUNTS[name]):
+def split(out: Path, dataset: str, role: str) -> ShardStore:
+    """One adult to a picture, with a dataset's points, rendered and ingested when it is first asked for."""
+    root, first = out / "data" / dataset, sum(COUNTS.values()) * (role == "judged")
+    if not (root / f"{role}.json").exists():
+        document = FILES[dataset]("rendered", "")
+        (root / role).mkdir(parents=True, exist_ok=True)
+        for place in range(first, first + COUNTS[role]):
             scene = render_group(0, place, 1, SIZE, PEOPLE)
-            (root / name / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
+            (root / role / f"{place:06d}.jpg").write_bytes(encode_jpeg(scene))
             document.add(place + 1, f"{place:06d}.jpg", scene)
-        (root / f"{name}.json").write_text(json.dumps(document.document()))
-    job = ingest_job(definition(), name, root, out / "shards", IngestSettings())
+        (root / f"{role}.json").write_text(json.dumps(document.document()))
+    rendered = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in COUNTS}
+    definition = load_dataset(dataset).model_copy(update={"splits": rendered})
+    job = ingest_job(definition, role, root, out / "shards", IngestSettings())
     if not (job.folder / MANIFEST_NAME).exists():
-        ingest(job, read_split(definition(), name, root))
+        ingest(job, read_split(definition, role, root))
     return open_store(job.folder)
 
 
@@ -132,22 +130,24 @@ def learn(out: Path, net: str, steps: int) -> None:
         model=parse_config(NETS[net], ModelConfig, "model"),
         training=parse_config(training, TrainingConfig, "training"),
         loading=parse_config(loading, LoadingConfig, "loading"),
-        stores={NAME: str(split(out, "train").location)},
+        stores={NAME: str(split(out, NAME, "train").location)},
     )
     _, seconds = trained(worker, out / net)
     print(f"{net}: {seconds:.0f} s of processor time")
 
 
-def answers(out: Path, net: str, kind: str) -> tuple[dict[str, Predictions], int]:
-    """What the net and its file say of the judged split, and the file's bytes; kept beside the net."""
-    kept = out / net / f"{kind}.npz"
-    image_ids = GroundTruth.from_store(split(out, "judged")).image_ids
+def answers(out: Path, folder: Path, kind: str) -> tuple[dict[str, Predictions], int]:
+    """What a net and its file say of the judged split, and the file's bytes; kept."""
+    kept = out / "judged" / f"{folder.parent.name}, {kind}.npz"
+    (head,) = read_card(folder).skeletons
+    image_ids = GroundTruth.from_store(split(out, head, "judged")).image_ids
     if not kept.exists():
-        model, settings = load_model(out / net / "model"), InferenceSettings(flip_test=False, num_threads=1)
-        tasks = {role: PredictionTask(store=split(out, role), head=NAME, settings=settings) for role in COUNTS}
-        with aside_folder(out) as folder:
-            path = folder / "file.onnx"
-            graph = export_onnx(model, NAME, path, "picture")
+        model, settings = load_model(folder), InferenceSettings(flip_test=False, num_threads=1)
+        tasks = {role: PredictionTask(store=split(out, head, role), head=head, settings=settings) for role in COUNTS}
+        kept.parent.mkdir(exist_ok=True)
+        with aside_folder(out) as aside:
+            path = aside / "file.onnx"
+            graph = export_onnx(model, head, path, "picture")
             if kind == "float16":
                 to_float16(path)
             if kind in SPARED:
@@ -155,8 +155,8 @@ def answers(out: Path, net: str, kind: str) -> tuple[dict[str, Predictions], int
                 to_int8(path, [as_inputs(graph, graph.given(*each)) for each in ranges], SPARED[kind])
             found = answered(model, graph, path, tasks["judged"])
             values = {f"{who} {each}": getattr(found[who], each) for who in found for each in KEPT}
-            np.savez(folder / kept.name, size=path.stat().st_size, **values)
-            (folder / kept.name).rename(kept)
+            np.savez(aside / kept.name, size=path.stat().st_size, **values)
+            (aside / kept.name).rename(kept)
     values = dict(np.load(kept))
     return {
         who: Predictions(image_ids=image_ids, **{each: values[f"{who} {each}"] for each in KEPT})
@@ -164,19 +164,18 @@ def answers(out: Path, net: str, kind: str) -> tuple[dict[str, Predictions], int
     }, int(values["size"])
 
 
-def judge(out: Path, resamples: int, kinds: Sequence[str]) -> None:
+def judge(out: Path, folders: Sequence[Path], resamples: int, kinds: Sequence[str]) -> None:
     """Prints the table."""
-    store = split(out, "judged")
-    truth, its = GroundTruth.from_store(store), store.manifest.definition
-    pictures = len(truth.image_ids)
-    units = Units(of_image=np.arange(pictures), kinds={"image": pictures})  # the people are known to the nets
-    print(f"{len(truth.labelled)} bodies; intervals of 95 % from {resamples} draws of the pictures")
-    print(
-        "| net | file | AP | difference | points moved, px: mean | median | megabytes |\n|---|---|---|---|---|---|---|"
-    )
-    for net in NETS:
+    columns = ("net", "file", "AP", "difference", "points moved, px: mean", "median", "megabytes")
+    print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
+    for folder in folders:
+        (head,) = read_card(folder).skeletons
+        store = split(out, head, "judged")
+        truth, its = GroundTruth.from_store(store), store.manifest.definition
+        pictures = len(truth.image_ids)
+        units = Units(of_image=np.arange(pictures), kinds={"image": pictures})  # the people are known to the nets
         for kind in kinds:
-            found, size = answers(out, net, kind)
+            found, size = answers(out, folder, kind)
             first, second = (of_resamples(its.evaluation, its.skeleton, truth, each) for each in found.values())
             assert first is not None
             assert second is not None
@@ -184,7 +183,8 @@ def judge(out: Path, resamples: int, kinds: Sequence[str]) -> None:
             labelled = truth.visibility[found["file"].instance_row] > 0
             moved = np.linalg.norm(found["file"].keypoints - found["model"].keypoints, axis=-1)[labelled]
             print(
-                f"| {net} | {kind} | {ap.second.value:.3f} [{ap.second.low:.3f}, {ap.second.high:.3f}] | "
+                f"| {folder.parent.name} | {kind} | "
+                f"{ap.second.value:.3f} [{ap.second.low:.3f}, {ap.second.high:.3f}] | "
                 f"{ap.difference.value:+.3f} [{ap.difference.low:+.3f}, {ap.difference.high:+.3f}] | "
                 f"{moved.mean():.2g} | {np.median(moved):.2g} | {size / 1e6:.1f} |",
                 flush=True,
@@ -248,6 +248,9 @@ def main() -> None:
     learning.add_argument("--steps", type=int, default=2400)
     judging = actions.add_parser("judge")
     judging.add_argument("--resamples", type=int, default=500)
+    judging.add_argument(
+        "--model", type=Path, nargs="+", help="folders of models of one head each, instead of the nets"
+    )
     judging.add_argument("--kinds", nargs="+", default=["float32", "float16", *SPARED])
     timing = actions.add_parser("time")
     for action in (learning, judging, timing):
@@ -263,7 +266,12 @@ def main() -> None:
     if options.action == "learn":
         learn(options.out, options.net, options.steps)
     elif options.action == "judge":
-        judge(options.out, options.resamples, options.kinds)
+        judge(
+            options.out,
+            options.model or [options.out / net / "model" for net in NETS],
+            options.resamples,
+            options.kinds,
+        )
     else:
         measure(options.out, options.rounds, options.presets, options.kinds, options.crops)
 
