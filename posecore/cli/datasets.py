@@ -166,11 +166,13 @@ def _new_dataset(options: argparse.Namespace) -> int:
     )
     for remark in proposal.remarks:
         print(f"  please confirm: {remark}")
-    if str(into.resolve()) not in [str(Path(text).resolve()) for text in stated]:
-        os.environ["POSECORE_DATASETS"] = os.pathsep.join([*stated, str(into)])
-        print(f"so that it is found: export POSECORE_DATASETS={os.environ['POSECORE_DATASETS']}")
+    known = str(into.resolve()) in [str(Path(text).resolve()) for text in stated]
+    if not known:
+        os.environ["POSECORE_DATASETS"] = os.pathsep.join([*stated, str(into.resolve())])
     status = _check(name, str(found.root), None, None)
     run = path.with_name("train.yaml")
+    if not known:  # after the check, whose lines are many: what follows fails without it
+        print(f"so that it is found: export POSECORE_DATASETS={os.environ['POSECORE_DATASETS']}")
     print(f"next: posecore train --config {run}")
     return status
 

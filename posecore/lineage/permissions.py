@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.lineage.dataset_inputs import DatasetUse
 from posecore.lineage.graph import Node
 from posecore.lineage.pictures import Edition, Editions
@@ -165,7 +166,7 @@ def _of_dataset(
 
 def _of_pictures(node: Node, edition: Edition, use: UseClass, stated: Sequence[Permission]) -> Iterator[Objection]:
     for license, count in edition.picture_licenses.items():
-        yield from _of_licenses(node, f"{count} pictures of {edition.label}", license, use, stated)
+        yield from _of_licenses(node, f"{edition.label}, {counted(count, 'picture')}", license, use, stated)
 
 
 def _of_licenses(node: Node, what: str, text: str, use: UseClass, stated: Sequence[Permission]) -> Iterator[Objection]:
