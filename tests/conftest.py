@@ -88,20 +88,35 @@ def this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCHELASTIC_RUN_ID", "test")
 
 
-@pytest.fixture(scope="session")
-def local_ray() -> Iterator[None]:
-    """A Ray instance of this machine only, with two CPUs and no dashboard, started once: it takes five seconds."""
+@pytest.fixture(scope="module")
+def local_ray() -> None:
+    """A Ray instance of this machine only, with two CPUs and no dashboard: it takes five seconds, so files share it."""
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=2,
-        include_dashboard=False,
-        object_store_memory=256 << 20,
-        logging_level="ERROR",
-        log_to_driver=False,
-    )
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=2,
+            include_dashboard=False,
+            object_store_memory=256 << 20,
+            logging_level="ERROR",
+            log_to_driver=False,
+        )
+
+
+def _end_ray() -> None:
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        ray.shutdown()
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Ends the shared Ray before the folders of tests that use none: its processes are busy even when idle."""
+    if item.path.relative_to(Path(__file__).parent).parts[0] in ("parity", "property", "unit"):
+        _end_ray()
+
+
+def pytest_sessionfinish() -> None:
+    _end_ray()
