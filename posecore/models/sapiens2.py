@@ -180,8 +180,8 @@ class Attention(nn.Module):
         self.wk = nn.Linear(dim, num_key_heads * head_dim)
         self.wv = nn.Linear(dim, num_key_heads * head_dim)
         self.proj = nn.Linear(dim, dim)
-        self.q_norm = nn.RMSNorm(head_dim, eps=RMS_NORM_EPS) if encoder else nn.Identity()
-        self.k_norm = nn.RMSNorm(head_dim, eps=RMS_NORM_EPS) if encoder else nn.Identity()
+        self.q_norm = RmsNorm(head_dim, eps=RMS_NORM_EPS) if encoder else nn.Identity()
+        self.k_norm = RmsNorm(head_dim, eps=RMS_NORM_EPS) if encoder else nn.Identity()
         self.gamma = LayerScale(dim) if encoder else nn.Identity()
 
     def forward(self, x_BTD: Tensor, by: Rotation | None) -> Tensor:
@@ -197,6 +197,14 @@ class Attention(nn.Module):
             k_BNTE, v_BNTE = k_BGTE.repeat_interleave(shared, dim=1), v_BGTE.repeat_interleave(shared, dim=1)
         y_BNTE = attend(q_BNTE, k_BNTE, v_BNTE)
         return self.gamma(self.proj(y_BNTE.transpose(1, 2).flatten(2)))
+
+
+class RmsNorm(nn.RMSNorm):
+    """At the precision of its weights, whatever that of its input is, as torch does it; only so is a fused kernel found."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Same shape and type out as in."""
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
 class SwiGlu(nn.Module):
@@ -219,9 +227,9 @@ class Block(nn.Module):
     def __init__(self, config: Sapiens2Config, num_key_heads: int, encoder: bool) -> None:
         super().__init__()
         dim = config.embed_dim
-        self.ln1 = nn.RMSNorm(dim, eps=RMS_NORM_EPS)
+        self.ln1 = RmsNorm(dim, eps=RMS_NORM_EPS)
         self.attn = Attention(dim, config.num_heads, num_key_heads, encoder)
-        self.ln2 = nn.RMSNorm(dim, eps=RMS_NORM_EPS)
+        self.ln2 = RmsNorm(dim, eps=RMS_NORM_EPS)
         self.ffn = SwiGlu(dim, int(dim * config.mlp_ratio))
 
     def forward(self, x_BTD: Tensor, by: Rotation | None = None) -> Tensor:
@@ -285,7 +293,7 @@ class Sapiens2(BackboneModule):
         self.cls_token = nn.Parameter(torch.zeros(1, 1, config.embed_dim))
         self.storage_tokens = nn.Parameter(torch.zeros(1, config.num_storage_tokens, config.embed_dim))
         self.blocks = nn.ModuleList(Block(config, config.num_key_heads(i), encoder=True) for i in range(config.depth))
-        self.ln1 = nn.RMSNorm(config.embed_dim, eps=RMS_NORM_EPS)
+        self.ln1 = RmsNorm(config.embed_dim, eps=RMS_NORM_EPS)
         self._initialise()
 
     def _initialise(self) -> None:

@@ -89,6 +89,13 @@ class Told:
         ]
         return rows
 
+    def _tone(self) -> str:
+        """Good where the chosen trial is ahead of its parent already; behind it is where all begin."""
+        if not self.result.choice.step:
+            return "bad"
+        chosen = next(score for score in self.result.lasts if score.name == self.result.choice.name)
+        return "good" if gain(chosen, self.result.parent).high < 0 else ""
+
     def _absent(self, fit: Fit) -> str:
         name = fit.candidate.name
         if name in self.result.failed:
@@ -116,7 +123,7 @@ class Told:
             name: of the workflow.
         """
         found = self.result
-        findings = [Finding(self.sentence, "good" if found.choice.step else "bad")]
+        findings = [Finding(self.sentence, self._tone())]
         if found.stopped:
             findings.append(Finding(f"The search ended early: {found.stopped}.", "bad"))
         findings += [Finding(f"{failed} failed: {told}", "bad") for failed, told in found.failed.items()]
