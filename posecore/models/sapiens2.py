@@ -200,7 +200,7 @@ class Attention(nn.Module):
 
 
 class RmsNorm(nn.RMSNorm):
-    """At the precision of its weights, whatever that of its input is, as torch does it; only so is a fused kernel found."""
+    """At the precision of its weights, as torch does it anyway; but said like this, a fused kernel is found."""
 
     def forward(self, x: Tensor) -> Tensor:
         """Same shape and type out as in."""
