@@ -157,18 +157,13 @@ def judge_bodies(
         least_oks=IS_LIKE_IT,
     )
     bounds = np.searchsorted(found.pair_detection, np.arange(len(predictions) + 1))
-    partner, meant = (np.full(len(predictions), -1) for _ in range(2))
+    partner = np.full(len(predictions), -1)
     excused, doubled = (np.zeros(len(predictions), np.bool_) for _ in range(2))
-    taken, meant_for = (np.zeros(len(truth), np.bool_) for _ in range(2))
-    for answer in np.argsort(-predictions.scores, kind="stable").tolist():
+    taken = np.zeros(len(truth), np.bool_)
+    surest_first = np.argsort(-predictions.scores, kind="stable").tolist()
+    for answer in surest_first:
         pairs = slice(bounds[answer], bounds[answer + 1])
-        # The last is the likest.
-        bodies, oks = found.pair_truth[pairs][::-1], found.pair_oks[pairs][::-1]
-        free = bodies[asked[bodies] & ~meant_for[bodies]]
-        if len(free):
-            meant[answer] = free[0]
-            meant_for[free[0]] = True
-        near = bodies[oks >= IS_IT]
+        near = found.pair_truth[pairs][found.pair_oks[pairs] >= IS_IT][::-1]  # the last is the likest
         free = near[asked[near] & ~taken[near]]
         if len(free):
             partner[answer] = free[0]
@@ -177,6 +172,13 @@ def judge_bodies(
             excused[answer] = True
         elif len(near):
             doubled[answer] = True
+    meant = partner.copy()  # what is a body is meant for it; the others are for whoever is left
+    for answer in surest_first:
+        bodies = found.pair_truth[bounds[answer] : bounds[answer + 1]][::-1]
+        free = bodies[asked[bodies] & ~taken[bodies]]
+        if meant[answer] < 0 and len(free):
+            meant[answer] = free[0]
+            taken[free[0]] = True
     swapped = swapped_points(truth, predictions, skeleton, area, meant)
     return BodyVerdicts(asked=asked, partner=partner, doubled=doubled, excused=excused, meant=meant, swapped=swapped)
 

@@ -144,6 +144,13 @@ def test_distances_are_those_to_the_answers_meant_for_bodies_and_to_no_others() 
     np.testing.assert_allclose(found.pixels, [[1] * 4, [5] * 4])
 
 
+def test_a_double_takes_no_answer_from_a_neighbour() -> None:
+    truth = bodies((100, 100), (120, 100))
+    found = judge_bodies(truth, answers(at(100, 100), at(103, 100), at(120, 100)), SKELETON, truth.area)
+    assert found.partner.tolist() == found.meant.tolist() == [0, -1, 1]
+    assert found.counted() == of(2, 3, redundant=1, doubled=1)
+
+
 def test_points_without_a_label_or_an_answer_are_no_swaps() -> None:
     truth = bodies((100, 100), (200, 100))
     other_arm = at(100, 100)
@@ -181,7 +188,7 @@ def test_verdicts_equal_a_loop(seed: int) -> None:
         wanted = [row for row in people if truth.visibility[row].any() and not truth.is_crowd[row]]
         said = [row for row in range(len(predictions)) if predictions.image_row[row] == image]
         said.sort(key=lambda row: -predictions.scores[row])
-        free, unmeant = list(wanted), list(wanted)
+        free, meant = list(wanted), dict[int, int]()
         for answer in said:
             # At equal likeness, the later annotation.
             by_likeness = sorted(people, key=lambda body: (oks(answer, body), body), reverse=True)
@@ -189,13 +196,19 @@ def test_verdicts_equal_a_loop(seed: int) -> None:
             it = next((body for body in fits if body in free), None)
             if it is not None:
                 free.remove(it)
+                meant[answer] = it
             elif all(body in wanted for body in fits):
                 redundant += 1
                 doubled += bool(fits)
-            own = next((body for body in by_likeness if oks(answer, body) >= 0.1 and body in unmeant), None)
+        unmeant = list(free)
+        for answer in said:
+            by_likeness = sorted(people, key=lambda body: (oks(answer, body), body), reverse=True)
+            likest = next((body for body in by_likeness if oks(answer, body) >= 0.1 and body in unmeant), None)
+            own = meant.get(answer, likest)
             if own is None:
                 continue
-            unmeant.remove(own)
+            if answer not in meant:
+                unmeant.remove(own)
             strange = 0
             for point in range(17):
                 its = max(like(answer, own, point, of) for of in (point, flip[point]))
