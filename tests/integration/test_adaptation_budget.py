@@ -13,7 +13,7 @@ from pipelines.adapt import FLAGS, build_parser, run
 from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.steps import EVERYTHING
-from posecore.lineage.tracking import TrackingConfig
+from posecore.lineage.tracking import TrackingConfig, connect
 from posecore.lineage.versions import get_version
 from posecore.models.architecture import ModelConfig
 from posecore.models.associative_head import AssociativeHeadConfig
@@ -29,7 +29,7 @@ from posecore.training.checkpoint import Checkpoint, step_of
 from posecore.training.schedule import CosineSchedule
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.candidates import as_run_file
-from posecore.workflows.budget.contest import Found, contest, find_strategy
+from posecore.workflows.budget.contest import Contest, Found, contest, find_strategy
 from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
 from posecore.workflows.budget.trial import PARENT, Pace, Trials
 from posecore.workflows.command_line import read_job
@@ -93,6 +93,10 @@ def values(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> dict
 
 def job(values: dict[str, Any], **changes: Any) -> AdaptationJob:
     return parse_config(values | changes, AdaptationJob, origin="test")
+
+
+def planned_of(config: AdaptationJob) -> Contest:
+    return contest(config, connect(config.tracking, config.folder))
 
 
 class Counted(ThisProcess):
@@ -247,11 +251,13 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """First steps are measured, and then said to have been slow, as they are on a machine that others use."""
-    candidates = SEARCH["candidates"][:2]
+    candidates = [*SEARCH["candidates"][:2], WILD]
     config = job(values, search={"budget": "10min", "candidates": candidates}, run_folder=str(tmp_path))
     with pytest.raises(KeyboardInterrupt):
         find_strategy(config, EVERYTHING, Counted(most=1))
-    assert "the rungs follow from first steps, which are measured" in capfd.readouterr().out
+    said = capfd.readouterr().out
+    assert "the rungs follow from first steps, which are measured" in said
+    assert f"search    {'wild':<20} failed, and the others go on: training diverged in step " in said
     (path,) = tmp_path.glob("search/*/halving.json")
     planned = json.loads(path.read_bytes())
     assert planned["counts"] == [2]
@@ -313,11 +319,11 @@ def test_a_parent_that_finds_bodies_itself_is_not_searched_for(values: dict[str,
     config = ModelConfig(backbone=VitConfig(embed_dim=16, depth=1, num_heads=2), head=head, input_size=(64, 64))
     parent = save_model(build_model(config, {"coco": load_skeleton("coco17")}), tmp_path / "parent")
     with pytest.raises(ConfigError, match="the parent finds bodies itself, or misses them"):
-        contest(job(values, parent=str(parent)))
+        planned_of(job(values, parent=str(parent)))
 
 
 def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
-    known = contest(job(values, search={"budget": "12000steps", "memory": "4GiB"}))
+    known = planned_of(job(values, search={"budget": "12000steps", "memory": "4GiB"}))
     names = [fit.candidate.name for fit in known.fits]
     assert names == [
         "full", "lora-16", "full-replay", "last-1", "lora-4", "head", "lora-16-replay", "last-1-replay", "lora-4-replay"
@@ -325,7 +331,7 @@ def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
     trained = {fit.candidate.name: fit.trained for fit in known.fits}
     assert trained["head"] < trained["lora-4"] < trained["lora-16"] < trained["full"]
     assert [fit.config.replay_share for fit in known.fits][:3] == [0.0, 0.0, 0.25]
-    bound = contest(job(values, l2_sp=0.1, search={"budget": "12000steps"}))
+    bound = planned_of(job(values, l2_sp=0.1, search={"budget": "12000steps"}))
     assert [fit.candidate.name for fit in bound.fits] == ["full", "last-1", "full-replay", "last-1-replay"]
     slow = known.config.model_copy(
         update={"training": known.config.training.model_copy(update={"schedule": CosineSchedule(warmup_steps=500)})}
@@ -370,7 +376,7 @@ def test_a_budget_without_room_for_trials_takes_the_first_candidate_as_if_it_had
 def test_a_strategy_that_diverges_is_told_and_the_others_go_on(
     values: dict[str, Any], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    search = FEW | {"budget": "60steps", "candidates": [WILD, SEARCH["candidates"][0]]}
+    search = FEW | {"budget": "60steps", "tried_share": 0.4, "candidates": [WILD, SEARCH["candidates"][0]]}
     result = find_strategy(job(values, search=search, run_folder=str(tmp_path)), EVERYTHING, ThisProcess())
     assert result.run.tracking.client.get_run(result.run.run_id).data.tags["posecore.chosen"] == "head"
     told = "failed, and the others go on: training diverged in step "
@@ -387,7 +393,8 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
 ) -> None:
     path = tmp_path / "run.yaml"
     few = SEARCH["candidates"][:2]
-    path.write_text(yaml.safe_dump(values | {"search": {"budget": "1h", "candidates": few}}))
+    folder = tmp_path / "run"
+    path.write_text(yaml.safe_dump(values | {"search": {"budget": "1h", "candidates": few}, "run_folder": str(folder)}))
     flags = ["--budget", "2000steps", "--memory", "4GiB", "--labels", "10", "--dry-run"]
     read_job(build_parser(), AdaptationJob, run, ["--config", str(path), *flags], FLAGS)(ThisProcess())
     said = capfd.readouterr()
@@ -400,6 +407,7 @@ def test_flags_say_the_budget_and_a_dry_run_the_plan(
     assert "2 trials to 400 steps; the best of them goes on to 1,600 steps; 400 in the others" in " ".join(
         said.err.split()
     )
+    assert not folder.exists()
     with pytest.raises(ConfigError, match="--strategy says what --budget is to find out; give one of them"):
         read_job(build_parser(), AdaptationJob, run, ["--config", str(path), "--strategy", "full", *flags], FLAGS)(
             ThisProcess()

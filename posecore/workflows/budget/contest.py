@@ -3,13 +3,15 @@
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
 from posecore.lineage.steps import Reuse
-from posecore.lineage.tracking import RunLog, connect
+from posecore.lineage.tracking import RunLog, Tracking, connect, record_folders
 from posecore.methods.sharing import pinned
 from posecore.shards.store import open_store
 from posecore.training.planner import Plan
@@ -69,8 +71,12 @@ class Contest:
     fits: Sequence[Fit]
 
 
-def contest(config: AdaptationJob) -> Contest:
+def contest(config: AdaptationJob, tracking: Tracking) -> Contest:
     """The candidates of a search, planned.
+
+    Args:
+        config: of the job, in whose run folder the parent is copied.
+        tracking: where the parent may be registered.
 
     Raises:
         ConfigError: none fits, one does not go with the run file, or the parent finds bodies in whole pictures.
@@ -78,7 +84,7 @@ def contest(config: AdaptationJob) -> Contest:
     settings = config.search
     assert settings is not None
     config = config.model_copy(update={"method": pinned(config.method)})
-    parent = fetch_model(config.parent, config.folder / "parent", connect(config.tracking, config.folder))
+    parent = fetch_model(config.parent, config.folder / "parent", tracking)
     if parent.model.config.whole_scenes:
         raise ConfigError(
             "search: trials are compared by one answer to every body, and the parent finds bodies itself, or misses "
@@ -89,7 +95,6 @@ def contest(config: AdaptationJob) -> Contest:
     runs = [as_run_file(config, candidate).taking_part() for candidate in candidates]
     data = next((run for run in runs if run.replayed), runs[0])
     definitions = {entry.name: entry.load() for entry in data.datasets}
-    check_places(data, definitions)
     check_roles(data, definitions, parent)
     check_protocols(data, definitions)
     start = make_start(data, definitions, parent)
@@ -108,9 +113,10 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
     console, settings = Console(soft_wrap=True), config.search
     assert settings is not None
     refuse_several_processes(settings, machines)
-    known = contest(config)
-    console.print(plan_of_search(settings, known.fits, rungs_in_steps(settings, known.fits)))
     tracking = connect(config.tracking, config.folder)
+    known = contest(config, tracking)
+    check_places(known.data, known.definitions)
+    console.print(plan_of_search(settings, known.fits, rungs_in_steps(settings, known.fits)))
     machines.connect(config.cluster.needs(config.folder, tracking.uri))
     with JobWorkflow(machines, tracking, config, reuse) as workflow:
         splits = ingest_splits(workflow, known.data, known.definitions)
@@ -166,9 +172,11 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
 
 
 def foresee(config: AdaptationJob) -> None:
-    """Says what a search would try; nothing is trained."""
-    if config.search is not None:
-        fits = contest(config).fits
-        Console(soft_wrap=True, stderr=True).print(
-            plan_of_search(config.search, fits, rungs_in_steps(config.search, fits))
-        )
+    """Says what a search would try; nothing is trained, and nothing written to the run folder."""
+    if config.search is None:
+        return
+    with TemporaryDirectory() as scratch:
+        unrecorded = isinstance(config.folder, Path) and not record_folders(config.folder)
+        tracking = connect(config.tracking, scratch if unrecorded else config.folder, records=False)
+        fits = contest(config.model_copy(update={"run_folder": scratch}), tracking).fits
+    Console(soft_wrap=True, stderr=True).print(plan_of_search(config.search, fits, rungs_in_steps(config.search, fits)))

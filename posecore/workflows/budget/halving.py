@@ -108,7 +108,7 @@ def _halving(costs: Mapping[str, Cost], settings: SearchConfig, budget: float) -
 
 
 def _with_rungs(costs: Mapping[str, Cost], settings: SearchConfig, budget: float) -> Halving | None:
-    """The rungs that leave the winner its share; None if the first one would have too few steps."""
+    """The rungs that leave the winner its share; None if that, or the first rung, would be too short."""
     counts = survivors(len(costs), settings.eta)
     units = [settings.eta**rung for rung in range(len(counts))]
     dearest = sorted(costs.values(), key=lambda cost: -cost.step)
@@ -120,6 +120,8 @@ def _with_rungs(costs: Mapping[str, Cost], settings: SearchConfig, budget: float
         return None
     last, left = units[-1] * first, budget - slope * first - fixed
     lengths = {name: last + int((left - cost.start) / cost.step) for name, cost in costs.items()}
+    if min(lengths.values()) <= last:  # the winner would be at its end, and never see those who were held out
+        return None
     return Halving(lengths=lengths, rungs=tuple(first * unit for unit in units), counts=counts)
 
 

@@ -91,7 +91,7 @@ def search_step(
         if not workflow.reuse.finished:
             remove_folder(folder)
         log_dataset_inputs(log, uses)
-        log.log_params(flat_parameters(settings.model_dump(mode="json")))
+        log.log_params({**flat_parameters(settings.model_dump(mode="json")), "run_dir": str(folder)})
         search = _Search(
             machines=workflow.machines,
             config=config,
@@ -114,7 +114,8 @@ def search_step(
         values: dict[str, Json] = {
             "chosen": result.choice.name,
             "steps": result.final,
-            "begun": result.begins(digest_json(key)),
+            # Of what trains the trial, the child's own step and the folder of its checkpoints know the code.
+            "begun": result.begins(digest_json(workflow.portable(_plain({**inputs, "code": code_digest(_CODE)})))),
             "rungs": list(result.halving.rungs),
             "lost_steps": result.lost_steps,
             "seconds": round(result.seconds, 1),
@@ -153,10 +154,7 @@ class _Search:
             halving = self._halving(parent)
             compete = self._race if asynchronous else self._climb
             reached = compete(Trials(**self._what(self._workers(halving))), halving, parent) if halving.rungs else []
-        left = [name for name in halving.names if name not in self.failed]
-        if not left:
-            what = "; ".join(f"{name}: {told}" for name, told in self.failed.items())
-            raise ConfigError(f"search.candidates: none could be judged at the rung that decides. {what}")
+        left = self._refuse_none_left(halving.names)
         counted = [score for score in reached if score.name in left]
         choice = choose(counted, halving.names) if counted else Choice(left[0])
         begun = self._store(choice.name).newest() if choice.step else None
@@ -251,6 +249,14 @@ class _Search:
         self.failed[name] = told
         self.note(f"search    {name:<20} failed, and the others go on: {told}")
 
+    def _refuse_none_left(self, names: Sequence[str]) -> list[str]:
+        """Those that have not failed."""
+        left = [name for name in names if name not in self.failed]
+        if not left:
+            what = "; ".join(f"{name}: {told}" for name, told in self.failed.items())
+            raise ConfigError(f"search.candidates: none could be judged at the rung that decides. {what}")
+        return left
+
     def _take(self, score: Score, parent: Score) -> None:
         self.scores.append(score)
         self.runs.log(score, parent)
@@ -269,10 +275,14 @@ class _Search:
         path = self.folder / "halving.json"
         first = FirstSteps(workers=self._workers(None), folder=str(self.folder))
         for _, pace in self.machines.work(partial(as_given, first), list(first.workers), self._process):
-            self.paces[pace.name] = pace
+            if isinstance(pace, Failure):
+                self._drop(pace.name, pace.told)
+            else:
+                self.paces[pace.name] = pace
+        self._refuse_none_left([fit.candidate.name for fit in self.fits])
         if path.exists():
             return Halving.model_validate_json(path.read_bytes())
-        paces = [self.paces[fit.candidate.name] for fit in self.fits]
+        paces = [self.paces[fit.candidate.name] for fit in self.fits if fit.candidate.name in self.paces]
         costs = {pace.name: Cost(pace.step_s, pace.start_s, parent.judge_s) for pace in paces}
         halving = halving_of_time(costs, self.settings, seconds, self._spent(parent))
         write_atomically(path, halving.model_dump_json().encode())

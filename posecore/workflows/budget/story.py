@@ -50,8 +50,9 @@ class Told:
                 f"{settings.budget} have no room for trials of {settings.least_steps} steps beside it "
                 f"(search.tried_share {settings.tried_share:g})"
             )
-            return f"{name} is taken untried and makes {found.final:,} steps, as the first of the candidates: {why}."
-        chosen = next(score for score in found.lasts if score.name == name)
+            first = "that is left" if found.failed else "of the candidates"
+            return f"{name} is taken untried and makes {found.final:,} steps, as the first {first}: {why}."
+        chosen = self._chosen
         change, lost = gain(chosen, found.parent), chosen.forgetting(found.parent)
         others = len(found.choice.equals) - 1
         why = f"as the first of {others + 1} that cannot be told apart" if others else "for the lowest error"
@@ -93,8 +94,13 @@ class Told:
         """Good where the chosen trial is ahead of its parent already; behind it is where all begin."""
         if not self.result.choice.step:
             return "bad"
-        chosen = next(score for score in self.result.lasts if score.name == self.result.choice.name)
-        return "good" if gain(chosen, self.result.parent).high < 0 else ""
+        return "good" if gain(self._chosen, self.result.parent).high < 0 else ""
+
+    @property
+    def _chosen(self) -> Score:
+        """The chosen trial at the rung that decided; it may have gone further before the search stopped."""
+        choice = self.result.choice
+        return next(score for score in self.result.scores if (score.name, score.step) == (choice.name, choice.step))
 
     def _absent(self, fit: Fit) -> str:
         name = fit.candidate.name
@@ -135,7 +141,7 @@ class Told:
                 forgetting=score.forgetting(found.parent),
                 cost=sum(s.train_s for s in found.scores if s.name == score.name),
                 chosen=score.name == found.choice.name,
-                last=score.step == found.choice.step,
+                last=score.step >= found.choice.step,
             )
             for score in found.lasts
         ]

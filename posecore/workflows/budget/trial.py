@@ -202,11 +202,8 @@ class Trials:
         else:
             try:
                 score = self._climb(name, step, path.parent)
-            except DivergenceError as error:
-                return Failure(name=name, step=step, told=str(error))
-            except torch.OutOfMemoryError as error:
-                told = f"there was not enough memory on the device ({str(error).partition(chr(10))[0]})"
-                return Failure(name=name, step=step, told=told)
+            except _UNTRAINABLE as error:
+                return Failure(name=name, step=step, told=_told(error))
         write_atomically(path, score.model_dump_json().encode())
         return score
 
@@ -249,15 +246,18 @@ class FirstSteps:
     workers: Mapping[str, AdaptationWorker]
     folder: str
 
-    def __call__(self, name: str) -> Pace:
-        """The pace, measured or read."""
+    def __call__(self, name: str) -> Pace | Failure:
+        """The pace, measured or read; a failure where it is the strategy that cannot be trained, not kept."""
         folder = as_path(self.folder) / name
         path = folder / "pace.json"
         if path.exists():
             return Pace.model_validate_json(path.read_bytes())
         began = time.perf_counter()
         context = _Pausing(folder / "measured", _MEASURED_STEPS, 0, [])
-        self.workers[name](context)
+        try:
+            self.workers[name](context)
+        except _UNTRAINABLE as error:
+            return Failure(name=name, step=_MEASURED_STEPS, told=_told(error))
         ends = context.ends
         pace = Pace(
             name=name,
@@ -268,6 +268,16 @@ class FirstSteps:
         remove_folder(folder / "measured")
         write_atomically(path, pace.model_dump_json().encode())
         return pace
+
+
+_UNTRAINABLE = (DivergenceError, torch.OutOfMemoryError)
+
+
+def _told(error: Exception) -> str:
+    """Why a strategy cannot be trained, as a sentence."""
+    if isinstance(error, torch.OutOfMemoryError):
+        return f"there was not enough memory on the device ({str(error).partition(chr(10))[0]})"
+    return str(error)
 
 
 def train_to(

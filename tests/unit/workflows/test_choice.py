@@ -4,6 +4,10 @@ import numpy as np
 import pytest
 
 from posecore.workflows.budget.choice import choose, gain, ranked
+from posecore.workflows.budget.halving import Halving
+from posecore.workflows.budget.result import Result
+from posecore.workflows.budget.settings import SearchConfig
+from posecore.workflows.budget.story import Told
 from posecore.workflows.budget.trial import Score, SetErrors
 
 SUBJECTS = 12
@@ -53,6 +57,24 @@ def test_only_the_last_rung_counts() -> None:
         [score("early", errors(0.05, 0.01), step=30), score("late", errors(0.1, 0.01), step=90)], ["early", "late"]
     )
     assert (found.name, found.step) == ("late", 90)
+
+
+def test_a_search_that_stops_within_a_rung_is_told_by_the_rung_that_decided() -> None:
+    decided = [score("full", errors(0.10, 0.01), step=200), score("head", errors(0.2, 0.01), step=200)]
+    result = Result(
+        settings=SearchConfig(budget="1h"),
+        fits=[],
+        halving=Halving(lengths={"full": 800, "head": 800}, rungs=(200, 400), counts=(2, 2)),
+        parent=PARENT,
+        scores=[*decided, score("full", errors(0.05, 0.01), step=400)],
+        failed={},
+        stopped="the budget would have been overrun",
+        choice=choose(decided, ["full", "head"]),
+        begun=None,
+        final=800,
+        seconds=1.0,
+    )
+    assert "after 200: 10.0 % of the box" in Told(result).sentence
 
 
 def test_forgetting_is_the_mean_over_the_sets_and_never_below_nothing() -> None:
