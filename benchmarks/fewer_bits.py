@@ -47,9 +47,10 @@ from posecore.models.onnx_export import export_onnx
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import model_for
 from posecore.models.reduced_precision import to_float16, to_int8
-from posecore.models.saving import load_model, read_card
+from posecore.models.saving import WEIGHTS_FILE, load_model, read_card
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store
+from posecore.storage import sha256_of
 from posecore.synth.coco_files import CocoFile, CrowdPoseFile
 from posecore.synth.scene import render_group
 from posecore.synth.writers import encode_jpeg
@@ -138,7 +139,7 @@ def learn(out: Path, net: str, steps: int) -> None:
 
 def answers(out: Path, folder: Path, kind: str) -> tuple[dict[str, Predictions], int]:
     """What a net and its file say of the judged split, and the file's bytes; kept."""
-    kept = out / "judged" / f"{folder.parent.name}, {kind}.npz"
+    kept = out / "judged" / f"{folder.parent.name}, {sha256_of(folder / WEIGHTS_FILE)[:12]}, {kind}.npz"
     (head,) = read_card(folder).skeletons
     image_ids = GroundTruth.from_store(split(out, head, "judged")).image_ids
     if not kept.exists():
@@ -205,6 +206,8 @@ def written(out: Path, preset: str, kinds: Sequence[str], crops: int) -> dict[st
         if not path.exists():
             with aside_folder(out / "timed") as folder:
                 aside = Path(shutil.copy(plain, folder / "file.onnx"))
+                if kind == "float16":
+                    to_float16(aside)
                 if kind in SPARED:
                     to_int8(aside, [{"images": images[:2]}], SPARED[kind])
                 aside.rename(path)

@@ -72,7 +72,7 @@ def installed_distributions() -> list[str]:
 
 def _name_and_version(item: Distribution) -> tuple[str | None, str | None]:
     """From what stands above the description in the metadata, whose parsing would be most of a job's start."""
-    text = item.read_text("METADATA") or item.read_text("PKG-INFO") or ""
+    text = item.read_text("METADATA") or item.read_text("PKG-INFO") or item.read_text("") or ""  # the last: one file
     headers = HeaderParser().parsestr(text.partition("\n\n")[0])
     return headers["Name"], headers["Version"]
 

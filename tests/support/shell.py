@@ -26,15 +26,16 @@ def completed_by_bash(script: Path, typed: Sequence[str], folder: Path) -> Mappi
         command, stdin=theirs, stdout=theirs, stderr=theirs, cwd=folder, env=environment, start_new_session=True
     ) as shell:
         os.close(theirs)
-        os.write(ours, f"source {script}\n".encode())
-        lines = {}
-        for text in typed:
-            # What was completed becomes the words of an echo, whose own text the terminal shows in another spelling.
-            os.write(ours, f"{text}\t\x01echo LI''NE: \x05 :EN''D\n".encode())
-            lines[text] = _until(ours, ":END").partition("LINE: ")[2].partition(":END")[0].rstrip()
-        os.write(ours, b"exit\n")
-        shell.wait(30)
-    os.close(ours)
+        try:
+            os.write(ours, f"source {script}\n".encode())
+            lines = {}
+            for text in typed:
+                # What was completed becomes the words of an echo, whose own text is shown in another spelling.
+                os.write(ours, f"{text}\t\x01echo LI''NE: \x05 :EN''D\n".encode())
+                lines[text] = _until(ours, ":END").partition("LINE: ")[2].partition(":END")[0].rstrip()
+        finally:
+            shell.kill()
+            os.close(ours)
     return lines
 
 
@@ -48,5 +49,5 @@ def _until(terminal: int, end: str) -> str:
     while end not in shown:
         if not select.select([terminal], [], [], max(0.0, last - time.monotonic()))[0]:
             raise TimeoutError(shown)
-        shown += os.read(terminal, 4096).decode()
+        shown += os.read(terminal, 4096).decode(errors="replace")
     return shown

@@ -65,7 +65,8 @@ from posecore.cluster.endings import exit_status
 def job():
     try:
         print("begun", flush=True)
-        time.sleep(60)
+        while True:  # a signal that comes just before a long sleep would wait for its end
+            time.sleep(0.05)
     finally:
         print("cleaned up", flush=True)
 

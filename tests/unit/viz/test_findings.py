@@ -52,6 +52,7 @@ def test_ends_of_an_interval_stand_beside_their_figure() -> None:
         subjects: tuple[str, ...] = ()
         name, primary, metrics = "infants", "error", section
         worst: tuple[str, ...] = ()
+        bodies = None
 
         @staticmethod
         def metric_tables() -> list[dict[str, dict[str, float]]]:
