@@ -382,7 +382,8 @@ def bodies_of(
     metric = metric_of(definition)
     if not metric.divides_by_oks or skeleton.oks_sigmas is None:
         return None
-    return body_errors(truth, predictions, skeleton, truth.scale_area(definition.scale_rule or metric.usual_scale))
+    case = Case(skeleton, truth, predictions, definition.scale_rule)
+    return body_errors(truth, predictions, skeleton, case.area(metric.usual_scale))
 
 
 def meant_answers(
@@ -394,8 +395,8 @@ def meant_answers(
         EvaluationError: predictions and ground truth do not fit.
         ConfigError: an option the protocol does not have.
     """
-    area = truth.scale_area(definition.scale_rule or metric_of(definition).usual_scale)
-    return meant_distances(truth, predictions, skeleton, area)
+    case = Case(skeleton, truth, predictions, definition.scale_rule)
+    return meant_distances(truth, predictions, skeleton, case.area(metric_of(definition).usual_scale))
 
 
 def of_resamples(

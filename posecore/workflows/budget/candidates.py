@@ -66,10 +66,10 @@ def usual(config: AdaptationJob, model: ModelConfig) -> tuple[Candidate, ...]:
         for rank in _RANKS
         if depth and not config.l2_sp  # no inherited weight learns by it
     ]
-    blocks = depth // 2
-    last = Candidate(name=f"last-{blocks}", strategy=LastNConfig(blocks=max(blocks, 1)), rate=_FASTER)
-    full = Candidate(name="full", strategy=FullConfig())
-    shared = [full, *low_rank[:1], *([last] if blocks else []), *low_rank[1:]]
+    shared = [Candidate(name="full", strategy=FullConfig()), *low_rank[:1]]
+    if blocks := depth // 2:
+        shared.append(Candidate(name=f"last-{blocks}", strategy=LastNConfig(blocks=blocks), rate=_FASTER))
+    shared += low_rank[1:]
     held = config.method.distillation or config.l2_sp or config.depth_input
     head = () if held else (Candidate(name="head", strategy=FrozenBackboneConfig()),)
     if not can_replay(config):

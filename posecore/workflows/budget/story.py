@@ -70,7 +70,7 @@ class Told:
         for score in self.result.lasts:
             change = gain(score, self.result.parent)
             fit = next(fit for fit in self.result.fits if fit.candidate.name == score.name)
-            seconds = sum(s.train_s + s.judge_s for s in self.result.scores if s.name == score.name)
+            seconds = sum(s.train_s + s.judge_s for s in self._of_trial(score.name))
             rows.append(
                 [
                     score.name,
@@ -95,6 +95,10 @@ class Told:
         if not self.result.choice.step:
             return "bad"
         return "good" if gain(self._chosen, self.result.parent).high < 0 else ""
+
+    def _of_trial(self, name: str) -> list[Score]:
+        """Its scores, at all rungs."""
+        return [score for score in self.result.scores if score.name == name]
 
     @property
     def _chosen(self) -> Score:
@@ -139,16 +143,13 @@ class Told:
                 family=score.name.removesuffix("-replay"),
                 error=score.error,
                 forgetting=score.forgetting(found.parent),
-                cost=sum(s.train_s for s in found.scores if s.name == score.name),
+                cost=sum(s.train_s for s in self._of_trial(score.name)),
                 chosen=score.name == found.choice.name,
                 last=score.step >= found.choice.step,
             )
             for score in found.lasts
         ]
-        lines = {
-            score.name: _line([each for each in found.scores if each.name == score.name], found.parent)
-            for score in found.lasts[:MOST_LINES]
-        }
+        lines = {score.name: _line(self._of_trial(score.name), found.parent) for score in found.lasts[:MOST_LINES]}
         return BudgetPage(
             title=f"{name}: which strategy for {target}",
             findings=findings,
