@@ -40,7 +40,7 @@ from posecore.evaluation.pairing import paired_distances
 from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.lineage.steps import EVERYTHING
+from posecore.lineage.jobs.steps import EVERYTHING
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig

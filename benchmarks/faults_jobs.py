@@ -23,7 +23,7 @@ from typing import Any, TypeAlias
 
 import yaml
 
-from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.synth.writers import write_dataset
 
 REPOSITORY = Path(__file__).resolve().parents[1]

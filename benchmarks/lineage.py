@@ -84,9 +84,9 @@ def rows(pa: Any, schema: Any, number: int, count: int) -> Any:
 
 def make_store(folder: Path, versions: int, splits: dict[str, list[str]]) -> None:
     """Writes the record: a chain of versions and the runs that made them."""
-    from posecore.lineage.contents import Made, making_tags, reading_tags
-    from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.jobs.contents import Made, making_tags, reading_tags
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
 
     tracking = connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), folder)
     client = tracking.client
@@ -120,9 +120,9 @@ def moved(store: Path, target: Path, here: dict[str, list[str]], there: dict[str
 
 def questions(folder: Path, pictures: int) -> dict[str, Callable[[], int]]:
     """What is asked, with how many models an answer names; this build's own way of asking."""
-    from posecore.lineage.query import LineageGraph
-    from posecore.lineage.tracking import TrackingConfig, connect
-    from posecore.lineage.versions import RegisteredVersion
+    from posecore.lineage.ancestry.query import LineageGraph
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.tags import RegisteredVersion
 
     tracking = connect(TrackingConfig(uri=f"sqlite:///{folder}/mlflow.db"), folder)
     picture = f"{ASKED * (pictures // SPLITS) + 11:064x}"
@@ -149,9 +149,9 @@ def questions(folder: Path, pictures: int) -> dict[str, Callable[[], int]]:
         }
 
     from posecore.lineage import questions as asked
-    from posecore.lineage.certificate import asked_about, certify
-    from posecore.lineage.permissions import verdicts
-    from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
+    from posecore.lineage.ancestry.permissions import verdicts
+    from posecore.lineage.ancestry.pictures import Editions, find_picture, find_subject, models_that_saw
+    from posecore.lineage.withdrawal.certificate import asked_about, certify
 
     def saw(find: Callable[..., Any], name: str) -> int:
         found = graph()

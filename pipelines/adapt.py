@@ -30,9 +30,9 @@ from rich.console import Console
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.errors import UsageError
-from posecore.lineage.steps import Reuse, StepResult
-from posecore.lineage.tracking import connect
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.jobs.steps import Reuse, StepResult
+from posecore.lineage.store.tracking import connect
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.sharing import pinned
 from posecore.models.architecture import ModelCard

@@ -28,9 +28,9 @@ from rich.console import Console
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.steps import Reuse
-from posecore.lineage.tracking import connect
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.jobs.steps import Reuse
+from posecore.lineage.store.tracking import connect
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.methods.knowledge_token import with_tokens
 from posecore.models.weights.initial import pin
 from posecore.training.preflight import crops_per_rank

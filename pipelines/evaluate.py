@@ -43,8 +43,8 @@ from posecore.errors import UsageError
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, answering_columns
 from posecore.evaluation.results import read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
-from posecore.lineage.model_source import registered_version
-from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.lineage.store.tracking import TrackingConfig, connect
+from posecore.lineage.versions.model_source import registered_version
 from posecore.models.weights.read import read_weights
 from posecore.shards.manifest import read_manifest
 from posecore.shards.store import open_store

@@ -34,9 +34,9 @@ from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.protocols import metric_class
-from posecore.lineage.steps import Reuse, StepResult
-from posecore.lineage.tracking import connect
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.jobs.steps import Reuse, StepResult
+from posecore.lineage.store.tracking import connect
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.methods.sharing import MethodConfig, pinned

@@ -28,9 +28,9 @@ from rich.console import Console
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.steps import Reuse, StepResult
-from posecore.lineage.tracking import connect
-from posecore.lineage.versions import EvaluationResult
+from posecore.lineage.jobs.steps import Reuse, StepResult
+from posecore.lineage.store.tracking import connect
+from posecore.lineage.versions.tags import EvaluationResult
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model

@@ -25,13 +25,13 @@ from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.config import load_config
 from posecore.errors import ConfigError, LineageError
-from posecore.lineage.gates import Gate, Requirements
-from posecore.lineage.moves import history
-from posecore.lineage.policies import Policies, policies_in_force, register_policies
-from posecore.lineage.promotion import Promotion, looked_at, prepare, promote, rollback, way_back
-from posecore.lineage.terms import USE_CLASSES
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, look_up
+from posecore.lineage.ancestry.terms import USE_CLASSES
+from posecore.lineage.registry.gates import Gate, Requirements
+from posecore.lineage.registry.moves import history
+from posecore.lineage.registry.policies import Policies, policies_in_force, register_policies
+from posecore.lineage.registry.promotion import Promotion, looked_at, prepare, promote, rollback, way_back
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions.tags import RegisteredVersion, look_up
 from posecore.storage import as_path
 from posecore.workflows.endings import exit_status
 from posecore.workflows.machines import Machines

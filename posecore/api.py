@@ -196,7 +196,7 @@ def pretrain(
 
 
 def _run(job: str, config_class: str, config: Any, settings: Sequence[str], on_ray: bool) -> str:
-    from posecore.lineage.steps import EVERYTHING  # MLflow takes a second
+    from posecore.lineage.jobs.steps import EVERYTHING  # MLflow takes a second
 
     script = import_module(f"posecore.pipelines.{job}")
     kind = getattr(script, config_class)

@@ -20,7 +20,7 @@ settings.register_profile(
 settings.load_profile("posecore")
 
 if TYPE_CHECKING:
-    from posecore.lineage.tracking import Tracking
+    from posecore.lineage.store.tracking import Tracking
 
 
 @pytest.fixture(autouse=True)
@@ -34,11 +34,11 @@ def _no_store_left_behind() -> Iterator[None]:
 @pytest.fixture(scope="session", autouse=True)
 def _tables_made_once(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Stores that tests make are copies of an empty one, whose tables take MLflow more than a second of processor."""
-    tracking = sys.modules.get("posecore.lineage.tracking")
+    tracking = sys.modules.get("posecore.lineage.store.tracking")
     if tracking is None:  # so that tests that record nothing do not import MLflow
         yield
         return
-    from posecore.lineage.sqlite_store import create_store, give_name
+    from posecore.lineage.store.sqlite_store import create_store, give_name
 
     empty = tmp_path_factory.mktemp("empty") / "mlflow.db"
 
@@ -74,7 +74,7 @@ def store_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def tracking(store_folder: Path, request: pytest.FixtureRequest) -> "Tracking":
     """A fresh experiment in the shared SQLite store; models are shared, so tests name theirs by the experiment."""
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.store.tracking import TrackingConfig, connect
 
     config = TrackingConfig(
         uri=f"sqlite:///{store_folder}/mlflow.db", experiment=re.sub(r"\W+", "-", request.node.name)

@@ -103,7 +103,7 @@ def _one_sentence(error: Exception, written: str | None) -> str | None:
     if is_full(error):
         return said_of_system(OSError(errno.ENOSPC, ""), written)
     if "mlflow" in sys.modules:  # whose import takes a second, and which is no part of the core
-        from posecore.lineage.outage import told
+        from posecore.lineage.store.outage import told
 
         if (sentence := told(error)) is not None:
             return sentence

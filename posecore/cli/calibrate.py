@@ -82,8 +82,8 @@ def _calibrate(options: argparse.Namespace) -> int:
 
 def _registered(options: argparse.Namespace, folder: Path, store: "ShardStore") -> str:
     """The version that the calibrated copy of a registered one has become."""
-    from posecore.lineage.model_source import registered_version
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.model_source import registered_version
     from posecore.workflows.calibrated_version import register_calibrated
 
     tracking = connect(TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True)

@@ -9,7 +9,7 @@ from posecore.cli.model_argument import add_registry
 from posecore.errors import LineageError
 
 if TYPE_CHECKING:
-    from posecore.lineage.version_difference import Differing, VersionDifference
+    from posecore.lineage.versions.difference import Differing, VersionDifference
     from posecore.viz.version_comparison import Rows, SetSection, VersionPage
 
 
@@ -36,10 +36,10 @@ def _compare(options: argparse.Namespace) -> int:
     # Imported here because MLflow and torch take seconds, which no other command should wait for.
     from posecore.config import COMMAND_LINE, parse_config
     from posecore.evaluation.inference import InferenceSettings
-    from posecore.lineage.exports import record_page
-    from posecore.lineage.model_source import registered_version
-    from posecore.lineage.tracking import TrackingConfig, connect
-    from posecore.lineage.version_difference import compare_versions
+    from posecore.lineage.jobs.exports import record_page
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.difference import compare_versions
+    from posecore.lineage.versions.model_source import registered_version
     from posecore.storage import as_path
     from posecore.viz.version_comparison import SetSection, write_version_page
     from posecore.workflows.version_comparison import judge_both

@@ -139,8 +139,8 @@ def _record(options: argparse.Namespace, weights: str) -> None:
         print(nowhere)
         return
     # Imported here because MLflow takes a second.
-    from posecore.lineage.exports import record_export
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.jobs.exports import record_export
+    from posecore.lineage.store.tracking import TrackingConfig, connect
 
     try:
         config = TrackingConfig(uri=options.tracking_uri, experiment="exports")

@@ -12,8 +12,8 @@ from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
 
 if TYPE_CHECKING:
-    from posecore.lineage.query import Answer, LineageGraph
-    from posecore.lineage.tracking import Tracking
+    from posecore.lineage.ancestry.query import Answer, LineageGraph
+    from posecore.lineage.store.tracking import Tracking
 
 
 def add(commands: Commands) -> None:
@@ -63,11 +63,11 @@ def add(commands: Commands) -> None:
 def _answer_lineage(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
     from posecore.lineage import descriptions
-    from posecore.lineage.curve import SPOOL, send_left_behind
-    from posecore.lineage.query import LineageGraph
-    from posecore.lineage.reachable import shown_uri
-    from posecore.lineage.tracking import TrackingConfig, connect
-    from posecore.lineage.versions import RegisteredVersion
+    from posecore.lineage.ancestry.query import LineageGraph
+    from posecore.lineage.store.curve import SPOOL, send_left_behind
+    from posecore.lineage.store.reachable import shown_uri
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.tags import RegisteredVersion
 
     tracking = connect(
         TrackingConfig(uri=options.tracking_uri), options.folder, must_exist=True, records=options.question == "send"
@@ -89,7 +89,7 @@ def _answer_lineage(options: argparse.Namespace) -> int:
 
 
 def _show(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespace) -> int:
-    from posecore.lineage.drawing import draw
+    from posecore.lineage.ancestry.drawing import draw
     from posecore.viz.graph_page import GraphEdge, GraphNode, write_graph_page
 
     drawn = draw(tracking, graph, options.asked)
@@ -101,10 +101,10 @@ def _show(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespa
 
 
 def _answer(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespace) -> "Answer":
-    from posecore.lineage import questions
-    from posecore.lineage.certificate import asked_about
-    from posecore.lineage.pictures import Editions, models_that_saw
-    from posecore.lineage.withdrawal_record import withdrawal_records
+    from posecore.lineage.ancestry import questions
+    from posecore.lineage.ancestry.pictures import Editions, models_that_saw
+    from posecore.lineage.withdrawal.certificate import asked_about
+    from posecore.lineage.withdrawal.record import withdrawal_records
 
     asked: str = options.asked
     if options.question == "dataset":

@@ -53,8 +53,8 @@ def foreseen(recorded: "Recorded", out: Path, data_folder: str | None) -> str:
 def _rerun(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
     from posecore.errors import LineageError
-    from posecore.lineage.model_source import registered_version
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.model_source import registered_version
     from posecore.workflows import rerun
 
     tracking = connect(

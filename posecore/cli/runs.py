@@ -19,8 +19,8 @@ def add(commands: Commands) -> None:
 
 def _runs(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
-    from posecore.lineage.job_runs import job_runs
-    from posecore.lineage.tracking import TrackingConfig, connect, record_folders
+    from posecore.lineage.jobs.job_runs import job_runs
+    from posecore.lineage.store.tracking import TrackingConfig, connect, record_folders
     from posecore.workflows.rerun import COMMANDS
 
     named = options.tracking_uri or os.environ.get("MLFLOW_TRACKING_URI")

@@ -9,7 +9,7 @@ from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
 
 if TYPE_CHECKING:
-    from posecore.lineage.pictures import Editions, Found
+    from posecore.lineage.ancestry.pictures import Editions, Found
 
 
 def add(commands: Commands) -> None:
@@ -53,13 +53,13 @@ def add(commands: Commands) -> None:
 def _withdraw(options: argparse.Namespace) -> int:
     # Imported here because MLflow takes a second, which no other command should wait for.
     from posecore.config import load_config
+    from posecore.lineage.ancestry.pictures import Editions, subject_of
+    from posecore.lineage.ancestry.query import LineageGraph
     from posecore.lineage.descriptions import describe_done, describe_plan
-    from posecore.lineage.pictures import Editions, subject_of
-    from posecore.lineage.query import LineageGraph
-    from posecore.lineage.tracking import TrackingConfig, connect
-    from posecore.lineage.withdrawal import WithdrawalPolicy, apply_withdrawal
-    from posecore.lineage.withdrawal_plan import plan_withdrawal
-    from posecore.lineage.withdrawal_record import read_key
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.withdrawal.execution import WithdrawalPolicy, apply_withdrawal
+    from posecore.lineage.withdrawal.plan import plan_withdrawal
+    from posecore.lineage.withdrawal.record import read_key
 
     policy = WithdrawalPolicy() if options.policy is None else load_config(options.policy, WithdrawalPolicy)
     key = None if options.key is None else read_key(options.key)
@@ -80,7 +80,7 @@ def _withdraw(options: argparse.Namespace) -> int:
 
 
 def _meant(editions: "Editions", options: argparse.Namespace) -> tuple[str, "Found"]:
-    from posecore.lineage.pictures import find_dataset, find_picture, find_subject, find_video
+    from posecore.lineage.ancestry.pictures import find_dataset, find_picture, find_subject, find_video
 
     if options.subject:
         return options.subject, find_subject(editions, options.subject)
@@ -92,13 +92,13 @@ def _meant(editions: "Editions", options: argparse.Namespace) -> tuple[str, "Fou
 
 
 def _certify(options: argparse.Namespace) -> int:
-    from posecore.lineage.certificate import asked_about, asked_about_dataset, certify
+    from posecore.lineage.ancestry.pictures import Editions
+    from posecore.lineage.ancestry.query import LineageGraph
     from posecore.lineage.descriptions import describe_certificate
-    from posecore.lineage.model_source import named_version
-    from posecore.lineage.pictures import Editions
-    from posecore.lineage.query import LineageGraph
-    from posecore.lineage.tracking import TrackingConfig, connect
-    from posecore.lineage.withdrawal_record import read_key, withdrawal_records
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.model_source import named_version
+    from posecore.lineage.withdrawal.certificate import asked_about, asked_about_dataset, certify
+    from posecore.lineage.withdrawal.record import read_key, withdrawal_records
     from posecore.storage import as_path, write_atomically
 
     key = None if options.key is None else read_key(options.key)

@@ -10,7 +10,7 @@ from posecore.cluster.ingestion import OnRay
 from posecore.cluster.node_check import check_nodes
 from posecore.cluster.training import train_with_ray
 from posecore.ingest.executor import Executor
-from posecore.lineage.curve import CurveLog
+from posecore.lineage.store.curve import CurveLog
 from posecore.storage import AnyPath
 from posecore.workflows.machines import ActorSettings, Race, Tool, TrainedRun, Worker, WorkersConfig
 from posecore.workflows.nodes import Needs

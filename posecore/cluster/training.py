@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from ray.train import Result
     from ray.train.torch import TorchTrainer
 
-    from posecore.lineage.curve import CurveLog
+    from posecore.lineage.store.curve import CurveLog
 
 _RAY_NAME = "ray"
 _UNUSED = ("PlacementGroupCleanerCallback", "DatasetsCallback")

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from posecore.lineage.certificate import Certificate
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.graph import Node
-from posecore.lineage.permissions import verdicts
-from posecore.lineage.query import Answer, LineageGraph, Sighting
-from posecore.lineage.versions import COST, EVALUATION, EvaluationResult, RegisteredVersion
-from posecore.lineage.weights_use import WeightsUse
-from posecore.lineage.withdrawal import Done, WithdrawalPolicy
-from posecore.lineage.withdrawal_plan import WithdrawalPlan
+from posecore.lineage.ancestry.graph import Node
+from posecore.lineage.ancestry.permissions import verdicts
+from posecore.lineage.ancestry.query import Answer, LineageGraph, Sighting
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import COST, EVALUATION, EvaluationResult, RegisteredVersion
+from posecore.lineage.versions.weights_use import WeightsUse
+from posecore.lineage.withdrawal.certificate import Certificate
+from posecore.lineage.withdrawal.execution import Done, WithdrawalPolicy
+from posecore.lineage.withdrawal.plan import WithdrawalPlan
 
 
 def describe_model(graph: LineageGraph, model: RegisteredVersion) -> tuple[list[str], bool]:

@@ -1,6 +1,6 @@
 """What a training passed over, in its run."""
 
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.store.tracking import RunLog
 from posecore.storage import AnyPath
 from posecore.training.checkpoint import Checkpoint
 

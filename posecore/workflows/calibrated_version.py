@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from posecore.lineage.contents import reading_tags
-from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.registry import register_model
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.jobs.contents import reading_tags
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.models.saving import weights_digest
 from posecore.shards.store import ShardStore
 

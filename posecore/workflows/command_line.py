@@ -12,7 +12,7 @@ import yaml
 from posecore.command_parser import CommandParser
 from posecore.config import load_config, stated_values
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.steps import Reuse
+from posecore.lineage.jobs.steps import Reuse
 from posecore.workflows.data_steps import check_sources
 from posecore.workflows.datasets_job import DatasetsJob
 from posecore.workflows.machines import Machines

@@ -15,11 +15,11 @@ from posecore.ingest.audit import compare, refuse_leakage
 from posecore.ingest.source_stamp import stamp_source
 from posecore.ingest.stage_code import codes_of, foreign_code, our_modules
 from posecore.ingest.withdrawn import Withdrawn, read_withdrawn, without, write_withdrawn
-from posecore.lineage.contents import Made
-from posecore.lineage.dataset_inputs import DatasetUse, Role
-from posecore.lineage.steps import OutputFile, Outputs, StepResult
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.withdrawal_record import withdrawn_from
+from posecore.lineage.jobs.contents import Made
+from posecore.lineage.jobs.steps import OutputFile, Outputs, StepResult
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import DatasetUse, Role
+from posecore.lineage.withdrawal.record import withdrawn_from
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE
 from posecore.shards.answers import AnswerShard
 from posecore.shards.corrections import Corrections, read_corrections

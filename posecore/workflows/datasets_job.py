@@ -10,8 +10,8 @@ from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import load_dataset
 from posecore.ingest.job import IngestSettings
 from posecore.ingest.perceptual import Likeness
-from posecore.lineage.dataset_inputs import Role
-from posecore.lineage.tracking import TrackingConfig
+from posecore.lineage.store.tracking import TrackingConfig
+from posecore.lineage.versions.dataset_inputs import Role
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
 from posecore.loading.loader import LoadingConfig, OnBadSample, Pictures
 from posecore.loading.mixture import Shuffle, Unlabelled

@@ -12,7 +12,7 @@ from contextlib import suppress
 
 from posecore.errors import PoseCoreError, status_of
 from posecore.interruption import Interrupted, signals_raise
-from posecore.lineage.outage import told
+from posecore.lineage.store.outage import told
 from posecore.shards.remote import is_of_a_store
 from posecore.system_errors import is_full, said_of_system
 

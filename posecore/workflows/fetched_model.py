@@ -11,10 +11,10 @@ from pathlib import Path
 
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.model_source import registered_model, registered_version
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.model_source import registered_model, registered_version
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.models.architecture import ModelConfig
 from posecore.models.outline import without_memory
 from posecore.models.pose_model import PoseModel, model_for

@@ -6,8 +6,8 @@ from typing import Annotated, TypeAlias
 
 from posecore.config import Extension
 from posecore.doors import Door
-from posecore.lineage.steps import OutputFile, Outputs, StepResult
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.jobs.steps import OutputFile, Outputs, StepResult
+from posecore.lineage.store.tracking import RunLog
 from posecore.schema import Json
 from posecore.storage import AnyPath, as_path
 from posecore.workflows.data_steps import Split

@@ -2,8 +2,8 @@
 
 from collections.abc import Callable
 
-from posecore.lineage.steps import EVERYTHING, MACHINES, Reuse, Workflow
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.jobs.steps import EVERYTHING, MACHINES, Reuse, Workflow
+from posecore.lineage.store.tracking import Tracking
 from posecore.workflows.datasets_job import Job
 from posecore.workflows.machines import Machines
 

@@ -8,12 +8,12 @@ from posecore.evaluation.clinical import group_metrics
 from posecore.evaluation.inference import InferenceSettings
 from posecore.evaluation.keypoint_errors import KeypointError
 from posecore.ingest.stage_code import stage_code
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.measurements import MEASURED, MeasuredOn
-from posecore.lineage.steps import Outputs, StepResult
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import EvaluationResult
+from posecore.lineage.ancestry.measurements import MEASURED, MeasuredOn
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.jobs.steps import Outputs, StepResult
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.versions.tags import EvaluationResult
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.shards.manifest import read_manifest
@@ -77,9 +77,9 @@ def judge_step(
 
     Returns:
         By name of the set ``metrics``, ``groups`` (errors of groups of bodies, for sets judged for clinics),
-        ``measured`` (:class:`~posecore.lineage.measurements.MeasuredOn`), the ``report``, ``predictions``, the file of
-        what was said of each set, and ``clinical``, the file with what a clinic wants to know, for sets that were
-        judged so; ``model``, the SHA-256 of the weights.
+        ``measured`` (:class:`~posecore.lineage.ancestry.measurements.MeasuredOn`), the ``report``, ``predictions``, the
+        file of what was said of each set, and ``clinical``, the file with what a clinic wants to know, for sets that
+        were judged so; ``model``, the SHA-256 of the weights.
     """
     stores = {each.name: each.use.location for each in sets}
     answering = {each.name: each.head for each in sets}

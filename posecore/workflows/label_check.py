@@ -13,8 +13,8 @@ from posecore.labels.contradictions import LEAST_ENERGY, implausible_labels, pro
 from posecore.labels.dynamics import LEAST_PASSES, find_noisy_labels, noisy_labels
 from posecore.labels.plausibility import BodyScorer
 from posecore.labels.suspects import CORRECTIONS_NAME, Suspect, corrections_of, write_suspects
-from posecore.lineage.steps import Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
+from posecore.lineage.store.tracking import RunLog
 from posecore.shards.corrections import write_corrections
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path

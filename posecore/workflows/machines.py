@@ -18,7 +18,7 @@ from posecore.workflows.nodes import Needs
 
 if TYPE_CHECKING:
     from posecore.ingest.executor import Executor
-    from posecore.lineage.curve import CurveLog
+    from posecore.lineage.store.curve import CurveLog
     from posecore.training.context import TrainContext
     from posecore.training.loop import TrainingConfig, TrainResult
 

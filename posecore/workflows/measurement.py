@@ -4,16 +4,16 @@ from collections.abc import Mapping, Sequence
 
 from posecore.errors import IntegrityError, LineageError
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.gates import alike
-from posecore.lineage.graph import Node
-from posecore.lineage.measurements import Measurement, measurements_of
-from posecore.lineage.promotion import Promotion
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.steps import StepResult
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, evaluation_tag, get_version
+from posecore.lineage.ancestry.graph import Node
+from posecore.lineage.ancestry.measurements import Measurement, measurements_of
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.jobs.steps import StepResult
+from posecore.lineage.registry.gates import alike
+from posecore.lineage.registry.promotion import Promotion
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion, evaluation_tag, get_version
 from posecore.models.weights.initial import SourceConfig
 from posecore.shards.manifest import read_manifest
 from posecore.shards.store import open_store

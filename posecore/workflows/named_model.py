@@ -30,8 +30,8 @@ def named_weights(source: str | PathLike[str], folder: str, tracking_uri: str | 
         yield Path(source) if isinstance(source, PathLike) else source
         return
     # Imported here because MLflow takes a second, which models from elsewhere should not wait for.
-    from posecore.lineage.model_source import registered_model
-    from posecore.lineage.tracking import TrackingConfig, connect
+    from posecore.lineage.store.tracking import TrackingConfig, connect
+    from posecore.lineage.versions.model_source import registered_model
 
     tracking = connect(TrackingConfig(uri=tracking_uri), folder, must_exist=True, records=False)
     with registered_model(str(source), tracking) as files:

@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from posecore.errors import PoseCoreError, PreflightError
-from posecore.lineage.code_version import source_digest
-from posecore.lineage.reachable import check_reachable
+from posecore.lineage.code.version import source_digest
+from posecore.lineage.store.reachable import check_reachable
 from posecore.storage import AnyPath, as_path, make_writable, write_atomically
 
 CLOCK_TOLERANCE_S = 5.0

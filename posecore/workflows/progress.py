@@ -2,7 +2,7 @@
 
 import json
 
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.store.tracking import RunLog
 from posecore.training.checkpoint import Checkpoint, Progress
 from posecore.workflows.machines import TrainedRun
 

@@ -2,11 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
+from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import log_dataset_inputs
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion
 from posecore.storage import as_path, local_copy
 from posecore.workflows.data_steps import Split
 from posecore.workflows.progress import HARDWARE
@@ -75,4 +75,4 @@ def register_step(
         "summary": summary,
         "audit": leaks,
     }
-    return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry"])
+    return workflow.step("register", execute, inputs=inputs, code=["posecore.lineage.registry.registration"])

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 
 from posecore.errors import LineageError
-from posecore.lineage.code_archive import ARCHIVE_FILE, unpack_archive
-from posecore.lineage.code_snapshot import INSTALLED_FILE
-from posecore.lineage.model_source import registered_files
-from posecore.lineage.outage import STORE_ERRORS
-from posecore.lineage.steps import CONFIG_FILE, JOB, MACHINES
-from posecore.lineage.tracking import RunLog, Tracking
-from posecore.lineage.version_difference import VersionFacts, version_facts
-from posecore.lineage.versions import RESUMED_CODE, SHA256, RegisteredVersion, get_version, parse_uri
+from posecore.lineage.code.archive import ARCHIVE_FILE, unpack_archive
+from posecore.lineage.code.snapshot import INSTALLED_FILE
+from posecore.lineage.jobs.steps import CONFIG_FILE, JOB, MACHINES
+from posecore.lineage.store.outage import STORE_ERRORS
+from posecore.lineage.store.tracking import RunLog, Tracking
+from posecore.lineage.versions.difference import VersionFacts, version_facts
+from posecore.lineage.versions.model_source import registered_files
+from posecore.lineage.versions.tags import RESUMED_CODE, SHA256, RegisteredVersion, get_version, parse_uri
 from posecore.workflows.progress import HARDWARE
 
 COMMANDS = {
@@ -227,7 +227,7 @@ def _steps(hardware: Mapping[str, int]) -> str:
 
 
 def _check_code(code: Path, environment: Mapping[str, str], expected: str) -> None:
-    ask = "from posecore.lineage.code_version import source_digest; print(source_digest())"
+    ask = "from posecore.lineage.code.version import source_digest; print(source_digest())"
     said = subprocess.run(
         [sys.executable, "-c", ask], env=environment, cwd=code, capture_output=True, text=True, check=False
     )

@@ -17,8 +17,8 @@ from typing import Any
 from posecore.asides import aside_folder
 from posecore.config import Config, digest_json
 from posecore.errors import CheckpointError
-from posecore.lineage.steps import Workflow
-from posecore.lineage.versions import RESUMED_CODE
+from posecore.lineage.jobs.steps import Workflow
+from posecore.lineage.versions.tags import RESUMED_CODE
 from posecore.schema import Json
 from posecore.storage import AnyPath, as_path, make_folder, write_atomically
 from posecore.training.checkpoint import MANIFEST_FILE

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from posecore.evaluation.arrays import GroundTruth, Predictions
-from posecore.lineage.sample_pictures import picture_path
+from posecore.lineage.store.sample_pictures import picture_path
 from posecore.shards.store import ShardStore
 from posecore.storage import as_path, write_atomically
 from posecore.viz.close_ups import sample_cases

@@ -5,16 +5,16 @@ from dataclasses import replace
 from typing import Any, Protocol, Self, cast
 
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.contents import origin_tags
-from posecore.lineage.curve import CurveLog
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.extension_code import EXTENSIONS, with_extensions
-from posecore.lineage.parameters import flat_parameters
-from posecore.lineage.sample_pictures import SamplePictureLog
-from posecore.lineage.steps import Outputs, StepResult
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.weights_use import weights_in
+from posecore.lineage.code.extensions import EXTENSIONS, with_extensions
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.jobs.contents import origin_tags
+from posecore.lineage.jobs.steps import Outputs, StepResult
+from posecore.lineage.store.curve import CurveLog
+from posecore.lineage.store.parameters import flat_parameters
+from posecore.lineage.store.sample_pictures import SamplePictureLog
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import log_dataset_inputs
+from posecore.lineage.versions.weights_use import weights_in
 from posecore.loading.decoders import KEY as DECODERS
 from posecore.loading.decoders import decoders
 from posecore.loading.loader import LoadingConfig, drawn_shares

@@ -8,10 +8,10 @@ from posecore.errors import LineageError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.prediction_files import read_predictions
 from posecore.evaluation.protocols import metric_class
-from posecore.lineage.parameters import flat_parameters
-from posecore.lineage.steps import Outputs, StepResult
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, evaluations, get_version
+from posecore.lineage.jobs.steps import Outputs, StepResult
+from posecore.lineage.store.parameters import flat_parameters
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion, evaluations, get_version
 from posecore.storage import as_path
 from posecore.viz.findings import Finding
 from posecore.viz.page import figure

@@ -5,8 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from posecore.evaluation.protocols import metric_class
-from posecore.lineage.histories import Line, histories
-from posecore.lineage.steps import StepResult, Workflow
+from posecore.lineage.jobs.steps import StepResult, Workflow
+from posecore.lineage.store.histories import Line, histories
 from posecore.schema import Json
 from posecore.shards.manifest import read_manifest
 from posecore.storage import as_path

@@ -16,9 +16,9 @@ from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.paired import Pair, PairedErrors, compare_metrics, compare_predictions
 from posecore.evaluation.protocols import evaluate, of_resamples, scenes_problem
 from posecore.evaluation.traits import Traits
-from posecore.lineage.model_source import registered_model
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.version_difference import VersionDifference, VersionFacts
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.difference import VersionDifference, VersionFacts
+from posecore.lineage.versions.model_source import registered_model
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import load_model
 from posecore.shards.store import ShardStore, open_store

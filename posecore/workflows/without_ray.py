@@ -13,7 +13,7 @@ import torch.distributed as dist
 
 from posecore.errors import PreflightError
 from posecore.ingest.executor import Executor, InProcess
-from posecore.lineage.curve import CurveLog
+from posecore.lineage.store.curve import CurveLog
 from posecore.storage import AnyPath, for_all_nodes
 from posecore.training.best import result_of
 from posecore.training.context import LocalContext, default_device

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 import pytest
 
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.code_version import code_files
+from posecore.lineage.code.version import code_files
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms

@@ -14,7 +14,7 @@ from mlflow import MlflowClient
 
 from pipelines import demo
 from pipelines.multidataset_train import main
-from posecore.lineage.registry import default_store
+from posecore.lineage.registry.registration import default_store
 from tests.end_to_end.conftest import DATASETS, Job
 
 SPLITS = {"train": "training", "val": "evaluation"}

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
-from posecore.lineage.versions import evaluations
+from posecore.lineage.versions.tags import evaluations
 from tests.end_to_end.conftest import REPOSITORY, Job
 
 pytestmark = [pytest.mark.slow, pytest.mark.samples, pytest.mark.usefixtures("this_process")]

@@ -15,12 +15,12 @@ import yaml
 from pipelines.adapt import FLAGS, main
 from posecore.config import load_config
 from posecore.errors import DatasetError
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, StepResult
-from posecore.lineage.tracking import TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, evaluations, get_version, parent_of
-from posecore.lineage.weights_use import WEIGHTS, WeightsUse
+from posecore.lineage.jobs.steps import Outputs, StepResult
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import RegisteredVersion, evaluations, get_version, parent_of
+from posecore.lineage.versions.weights_use import WEIGHTS, WeightsUse
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig

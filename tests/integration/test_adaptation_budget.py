@@ -12,9 +12,9 @@ import yaml
 from pipelines.adapt import FLAGS, build_parser, run
 from posecore.config import load_config, parse_config
 from posecore.errors import ConfigError, DatasetError, PreflightError
-from posecore.lineage.steps import EVERYTHING
-from posecore.lineage.tracking import TrackingConfig, connect
-from posecore.lineage.versions import get_version
+from posecore.lineage.jobs.steps import EVERYTHING
+from posecore.lineage.store.tracking import TrackingConfig, connect
+from posecore.lineage.versions.tags import get_version
 from posecore.models.architecture import ModelConfig
 from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.heads import ClassicHeadConfig

@@ -8,7 +8,7 @@ import pytest
 from mlflow import MlflowClient
 
 from posecore.errors import IntegrityError
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.store.tracking import Tracking
 from posecore.shards.store import open_store
 from posecore.workflows.bad_samples import FILE
 from tests.support.in_process import submit

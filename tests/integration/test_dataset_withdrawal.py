@@ -10,11 +10,11 @@ import pytest
 from posecore.cli import main as posecore_command
 from posecore.errors import IngestError
 from posecore.ingest.withdrawn import read_withdrawn, without
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.promotion import promote
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, get_version
-from posecore.lineage.withdrawal_record import withdrawn_from
+from posecore.lineage.registry.promotion import promote
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import RegisteredVersion, get_version
+from posecore.lineage.withdrawal.record import withdrawn_from
 from posecore.shards.store import ShardStore
 from tests.support.measured_versions import registered
 from tests.support.tiny_store import write_store

@@ -16,14 +16,14 @@ from posecore.config import load_config
 from posecore.conventions import Conventions
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
-from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.ancestry.query import LineageGraph
 from posecore.lineage.descriptions import describe_model
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.registry import register_model
-from posecore.lineage.steps import EVERYTHING
-from posecore.lineage.tracking import TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, get_version, parent_of
-from posecore.lineage.weights_use import WEIGHTS, WeightsUse
+from posecore.lineage.jobs.steps import EVERYTHING
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import RegisteredVersion, get_version, parent_of
+from posecore.lineage.versions.weights_use import WEIGHTS, WeightsUse
 from posecore.loading.augment import mirrored_only
 from posecore.loading.samples import UsableInstances
 from posecore.models.architecture import ModelConfig

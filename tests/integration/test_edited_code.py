@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from posecore.errors import CheckpointError
-from posecore.lineage import code_version
-from posecore.lineage.steps import Reuse, StepResult
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.code import version as code_version
+from posecore.lineage.jobs.steps import Reuse, StepResult
+from posecore.lineage.store.tracking import RunLog, Tracking
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.saving import load_model
 from tests.support.in_process import submit

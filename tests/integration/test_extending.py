@@ -18,10 +18,10 @@ from posecore import doors
 from posecore.cli import main
 from posecore.config import load_config
 from posecore.errors import ConfigError
-from posecore.lineage.gates import Held, check_figures
-from posecore.lineage.measurements import MeasuredOn, Measurement
-from posecore.lineage.policies import Policies
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.ancestry.measurements import MeasuredOn, Measurement
+from posecore.lineage.registry.gates import Held, check_figures
+from posecore.lineage.registry.policies import Policies
+from posecore.lineage.store.tracking import RunLog, Tracking
 from posecore.models.architecture import ModelConfig
 from posecore.models.saving import read_card, save_model
 from posecore.synth.writers import write_dataset

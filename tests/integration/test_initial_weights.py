@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from posecore.errors import IntegrityError
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.store.tracking import RunLog, Tracking
 from posecore.methods.heads import ExpertsConfig
 from posecore.models.saving import save_model
 from posecore.models.sources import StartFolder

@@ -11,14 +11,14 @@ from pipelines import promote as promote_command
 from posecore.conventions import Conventions
 from posecore.errors import IntegrityError, LineageError
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.measurements import measurements_of
-from posecore.lineage.moves import alias_holder
-from posecore.lineage.promotion import promote
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.registry import register_model
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.ancestry.measurements import measurements_of
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.registry.moves import alias_holder
+from posecore.lineage.registry.promotion import promote
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

@@ -19,18 +19,18 @@ from sqlalchemy.engine import Engine
 
 from pipelines import promote as command
 from posecore.errors import ConfigError, LineageError
-from posecore.lineage import moves, promotion
-from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.gates import Gate, Requirements
-from posecore.lineage.identity import owner_of_process
-from posecore.lineage.ledger import is_ledger, moves_of
-from posecore.lineage.moves import alias_holder, history
-from posecore.lineage.policies import policies_in_force, register_policies
-from posecore.lineage.promotion import move_off, promote, rollback, way_back
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.steps import OUTPUTS_FILE
-from posecore.lineage.tracking import RunLog, Tracking, TrackingConfig, connect
-from posecore.lineage.versions import WITHDRAWN_TAG, RegisteredVersion, get_version
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.jobs.steps import OUTPUTS_FILE
+from posecore.lineage.registry.gates import Gate, Requirements
+from posecore.lineage.registry.moves import alias_holder, history
+from posecore.lineage.registry.policies import policies_in_force, register_policies
+from posecore.lineage.registry.promotion import move_off, promote, rollback, way_back
+from posecore.lineage.registry.registration import moves, promotion
+from posecore.lineage.store.identity import owner_of_process
+from posecore.lineage.store.ledger import is_ledger, moves_of
+from posecore.lineage.store.tracking import RunLog, Tracking, TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.versions.tags import WITHDRAWN_TAG, RegisteredVersion, get_version
 from tests.support.clinical_cases import clinical_result
 from tests.support.measured_versions import EVAL, measured, registered
 from tests.support.tiny_store import instance, record, write_store

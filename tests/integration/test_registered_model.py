@@ -33,16 +33,16 @@ from posecore.datasets.definition import DatasetDefinition, LicenseDefinition, S
 from posecore.errors import CheckpointError, IntegrityError, LineageError, QuestionError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.ancestry.pictures import Editions, find_picture, find_subject, models_that_saw
+from posecore.lineage.ancestry.query import Answer, LineageGraph
+from posecore.lineage.ancestry.questions import of_license
+from posecore.lineage.ancestry.records import Records, VersionRecord
 from posecore.lineage.descriptions import describe_answer, describe_model
-from posecore.lineage.model_source import registered_model
-from posecore.lineage.pictures import Editions, find_picture, find_subject, models_that_saw
-from posecore.lineage.query import Answer, LineageGraph
-from posecore.lineage.questions import of_license
-from posecore.lineage.records import Records, VersionRecord
-from posecore.lineage.registry import SERVED_PACKAGES, default_store, register_model, requirements
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, get_version
+from posecore.lineage.registry.registration import SERVED_PACKAGES, default_store, register_model, requirements
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.model_source import registered_model
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion, get_version
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

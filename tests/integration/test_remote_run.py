@@ -22,8 +22,8 @@ from pipelines.distill import main as distill
 from pipelines.multidataset_train import main
 from posecore.config import load_config
 from posecore.errors import ConfigError, PreflightError, StorageError
-from posecore.lineage.registry import default_store
-from posecore.lineage.tracking import TrackingConfig, connect
+from posecore.lineage.registry.registration import default_store
+from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

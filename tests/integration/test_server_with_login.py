@@ -12,13 +12,13 @@ from mlflow.exceptions import MlflowException
 
 from posecore.config import Config
 from posecore.errors import LineageError
-from posecore.lineage import twins
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.model_source import registered_model
-from posecore.lineage.registry import register_model
-from posecore.lineage.steps import Outputs, Workflow
-from posecore.lineage.tracking import RunLog, Tracking, TrackingConfig, connect
-from posecore.lineage.versions import EvaluationResult
+from posecore.lineage.jobs import twins
+from posecore.lineage.jobs.steps import Outputs, Workflow
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.tracking import RunLog, Tracking, TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.model_source import registered_model
+from posecore.lineage.versions.tags import EvaluationResult
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

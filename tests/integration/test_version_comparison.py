@@ -9,17 +9,17 @@ import pytest
 import torch
 
 from posecore.cli import main as posecore_command
-from posecore.lineage.code_snapshot import FOLDER, INSTALLED_FILE, record_code
-from posecore.lineage.dataset_inputs import DatasetUse, Role
-from posecore.lineage.graph import Node
-from posecore.lineage.parameters import flat_parameters
-from posecore.lineage.pictures import Editions, find_subject
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.registry import register_model
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
-from posecore.lineage.version_difference import compare_versions
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion
-from posecore.lineage.withdrawal_plan import plan_withdrawal
+from posecore.lineage.ancestry.graph import Node
+from posecore.lineage.ancestry.pictures import Editions, find_subject
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.code.snapshot import FOLDER, INSTALLED_FILE, record_code
+from posecore.lineage.registry.registration import register_model
+from posecore.lineage.store.parameters import flat_parameters
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions.dataset_inputs import DatasetUse, Role
+from posecore.lineage.versions.difference import compare_versions
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion
+from posecore.lineage.withdrawal.plan import plan_withdrawal
 from posecore.models.architecture import ModelConfig
 from posecore.models.heads import ClassicHeadConfig
 from posecore.models.pose_model import build_model

@@ -21,7 +21,7 @@ from posecore.errors import ConfigError
 from posecore.evaluation.inference import InferenceSettings, evaluate_store
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.lineage.steps import EVERYTHING
+from posecore.lineage.jobs.steps import EVERYTHING
 from posecore.loading.loader import Loader, LoadingConfig
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads

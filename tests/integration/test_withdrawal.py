@@ -12,13 +12,13 @@ import pytest
 from pipelines import adapt, distill, multidataset_train
 from posecore.cli import main as posecore_command
 from posecore.config import parse_config
-from posecore.lineage.pictures import Editions, find_subject, models_that_saw
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.steps import EVERYTHING
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
-from posecore.lineage.versions import RegisteredVersion, get_version
-from posecore.lineage.withdrawal_plan import WithdrawalPlan, plan_withdrawal
-from posecore.lineage.withdrawal_record import check_chain, withdrawal_records
+from posecore.lineage.ancestry.pictures import Editions, find_subject, models_that_saw
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.jobs.steps import EVERYTHING
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.versions.tags import RegisteredVersion, get_version
+from posecore.lineage.withdrawal.plan import WithdrawalPlan, plan_withdrawal
+from posecore.lineage.withdrawal.record import check_chain, withdrawal_records
 from posecore.synth.minirgbd_files import write_minirgbd
 from posecore.synth.writers import write_dataset
 from posecore.workflows.adaptation.job import AdaptationJob

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from posecore.lineage.steps import EVERYTHING, Reuse, StepResult
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.jobs.steps import EVERYTHING, Reuse, StepResult
+from posecore.lineage.store.tracking import Tracking
 from posecore.shards.store import open_store
 from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetsJob

@@ -7,12 +7,12 @@ from dataclasses import asdict
 from pathlib import Path
 
 from posecore.evaluation.clinical import ClinicalResult
-from posecore.lineage.contents import making_tags, reading_tags
-from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.measurements import MEASURED, MeasuredOn
-from posecore.lineage.steps import OUTPUTS_FILE, OutputFile, Outputs, StepResult
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import EvaluationResult, RegisteredVersion, evaluation_tag, get_version
+from posecore.lineage.ancestry.measurements import MEASURED, MeasuredOn
+from posecore.lineage.jobs.contents import making_tags, reading_tags
+from posecore.lineage.jobs.steps import OUTPUTS_FILE, OutputFile, Outputs, StepResult
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
+from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion, evaluation_tag, get_version
 
 EVAL = "e" * 64
 CODE = "c" * 64

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from posecore.errors import PreflightError
-from posecore.lineage.reachable import check_reachable
+from posecore.lineage.store.reachable import check_reachable
 
 IDLE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """Without this a server starts a dozen processes for jobs that nobody here asks it for."""

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from posecore.errors import DatasetError
-from posecore.lineage.steps import StepResult
+from posecore.lineage.jobs.steps import StepResult
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.methods.mean_teacher import MeanTeacherConfig
 from posecore.methods.pose_prior import PosePriorConfig

@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from posecore.evaluation.bootstrap import FEW_SUBJECTS
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.gates import Requirements
+from posecore.lineage.registry.gates import Requirements
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.adaptation import AdaptationTerms
 from posecore.models.architecture import ModelConfig

@@ -19,13 +19,13 @@ from posecore.evaluation.protocols import metric_class
 from posecore.evaluation.tables import Change, forgetting_table
 from posecore.evaluation.traits import Traits
 from posecore.labels.suspects import TABLE_NAME
-from posecore.lineage.gates import Check, Gate
-from posecore.lineage.measurements import MEASURED
-from posecore.lineage.promotion import check
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.steps import Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog, Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.ancestry.measurements import MEASURED
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
+from posecore.lineage.registry.gates import Check, Gate
+from posecore.lineage.registry.promotion import check
+from posecore.lineage.store.tracking import RunLog, Tracking
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.shards.store import open_store
 from posecore.storage import AnyPath, as_path
 from posecore.viz.adaptation_report import AdaptationReport, BothByGroup, LabelFindings, write_adaptation_report

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from posecore.config import digest_json
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.code_version import code_digest
+from posecore.lineage.code.version import code_digest
 from posecore.methods.adaptation import AdaptationConfig
 from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import build_model

@@ -10,8 +10,8 @@ from rich.console import Console
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError
-from posecore.lineage.steps import Reuse
-from posecore.lineage.tracking import RunLog, Tracking, connect, record_folders
+from posecore.lineage.jobs.steps import Reuse
+from posecore.lineage.store.tracking import RunLog, Tracking, connect, record_folders
 from posecore.methods.sharing import pinned
 from posecore.shards.store import open_store
 from posecore.training.planner import Plan

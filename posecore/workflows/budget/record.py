@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from posecore.lineage.parameters import flat_parameters
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.store.parameters import flat_parameters
+from posecore.lineage.store.tracking import RunLog
 from posecore.workflows.budget.candidates import Fit
 from posecore.workflows.budget.choice import gain
 from posecore.workflows.budget.trial import Score

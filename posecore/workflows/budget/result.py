@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.store.tracking import RunLog
 from posecore.schema import Json
 from posecore.storage import AnyPath
 from posecore.training.checkpoint import step_of

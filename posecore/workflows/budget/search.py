@@ -9,11 +9,11 @@ from typing import Any
 
 from posecore.config import Config, digest_json
 from posecore.errors import ConfigError, PreflightError
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.dataset_inputs import DatasetUse, log_dataset_inputs
-from posecore.lineage.parameters import flat_parameters
-from posecore.lineage.steps import Outputs, StepResult
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.jobs.steps import Outputs, StepResult
+from posecore.lineage.store.parameters import flat_parameters
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import DatasetUse, log_dataset_inputs
 from posecore.models.sources import ModelFolder
 from posecore.schema import Json
 from posecore.storage import AnyPath, remove_folder, write_atomically

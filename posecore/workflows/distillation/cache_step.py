@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from posecore.config import Config
 from posecore.errors import ConfigError
-from posecore.lineage.code_version import code_digest
-from posecore.lineage.contents import Made
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.steps import Outputs
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.code.version import code_digest
+from posecore.lineage.jobs.contents import Made
+from posecore.lineage.jobs.steps import Outputs
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import log_dataset_inputs
 from posecore.loading.training_crops import refuse_displacing
 from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, shard_writer, store_answers
 from posecore.models.sources import ModelFolder

@@ -9,9 +9,9 @@ from posecore.evaluation.paired import compare_predictions
 from posecore.evaluation.prediction_files import read_predictions
 from posecore.evaluation.protocols import metric_class
 from posecore.evaluation.traits import Traits
-from posecore.lineage.steps import Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog
-from posecore.lineage.versions import COST
+from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.tags import COST
 from posecore.models.cost import model_cost
 from posecore.models.latency import forward_seconds
 from posecore.models.saving import WEIGHTS_FILE, load_model

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from posecore.lineage.steps import StepResult
+from posecore.lineage.jobs.steps import StepResult
 from posecore.methods.distillation import DistillationConfig
 from posecore.methods.head_distillation import HeadDistillationConfig
 from posecore.models.architecture import ModelCard

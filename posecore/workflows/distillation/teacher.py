@@ -4,9 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from posecore.datasets.definition import DatasetDefinition
-from posecore.lineage.steps import StepResult
-from posecore.lineage.tracking import Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.jobs.steps import StepResult
+from posecore.lineage.store.tracking import Tracking
+from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.loading.training_crops import crop_terms
 from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.knowledge_token import KnowledgeTokenConfig

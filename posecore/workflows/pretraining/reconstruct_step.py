@@ -1,8 +1,8 @@
 """The step that shows what a masked autoencoder fills in."""
 
-from posecore.lineage.dataset_inputs import log_dataset_inputs
-from posecore.lineage.steps import Outputs, StepResult, Workflow
-from posecore.lineage.tracking import RunLog
+from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
+from posecore.lineage.store.tracking import RunLog
+from posecore.lineage.versions.dataset_inputs import log_dataset_inputs
 from posecore.storage import as_path, write_atomically
 from posecore.viz.encoded import encode_png
 from posecore.viz.reconstruction import reconstruction_sheet

@@ -10,7 +10,7 @@ from posecore.evaluation.bootstrap import BootstrapSettings, bootstrap_by_subjec
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, torso_points
 from posecore.evaluation.torso import evaluate_torso
 from posecore.evaluation.traits import NOT_STATED, Traits
-from posecore.lineage.tracking import metric_name
+from posecore.lineage.store.tracking import metric_name
 from posecore.skeletons.library import load_skeleton
 from tests.support.random_poses import paired_case
 

@@ -310,7 +310,7 @@ def test_an_empty_split_is_an_error(root, out, rejects):
     reject = Reject(reason="odd", detail="why.", dataset="tiny", split="train", source="a.json")
     with pytest.raises(IngestError, match=r"tiny train: the split is empty.*" + ("odd: 2" if rejects else "")):
         ingest(job(root, out), [reject] * rejects)
-    with pytest.raises(IngestError, match="tiny has no split 'test'\. There are train, val"):
+    with pytest.raises(IngestError, match=r"tiny has no split 'test'\. There are train, val"):
         job(root, out, split="test")
 
 

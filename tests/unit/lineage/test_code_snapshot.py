@@ -5,9 +5,9 @@ from pathlib import Path
 import pytest
 
 from posecore.config import Config
-from posecore.lineage.code_snapshot import installed_distributions, uncommitted_changes
-from posecore.lineage.steps import Workflow
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.code.snapshot import installed_distributions, uncommitted_changes
+from posecore.lineage.jobs.steps import Workflow
+from posecore.lineage.store.tracking import RunLog, Tracking
 
 
 def git(folder: Path, *arguments: str) -> bytes:
@@ -70,7 +70,7 @@ def test_a_workflow_records_what_is_installed_and_what_is_not_committed(
     tracking: Tracking, tree: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tree / "loss.py").write_text("scale = 3\n")
-    monkeypatch.setattr("posecore.lineage.code_snapshot.repository_root", lambda: tree)
+    monkeypatch.setattr("posecore.lineage.code.snapshot.repository_root", lambda: tree)
     with Workflow(tracking, "job", tmp_path, Config(), report=lambda line: None) as workflow:
         run = RunLog(tracking, workflow.run.run_id)
     assert b"+scale = 3" in run.read_file("code/uncommitted.diff")

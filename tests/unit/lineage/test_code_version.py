@@ -3,8 +3,8 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import LineageError
-from posecore.lineage import code_version
-from posecore.lineage.code_version import code_digest, git_sha
+from posecore.lineage.code import version as code_version
+from posecore.lineage.code.version import code_digest, git_sha
 
 
 @pytest.fixture
@@ -66,7 +66,7 @@ def test_an_unknown_module_is_refused(tree: Path) -> None:
 
 
 def test_the_library_itself_has_a_closure() -> None:
-    assert code_digest(["posecore.lineage.steps"]) != code_digest(["posecore.lineage.tracking"])
+    assert code_digest(["posecore.lineage.jobs.steps"]) != code_digest(["posecore.lineage.store.tracking"])
 
 
 def test_an_image_carries_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:

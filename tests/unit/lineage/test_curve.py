@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import LineageError
-from posecore.lineage.curve import SPOOL, CurveLog, send_if_reachable, send_left_behind
-from posecore.lineage.steps import Outputs, Workflow
-from posecore.lineage.tracking import RunLog, Tracking, TrackingConfig, connect
+from posecore.lineage.jobs.steps import Outputs, Workflow
+from posecore.lineage.store.curve import SPOOL, CurveLog, send_if_reachable, send_left_behind
+from posecore.lineage.store.tracking import RunLog, Tracking, TrackingConfig, connect
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from tests.support.tiny_training import Stopped, stop_at, tiny_training
@@ -68,8 +68,8 @@ def test_an_outage_stops_no_training_and_loses_no_point(
 
 LATE = """
 import sys
-from posecore.lineage.curve import CurveLog
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.store.curve import CurveLog
+from posecore.lineage.store.tracking import RunLog, Tracking
 run = RunLog(Tracking(sys.argv[1], "x", "0", 0.0), sys.argv[2])
 with CurveLog(run, sys.argv[3]).writing(flush_s=0.5) as log:
     for step in range(2500):  # more than one call of the store takes
@@ -96,8 +96,8 @@ def test_what_an_outage_kept_is_sent_by_the_next_submission(server: TrackingServ
 
 KILLED = """
 import os, signal, sys
-from posecore.lineage.curve import CurveLog
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.store.curve import CurveLog
+from posecore.lineage.store.tracking import RunLog, Tracking
 run = RunLog(Tracking(sys.argv[1], "x", "0", 0.0), sys.argv[2])
 with CurveLog(run, sys.argv[3]).writing() as log:
     for step in range(10):

@@ -3,11 +3,11 @@
 import pytest
 
 from posecore.errors import QuestionError
-from posecore.lineage.contents import Made
-from posecore.lineage.drawing import draw
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.records import Records
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.ancestry.drawing import draw
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.ancestry.records import Records
+from posecore.lineage.jobs.contents import Made
+from posecore.lineage.store.tracking import Tracking
 from tests.unit.lineage.test_graph import run, use, version
 
 NOWHERE = Tracking("sqlite:////nowhere", "x", "0")

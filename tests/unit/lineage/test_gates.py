@@ -10,9 +10,9 @@ from posecore.errors import ConfigError
 from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.clinical import ClinicalResult
 from posecore.evaluation.uncertainty import TrustedGroup, UncertaintyResult
-from posecore.lineage.gates import Check, Gate, Held, Requirements, check_figures
-from posecore.lineage.measurements import MeasuredOn, Measurement
-from posecore.lineage.tracking import RunLog, Tracking
+from posecore.lineage.ancestry.measurements import MeasuredOn, Measurement
+from posecore.lineage.registry.gates import Check, Gate, Held, Requirements, check_figures
+from posecore.lineage.store.tracking import RunLog, Tracking
 from tests.support.clinical_cases import clinical_result
 
 RUN = RunLog(Tracking("sqlite:////nowhere", "x", "0"), "run")

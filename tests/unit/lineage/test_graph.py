@@ -5,14 +5,14 @@ import sys
 import pytest
 
 from posecore.errors import QuestionError
-from posecore.lineage.contents import Made, made_by, making_tags, origin_tags, origins_of, reading_tags, reads_of
-from posecore.lineage.dataset_inputs import DatasetUse
+from posecore.lineage.ancestry.graph import ALL, Graph, Node, path_to
+from posecore.lineage.ancestry.query import LineageGraph
+from posecore.lineage.ancestry.records import Records, RunRecord, VersionRecord
 from posecore.lineage.descriptions import describe_answer
-from posecore.lineage.graph import ALL, Graph, Node, path_to
-from posecore.lineage.query import LineageGraph
-from posecore.lineage.records import Records, RunRecord, VersionRecord
-from posecore.lineage.versions import RegisteredVersion
-from posecore.lineage.weights_use import WeightsUse, weights_in
+from posecore.lineage.jobs.contents import Made, made_by, making_tags, origin_tags, origins_of, reading_tags, reads_of
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.tags import RegisteredVersion
+from posecore.lineage.versions.weights_use import WeightsUse, weights_in
 
 
 def version(number: int, parent: str = "", sha256: str = "", **fields: object) -> VersionRecord:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from posecore.cli import main
-from posecore.lineage.job_runs import job_runs
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.jobs.job_runs import job_runs
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
 
 
 def _submitted(tracking: Tracking, name: str, status: str, **tags: str) -> None:

@@ -1,4 +1,4 @@
-from posecore.lineage.parameters import flat_parameters
+from posecore.lineage.store.parameters import flat_parameters
 from posecore.training.loop import TrainingConfig
 
 

@@ -12,8 +12,8 @@ from mlflow.exceptions import MlflowException
 
 from posecore.config import Config
 from posecore.errors import LineageError, StorageError
-from posecore.lineage.contents import Made, made_by
-from posecore.lineage.steps import (
+from posecore.lineage.jobs.contents import Made, made_by
+from posecore.lineage.jobs.steps import (
     EVERYTHING,
     OutputFile,
     Outputs,
@@ -23,10 +23,10 @@ from posecore.lineage.steps import (
     close_dead_runs,
     outputs_everywhere,
 )
-from posecore.lineage.tracking import RunLog, Tracking
-from posecore.lineage.versions import RegisteredVersion
+from posecore.lineage.store.tracking import RunLog, Tracking
+from posecore.lineage.versions.tags import RegisteredVersion
 
-CODE = ("posecore.lineage.steps",)
+CODE = ("posecore.lineage.jobs.steps",)
 
 
 class Settings(Config):
@@ -216,8 +216,8 @@ DRIVER = """
 import sys, time
 from pathlib import Path
 from posecore.config import Config
-from posecore.lineage.steps import Outputs, Workflow
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.jobs.steps import Outputs, Workflow
+from posecore.lineage.store.tracking import Tracking
 
 def slow(run):
     Path(sys.argv[3], "started").touch()
@@ -226,7 +226,7 @@ def slow(run):
     return Outputs({"by": "other"})
 
 with Workflow(Tracking(sys.argv[1], "x", sys.argv[2]), "job", sys.argv[3], Config()) as workflow:
-    workflow.step("slow", slow, inputs={}, code=["posecore.lineage.steps"])
+    workflow.step("slow", slow, inputs={}, code=["posecore.lineage.jobs.steps"])
 """
 
 

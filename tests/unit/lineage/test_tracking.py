@@ -15,10 +15,10 @@ from mlflow.protos.databricks_pb2 import TEMPORARILY_UNAVAILABLE
 from requests.exceptions import ConnectionError as NoConnection
 
 from posecore.errors import ConfigError, LineageError, PreflightError
-from posecore.lineage.outage import system_error_behind
-from posecore.lineage.reachable import check_reachable
-from posecore.lineage.sqlite_store import create_store
-from posecore.lineage.tracking import Tracking, TrackingConfig, connect
+from posecore.lineage.store.outage import system_error_behind
+from posecore.lineage.store.reachable import check_reachable
+from posecore.lineage.store.sqlite_store import create_store
+from posecore.lineage.store.tracking import Tracking, TrackingConfig, connect
 
 
 def _copy_when_there(path: Path, copy: Path) -> None:
@@ -36,7 +36,7 @@ def _version(file: Path) -> list[tuple[str]]:
 def test_the_default_is_an_absolute_sqlite_file_in_the_run_folder(
     tmp_path: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("posecore.lineage.tracking.create_store", create_store)  # not a copy, as other tests'
+    monkeypatch.setattr("posecore.lineage.store.tracking.create_store", create_store)  # not a copy, as other tests'
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     (tmp_path / "job").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -184,7 +184,7 @@ def test_a_database_that_others_hold_is_waited_for_and_a_full_one_is_not(
     tracking: Tracking, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Both are TEMPORARILY_UNAVAILABLE to MLflow."""
-    monkeypatch.setattr("posecore.lineage.tracking.time.sleep", lambda _: None)
+    monkeypatch.setattr("posecore.lineage.store.tracking.time.sleep", lambda _: None)
     calls: list[str] = []
 
     def fail(text: str, times: int) -> str:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import ConfigError
-from posecore.lineage.withdrawal_record import WithdrawalRecord, check_chain, read_key, sealed
+from posecore.lineage.withdrawal.record import WithdrawalRecord, check_chain, read_key, sealed
 
 KEY = b"sixteen bytes of"
 

@@ -13,8 +13,8 @@ from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.traits import Traits
 from posecore.ingest.audit import compare
 from posecore.ingest.run import ingest
-from posecore.lineage.graph import Node
-from posecore.lineage.pictures import Edition, Editions, find_picture, find_subject
+from posecore.lineage.ancestry.graph import Node
+from posecore.lineage.ancestry.pictures import Edition, Editions, find_picture, find_subject
 from posecore.schema import record_from_json, record_to_json
 from posecore.shards.digests import known_digests
 from posecore.shards.store import open_store

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from posecore.errors import IntegrityError
-from posecore.lineage.steps import Reuse
-from posecore.lineage.tracking import Tracking
+from posecore.lineage.jobs.steps import Reuse
+from posecore.lineage.store.tracking import Tracking
 from posecore.shards.store import open_store
 from posecore.workflows.data_steps import ingest_step
 from posecore.workflows.datasets_job import DatasetsJob

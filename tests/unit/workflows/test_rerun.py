@@ -9,9 +9,9 @@ import pytest
 
 from posecore.cli.jobs import JOBS
 from posecore.cli.rerun import foreseen
-from posecore.lineage.dataset_inputs import DatasetUse
-from posecore.lineage.version_difference import VersionFacts
-from posecore.lineage.versions import RESUMED_CODE, RegisteredVersion
+from posecore.lineage.versions.dataset_inputs import DatasetUse
+from posecore.lineage.versions.difference import VersionFacts
+from posecore.lineage.versions.tags import RESUMED_CODE, RegisteredVersion
 from posecore.workflows.rerun import COMMANDS, Recorded, differences
 
 
