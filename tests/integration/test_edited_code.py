@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import posecore
 from posecore.errors import CheckpointError
 from posecore.lineage.code import version as code_version
 from posecore.lineage.jobs.steps import Reuse, StepResult
@@ -16,7 +17,7 @@ from posecore.models.saving import load_model
 from tests.support.in_process import submit
 from tests.support.watched_training import STEPS, WatchedWorker, seen, watched_worker, write_stores
 
-SOURCES = Path(code_version.__file__).parents[2]
+SOURCES = Path(posecore.__file__).parents[1]
 
 
 @pytest.fixture
