@@ -28,9 +28,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from posecore.config import parse_config
 from posecore.evaluation.exported import as_inputs
 from posecore.models.architecture import ModelConfig
-from posecore.models.onnx_export import export_onnx
+from posecore.models.export.onnx_file import export_onnx
+from posecore.models.export.reduced_precision import to_int8
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.reduced_precision import to_int8
 from posecore.models.weights.read import read_weights
 from posecore.prediction.instances import Boxes
 from posecore.prediction.predict_sources import predict_sources

@@ -42,11 +42,11 @@ from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.loading.loader import LoadingConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.backends import OpenvinoSession
-from posecore.models.onnx_export import export_onnx
+from posecore.models.export.backends import OpenvinoSession
+from posecore.models.export.onnx_file import export_onnx
+from posecore.models.export.reduced_precision import to_float16, to_int8
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import model_for
-from posecore.models.reduced_precision import to_float16, to_int8
 from posecore.models.saving import WEIGHTS_FILE, load_model, read_card
 from posecore.shards.manifest import MANIFEST_NAME
 from posecore.shards.store import ShardStore, open_store

@@ -29,10 +29,10 @@ from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.sharing import MethodConfig
 from posecore.methods.staged import StagedMethod
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import Mlp, VitConfig
 from posecore.models.cost import model_cost
 from posecore.models.groups import Group
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import Mlp, VitConfig
 from posecore.skeletons.library import load_skeleton
 
 SKELETONS = {
@@ -209,7 +209,7 @@ class EveryExpertOnEverySample(nn.Module):
         self.mlp = mlp
 
     def forward(self, x_BTD: Tensor, groups: Sequence[Group]) -> Tensor:
-        """As :meth:`posecore.models.vit.Mlp.forward`."""
+        """As :meth:`posecore.models.backbones.vit.Mlp.forward`."""
         hidden = nn.functional.gelu(self.mlp.fc1(x_BTD))
         own: Tensor | int = 0
         for task, start, stop in groups:

@@ -59,8 +59,8 @@ def add(commands: Commands) -> None:
 
 def _export(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which --help should not wait for.
-    from posecore.models.export_format import OURS, format_named
-    from posecore.models.onnx_export import single_head
+    from posecore.models.export.format import OURS, format_named
+    from posecore.models.export.onnx_file import single_head
     from posecore.models.saving import save_model
     from posecore.models.weights.read import checksum, locate, read_weights
     from posecore.workflows.exported_file import export_file

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from posecore.geometry import covariance_to_image, heatmap_to_image
 from posecore.methods.batch import normalise
-from posecore.models.backends import Precision
+from posecore.models.export.backends import Precision
 from posecore.models.pose_model import HeatmapPath, PoseModel
 
 

@@ -18,7 +18,7 @@ from posecore.evaluation.metric import Metric
 from posecore.evaluation.protocols import evaluate, metric_of
 from posecore.image_header import MAX_PIXELS
 from posecore.loading.crop import decode_image, instance_regions
-from posecore.models.export_graphs import Graph
+from posecore.models.export.graphs import Graph
 from posecore.models.onnx_graph import open_session
 from posecore.models.pose_model import PoseModel
 

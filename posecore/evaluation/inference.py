@@ -26,7 +26,7 @@ from posecore.evaluation.results import DetectedBoxes
 from posecore.evaluation.scenes import FoundBodies, predict_images, scenes_per_pass, usual_category
 from posecore.evaluation.shares import gathered, share_of
 from posecore.loading.evaluation import Detections, EvalCrops
-from posecore.models.backends import Precision
+from posecore.models.export.backends import Precision
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.shards.store import ShardStore
 

@@ -23,7 +23,7 @@ from posecore.loading.augment import Region
 from posecore.loading.samples import SampleCache
 from posecore.loading.scene import whole_regions
 from posecore.methods.batch import normalise
-from posecore.models.backends import Precision
+from posecore.models.export.backends import Precision
 from posecore.models.pose_model import PoseModel
 from posecore.shards.store import ShardStore
 

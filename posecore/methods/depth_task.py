@@ -10,7 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel
 
 _TINY = 1e-12

@@ -19,9 +19,9 @@ from posecore.methods.batch import DeviceBatch
 from posecore.methods.losses import usual_loss
 from posecore.methods.teacher import lessons_for
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel, build_from
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 
 _TOKENS = "backbone.knowledge_tokens"
 _INITIAL_STD = 0.02

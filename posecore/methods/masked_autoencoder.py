@@ -25,10 +25,10 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.crop_draws import random_orders
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.sapiens2 import Sapiens2, Sapiens2Config
+from posecore.models.backbones.vit import Vit, VitConfig
 from posecore.models.mae_decoder import MaeDecoder, MaeDecoderConfig, initialise_as_mae, sincos_positions
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.sapiens2 import Sapiens2, Sapiens2Config
-from posecore.models.vit import Vit, VitConfig
 
 _VARIANCE_EPS = 1e-6
 

@@ -38,7 +38,7 @@ from posecore.methods.prototype_terms import (
 from posecore.methods.self_supervision import AgreementConfig, agreed_points, confident
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, frozen_statistics
 from posecore.models.prototypes import prototype_heatmaps
 from posecore.nearest import did_you_mean

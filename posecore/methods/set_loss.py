@@ -60,7 +60,7 @@ class SetPrediction(Loss):
         return f"set_prediction is of heads of queries, and its head has {codec.kind} outputs; leave the loss out."
 
     def hints(self, codec: Codec, group: DeviceGroup) -> Tensor | None:
-        """Labelled bodies made wrong, for :class:`~posecore.models.query_head.QueryHead`."""
+        """Labelled bodies made wrong, for :class:`~posecore.models.heads.queries.QueryHead`."""
         assert isinstance(codec, QueryCodec), codec.kind
         return noised_bodies(labelled_bodies(codec, group), group.seeds, self.denoising)
 

@@ -230,7 +230,7 @@ class DoraConfig(_LowRankConfig):
 
 
 class AdapterConfig(_Strategy):
-    """A bottleneck beside every feed-forward part (:class:`posecore.models.vit.Adapter`), and the target's own.
+    """A bottleneck beside feed-forward parts (:class:`~posecore.models.backbones.vit.Adapter`), and the target's own.
 
     Attributes:
         kind: names this strategy in the closed union.

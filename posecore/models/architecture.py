@@ -10,11 +10,12 @@ from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
 from posecore.errors import ConfigError
 from posecore.geometry import CropConvention
-from posecore.models.backbones import BackboneConfig
+from posecore.models.backbones.door import BackboneConfig
 from posecore.models.bounds import MAX_HEADS, MAX_INPUT_PX, MAX_PATCH_PX
-from posecore.models.embedding_head import EmbeddingConfig
 from posecore.models.head import Head, Surroundings
-from posecore.models.heads import ClassicHeadConfig, HeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.door import HeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.presets import PRESETS, Preset, preset_of
 from posecore.models.uncertainty import HeadUncertainty
 from posecore.nearest import choices

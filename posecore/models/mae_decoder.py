@@ -12,7 +12,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
-from posecore.models.vit import Block, VitConfig
+from posecore.models.backbones.vit import Block, VitConfig
 
 
 class MaeDecoderConfig(Config):

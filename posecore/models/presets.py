@@ -24,13 +24,13 @@ from collections.abc import Mapping
 from typing import Literal, TypedDict
 
 from posecore.conventions import HeadConventions
-from posecore.models.backbones import BackboneConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import HeadConfig
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.door import BackboneConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.door import HeadConfig
+from posecore.models.heads.instance_norm import InstanceNormHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 
 
 class Preset(TypedDict, total=False):

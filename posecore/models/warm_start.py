@@ -15,11 +15,11 @@ from torch import nn
 from posecore.config import Config
 from posecore.conventions import Conventions
 from posecore.errors import ConfigError
-from posecore.models.backbones import BackboneConfig
+from posecore.models.backbones.door import BackboneConfig
+from posecore.models.backbones.position import resize_position_embedding
+from posecore.models.backbones.vit import DEPTH_WEIGHT
 from posecore.models.pose_model import PoseModel
-from posecore.models.position import resize_position_embedding
 from posecore.models.presets import PRESETS
-from posecore.models.vit import DEPTH_WEIGHT
 from posecore.schema import Json
 
 _MAY_DIFFER = {

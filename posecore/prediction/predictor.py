@@ -31,8 +31,8 @@ from posecore.geometry import crop_matrix
 from posecore.loading.augment import Region
 from posecore.loading.crop import box_region
 from posecore.loading.decoders import decoder_difference
-from posecore.models.backends import Backend, ExportedHeads, Precision, check_backend
 from posecore.models.catalog import CATALOG
+from posecore.models.export.backends import Backend, ExportedHeads, Precision, check_backend
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.presets import PRESETS
 from posecore.models.uncertainty import HeadUncertainty, PointUncertainty

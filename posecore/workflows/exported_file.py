@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING
 
 from posecore.asides import aside_folder
 from posecore.errors import CheckpointError
-from posecore.models.export_graphs import Graph, GraphLayout
-from posecore.models.onnx_export import METADATA_PREFIX, TOLERANCE, add_metadata, check_onnx, export_onnx, move_files
+from posecore.models.export.graphs import Graph, GraphLayout
+from posecore.models.export.onnx_file import (
+    METADATA_PREFIX,
+    TOLERANCE,
+    add_metadata,
+    check_onnx,
+    export_onnx,
+    move_files,
+)
+from posecore.models.export.reduced_precision import ExportPrecision, Inputs, to_float16, to_int8
 from posecore.models.pose_model import PoseModel
-from posecore.models.reduced_precision import ExportPrecision, Inputs, to_float16, to_int8
 from posecore.schema import Json
 
 if TYPE_CHECKING:
@@ -62,7 +69,7 @@ def export_file(
         max_loss: share of the float model's figure that the file may lose there.
 
     Raises:
-        ConfigError: see :func:`~posecore.models.onnx_export.export_onnx`.
+        ConfigError: see :func:`~posecore.models.export.onnx_file.export_onnx`.
         CheckpointError: the file computes something else, or loses more than it may; nothing is written then.
         EvaluationError: the head lacks points of a split.
     """

@@ -16,11 +16,11 @@ from posecore.lineage.jobs.steps import EVERYTHING
 from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.lineage.versions.tags import get_version
 from posecore.models.architecture import ModelConfig
-from posecore.models.associative_head import AssociativeHeadConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.associative import AssociativeHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
-from posecore.models.vit import VitConfig
 from posecore.shards.corrections import read_corrections
 from posecore.shards.store import open_store
 from posecore.skeletons.library import load_skeleton

@@ -11,10 +11,10 @@ import yaml
 
 from pipelines.adapt import main
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
-from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 
 RUN_FILE = Path(__file__).resolve().parents[2] / "pipelines" / "configs" / "adapt_deeplabcut.yaml"

@@ -14,11 +14,11 @@ from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
 from posecore.methods.strategies import Roles
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder, StartFolder
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton

@@ -25,10 +25,10 @@ from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.methods.depth_task import DepthTaskConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
-from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import WeightsConfig
 from posecore.prediction.predictor import Predictor
 from posecore.schema import DepthImage, Instance, Record

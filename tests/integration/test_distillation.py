@@ -27,11 +27,11 @@ from posecore.lineage.versions.weights_use import WEIGHTS, WeightsUse
 from posecore.loading.augment import mirrored_only
 from posecore.loading.samples import UsableInstances
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 from posecore.shards.answers import (
     Answer,
     AnswerTerms,

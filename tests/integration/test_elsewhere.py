@@ -17,10 +17,10 @@ import torch
 from selenium.webdriver.support.ui import WebDriverWait
 
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.onnx_export import export_onnx
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.export.onnx_file import export_onnx
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import build_model
-from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.prediction.instances import ImagePrediction
 from posecore.prediction.predictor import Predictor
 from posecore.skeletons.library import load_skeleton

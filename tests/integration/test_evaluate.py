@@ -18,8 +18,8 @@ from posecore.evaluation.clinical import ClinicalSettings
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, evaluate_store, predict_store
 from posecore.evaluation.results import read_results
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, read_card, save_model
 from posecore.models.weights.read import read_weights

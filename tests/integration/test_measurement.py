@@ -20,7 +20,7 @@ from posecore.lineage.store.tracking import Tracking
 from posecore.lineage.versions.dataset_inputs import DatasetUse
 from posecore.lineage.versions.tags import RegisteredVersion
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
 from posecore.workflows.measurement import judged_set, measure

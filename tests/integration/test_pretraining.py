@@ -19,11 +19,11 @@ from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.loading.unlabelled_crops import UnlabelledConfig
 from posecore.methods.masked_autoencoder import MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.mae_decoder import MaeDecoderConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import initial_weights
-from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.mae import MAE
 from posecore.models.weights.read import read_weights

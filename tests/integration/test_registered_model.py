@@ -44,10 +44,10 @@ from posecore.lineage.versions.dataset_inputs import DatasetUse
 from posecore.lineage.versions.model_source import registered_model
 from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion, get_version
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, load_model, read_card, save_model
-from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import SourceConfig
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Instance, Record

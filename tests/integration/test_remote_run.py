@@ -25,10 +25,10 @@ from posecore.errors import ConfigError, PreflightError, StorageError
 from posecore.lineage.registry.registration import default_store
 from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
-from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 from posecore.sole_driver import Lease
 from posecore.storage import as_path, folder_of_machine, local_copy, make_folder

@@ -17,8 +17,8 @@ from posecore.loading.augment import AugmentConfig
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.shards.store import open_store
 from posecore.training.context import LocalContext
 from posecore.training.loop import TrainingConfig

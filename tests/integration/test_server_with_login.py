@@ -20,10 +20,10 @@ from posecore.lineage.versions.dataset_inputs import DatasetUse
 from posecore.lineage.versions.model_source import registered_model
 from posecore.lineage.versions.tags import EvaluationResult
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
-from posecore.models.vit import VitConfig
 from posecore.skeletons.library import load_skeleton
 from tests.support.postgres import PASSWORD, postgres
 from tests.support.tracking_server import TrackingServer

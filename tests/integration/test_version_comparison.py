@@ -21,10 +21,10 @@ from posecore.lineage.versions.difference import compare_versions
 from posecore.lineage.versions.tags import EvaluationResult, RegisteredVersion
 from posecore.lineage.withdrawal.plan import plan_withdrawal
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
-from posecore.models.vit import VitConfig
 from posecore.shards.store import ShardStore
 from posecore.skeletons.library import load_skeleton
 from posecore.storage import sha256_of

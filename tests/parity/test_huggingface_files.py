@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor, VitPoseBackboneConfig, VitPoseConfi
 from posecore.errors import CheckpointError
 from posecore.geometry import bbox_to_center_scale
 from posecore.methods.batch import normalise
-from posecore.models.export_graphs import cut_crops
+from posecore.models.export.graphs import cut_crops
 from posecore.models.merge import merge_experts
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.write import write_weights

@@ -7,8 +7,8 @@ from transformers.models.vit_mae.modeling_vit_mae import build_2d_sinusoidal_pos
 
 from posecore.methods.masked_autoencoder import MaskedAutoencoder, MaskedAutoencoderConfig, pretraining_model
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.mae_decoder import MaeDecoderConfig, sincos_positions
-from posecore.models.vit import VitConfig
 
 SIZE, PATCH, WIDTH, DECODER = 32, 8, 24, 16
 

@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import SimpleHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import VitConfig
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 
 REFERENCE = Path(__file__).parent / "references" / "posebh.npz"

@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from posecore.codecs.simcc import SimccCodec
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 
 REFERENCE = np.load(Path(__file__).parent / "references" / "rtmpose.npz")
 CODEC = SimccCodec(input_size=(96, 64))

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from posecore.codecs.heatmap import HeatmapCodec
 from posecore.methods.heatmap_loss import hardest_points_loss, heatmap_loss
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.backbones.position import resize_position_embedding
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.position import resize_position_embedding
-from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import Translated
 from posecore.models.weights.sapiens import SAPIENS
 from posecore.skeletons.skeleton import Keypoint, Skeleton

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config, rotation, rotation_periods
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.sapiens2 import Sapiens2Config, rotation, rotation_periods
 from posecore.models.weights.huggingface_sapiens2 import HUGGINGFACE_SAPIENS2
 from posecore.models.weights.layout import Layout
 from posecore.models.weights.sapiens2 import SAPIENS2

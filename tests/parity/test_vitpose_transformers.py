@@ -12,9 +12,9 @@ from torch import Tensor
 from transformers import VitPoseBackboneConfig, VitPoseConfig, VitPoseForPoseEstimation
 
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import VitConfig
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 
 INPUT_SIZE = (64, 48)

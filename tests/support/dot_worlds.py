@@ -19,7 +19,7 @@ from posecore.datasets.definition import (
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.models.architecture import ModelCard, ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.schema import Instance, Record
 from posecore.shards.store import ShardStore, open_store

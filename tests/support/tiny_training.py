@@ -29,14 +29,14 @@ from posecore.methods.self_supervision import AgreementConfig
 from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.associative_head import AssociativeHeadConfig
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.head import Head
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.associative import AssociativeHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
+from posecore.models.heads.queries import QueryHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.query_head import QueryHeadConfig
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.schema import BadSample, CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton

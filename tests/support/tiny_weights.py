@@ -7,9 +7,9 @@ import torch
 
 from posecore.conventions import Conventions
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import PRESETS, VITPOSE_CONVENTIONS, Preset
-from posecore.models.vit import VitConfig
 from posecore.models.weights.published_heads import SKELETONS
 from posecore.skeletons.library import load_skeleton
 

@@ -17,8 +17,8 @@ from posecore.errors import CheckpointError
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
-from posecore.models.vit import VitConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.schema import CropBatch
 from posecore.shards.store import ShardStore
 from posecore.storage import AnyPath

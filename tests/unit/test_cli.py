@@ -11,7 +11,7 @@ from posecore.cli import COMMANDS, main
 from posecore.doors import built_in
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
-from posecore.models.heads import HeadConfig
+from posecore.models.heads.door import HeadConfig
 from tests.support.small_split import definition, records
 
 

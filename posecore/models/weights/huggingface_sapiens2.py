@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from posecore.errors import CheckpointError
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.backbones.sapiens2 import LAYER_SCALE, RMS_NORM_EPS, ROPE_BASE, Sapiens2Config
+from posecore.models.heads.instance_norm import InstanceNormHeadConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.sapiens2 import LAYER_SCALE, RMS_NORM_EPS, ROPE_BASE, Sapiens2Config
 from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused
 from posecore.models.weights.sapiens2 import SAPIENS2
 

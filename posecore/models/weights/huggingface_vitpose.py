@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused
 from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.vitpose import VITPOSE

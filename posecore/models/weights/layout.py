@@ -17,8 +17,8 @@ from typing import Any
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 from posecore.models.weights.published_heads import DATASETS_BY_POINTS, SKELETONS, VITPOSE_MULTI, VITPOSE_PLUS
 
 CONFIG_FILE = "config.json"

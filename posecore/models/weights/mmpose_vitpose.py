@@ -12,8 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import (
     Layout,
     Translated,

@@ -25,7 +25,7 @@ from posecore.conventions import Conventions, LabelConventions
 from posecore.errors import CheckpointError, ConfigError
 from posecore.extras import needed
 from posecore.models.architecture import SIMCC_CONVENTIONS, ModelCard, ModelConfig, grown
-from posecore.models.onnx_export import METADATA_PREFIX
+from posecore.models.export.onnx_file import METADATA_PREFIX
 from posecore.models.onnx_graph import (
     MAX_GRAPH_BYTES,
     NEEDED_BY,

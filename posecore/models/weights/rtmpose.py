@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from posecore.errors import CheckpointError
-from posecore.models.cspnext import STRIDE
+from posecore.models.backbones.cspnext import STRIDE
 from posecore.models.pose_model import PoseModel
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused
 

@@ -13,9 +13,9 @@ from typing import Any
 from torch import Tensor
 
 from posecore.errors import CheckpointError
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.instance_norm import InstanceNormHeadConfig
 from posecore.models.pose_model import PoseModel
-from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import (
     Layout,
     Translated,

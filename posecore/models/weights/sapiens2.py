@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from posecore.errors import CheckpointError
+from posecore.models.backbones.sapiens2 import ROPE_BASE, Sapiens2Config, rotation_periods
 from posecore.models.pose_model import PoseModel
-from posecore.models.sapiens2 import ROPE_BASE, Sapiens2Config, rotation_periods
 from posecore.models.weights.layout import Layout, Translated, Written, name_heads, refuse_unused
 from posecore.models.weights.sapiens import head_widths, num_points, write_one_head
 

@@ -3,7 +3,7 @@ import torch
 
 from posecore.evaluation.crops import predict_crops, predict_heads
 from posecore.methods.batch import normalise
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 

@@ -24,7 +24,7 @@ from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.ingest.verify_source import verify_source
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.heads.classic import SimpleHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import save_model
 from posecore.schema import DepthImage, Record

@@ -3,7 +3,7 @@ import pytest
 
 from posecore.loading.decoders import KEY, decoder_difference, decoders
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.heads.classic import SimpleHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.prediction.predictor import Predictor
 from posecore.skeletons.library import load_skeleton

@@ -11,7 +11,7 @@ from torch import nn
 from posecore.methods.adaptation import Adaptation, AdaptationTerms
 from posecore.methods.batch import DeviceBatch, to_device
 from posecore.methods.prototypes import WEIGHTS
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
 from posecore.training.optimizer import AnchoredAdamW, OptimizerConfig, make_optimizer, parameter_groups

@@ -19,15 +19,15 @@ from posecore.methods.losses import output_loss
 from posecore.methods.staged import StagedMethod
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.instance_norm import InstanceNormHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import save_model
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 from posecore.models.weights.read import read_weights
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton

@@ -15,14 +15,15 @@ from posecore.methods.head_distillation import HeadDistillation, HeadDistillatio
 from posecore.methods.knowledge_token import KnowledgeToken, KnowledgeTokenConfig, take_tokens, with_tokens
 from posecore.methods.simcc_loss import simcc_loss
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import ClassicHeadConfig, HeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.door import HeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch, CropGroup, KeypointState
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.context import LocalContext

@@ -15,11 +15,11 @@ from posecore.methods.masked_autoencoder import (
     pretraining_model,
 )
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.mae_decoder import MaeDecoderConfig
 from posecore.models.pose_model import build_model
-from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.optimizer import OptimizerConfig, parameter_groups

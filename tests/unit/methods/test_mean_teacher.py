@@ -17,7 +17,7 @@ from posecore.methods.batch import DeviceBatch, DeviceGroup, normalise, to_devic
 from posecore.methods.further_view import Views
 from posecore.methods.mean_teacher import MeanTeacher, MeanTeacherConfig
 from posecore.models.architecture import ModelCard, ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.uncertainty import Fit, HeadUncertainty
 from posecore.skeletons.skeleton import Keypoint, Skeleton

@@ -21,7 +21,7 @@ from posecore.methods.prototypes import STAGES, WEIGHTS, Agreed, PrototypeLearni
 from posecore.methods.self_supervision import AgreementConfig, agreed_points
 from posecore.methods.staged import StagedMethod
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import build_model
 from posecore.models.prototypes import Prototypes, prototype_heatmaps
 from posecore.schema import CropBatch, KeypointState

@@ -7,8 +7,8 @@ from posecore.errors import ConfigError
 from posecore.methods.heads import ExpertsConfig, HeadsConfig
 from posecore.methods.sharing import MethodConfig
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.vit import VitConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.vit import VitConfig
 
 
 class _Job(Config):

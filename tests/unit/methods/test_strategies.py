@@ -14,12 +14,12 @@ from posecore.errors import CheckpointError, ConfigError
 from posecore.methods.adaptation import Adaptation, AdaptationConfig, AdaptationTerms
 from posecore.methods.strategies import Roles, StrategyConfig, own_modules
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.heads.embedding import EmbeddingConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.low_rank import save_adapter
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder
 from posecore.models.warm_start import warm_start

@@ -20,13 +20,13 @@ from posecore.methods.cached_teacher import CachedTeacher
 from posecore.methods.distillation import Distillation, DistillationConfig
 from posecore.methods.teacher_cache import AnswerJob, AnswerWriter, store_answers
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.saving import CARD_FILE, WEIGHTS_FILE, save_model
 from posecore.models.sources import ModelFolder
-from posecore.models.vit import VitConfig
 from posecore.schema import CropBatch
 from posecore.shards.answers import AnswerPrecision, AnswerStore, AnswerTerms
 from posecore.shards.manifest import MANIFEST_NAME

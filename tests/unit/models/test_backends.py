@@ -9,11 +9,11 @@ import torch
 
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import SimpleHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.vit import VitConfig
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.skeletons.library import load_skeleton
 

@@ -3,8 +3,8 @@
 import pytest
 
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.cost import model_cost
-from posecore.models.vit import VitConfig
 
 # ViTPose (arXiv 2204.12484) and the parameter counts of its released files, in millions.
 VITPOSE = {"vitpose-small": 21.66, "vitpose-base": 85.79, "vitpose-large": 303.30, "vitpose-huge": 630.91}

@@ -7,11 +7,11 @@ from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import DEPTH_WEIGHT, VitConfig
 from posecore.models.cost import model_cost
 from posecore.models.depth import depth_channels
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import DEPTH_WEIGHT, VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 from posecore.training.optimizer import OptimizerConfig, parameter_groups

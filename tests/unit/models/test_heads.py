@@ -3,7 +3,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from posecore.models.architecture import ModelConfig
-from posecore.models.instance_norm_head import InstanceNormHead, InstanceNormHeadConfig
+from posecore.models.heads.instance_norm import InstanceNormHead, InstanceNormHeadConfig
 from posecore.models.presets import PRESETS
 
 TINY = InstanceNormHeadConfig(deconv_channels=(6, 5), conv_channels=(4, 3, 3))

@@ -3,11 +3,11 @@ import torch
 
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.merge import merge_experts
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import VitConfig
 from tests.support.tiny_training import INPUT_SIZE, tiny_model
 
 

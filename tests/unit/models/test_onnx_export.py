@@ -12,14 +12,14 @@ import torch
 
 from posecore.errors import CheckpointError, ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
-from posecore.models.onnx_export import check_onnx, export_onnx, single_head
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.export.onnx_file import check_onnx, export_onnx, single_head
+from posecore.models.export.reduced_precision import to_float16, to_int8
+from posecore.models.heads.instance_norm import InstanceNormHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.reduced_precision import to_float16, to_int8
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 from posecore.models.weights.read import read_weights
 from posecore.skeletons.library import load_skeleton
 from tests.support.onnx_files import as_deployed

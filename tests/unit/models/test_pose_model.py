@@ -8,7 +8,7 @@ from posecore.conventions import Conventions
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
 from posecore.models.groups import Group
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.heads.classic import SimpleHeadConfig
 from posecore.models.pose_model import HeadStatistics, build_model
 from posecore.models.presets import PRESETS
 from tests.support.tiny_training import INPUT_SIZE, tiny_model

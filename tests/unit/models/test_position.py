@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from posecore.models.position import resize_position_embedding
+from posecore.models.backbones.position import resize_position_embedding
 
 
 def _cubic(distance: float) -> float:

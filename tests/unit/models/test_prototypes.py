@@ -5,7 +5,7 @@ import torch
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.prototypes import Prototypes, prototype_heatmaps, similarity
 from tests.support.tiny_training import INPUT_SIZE, tiny_model

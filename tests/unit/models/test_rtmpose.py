@@ -10,9 +10,9 @@ from posecore.errors import CheckpointError
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelCard, ModelConfig
-from posecore.models.cspnext import SpatialPyramid
+from posecore.models.backbones.cspnext import SpatialPyramid
+from posecore.models.heads.rtmcc import ScaleNorm
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import ScaleNorm
 from posecore.models.saving import load_weights
 from posecore.skeletons.library import load_skeleton
 

@@ -7,8 +7,8 @@ import torch
 from pydantic import ValidationError
 from torch import nn
 
+from posecore.models.backbones.sapiens2 import Attention, Sapiens2, Sapiens2Config, rotate, rotation
 from posecore.models.presets import PRESETS
-from posecore.models.sapiens2 import Attention, Sapiens2, Sapiens2Config, rotate, rotation
 
 TINY = Sapiens2Config(embed_dim=32, depth=3, num_heads=4, num_full_blocks=1, rope_dtype="float32")
 
@@ -199,7 +199,7 @@ def test_many_windows_are_pooled_in_parts(monkeypatch: pytest.MonkeyPatch) -> No
     model = _randomised(TINY.model_copy(update={"tokenizer_depth": 1}))
     image = torch.randn(1, 3, 128, 192)
     whole = model(image)
-    monkeypatch.setattr("posecore.models.sapiens2.WINDOWS_AT_ONCE", 4)
+    monkeypatch.setattr("posecore.models.backbones.sapiens2.WINDOWS_AT_ONCE", 4)
     torch.testing.assert_close(model(image), whole)
 
 

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import save as save_tensors
 
 from posecore.errors import CheckpointError, ConfigError, IntegrityError
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.heads.classic import SimpleHeadConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.saving import (
     CARD_FILE,

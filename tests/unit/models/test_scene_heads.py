@@ -19,10 +19,10 @@ from posecore.methods.batch import DeviceBatch, split_batch, to_device
 from posecore.methods.strategies import Roles
 from posecore.methods.supervised import SupervisedConfig, SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.associative_head import AssociativeHead, AssociativeHeadConfig, places_beside
 from posecore.models.cost import model_cost
-from posecore.models.export_graphs import GraphLayout
-from posecore.models.onnx_export import check_onnx, export_onnx
+from posecore.models.export.graphs import GraphLayout
+from posecore.models.export.onnx_file import check_onnx, export_onnx
+from posecore.models.heads.associative import AssociativeHead, AssociativeHeadConfig, places_beside
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.saving import load_model, save_model
 from posecore.models.sources import ModelFolder

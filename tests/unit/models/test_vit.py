@@ -12,9 +12,9 @@ from torch import Tensor, nn
 from posecore.config import parse_config
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.attention import attend
+from posecore.models.backbones.attention import attend
+from posecore.models.backbones.vit import DropPath, Vit, VitConfig
 from posecore.models.presets import PRESETS
-from posecore.models.vit import DropPath, Vit, VitConfig
 
 CONFIG = VitConfig(embed_dim=24, depth=2, num_heads=3)
 INPUT_SIZE = (48, 32)

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posecore.models.backbones.vit import Mlp, Vit, VitConfig
 from posecore.models.groups import Group
-from posecore.models.vit import Mlp, Vit, VitConfig
 
 CONFIG = VitConfig(embed_dim=32, depth=2, num_heads=2, expert_share=0.25)
 INPUT_SIZE = (48, 32)

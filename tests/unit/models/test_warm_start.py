@@ -7,11 +7,11 @@ from torch import Tensor
 
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.backbones.position import resize_position_embedding
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.position import resize_position_embedding
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import WarmStartConfig, warm_start
 from posecore.skeletons.skeleton import Keypoint, Skeleton
 

@@ -14,14 +14,14 @@ from posecore.conventions import Conventions
 from posecore.errors import CheckpointError, ConfigError
 from posecore.geometry import crop_matrix
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
-from posecore.models.export_graphs import cut_crops
-from posecore.models.heads import ClassicHeadConfig, PlacesHeadConfig
-from posecore.models.onnx_export import export_onnx
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.export.graphs import cut_crops
+from posecore.models.export.onnx_file import export_onnx
+from posecore.models.heads.classic import ClassicHeadConfig, PlacesHeadConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.vit import VitConfig
 from posecore.models.weights.read import read_weights
 from posecore.prediction.predictor import Predictor
 from posecore.skeletons.library import load_skeleton

@@ -9,9 +9,9 @@ import torch
 from posecore.datasets.discovery import load_dataset
 from posecore.evaluation.protocols import evaluate
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.skeletons.library import load_skeleton

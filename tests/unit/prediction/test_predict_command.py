@@ -17,11 +17,11 @@ from posecore.formats.nwb_pose import NwbPoseReader
 from posecore.formats.reader import Source
 from posecore.labels.plausibility import BodyScorer, learn_from_labels
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import SimpleHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import SimpleHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
-from posecore.models.vit import VitConfig
 from posecore.prediction.outputs import TABLE
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.schema import Record

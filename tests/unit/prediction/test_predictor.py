@@ -14,10 +14,10 @@ from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.results import DetectedBoxes
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig, SimpleHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import VitConfig
 from posecore.prediction.instances import Boxes
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.shards.store import ShardStore

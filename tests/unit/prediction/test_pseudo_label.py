@@ -13,7 +13,7 @@ from posecore.ingest.purity import assert_stage_is_pure
 from posecore.ingest.run import ingest
 from posecore.ingest.stage_code import codes_of
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.prediction.instances import Boxes

@@ -128,7 +128,7 @@ def test_accumulating_two_halves_is_one_step_on_the_whole(tmp_path: Path) -> Non
 
 
 def _without_batchnorm() -> nn.Module:
-    from posecore.models.heads import SimpleHeadConfig
+    from posecore.models.heads.classic import SimpleHeadConfig
     from posecore.models.pose_model import PoseModel
 
     card = tiny_model(drop_path=0.0).card

@@ -2,10 +2,10 @@ import pytest
 import torch
 
 from posecore.methods.supervised import SupervisedHeads
-from posecore.models.backbones import BackboneConfig
+from posecore.models.backbones.door import BackboneConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.presets import PRESETS
-from posecore.models.rtmcc import RtmccHeadConfig
-from posecore.models.sapiens2 import Sapiens2Config
 from posecore.training.optimizer import OptimizerConfig, parameter_groups
 from posecore.training.torch_engine import set_learning_rates
 from tests.support.tiny_training import tiny_model

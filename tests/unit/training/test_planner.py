@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from posecore.errors import ConfigError
 from posecore.methods.strategies import Roles, StrategyConfig
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.cost import build_parts
-from posecore.models.heads import ClassicHeadConfig
-from posecore.models.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.training.engine import DeepSpeedEngineConfig, TorchEngineConfig
 from posecore.training.gpus import find_gpu
 from posecore.training.memory_trace import Moment

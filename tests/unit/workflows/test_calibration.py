@@ -18,7 +18,7 @@ from posecore.evaluation.inference import InferenceSettings, PredictionTask, pre
 from posecore.evaluation.results import DetectedBoxes
 from posecore.evaluation.uncertainty import UncertaintyResult
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, read_card, save_model
 from posecore.prediction.predictor import Predictor, PredictorSettings

@@ -20,7 +20,7 @@ from posecore.loading.evaluation import EvalCrops
 from posecore.methods.batch import to_device
 from posecore.methods.supervised import SupervisedHeads
 from posecore.models.architecture import ModelConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model
 from posecore.shards.store import ShardStore

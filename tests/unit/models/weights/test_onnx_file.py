@@ -11,7 +11,7 @@ import torch
 from onnx import helper
 
 from posecore.errors import CheckpointError, ConfigError
-from posecore.models.onnx_export import export_onnx
+from posecore.models.export.onnx_file import export_onnx
 from posecore.models.onnx_graph import OnnxGraphConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, save_model

@@ -4,10 +4,10 @@ from torch import Tensor
 
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelConfig
-from posecore.models.embedding_head import EmbeddingConfig
-from posecore.models.heads import ClassicHeadConfig
+from posecore.models.backbones.vit import VitConfig
+from posecore.models.heads.classic import ClassicHeadConfig
+from posecore.models.heads.embedding import EmbeddingConfig
 from posecore.models.pose_model import PoseModel, build_model
-from posecore.models.vit import VitConfig
 from posecore.models.weights.posebh import POSEBH
 from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.vitpose import VITPOSE

@@ -5,11 +5,11 @@ import torch
 from safetensors.torch import save_file
 
 from posecore.errors import CheckpointError
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.catalog import CATALOG
 from posecore.models.presets import PRESETS
 from posecore.models.saving import save_model
 from posecore.models.sources import initial_weights
-from posecore.models.vit import VitConfig
 from posecore.models.weights.initial import WeightsConfig
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights

@@ -10,10 +10,10 @@ from torch import Tensor
 
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelConfig
-from posecore.models.cspnext import CspnextConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.heads.rtmcc import RtmccHeadConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.presets import Preset
-from posecore.models.rtmcc import RtmccHeadConfig
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.read import read_weights
 from posecore.models.weights.write import write_weights

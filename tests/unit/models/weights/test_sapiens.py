@@ -12,10 +12,10 @@ from torch import Tensor
 from posecore.conventions import Conventions
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel
 from posecore.models.presets import Preset
-from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 from posecore.models.warm_start import warm_start
 from posecore.models.weights.fit import fit
 from posecore.models.weights.layouts import LAYOUTS

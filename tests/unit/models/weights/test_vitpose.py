@@ -10,9 +10,9 @@ from torch import Tensor
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelConfig
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel, build_model
 from posecore.models.presets import VITPOSE_CONVENTIONS
-from posecore.models.vit import VitConfig
 from posecore.models.weights.layout import name_heads
 from posecore.models.weights.layouts import LAYOUTS
 from posecore.models.weights.published_heads import SKELETONS

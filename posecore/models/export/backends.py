@@ -17,8 +17,8 @@ from torch import Tensor
 
 from posecore.errors import ConfigError
 from posecore.extras import needed
-from posecore.models.export_graphs import HeadsGraph
-from posecore.models.onnx_export import check_onnx, dense_model, has_experts, write_graph
+from posecore.models.export.graphs import HeadsGraph
+from posecore.models.export.onnx_file import check_onnx, dense_model, has_experts, write_graph
 from posecore.models.onnx_graph import OnnxGraph, open_session
 from posecore.models.pose_model import PoseModel
 

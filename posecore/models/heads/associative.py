@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from posecore.codecs.associative import AssociativeCodec
 from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_WIDTH
-from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.head import Approach, Head, Surroundings
+from posecore.models.heads.deconvolution import deconv_layers, initialise_convolutions
 
 
 class AssociativeHeadConfig(Head):

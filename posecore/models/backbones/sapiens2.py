@@ -1,7 +1,7 @@
 """The Sapiens2 backbone (arXiv 2604.21681): a vision transformer with rotary positions and registers.
 
-What differs from :mod:`posecore.models.vit`, none of it visible in the shape of the output: RMSNorm instead of
-LayerNorm, a gated feed-forward part whose gate is the first half of ``w12``, queries and keys normalised before they
+What differs from :mod:`posecore.models.backbones.vit`, none of it visible in the shape of the output: RMSNorm instead
+of LayerNorm, a gated feed-forward part whose gate is the first half of ``w12``, queries and keys normalised before they
 are rotated, one key/value head for two query heads in the middle blocks, layer scale on the attention branch alone,
 no positional embedding, and a class and eight storage tokens that take part in every block and are dropped at the end.
 
@@ -23,8 +23,8 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from posecore.models.attention import attend
 from posecore.models.backbone import Backbone, BackboneModule
+from posecore.models.backbones.attention import attend
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.groups import Group
 

@@ -16,8 +16,8 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.models.bounds import MAX_LAYERS, MAX_WIDTH
-from posecore.models.deconvolution import initialise_convolutions
 from posecore.models.head import Head
+from posecore.models.heads.deconvolution import initialise_convolutions
 
 Width: TypeAlias = Annotated[int, Field(gt=0, le=MAX_WIDTH)]
 

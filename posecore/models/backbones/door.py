@@ -4,10 +4,10 @@ from typing import Annotated, TypeAlias
 
 from posecore.doors import Door
 from posecore.models.backbone import Backbone
-from posecore.models.cspnext import CspnextConfig
+from posecore.models.backbones.cspnext import CspnextConfig
+from posecore.models.backbones.sapiens2 import Sapiens2Config
+from posecore.models.backbones.vit import VitConfig
 from posecore.models.onnx_graph import OnnxGraphConfig
-from posecore.models.sapiens2 import Sapiens2Config
-from posecore.models.vit import VitConfig
 
 BackboneConfig: TypeAlias = Annotated[
     VitConfig | Sapiens2Config | CspnextConfig | OnnxGraphConfig | Backbone, Door("backbone", "posecore.backbones")

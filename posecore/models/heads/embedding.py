@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from posecore.config import Config
 from posecore.models.bounds import MAX_TOKENS, MAX_WIDTH
-from posecore.models.deconvolution import deconv_layers, initialise_convolutions
+from posecore.models.heads.deconvolution import deconv_layers, initialise_convolutions
 
 
 class EmbeddingConfig(Config):

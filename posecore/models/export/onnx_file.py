@@ -1,6 +1,6 @@
 """One head of a model as an ONNX file that any runtime can run, and everything needed to use it in its metadata.
 
-What the file takes and answers is its layout (:mod:`posecore.models.export_graphs`). That of crops leaves cropping and
+What the file takes and answers is its layout (:mod:`posecore.models.export.graphs`). That of crops leaves cropping and
 decoding outside: the metadata says how, as JSON under the keys of :func:`onnx_metadata`.
 """
 
@@ -21,7 +21,7 @@ from posecore.asides import aside_folder
 from posecore.errors import CheckpointError, ConfigError
 from posecore.extras import needed, refuse_missing
 from posecore.models.architecture import ModelCard
-from posecore.models.export_graphs import Graph, GraphLayout, graph_of
+from posecore.models.export.graphs import Graph, GraphLayout, graph_of
 from posecore.models.merge import merge_experts
 from posecore.models.outline import without_memory
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD

@@ -19,7 +19,7 @@ from posecore.codecs.queries import QueryCodec
 from posecore.geometry import CropConvention
 from posecore.models.bounds import MAX_WIDTH
 from posecore.models.head import Approach, Head, Surroundings
-from posecore.models.query_decoder import DecoderLayer, embed_places
+from posecore.models.heads.query_decoder import DecoderLayer, embed_places
 
 _PROPOSED_SIDE = 0.2
 """Side of a box before anything is learned, as a share of the picture's."""

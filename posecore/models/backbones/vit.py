@@ -29,12 +29,12 @@ from torch.utils.checkpoint import checkpoint
 
 from posecore.config import parse_config
 from posecore.errors import ConfigError
-from posecore.models.attention import attend
 from posecore.models.backbone import Backbone, BackboneModule
+from posecore.models.backbones.attention import attend
+from posecore.models.backbones.windows import Windows
 from posecore.models.bounds import MAX_DEPTH, MAX_PATCH_PX, MAX_RATIO, MAX_TOKENS, MAX_WIDTH
 from posecore.models.depth import NUM_DEPTH_CHANNELS
 from posecore.models.groups import Group, check_groups, run_by_group
-from posecore.models.windows import Windows
 
 DEPTH_WEIGHT = "patch_embed.depth_proj.weight"
 """The one parameter that a backbone with ``depth_input`` has besides those of a backbone without."""
@@ -347,7 +347,7 @@ class Vit(BackboneModule):
         config: the architecture.
         input_size: (height, width) in pixels, each a multiple of the patch size. The number of tokens is part of the
             architecture: the positional embedding is not interpolated at run time
-            (:func:`~posecore.models.position.resize_position_embedding` does it once, when weights are loaded).
+            (:func:`~posecore.models.backbones.position.resize_position_embedding` does it once, as weights are loaded).
         tasks: one expert each; unused by a dense model.
 
     Raises:

@@ -4,23 +4,17 @@ Names and layouts are those of ViTAE-Transformer/ViTPose @ c050ed2,
 ``mmpose/models/heads/topdown_heatmap_simple_head.py``, so that published weights load by name.
 """
 
-from typing import Annotated, ClassVar, Literal, TypeAlias
+from typing import ClassVar, Literal
 
 import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.codecs.places import PlacesCodec
-from posecore.doors import Door
 from posecore.geometry import CropConvention
-from posecore.models.associative_head import AssociativeHeadConfig
 from posecore.models.bounds import MAX_WIDTH
-from posecore.models.deconvolution import deconv_layers, initialise_convolutions
 from posecore.models.head import Head, Surroundings
-from posecore.models.instance_norm_head import InstanceNormHeadConfig
-from posecore.models.onnx_graph import OnnxBinsConfig, OnnxHeatmapsConfig
-from posecore.models.query_head import QueryHeadConfig
-from posecore.models.rtmcc import RtmccHeadConfig
+from posecore.models.heads.deconvolution import deconv_layers, initialise_convolutions
 
 
 class _Deconvolving(Head):
@@ -84,22 +78,6 @@ class PlacesHeadConfig(_Deconvolving):
         return PlacesCodec(
             input_size=model.input_size, heatmap_size=model.heatmap_size, heatmap_sigma=model.heatmap_sigma
         )
-
-
-HeadConfig: TypeAlias = Annotated[
-    ClassicHeadConfig
-    | SimpleHeadConfig
-    | InstanceNormHeadConfig
-    | RtmccHeadConfig
-    | PlacesHeadConfig
-    | AssociativeHeadConfig
-    | QueryHeadConfig
-    | OnnxHeatmapsConfig
-    | OnnxBinsConfig
-    | Head,
-    Door("head", "posecore.heads"),
-]
-"""Every head there is, and whoever comes by."""
 
 
 class ClassicHead(nn.Module):
