@@ -11,10 +11,11 @@
 """
 
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from importlib import import_module
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from posecore.config import apply_override, load_config, parse_config
@@ -23,6 +24,7 @@ from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.models.weights.published_heads import SKELETONS
 from posecore.models.weights.read import guessed_heads
 from posecore.prediction.predictor import Predictor, PredictorSettings
+from posecore.prediction.supervision_answers import KeyPoints, write_answers
 from posecore.schema import Json
 from posecore.scoring.score import Score
 from posecore.scoring.tasks import score as score_file
@@ -32,7 +34,7 @@ from posecore.skeletons.library import load_skeleton
 from posecore.training.planner import plan
 from posecore.workflows.named_model import named_weights
 
-__all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "score", "train"]
+__all__ = ["adapt", "distill", "load_model", "open_split", "plan", "pretrain", "save_answers", "score", "train"]
 
 
 def load_model(
@@ -130,6 +132,46 @@ def score(
     """
     task = task_of_file(str(truth), protocol, skeleton=skeleton, options=options)
     return score_file(task, str(results), BootstrapSettings(resamples=resamples) if resamples else None).score
+
+
+def save_answers(
+    out: str | PathLike[str],
+    pictures: Sequence[str | PathLike[str]],
+    answers: Iterable[KeyPoints],
+    skeleton: str,
+    *,
+    model: str = "",
+    annotations: str | PathLike[str] | None = None,
+) -> int:
+    """Another package's answers, in the files that ``posecore predict`` writes: boxes, labels, or results to score.
+
+    Args:
+        out: folder to write into: ``predictions.parquet``, ``coco_<skeleton>.json`` and ``images.json``.
+        pictures: JPEG and PNG files, each once.
+        answers: a ``supervision.KeyPoints`` for each, in the same order, as RF-DETR's keypoint models return them; they
+            are taken one by one, so that a generator needs no memory.
+        skeleton: of their points, in their order: a name or a YAML file.
+        model: who has answered, for the files.
+        annotations: COCO file whose ids the pictures get, to be scored against it; None counts from 1.
+
+    Returns:
+        How many bodies there are; those without a single point are left out.
+
+    Raises:
+        ConfigError: there is no such skeleton.
+        PredictionError: a picture cannot be used, or an answer does not fit it.
+
+    Example:
+        >>> from supervision import KeyPoints
+        >>> answer = KeyPoints(xy=people.keypoints, keypoint_confidence=people.keypoint_scores)
+        >>> save_answers("found", ["photo.jpg"], [answer], "coco17")
+        1
+    """
+    from posecore.prediction.box_files import read_box_file  # polars is not needed without
+
+    numbers = None if annotations is None else read_box_file(Path(annotations))
+    files = [Path(picture) for picture in pictures]
+    return write_answers(Path(out), files, answers, load_skeleton(skeleton), model, numbers)
 
 
 def train(

@@ -117,7 +117,7 @@ def read_predictions(folder: Path, head: str = "", min_score: float = 0.0) -> Pr
     Args:
         folder: with ``images.json``.
         head: whose points; the first unless stated.
-        min_score: points with a lower score are not labelled.
+        min_score: points with a lower score are not labelled, and never those with a score of 0, which are none.
 
     Raises:
         DatasetError: it is no such folder, or has no such head.
@@ -215,7 +215,7 @@ def _body(result: Mapping[str, Json], number: int, skeleton: Skeleton, min_score
     scores = dict(zip(skeleton.names, rows[:, 2].round(4).tolist(), strict=True))
     points = rows.astype(np.float32)
     points[:, 2] = 2
-    points[rows[:, 2] < min_score] = 0
+    points[(rows[:, 2] < min_score) | (rows[:, 2] == 0)] = 0
     x, y, width, height = result["bbox"]
     track = result.get("track_id")
     return Instance(

@@ -74,7 +74,7 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
     for given in inputs:
         if "://" in given:
             raise PredictionError(f"{given} is an address; download it, and name a file or folder of this machine.")
-        paths = [path for path in _files(given) if out is None or not path.is_relative_to(_absolute(out))]
+        paths = [path for path in _files(given) if out is None or not path.is_relative_to(absolute(out))]
         if not paths:
             raise PredictionError(f"{given}: there is no photo or video; name a file, a folder or a pattern in quotes.")
         found.update(dict.fromkeys(paths))
@@ -150,7 +150,7 @@ class Video:
 
 
 def _files(given: str) -> list[Path]:
-    path = _absolute(Path(given))
+    path = absolute(Path(given))
     if path.is_dir():
         wanted = PHOTO_SUFFIXES | VIDEO_SUFFIXES
         return sorted(
@@ -161,7 +161,7 @@ def _files(given: str) -> list[Path]:
         )
     if path.exists():
         return [path]
-    return sorted(_absolute(Path(name)) for name in glob.glob(given, recursive=True) if Path(name).is_file())  # noqa: PTH207 absolute patterns too
+    return sorted(absolute(Path(name)) for name in glob.glob(given, recursive=True) if Path(name).is_file())  # noqa: PTH207 absolute patterns too
 
 
 def _visible(folders: list[str], names: list[str]) -> list[str]:
@@ -173,6 +173,6 @@ def _stop(error: OSError) -> None:
     raise PredictionError(f"{error.filename} cannot be searched ({error.strerror}).")
 
 
-def _absolute(path: Path) -> Path:
+def absolute(path: Path) -> Path:
     """Without ``..``, and without following links: a name is what the user sees."""
     return Path(os.path.abspath(path))  # noqa: PTH100

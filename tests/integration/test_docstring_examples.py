@@ -11,7 +11,7 @@ import yaml
 import posecore.api
 from posecore.synth.writers import write_dataset
 
-ORDER = ("train", "open_split", "load_model", "adapt", "distill", "pretrain", "score", "plan")
+ORDER = ("train", "open_split", "load_model", "save_answers", "adapt", "distill", "pretrain", "score", "plan")
 SMALL = {"backbone": "vit-nano", "head": {"kind": "classic", "channels": 8}, "input_size": [64, 48]}
 PEOPLE = {"name": "coco", "root": "coco", "train": "train", "evaluate": "val"}
 COMMON: dict[str, Any] = {
@@ -60,6 +60,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         json.dumps([{name: body[name] for name in kept} | {"score": 1.0} for body in bodies])
     )
     Path("truth.json").write_bytes(truth.read_bytes())
+    Path("photo.jpg").write_bytes(next((tmp_path / "coco").rglob("*.jpg")).read_bytes())
     return tmp_path
 
 

@@ -127,13 +127,13 @@ def test_pictures_that_cannot_be_had_are_named(tmp_path: Path) -> None:
         export(pictures_of_files([gone], tmp_path), SKELETON, "train", "coco", tmp_path / "none")
 
 
-def predicted(folder: Path) -> None:
+def predicted(folder: Path, score: float = 0.1) -> None:
     folder.mkdir()
     category = {"id": 1, "name": "lab_mouse", "keypoints": list(SKELETON.names), "skeleton": [[1, 2], [1, 4]]}
     image = {"id": 1, "file_name": "0.png", "width": 80, "height": 60}
     (folder / "images.json").write_text(json.dumps({"images": [image], "categories": {"mice": [category]}}))
     points = [value for x, y, _ in EVE for value in (x, y, 0.5)]
-    points[2] = 0.1
+    points[2] = score
     result = {"image_id": 1, "keypoints": points, "score": 0.5, "bbox": [9, 10, 60, 40], "track_id": 3}
     (folder / "coco_mice.json").write_text(json.dumps([result]))
 
@@ -162,6 +162,13 @@ def test_predictions_become_prelabels_by_one_command(
         read_predictions(tmp_path / "predicted", "cats")
     with pytest.raises(DatasetError, match="has written"):
         read_predictions(tmp_path)
+
+
+def test_a_point_that_was_not_found_is_no_label(tmp_path: Path) -> None:
+    predicted(tmp_path / "predicted", score=0.0)
+    (record,) = read_predictions(tmp_path / "predicted").records
+    assert record.instances[0].keypoints[:, 2].tolist() == [0, 2, 2, 2]
+    assert record.instances[0].keypoints[0].tolist() == [0, 0, 0]
 
 
 def test_a_definition_for_corrected_files_is_written_by_the_same_command(
