@@ -5,8 +5,10 @@ heatmaps at two resolutions, tags at the coarser one. Grids are aligned as in ``
 pixels of picture and maps lie on each other, so that mirroring is exact at every resolution.
 """
 
+from dataclasses import replace
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
@@ -64,19 +66,38 @@ class AssociativeCodec(SceneCodec):
         self, outputs: Tensor, of_mirrored: Tensor | None, skeleton: Skeleton, reading: SceneReading
     ) -> list[SceneBodies]:
         """Groups peaks by their tags; with a flip test heatmaps are averaged, and the tags of both count."""
-        heatmaps, tags = self._maps(outputs)
+        heatmaps, tags, fine = self._maps(outputs)
         if of_mirrored is None:
             all_tags = tags[:, None]
         else:
             partners = torch.from_numpy(skeleton.flip_indices).to(outputs.device)
-            also, tags_also = (maps[:, partners].flip(-1) for maps in self._maps(of_mirrored))
+            also, tags_also, fine_also = (maps[:, partners].flip(-1) for maps in self._maps(of_mirrored))
             heatmaps, all_tags = (heatmaps + also) / 2, torch.stack([tags, tags_also], dim=1)
-        return group_bodies(heatmaps, all_tags, from_the_trunk(skeleton), reading.grouping)
+            fine = (fine + fine_also) / 2
+        grouped = group_bodies(heatmaps, all_tags, from_the_trunk(skeleton), reading.grouping)
+        return [
+            replace(bodies, covariances=self._blurs(of_picture, bodies))
+            for of_picture, bodies in zip(fine, grouped, strict=True)
+        ]
 
-    def _maps(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, K, h, w) heatmaps of both resolutions together, and tags, at the finer one."""
+    def _maps(self, outputs: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(n, K, h, w) heatmaps of both resolutions together, tags, and the finer heatmaps alone, at the finer one."""
         coarse, tags, fine = self.split(outputs)
-        return self.merged(coarse, fine), self.enlarged(tags)
+        return self.merged(coarse, fine), self.enlarged(tags), fine
+
+    def _blurs(self, fine: Float[Tensor, "k h w"], bodies: SceneBodies) -> Float[np.ndarray, "m k 2 2"]:
+        """How blurred the finer heatmap, whose window is the smaller one, is around each point.
+
+        NaN where there is no point, and where that map says nothing of a point that the coarser one has shown.
+        """
+        points = torch.from_numpy(bodies.keypoints).to(fine.device).flatten(0, 1)
+        which = torch.arange(fine.shape[0], device=fine.device).repeat(len(bodies.keypoints))
+        x, y = points.round().long().unbind(-1)
+        height, width = self.frame_size
+        at_point = fine[which, y.clamp(0, height - 1), x.clamp(0, width - 1)]
+        found = self.parts[2].blurs(fine, which, points).reshape(*bodies.keypoints.shape, 2).cpu().numpy()
+        known = (bodies.keypoint_scores > 0) & (at_point.reshape(bodies.keypoint_scores.shape) > 0).cpu().numpy()
+        return np.where(known[..., None, None], found, np.float32(np.nan))
 
     def split(
         self, outputs: Float[Tensor, "n k p"]

@@ -51,7 +51,8 @@ class SceneBodies:
         keypoint_scores: (m, K) float32, how sure the points are, 0 where there is no point.
         scores: (m,) float32, how sure the bodies are: grouped ones by the mean score of their peaks over all K points.
         bbox_xyxy: (m, 4) float32 of the frame; None where a head says points alone.
-        covariances: (m, K, 2, 2) float32 of x and y, px² of the frame; None where a head says none.
+        covariances: (m, K, 2, 2) float32 of x and y, px² of the frame, NaN where a point's is not known; None where
+            nobody asked the maps.
     """
 
     keypoints: Float[np.ndarray, "m k 2"]

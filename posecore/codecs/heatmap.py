@@ -137,15 +137,28 @@ class HeatmapCodec(Codec):
         Returns:
             Float32, px² of the map, no axis below that of a rounded pixel; NaN where there is no point.
         """
-        height, width = heatmaps.shape[-2:]
         places = points.flatten(0, 1)
-        pixel = torch.round(places).nan_to_num().long()
+        found = self.blurs(heatmaps.flatten(0, 1), torch.arange(len(places), device=places.device), places)
+        return torch.where((points >= 0).all(dim=-1)[..., None, None], found.reshape(*points.shape, 2), torch.nan)
+
+    def blurs(
+        self, maps: Float[Tensor, "m h w"], which: Int[Tensor, " q"], points: Float[Tensor, "q 2"]
+    ) -> Float[Tensor, "q 2 2"]:
+        """As :meth:`covariances`, of any points on any maps.
+
+        Args:
+            maps: predictions.
+            which: map of each point.
+            points: in pixels of the map.
+        """
+        height, width = maps.shape[-2:]
+        pixel = torch.round(points).nan_to_num().long()
         radius = int(3 * self.heatmap_sigma)
         around = torch.arange(-ceil(REACH * self.heatmap_sigma), ceil(REACH * self.heatmap_sigma) + 1)
         lines, offsets, drawn = [], [], []
         for axis, length in ((0, width), (1, height)):
             line = pixel[:, axis, None] + around.to(points.device)
-            offset = line - places[:, axis, None]
+            offset = line - points[:, axis, None]
             gaussian = torch.exp(-(offset**2) / (2 * self.heatmap_sigma**2))
             gaussian = gaussian * _inside(line, length) * (around.abs() <= radius).to(points.device)
             lines.append(line)
@@ -153,12 +166,10 @@ class HeatmapCodec(Codec):
             drawn.append(gaussian)
         inside = _inside(lines[1], height)[:, :, None] & _inside(lines[0], width)[:, None, :]
         at = lines[1].clamp(0, height - 1)[:, :, None] * width + lines[0].clamp(0, width - 1)[:, None, :]
-        patch = heatmaps.float().flatten(2).flatten(0, 1).gather(1, at.flatten(1)).reshape(inside.shape)
+        patch = maps.float().flatten(1)[which[:, None], at.flatten(1)].reshape(inside.shape)
         own = drawn[1][:, :, None] * drawn[0][:, None, :]
         spread = _mean_moments((patch * inside).clamp(min=0), *offsets) - _mean_moments(own, *offsets)
-        known = (points >= 0).all(dim=-1).flatten()
-        found = torch.where(known[:, None, None], at_least(spread, ROUNDED), torch.nan)
-        return found.reshape(*points.shape, 2)
+        return at_least(spread, ROUNDED)
 
     def flip_back(
         self, heatmaps: Float[Tensor, "n k h w"], flip_indices: Int[Tensor, " k"], shift: bool

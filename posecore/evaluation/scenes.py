@@ -40,7 +40,8 @@ class FoundBodies:
         keypoint_scores: (m, K) float64, how sure the points are, 0 where there is no point.
         scores: (m,) float64, how sure the bodies are; see :class:`~posecore.codecs.grouping.SceneBodies`.
         said_xywh: (m, 4) float64 boxes; None of a head that says points alone.
-        covariances: (m, K, 2, 2) float64 of x and y, image px²; None of a head that says none.
+        covariances: (m, K, 2, 2) float64 of x and y, image px², NaN where a point's is not known; None of a head that
+            says none.
     """
 
     keypoints: Float[np.ndarray, "m K 2"]

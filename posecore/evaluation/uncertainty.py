@@ -84,8 +84,14 @@ def _points(
     pairs: Distances | None,
 ) -> _Points:
     assert predictions.covariances is not None, "predict with uncertainty"
-    pairs = pairs or answered_distances(truth, predictions)
-    place, column = np.nonzero(truth.visibility[pairs.truth_row] > 0)
+    labelled = truth.visibility > 0
+    if pairs is None:
+        pairs = answered_distances(truth, predictions)
+        counted = labelled[pairs.truth_row]
+    else:  # nothing is promised of bodies that were not found, nor of points of others that were not
+        known = np.isfinite(predictions.covariances).all(axis=(2, 3))
+        counted = labelled[pairs.truth_row] & known[pairs.prediction_row]
+    place, column = np.nonzero(counted)
     if not len(place):
         raise EvaluationError(f"{where}: no labelled point was answered, so nothing says how far off the model is.")
     row, body = pairs.truth_row[place], pairs.prediction_row[place]

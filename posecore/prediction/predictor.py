@@ -367,7 +367,8 @@ class Predictor:
             return None
         promised = self.promised(head)
         if promised is None:
-            return PointUncertainty.unproven(found.covariances)
+            learned = self.model.codec(head).learns_covariances
+            return PointUncertainty.unproven(found.covariances) if learned else None
         return promised.apply(found.covariances, found.keypoint_scores, self.settings.groups)
 
     def _heads_by_crop(self, heads: Sequence[str]) -> list[list[str]]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from posecore.errors import ConfigError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.protocols import meant_answers
@@ -48,7 +47,6 @@ def calibrate(
     """
     folder, manifest = as_path(folder), store.manifest
     definition, head = manifest.definition, head or manifest.dataset
-    _refuse_silent(model, head)
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
     found, weights = [], weights_digest(folder)
     for flip_test in (False, True):
@@ -77,12 +75,3 @@ def calibrate(
     model.card = model.card.model_copy(update={"uncertainty": (*kept, *found)})
     replace_card(folder, model.card)
     return found
-
-
-def _refuse_silent(model: PoseModel, head: str) -> None:
-    """Returns unless the head finds bodies in whole pictures and does not say how far off their points may be."""
-    if model.config.whole_scenes and head in model.skeletons and not model.codec(head).learns_covariances:
-        raise ConfigError(
-            f"head {head!r} puts bodies together from peaks and does not say how far off they may be, so it cannot be "
-            "calibrated; a one-stage model (head: queries) and models of crops can."
-        )

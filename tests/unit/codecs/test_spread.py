@@ -5,14 +5,18 @@ import pytest
 import torch
 from torch import Tensor
 
+from posecore.codecs.associative import AssociativeCodec
 from posecore.codecs.codec import Codec
 from posecore.codecs.heatmap import HeatmapCodec
+from posecore.codecs.scene import SceneReading
 from posecore.codecs.simcc import SimccCodec
 from posecore.codecs.spread import ROUNDED, at_least
 from posecore.errors import ConfigError
 from posecore.geometry import covariance_to_image, heatmap_to_image
+from posecore.skeletons.skeleton import Skeleton
 
 MAP = HeatmapCodec()
+DOT = Skeleton.model_validate({"name": "dot", "keypoints": [{"name": "dot", "union": "nose"}]})
 STRIDE = torch.tensor([191 / 47, 255 / 63])
 
 
@@ -58,6 +62,34 @@ def test_a_negative_map_and_a_point_that_is_none() -> None:
     points, _ = MAP.decode(maps)
     assert MAP.covariances(maps, points).isnan().all()
     assert MAP.covariances(maps, torch.tensor([[[5.0, 5.0], [-1.0, -1.0]]])).isfinite().sum() == 4
+
+
+def test_each_body_of_a_whole_picture_has_the_spread_around_its_own_peak() -> None:
+    """Two bodies on one finer map, one as it is drawn and one broader; the coarser maps say where they are."""
+    codec = AssociativeCodec(input_size=(512, 384), heatmap_size=(128, 96))
+    places, wanted = [(40.3, 60.8), (150.2, 200.4)], [[ROUNDED, 0.0, ROUNDED], [1.5**2, 0.6, 1.0]]
+    matrices = [[[4.0, 0.0], [0.0, 4.0]], [[1.5**2 + 4, 0.6], [0.6, 1.0 + 4]]]
+    fine = sum(gaussian(place, matrix, 256, 192) for place, matrix in zip(places, matrices, strict=True))
+    assert isinstance(fine, Tensor)
+    stride = torch.tensor([383 / 191, 511 / 255])
+    coarse, _ = codec.draw(torch.tensor(places)[None, :, None] * stride, torch.ones(1, 2, 1))
+    tags = 10.0 * (torch.arange(128)[:, None] > 64).expand(128, 96)
+    outputs = torch.cat([coarse.flatten(2), tags.flatten()[None, None], fine.flatten(2)], dim=2)
+    (bodies,) = codec.bodies(outputs, None, DOT, SceneReading())
+    order = np.argsort(bodies.keypoints[:, 0, 1])
+    np.testing.assert_allclose(bodies.keypoints[order, 0], places, atol=0.6)
+    assert bodies.covariances is not None
+    found = bodies.covariances[order, 0].reshape(2, 4)[:, [0, 1, 3]]
+    # About a place that is found to a quarter pixel the mean square is larger by the square of what it is off.
+    np.testing.assert_allclose(found, wanted, rtol=0.1, atol=0.15)
+    mirrored = torch.cat([coarse.flip(-1).flatten(2), tags.flip(-1).flatten()[None, None], fine.flip(-1).flatten(2)], 2)
+    (twice,) = codec.bodies(outputs, mirrored, DOT, SceneReading())
+    np.testing.assert_allclose(twice.covariances, bodies.covariances, rtol=1e-4, atol=1e-4)
+
+    alone = torch.cat([coarse.flatten(2), tags.flatten()[None, None], torch.zeros_like(fine).flatten(2)], dim=2)
+    (unsure,) = codec.bodies(alone, None, DOT, SceneReading())
+    assert len(unsure.keypoints) == 2
+    assert np.isnan(unsure.covariances).all(), "the finer map says nothing"
 
 
 @pytest.mark.parametrize("place", [(100.0, 200.0), (3.0, 508.0)])

@@ -162,8 +162,14 @@ def test_covariances_come_with_bodies_in_pixels_of_the_picture(store: ShardStore
         step = max((width - 1) / 191, (height - 1) / 159)  # px of the picture by those of the input
         np.testing.assert_allclose(covariance, np.tile(np.diag([4.0, 16.0]) * step**2, (2, 1, 1)), rtol=1e-3, atol=1e-3)
     assert predict_store(SceneSetModel(), store, InferenceSettings()).covariances is None
-    with pytest.raises(ConfigError, match="the head does not say how sure it is of a place; leave uncertainty out"):
-        predict_store(SceneBlobModel(), store, InferenceSettings(uncertainty=True))
+    blurred = predict_store(SceneBlobModel(), store, InferenceSettings(uncertainty=True))
+    assert blurred.covariances is not None
+    for row, covariance in zip(blurred.image_row, blurred.covariances, strict=True):
+        height, width = ((200, 300), (240, 160))[row % 2]
+        step = max(
+            (width - 1) / 95, (height - 1) / 79
+        )  # px of the picture by those of the finer map, which blurs nothing
+        np.testing.assert_allclose(covariance, np.tile(np.eye(2) * step**2 / 12, (2, 1, 1)), rtol=2e-2, atol=1e-3)
 
 
 def test_radii_are_those_of_a_gaussian_with_the_covariances(store: ShardStore) -> None:
@@ -179,6 +185,9 @@ def test_radii_are_those_of_a_gaussian_with_the_covariances(store: ShardStore) -
     assert Predictor(SceneSetModel(), PredictorSettings(uncertainty=False)).predict([image])[0].uncertainty is None
     with pytest.raises(ConfigError, match="was not calibrated"):
         Predictor(SceneBlobModel(), PredictorSettings(uncertainty=True))
+    assert Predictor(SceneBlobModel()).predict([image])[0].uncertainty is None, (
+        "what a map's shape is worth is not known"
+    )
 
 
 def test_bodies_of_which_a_model_is_not_sure_are_none(store: ShardStore) -> None:

@@ -170,11 +170,37 @@ def test_bodies_of_whole_pictures_are_calibrated_by_the_answers_meant_for_them(t
     nobody = predictions.take(np.zeros(len(predictions), bool))
     assert _trusted(task, truth, nobody, model.card) is None
 
-    with pytest.raises(ConfigError, match=r"puts bodies together from peaks .* cannot be calibrated"):
-        calibrate(folder, SceneBlobModel(), store)
     alone = scene_store(tmp_path / "alone", hands_definition(), (3,))
     with pytest.raises(EvaluationError, match="all labelled points are of one image, 0, which says nothing of others"):
         calibrate(folder, model, alone)
+
+
+def test_bodies_that_were_put_together_are_calibrated_too(tmp_path: Path) -> None:
+    store = scene_store(tmp_path / "scenes", hands_definition())
+    model = SceneBlobModel()
+    folder = save_model(model, tmp_path / "model")
+    found = calibrate(folder, model, store, level=0.5)
+    assert [(each.flip_test, each.whole.points, each.whole.units) for each in found] == [(False, 12, 3), (True, 12, 3)]
+    settings = InferenceSettings(uncertainty=True, flip_test=False)
+    predictions, truth = predict_store(model, store, settings), GroundTruth.from_store(store)
+    task = PredictionTask(store=store, head="hands", settings=settings, whole_scenes=True)
+    judged = _trusted(task, truth, predictions, model.card)
+    assert judged is not None
+    assert judged.whole.points == 12
+    assert judged.headline()["coverage50"] >= 0.5
+    (served,) = Predictor(model).predict([store.read_image_bytes(3)])
+    own = predictions.take(predictions.image_row == 3)
+    assert served.uncertainty is not None
+    expected = found[0].apply(own.covariances, own.keypoint_scores)  # type: ignore[arg-type]
+    np.testing.assert_allclose(served.uncertainty.radius, expected.radius, rtol=1e-3)
+
+    # Of a point that was not found nothing was promised.
+    assert predictions.covariances is not None
+    spread = predictions.covariances.copy()
+    spread[np.flatnonzero(predictions.image_row == 2)[0], 1] = np.nan
+    judged = _trusted(task, truth, replace(predictions, covariances=spread), model.card)
+    assert judged is not None
+    assert judged.whole.points == 11
 
 
 def test_what_cannot_be_said_is_refused(
