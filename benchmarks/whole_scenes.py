@@ -4,6 +4,7 @@
     python -m benchmarks.whole_scenes --out results/whole_scenes train bottom-up
     python -m benchmarks.whole_scenes --out results/whole_scenes train one-stage
     python -m benchmarks.whole_scenes --out results/whole_scenes judge
+    python -m benchmarks.whole_scenes --out results/whole_scenes --infants train top-down   # then the others, and judge
 
 Rendered adults, who hide parts of each other, 1 to 40 in a picture. All models have the same backbone and learn from
 the same pictures: the top-down one from nothing, the others from its backbone, as one begins with published weights.
@@ -16,7 +17,8 @@ every fifth picture); and those of the bodies that the others find. They are jud
 
 * by the number of bodies in a picture, with bodies counted that are missed, redundant and swapped;
 * all pictures of 1 to 20 together by CrowdPose's protocol, and by OCHuman's bodies, whose box is mostly shared;
-* on infants in incubators with the arms of adults in the picture, which no training picture shows;
+* on infants in incubators with the arms of adults in the picture, which no training picture shows, unless ``--infants``
+  says that each model goes on, on the same pictures and twice as many of incubators with other infants;
 * on real pictures of COCO, if ``POSECORE_SAMPLES`` says where some are.
 
 A line for each goes to ``judged.json``. What bodies in whole pictures cost is asked by
@@ -28,6 +30,7 @@ import json
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +72,7 @@ MOST_ANSWERS = 20
 NUM_TRAIN, NUM_JUDGED = 400, 12
 """Pictures to learn from, and per number of bodies."""
 NUM_INCUBATORS = 48
+NUM_INCUBATORS_TRAIN = 800
 FIRST_ADULT = 500_000
 """Subjects of incubators from here on are adults."""
 BACKBONE: dict[str, Any] = {"preset": "vit-nano", "patch_size": 8, "patch_padding": 0}
@@ -111,7 +115,7 @@ BATCH = {"top-down": 16, "bottom-up": 4, "one-stage": 4}
 
 def definition() -> DatasetDefinition:
     """COCO's, with the rendered splits."""
-    names = ["train", *(f"of_{count}" for count in COUNTS), "incubators", "crowds"]
+    names = ["train", "mixed", *(f"of_{count}" for count in COUNTS), "incubators", "crowds"]
     splits = {name: SplitDefinition(annotations=f"{name}.json", images=name) for name in names}
     return load_dataset("coco").model_copy(update={"splits": splits})
 
@@ -141,7 +145,10 @@ def _scenes() -> dict[str, list[Scene] | Iterator[Scene]]:
 
     draws = np.random.default_rng(0).random(NUM_TRAIN)
     # As many pictures of few as of many to learn from.
-    scenes = {"train": group(0, np.floor(10.0**draws + 0.5).astype(int).tolist(), range(800))}
+    learned = np.floor(10.0**draws + 0.5).astype(int).tolist()
+    scenes = {"train": group(0, learned, range(800))}
+    incubators = (render("incubator", 1, place, size, range(800)) for place in range(NUM_INCUBATORS_TRAIN))
+    scenes["mixed"] = chain(group(0, learned, range(800)), incubators)
     for number, count in enumerate(COUNTS, start=1):
         scenes[f"of_{count}"] = group(number, [count] * NUM_JUDGED, range(800, 1000))
     scenes["incubators"] = (render("incubator", 0, place, size, range(800, 1000)) for place in range(NUM_INCUBATORS))
@@ -186,8 +193,8 @@ def _ingested(known: DatasetDefinition, name: str, root: Path, out: Path) -> Sha
     return open_store(job.folder)
 
 
-def train(out: Path, name: str) -> None:
-    """Trains one of them, from its last checkpoint."""
+def train(out: Path, name: str, infants: bool, steps: int) -> None:
+    """Trains one of them, from its last checkpoint; with infants, what was trained without goes on."""
     stores = rendered(out)
     mixture = {"entries": [{"name": "coco"}]}
     loading: dict[str, Any] = {"mixture": mixture, "num_threads": 1, "cache_bytes": 1 << 30}
@@ -196,7 +203,7 @@ def train(out: Path, name: str) -> None:
         model=parse_config(MODELS[name], ModelConfig, "model"),
         training=parse_config(
             {
-                "steps": STEPS,
+                "steps": steps,
                 "global_batch": BATCH[name],
                 "seed": 0,
                 "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
@@ -207,24 +214,37 @@ def train(out: Path, name: str) -> None:
             "training",
         ),
         loading=parse_config(loading, LoadingConfig, "loading"),
-        stores={"coco": str(stores["train"].location)},
+        stores={"coco": str(stores["mixed" if infants else "train"].location)},
         method=parse_config(METHODS[name], HeadsConfig, "method"),
-        weights=None if name == "top-down" else StartFolder.at(out / "top-down" / "model"),
+        weights=_start(out, name, infants),
     )
-    _, seconds = trained(worker, out / name)
-    (out / name / "seconds").write_text(f"{seconds:.0f}")
+    folder = _folder(out, infants) / name
+    _, seconds = trained(worker, folder)
+    (folder / "seconds").write_text(f"{seconds:.0f}")
 
 
-def judge(out: Path) -> None:
+def _start(out: Path, name: str, infants: bool) -> StartFolder | None:
+    if infants:
+        return StartFolder.at(out / name / "model")
+    return None if name == "top-down" else StartFolder.at(out / "top-down" / "model")
+
+
+def _folder(out: Path, infants: bool) -> Path:
+    return out / "infants" if infants else out
+
+
+def judge(out: Path, infants: bool) -> None:
     """All that were trained, in all ways, on all pictures."""
-    models = {name: load_model(out / name / "model") for name in MODELS if (out / name / "model").is_dir()}
-    splits = {name: (store, out / "data" / f"{name}.json") for name, store in rendered(out).items() if name != "train"}
+    folder = _folder(out, infants)
+    models = {name: load_model(folder / name / "model") for name in MODELS if (folder / name / "model").is_dir()}
+    judged = {name: store for name, store in rendered(out).items() if name not in {"train", "mixed"}}
+    splits = {name: (store, out / "data" / f"{name}.json") for name, store in judged.items()}
     rows = []
     for name, (store, annotations) in (splits | real(out)).items():
         for way, predictions, seconds in _answers(models, store, json.loads(annotations.read_text())):
             row = {"model": way, "pictures": name, "ms": 1000 * seconds / store.num_images}
             rows.append(row | _judged(store, predictions))
-    (out / "judged.json").write_text(json.dumps(rows, indent=1))
+    (folder / "judged.json").write_text(json.dumps(rows, indent=1))
     for columns in SHOWN.values():
         show([row for row in rows if all(column in row for column in columns)], columns, "pictures")
 
@@ -383,14 +403,17 @@ def main() -> None:
     """Runs one part."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("results/whole_scenes"))
+    parser.add_argument("--infants", action="store_true", help="with infants in incubators to learn from")
     parts = parser.add_subparsers(dest="part", required=True)
-    parts.add_parser("train").add_argument("model", choices=list(MODELS))
+    training = parts.add_parser("train")
+    training.add_argument("model", choices=list(MODELS))
+    training.add_argument("--steps", type=int, default=STEPS)
     parts.add_parser("judge")
     options = parser.parse_args()
     if options.part == "train":
-        train(options.out, options.model)
+        train(options.out, options.model, options.infants, options.steps)
     else:
-        judge(options.out)
+        judge(options.out, options.infants)
 
 
 if __name__ == "__main__":
