@@ -41,6 +41,7 @@ from posecore.evaluation.protocols import evaluate
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.lineage.jobs.steps import EVERYTHING
+from posecore.lineage.store.tracking import connect
 from posecore.loading.loader import LoadingConfig
 from posecore.methods.heads import HeadsConfig
 from posecore.models.architecture import ModelConfig
@@ -102,7 +103,7 @@ class World:
         folder = self.out / "data" / f"{kind}_{train}_{val}_{seed}"
         if not folder.exists():
             with aside_folder(folder.parent) as aside:
-                write_dataset(kind, aside, train, val, SIZE, seed)  # type: ignore[arg-type]
+                write_dataset(kind, aside, train, val, SIZE, seed)
                 aside.rename(folder)
         return folder
 
@@ -177,7 +178,8 @@ class World:
     def known(self, seed: int) -> Contest:
         """The candidates of a seed's search, and what stands for the parent."""
         if seed not in self.fields:
-            self.fields[seed] = contest(self.job(seed))
+            job = self.job(seed)
+            self.fields[seed] = contest(job, connect(job.tracking, job.folder))
         return self.fields[seed]
 
     def budgeted(self, folder: Path, seed: int) -> dict[str, Any]:

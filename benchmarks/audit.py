@@ -84,7 +84,7 @@ _Sets = tuple[PerceptualHashes, PerceptualHashes]
 
 
 def _unlike(random: np.random.Generator, size: int) -> _Sets:
-    return tuple(_hashes(_scene(random) for _ in range(size)) for _ in range(2))  # type: ignore[return-value]
+    return tuple(_hashes(_scene(random) for _ in range(size)) for _ in range(2))
 
 
 def _rooms(random: np.random.Generator, size: int) -> _Sets:

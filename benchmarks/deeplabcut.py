@@ -171,7 +171,7 @@ class Experiment:
         def run(folder: Path) -> dict[str, Any]:
             stores = {}
             for name, count in ANIMALS_AND_PEOPLE.items():
-                root = write_dataset(name, self.results.out / "data" / name, count, 100, (192, 192))  # type: ignore[arg-type]
+                root = write_dataset(name, self.results.out / "data" / name, count, 100, (192, 192))
                 for split in ("train", "val"):
                     out = self.results.out / "shards"
                     stores[name, split] = _ingested(load_dataset(name), split, root, out)

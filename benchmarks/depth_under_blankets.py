@@ -99,10 +99,10 @@ def cover(root: Path, record: Record, how: str) -> None:
     if how == "blind":
         depth.unlink()
     if how == "thick":
-        hidden = (painted != bare).any(axis=2)
+        hidden = np.any(painted != bare, axis=2)
         measured = cv2.imread(str(depth), cv2.IMREAD_UNCHANGED)
         heap = cv2.blur(measured.astype(np.float32), (HEAP_PX, HEAP_PX)) - HEAP_MM
-        cv2.imwrite(str(depth), np.where(hidden, np.minimum(measured, heap), measured).astype(np.uint16))
+        cv2.imwrite(str(depth), np.asarray(np.where(hidden, np.minimum(measured, heap), measured), np.uint16))
 
 
 def train_and_judge(

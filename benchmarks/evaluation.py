@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hotcoco import COCO as HotCoco
@@ -115,7 +116,7 @@ def main(repeats: int = 7) -> None:
         result = evaluate_oks(truth, predictions, SIGMAS, area=truth.area, ignored=truth.num_keypoints == 0)
         return result.summary()["AP"]
 
-    def run(evaluation: object) -> float:
+    def run(evaluation: Any) -> float:
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation.evaluate()
             evaluation.accumulate()

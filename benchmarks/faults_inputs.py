@@ -172,7 +172,7 @@ def _annotations(folder: Path) -> dict[str, Subject]:
     made: dict[str, Subject] = {}
     for name, pattern in (("coco", "annotations/*train*.json"), ("ap10k", "annotations/*train*.json")):
         root = folder / name
-        write_dataset(name, root, num_train=3, num_val=1, image_size=(64, 64), seed=1)  # type: ignore[arg-type]
+        write_dataset(name, root, num_train=3, num_val=1, image_size=(64, 64), seed=1)
         (path,) = root.glob(pattern)
         definition = load_dataset(name)
         split = next(iter(definition.splits))

@@ -130,7 +130,7 @@ def feed(options: argparse.Namespace) -> None:
         while time.perf_counter() - began < options.seconds:
             count += len(next(batches).images)
         rate = count / (time.perf_counter() - began)
-        batches.close()  # type: ignore[attr-defined]
+        batches.close()
     print(f"loader, {threads} threads, 256x192 of rendered pictures of 480x640: {rate:,.0f} crops/s", flush=True)
 
 

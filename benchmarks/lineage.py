@@ -148,7 +148,7 @@ def questions(folder: Path, pictures: int) -> dict[str, Callable[[], int]]:
             "model": lambda: len(graph().training_data(last)),
         }
 
-    from posecore.lineage import questions as asked
+    from posecore.lineage.ancestry import questions as asked
     from posecore.lineage.ancestry.permissions import verdicts
     from posecore.lineage.ancestry.pictures import Editions, find_picture, find_subject, models_that_saw
     from posecore.lineage.withdrawal.certificate import asked_about, certify

@@ -64,7 +64,7 @@ def trained(store: ShardStore, pictures: str, steps: int, seed: int) -> PoseMode
         optimizer.zero_grad()
         method(to_device(crops, torch.device("cpu")))[f"loss/{NAME}"].backward()
         optimizer.step()
-    iterator.close()  # type: ignore[attr-defined]
+    iterator.close()
     return model
 
 

@@ -103,7 +103,7 @@ def train_rank(options: Mapping[str, Any]) -> None:
     except ImportError:
         pass  # an older build, which writes while it saves
     else:
-        CheckpointSaver.before_update = _timed(CheckpointSaver.before_update, waits)  # type: ignore[method-assign]
+        CheckpointSaver.before_update = _timed(CheckpointSaver.before_update, waits)
 
     class Heads(SupervisedHeads):
         def forward(self, batch: Any) -> Any:

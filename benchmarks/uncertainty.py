@@ -19,6 +19,7 @@ from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -122,7 +123,7 @@ class World:
             schedule.step()
             done += 1
             if done % SAVED_EVERY == 0 or done == steps:
-                states = {"model": model, "optimizer": optimizer, "schedule": schedule}
+                states: dict[str, Any] = {"model": model, "optimizer": optimizer, "schedule": schedule}
                 torch.save({"done": done, **{what: of.state_dict() for what, of in states.items()}}, file)
                 print(f"seed {self.seed}, {name}: {done} of {steps} steps, loss {loss.item():.5f}", flush=True)
                 if time.monotonic() > self.until and done < steps:

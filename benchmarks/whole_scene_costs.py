@@ -133,7 +133,9 @@ def windows(preset: str, repetitions: int) -> None:
     plain = PRESETS[preset]["backbone"]
     rows = []
     for side, windows in ((512, (0, 8, 16)), (640, (0, 8, 10, 20))):
-        nets = {window: plain.model_copy(update={"window": window}).build((side, side)).eval() for window in windows}
+        nets = {
+            window: plain.model_copy(update={"window": window}).build((side, side), ()).eval() for window in windows
+        }
         picture = torch.randn(1, 3, side, side)
         taken: dict[int, list[float]] = {window: [] for window in windows}
         for _ in range(repetitions + 1):

@@ -7,7 +7,7 @@ releases the interpreter lock while it decodes and warps, so threads suffice.
 """
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -280,7 +280,7 @@ class Loader:
         """Images decoded so far, to compare with the number of crops."""
         return sum(cache.num_decoded for cache in self._caches)
 
-    def __iter__(self) -> Iterator[CropBatch]:
+    def __iter__(self) -> Generator[CropBatch, None, None]:
         workers = [ThreadPoolExecutor(1, thread_name_prefix=f"loader-{index}") for index in range(len(self._caches))]
         # Steps that other ranks may be behind, which deliver the same step but may not have begun as many ahead.
         lag = (self.config.prefetch + 1) * self.config.mixture.shuffle_window + 1
