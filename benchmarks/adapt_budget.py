@@ -8,6 +8,9 @@ which it carries the one that it chose to its end (``budget``); every candidate 
 (``fixed``). All are judged on infants and adults that nothing was learned or chosen from. ``--steps`` is that budget;
 the search is ``posecore adapt --budget …steps`` itself, but for registration.
 
+``--order`` names the candidates of another list, such as one that begins with a bad one; then the search alone is run
+(``order``), and what it chose and the errors of its trials are told.
+
 Every run is one line of ``results.jsonl`` and is not repeated when the command is given again; ``--seconds`` ends it
 before a run that would begin later.
 """
@@ -16,7 +19,7 @@ import argparse
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from statistics import mean, stdev
@@ -57,7 +60,7 @@ from posecore.workflows.budget.candidates import Fit, as_run_file
 from posecore.workflows.budget.contest import Contest, contest, find_strategy
 from posecore.workflows.data_steps import Split
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
-from posecore.workflows.run_folder import copy_checkpoints
+from posecore.workflows.run_folder import copy_run
 from posecore.workflows.without_ray import ThisProcess
 
 ADULTS, INFANTS, JUDGED = 1500, 80, 300
@@ -90,6 +93,7 @@ class World:
         steps: the budget.
         batch: crops per step.
         fields: what :meth:`known` has planned, by seed.
+        order: names of the candidates.
     """
 
     out: Path
@@ -97,6 +101,7 @@ class World:
     steps: int
     batch: int
     fields: dict[int, Contest]
+    order: Sequence[str] = tuple(each["name"] for each in CANDIDATES)
 
     def data(self, kind: str, train: int, val: int, seed: int) -> Path:
         """Folder of rendered pictures; equal arguments name the same ones."""
@@ -144,7 +149,7 @@ class World:
 
     def job(self, seed: int) -> AdaptationJob:
         """The run file of a seed's search."""
-        name = f"infants{seed}"
+        name, by_name = f"infants{seed}", {each["name"]: each for each in CANDIDATES}
         values = {
             "name": f"budget-{seed}",
             "run_folder": str(self.out / "run"),
@@ -171,7 +176,7 @@ class World:
             "training": self.loop(self.steps, 3e-3, seed),
             "loading": {"num_threads": 1},
             "inference": {"flip_test": False, "num_threads": 1},
-            "search": {"budget": f"{self.steps}steps", "candidates": list(CANDIDATES)},
+            "search": {"budget": f"{self.steps}steps", "candidates": [by_name[name] for name in self.order]},
         }
         return parse_config(values, AdaptationJob, "benchmark")
 
@@ -188,10 +193,19 @@ class World:
         found = find_strategy(self.job(seed), EVERYTHING, ThisProcess())
         seconds = time.process_time() - began
         if (begun := found.origin.begun) is not None and not folder.exists():
-            copy_checkpoints(Path(begun.folder), folder)
+            copy_run(Path(begun.folder), folder)
         row = self.adapted(folder, found.config, seed)
         tags = found.run.tracking.client.get_run(found.run.run_id).data.tags
         return {"chosen": tags["posecore.chosen"], "search_s": seconds, "steps": found.config.training.steps, **row}
+
+    def ordered(self, seed: int) -> dict[str, Any]:
+        """Searches alone: what was chosen and why, and every trial's error after its last rung, in percent."""
+        run, origin = (found := find_strategy(self.job(seed), EVERYTHING, ThisProcess())).run, found.origin
+        query = f"tags.`posecore.kind` = 'trial' AND tags.`mlflow.parentRunId` = '{origin.run_id}'"
+        trials = run.tracking.client.search_runs([run.tracking.experiment_id], query)
+        errors = {each.data.tags["posecore.trial"]: 100 * each.data.metrics["validation_error"] for each in trials}
+        chosen = run.tracking.client.get_run(run.run_id).data.tags["posecore.chosen"]
+        return {"chosen": chosen, "told": origin.told, "errors": errors}
 
     def fixed(self, folder: Path, fit: Fit, seed: int) -> dict[str, Any]:
         """Adapts by one candidate with all the steps."""
@@ -238,6 +252,10 @@ def show(results: Results, steps: int) -> None:
     for row in results.rows():
         by_arm[row["arm"]][row["seed"]] = row
     budget = by_arm.pop("budget", {})
+    for arm in [arm for arm in by_arm if arm.startswith("order ")]:
+        for seed, row in sorted(by_arm.pop(arm).items()):
+            errors = ", ".join(f"{name} {error:.1f}" for name, error in row["errors"].items())
+            print(f"{arm}, seed {seed}: {row['chosen']} chosen; errors: {errors}")
     table = Table(
         title=f"{steps} steps each; AP in percent, errors in percent of the box; differences are budget - arm"
     )
@@ -283,14 +301,21 @@ def main() -> None:
     parser.add_argument("--preset", choices=[*PRESETS], default="micro", help="the net")
     parser.add_argument("--batch", type=int, default=8, help="crops per step of a trial, of an adaptation")
     parser.add_argument("--fixed", nargs="*", help="named strategies to compare with; default: all")
+    parser.add_argument("--order", nargs="*", choices=[each["name"] for each in CANDIDATES], help="search among these")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="begin no run later than that")
     options = parser.parse_args()
     torch.set_num_threads(1)
     results, until = Results(options.out), time.monotonic() + options.seconds
     world = World(options.out.absolute(), options.preset, options.steps, options.batch, {})
+    if options.order:
+        world = replace(world, order=options.order)
     for seed in options.seeds if options.steps else ():
         if time.monotonic() > until:
             break
+        if options.order:
+            arm = f"order {', '.join(options.order)}: {options.steps}"
+            results.once(arm, seed, lambda _, seed=seed: world.ordered(seed))
+            continue
         results.once("budget", seed, lambda folder, seed=seed: world.budgeted(folder, seed))
         results.once("zero-shot", seed, lambda folder, seed=seed: {"metrics": world.judge(None, seed)})
         for fit in world.known(seed).fits:

@@ -39,7 +39,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.rendered import LARGER, LYING, MODEL, STANDING
+from benchmarks.rendered import LYING, NETS, STANDING, Net
 from benchmarks.repeated import Results, spread, trained
 from posecore.config import parse_config
 from posecore.datasets.definition import EvaluationDefinition
@@ -77,28 +77,25 @@ RENDERED_STEPS = 600
 
 
 @dataclass(frozen=True)
-class Net:
-    """A net and what its parent learns.
+class Learned:
+    """What a parent learns.
 
     Attributes:
-        model: the architecture.
-        known: training pictures of what the parent knows.
+        known: training pictures of every set.
         steps: of the parent.
-        rate: learning rate of the parent.
-        warm: steps of its warm-up.
+        warm: of them, its warm-up.
     """
 
-    model: Mapping[str, Any]
     known: Mapping[DatasetName, int]
     steps: int
-    rate: float
     warm: int = 20
 
 
-NETS: Mapping[str, Net] = {
-    "micro": Net(MODEL, {"coco": 4000, "ap10k": 1500}, 6000, 2e-3),
-    "larger": Net(LARGER, {"coco": 1500}, 2500, 1e-3, 100),
+LEARNED: Mapping[str, Learned] = {
+    "micro": Learned({"coco": 4000, "ap10k": 1500}, 6000),
+    "larger": Learned({"coco": 1500}, 2500, 100),
 }
+"""By the name of the net."""
 STILL = {"half_body_probability": 0, "scale_factor": 0, "rotation_probability": 0, "center_jitter": "off"}
 """Of pictures that a teacher labels, who sees them as they are; what its student sees of them is turned and resized."""
 RATES = (1e-3, 3e-3, 1e-2)
@@ -184,12 +181,14 @@ class World:
         out: folder of the experiment.
         batch: crops per step.
         net: the net.
+        learned: what the parent learns.
         real: folder of photographs in SyRIP's layout, or None for rendered infants.
     """
 
     out: Path
     batch: int
     net: Net = NETS["micro"]
+    learned: Learned = LEARNED["micro"]
     real: Path | None = None
 
     @cached_property
@@ -233,12 +232,12 @@ class World:
     @cached_property
     def known(self) -> dict[str, str]:
         """Training shards of what the parent knows."""
-        return {name: self.split(name, "train", count) for name, count in self.net.known.items()}
+        return {name: self.split(name, "train", count) for name, count in self.learned.known.items()}
 
     @cached_property
     def held_out(self) -> dict[str, str]:
         """What parent and children are judged on: other subjects than any that is trained on."""
-        known = {name: self.split(name, "val", NUM_VAL) for name in self.net.known}
+        known = {name: self.split(name, "val", NUM_VAL) for name in self.learned.known}
         if self.real is None:
             return {**known, TARGET: self.split(TARGET, "val", NUM_VAL)}
         return {**known, TARGET: self.photographs("val_other_films", "other_films")}
@@ -250,7 +249,7 @@ class World:
         if not (folder / CARD_FILE).exists():
             worker = MultiDatasetWorker(
                 model=parse_config(self.net.model, ModelConfig, "model"),
-                training=self.training(self.net.steps, self.net.rate, seed=0, warm=self.net.warm),
+                training=self.training(self.learned.steps, self.net.rate, seed=0, warm=self.learned.warm),
                 loading=self.loading(dict.fromkeys(self.known, STANDING)),
                 stores=self.known,
                 method=HeadsConfig(),
@@ -313,7 +312,7 @@ class World:
     def worker(self, arm: Arm, store: str, seed: int, steps: int) -> AdaptationWorker:
         """Trains a child on a store of infants."""
         terms = parse_config({"strategy": arm.strategy, **arm.terms, **self.prior(arm, store)}, AdaptationTerms, "arm")
-        replayed = tuple(self.net.known) if arm.replay else ()
+        replayed = tuple(self.learned.known) if arm.replay else ()
         films = {} if arm.film is None else {FILM: store}
         if arm.film == "further":
             films = {FILM: self.split(TARGET, "train", NUM_UNLABELLED, seed + UNLABELLED_SEEDS)}
@@ -321,7 +320,7 @@ class World:
             terms=terms,
             roles=Roles(TARGET, replayed),
             parent=ModelFolder.at(self.parent),
-            old_heads=tuple(self.net.known),
+            old_heads=tuple(self.learned.known),
             unlabelled_sets=tuple(films),
         )
         folder = self.rendered if arm.rendered else self.start
@@ -496,7 +495,7 @@ def show_memory(world: World) -> None:
     table = Table(title=f"planned peak of tensors, {world.batch} crops, bfloat16")
     for column in ("strategy", "MiB"):
         table.add_column(column)
-    points = {name: load_dataset(name).skeleton.num_keypoints for name in (*world.net.known, TARGET)}
+    points = {name: load_dataset(name).skeleton.num_keypoints for name in (*world.learned.known, TARGET)}
     for name, arm in STRATEGIES.items():
         strategy = parse_config({"strategy": arm.strategy}, AdaptationTerms, "arm").strategy
         planned = plan(
@@ -526,14 +525,14 @@ def main() -> None:
     parser.add_argument("--rates", type=float, nargs="*", help="try these learning rates, or some, and end")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    world = World(options.out, options.batch, NETS[options.net], options.real)
+    world = World(options.out, options.batch, NETS[options.net], LEARNED[options.net], options.real)
     if options.rates is not None:
         try_rates(world, options.steps, options.arms or tuple(STRATEGIES), options.rates or RATES)
         return
     results = Results(options.out if options.real is None else options.out / "photographs")
     if options.steps:
         train_all(world, results, options.seeds, options.steps, options.arms)
-    show(results, tuple(world.net.known))
+    show(results, tuple(world.learned.known))
     if options.real is None:
         show_memory(world)
 

@@ -16,12 +16,16 @@ for contrast; ``heads-even`` draws equally often from every set; ``single-share`
 crops as the mixture draws from it; ``heads>heads`` and ``heads>prototypes`` go on from ``heads`` for two fifths of the
 steps, the latter by the published stages. With prototypes, models are also judged by these alone and by the average of
 both paths.
+
+With ``--net larger`` the net has 5.1 M parameters and crops of 128×96. ``--sets`` takes some of the six. ``--start``
+names a trained model with which all begin that would begin afresh.
 """
 
 import argparse
 import resource
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -32,7 +36,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from benchmarks.rendered import LYING, MODEL
+from benchmarks.rendered import LYING, NETS, Net
 from benchmarks.repeated import Results, spread, trained
 from posecore.config import parse_config
 from posecore.datasets.discovery import load_dataset, read_split
@@ -81,11 +85,30 @@ FRESH_PARTS = WarmStartConfig(experts=False, points=False, prototypes=False)
 Run = Callable[[Path], dict[str, Any]]
 
 
-def prepare(out: Path) -> dict[str, dict[str, str]]:
-    """Renders and ingests the six sets; split and set to the location of the shards."""
+@dataclass(frozen=True)
+class Setup:
+    """What all runs have in common.
+
+    Attributes:
+        stores: split and set to the location of the shards.
+        net: the net.
+        steps: of a run.
+        batch: crops per step.
+        start: a trained model that runs begin with which would begin afresh; None for none.
+    """
+
+    stores: Mapping[str, Mapping[str, str]]
+    net: Net
+    steps: int
+    batch: int
+    start: str | None = None
+
+
+def prepare(out: Path, names: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Renders and ingests sets; split and set to the location of the shards."""
     locations: dict[str, dict[str, str]] = {"train": {}, "val": {}}
-    for name, count in PICTURES.items():
-        root = write_dataset(name, out / "data" / name, count, NUM_VAL, (192, 192))
+    for name in names:
+        root = write_dataset(name, out / "data" / name, PICTURES[name], NUM_VAL, (192, 192))
         definition = load_dataset(name)
         for split in locations:
             job = ingest_job(definition, split, root, out / "shards", IngestSettings())
@@ -94,44 +117,41 @@ def prepare(out: Path) -> dict[str, dict[str, str]]:
     return locations
 
 
-def arms(
-    results: Results, stores: Mapping[str, Mapping[str, str]], seed: int, steps: int, batch: int
-) -> Iterator[tuple[str, Run]]:
+def arms(results: Results, setup: Setup, seed: int) -> Iterator[tuple[str, Run]]:
     """Name and function of every run of one seed, parents before their children."""
+    every, more = tuple(setup.stores["train"]), setup.steps * 2 // 5
 
-    def run(names: Sequence[str], method: Any, steps: int = steps, **more: Any) -> Run:
-        return lambda folder: train_and_judge(folder, stores, names, method, seed, steps, batch, **more)
+    def run(names: Sequence[str], method: Any, steps: int = setup.steps, **more: Any) -> Run:
+        return lambda folder: train_and_judge(folder, setup, names, method, seed, steps, **more)
 
     def going_on_from(arm: str, take: WarmStartConfig = ALL_PARTS) -> WeightsConfig:
         return WeightsConfig(source=str(results.folder(arm, seed) / "model"), take=take)
 
     for method, config in METHODS.items():
-        yield method, run(tuple(PICTURES), config)
-    yield "prototypes-alone", run(tuple(PICTURES), ALONE)
-    for name in PICTURES:
+        yield method, run(every, config)
+    yield "prototypes-alone", run(every, ALONE)
+    for name in every:
         yield f"single:{name}", run((name,), "heads")
-    yield "prototypes-light", run(tuple(PICTURES), LIGHT)
-    yield "heads-even", run(tuple(PICTURES), "heads", even=True)
-    shares = {name: len(UsableInstances.of(open_store(store)).rows) for name, store in stores["train"].items()}
-    for name in SMALL:
-        yield f"single-share:{name}", run((name,), "heads", round(steps * shares[name] / sum(shares.values())))
-    yield "heads>heads", run(tuple(PICTURES), "heads", steps * 2 // 5, weights=going_on_from("heads"))
-    yield "heads>prototypes", run(tuple(PICTURES), ON_TRAINED, steps * 2 // 5, weights=going_on_from("heads"))
+    yield "prototypes-light", run(every, LIGHT)
+    yield "heads-even", run(every, "heads", even=True)
+    shares = {name: len(UsableInstances.of(open_store(store)).rows) for name, store in setup.stores["train"].items()}
+    for name in set(SMALL) & set(every):
+        yield f"single-share:{name}", run((name,), "heads", round(setup.steps * shares[name] / sum(shares.values())))
+    yield "heads>heads", run(every, "heads", more, weights=going_on_from("heads"))
+    yield "heads>prototypes", run(every, ON_TRAINED, more, weights=going_on_from("heads"))
     for method, config in METHODS.items():
-        yield f"{method}@large", run(LARGE, config)
+        yield f"{method}@large", run([name for name in LARGE if name in every], config)
         for suffix, take in (("new", FRESH_PARTS), ("warm", ALL_PARTS)):
-            weights = going_on_from(f"{method}@large", take)
-            yield f"{method}+{suffix}", run(tuple(PICTURES), config, steps * 2 // 5, weights=weights)
+            yield f"{method}+{suffix}", run(every, config, more, weights=going_on_from(f"{method}@large", take))
 
 
 def train_and_judge(
     folder: Path,
-    stores: Mapping[str, Mapping[str, str]],
+    setup: Setup,
     names: Sequence[str],
     method: Any,
     seed: int,
     steps: int,
-    batch: int,
     weights: WeightsConfig | None = None,
     even: bool = False,
 ) -> dict[str, Any]:
@@ -144,20 +164,20 @@ def train_and_judge(
     loading = {"mixture": mixture, "num_threads": 1}
     training = {
         "steps": steps,
-        "global_batch": batch,
+        "global_batch": setup.batch,
         "seed": seed,
-        "optimizer": {"lr": 2e-3, "weight_decay": 0.05, "layer_decay": 1.0},
+        "optimizer": {"lr": setup.net.rate, "weight_decay": 0.05, "layer_decay": 1.0},
         "schedule": {"kind": "cosine", "warmup_steps": min(50, steps // 4)},
         "engine": {"kind": "torch", "precision": "bf16"},
         "checkpoint_every": steps,
     }
     worker = MultiDatasetWorker(
-        model=parse_config(MODEL, ModelConfig, "model"),
+        model=parse_config(setup.net.model, ModelConfig, "model"),
         training=parse_config(training, TrainingConfig, "training"),
         loading=parse_config(loading, LoadingConfig, "loading"),
-        stores={name: stores["train"][name] for name in names},
+        stores={name: setup.stores["train"][name] for name in names},
         method=TypeAdapter(MethodConfig).validate_python(method),
-        weights=weights,
+        weights=weights or (None if setup.start is None else WeightsConfig(source=setup.start)),
     )
     model, seconds = trained(worker, folder)
     paths: tuple[HeatmapPath, ...] = ("regression",)
@@ -167,7 +187,7 @@ def train_and_judge(
     for path in paths:
         settings = InferenceSettings(num_threads=1, flip_test=False, path=path)
         judged[path] = {
-            name: evaluate_store(model, open_store(stores["val"][name]), settings, head=name) for name in names
+            name: evaluate_store(model, open_store(setup.stores["val"][name]), settings, head=name) for name in names
         }
     return {
         "metrics": judged.pop("regression"),
@@ -177,11 +197,12 @@ def train_and_judge(
     }
 
 
-def show_pull(stores: Mapping[str, str], batch: int) -> None:
+def show_pull(stores: Mapping[str, str], net: Net, batch: int) -> None:
     """How hard each kind of loss term pulls at a fresh backbone in the first step: norms of gradients.
 
     Args:
         stores: name of each set to the location of its training shards.
+        net: the net.
         batch: crops.
     """
     opened = {name: open_store(location) for name, location in stores.items()}
@@ -200,7 +221,7 @@ def show_pull(stores: Mapping[str, str], batch: int) -> None:
     ):
         torch.manual_seed(0)
         method_config = TypeAdapter(MethodConfig).validate_python(config)
-        model = model_for(method_config.architecture(parse_config(MODEL, ModelConfig, "model")), definitions)
+        model = model_for(method_config.architecture(parse_config(net.model, ModelConfig, "model")), definitions)
         method = method_config.build(model).train()
         loader = Loader(
             opened, loading, input_size=model.input_size, seed=0, global_batch=batch, conventions=model.conventions
@@ -221,7 +242,8 @@ def show_pull(stores: Mapping[str, str], batch: int) -> None:
 
 def show(results: Results) -> None:
     """Mean ± standard deviation over the seeds, one row per arm."""
-    table = Table(title="six synthetic sets: primary metric in percent")
+    known = {name for row in results.rows() for name in row["metrics"]}
+    table = Table(title="synthetic sets: primary metric in percent")
     for column in ("arm", "seeds", *PICTURES, "small sets", "step s"):
         table.add_column(column)
     by_arm: dict[str, dict[int, dict[str, float]]] = defaultdict(lambda: defaultdict(dict))
@@ -236,8 +258,8 @@ def show(results: Results) -> None:
                 by_arm[label][row["seed"]][name] = value if METRIC[name] == "PCKh" else 100 * value
     for arm, by_seed in by_arm.items():
         cells = [spread([by_seed[seed][name] for seed in by_seed if name in by_seed[seed]]) for name in PICTURES]
-        whole = [values for values in by_seed.values() if all(name in values for name in SMALL)]
-        small = spread([mean(values[name] for name in SMALL) for values in whole])
+        whole = [values for values in by_seed.values() if known & set(SMALL) <= set(values)]
+        small = spread([mean(values[name] for name in known & set(SMALL)) for values in whole])
         table.add_row(arm, str(len(by_seed)), *cells, small, f"{mean(step_s[arm]):.3f}")
     Console(width=160).print(table)
 
@@ -249,18 +271,22 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--steps", type=int, default=1000, help="of every run; 0 prints what is there")
     parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--net", choices=[*NETS], default="micro")
+    parser.add_argument("--sets", nargs="+", choices=[*PICTURES], default=[*PICTURES])
+    parser.add_argument("--start", help="a trained model to begin with; default: fresh weights")
     parser.add_argument("--arms", nargs="*", help="default: all")
     parser.add_argument("--pull", action="store_true", help="print how hard the loss terms pull at first, and end")
     options = parser.parse_args()
     results = Results(options.out)
     if options.pull:
-        show_pull(prepare(options.out)["train"], options.batch)
+        show_pull(prepare(options.out, options.sets)["train"], NETS[options.net], options.batch)
         return
     if options.steps:
         torch.set_num_threads(1)
-        stores = prepare(options.out)
+        stores = prepare(options.out, options.sets)
+        setup = Setup(stores, NETS[options.net], options.steps, options.batch, options.start)
         for seed in options.seeds:
-            for arm, run in arms(results, stores, seed, options.steps, options.batch):
+            for arm, run in arms(results, setup, seed):
                 if options.arms is None or arm.partition(":")[0] in options.arms:
                     results.once(arm, seed, run)
     show(results)

@@ -1,6 +1,7 @@
 """What experiments on rendered bodies have in common: nets that learn in minutes, and how crops are varied."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 MODEL: Mapping[str, Any] = {
@@ -24,6 +25,23 @@ LARGER: Mapping[str, Any] = {
     "input_size": [128, 96],
     "heatmap_sigma": 1.5,
 }
+
+
+@dataclass(frozen=True)
+class Net:
+    """A net and the learning rate at which it learns from fresh weights.
+
+    Attributes:
+        model: the architecture.
+        rate: its learning rate.
+    """
+
+    model: Mapping[str, Any]
+    rate: float
+
+
+NETS: Mapping[str, Net] = {"micro": Net(MODEL, 2e-3), "larger": Net(LARGER, 1e-3)}
+"""By the name that ``--net`` takes."""
 STANDING: Mapping[str, Any] = {
     "half_body_probability": 0,
     "scale_factor": 0.15,

@@ -21,7 +21,7 @@ from posecore.storage import AnyPath, as_path
 from posecore.training.loop import TrainingConfig
 from posecore.viz.suspects import write_suspect_gallery
 from posecore.workflows.data_steps import Split, made_reports, vouched
-from posecore.workflows.train_step import LABEL_LOSSES
+from posecore.workflows.run_folder import LABEL_LOSSES
 
 _MOST_NAMED = 40
 """Suspicious labels a step's result names itself; its table has all of them."""

@@ -20,10 +20,13 @@ from posecore.errors import CheckpointError
 from posecore.lineage.jobs.steps import Workflow
 from posecore.lineage.versions.tags import RESUMED_CODE
 from posecore.schema import Json
-from posecore.storage import AnyPath, as_path, make_folder, write_atomically
+from posecore.storage import AnyPath, as_path, make_folder, remove_folder, write_atomically
+from posecore.system_errors import said_of_system
 from posecore.training.checkpoint import MANIFEST_FILE
 from posecore.workflows.machines import RUN_NAME
 
+LABEL_LOSSES = "label_losses"
+"""Folder of the recorded losses beside the model."""
 _DIGITS = 12
 _NAME = re.compile(r"(?P<lineage>[0-9a-f]{12}(-from-[0-9a-f]{12})?)(-(?P<number>\d+))?")
 
@@ -124,7 +127,7 @@ class RunFolders:
             )
             source = self.folder / _numbered(self.other, number)
         if source is not None and not _has_checkpoints(folder):
-            copy_checkpoints(source, folder)
+            copy_run(source, folder)
         make_folder(folder)
         return folder
 
@@ -133,20 +136,42 @@ class RunFolders:
         return [int(match["number"] or 1) for match in matches if match and match["lineage"] == name]
 
 
-def copy_checkpoints(source: AnyPath, target: AnyPath) -> None:
-    """Copies the checkpoints of one run's folder to another's, which has none.
+def copy_run(source: AnyPath, target: AnyPath) -> None:
+    """Copies the checkpoints of one run's folder to another's, which has none, and the losses recorded up to them.
 
-    A checkpoint without its manifest, which is copied last, is none.
+    Checkpoints are copied last, and of each its manifest, without which it is none.
+
+    Raises:
+        CheckpointError: there are none to copy, or the system refuses to read or write one.
     """
+    if not _has_checkpoints(source):
+        raise CheckpointError(
+            f"{source}: its checkpoints, with which the training in {target} was to begin, are gone; put them back, or "
+            "start with --no-reuse to have them made again."
+        )
+    try:
+        for name in (LABEL_LOSSES, RUN_NAME):
+            _copy(source / name, target, name)
+    except OSError as error:  # of which shutil's are
+        raise CheckpointError(
+            f"{source}: its checkpoints could not be copied to {target}: {said_of_system(error)}"
+        ) from error
+
+
+def _copy(source: AnyPath, target: AnyPath, name: str) -> None:
+    """Copies a folder, if it is there, under a name, and in place of what has that name."""
+    if not source.exists():
+        return
     if isinstance(target, Path):
         make_folder(target)
         with aside_folder(target) as aside:
-            shutil.copytree(source / RUN_NAME, aside / RUN_NAME)
-            (aside / RUN_NAME).rename(target / RUN_NAME)
+            shutil.copytree(source, aside / name)
+            remove_folder(target / name)
+            (aside / name).rename(target / name)
         return
-    files = [path for path in (source / RUN_NAME).rglob("*") if path.is_file()]
+    files = [path for path in source.rglob("*") if path.is_file()]
     for path in sorted(files, key=lambda path: path.name == MANIFEST_FILE):
-        write_atomically(target / path.relative_to(source).as_posix(), path.read_bytes())
+        write_atomically(target / name / path.relative_to(source).as_posix(), path.read_bytes())
 
 
 def _has_checkpoints(folder: AnyPath) -> bool:

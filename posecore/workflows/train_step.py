@@ -33,11 +33,9 @@ from posecore.workflows.job import JobWorkflow
 from posecore.workflows.machines import Worker, WorkersConfig
 from posecore.workflows.periodic_evaluation import LabelRecording, PeriodicEvaluation
 from posecore.workflows.progress import log_progress
-from posecore.workflows.run_folder import Begun, RunFolders
+from posecore.workflows.run_folder import LABEL_LOSSES, Begun, RunFolders
 from posecore.workflows.sample_pictures import SamplePictures
 
-LABEL_LOSSES = "label_losses"
-"""Folder of the recorded losses beside the model."""
 SAMPLES = "samples"
 """Folder of the pictures of predictions beside the model."""
 

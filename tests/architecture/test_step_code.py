@@ -1,6 +1,8 @@
 """What each training step counts as its code: what it runs, and nothing whose edit would train in vain."""
 
+import importlib
 import pickle
+import pkgutil
 from collections.abc import Mapping
 
 import pytest
@@ -20,6 +22,7 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.adaptation.worker import AdaptationWorker
+from posecore.workflows.budget.search import CODE, OWN_CODE
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.periodic_evaluation import PeriodicEvaluation
 from posecore.workflows.train_step import code_of
@@ -111,6 +114,18 @@ def test_pretraining_is_code_of_its_own() -> None:
     own = {name.rpartition(".")[2] for name in found if name.startswith("posecore.methods.")}
     assert not own & {"supervised", "prototypes", "distillation", "adaptation", "mean_teacher", "knowledge_token"}
     assert [name for name in sorted(found) if name.startswith((*NEVER, "posecore.evaluation."))] == []
+
+
+TELL = {"contest", "held_out", "record", "result", "search", "story"}
+"""Modules of the search that decide nothing which its inputs do not say: what is held out is named by its digest."""
+
+
+def test_every_module_of_a_search_either_counts_as_its_code_or_tells() -> None:
+    package = "posecore.workflows.budget"
+    names = {info.name for info in pkgutil.iter_modules(importlib.import_module(package).__path__)}
+    counted = {name.rpartition(".")[2] for name in code([*CODE]) | {*OWN_CODE} if name.startswith(f"{package}.")}
+    assert counted | TELL == names
+    assert not counted & TELL
 
 
 def test_workers_are_still_sent_to_other_processes(workers: Mapping[str, MultiDatasetWorker]) -> None:

@@ -29,8 +29,9 @@ from posecore.training.checkpoint import Checkpoint, step_of
 from posecore.training.schedule import CosineSchedule
 from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.budget.candidates import as_run_file
+from posecore.workflows.budget.competition import rungs_in_steps
 from posecore.workflows.budget.contest import Contest, Found, contest, find_strategy
-from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps
+from posecore.workflows.budget.search import refuse_several_processes
 from posecore.workflows.budget.trial import PARENT, Pace, Trials
 from posecore.workflows.command_line import read_job
 from posecore.workflows.machines import Machines
@@ -79,7 +80,8 @@ def values(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> dict
             {"name": "coco", "root": "coco", "train": "train", "evaluate": "val"},
         ],
         "training": {
-            "steps": 4,
+            "steps": 20,
+            "evaluate_every": 5,
             "global_batch": 4,
             "optimizer": {"lr": 3e-3},
             "schedule": {"kind": "cosine", "warmup_steps": 1},
@@ -87,6 +89,7 @@ def values(tmp_path_factory: pytest.TempPathFactory, store_folder: Path) -> dict
         },
         "loading": {"num_threads": 1},
         "inference": {"flip_test": False, "num_threads": 1},
+        "label_check": {},
         "search": SEARCH,
     }
 
@@ -230,6 +233,9 @@ def test_the_job_does_not_search_again_and_carries_the_chosen_trial_to_its_end(
     assert (begun / "manifest.json").read_bytes() == (trial / "manifest.json").read_bytes()
     (whole,) = report.parent.glob("checkpoints/step_00000060_*")
     assert Checkpoint(whole).counts.optimizer_steps == 60, "moments went on as well"
+    losses = [path.name for path in report.parent.glob("label_losses/syrip/*")]
+    steps = range(5, 61, 5)
+    assert sorted(losses) == [f"step_{step:09d}.npz" for step in steps], "what a trial had learned looks learned"
     assert f"the search of run {searched.info.run_id}, whose trials are on " in report.read_text()
     searches = tracking.client.search_runs([tracking.experiment_id], f"tags.`posecore.registered` = '{uri}'")
     assert "posecore.chosen" in {tag for each in searches for tag in each.data.tags}
@@ -279,6 +285,29 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     assert told in page
     assert "head goes on to 40 steps" in page
     assert "A budget in time gives other steps on another machine or day" in page
+
+
+def test_the_schedule_of_a_trial_is_that_of_its_child_although_time_ran_away(
+    values: dict[str, Any], tmp_path: Path
+) -> None:
+    """Its first steps are said to have been fast, so that what it took by the rung is more than there was."""
+    search = {"budget": "0.1s", "candidates": SEARCH["candidates"][:1]}
+    config = job(values, search=search, run_folder=str(tmp_path))
+    with pytest.raises(ConfigError, match=r"0\.1s has no room for one strategy"):
+        find_strategy(config, EVERYTHING, ThisProcess())
+    (path,) = tmp_path.glob("search/*/head/pace.json")
+    path.write_text(Pace(name="head", step_s=1e-3, start_s=0.0, spent_s=0.0).model_dump_json())
+    (path.parents[1] / "halving.json").write_text('{"lengths": {"head": 40}, "rungs": [10], "counts": [1]}')
+    parent = path.parents[1] / PARENT / "score_0.json"
+    parent.write_text(json.dumps(json.loads(parent.read_bytes()) | {"judge_s": 0.0}))
+    machines = Counted()
+    child = find_strategy(config, EVERYTHING, machines).config.training
+    assert machines.trials is not None
+    trial = machines.trials.workers["head"].training
+    assert child.steps == trial.steps == 40
+    assert [child.schedule.factor(step, child.steps) for step in range(40)] == [
+        trial.schedule.factor(step, trial.steps) for step in range(40)
+    ]
 
 
 @pytest.mark.parametrize(

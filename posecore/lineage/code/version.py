@@ -41,6 +41,26 @@ def code_digest(modules: Iterable[str]) -> str:
     return digest.hexdigest()
 
 
+def own_digest(modules: Iterable[str]) -> str:
+    """SHA-256 over the sources of the named modules alone.
+
+    For code that decides a result and imports much that does not; of that, its step names what does.
+
+    Args:
+        modules: dotted names.
+
+    Raises:
+        LineageError: a name cannot be found, or is that of a package.
+    """
+    found: dict[str, str] = {}
+    for name in modules:
+        files = _source_files(name, {})
+        if [key for key, _ in files] != [name]:
+            raise LineageError(f"code version: {name!r} is no module; correct the step's list of modules.")
+        found[name] = read_source(files[0][1], name.rpartition(".")[0]).digest
+    return digest_json(found)
+
+
 def code_files(modules: Iterable[str]) -> dict[str, Path]:
     """Name to file of the named modules and packages and of all our modules they import; data files ``package/file``.
 

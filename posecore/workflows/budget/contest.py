@@ -22,8 +22,9 @@ from posecore.workflows.adaptation.results import SearchOrigin
 from posecore.workflows.adaptation.start import Start, make_start, planned
 from posecore.workflows.adaptation.worker import AdaptationWorker
 from posecore.workflows.budget.candidates import Fit, as_overrides, as_run_file, fits_of, refuse_none, usual
+from posecore.workflows.budget.competition import rungs_in_steps
 from posecore.workflows.budget.held_out import hold_out, labels_within, learning_from, write_labels
-from posecore.workflows.budget.search import refuse_several_processes, rungs_in_steps, search_step
+from posecore.workflows.budget.search import refuse_several_processes, search_step
 from posecore.workflows.budget.story import plan_of_search, trials_table
 from posecore.workflows.budget.trial import JudgedOn
 from posecore.workflows.data_steps import audit_step, check_places, ingest_splits
@@ -31,6 +32,7 @@ from posecore.workflows.fetched_model import FetchedModel, fetch_model
 from posecore.workflows.job import JobWorkflow
 from posecore.workflows.label_check import LabelCheckConfig, check_proportions
 from posecore.workflows.machines import Machines
+from posecore.workflows.periodic_evaluation import LabelRecording
 from posecore.workflows.protocol_check import check_protocols
 from posecore.workflows.run_folder import Begun
 
@@ -151,9 +153,22 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
             kept={split.entry.name: (split.location, split.entry.answering_head) for split in kept},
             settings=config.inference,
         )
-        uses = [split.use for split in (*training, *kept)]
+        recording = None
+        if config.label_check is not None:
+            corrections = {} if target.corrections is None else {config.target: target.corrections}
+            recording = LabelRecording(
+                stores={config.target: target.location}, corrections=corrections, folder="", settings=config.inference
+            )
         found = search_step(
-            workflow, known.config, known.fits, worker_of, judged_on, known.start.folder, uses, held.told
+            workflow,
+            known.config,
+            known.fits,
+            worker_of,
+            judged_on,
+            recording,
+            known.start.folder,
+            [split.use for split in (*training, *kept)],
+            held.told,
         )
         workflow.run.set_tags({"posecore.chosen": found.values["chosen"]})
     console.print(trials_table(found.values["table"]))

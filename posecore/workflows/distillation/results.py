@@ -12,10 +12,8 @@ from posecore.evaluation.traits import Traits
 from posecore.lineage.jobs.steps import Outputs, StepResult, Workflow
 from posecore.lineage.store.tracking import RunLog
 from posecore.lineage.versions.tags import COST
-from posecore.models.cost import model_cost
-from posecore.models.latency import forward_seconds
-from posecore.models.saving import WEIGHTS_FILE, load_model
-from posecore.storage import AnyPath, as_path
+from posecore.models.running_costs import running_costs
+from posecore.storage import as_path
 from posecore.viz.findings import Finding, change_finding, worse_finding
 from posecore.viz.report import ReportTable
 from posecore.workflows.data_steps import Split
@@ -31,28 +29,12 @@ def measure_step(workflow: Workflow, config: DistillationJob, teacher: TeacherFi
     folders = {"student": student.values["folder"], "teacher": teacher.source.source}
 
     def execute(log: RunLog) -> Outputs:
-        measured = {who: _measured(as_path(folder)) for who, folder in folders.items()}
+        measured = {who: running_costs(as_path(folder)) for who, folder in folders.items()}
         log.log_metrics({f"{who}/{name}": value for who, values in measured.items() for name, value in values.items()})
         return Outputs(dict(measured))
 
     inputs = {"student": student, "teacher": teacher.source}
-    return workflow.step("measure", execute, inputs=inputs, code=["posecore.models.latency", "posecore.models.cost"])
-
-
-def _measured(folder: AnyPath) -> dict[str, float]:
-    model = load_model(folder)
-    points = {name: skeleton.num_keypoints for name, skeleton in model.skeletons.items()}
-    uncounted = model.config.backbone.uncounted_parameters
-    if uncounted is not None:
-        counted = {"parameters": float(uncounted)}
-    else:
-        cost = model_cost(model.config, points)
-        counted = {"parameters": cost.parameters, "gflops": cost.flops / 1e9}
-    return {
-        **counted,
-        "megabytes": (folder / WEIGHTS_FILE).stat().st_size / 1e6,
-        "latency_ms": 1e3 * forward_seconds(model, next(iter(model.skeletons))),
-    }
+    return workflow.step("measure", execute, inputs=inputs, code=[running_costs.__module__])
 
 
 def register_student(

@@ -44,5 +44,5 @@ def reconstruct_step(
         f"reconstruct:{name}",
         execute,
         inputs={"model": model, "data": split.digest, "pictures": pictures, "out": str(picture)},
-        code=[type(worker).__module__, type(judge).__module__],
+        code=[type(worker).__module__, type(judge).__module__, reconstruction_sheet.__module__],
     )

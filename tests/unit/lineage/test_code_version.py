@@ -4,7 +4,7 @@ import pytest
 
 from posecore.errors import LineageError
 from posecore.lineage.code import version as code_version
-from posecore.lineage.code.version import code_digest, git_sha
+from posecore.lineage.code.version import code_digest, git_sha, own_digest
 
 
 @pytest.fixture
@@ -76,3 +76,14 @@ def test_an_image_carries_its_commit(monkeypatch: pytest.MonkeyPatch) -> None:
         assert git_sha() == "abc"
     finally:
         git_sha.cache_clear()
+
+
+def test_a_modules_own_code_is_its_text_alone(tree: Path) -> None:
+    before = own_digest(["posecore.a.one", "posecore.c"])
+    (tree / "posecore/b/__init__.py").write_text("thing = 2\n")
+    assert own_digest(["posecore.c", "posecore.a.one"]) == before
+    (tree / "posecore/a/one.py").write_text("import os\nfrom posecore.b import other\n")
+    assert own_digest(["posecore.a.one", "posecore.c"]) != before
+    for name in ("posecore.a", "posecore.d"):
+        with pytest.raises(LineageError, match=f"'{name}' is no module"):
+            own_digest([name])
