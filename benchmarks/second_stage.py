@@ -128,7 +128,7 @@ def show(results: Results) -> None:
         changes = []
         for metric in ("AP", "error"):
             before = {seed: first.get(seed, first.get(0)) for seed in rows}
-            told = [row["metrics"][metric] - before[seed]["metrics"][metric] for seed, row in rows.items()]  # type: ignore[index]
+            told = [row["metrics"][metric] - before[seed]["metrics"][metric] for seed, row in rows.items()]
             changes.append(spread(told) if "+" in arm else "–")
         values = [spread([row["metrics"][metric] for row in rows.values()]) for metric in ("AP", "AP50", "error")]
         steps, seconds = next(iter(rows.values()))["steps"], mean(row["seconds"] for row in rows.values())
@@ -154,7 +154,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for seed in options.seeds:
         for name, arm in arms(world, results, seed, options.student):
             if options.arms is None or name in options.arms:
-                results.once(name, seed, lambda folder, arm=arm, seed=seed: run(world, folder, arm, seed))  # type: ignore[misc]
+                results.once(name, seed, lambda folder, arm=arm, seed=seed: run(world, folder, arm, seed))
     show(results)
 
 
