@@ -60,6 +60,8 @@ def local_ray(folder: Path, num_cpus: int) -> Iterator[str]:
     # Ray Train leaves an actor on the node, for which a head that is told to stop waits 30 s as if it still served
     # somebody (findings/ray_head_drains_after_a_training.sh).
     os.environ["RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"] = "0"
+    # Ray warns of every folder that it leaves out by itself; .gitignore and .rayignore name them already.
+    os.environ["RAY_OVERRIDE_RUNTIME_ENV_DEFAULT_EXCLUDES"] = ""
     # Of its own: a head beside another one on this machine would accept no jobs, because its agent has no port.
     port, agent_port = _free_port(), _free_port()
     command = ["ray", "start", "--head", "--block", "--port", "0", "--num-cpus", str(num_cpus)]

@@ -100,7 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             report = verify_split(machines, definition, config.split, config.root, config.out, workers=config.workers)
             print(report)
             if report.num_different:
-                raise IntegrityError(f"{report.num_different} pictures are not what the stages make of their sources.")
+                raise IntegrityError(
+                    f"the stages make something else of the sources of {counted(report.num_different, 'picture')}."
+                )
             return
         manifest = ingest_split(
             machines,

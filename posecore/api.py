@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from posecore.config import apply_override, load_config, parse_config
+from posecore.counting import counted
 from posecore.doors import trusted_file
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.models.weights.published_heads import SKELETONS
@@ -76,7 +77,7 @@ def load_model(
         predictor = Predictor.load(weights, wanted, expect, skeletons)
     for dataset, count in guessed_heads(predictor.model.card).items():
         warnings.warn(
-            f"that the {count} points are those of {dataset} is guessed from their number; confirm it with "
+            f"that the {counted(count, 'point')} are those of {dataset} is guessed from their number; confirm it with "
             f"heads={{{dataset!r}: {SKELETONS[dataset]!r}}}, or name your own",
             stacklevel=2,
         )

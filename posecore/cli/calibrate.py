@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands, positive
 from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_skeletons, weights_source
+from posecore.counting import counted
 from posecore.workflows.named_model import is_registered
 
 if TYPE_CHECKING:
@@ -69,7 +70,7 @@ def _calibrate(options: argparse.Namespace) -> int:
         radius = "of no radius" if each.whole.radius is None else f"within {each.whole.radius:.2f} predicted sigmas"
         print(
             f"{each.head}, {each.how}: {100 * each.level:g} % {radius}, for a point of a new {each.unit}, by "
-            f"{each.whole.points} points of {each.whole.units}"
+            f"{counted(each.whole.points, 'point')} of {each.whole.units}"
         )
         few = [name for name, fit in each.by["keypoint"].items() if fit.radius is None]
         if few:

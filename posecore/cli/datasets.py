@@ -162,7 +162,8 @@ def _new_dataset(options: argparse.Namespace) -> int:
     into = options.into or Path(stated[0] if stated else "my_datasets")
     path = write_definition(proposal, into, options.license)
     print(
-        f"{found.kind}: {len(found.names)} points ({', '.join(found.names)})\n{path}\n{path.with_name('skeleton.yaml')}"
+        f"{found.kind}: {counted(len(found.names), 'point')} "
+        f"({', '.join(found.names)})\n{path}\n{path.with_name('skeleton.yaml')}"
     )
     for remark in proposal.remarks:
         print(f"  please confirm: {remark}")
@@ -214,7 +215,7 @@ def _export(options: argparse.Namespace) -> int:
     for reason in done.missing[:3]:
         print(f"  left out: {reason}")
     if len(done.missing) > 3:
-        print(f"  left out: {len(done.missing)} pictures in all")
+        print(f"  left out: {counted(len(done.missing), 'picture')} in all")
     return 0
 
 

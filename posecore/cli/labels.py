@@ -112,8 +112,9 @@ def _learn(options: argparse.Namespace) -> int:
     store = _open(options)
     statistics = proportions_of(store, LabelledBodies.from_store(store))
     print(
-        f"{statistics.save(options.out)}: {len(statistics.bones)} bones and {len(statistics.angles)} angles of "
-        f"{counted(statistics.num_bodies, 'body')} of {statistics.dataset}"
+        f"{statistics.save(options.out)}: {counted(len(statistics.bones), 'bone')} and "
+        f"{counted(len(statistics.angles), 'angle')} of {counted(statistics.num_bodies, 'body')} of "
+        f"{statistics.dataset}"
     )
     return 0
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
+from posecore.counting import counted
 
 if TYPE_CHECKING:
     from posecore.lineage.ancestry.query import Answer, LineageGraph
@@ -74,7 +75,7 @@ def _answer_lineage(options: argparse.Namespace) -> int:
     )
     if options.question == "send":
         sent = send_left_behind(tracking, Path(options.folder).resolve() / SPOOL)
-        print(f"{sent} curves sent to {shown_uri(tracking.uri)}")
+        print(f"{counted(sent, 'curve')} sent to {shown_uri(tracking.uri)}")
         return 0
     graph = LineageGraph.load(tracking)
     if options.question == "show":
@@ -96,7 +97,7 @@ def _show(tracking: "Tracking", graph: "LineageGraph", options: argparse.Namespa
     nodes = {key: GraphNode(*told) for key, told in drawn.boxes.items()}
     unknown = [f"unknown: {why}" for why in drawn.unknown]
     page = write_graph_page(options.html, drawn.title, nodes, [GraphEdge(*each) for each in drawn.arrows], unknown)
-    print("\n".join([f"{len(nodes)} things and what became of them: {page}", *unknown]))
+    print("\n".join([f"{counted(len(nodes), 'thing')} and what became of them: {page}", *unknown]))
     return 1 if unknown else 0
 
 

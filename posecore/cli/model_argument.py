@@ -6,6 +6,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from posecore.counting import counted
 from posecore.workflows.named_model import named_weights
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def say_guesses(card: "ModelCard") -> None:
 
     for dataset, count in guessed_heads(card).items():
         print(
-            f"note: that the {count} points are those of {dataset} is guessed from their number; confirm it with "
-            f"--heads {dataset}, or name your own: --heads NAME=SKELETON",
+            f"note: that the {counted(count, 'point')} are those of {dataset} is guessed from their number; confirm "
+            f"it with --heads {dataset}, or name your own: --heads NAME=SKELETON",
             file=sys.stderr,
         )
 

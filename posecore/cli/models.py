@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_reading, backbone_alone, stated_skeletons
+from posecore.counting import counted
 from posecore.errors import QuestionError
 from posecore.nearest import did_you_mean
 
@@ -74,7 +75,7 @@ def _list(options: argparse.Namespace) -> int:
     console = Console(width=max(Console().width, 130))
     console.print(table)
     console.print(
-        f"{table.row_count} models: millions of parameters; arithmetic of one input forward, 2 FLOPs per "
+        f"{counted(table.row_count, 'model')}: millions of parameters; arithmetic of one input forward, 2 FLOPs per "
         "multiply-accumulate; crops of single bodies, or whole pictures in which it finds all; points of each head, "
         "none for a backbone alone; whether the terms allow commercial use. "
         "Terms, files and places on the hub: posecore models show NAME. Any backbone is a start for a model of whole "
@@ -130,7 +131,10 @@ def _recipes(options: argparse.Namespace) -> int:
     if not asked:
         raise QuestionError(f"no recipe has {options.text!r} in its name.{did_you_mean(options.text, RECIPES)}")
     for recipe in asked:
-        print(f"# {recipe.name}, for {recipe.preset}: {recipe.batch} crops a step, {recipe.length}\n# {recipe.source}")
+        print(
+            f"# {recipe.name}, for {recipe.preset}: {counted(recipe.batch, 'crop')} a step, {recipe.length}\n# "
+            f"{recipe.source}"
+        )
         print(yaml.safe_dump(dict(recipe.fields), sort_keys=False, default_flow_style=None, width=120))
     return 0
 
@@ -140,7 +144,7 @@ def _cost(config: "ModelConfig", points: dict[str, int]) -> str:
 
     uncounted = config.backbone.uncounted_parameters
     if uncounted is not None:
-        return f"{uncounted:,} numbers in the graph, whose arithmetic is not counted"
+        return f"{counted(uncounted, 'number')} in the graph, whose arithmetic is not counted"
     cost = model_cost(config, points)
     return (
         f"{cost.parameters:,} parameters, {cost.flops / 1e9:,.1f} GFLOPs per input forward (2 per multiply-accumulate)"
@@ -207,7 +211,7 @@ def _origin(card: "ModelCard") -> list[str]:
     keys = ("source", "revision", "sha256", "layout", "preset")
     lines = [f"{key}: {record[key]}" for key in keys if record.get(key)]
     if guessed := guessed_heads(card):
-        listed = ", ".join(f"{count} points, so {dataset}" for dataset, count in guessed.items())
+        listed = ", ".join(f"{counted(count, 'point')}, so {dataset}" for dataset, count in guessed.items())
         lines.append(f"head guessed by its number of points ({listed}); confirm it with --heads {' '.join(guessed)}")
     dropped = record.get("dropped")
     return lines + (_left_out(dropped) if isinstance(dropped, dict) else [])
@@ -215,7 +219,7 @@ def _origin(card: "ModelCard") -> list[str]:
 
 def _left_out(dropped: "dict[str, str]") -> list[str]:
     reasons = Counter(str(reason) for reason in dropped.values())
-    return [f"left out {count} tensors: {reason}" for reason, count in reasons.items()]
+    return [f"left out {counted(count, 'tensor')}: {reason}" for reason, count in reasons.items()]
 
 
 def _convert(options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from posecore.cli.commands import Commands, input_size, positive
 from posecore.config import COMMAND_LINE, load_config, parse_config
+from posecore.counting import counted
 from posecore.datasets.discovery import load_dataset
 from posecore.errors import UsageError
 from posecore.nearest import choices
@@ -173,8 +174,8 @@ def _table(plan: "Plan") -> "Table":
     engine = f"ZeRO {run.zero_stage}" if run.engine.kind == "deepspeed" else "torch"
     height, width = run.model.input_size
     table = Table(
-        title=f"{height}x{width}, {run.num_gpus} GPUs, {engine}, {precision}, {run.micro_batch} x {run.accumulation} "
-        "crops per GPU and step"
+        title=f"{height}x{width}, {counted(run.num_gpus, 'GPU')}, {engine}, {precision}, {run.micro_batch} x "
+        f"{counted(run.accumulation, 'crop')} per GPU and step"
     )
     table.add_column("per GPU")
     table.add_column("value", justify="right")

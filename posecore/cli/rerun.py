@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
 from posecore.cli.model_argument import add_registry
+from posecore.counting import counted
 
 if TYPE_CHECKING:
     from posecore.workflows.rerun import Recorded
@@ -42,7 +43,7 @@ def foreseen(recorded: "Recorded", out: Path, data_folder: str | None) -> str:
     return "\n".join(
         [
             f"version   {recorded.version.uri}",
-            f"job       posecore {recorded.job}, {recorded.processes} processes by {by}",
+            f"job       posecore {recorded.job}, {counted(recorded.processes, 'process')} by {by}",
             f"code      {recorded.tags.get('code', '')[:12]}",
             f"data      {', '.join(data)} of {data_folder or recorded.config.get('data_folder', '.')}",
             f"out       {out}",

@@ -91,7 +91,9 @@ def _foreseen(options: argparse.Namespace, task: Task, bootstrap: BootstrapSetti
     lines += [
         f"results   {file}: {num_results(task, file)}" for file in filter(None, (options.results, options.compare))
     ]
-    lines.append(f"protocol  {task.name}, {f'{bootstrap.resamples} resamples' if bootstrap else 'without intervals'}")
+    lines.append(
+        f"protocol  {task.name}, {counted(bootstrap.resamples, 'resample') if bootstrap else 'without intervals'}"
+    )
     return "\n".join([*lines, f"out       {options.out or 'printed only'}"])
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands
+from posecore.counting import counted
 from posecore.errors import EvaluationError, PreflightError
 from posecore.nearest import nearest
 
@@ -72,7 +73,9 @@ def _found(places: list[str]) -> "list[BrowsedSet]":
         if not files:
             raise EvaluationError(_nothing(folder))
         if len(files) > _MOST_FILES:
-            raise EvaluationError(f"{folder} holds {len(files)} files of predictions; name a folder within it.")
+            raise EvaluationError(
+                f"{folder} holds {counted(len(files), 'file')} of predictions; name a folder within it."
+            )
         for file in files:
             predictions, _, store = read_predictions(file)
             stores.setdefault(store.manifest.digest, store)

@@ -20,6 +20,7 @@ import torch
 
 from posecore.cluster.answered_calls import begun, outcome
 from posecore.cluster.verdicts import Verdict, comes_again
+from posecore.counting import counted
 from posecore.errors import DivergenceError, PoseCoreError, PreflightError
 from posecore.storage import AnyPath, as_path, folder_of_machine
 from posecore.training.best import result_of
@@ -121,16 +122,18 @@ def check_resources(config: WorkersConfig) -> None:
     for resource, each in (("CPU", config.cpus_per_worker), ("GPU", float(config.gpus_per_worker))):
         if workers * each > total.get(resource, 0.0):
             raise PreflightError(
-                f"{workers} training workers with {each:g} {resource} each do not fit a cluster with "
-                f"{total.get(resource, 0.0):g} {resource}; lower num_workers or {resource.lower()}s_per_worker."
+                f"a cluster with {total.get(resource, 0.0):g} {resource} has no room for "
+                f"{counted(workers, 'training worker')} with {each:g} {resource} each; lower num_workers or "
+                f"{resource.lower()}s_per_worker."
             )
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     together, apart = (workers, 1) if config.placement == "strict-pack" else (1, workers)
     if config.placement.startswith("strict") and _nodes_with_room(nodes, config, together) < apart:
         raise PreflightError(
-            f"cluster.placement {config.placement}: of {len(nodes)} nodes "
-            f"{_nodes_with_room(nodes, config, together)} have room for {together} training workers, and {apart} must; "
-            f"lower num_workers, or take {config.placement.removeprefix('strict-')}, which is content with less."
+            f"cluster.placement {config.placement}: of {counted(len(nodes), 'node')} "
+            f"{_nodes_with_room(nodes, config, together)} have room for {counted(together, 'training worker')}, and "
+            f"{apart} must; lower num_workers, or take {config.placement.removeprefix('strict-')}, which is content "
+            "with less."
         )
 
 

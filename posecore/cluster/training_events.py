@@ -15,6 +15,8 @@ from ray.train.v2._internal.execution.controller.state import (
     TrainControllerState,
 )
 
+from posecore.counting import counted
+
 if TYPE_CHECKING:
     from ray.train import TrainingFailedError
 
@@ -33,7 +35,7 @@ class TrainingEvents(ControllerCallback):
             print(restart_line(current_state.training_failed_error), flush=True)
         if isinstance(current_state, ResizingState):
             workers = current_state.scaling_decision.num_workers
-            print(f"resized: {workers} training workers start from the last checkpoint.", flush=True)
+            print(f"resized to {counted(workers, 'training worker')}, from the last checkpoint.", flush=True)
         if isinstance(current_state, ReschedulingState) and not self._waits:
             print(f"training waits for its workers: {_first_line(current_state.training_failed_error)}", flush=True)
         self._waits = isinstance(current_state, ReschedulingState)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from posecore.codecs.codec import Codec, mean_place
 from posecore.codecs.spread import REACH, ROUNDED
+from posecore.counting import counted
 from posecore.geometry import CropConvention
 
 SHARPNESS = 10.0
@@ -171,9 +172,9 @@ class SimccCodec(Codec):
         height, width = self.frame_size
         if outputs.shape[-1] != height + width:
             raise ValueError(
-                f"SimCC outputs have {outputs.shape[-1]} bins per keypoint, but a crop of {self.input_size} (height, "
-                f"width) with {self.split_ratio} bins per pixel has {width} + {height}; use the input size that the "
-                "head was made for."
+                f"SimCC outputs have {counted(outputs.shape[-1], 'bin')} per keypoint, but a crop of {self.input_size} "
+                f"(height, width) with {counted(self.split_ratio, 'bin')} per pixel has {width} + {height}; use the "
+                "input size that the head was made for."
             )
         x, y = outputs.split((width, height), dim=-1)
         return x, y

@@ -7,6 +7,8 @@ one constant for every infant, 15 times the median box.
 import numpy as np
 from jaxtyping import Float
 
+from posecore.counting import counted
+
 FEWEST_BODIES = 8
 """Fewer areas may be equal, or too large, by chance."""
 
@@ -27,10 +29,10 @@ def areas_of_boxes(area: Float[np.ndarray, " N"], box_area: Float[np.ndarray, " 
     if len(area) < FEWEST_BODIES or same < _NEARLY_ALL * len(area):
         return None
     return (
-        f"the annotations state width × height of the box as area for {same} of {len(area)} bodies, where the COCO "
-        "family means the body's outline, about half of it; tools that a file went through write that, and OKS then "
-        "counts worse predictions as right. Take the publisher's file, or set area_rule in dataset.yaml: box if boxes "
-        "are meant, box_053 for a body's usual share"
+        f"the annotations state width × height of the box as area for {same} of {counted(len(area), 'body')}, where "
+        "the COCO family means the body's outline, about half of it; tools that a file went through write that, and "
+        "OKS then counts worse predictions as right. Take the publisher's file, or set area_rule in dataset.yaml: box "
+        "if boxes are meant, box_053 for a body's usual share"
     )
 
 
@@ -46,14 +48,14 @@ def impossible_areas(area: Float[np.ndarray, " N"], box_area: Float[np.ndarray, 
     advice = "OKS by it would mean nothing; set area_rule: box in dataset.yaml"
     if np.ptp(area) <= _ALIKE * area.max() and box_area.max() > _UNLIKE * box_area.min():
         return (
-            f"the annotations state one area, {area[0]:.6g} px², for all {len(area)} bodies, whose boxes have "
-            f"{box_area.min():.6g} to {box_area.max():.6g} px²: {advice}"
+            f"the annotations state one area, {area[0]:.6g} px², for all {counted(len(area), 'body')}, whose boxes "
+            f"have {box_area.min():.6g} to {box_area.max():.6g} px²: {advice}"
         )
     larger = int((area > _TOLERANCE * box_area).sum())
     if larger > _MANY * len(area):
         worst = float(np.median(area / box_area))
         return (
-            f"the annotations state for {larger} of {len(area)} bodies an area larger than their box (median "
+            f"the annotations state for {larger} of {counted(len(area), 'body')} an area larger than their box (median "
             f"{worst:.3g} times the box): {advice}"
         )
     return None

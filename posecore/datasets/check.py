@@ -283,8 +283,8 @@ class _Tally:
         named = zip(self.skeleton.names, self.at_origin.tolist(), strict=True)
         listed = ", ".join(f"{name} {count}" for name, count in named if count)
         message = (
-            f"{self.at_origin.sum()} labelled points lie at exactly (0, 0) ({listed}): where a missing point is "
-            "written so, say reader_options: {zero_is_missing: true} in dataset.yaml"
+            f"{counted(self.at_origin.sum(), 'labelled point')} at exactly (0, 0) ({listed}): where a missing "
+            "point is written so, say reader_options: {zero_is_missing: true} in dataset.yaml"
         )
         return [Finding(severity="warning", code="labelled-at-origin", message=message)]
 
@@ -471,10 +471,10 @@ def _frames_on_both_sides(tally: _Tally, *, forced: bool) -> list[Finding]:
         return []
     first = max(dense, key=lambda name: dense[name])
     message = (
-        f"{sum(dense.values())} of the {tally.num_images} images of a split that is divided by frame are numbered "
-        f"through in {len(dense)} series, such as {first}: if they are videos, a model is judged on frames nearly "
-        "equal to those it was trained on. Name videos (option video_field) or subjects (subjects: {pattern}), "
-        "and take by: subject"
+        f"{sum(dense.values())} of the {counted(tally.num_images, 'image')} of a split that is divided by frame are "
+        f"numbered through in {counted(len(dense), 'series')}, such as {first}: if they are videos, a model is judged "
+        "on frames nearly equal to those it was trained on. Name videos (option video_field) or subjects (subjects: "
+        "{pattern}), and take by: subject"
     )
     return [Finding(severity="warning", code="divided-by-frame", message=message)]
 
@@ -510,4 +510,4 @@ def _what_is_there(root: AnyPath, relative: str) -> str:
 
 def _listing(names: Sequence[str], limit: int = 6) -> str:
     shown = ", ".join(sorted(names)[:limit])
-    return f"{shown}, … ({len(names)} entries)" if len(names) > limit else shown or "nothing"
+    return f"{shown}, … ({counted(len(names), 'entry')})" if len(names) > limit else shown or "nothing"

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from posecore.counting import counted
 from posecore.datasets.partition import PartitionConfig
 from posecore.errors import DatasetError
 from posecore.nearest import did_you_mean
@@ -124,9 +125,9 @@ def _refuse_known(images: pl.DataFrame, names: pl.DataFrame, config: PartitionCo
     known = names["row"].n_unique()
     if known and not config.force_frame_split:
         raise DatasetError(
-            f"{where}: {known} of {images.height} images state a subject or a video, so a split by frame would judge a "
-            "model on bodies it was trained on; take `by: subject`, or insist with `force_frame_split: true`, which is "
-            "recorded."
+            f"{where}: {known} of {counted(images.height, 'image')} state a subject or a video, so a split by frame "
+            "would judge a model on bodies it was trained on; take `by: subject`, or insist with `force_frame_split: "
+            "true`, which is recorded."
         )
 
 
@@ -152,9 +153,10 @@ def _groups(images: pl.DataFrame, bodies: pl.DataFrame, names: pl.DataFrame, whe
     nameless = alone.join(shown, "row", how="semi", maintain_order="left")
     if nameless.height:
         raise DatasetError(
-            f"{where}: {nameless.height} of {images.height} images, the first {nameless['image'][0]}, state neither a "
-            "subject nor a video, so nobody can say whether two of them show one body; name the subjects (`subjects:` "
-            "in the definition, or subject_id in the annotations), or take `by: frame` if each shows another body."
+            f"{where}: {nameless.height} of {counted(images.height, 'image')}, the first {nameless['image'][0]}, state "
+            "neither a subject nor a video, so nobody can say whether two of them show one body; name the subjects "
+            "(`subjects:` in the definition, or subject_id in the annotations), or take `by: frame` if each shows "
+            "another body."
         )
     names = pl.concat([names, alone.select("row", kind=pl.lit("image"), name="source_id")])
     known = names.select("kind", "name").unique(maintain_order=True).with_row_index("place")
@@ -187,8 +189,8 @@ def _hold_named(groups: pl.DataFrame, members: pl.DataFrame, named: Sequence[str
     known = members["member"].to_list()
     if unknown := sorted(set(named) - set(known)):
         raise DatasetError(
-            f"{where}: partition.subjects names {unknown[0]!r}, and nobody in the {members.height} subjects of the "
-            f"pool is called that.{did_you_mean(unknown[0], known)}"
+            f"{where}: partition.subjects names {unknown[0]!r}, and nobody in the {counted(members.height, 'subject')} "
+            f"of the pool is called that.{did_you_mean(unknown[0], known)}"
         )
     listed = members.with_columns(is_named=pl.col("member").is_in(sorted(set(named))))
     by_group = listed.group_by("kind", "name", maintain_order=True)
@@ -216,13 +218,13 @@ def _nothing_there(config: PartitionConfig, groups: pl.DataFrame, num_images: in
     if groups.height == 1:
         ((kind, name),) = groups.rows()
         return (
-            f"{where}: all {num_images} images belong together (through {kind} {name}), and one body cannot be on "
-            "both sides; add other subjects, or insist on `by: frame` with `force_frame_split: true`, which is "
+            f"{where}: all {counted(num_images, 'image')} belong together (through {kind} {name}), and one body cannot "
+            "be on both sides; add other subjects, or insist on `by: frame` with `force_frame_split: true`, which is "
             "recorded."
         )
     if config.subjects:
         return f"{where}: partition.subjects names everybody, so nobody is left to train on."
     return (
-        f"{where}: with share {config.share:g}, seed {config.seed} puts none of the {groups.height} groups into "
-        f"{config.part}; choose another seed or share."
+        f"{where}: with share {config.share:g}, seed {config.seed} puts none of the {counted(groups.height, 'group')} "
+        f"into {config.part}; choose another seed or share."
     )

@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from posecore.counting import counted
+
 
 @dataclass(slots=True)
 class LabelCounts:
@@ -33,7 +35,8 @@ def labels_problem(protocol: str, counts: LabelCounts) -> str | None:
         )
     if protocol == "crowdpose" and counts.without_crowd_index:
         return (
-            f"{counts.without_crowd_index} of {counts.images} images have no crowdIndex, which protocol crowdpose "
-            "splits by; use the official annotation files, or set `evaluation: {protocol: oks, scale_rule: box_053}`."
+            f"{counts.without_crowd_index} of {counted(counts.images, 'image')} have no crowdIndex, which protocol "
+            "crowdpose splits by; use the official annotation files, or set `evaluation: {protocol: oks, scale_rule: "
+            "box_053}`."
         )
     return None

@@ -11,6 +11,7 @@ import numpy as np
 import yaml
 
 from posecore.config import NAME_PATTERN
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.discovery import read_pool
 from posecore.datasets.division import take_part
@@ -121,8 +122,8 @@ def _rename(found: Found, names: Sequence[str]) -> None:
     if len(names) != len(found.names) or (found.is_named and set(names) != set(found.names)):
         known = ", ".join(found.names)
         raise DatasetError(
-            f"{len(names)} names were given, and the labels have {len(found.names)} points ({known}); give each once"
-            f"{', as the tool spells them' if found.is_named else ', in the order of the files'}."
+            f"{counted(len(names), 'name')} given, and the labels have {counted(len(found.names), 'point')} ({known}); "
+            f"give each once{', as the tool spells them' if found.is_named else ', in the order of the files'}."
         )
     if found.is_named:
         found.names = tuple(names)
@@ -262,8 +263,8 @@ def _look_at_split(proposal: Proposal, name: str) -> None:
         raise DatasetError(f"{found.root / split.annotations} has no body that can be read{seen.why()}.")
     if seen.num_missing:
         proposal.remarks.append(
-            f"{seen.num_missing} of {seen.num_images} pictures or films of {name} are not below {found.root} (such as "
-            f"{seen.missing}); give their folder as --images."
+            f"{seen.num_missing} of {counted(seen.num_images, 'picture')} or films of {name} are not below "
+            f"{found.root} (such as {seen.missing}); give their folder as --images."
         )
     for stage, is_needed in (("video_frames", seen.has_frames), ("packed_frames", seen.has_packed)):
         if is_needed and stage not in proposal.stages:
@@ -272,7 +273,8 @@ def _look_at_split(proposal: Proposal, name: str) -> None:
     if seen.num_at_origin > _MAX_ZERO_SHARE * max(seen.num_points, 1) and not is_asked:
         found.reader_options["zero_is_missing"] = True
         proposal.remarks.append(
-            f"{seen.num_at_origin} labelled points lie at exactly (0, 0): read as not labelled (zero_is_missing)."
+            f"{counted(seen.num_at_origin, 'labelled point')} at exactly (0, 0): read as not labelled "
+            "(zero_is_missing)."
         )
     proposal.flags |= seen.flags
     proposal.splits |= _divided(proposal, name, definition, seen)

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.schema import Record, Reject
 
@@ -90,8 +91,8 @@ def name_subjects(items: Iterable[Record | Reject], rule: SubjectRule, where: st
         unnamed = [row for row, body in enumerate(item.instances) if not body.is_crowd and body.subject_id is None]
         if len(unnamed) > 1:
             raise DatasetError(
-                f"{where}: {item.image} shows {len(unnamed)} bodies without a name, and `subjects` names one per "
-                "image; let the annotations (or the reader) state the subject_id of each body."
+                f"{where}: {item.image} shows {counted(len(unnamed), 'body')} without a name, and `subjects` names one "
+                "per image; let the annotations (or the reader) state the subject_id of each body."
             )
         if unnamed:
             instances = list(item.instances)

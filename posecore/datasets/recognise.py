@@ -9,6 +9,7 @@ from pathlib import Path
 import orjson
 import yaml
 
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import DatasetError, PoseCoreError
 from posecore.formats.cvat import cvat_skeletons
@@ -394,7 +395,8 @@ def together(ones: Sequence[Found]) -> Found:
         if set(other.names) != set(first.names) or not other.is_named or len(other.splits) != 1:
             raise DatasetError(
                 f"only sources of one split each, with the same named points, become one set; {first.kind} has "
-                f"{', '.join(first.names)} and {other.kind} {', '.join(other.names)}, in {len(other.splits)} splits."
+                f"{', '.join(first.names)} and {other.kind} {', '.join(other.names)}, in "
+                f"{counted(len(other.splits), 'split')}."
             )
     root = Path(os.path.commonpath([one.root.resolve() for one in ones]))
     sources: dict[str, Json] = {}

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.schema import AreaRule, Instance, KeypointState, Record
 from posecore.shards.index import says_what_protocols_ask
@@ -84,8 +85,8 @@ class GroundTruth:
         for instance in instances:
             if len(instance.keypoints) != num_keypoints:
                 raise EvaluationError(
-                    f"instance {instance.id!r} has {len(instance.keypoints)} keypoints where the skeleton has "
-                    f"{num_keypoints}; evaluate with the skeleton the data was ingested with."
+                    f"instance {instance.id!r} has {counted(len(instance.keypoints), 'keypoint')} where the skeleton "
+                    f"has {num_keypoints}; evaluate with the skeleton the data was ingested with."
                 )
         points = _stacked([instance.keypoints for instance in instances], (num_keypoints, 3))
         visibility = points[:, :, 2].astype(np.uint8)
@@ -280,7 +281,7 @@ def check_fit(truth: GroundTruth, predictions: Predictions) -> None:
         )
     if truth.keypoints.shape[1] != predictions.keypoints.shape[1]:
         raise EvaluationError(
-            f"predictions have {predictions.keypoints.shape[1]} keypoints, the ground truth has "
+            f"predictions have {counted(predictions.keypoints.shape[1], 'keypoint')}, the ground truth has "
             f"{truth.keypoints.shape[1]}; use the head that was trained for this skeleton."
         )
     finite = np.isfinite(predictions.keypoints).all(axis=(1, 2)) & np.isfinite(predictions.scores)

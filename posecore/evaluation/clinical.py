@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from pydantic import Field, TypeAdapter, ValidationError
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
@@ -248,7 +249,9 @@ def evaluate_clinic(
     settings = settings or ClinicalSettings()
     check_fit(truth, predictions)
     if len(traits) != len(truth):
-        raise EvaluationError(f"{len(traits)} traits for {len(truth)} instances; take both from the same records.")
+        raise EvaluationError(
+            f"{len(traits)} traits for {counted(len(truth), 'instance')}; take both from the same records."
+        )
     answers = _answers(truth, predictions, skeleton, definition, settings)
     all_units = traits.units()
     units = [all_units[row] for row in answers.truth_row]

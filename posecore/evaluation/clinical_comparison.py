@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.bootstrap import BootstrapSettings, Estimate, bootstrap_by_subject
 from posecore.evaluation.clinical import ClinicalResult, GroupResult, group_values
@@ -80,11 +81,12 @@ def compare_clinic(parent: ClinicalResult, child: ClinicalResult) -> ClinicalCom
 
 
 def _change(parent: GroupResult, child: GroupResult, settings: BootstrapSettings) -> GroupChange:
-    counted = [(group.name, group.instances, group.points, group.sums.keys()) for group in (parent, child)]
-    if counted[0] != counted[1]:
+    judged = [(group.name, group.instances, group.points, group.sums.keys()) for group in (parent, child)]
+    if judged[0] != judged[1]:
         raise EvaluationError(
-            f"the two results are of other bodies: {parent.name} has {parent.points} points of {parent.instances} "
-            f"bodies, and {child.name} {child.points} of {child.instances}; evaluate both models on one set."
+            f"the two results are of other bodies: {parent.name} has {counted(parent.points, 'point')} of "
+            f"{counted(parent.instances, 'body')}, and {child.name} {child.points} of {child.instances}; evaluate both "
+            "models on one set."
         )
     width = 2 * (5 + len(child.pck))
     sums = np.array([[*parent.sums[unit], *child.sums[unit]] for unit in child.sums], np.float64).reshape(-1, width)

@@ -17,6 +17,7 @@ from posecore.codecs.grouping import GroupingConfig
 from posecore.codecs.scene import SceneReading, SelectionConfig
 from posecore.config import Config
 from posecore.conventions import Conventions
+from posecore.counting import counted
 from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.crops import Answers, predict_crops
@@ -99,8 +100,8 @@ class PredictionTask:
             rows = np.flatnonzero(np.isin(self.boxes.image_ids, self.image_ids))
             if not len(rows):
                 raise EvaluationError(
-                    f"{self.store.location}: none of the {len(self.boxes.image_ids)} detected boxes lies on an image "
-                    "of this split; give the detections of the same split."
+                    f"{self.store.location}: none of the {counted(len(self.boxes.image_ids), 'detected box')} lies on "
+                    "an image of this split; give the detections of the same split."
                 )
             self._check_boxes(self.boxes)
         object.__setattr__(self, "rows", rows)

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions, check_fit
 from posecore.evaluation.oks import pairs_within
@@ -50,8 +51,9 @@ def paired_distances(truth: GroundTruth, predictions: Predictions) -> Distances:
     wrong = judged[counts[judged] != 1]
     if len(wrong):
         raise EvaluationError(
-            f"instance {truth.instance_ids[wrong[0]]!r} has {counts[wrong[0]]} predictions ({len(wrong)} of "
-            f"{len(judged)} labelled instances do not have exactly one); this protocol needs ground-truth boxes."
+            f"instance {truth.instance_ids[wrong[0]]!r} has {counted(counts[wrong[0]], 'prediction')} (not exactly "
+            f"one: {len(wrong)} of {counted(len(judged), 'labelled instance')}); this protocol needs ground-truth "
+            "boxes."
         )
     answer_of = np.full(len(truth), -1, np.int64)
     answer_of[predictions.instance_row[answers]] = answers

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.pairing import paired_distances
@@ -32,8 +33,9 @@ def evaluate_pck(
         size = truth.image_size[truth.image_row[distances.truth_row]].max(axis=1).astype(np.float64)
     if not len(size) or not (size > 0).all():
         raise EvaluationError(
-            f"PCK divides by the {normalise_by} size, which {int((size <= 0).sum())} of {len(size)} labelled "
-            "instances do not have; choose `normalise_by: bbox` or `image` accordingly."
+            f"PCK divides by the {normalise_by} size, which {int((size <= 0).sum())} of "
+            f"{counted(len(size), 'labelled instance')} do not have; choose `normalise_by: bbox` or `image` "
+            "accordingly."
         )
     scaled = distances.pixels / size[:, None]
     labelled = np.isfinite(scaled).sum(axis=0)

@@ -352,8 +352,9 @@ def evaluate(
 ) -> dict[str, float]:
     """Metric name → value, by the dataset's own protocol.
 
-    OKS values are in [0, 1] with -1 where nothing can be judged, PCKh is in percent, pixel errors in pixels; names keep
-    to the characters MLflow accepts.
+    OKS values are in [0, 1], PCKh is in percent, pixel errors in pixels; names keep to the characters MLflow accepts.
+    A precision of which the split has nothing to judge, such as that of large bodies, is left out; the primary one, of
+    a split without any labelled body, is -1, as pycocotools says it.
 
     Raises:
         EvaluationError: predictions and ground truth do not fit, or the data lacks what the protocol needs.
@@ -364,6 +365,8 @@ def evaluate(
     except ConfigError as error:
         raise ConfigError(f"evaluation.options: {error}") from None
     metrics = dict(metric(Case(skeleton, truth, predictions, definition.scale_rule)))
+    if metric.divides_by_oks:
+        metrics = {name: value for name, value in metrics.items() if value != -1.0 or name == metric.primary}
     guessed = sum(point.oks_guessed for point in skeleton.keypoints)
     return metrics | {GUESSED: float(guessed)} if guessed and metric.divides_by_oks else metrics
 

@@ -11,6 +11,7 @@ import orjson
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.wholebody import PARTS
@@ -129,7 +130,7 @@ def read_results(
         except _OTHER_FORMS as error:
             raise EvaluationError(
                 f"{path}: entry {index} does not fit ({type(error).__name__}: {error}); expected an image_id of the "
-                f"evaluated split, {num_keypoints} keypoints as x, y, confidence, and a score."
+                f"evaluated split, {counted(num_keypoints, 'keypoint')} as x, y, confidence, and a score."
             ) from None
     parts = [part for part in PARTS if items and all(f"{part}_score" in item for item in items)]
     try:

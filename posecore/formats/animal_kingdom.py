@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 import numpy as np
 
 from posecore.config import Config, parse_config
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.claims import Texts, together
 from posecore.formats.coco import CocoReader, JsonObject
@@ -122,7 +123,7 @@ def _instance(source: Source, row: JsonObject, instance_id: str) -> Instance:
     count = source.skeleton.num_keypoints
     joints, flags = sequence(row.get("joints"), "joints"), numbers(row.get("joints_vis"), count, "joints_vis")
     if len(joints) != count:
-        raise Refusal("wrong-length", f"joints must have {count} entries, not {len(joints)}.")
+        raise Refusal("wrong-length", f"joints must have {counted(count, 'entry')}, not {len(joints)}.")
     places = np.array([numbers(joint, 2, f"joints[{index}]") for index, joint in enumerate(joints)])
     labelled = any_positive_flag(np.column_stack([places, flags]))
     keypoints = keypoints_from_rows([(x, y, int(flag)) for x, y, flag in labelled.tolist()])

@@ -4,6 +4,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.claims import Texts, together
 from posecore.formats.coco import CocoReader, identifier
@@ -120,7 +121,9 @@ def _image_id(entry: Json) -> str | None:
 def _official_keypoints(value: Json, indices: Mapping[str, int]) -> FloatArray:
     points = sequence(value, "keypoints")
     if len(points) != len(OFFICIAL_ORDER):
-        raise Refusal("wrong-length", f"keypoints must have {len(OFFICIAL_ORDER)} entries, not {len(points)}.")
+        raise Refusal(
+            "wrong-length", f"keypoints must have {counted(len(OFFICIAL_ORDER), 'entry')}, not {len(points)}."
+        )
     rows = [(0.0, 0.0, 0)] * len(indices)
     for name, point in zip(OFFICIAL_ORDER, points, strict=True):
         x, y, visible = numbers(point, 3, f"point {name}")

@@ -17,6 +17,7 @@ import orjson
 from pycocotools import mask as coco_mask
 
 from posecore.config import parse_config
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.claims import Claims, Texts, recurring
 from posecore.formats.coco_options import CocoOptions
@@ -134,7 +135,9 @@ class CocoReader:
                 record.instances.append(instance)
             yield record
         for name, count in sorted(skipped.items()):
-            remark = Refusal("other-category", f"{count} annotations of category {name!r} are not of this dataset.")
+            remark = Refusal(
+                "other-category", f"{counted(count, 'annotation')} of category {name!r}, which is not of this dataset."
+            )
             yield remark.reject(source, f"{where} annotations", outcome="skipped")
         for image_id, positions in claims.unclaimed():
             for position in positions:
@@ -153,7 +156,7 @@ class CocoReader:
             listed = self.keypoint_names(category)
             if listed and listed != source.skeleton.names:
                 raise DatasetError(
-                    f"{where}: category {category['name']!r} lists {len(listed)} keypoints "
+                    f"{where}: category {category['name']!r} lists {counted(len(listed), 'keypoint')} "
                     f"({', '.join(listed[:4])}, …), not those of skeleton {source.skeleton.name} in its order "
                     f"({', '.join(source.skeleton.names[:4])}, …){_first_difference(listed, source.skeleton.names)}; "
                     "name a skeleton that fits the file, or, if that category is not of this dataset, those that are: "

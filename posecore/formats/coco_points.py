@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.formats.values import Refusal, numeric_array
 from posecore.schema import FloatArray, Json
 
@@ -23,7 +24,9 @@ def flat_keypoints(annotation: Mapping[str, Json], field: str, num_keypoints: in
         )
     array = numeric_array(annotation[field], field)
     if array.shape != (3 * num_keypoints,):
-        raise Refusal("wrong-length", f"{field} must be a list of {3 * num_keypoints} numbers, not {array.shape}.")
+        raise Refusal(
+            "wrong-length", f"{field} must be a list of {counted(3 * num_keypoints, 'number')}, not {array.shape}."
+        )
     return array.reshape(num_keypoints, 3)
 
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar, NamedTuple
 from xml.etree.ElementTree import Element
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.named_points import (
     PREDICTED,
@@ -82,7 +83,7 @@ class CvatReader(NamedPointsReader):
         yield from file.film(tracks)
         for name, count in sorted(file.others.items()):
             other = Refusal(
-                "other-annotation", f"{count} annotations of the kind {name} are not skeletons of this set."
+                "other-annotation", f"{counted(count, 'annotation')} of the kind {name}: no skeleton of this set."
             )
             yield other.reject(source, part, outcome="skipped")
 

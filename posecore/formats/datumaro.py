@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.coco import identifier
 from posecore.formats.json_lists import open_json
@@ -87,7 +88,9 @@ class DatumaroReader(NamedPointsReader):
                 yield from add_bodies(source, options, record, bodies, where)
                 yield record
         for name, count in sorted(others.items()):
-            other = Refusal("other-annotation", f"{count} annotations of the kind {name} are not bodies of this set.")
+            other = Refusal(
+                "other-annotation", f"{counted(count, 'annotation')} of the kind {name}: no body of this set."
+            )
             yield other.reject(source, part, outcome="skipped")
 
 
@@ -196,5 +199,5 @@ def _points(label: DatumaroLabel, annotation: Mapping[str, Json]) -> dict[str, P
     values = numbers(annotation.get("points"), 2 * count, "points")
     flags = [integer(flag, "visibility") for flag in sequence(annotation.get("visibility"), "visibility")]
     if len(flags) != count:
-        raise Refusal("wrong-length", f"visibility has {len(flags)} entries for {count} points.")
+        raise Refusal("wrong-length", f"visibility has {counted(len(flags), 'entry')} for {counted(count, 'point')}.")
     return {name: (x, y, flag) for name, x, y, flag in zip(label.points, values[::2], values[1::2], flags, strict=True)}

@@ -18,6 +18,7 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.formats.files import read_bytes, read_text, relative_path, source_file
 from posecore.formats.hdf5 import open_h5, table, values
@@ -196,13 +197,13 @@ def _h5_values(source: Source, name: str, num_rows: int) -> NDArray[np.float64]:
         if found.shape == (num_rows,):
             numbers = values(file, "df_with_missing/table")["values_block_0"]
             return np.asarray(numbers, np.float64).reshape(num_rows, -1)
-    raise DatasetError(f"{source.dataset}: {name} has {rows} rows, its CSV {num_rows}; use table: csv.")
+    raise DatasetError(f"{source.dataset}: {name} has {counted(rows, 'row')}, its CSV {num_rows}; use table: csv.")
 
 
 def _record(source: Source, header: _Header, image: str, values: NDArray[np.float64]) -> Record:
     num_columns = 2 * sum(len(points) for points in header.columns.values())
     if len(values) != num_columns:
-        raise Refusal("wrong-length", f"the row has {len(values)} coordinates, the header {num_columns}.")
+        raise Refusal("wrong-length", f"the row has {counted(len(values), 'coordinate')}, the header {num_columns}.")
     video, frame = image.split("/")[-2:]
     frame_number = _FRAME_NUMBER.search(frame.rpartition(".")[0])
     record = Record(

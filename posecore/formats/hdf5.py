@@ -10,6 +10,7 @@ import numpy as np
 import orjson
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.files import open_file
 from posecore.formats.reader import Source
@@ -92,7 +93,7 @@ def check_pieces(found: h5py.Dataset) -> None:
         sizes = []
         found.id.chunk_iter(lambda piece: sizes.append(piece.size if piece.byte_offset else 0))
     if (there := sum(size > 0 for size in sizes)) != pieces:
-        raise ValueError(f"{there} of the {pieces} pieces of its table are there")
+        raise ValueError(f"{there} of the {counted(pieces, 'piece')} of its table are there")
 
 
 def texts(file: h5py.Group, path: str) -> list[str]:

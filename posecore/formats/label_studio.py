@@ -16,6 +16,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.coco import identifier
 from posecore.formats.json_lists import WHOLE, StoredList, open_json
@@ -83,7 +84,7 @@ class LabelStudioReader(NamedPointsReader):
                     yield refusal.reject(source, where)
                     continue
                 if left:
-                    other = Refusal("other-annotation", f"{left} annotations of other people are left aside.")
+                    other = Refusal("other-annotation", f"{counted(left, 'annotation')} of other people, left aside.")
                     yield other.reject(source, where, record.source_id, outcome="skipped")
                 yield from add_bodies(source, options, record, bodies, where)
                 yield record
@@ -249,7 +250,8 @@ def _box_of(point: _Region, boxes: Sequence[_Region]) -> str:
     if len(around) != 1:
         raise Refusal(
             "no-body",
-            f"the point {point.label} lies in {len(around)} of {len(boxes)} boxes, and no relation says whose it is.",
+            f"the point {point.label} lies in {len(around)} of {counted(len(boxes), 'box')}, and no relation says "
+            "whose it is.",
         )
     return around[0]
 

@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.files import read_text
 from posecore.formats.named_points import (
@@ -119,7 +120,7 @@ def point_table(source: Source, part: str) -> PointTable:
 def _points(columns: Mapping[str, tuple[int, int]], cells: Sequence[str]) -> dict[str, tuple[float, float, int]]:
     points = {}
     if len(cells) <= max(max(pair) for pair in columns.values()):
-        raise Refusal("wrong-length", f"the row has {len(cells)} cells, fewer than the header.")
+        raise Refusal("wrong-length", f"the row has {counted(len(cells), 'cell')}, fewer than the header.")
     for name, pair in columns.items():
         try:
             x, y = (float(cells[column]) if cells[column].strip() else math.nan for column in pair)

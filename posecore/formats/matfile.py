@@ -18,6 +18,7 @@ from typing import Any, TypeAlias, overload
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 
 MatValue: TypeAlias = Any
@@ -127,7 +128,7 @@ def _matrix(data: memoryview, depth: int) -> tuple[str, MatValue]:
     count = math.prod(shape)
     if array_class in (_CELL, _STRUCT):
         if count > len(data) // 8:
-            raise _Damaged(f"{count} entries do not fit {len(data)} bytes")
+            raise _Damaged(f"{counted(count, 'entry')} do not fit {len(data)} bytes")
         return name, (_cells if array_class == _CELL else _structs)(data, position, count, depth)
     if array_class == _CHAR:
         kind, body, _ = _element(data, position)
@@ -220,6 +221,6 @@ def _numeric(data: memoryview, position: int, shape: tuple[int, ...], count: int
     kind, body, _ = _element(data, position)
     dtype = np.dtype(_NUMERIC.get(kind, "V1"))
     if kind not in _NUMERIC or len(body) != count * dtype.itemsize:
-        raise _Damaged(f"{len(body)} bytes of type {kind} for {count} numbers")
+        raise _Damaged(f"{len(body)} bytes of type {kind} for {counted(count, 'number')}")
     array = np.frombuffer(body, dtype)
     return float(array[0]) if count == 1 else array.reshape(shape, order="F")

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.reader import ReaderOfParts, Source
@@ -123,5 +124,7 @@ def _table(content: str, num_keypoints: int) -> FloatArray:
         missing.remove(int(joint))
         table[int(joint)] = values
     if missing:
-        raise Refusal("wrong-length", f"{len(missing)} of {num_keypoints} joints are missing, first {min(missing)}.")
+        raise Refusal(
+            "wrong-length", f"{len(missing)} of {counted(num_keypoints, 'joint')} are missing, first {min(missing)}."
+        )
     return table

@@ -14,6 +14,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.formats.hdf5 import member, texts, values
 from posecore.formats.named_points import PREDICTED, SCORES, NamedBody, Point
 from posecore.formats.nwb_file import PROCESSING, NwbVideo, kind_of, linked, linked_values, video_of
@@ -206,5 +207,5 @@ def _table(file: h5py.File, series: h5py.Group) -> _Table:
     if "confidence" in series:
         scores = np.asarray(linked_values(file, series, "confidence"), np.float64)
     if any(column is not None and column.shape != (len(places),) for column in (times, scores)):
-        raise ValueError(f"{series.name}: not one time and one confidence for each of {len(places)} rows")
+        raise ValueError(f"{series.name}: not one time and one confidence for each of {counted(len(places), 'row')}")
     return _Table(places, times, scores)

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import h5py
 import numpy as np
 
+from posecore.counting import counted
 from posecore.formats.hdf5 import member, open_h5, texts, values
 from posecore.formats.named_points import (
     NamedBody,
@@ -184,7 +185,9 @@ class _Reading:
             places = values(instance, "node_locations")
             seen = values(instance, "node_visibility") if "node_visibility" in instance else np.ones(len(places), bool)
             if places.shape != (len(skeleton.points), 2) or seen.shape != (len(skeleton.points),):
-                raise Refusal("wrong-length", f"{name} has not two numbers for each of {len(skeleton.points)} nodes.")
+                raise Refusal(
+                    "wrong-length", f"{name} has not two numbers for each of {counted(len(skeleton.points), 'node')}."
+                )
             yield NamedBody(
                 id=f"{source_id}/{name}",
                 points=_points(skeleton.points, places.tolist(), seen.tolist(), self._options.skip_points),

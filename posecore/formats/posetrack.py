@@ -8,6 +8,7 @@ from typing import ClassVar
 import numpy as np
 
 from posecore.config import Config, parse_config
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.coco import CocoReader, JsonObject
 from posecore.formats.coco_points import coco_flags, flat_keypoints
@@ -64,7 +65,9 @@ class PoseTrackReader(ReaderOfParts, CocoReader):
             if not options.unlabelled:
                 document, num_left = _labelled(document)
                 if num_left:
-                    left = Refusal("unlabelled-frame", f"{num_left} frames are not labelled (unlabelled: true).")
+                    left = Refusal(
+                        "unlabelled-frame", f"{counted(num_left, 'frame')} without labels (unlabelled: true)."
+                    )
                     yield left.reject(source, f"{where} images", outcome="skipped")
             for item in self.read_document(document, source, where):
                 if isinstance(item, Record):

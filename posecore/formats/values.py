@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.reader import Source
 from posecore.schema import AreaRule, BoxXywh, FloatArray, Json, Outcome, Reject
@@ -83,7 +84,7 @@ def numbers(value: Json, count: int, what: str) -> tuple[float, ...]:
         Refusal: it is not.
     """
     if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != count:
-        raise Refusal("wrong-length", f"{what} must be a list of {count} numbers, not {_short(value)}.")
+        raise Refusal("wrong-length", f"{what} must be a list of {counted(count, 'number')}, not {_short(value)}.")
     return tuple(number(item, what) for item in value)
 
 

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from pydantic import Field
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.files import read_json
 from posecore.formats.named_points import (
@@ -81,7 +82,9 @@ class ViaReader(NamedPointsReader):
             yield from add_bodies(source, options, record, bodies, where)
             yield record
         for name, count in sorted(others.items()):
-            other = Refusal("other-annotation", f"{count} regions of the shape {name} are neither points nor boxes.")
+            other = Refusal(
+                "other-annotation", f"{counted(count, 'region')} of the shape {name}: neither point nor box."
+            )
             yield other.reject(source, part, outcome="skipped")
 
 

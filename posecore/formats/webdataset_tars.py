@@ -8,6 +8,7 @@ import numpy as np
 import orjson
 from webdataset.tariterators import group_by_keys
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.formats.files import relative_path, source_file
 from posecore.formats.reader import ReaderOfParts, Source
@@ -169,7 +170,9 @@ def _instance(source: Source, value: Json, where: str, size: tuple[int, int]) ->
     names = source.skeleton.names
     rows = sequence(body.get("keypoints"), f"{where}: keypoints")
     if len(rows) != len(names):
-        raise Refusal("keypoint-count", f"{where} has {len(rows)} points; {source.skeleton.name} has {len(names)}.")
+        raise Refusal(
+            "keypoint-count", f"{where} has {counted(len(rows), 'point')}; {source.skeleton.name} has {len(names)}."
+        )
     points = [numbers(row, 3, f"{where}: keypoints") for row in rows]
     track, subject = body.get("track_id"), body.get("subject_id")
     head, center, scale = (
@@ -179,7 +182,7 @@ def _instance(source: Source, value: Json, where: str, size: tuple[int, int]) ->
     three_d = body.get("keypoints_3d")
     if three_d is not None:
         three_d = [numbers(row, 3, f"{where}: keypoints_3d") for row in sequence(three_d, f"{where}: keypoints_3d")]
-    counted = body.get("num_keypoints")
+    stated = body.get("num_keypoints")
     return Instance(
         id=text(body.get("id"), f"{where}: id"),
         bbox_xywh=box_xywh(*numbers(body.get("bbox_xywh"), 4, f"{where}: bbox_xywh")),
@@ -190,7 +193,7 @@ def _instance(source: Source, value: Json, where: str, size: tuple[int, int]) ->
         category_id=integer(body.get("category_id", 1), f"{where}: category_id"),
         is_crowd=boolean(body.get("is_crowd", False), f"{where}: is_crowd"),
         absent=_absent(body.get("absent", ()), len(names), where),
-        num_keypoints=None if counted is None else integer(counted, f"{where}: num_keypoints"),
+        num_keypoints=None if stated is None else integer(stated, f"{where}: num_keypoints"),
         segmentation=_segmentation(body.get("segmentation"), size),
         keypoints_3d=None if three_d is None else np.array(three_d, np.float32),
         subject_id=None if subject is None else text(subject, f"{where}: subject_id"),

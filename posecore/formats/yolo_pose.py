@@ -18,6 +18,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 import yaml
 
+from posecore.counting import counted
 from posecore.errors import DatasetError, ImageHeaderError
 from posecore.formats.files import read_text, relative_path, source_file
 from posecore.formats.named_points import NamedBody, NamedPointsOptions, add_bodies, reader_options
@@ -121,7 +122,7 @@ def describe_yolo(source: Source) -> YoloDescription:
         raise DatasetError(f"{where} has no kpt_shape: [points, 2 or 3], so it is no data.yaml of poses.")
     flip = found.get("flip_idx") or []
     if not _whole_numbers(flip) or (flip and sorted(flip) != list(range(shape[0]))):
-        raise DatasetError(f"{where}: flip_idx must list each of the {shape[0]} points once.")
+        raise DatasetError(f"{where}: flip_idx must list each of the {counted(shape[0], 'point')} once.")
     links = found.get("skeleton") or []
     links = links if all(_whole_numbers(link) and len(link) == 2 for link in links) else []
     pictures = {part: _listed(found.get(part)) for part in PARTS}
@@ -176,8 +177,8 @@ def _check_names(source: Source, description: YoloDescription) -> None:
     count, names = description.shape[0], source.skeleton.names
     if count != len(names):
         raise DatasetError(
-            f"{source.dataset}: {source.annotations} has {count} points (kpt_shape), skeleton {source.skeleton.name} "
-            f"{len(names)}; name a skeleton that fits the file."
+            f"{source.dataset}: {source.annotations} has {counted(count, 'point')} (kpt_shape), skeleton "
+            f"{source.skeleton.name} {len(names)}; name a skeleton that fits the file."
         )
     for position, (theirs, ours) in enumerate(zip(description.names, names, strict=False)):
         if theirs != ours:
@@ -272,7 +273,9 @@ def _row(line: str, description: YoloDescription) -> tuple[float, ...]:
     except ValueError:
         raise Refusal("not-a-number", f"{line!r:.60} is not a row of numbers.") from None
     if len(row) != 5 + count * each:
-        raise Refusal("wrong-length", f"a row has {len(row)} numbers, kpt_shape asks for {5 + count * each}.")
+        raise Refusal(
+            "wrong-length", f"a row has {counted(len(row), 'number')}, kpt_shape asks for {5 + count * each}."
+        )
     if not all(map(math.isfinite, row)) or not row[0].is_integer() or row[0] < 0:
         raise Refusal("not-a-number", f"{line!r:.60} has a number that is none, or no class.")
     points = np.array(row[5:]).reshape(count, each)[:, :2]

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import PoseCoreError
 from posecore.image_header import bits_per_sample
@@ -43,13 +44,13 @@ class StageReport:
     problem: str
 
     def __str__(self) -> str:
-        lines = [f"  stages, tried on {self.num_images} images:"]
+        lines = [f"  stages, tried on {counted(self.num_images, 'image')}:"]
         for count in self.counts:
             reasons = ", ".join(f"{reason}: {number}" for reason, number in count.reasons.items())
             lost = (
                 f"{count.images_rejected} and {count.instances_rejected} of them ({reasons})" if reasons else "nothing"
             )
-            given = f"{count.images_in} images, {count.instances_in} instances"
+            given = f"{counted(count.images_in, 'image')}, {counted(count.instances_in, 'instance')}"
             lines.append(f"    {count.stage}: {given}; took out {lost}")
             if count.stage in self.losing:
                 lines.append(f"  warning: {count.stage} loses more than max_loss allows, so ingestion would stop")
@@ -173,7 +174,10 @@ def _left_deep(held: Sequence[Record | Picture]) -> str:
     deep = [item.record.image for item in held if isinstance(item, Picture) and bits_per_sample(item.data) > 8]
     if not deep:
         return ""
-    return f"after all stages {len(deep)} images, such as {deep[0]}, have 16 bits per value; add the stage scale_range."
+    return (
+        f"after all stages 16 bits per value are left in {counted(len(deep), 'image')}, such as {deep[0]}; add the "
+        "stage scale_range."
+    )
 
 
 def _passed(

@@ -12,6 +12,7 @@ import orjson
 import polars as pl
 import pyarrow as pa
 
+from posecore.counting import counted
 from posecore.errors import ImageHeaderError, IngestError, PoseCoreError, failing_line, said
 from posecore.image_header import image_size
 from posecore.ingest.tally import Tally
@@ -169,8 +170,8 @@ def _run_model_stage(
         givens = [_Given.of(picture.record) for picture in batch]
         answers = _asked(stage, f"{batch[0].record.image} and {len(batch) - 1} more", work, batch)
         if not isinstance(answers, Sequence) or len(answers) != len(batch):
-            number = len(answers) if isinstance(answers, Sequence) else "no list of"
-            raise IngestError(f"stage {stage.label} gave {number} answers to {len(batch)} pictures.")
+            gave = counted(len(answers), "answer") if isinstance(answers, Sequence) else "no list of answers"
+            raise IngestError(f"stage {stage.label} gave {gave} to {counted(len(batch), 'picture')}.")
         for picture, given, answer in zip(batch, givens, answers, strict=True):
             yield from _answered(stage, picture, given, answer, tally)
 
@@ -293,7 +294,8 @@ def _run_table_stage(
 ) -> Annotations:
     tally.enter_many(stage.label, held.images.num_rows, held.instances.num_rows)
     images, instances = _frame(held.images), _frame(held.instances)
-    where = f"{held.images.num_rows} images from {held.images['image'][0].as_py() if held.images.num_rows else 'none'}"
+    first = held.images["image"][0].as_py() if held.images.num_rows else "none"
+    where = f"{counted(held.images.num_rows, 'image')} from {first}"
     answer = _asked(stage, where, work, images, instances)
     if not isinstance(answer, tuple) or len(answer) != 2:
         name = type(answer).__name__

@@ -7,6 +7,7 @@ only be shown by doing it once more. Nothing is written but scratch files, which
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from posecore.counting import counted
 from posecore.errors import IngestError
 from posecore.ingest.executor import Executor, InProcess
 from posecore.ingest.fetch import Examined, ready_stages, staged
@@ -42,7 +43,7 @@ class SourceReport:
     differences: tuple[str, ...]
 
     def __str__(self) -> str:
-        head = f"{self.split}: {self.num_images} pictures, {self.num_changed} changed by stages; "
+        head = f"{self.split}: {counted(self.num_images, 'picture')}, {self.num_changed} changed by stages; "
         if not self.num_different:
             return f"{head}every one is what reader and stages make of its source"
         more = self.num_different - len(self.differences)

@@ -165,7 +165,7 @@ def agreement_text(found: Agreement) -> str:
     lines = [head]
     if found.num_swapped:
         lines.append(
-            f"{found.num_swapped} bodies have left and right exchanged by one of the two: left out; look at them"
+            f"left and right are exchanged by one of the two: {counted(found.num_swapped, 'body')} left out; look there"
         )
     lines.append(f"{'point':<20} {'pairs':>5} {'alone':>9} {'constant':>8} {'95 % interval':>15}  second minus first")
     for point in found.points:

@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.labels.suspects import Suspect
 
@@ -117,12 +118,14 @@ def find_noisy_labels(losses: Float[np.ndarray, "E N K"]) -> NoiseCheck:
     """
     if len(losses) < LEAST_PASSES:
         raise DatasetError(
-            f"losses of {len(losses)} passes are recorded, and a curve needs {LEAST_PASSES}; record more often."
+            f"losses of {counted(len(losses), 'pass')} are recorded, and a curve needs {LEAST_PASSES}; record more "
+            "often."
         )
     labelled = ~np.isnan(losses).any(axis=0)
     if labelled.sum() < LEAST_LABELS:
         raise DatasetError(
-            f"losses of {int(labelled.sum())} labels are recorded, and two groups need {LEAST_LABELS}; label more."
+            f"losses of {counted(int(labelled.sum()), 'label')} are recorded, and two groups need {LEAST_LABELS}; "
+            "label more."
         )
     features = curve_features(losses[:, labelled])
     noisy, centres = two_means(features)

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.labels.proportions import (
     DEGREES_OF_FREEDOM,
@@ -69,8 +70,8 @@ class Features:
         if len(bones) < LEAST_BONES:
             raise ConfigError(
                 f"the statistics of {statistics.dataset or statistics.skeleton} ({statistics.skeleton}) know "
-                f"{len(bones)} bones of skeleton {skeleton.name}, and {LEAST_BONES} are needed; learn them from labels "
-                "with that skeleton."
+                f"{counted(len(bones), 'bone')} of skeleton {skeleton.name}, and {LEAST_BONES} are needed; learn them "
+                "from labels with that skeleton."
             )
         order = len(angles[0].cosines) if angles else 0
         return cls(

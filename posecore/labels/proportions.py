@@ -28,6 +28,7 @@ from jaxtyping import Bool, Float
 from numpy.typing import NDArray
 
 from posecore.config import Config, parse_config, read_yaml
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.skeletons.skeleton import Skeleton
 from posecore.storage import AnyPath, as_path, write_atomically
@@ -243,9 +244,9 @@ def learn_statistics(
     usable = (~np.isnan(lengths[:, ~filled])).sum(axis=1) >= min(LEAST_BONES, int((~filled).sum()))
     if usable.sum() < LEAST_BODIES:
         raise DatasetError(
-            f"{dataset or skeleton.name}: {int(usable.sum())} of {len(keypoints)} labelled bodies show at least "
-            f"{LEAST_BONES} bones, and proportions need {LEAST_BODIES} such bodies; label more, or use statistics of "
-            "the same population from elsewhere."
+            f"{dataset or skeleton.name}: {int(usable.sum())} of {counted(len(keypoints), 'labelled body')} show at "
+            f"least {LEAST_BONES} bones, and proportions need {LEAST_BODIES} such bodies; label more, or use "
+            "statistics of the same population from elsewhere."
         )
     keypoints, labelled = keypoints[usable], labelled[usable]
     mirrored = keypoints[:, skeleton.flip_indices] * np.array([-1.0, 1.0])

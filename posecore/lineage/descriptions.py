@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from posecore.counting import counted
 from posecore.lineage.ancestry.graph import Node
 from posecore.lineage.ancestry.permissions import verdicts
 from posecore.lineage.ancestry.query import Answer, LineageGraph, Sighting
@@ -146,7 +147,10 @@ def describe_certificate(found: Certificate) -> list[str]:
     return [
         f"{found.model} {verb[found.verdict]} {found.asked} (weights {found.weights[:12] or 'unknown'})",
         *(f"  {step}" for step in found.path),
-        *(f"  not in {entry['split']} {entry['edition'][:12]}, {entry['pictures']} pictures" for entry in found.proof),
+        *(
+            f"  not in {entry['split']} {entry['edition'][:12]}, {counted(entry['pictures'], 'picture')}"
+            for entry in found.proof
+        ),
         *(f"  because {line}" for line in found.missing),
         *(f"  trusted: {line}" for line in found.trusted),
     ]

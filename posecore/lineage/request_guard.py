@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 
 import orjson
 
+from posecore.counting import counted
 from posecore.errors import PredictionError
 from posecore.lineage.pyfunc_signature import IMAGE_COLUMN, INPUT_COLUMNS, PARAMETERS
 from posecore.lineage.serving_limits import ServingLimits
@@ -126,7 +127,7 @@ def checked_body(body: bytes, limits: ServingLimits) -> bytes:
     Raises:
         PredictionError: the body is no JSON, has another form, more rows than allowed, or an unknown name.
     """
-    rows_word = f"max_bodies = {limits.max_bodies} rows; send fewer pictures at a time."
+    rows_word = f"max_bodies = {counted(limits.max_bodies, 'row')}; send fewer pictures at a time."
     if sum(map(body.count, _MARKS)) > _MARKS_PER_ROW * limits.max_bodies + _MARKS_BESIDE:
         # Before anything is parsed: a short text can make a great many objects.
         raise _Refused(413, f"the request has more values than belong to {rows_word}")
@@ -146,7 +147,7 @@ def checked_body(body: bytes, limits: ServingLimits) -> bytes:
     rows, columns = _table(form, document[form])
     _check_names("column", columns, INPUT_COLUMNS)
     if len(rows) > limits.max_bodies:
-        raise _Refused(413, f"the request has {len(rows)} rows, more than {rows_word}")
+        raise _Refused(413, f"the request has {counted(len(rows), 'row')}, more than {rows_word}")
     key = IMAGE_COLUMN if form == _RECORDS else columns.index(IMAGE_COLUMN) if IMAGE_COLUMN in columns else None
     unreadable = [row for row in rows if key is not None and not _is_base64(_image(row, key))]
     for row in unreadable:

@@ -21,6 +21,7 @@ from pydantic import Field, model_validator
 
 from posecore.config import Config, parse_config
 from posecore.conventions import Conventions
+from posecore.counting import counted
 from posecore.errors import ConfigError, IntegrityError
 from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import AugmentConfig, LateAugmentConfig
@@ -208,8 +209,8 @@ class Loader:
     ) -> None:
         if global_batch % world_size:
             raise ConfigError(
-                f"global_batch: {global_batch} crops cannot be divided evenly among {world_size} ranks; "
-                f"choose a multiple of {world_size}."
+                f"global_batch: {counted(global_batch, 'crop')} cannot be divided evenly among "
+                f"{counted(world_size, 'rank')}; choose a multiple of {world_size}."
             )
         missing = [entry.name for entry in config.mixture.entries if entry.name not in stores]
         if missing:

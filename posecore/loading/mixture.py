@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.loading.augment import AugmentConfig
 from posecore.loading.blocks import BlockStarts, ShardBlocks
@@ -180,8 +181,9 @@ class MixtureSampler:
         ]
         if undrawn:
             raise ConfigError(
-                f"mixture entry {', '.join(undrawn)}: so small a share of an epoch of {self.draws.sum()} samples is "
-                "none, and the dataset would not be seen; raise its weight or samples_per_epoch, or take it out."
+                f"mixture entry {', '.join(undrawn)}: so small a share of an epoch of "
+                f"{counted(self.draws.sum(), 'sample')} is none, and the dataset would not be seen; raise its weight "
+                "or samples_per_epoch, or take it out."
             )
         self._epochs = Epochs(self.draw)
         if scratch is not None and self.steps_per_epoch * global_batch >= LEAST_SAMPLES:

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.models.groups import Group
 from posecore.models.pixel_values import IMAGENET_MEAN, IMAGENET_STD
 from posecore.schema import CropBatch, KeypointState
@@ -161,7 +162,9 @@ def split_batch(batch: CropBatch, parts: int) -> list[CropBatch]:
     """
     total = len(batch.images)
     if total % parts:
-        raise ValueError(f"{total} crops per rank and step cannot be accumulated in {parts} equal parts.")
+        raise ValueError(
+            f"{counted(total, 'crop')} per rank and step cannot be accumulated in {counted(parts, 'equal part')}."
+        )
     return [_every(batch, np.arange(first, total, parts)) for first in range(parts)]
 
 

@@ -14,6 +14,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.methods.batch import DeviceBatch
 from posecore.methods.losses import usual_loss
@@ -161,8 +162,8 @@ def take_tokens(student: PoseModel, teacher: PoseModel) -> None:
     if ours is None or ours.shape != theirs.shape:
         number, width = theirs.shape
         raise ConfigError(
-            f"token: the student has no place for {number} knowledge tokens of width {width}; set its backbone's "
-            "knowledge_tokens, and knowledge_width if its own is another."
+            f"token: the student has no place for {counted(number, 'knowledge token')} of width {width}; set its "
+            "backbone's knowledge_tokens, and knowledge_width if its own is another."
         )
     ours.copy_(theirs)
 
@@ -177,7 +178,7 @@ def _plain(model: ModelConfig, who: str) -> VitConfig:
     if backbone.window:
         raise ConfigError(
             f"token: a knowledge token is of the whole image, and the {who}'s blocks attend within windows of "
-            f"{backbone.window} tokens; leave token out, or choose another {who}."
+            f"{counted(backbone.window, 'token')}; leave token out, or choose another {who}."
         )
     if backbone.knowledge_tokens:
         raise ConfigError(

@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 from posecore.config import Config, parse_config
+from posecore.counting import counted
 from posecore.errors import ConfigError, DatasetError
 from posecore.labels.proportions import LEAST_BODIES, NO_LENGTH, bones_of, extents
 from posecore.methods.expectation import LEAST_CONFIDENCE, extent
@@ -279,9 +280,10 @@ def _complete(keypoints: NDArray[np.floating], labelled: NDArray[np.bool_], skel
     whole = labelled[:, columns].all(axis=1)
     if whole.sum() < LEAST_BODIES:
         raise DatasetError(
-            f"{int(whole.sum())} of {len(labelled)} bodies are labelled at all {len(columns)} points of "
-            f"{skeleton.name} that a pose prior looks at, and it needs {LEAST_BODIES}; label more, or use bone lengths "
-            "and angles (`posecore labels learn`), which take bodies as they are."
+            f"{int(whole.sum())} of {counted(len(labelled), 'body')} are labelled at all "
+            f"{counted(len(columns), 'point')} of {skeleton.name} that a pose prior looks at, and it needs "
+            f"{LEAST_BODIES}; label more, or use bone lengths and angles (`posecore labels learn`), which take bodies "
+            "as they are."
         )
     bodies = torch.from_numpy(keypoints[whole].astype(np.float32))
     mirrored = bodies[:, torch.from_numpy(skeleton.flip_indices)] * torch.tensor([-1.0, 1.0])

@@ -19,6 +19,7 @@ from pydantic import BeforeValidator, Field
 from torch import nn
 
 from posecore.config import Config, parse_config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.methods.heads import ExpertsConfig
 from posecore.methods.prototypes import WEIGHTS, PrototypesConfig, PrototypeSettings, PrototypeWeighting, StagesConfig
@@ -165,8 +166,10 @@ class LastNConfig(_Strategy):
         """See :meth:`_Strategy.apply`."""
         depth = 1 + max((block_index(name) for name, _ in model.named_parameters()), default=-1)
         if not 0 < self.blocks <= depth:
-            has = f"has {depth} blocks" if depth else "has no blocks"
-            raise ConfigError(f"strategy.blocks: {self.blocks} blocks cannot learn, for the backbone {has}; take full.")
+            has = f"has {counted(depth, 'block')}" if depth else "has no blocks"
+            raise ConfigError(
+                f"strategy.blocks: {counted(self.blocks, 'block')} cannot learn, for the backbone {has}; take full."
+            )
         super().apply(model, roles)
 
 

@@ -8,6 +8,7 @@ from pydantic import Field, TypeAdapter, ValidationError, model_validator
 from posecore.codecs.codec import Codec
 from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.geometry import CropConvention
 from posecore.models.backbones.door import BackboneConfig
@@ -110,8 +111,8 @@ class ModelConfig(Config):
             )
         if self.embedding is not None and self.embedding.upsampling != self.head.upsampling:
             raise ValueError(
-                f"embedding needs a head whose heatmaps are {self.embedding.upsampling} times as large as its input, "
-                f"such as classic; those of {self.head.kind} are not."
+                f"embedding needs a head whose heatmaps are {counted(self.embedding.upsampling, 'time')} as large as "
+                f"its input, such as classic; those of {self.head.kind} are not."
             )
         return self
 

@@ -6,6 +6,8 @@ from typing import TypeAlias
 import torch
 from torch import Tensor, nn
 
+from posecore.counting import counted
+
 Group: TypeAlias = tuple[str, int, int]
 """A task's rows of a micro-batch: name, first row, one past the last row. Groups cover a batch in order."""
 
@@ -29,7 +31,7 @@ def check_groups(groups: Sequence[Group], tasks: Collection[str], num_rows: int)
             raise ValueError(f"group {task!r} has rows {start} to {stop}, but the group before it ends at row {row}.")
         row = stop
     if row != num_rows:
-        raise ValueError(f"the groups cover {row} of {num_rows} rows; every row needs the name of its task.")
+        raise ValueError(f"the groups cover {row} of {counted(num_rows, 'row')}; every row needs the name of its task.")
 
 
 def run_by_group(modules: nn.ModuleDict, x: Tensor, groups: Sequence[Group]) -> Tensor:

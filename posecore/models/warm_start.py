@@ -14,6 +14,7 @@ from torch import nn
 
 from posecore.config import Config
 from posecore.conventions import Conventions
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.models.backbones.door import BackboneConfig
 from posecore.models.backbones.position import resize_position_embedding
@@ -68,7 +69,7 @@ class Copied:
         source: the part of the parent, such as ``head coco``; empty if nothing was copied.
         copied: how much was copied.
         total: how much there is.
-        unit: of both numbers.
+        unit: of both numbers, in the singular.
         fresh: points that keep their initial values.
     """
 
@@ -81,7 +82,7 @@ class Copied:
 
     def __str__(self) -> str:
         """In one line."""
-        return f"{self.copied} of {self.total} {self.unit}" + (f" from {self.source}" if self.source else "")
+        return f"{self.copied} of {counted(self.total, self.unit)}" + (f" from {self.source}" if self.source else "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +102,10 @@ class WarmStart:
             table.add_column(column, overflow="fold")
         for row in self.rows:
             table.add_row(
-                row.what, row.source or "–", f"{row.copied} of {row.total} {row.unit}", ", ".join(row.fresh) or "–"
+                row.what,
+                row.source or "–",
+                f"{row.copied} of {counted(row.total, row.unit)}",
+                ", ".join(row.fresh) or "–",
             )
         return table
 
@@ -225,23 +229,23 @@ def _copy_backbone(model: PoseModel, parent: PoseModel) -> list[Copied]:
     rows = []
     if "knowledge_tokens" in shared.keys() - theirs.keys():
         number = len(shared["knowledge_tokens"])
-        rows.append(Copied("knowledge tokens", "", 0, number, "tokens"))
+        rows.append(Copied("knowledge tokens", "", 0, number, "token"))
         shared = {name: tensor for name, tensor in shared.items() if not name.startswith("knowledge_")}
     if "pos_embed" in shared:
         grid, source_grid = model.config.feature_size, parent.config.feature_size
         shared.pop("pos_embed").copy_(resize_position_embedding(theirs["pos_embed"], grid, source_grid))
         resized = "" if grid == source_grid else ", resampled from {}×{}".format(*source_grid)
         tokens = grid[0] * grid[1]
-        rows.append(Copied("positions", f"backbone{resized}", tokens, tokens, "tokens"))
+        rows.append(Copied("positions", f"backbone{resized}", tokens, tokens, "token"))
     if DEPTH_WEIGHT in shared and DEPTH_WEIGHT not in theirs:
         fresh = shared.pop(
             DEPTH_WEIGHT
         ).numel()  # zeros: with depth or without, the model computes what its parent does
-        rows.append(Copied("depth input", "", 0, fresh, "numbers"))
+        rows.append(Copied("depth input", "", 0, fresh, "number"))
     for name, tensor in shared.items():
         tensor.copy_(theirs[name][: len(tensor)] if tensor.ndim else theirs[name])
     count = sum(tensor.numel() for tensor in shared.values())
-    return [Copied("backbone", "backbone", count, count, "numbers"), *rows]
+    return [Copied("backbone", "backbone", count, count, "number"), *rows]
 
 
 def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Copied]:
@@ -253,7 +257,7 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
     rows = []
     for task in model.heads:
         if not (wanted or task in parent.heads):
-            rows.append(Copied(f"expert {task}", "", 0, total, "rows"))
+            rows.append(Copied(f"expert {task}", "", 0, total, "row"))
             continue
         from_experts = any(".experts." in name for name in theirs)
         origin = _nearest(model, parent, task) if from_experts else None
@@ -262,7 +266,7 @@ def _copy_experts(model: PoseModel, parent: PoseModel, wanted: bool) -> list[Cop
             if is_of_task:
                 dense = theirs[f"{layer}.fc2.{kind}"]
                 mine.copy_(theirs[f"{layer}.experts.{origin}.{kind}"] if origin else dense[-len(mine) :])
-        rows.append(Copied(f"expert {task}", f"expert {origin}" if origin else "dense layers", total, total, "rows"))
+        rows.append(Copied(f"expert {task}", f"expert {origin}" if origin else "dense layers", total, total, "row"))
     return rows
 
 
@@ -270,7 +274,7 @@ def _copy_head(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) 
     names = model.skeletons[dataset].union_names
     origin = _head_origin(model, parent, dataset, wanted)
     if origin is None:
-        return Copied(f"head {dataset}", "", 0, len(names), "points", names)
+        return Copied(f"head {dataset}", "", 0, len(names), "point", names)
     have = parent.skeletons[origin].union_names
     pairs = [(i, have.index(name)) for i, name in enumerate(names) if name in have]
     mine, its = (list(column) for column in zip(*pairs, strict=True))
@@ -281,7 +285,7 @@ def _copy_head(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) 
         else:
             tensor.copy_(theirs[name])
     fresh = tuple(name for name in names if name not in have)
-    return Copied(f"head {dataset}", f"head {origin}", len(pairs), len(names), "points", fresh)
+    return Copied(f"head {dataset}", f"head {origin}", len(pairs), len(names), "point", fresh)
 
 
 def _head_origin(model: PoseModel, parent: PoseModel, dataset: str, wanted: bool) -> str | None:
@@ -311,7 +315,7 @@ def _copy_prototypes(model: PoseModel, parent: PoseModel, wanted: bool) -> list[
     if fits:
         model.embedding_head.load_state_dict(parent.embedding_head.state_dict())
     source = "embedding head" if fits else ""
-    rows = [Copied("embedding head", source, count if fits else 0, count, "numbers")]
+    rows = [Copied("embedding head", source, count if fits else 0, count, "number")]
     for dataset in model.heads:
         names = model.skeletons[dataset].union_names
         ours = model.prototypes.get_buffer(dataset)
@@ -327,7 +331,7 @@ def _copy_prototypes(model: PoseModel, parent: PoseModel, wanted: bool) -> list[
             used[origin] = used.get(origin, 0) + 1
         source = ", ".join(f"{origin} ({number})" for origin, number in used.items())
         copied = sum(used.values())
-        rows.append(Copied(f"prototypes {dataset}", source, copied, len(names), "points", tuple(fresh)))
+        rows.append(Copied(f"prototypes {dataset}", source, copied, len(names), "point", tuple(fresh)))
     return rows
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import PredictionError
 from posecore.prediction.instances import NO_TRACK, Boxes
 from posecore.prediction.outputs import Found, ImageId, Sink
@@ -106,8 +107,9 @@ def boxes_of_file(file: "BoxFile", sources: Sequence[Source]) -> Locator:
     times = Counter(key for key in keys.values() if key is not None)
     if not times:
         raise PredictionError(
-            f"{file.path} has boxes for {len(file.images)} images (such as {next(iter(sorted(file.images)), 'none')}), "
-            f"but for none of those given (such as {sources[0].name}); name images as they are called."
+            f"{file.path} has boxes for {counted(len(file.images), 'image')} (such as "
+            f"{next(iter(sorted(file.images)), 'none')}), but for none of those given (such as {sources[0].name}); "
+            "name images as they are called."
         )
     (key, most), *_ = times.most_common(1)
     if most > 1:
@@ -240,7 +242,8 @@ def _counted(video: Video, source: Source, report: Report, advance: Callable[[],
         report.failures.append(
             (
                 source.name,
-                f"{source.name}: only {count} of {video.num_frames} frames can be decoded; is the file whole?",
+                f"{source.name}: only {count} of {counted(video.num_frames, 'frame')} can be decoded; is the file "
+                "whole?",
             )
         )
 

@@ -22,6 +22,7 @@ from pydantic import Field, model_validator
 from posecore.codecs.grouping import GroupingConfig
 from posecore.codecs.scene import SceneReading, SelectionConfig
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError, PredictionError
 from posecore.evaluation.arrays import Predictions
 from posecore.evaluation.crops import predict_heads
@@ -186,7 +187,7 @@ class Predictor:
         meant = [name] if name in skeletons else [head for head, found in skeletons.items() if found.name == name]
         if len(meant) != 1:
             known = ", ".join(
-                f"{head} ({found.name}, {found.num_keypoints} points)" for head, found in skeletons.items()
+                f"{head} ({found.name}, {counted(found.num_keypoints, 'point')})" for head, found in skeletons.items()
             )
             raise PredictionError(
                 f"the model has {len(meant) or 'no'} head{'s'[: len(meant)]} {name!r}; it has {known}. "
@@ -236,12 +237,12 @@ class Predictor:
         boxes = [None] * len(images) if boxes_xywh is None else boxes_xywh
         if len(boxes) != len(images):
             raise PredictionError(
-                f"{len(boxes)} lists of boxes were given for {len(images)} images; give one for each."
+                f"{counted(len(boxes), 'list')} of boxes for {counted(len(images), 'image')}; give one for each."
             )
         beside = [None] * len(images) if depths is None else depths
         if len(beside) != len(images):
             raise PredictionError(
-                f"{len(beside)} depths were given for {len(images)} images; give one (or None) for each."
+                f"{counted(len(beside), 'depth')} for {counted(len(images), 'image')}; give one (or None) for each."
             )
         if any(depth is not None for depth in beside) and not self.model.takes_depth:
             raise PredictionError("depth was given, but the model takes pictures alone; leave the depth out.")

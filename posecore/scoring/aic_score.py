@@ -4,6 +4,7 @@ from functools import partial
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.aic import aic_metrics, aic_of_resample, aic_sums
@@ -108,7 +109,7 @@ def read_aic_answers(results: AnyPath, truth: Truth) -> tuple[Predictions, int]:
                         continue
                     given = float64_of(body)
                     if len(given) != 8 * wanted:
-                        raise ValueError(f"{len(given) // 8} numbers, not {wanted}")
+                        raise ValueError(f"{counted(len(given) // 8, 'number')}, not {wanted}")
                     rows.append(row)
                     points.append(given)
             except (KeyError, TypeError, ValueError, AttributeError) as error:

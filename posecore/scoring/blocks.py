@@ -8,6 +8,7 @@ import numpy as np
 from jaxtyping import Float, Int
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.results import PART_FIELDS
 from posecore.evaluation.wholebody import PARTS
@@ -120,12 +121,12 @@ class Results:
         counts = sizes.reshape(len(items), len(keys)).sum(axis=1) // 8
         wanted = 3 * self._num_keypoints
         if (counts != wanted).any():
-            raise ValueError(f"{counts[counts != wanted][0]} numbers where {wanted} belong")
+            raise ValueError(f"{counted(counts[counts != wanted][0], 'number')} where {wanted} belong")
         return np.frombuffer(b"".join(given)).reshape(len(items), self._num_keypoints, 3)
 
     def _misfit(self, items: Sequence[Mapping[str, Any]], first: int) -> EvaluationError:
         """What is wrong with the first entry that does not fit."""
-        expected = f"an image_id, {self._num_keypoints} keypoints as x, y, confidence, and a score"
+        expected = f"an image_id, {counted(self._num_keypoints, 'keypoint')} as x, y, confidence, and a score"
         for number, item in enumerate(items):
             try:
                 count = self._triplets([item]).size

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import Predictions
 from posecore.scoring.blocks import BODY_ID_FIELD, Block, Results
@@ -39,8 +40,8 @@ def read_all(path: AnyPath, truth: Truth) -> ReadResults:
     named = sum(body != "" for body in bodies)
     if named not in (0, len(bodies)):
         raise EvaluationError(
-            f"{path}: {named} of {len(bodies)} results have a field {BODY_ID_FIELD}; either all name the annotation "
-            "that they answer, or none."
+            f"{path}: {named} of {counted(len(bodies), 'result')} have a field {BODY_ID_FIELD}; either all name the "
+            "annotation that they answer, or none."
         )
     row_of = {name: row for row, name in enumerate(truth.arrays.instance_ids)}
     rows = np.array([row_of.get(body, -1) if body else -1 for body in bodies], np.int64)
@@ -49,7 +50,7 @@ def read_all(path: AnyPath, truth: Truth) -> ReadResults:
     kept = predictions.take(~strange)
     _, counts = np.unique(kept.instance_row[kept.instance_row >= 0], return_counts=True)
     if (counts > 1).any():
-        raise EvaluationError(f"{path}: {int((counts > 1).sum())} annotations are answered more than once.")
+        raise EvaluationError(f"{path}: more than one answer to {counted(int((counts > 1).sum()), 'annotation')}.")
     return ReadResults(
         predictions=kept, num_entries=entries.num_entries, num_unknown=entries.num_unknown + int(strange.sum())
     )

@@ -13,6 +13,7 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.traits import Traits
@@ -187,10 +188,10 @@ class _Table:
             return
         wanted = 3 * self._skeleton.num_keypoints
         if len(points) not in (0, wanted):
-            raise ValueError(f"{len(points)} numbers for {self._skeleton.num_keypoints} points")
+            raise ValueError(f"{counted(len(points), 'number')} for {counted(self._skeleton.num_keypoints, 'point')}")
         box = annotation.get("bbox") or (0.0, 0.0, 0.0, 0.0)
         if len(box) != 4:
-            raise ValueError(f"a box of {len(box)} numbers")
+            raise ValueError(f"a box of {counted(len(box), 'number')}")
         self._points.extend(points or [0.0] * wanted)
         self._boxes.extend(box)
         x, y, width, height = head or (np.nan,) * 4
@@ -295,6 +296,7 @@ def _refuse_other_points(categories: Json, skeleton: Skeleton, origin: str, *, b
         if not isinstance(listed, list) or body_only or len(listed) == skeleton.num_keypoints:
             continue
         raise EvaluationError(
-            f"{origin}: category {category.get('name')!r} has {len(listed)} points, skeleton {skeleton.name} has "
-            f"{skeleton.num_keypoints}; name the skeleton of the file: --skeleton NAME, or --dataset NAME."
+            f"{origin}: category {category.get('name')!r} has {counted(len(listed), 'point')}, skeleton "
+            f"{skeleton.name} has {skeleton.num_keypoints}; name the skeleton of the file: --skeleton NAME, or "
+            "--dataset NAME."
         )

@@ -51,7 +51,7 @@ def compare(first: Scored, second: Scored, bootstrap: BootstrapSettings | None) 
         return {name: after[name] - before[name] for name in before}
 
     one, other = first.score, second.score
-    shared = [name for name in one.metrics if name in other.metrics]
+    shared = [name for name in one.judged if name in other.judged]
     return Comparison(
         first=one.results,
         second=other.results,

@@ -11,6 +11,7 @@ import orjson
 from jaxtyping import Float
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.traits import Traits
@@ -106,8 +107,8 @@ def read_mpii_answers(path: AnyPath, truth: Truth) -> tuple[Predictions, int]:
         raise EvaluationError(f"{path}: answers of shape {points.shape}; expected N × {NUM_JOINTS} × 2 numbers.")
     if number != wanted:
         raise EvaluationError(
-            f"{path}: {number} answers for the {wanted} persons of {truth.origin}; the official code goes by row, so a "
-            "file with other rows cannot be scored."
+            f"{path}: {counted(number, 'answer')} for the {counted(wanted, 'person')} of {truth.origin}; the official "
+            "code goes by row, so a file with other rows cannot be scored."
         )
     shift = 1 - truth.first_pixel  # definitions count from 0
     positions = points[:, :, :2] - shift

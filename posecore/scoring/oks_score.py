@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Bool
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.datasets.definition import EvaluationDefinition
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth
@@ -108,7 +109,7 @@ def num_entries(results: AnyPath, truth: Truth) -> int:
 def _refuse_unknown(entries: Results, truth: Truth) -> None:
     if entries.num_unknown:
         raise EvaluationError(
-            f"{entries.path}: {entries.num_unknown} of {entries.num_entries} results are on pictures that "
+            f"{entries.path}: {entries.num_unknown} of {counted(entries.num_entries, 'result')} are on pictures that "
             f"{truth.origin} does not have, the first on {entries.unknown!r}; this protocol's own code refuses such a "
             "file."
         )

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 
 import orjson
@@ -18,7 +19,8 @@ _NUMBERS = ("torso/bodies",)
 
 def as_json(score: Score, comparison: Comparison | None = None) -> bytes:
     """Everything as JSON text; a number that does not exist is null."""
-    value = {"score": score, **({} if comparison is None else {"comparison": comparison})}
+    told = replace(score, metrics={name: score.judged.get(name, math.nan) for name in score.metrics})
+    value = {"score": told, **({} if comparison is None else {"comparison": comparison})}
     return orjson.dumps(value, option=orjson.OPT_INDENT_2 | orjson.OPT_SERIALIZE_NUMPY) + b"\n"
 
 
@@ -78,9 +80,8 @@ def _units(score: Score) -> str:
 
 
 def _figure_rows(score: Score) -> list[Sequence[Cell]]:
-    """Of the metrics; -1 is how protocols say that there is nothing to judge."""
     rows = _metric_rows(score.metrics, score.intervals)
-    return [(name, "–" if value == -1.0 else value, *ends) for name, value, *ends in rows]
+    return [(name, value if name in score.judged else "–", *ends) for name, value, *ends in rows]
 
 
 def _metric_rows(values: Mapping[str, float], intervals: Mapping[str, Estimate]) -> list[Sequence[Cell]]:

@@ -87,6 +87,11 @@ class Score:
     worst: Sequence[WorstPicture] = ()
     worst_note: str = ""
 
+    @property
+    def judged(self) -> dict[str, float]:
+        """The metrics that had something to judge."""
+        return {name: value for name, value in self.metrics.items() if value != -1.0}
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:

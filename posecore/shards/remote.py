@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from upath import UPath
 
+from posecore.counting import counted
 from posecore.errors import PoseCoreError, StorageError
 from posecore.storage import AnyPath, TooLarge
 
@@ -50,8 +51,8 @@ def asked_again(path: AnyPath, read: Callable[[], T], done: str = "read") -> T:
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise StorageError(
-            f"{path}: cannot be {done}, tried {len(WAITS_S) + 1} times ({reason}); see whether the store can be "
-            "reached from here, and run the command again."
+            f"{path}: cannot be {done}, tried {counted(len(WAITS_S) + 1, 'time')} ({reason}); see whether the store "
+            "can be reached from here, and run the command again."
         ) from None
 
 

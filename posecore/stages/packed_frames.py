@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
+from posecore.counting import counted
 from posecore.errors import ImageHeaderError
 from posecore.formats.hdf5 import MAX_H5_BYTES, member, table, text_attribute
 from posecore.formats.sleap import PackedFrame, parse_packed_frame
@@ -81,7 +82,7 @@ def _stored(file: h5py.File, packed: PackedFrame) -> tuple[bytes, str]:
     """Bytes of a stored picture, and the order of its channels when it was encoded."""
     found = table(file, f"{packed.group}/video")
     if not packed.row < found.shape[0]:
-        raise ValueError(f"it has {found.shape[0]} pictures")
+        raise ValueError(f"it has {counted(found.shape[0], 'picture')}")
     if found.nbytes // found.shape[0] > MAX_H5_BYTES:
         raise ValueError("a picture of it is too large")
     row: NDArray[Any] = np.asarray(found[packed.row])

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.schema import Instance, Record, Reject
 from posecore.stages.rejects import reject_image, reject_instance
 from posecore.tables.columns import Annotations, keypoints_of
@@ -104,7 +105,10 @@ def _problem(instance: Instance, record: Record) -> tuple[str, str] | None:
         wrong = ", ".join(f"{flag:g}" for flag in sorted(set(flags) - _FLAGS))
         return "flag-out-of-range", f"keypoint flags must be 0, 1 or 2, not {wrong}."
     if any(not 0 <= index < len(flags) for index in instance.absent):
-        return "absent-out-of-range", f"absent points {instance.absent} are not all among the {len(flags)} keypoints."
+        return (
+            "absent-out-of-range",
+            f"absent points {instance.absent} are not all among the {counted(len(flags), 'keypoint')}.",
+        )
     return None
 
 

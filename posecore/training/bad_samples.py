@@ -7,6 +7,7 @@ import torch
 import torch.distributed as dist
 from tqdm import tqdm
 
+from posecore.counting import counted
 from posecore.errors import IntegrityError
 from posecore.schema import BadSample
 
@@ -53,8 +54,8 @@ class BadSamples:
         for sample in new:
             if (count := len(self._known[sample.dataset])) > sample.allowed:
                 raise IntegrityError(
-                    f"{count} samples of dataset {sample.dataset} are damaged, more than the {sample.allowed} that "
-                    f"loading.max_bad_share allows; one of them: {sample.reason}"
+                    f"dataset {sample.dataset} has {counted(count, 'damaged sample')}, more than the "
+                    f"{sample.allowed} that loading.max_bad_share allows; one of them: {sample.reason}"
                 )
         return sum(len(rows) for rows in self._known.values())
 

@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, NonNegativeInt, model_validator
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import IntegrityError
 from posecore.storage import AnyPath, sha256_of
 
@@ -57,7 +58,7 @@ class FileEntry(Config):
     @model_validator(mode="after")
     def _check(self) -> "FileEntry":
         if len(self.blocks) != -(-self.num_bytes // BLOCK_BYTES):
-            raise ValueError(f"{self.num_bytes} bytes are not {len(self.blocks)} blocks")
+            raise ValueError(f"{self.num_bytes} bytes are not {counted(len(self.blocks), 'block')}")
         return self
 
 

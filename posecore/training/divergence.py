@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError, DivergenceError
 from posecore.models.finite import refuse_nonfinite
 from posecore.training.context import first_said
@@ -73,7 +74,7 @@ class SkippedSteps:
         if self._buffers:
             torch._foreach_copy_(self._buffers, self._kept)
         if not dist.is_initialized() or dist.get_rank() == 0:
-            tqdm.write(f"skipped {what} ({self.count} of at most {self._limit} steps)", file=sys.stderr)
+            tqdm.write(f"skipped {what} ({self.count} of at most {counted(self._limit, 'step')})", file=sys.stderr)
         return False
 
 

@@ -22,6 +22,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.models.moving_average import follow
 from posecore.models.sharded import is_sharded, shape_of, take_over, weight_run
@@ -68,9 +69,9 @@ class AverageConfig(Config):
         share = self.share_of_start(updates)
         if share > _MOST_OF_START:
             raise ConfigError(
-                f"average: {100 * share:.2g} % of what is kept after its {updates} steps would be the weights it "
-                "started from, and at most 1 % may be: train longer, raise average.momentum, or let it begin faster by "
-                "average.warmup (published: 2000)."
+                f"average: {100 * share:.2g} % of what is kept after its {counted(updates, 'step')} would be the "
+                "weights it started from, and at most 1 % may be: train longer, raise average.momentum, or let it "
+                "begin faster by average.warmup (published: 2000)."
             )
 
 

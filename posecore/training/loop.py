@@ -20,6 +20,7 @@ from torch import nn
 from tqdm import tqdm
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.methods.batch import split_batch, to_device
 from posecore.methods.staged import FollowingMethod, ObservingMethod, StagedMethod
@@ -282,9 +283,10 @@ def _other_world(config: TrainingConfig, before: Progress, world_size: int) -> s
     rate = config.optimizer.lr * config.schedule.factor(before.step, config.steps)
     crops = crops_per_rank(config.global_batch, world_size, config.accumulation) // config.accumulation
     return (
-        f"training goes on at step {before.step} with {world_size} processes, not {before.world_size}: still "
-        f"{config.global_batch} crops a step, now {crops} in each of a process's {config.accumulation} passes "
-        f"(accumulation), and a learning rate by the same schedule, {rate:.3g} now."
+        f"training goes on at step {before.step} with {counted(world_size, 'process')}, not {before.world_size}: still "
+        f"{counted(config.global_batch, 'crop')} a step, now {crops} in each of a process's "
+        f"{counted(config.accumulation, 'pass')} (accumulation), and a learning rate by the same schedule, {rate:.3g} "
+        "now."
     )
 
 

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.methods.heatmap_loss import heatmap_loss
 from posecore.methods.strategies import Roles, StrategyConfig
@@ -493,7 +494,7 @@ def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         yield f"ZeRO stage {stage}", run
     while run.micro_batch > 1 and run.micro_batch % 2 == 0:
         run = replace(run, micro_batch=run.micro_batch // 2, accumulation=run.accumulation * 2)
-        yield f"{run.micro_batch} crops per pass, accumulated over {run.accumulation}", run
+        yield f"{counted(run.micro_batch, 'crop')} per pass, accumulated over {run.accumulation}", run
     if not run.offloads_optimizer:
         stage = max(1, run.zero_stage)
         settings = {"kind": "deepspeed", "zero_stage": stage, "offload_optimizer": True}
@@ -504,7 +505,7 @@ def _changes(run: PlannedRun) -> Iterator[tuple[str, PlannedRun]]:
         if run.zero_stage == 0:
             return
         run = replace(run, num_gpus=num_gpus)
-        yield f"{num_gpus} GPUs", run
+        yield counted(num_gpus, "GPU"), run
 
 
 def with_checkpointing(model: ModelConfig) -> ModelConfig:

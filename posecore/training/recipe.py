@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, TypeAdapter
 from pydantic_core import to_jsonable_python
 
 from posecore.config import Config, parse_config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.models.architecture import ModelConfig
 from posecore.models.presets import preset_of
@@ -357,8 +358,8 @@ def _scaled(config: _JobT, recipe: Recipe) -> tuple[_JobT, str]:
     optimizer = training.optimizer.model_copy(update={"lr": before * factor})
     scaled = config.model_copy(update={"training": training.model_copy(update={"optimizer": optimizer})})
     return scaled, (
-        f"auto_scale_lr: {before:g} belongs to {recipe.batch} crops a step; for {training.global_batch} it is "
-        f"{before * factor:g}."
+        f"auto_scale_lr: {before:g} belongs to {counted(recipe.batch, 'crop')} a step; for {training.global_batch} it "
+        f"is {before * factor:g}."
     )
 
 
@@ -370,9 +371,9 @@ def _odd_rate(config: Config, recipe: Recipe) -> Iterator[str]:
     if not 1 / _MOST_RATIO <= ratio <= _MOST_RATIO:
         fitting = published * training.global_batch / recipe.batch
         yield (
-            f"warning: a rate of {training.optimizer.lr:g} for {training.global_batch} crops a step is {ratio:.3g} "
-            f"times the published {published:g} for {recipe.batch}, per crop; recipe.auto_scale_lr would make it "
-            f"{fitting:g}."
+            f"warning: a rate of {training.optimizer.lr:g} for {counted(training.global_batch, 'crop')} a step is "
+            f"{ratio:.3g} times the published {published:g} for {recipe.batch}, per crop; recipe.auto_scale_lr would "
+            f"make it {fitting:g}."
         )
 
 

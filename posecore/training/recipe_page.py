@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
+from posecore.counting import counted
 from posecore.models.architecture import ModelConfig
 from posecore.training.recipe import Recipe
 from posecore.training.recipes import RECIPES
@@ -97,7 +98,7 @@ def _model(recipe: Recipe) -> ModelConfig:
 
 def _schedule(schedule: Mapping[str, Any]) -> str:
     until = ", whole in the last" if schedule["warmup_reaches"] == "last" else ""
-    warmup = f"{schedule['warmup_steps']} steps from {schedule['warmup_start']:g}{until}"
+    warmup = f"{counted(schedule['warmup_steps'], 'step')} from {schedule['warmup_start']:g}{until}"
     match schedule["kind"]:
         case "multistep":
             drops = ", ".join(f"{milestone:.4g}" for milestone in schedule["milestones"])

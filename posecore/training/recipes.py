@@ -9,6 +9,7 @@ Where paper and code differ the code's values are taken, since they are what the
 
 from collections.abc import Iterator, Mapping
 
+from posecore.counting import counted
 from posecore.schema import Json
 from posecore.training.recipe import Recipe
 
@@ -207,7 +208,7 @@ def _rtmpose() -> Iterator[Recipe]:
                 source=_RTMPOSE.format(folder=folder),
                 keypoints=keypoints,
                 batch=256 if largest else batch,
-                length=f"{epochs} epochs of {'COCO' if points == 'body' else 'COCO-WholeBody'}",
+                length=f"{counted(epochs, 'epoch')} of {'COCO' if points == 'body' else 'COCO-WholeBody'}",
                 fields=fields,
             )
 
@@ -224,7 +225,7 @@ def _dwpose() -> Iterator[Recipe]:
                 job="distill",
                 keypoints=keypoints,
                 batch=batch,
-                length=f"{epochs} epochs, and {second} of the second stage",
+                length=f"{counted(epochs, 'epoch')}, and {second} of the second stage",
                 fields={
                     "method": {
                         "feature_reduction": "sum",
@@ -285,7 +286,7 @@ def _sapiens2() -> Iterator[Recipe]:
             source=_SAPIENS2,
             keypoints=308,
             batch=batch,
-            length=f"{steps:,} steps",
+            length=f"{counted(steps, 'step')}",
             fields={
                 "method": {"kind": "heads", "loss_weight": 10.0},
                 "training": {

@@ -20,6 +20,8 @@ import numpy as np
 from av.video.reformatter import Interpolation
 from numpy.typing import NDArray
 
+from posecore.counting import counted
+
 _MEMORY_BYTES = 6 << 30
 _MOST_FRAMES = 5_000_000
 _WORTH_A_SEEK = 8
@@ -112,7 +114,7 @@ class _Video:
         """(H, W, 3) BGR or (H, W) grey of a frame, turned as players turn it."""
         if number < 0:
             facts = self.facts()
-            said = f"it has {facts['num_frames']} frames, in {facts['duration_s']:.3f} s"
+            said = f"it has {counted(facts['num_frames'], 'frame')}, in {facts['duration_s']:.3f} s"
             raise Refused("no-such-frame", said)
         wanted = self._times[number]
         key_time = self._key_times[max(0, bisect.bisect_right(self._key_times, wanted) - 1)]

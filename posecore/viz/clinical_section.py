@@ -136,9 +136,9 @@ class ClinicalSection:
         method = _METHODS[settings.method]
         resampled = " and ".join(counted(count, kind) for kind, count in self.result.units.items())
         return (
-            f"In brackets, {100 * settings.level:g} % intervals: {method} bootstrap, {settings.resamples} resamples of "
-            f"{resampled}, seed {settings.seed}. No interval: the sample cannot tell. In italics: of fewer than "
-            f"{FEW_SUBJECTS}."
+            f"In brackets, {100 * settings.level:g} % intervals: {method} bootstrap, "
+            f"{counted(settings.resamples, 'resample')} of {resampled}, seed {settings.seed}. No interval: the sample "
+            f"cannot tell. In italics: of fewer than {FEW_SUBJECTS}."
         )
 
     @property
@@ -153,12 +153,15 @@ class ClinicalSection:
                 "the intervals are too narrow."
             )
         if (units := sum(result.units.values())) < FEW_SUBJECTS:
-            said.append(f"{units} subjects are few: such intervals hold the true value less often than they say.")
+            said.append(
+                f"So few as {counted(units, 'subject')}: such intervals hold the true value less often than they say."
+            )
         if result.whole.missed is not None:
             said.append("Points of missed bodies are within no distance for PCK; errors are those of found bodies.")
         if result.without_torso:
             said.append(
-                f"{result.without_torso} labelled bodies are left out: not all ends of their torso are labelled."
+                "Left out for want of labels at all ends of the torso: "
+                f"{counted(result.without_torso, 'labelled body')}."
             )
         if result.not_recorded:
             said.append(f"Not recorded in this data, and so not broken down: {', '.join(result.not_recorded)}.")
@@ -180,7 +183,7 @@ class ClinicalSection:
         if whole.missed is None:
             lines.append(Line(name="missed bodies", value="–", note="boxes were given"))
         else:
-            lines.append(_line("missed bodies", whole.missed, percent, f"of {whole.instances} bodies"))
+            lines.append(_line("missed bodies", whole.missed, percent, f"of {counted(whole.instances, 'body')}"))
             lines.append(
                 Line(name="redundant answers", value=str(result.redundant), note="answer no body of a labelled image")
             )
@@ -218,8 +221,8 @@ class ClinicalSection:
                 said_y=_PLOT_PX * (1 - one.confidence),
                 count_height=_COUNT_PX * one.points / most,
                 few=one.points < _FEW_POINTS,
-                text=f"confidence {one.low:g} to {one.high:g}: {one.points} points, said {percent(one.confidence)}, "
-                f"right {percent(one.right)}",
+                text=f"confidence {one.low:g} to {one.high:g}: {counted(one.points, 'point')}, "
+                f"said {percent(one.confidence)}, right {percent(one.right)}",
             )
             for one in bins
             if one.points

@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 import numpy as np
 
+from posecore.counting import counted
 from posecore.evaluation.bootstrap import FEW_SUBJECTS, Estimate
 from posecore.evaluation.clinical_comparison import ClinicalComparison, GroupChange
 from posecore.viz.clinical_section import KINDS, MOST_ROWS, UNORDERED, ClinicalSection, end_of_axis, places
@@ -137,7 +138,9 @@ class ComparisonSection:
         ]
         if whole.missed is not None and whole.parent.missed is not None and whole.child.missed is not None:
             missed = _triple(whole.parent.missed, whole.child.missed, percent, whole.missed, signed_points, better=-1)
-            lines.append(ComparedLine(name="missed bodies", values=missed, note=f"of {whole.child.instances} bodies"))
+            lines.append(
+                ComparedLine(name="missed bodies", values=missed, note=f"of {counted(whole.child.instances, 'body')}")
+            )
         old, new = before.calibration, after.calibration
         lines += [
             ComparedLine(

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from posecore.counting import counted
 from posecore.evaluation.bootstrap import Estimate
 from posecore.evaluation.paired import Pair, PairedErrors
 from posecore.viz.estimate_text import interval, number, percent, signed, signed_points
@@ -64,4 +65,7 @@ def worse_finding(name: str, paired: PairedErrors, points: Mapping[str, Pair]) -
             parts.append(f"{len(worse)} of {len(pairs)} {kind}: {named}{' …' if len(worse) > _NAMED else ''}")
     if parts:
         return Finding(f"{name}: clearly worse for {'; '.join(parts)}.", "bad")
-    return Finding(f"{name}: clearly worse for none of {len(paired.subjects)} subjects and {len(points)} keypoints.")
+    return Finding(
+        f"{name}: clearly worse for none of {counted(len(paired.subjects), 'subject')} and "
+        f"{counted(len(points), 'keypoint')}."
+    )

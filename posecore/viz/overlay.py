@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.schema import Instance, Segmentation
 from posecore.shards.regions import pixels, segmentation_rle
 from posecore.skeletons.skeleton import Keypoint, Skeleton
@@ -69,7 +70,9 @@ def draw_instances(
         ValueError: an instance's keypoints do not fit the skeleton, or the masks do not fit the instances.
     """
     if masks is not None and len(masks) != len(instances):
-        raise ValueError(f"{len(masks)} masks were given for {len(instances)} instances; give one (or None) for each.")
+        raise ValueError(
+            f"{counted(len(masks), 'mask')} for {counted(len(instances), 'instance')}; give one (or None) for each."
+        )
     canvas = np.ascontiguousarray(image_rgb).copy()
     height, width = canvas.shape[:2]
     colours = [
@@ -83,8 +86,8 @@ def draw_instances(
     for index, (instance, colour) in enumerate(zip(instances, colours, strict=True)):
         if len(instance.keypoints) not in (0, skeleton.num_keypoints):
             raise ValueError(
-                f"instance {instance.id} has {len(instance.keypoints)} keypoints, but skeleton {skeleton.name} has "
-                f"{skeleton.num_keypoints}; draw it with its own dataset's skeleton."
+                f"instance {instance.id} has {counted(len(instance.keypoints), 'keypoint')}, but skeleton "
+                f"{skeleton.name} has {skeleton.num_keypoints}; draw it with its own dataset's skeleton."
             )
         line = _line_width(instance, height, width)
         if boxes:

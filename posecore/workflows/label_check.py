@@ -6,6 +6,7 @@ from typing import Any
 from pydantic import Field
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.label_losses import read_label_losses, recording_folder
 from posecore.labels.bodies import LabelledBodies
@@ -48,9 +49,9 @@ def check_passes(training: TrainingConfig) -> None:
     passes = training.steps // training.evaluate_every if training.evaluate_every else 0
     if passes < LEAST_PASSES:
         raise ValueError(
-            f"label_check takes the losses of all labels every training.evaluate_every steps, which is {passes} times "
-            f"in {training.steps} steps; set training.evaluate_every to at most {training.steps // LEAST_PASSES}, "
-            "better an epoch."
+            "label_check takes the losses of all labels every training.evaluate_every steps, which is "
+            f"{counted(passes, 'time')} in {counted(training.steps, 'step')}; set training.evaluate_every to at most "
+            f"{training.steps // LEAST_PASSES}, better an epoch."
         )
 
 
@@ -93,8 +94,8 @@ def check_proportions(workflow: Workflow, config: LabelCheckConfig, split: Split
             return _not_looked(f"Labels were not compared with the proportions of their bodies: {error}")
         found = implausible_labels(scorer, bodies)
         told = (
-            f"{len(found)} of {int(bodies.labelled.sum())} labels contradict the proportions of {len(bodies)} bodies "
-            f"by {LEAST_ENERGY:g} nats or more, as some correct ones do"
+            f"{len(found)} of {counted(int(bodies.labelled.sum()), 'label')} contradict the proportions of "
+            f"{counted(len(bodies), 'body')} by {LEAST_ENERGY:g} nats or more, as some correct ones do"
         )
         checked = _outputs(log, out, store, found, config, told)
         learned = proportions.save(out / "proportions.json")
@@ -127,7 +128,7 @@ def _check_split(workflow: Workflow, config: LabelCheckConfig, split: Split, mod
         except DatasetError as error:
             return _not_looked(f"Losses of labels were not compared: {error}")
         found = noisy_labels(check, losses)
-        told = f"{len(found)} labels were hardly learned ({check})"
+        told = f"{counted(len(found), 'label')} hardly learned ({check})"
         log.log_metrics({"share": check.share, "separation": check.separation})
         made_by = {"check": "loss dynamics", "separation": round(check.separation, 3), "run": model.run_id}
         return _outputs(log, out, store, found, config, told, made_by if check.is_clear else None)

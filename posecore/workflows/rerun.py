@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from posecore.counting import counted
 from posecore.errors import LineageError
 from posecore.lineage.code.archive import ARCHIVE_FILE, unpack_archive
 from posecore.lineage.code.snapshot import INSTALLED_FILE
@@ -223,7 +224,7 @@ def _data(before: VersionFacts, after: VersionFacts) -> Iterator[tuple[str, str,
 
 
 def _steps(hardware: Mapping[str, int]) -> str:
-    return " and ".join(f"{name} ({steps} steps)" for name, steps in hardware.items()) or "unknown machines"
+    return " and ".join(f"{name} ({counted(steps, 'step')})" for name, steps in hardware.items()) or "unknown machines"
 
 
 def _check_code(code: Path, environment: Mapping[str, str], expected: str) -> None:

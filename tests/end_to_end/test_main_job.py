@@ -121,7 +121,7 @@ def test_submitted_to_a_cluster_by_its_own_name(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    """``ray job submit -- pipelines/multidataset_train.py …``: the script is executable and finds its interpreter."""
+    """``ray job submit -- pipelines/multidataset_train.py …``: the script finds its interpreter, and nothing warns."""
     for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         monkeypatch.setenv(name, "")  # restored afterwards, whatever local_ray sets
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
@@ -131,6 +131,7 @@ def test_submitted_to_a_cluster_by_its_own_name(
     said = capfd.readouterr()
     assert status == 0, said.out + said.err
     assert set(steps(said.out).values()) == {"reused"}
+    assert not re.search("warn", said.out + said.err, re.IGNORECASE), said.out + said.err
 
 
 def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: dict[str, str]) -> None:

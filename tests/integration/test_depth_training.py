@@ -128,7 +128,7 @@ def test_what_only_depth_shows_is_learned(tmp_path: Path) -> None:
 
     with pytest.raises(PredictionError, match=r"depth is \(60, 120\), not \(120, 120\)"):
         predictor.predict([black], [[BOX]], "hands", depths=[np.ones((60, 120))])
-    with pytest.raises(PredictionError, match="2 depths were given for 1 images"):
+    with pytest.raises(PredictionError, match="2 depths for 1 image;"):
         predictor.predict([black], [[BOX]], "hands", depths=[None, None])
     with pytest.raises(PredictionError, match="the model takes pictures alone"):
         Predictor(parent).predict([black], [[BOX]], "hands", depths=[np.ones((120, 120))])

@@ -23,7 +23,7 @@ def test_a_run_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
     command = [*TINY, "--gpus", "8", "--zero", "3", "--batch", "4", "--checkpointing", "--mfu", "0.5"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    for word in ("64x64, 8 GPUs, ZeRO 3, bf16, 4 x 1 crops", "master weights", "at 50% of 989.00 TFLOP/s", "It fits"):
+    for word in ("64x64, 8 GPUs, ZeRO 3, bf16, 4 x 1 crop", "master weights", "at 50% of 989.00 TFLOP/s", "It fits"):
         assert word in printed
     assert "1/8 of 8 bytes" in printed
 

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
+from posecore.counting import counted
 from posecore.lineage.ancestry.graph import ALL, Node
 from posecore.lineage.ancestry.pictures import Edition, Editions
 from posecore.lineage.ancestry.query import LineageGraph
@@ -116,6 +117,6 @@ def _told_split(graph: LineageGraph, node: Node, edition: Edition | None) -> tup
         lines.append("its tables cannot be read")
     else:
         subjects = len(edition.subjects)
-        lines.append(f"{edition.images('key').num_rows:,} pictures, {subjects:,} named subjects")
+        lines.append(f"{counted(edition.images('key').num_rows, 'picture')}, {counted(subjects, 'named subject')}")
     place = next(iter(graph.places.get(node, ())), "")
     return (edition.label if edition is not None else graph.name(node)), [*lines, *([place] if place else [])]

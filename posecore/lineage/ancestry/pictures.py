@@ -14,6 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from posecore.counting import counted
 from posecore.errors import IntegrityError, QuestionError
 from posecore.lineage.ancestry.graph import Node
 from posecore.lineage.ancestry.query import Answer, LineageGraph
@@ -242,7 +243,7 @@ def find_subject(editions: Editions, name: str) -> Found:
         unnamed, bodies = edition.unnamed()
         if unnamed:
             unknown.append(
-                f"{edition.label} {edition.split.key[:12]} names nobody for {unnamed} of its {bodies} bodies"
+                f"{edition.label} {edition.split.key[:12]} names nobody for {unnamed} of its {counted(bodies, 'body')}"
             )
     found = _holding(editions, digests, unknown)
     return _or_mistake(found, f"{name}: no edition of any recorded split names this subject.")

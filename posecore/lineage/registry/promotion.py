@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from posecore.counting import counted
 from posecore.errors import LineageError
 from posecore.lineage.ancestry.graph import Node
 from posecore.lineage.ancestry.leaks import leaks_between
@@ -216,8 +217,10 @@ def _leaks(
     for sentence in shared:
         yield Check(passed=False, statement=sentence)
     if not shared:
-        statement = f"nothing it learned from ({len(trained)} sets) shares a picture, subject or video with what it is "
-        yield Check(passed=True, statement=f"{statement}judged on ({', '.join(sorted(set(judged.values())))}).")
+        statement = f"nothing it learned from ({counted(len(trained), 'set')}) shares a picture, subject or video with"
+        yield Check(
+            passed=True, statement=f"{statement} what it is judged on ({', '.join(sorted(set(judged.values())))})."
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 from mlflow.exceptions import MlflowException
 
+from posecore.counting import counted
 from posecore.errors import IntegrityError
 from posecore.lineage.code.snapshot import DIFF_FILE, FOLDER, INSTALLED_FILE
 from posecore.lineage.store.outage import STORE_ERRORS
@@ -244,7 +245,7 @@ def _edition_change(before: DatasetUse, after: DatasetUse) -> DataChange:
     return DataChange(
         label=after.label,
         role=after.role,
-        said=f"{digests}: {len(added)} pictures added, {len(removed)} removed, of {len(old)}{same}",
+        said=f"{digests}: {counted(len(added), 'picture')} added, {len(removed)} removed, of {len(old)}{same}",
         added=added[:_NAMED],
         removed=removed[:_NAMED],
     )

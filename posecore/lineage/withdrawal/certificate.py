@@ -8,6 +8,7 @@ were withdrawn, their digests and the editions that held them stand in the withd
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from posecore.counting import counted
 from posecore.errors import QuestionError
 from posecore.lineage.ancestry.graph import Edge, Node, path_to
 from posecore.lineage.ancestry.pictures import (
@@ -234,5 +235,5 @@ def _doubts(edition: Edition, asked: Asked, redacted: dict[str, str]) -> list[st
     if asked.subject and edition.dataset == asked.dataset:
         unnamed, bodies = edition.unnamed()
         if unnamed:
-            found.append(f"{edition.label} names nobody for {unnamed} of its {bodies} bodies")
+            found.append(f"{edition.label} names nobody for {unnamed} of its {counted(bodies, 'body')}")
     return found

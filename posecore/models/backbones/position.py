@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from posecore.counting import counted
+
 
 @torch.no_grad()
 def resize_position_embedding(
@@ -33,7 +35,8 @@ def resize_position_embedding(
     slots = length - rows * columns
     if slots not in (0, 1):
         raise ValueError(
-            f"a positional embedding of {length} rows does not belong to {rows}×{columns} tokens, class token or not."
+            f"a positional embedding of {counted(length, 'row')} does not belong to "
+            f"{rows}×{counted(columns, 'token')}, class token or not."
         )
     if (rows, columns) == grid:
         return embedding
@@ -47,4 +50,6 @@ def _square(length: int) -> tuple[int, int]:
         side = math.isqrt(tokens)
         if side * side == tokens:
             return side, side
-    raise ValueError(f"a positional embedding of {length} rows is not that of a square; say which grid it has.")
+    raise ValueError(
+        f"a positional embedding of {counted(length, 'row')} is not that of a square; say which grid it has."
+    )

@@ -23,6 +23,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError, IntegrityError
 from posecore.models.finite import is_finite
 from posecore.storage import TooLarge, read_at_most
@@ -224,7 +225,9 @@ def _without_prefixes(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 def _check_values(tensors: Mapping[str, Tensor], path: Path) -> None:
     if len(tensors) > _MAX_TENSORS:
-        raise CheckpointError(f"{path} holds {len(tensors)} tensors, more than the {_MAX_TENSORS} a model may have.")
+        raise CheckpointError(
+            f"{path} holds {counted(len(tensors), 'tensor')}, more than the {_MAX_TENSORS} a model may have."
+        )
     _check_plain(tensors, path)
     claimed = sum(tensor.numel() * tensor.element_size() for tensor in tensors.values())
     held = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors.values()}

@@ -7,6 +7,7 @@ import torch
 
 from posecore.config import parse_config
 from posecore.conventions import LabelConventions
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.outline import without_memory
@@ -93,11 +94,11 @@ def _skeletons(heads: Mapping[str, int], stated: Mapping[str, Skeleton], origin:
     skeletons = {}
     for dataset, num_points in heads.items():
         if dataset not in stated and dataset not in SKELETONS:
-            raise CheckpointError(f"{origin}: head {dataset!r} has {num_points} points; state its skeleton.")
+            raise CheckpointError(f"{origin}: head {dataset!r} has {counted(num_points, 'point')}; state its skeleton.")
         skeleton = stated[dataset] if dataset in stated else load_skeleton(SKELETONS[dataset])
         if skeleton.num_keypoints != num_points:
             raise CheckpointError(
-                f"{origin}: head {dataset!r} has {num_points} points, but skeleton {skeleton.name} has "
+                f"{origin}: head {dataset!r} has {counted(num_points, 'point')}, but skeleton {skeleton.name} has "
                 f"{skeleton.num_keypoints}; name the dataset this head was trained on."
             )
         skeletons[dataset] = skeleton
@@ -134,4 +135,4 @@ def _size(shape: torch.Size) -> str:
 
 def _first_difference(found: Fit) -> str:
     more = len(found.differences) - 1
-    return found.differences[0] + (f", and {more} more tensors differ" if more else "")
+    return found.differences[0] + (f", and {counted(more, 'other difference')}" if more else "")

@@ -6,6 +6,7 @@ from typing import TypeVar
 from pydantic import Field
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard
 from posecore.models.pose_model import PoseModel
@@ -53,9 +54,9 @@ class SourceConfig(Config):
         model = read_located(located, self.source, self.preset, skeletons, self.backbone_only, self.license)
         for dataset, count in ({} if located.path.is_dir() else guessed_heads(model.card)).items():
             raise CheckpointError(
-                f"{self.source} has a head of {count} points, which can be {dataset}'s or one of your own; confirm it "
-                f"with --heads {dataset}, in a run file heads: {{{dataset}: {SKELETONS[dataset]}}}, or state your own, "
-                "or backbone_only: true."
+                f"{self.source} has a head of {counted(count, 'point')}, which can be {dataset}'s or one of your own; "
+                f"confirm it with --heads {dataset}, in a run file heads: {{{dataset}: {SKELETONS[dataset]}}}, or "
+                "state your own, or backbone_only: true."
             )
         return model
 

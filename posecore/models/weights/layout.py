@@ -16,6 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.backbones.vit import VitConfig
 from posecore.models.pose_model import PoseModel
@@ -122,8 +123,8 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
     if datasets:
         if len(datasets) != len(points):
             raise CheckpointError(
-                f"the file holds {len(points)} heads ({', '.join(map(str, points))} points) but {len(datasets)} are "
-                f"named ({', '.join(datasets)}); name each once, in the file's order."
+                f"the file holds {counted(len(points), 'head')} ({', '.join(map(str, points))} points) but "
+                f"{len(datasets)} are named ({', '.join(datasets)}); name each once, in the file's order."
             )
         return dict(zip(datasets, points, strict=True))
     possible = [DATASETS_BY_POINTS.get(count, ()) for count in points]
@@ -133,15 +134,15 @@ def name_heads(points: Sequence[int], datasets: Sequence[str]) -> dict[str, int]
     for count, candidates in zip(points, possible, strict=True):
         if not candidates:
             raise CheckpointError(
-                f"the file has a head of {count} points, which is no published one; state its skeleton with --heads "
-                f"NAME=SKELETON, such as your own (posecore datasets new), or take the backbone alone: --heads none "
-                f"(in a run file heads: {{NAME: SKELETON}}, or backbone_only: true)."
+                f"the file has a head of {counted(count, 'point')}, which is no published one; state its skeleton with "
+                "--heads NAME=SKELETON, such as your own (posecore datasets new), or take the backbone alone: --heads "
+                "none (in a run file heads: {NAME: SKELETON}, or backbone_only: true)."
             )
         if len(candidates) > 1 or points.count(count) > 1:
             raise CheckpointError(
-                f"the file has {'heads' if points.count(count) > 1 else 'a head'} of {count} points, and nothing in it "
-                f"says whose: the candidates are {', '.join(candidates)}, and each means other points; name the "
-                f"{'datasets of all heads in its order' if len(points) > 1 else 'dataset'} with --heads "
+                f"the file has {'heads' if points.count(count) > 1 else 'a head'} of {counted(count, 'point')}, and "
+                f"nothing in it says whose: the candidates are {', '.join(candidates)}, and each means other points; "
+                f"name the {'datasets of all heads in its order' if len(points) > 1 else 'dataset'} with --heads "
                 f"({candidates[0]}, or NAME=SKELETON; in a run file heads: {{{candidates[0]}: "
                 f"{SKELETONS[candidates[0]]}}}), the published model it is with --expect (preset: in a run file), or "
                 "take the backbone alone: --heads none (backbone_only: true)."
@@ -202,8 +203,8 @@ def refuse_unpublished(layout: str, backbone: VitConfig) -> None:
     if backbone.window:
         raise CheckpointError(
             f"layout {layout} holds transformers that attend to the whole image, and this model's attends within "
-            f"windows of {backbone.window}×{backbone.window} tokens, which the file could not say; write it in layout "
-            "posecore, or as ONNX."
+            f"windows of {backbone.window}×{counted(backbone.window, 'token')}, which the file could not say; write it "
+            "in layout posecore, or as ONNX."
         )
     if backbone.knowledge_tokens:
         raise CheckpointError(
@@ -228,5 +229,6 @@ def token_grid(num_tokens: int) -> tuple[int, int]:
     if side * side == num_tokens:
         return side, side
     raise CheckpointError(
-        f"the positional embedding covers {num_tokens} patches, neither a 4:3 (height to width) nor a square grid."
+        f"the positional embedding covers {counted(num_tokens, 'patch')}, neither a 4:3 (height to width) nor a square "
+        "grid."
     )

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from posecore.config import digest_json
 from posecore.conventions import Conventions, LabelConventions
+from posecore.counting import counted
 from posecore.errors import CheckpointError, ConfigError
 from posecore.extras import needed
 from posecore.models.architecture import SIMCC_CONVENTIONS, ModelCard, ModelConfig, grown
@@ -226,7 +227,7 @@ def _crops(session: Any, path: Path) -> _Crops:
     layout: Literal["nchw", "nhwc"] = "nhwc" if axes[2] == 3 and axes[0] != 3 else "nchw"
     channels, *sides = axes if layout == "nchw" else (axes[2], *axes[:2])
     if channels not in (3, None):
-        raise CheckpointError(f"{path} takes pictures of {channels} channels, not of 3; {_KNOWN}.")
+        raise CheckpointError(f"{path} takes pictures of {counted(channels, 'channel')}, not of 3; {_KNOWN}.")
     candidates = [
         (height, width)
         for height, width in ((sides[0], sides[1]), *_PUBLISHED_SIZES)
@@ -293,8 +294,8 @@ def _skeleton(points: int, stated: Mapping[str, Skeleton], told: _Told, path: Pa
         skeleton, guessed = load_skeleton(SKELETONS[head]), points not in UNMISTAKABLE
     if skeleton.num_keypoints != points:
         raise CheckpointError(
-            f"{path} finds {points} points, but skeleton {skeleton.name} of {head!r} has {skeleton.num_keypoints}; "
-            "name the skeleton that it was trained on."
+            f"{path} finds {counted(points, 'point')}, but skeleton {skeleton.name} of {head!r} has "
+            f"{skeleton.num_keypoints}; name the skeleton that it was trained on."
         )
     return head, skeleton, guessed
 

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.pose_model import PoseModel
 from posecore.models.weights.layout import Layout, Translated, Written, refuse_unused
@@ -52,7 +53,8 @@ def _why_without_embedding(tensors: Mapping[str, Tensor], heads: Mapping[str, in
     known, needed = len(tensors[_PROTOTYPES]), sum(heads.values())
     if known == needed:
         return ""
-    return f"the file's prototypes are of {known} points, its heads of {needed}: they were split; read the whole file"
+    of = counted(known, "point")
+    return f"the file's prototypes are of {of}, its heads of {needed}: they were split; read the whole file"
 
 
 def _embedding(tensors: Mapping[str, Tensor]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from posecore.config import digest_json
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.architecture import ModelCard
 from posecore.models.catalog import CATALOG, PublishedModel, find
@@ -218,7 +219,9 @@ def _weights_in(folder: Path) -> Path:
         if len(found) == 1:
             return found[0]
         if found:
-            raise CheckpointError(f"{folder} holds {len(found)} files of weights, such as {found[0].name}; name one.")
+            raise CheckpointError(
+                f"{folder} holds {counted(len(found), 'file')} of weights, such as {found[0].name}; name one."
+            )
     raise CheckpointError(
         f"{folder} holds neither {CARD_FILE} nor safetensors weights nor an ONNX file; name a file in it."
     )

@@ -15,6 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.backbones.cspnext import STRIDE
 from posecore.models.pose_model import PoseModel
@@ -94,8 +95,8 @@ def _architecture(head: Mapping[str, Tensor]) -> dict[str, Any]:
     split_ratio = round((num_x * num_y / (num_places * STRIDE**2)) ** 0.5)
     if split_ratio**2 * num_places * STRIDE**2 != num_x * num_y:
         raise CheckpointError(
-            f"the head of the file has {num_x} and {num_y} bins for {num_places} places of the feature grid, which no "
-            "input size explains; the file is damaged or of another family."
+            f"the head of the file has {num_x} and {counted(num_y, 'bin')} for {num_places} places of the feature "
+            "grid, which no input size explains; the file is damaged or of another family."
         )
     return {
         "input_size": (num_y // split_ratio, num_x // split_ratio),
@@ -114,8 +115,8 @@ def _write(model: PoseModel) -> Written:
     backbone, head = model.config.backbone.kind, model.config.head.kind
     if backbone != "cspnext" or head != "rtmcc" or len(model.heads) > 1:
         raise CheckpointError(
-            f"layout rtmpose holds one CSPNeXt with at most one RTMCC head, not {backbone} with {len(model.heads)} "
-            f"heads of kind {head}."
+            f"layout rtmpose holds one CSPNeXt with at most one RTMCC head, not {backbone} with "
+            f"{counted(len(model.heads), 'head')} of kind {head}."
         )
     owners = [f"heads.{dataset}." for dataset in model.heads]
     tensors = {}

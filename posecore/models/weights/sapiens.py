@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
+from posecore.counting import counted
 from posecore.errors import CheckpointError
 from posecore.models.backbones.vit import VitConfig
 from posecore.models.heads.instance_norm import InstanceNormHeadConfig
@@ -112,8 +113,9 @@ def _patch_padding(tensors: Mapping[str, Tensor]) -> int:
         return 0
     if len(last) not in _PADDING_BY_CHANNELS:
         raise CheckpointError(
-            f"the decoder has {len(last)} channels, so it segments; with which patch padding it was trained differs "
-            "between published sizes and is not in the file: start from the pre-trained, pose or depth checkpoint."
+            f"the decoder has {counted(len(last), 'channel')}, so it segments; with which patch padding it was trained "
+            "differs between published sizes and is not in the file: start from the pre-trained, pose or depth "
+            "checkpoint."
         )
     return _PADDING_BY_CHANNELS[len(last)]
 

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from jaxtyping import Bool
 
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.errors import ConfigError, DatasetError
 from posecore.labels.bodies import LabelledBodies
@@ -81,8 +82,8 @@ def refuse_unlearnable(name: str, points: Sequence[str], labelled: Bool[np.ndarr
     count = int(labelled.any(axis=1).sum())
     if count < FEWEST_INSTANCES:
         raise DatasetError(
-            f"target {name}: its train split has {count} labelled bodies, fewer than the {FEWEST_INSTANCES} that a "
-            "head can learn from; label more, or see in quarantine.parquet what its ingestion rejected."
+            f"target {name}: its train split has {counted(count, 'labelled body')}, fewer than the {FEWEST_INSTANCES} "
+            "that a head can learn from; label more, or see in quarantine.parquet what its ingestion rejected."
         )
     never = [point for point, of_point in zip(points, labelled.T, strict=True) if not of_point.any()]
     if never:

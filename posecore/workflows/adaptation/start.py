@@ -7,6 +7,7 @@ import torch
 from rich.table import Table
 
 from posecore.config import digest_json
+from posecore.counting import counted
 from posecore.datasets.definition import DatasetDefinition
 from posecore.lineage.code.version import code_digest
 from posecore.methods.adaptation import AdaptationConfig
@@ -100,7 +101,7 @@ def planned(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Pl
 
 def plan_table(config: AdaptationJob, method: AdaptationConfig, start: Start) -> Table:
     """Trainable parameters, memory and time, before anything starts."""
-    table = Table(title=f"plan for {config.cluster.num_workers} GPUs of kind {config.plan_gpu}")
+    table = Table(title=f"plan for {counted(config.cluster.num_workers, 'GPU')} of kind {config.plan_gpu}")
     if asked := _asked(config):
         table.caption = f"{' and '.join(asked)}: the copy is counted, the forward pass is not"
     for column in ("strategy", "trained parameters", "of", "share", "peak per GPU", "step"):

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from posecore.config import Config
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.workflows.budget.settings import SearchConfig
 
@@ -101,8 +102,9 @@ def _halving(costs: Mapping[str, Cost], settings: SearchConfig, budget: float) -
     length = int((budget - cost.start) / cost.step)
     if length < settings.least_steps:
         raise ConfigError(
-            f"search.budget: {settings.budget} has no room for one strategy: {name} makes {max(length, 0)} steps in "
-            f"it, and search.least_steps are {settings.least_steps}; give more, or ask for fewer."
+            f"search.budget: {settings.budget} has no room for one strategy: {name} makes "
+            f"{counted(max(length, 0), 'step')} in it, and search.least_steps are {settings.least_steps}; give more, "
+            "or ask for fewer."
         )
     return Halving(lengths={name: length})
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from posecore.counting import counted
 from posecore.errors import DatasetError
 from posecore.evaluation.bootstrap import FEW_SUBJECTS
 from posecore.evaluation.traits import Traits, Unit
@@ -47,7 +48,7 @@ class HeldOut:
     @property
     def told(self) -> str:
         """How much was held out, and whether that is little."""
-        many = f"{self.count} {self.kind}s of the target with {self.bodies} labelled bodies"
+        many = f"{self.count} {self.kind}s of the target with {counted(self.bodies, 'labelled body')}"
         few = f"; an interval from fewer than {FEW_SUBJECTS} holds less often than it says"
         return many + (few if self.count < FEW_SUBJECTS else "")
 

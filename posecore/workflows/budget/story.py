@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from rich.table import Table
 
+from posecore.counting import counted
 from posecore.schema import Json
 from posecore.training.gpus import GIB
 from posecore.viz.budget_page import BudgetPage, Marker
@@ -43,15 +44,15 @@ class Told:
     def sentence(self) -> str:
         """What was decided, and why."""
         found, name = self.result, self.result.choice.name
-        goes_on = f"{name} goes on to {found.final:,} steps"
+        goes_on = f"{name} goes on to {counted(found.final, 'step')}"
         if not found.choice.step:
             settings = found.settings
             why = found.stopped or (
-                f"{settings.budget} have no room for trials of {settings.least_steps} steps beside it "
+                f"{settings.budget} have no room for trials of {counted(settings.least_steps, 'step')} beside it "
                 f"(search.tried_share {settings.tried_share:g})"
             )
             first = "that is left" if found.failed else "of the candidates"
-            return f"{name} is taken untried and makes {found.final:,} steps, as the first {first}: {why}."
+            return f"{name} is taken untried and makes {counted(found.final, 'step')}, as the first {first}: {why}."
         chosen = self._chosen
         change, lost = gain(chosen, found.parent), chosen.forgetting(found.parent)
         others = len(found.choice.equals) - 1
@@ -119,9 +120,9 @@ class Told:
     def _became(self, score: Score) -> str:
         choice = self.result.choice
         if score.name == choice.name:
-            return f"goes on to {self.result.final:,} steps"
+            return f"goes on to {counted(self.result.final, 'step')}"
         if score.step < choice.step:
-            return f"ended after {score.step:,} steps"
+            return f"ended after {counted(score.step, 'step')}"
         return "cannot be told from the best" if score.name in choice.equals else "behind the best"
 
     def page(self, target: str, held_out: str, name: str) -> BudgetPage:
@@ -185,7 +186,9 @@ class Told:
             "budget": self.result.settings.budget,
             "steps": f"{made}, planned from the first steps" if timed else made,
             "memory": self.result.settings.memory or "not bounded",
-            "labels": "all" if self.result.settings.labels is None else f"{self.result.settings.labels} bodies",
+            "labels": "all"
+            if self.result.settings.labels is None
+            else f"{counted(self.result.settings.labels, 'body')}",
             "judged on": held_out,
             "tried_share": f"{self.result.settings.tried_share:g}",
             "least_steps": f"{self.result.settings.least_steps:,}",
@@ -243,13 +246,14 @@ def plan_of_search(settings: SearchConfig, fits: Sequence[Fit], halving: Halving
         return table
     longest = max(halving.lengths.values())
     if not halving.rungs:
-        table.caption = f"the budget has no room for trials: {halving.names[0]} makes {longest:,} steps"
+        table.caption = f"the budget has no room for trials: {halving.names[0]} makes {counted(longest, 'step')}"
         return table
     rungs = ", then ".join(
-        f"{count} trials to {step:,} steps" for count, step in zip(halving.counts, halving.rungs, strict=True)
+        f"{counted(count, 'trial')} to {counted(step, 'step')}"
+        for count, step in zip(halving.counts, halving.rungs, strict=True)
     )
     lost = halving.search_steps - halving.rungs[-1]
-    table.caption = f"{rungs}; the best of them goes on to {longest:,} steps; {lost:,} in the others"
+    table.caption = f"{rungs}; the best of them goes on to {counted(longest, 'step')}; {lost:,} in the others"
     return table
 
 

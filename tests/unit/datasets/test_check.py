@@ -251,7 +251,7 @@ def test_labels_at_the_origin_are_counted_by_name(download: Download) -> None:
     for annotation in download.document["annotations"]:
         annotation["keypoints"][:3] = [0, 0, 2]
     found = {item.code: item for item in download.check().findings}["labelled-at-origin"]
-    assert "2 labelled points lie at exactly (0, 0) (nose 2)" in found.message
+    assert "2 labelled points at exactly (0, 0) (nose 2)" in found.message
 
 
 def test_pictures_of_16_bits_are_met_with_their_range(download: Download) -> None:

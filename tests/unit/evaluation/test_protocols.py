@@ -88,6 +88,16 @@ def test_per_category_means_over_species_and_the_collapsed_class_differs():
     assert apart["AP"] != together["AP"]
 
 
+def test_what_nothing_of_a_split_is_judged_by_is_left_out():
+    skeleton, definition = load_skeleton("coco17"), EvaluationDefinition(protocol="oks")
+    truth, predictions = paired_case(1, num_keypoints=17)
+    small = evaluate(definition, skeleton, replace(truth, area=np.full(len(truth), 40.0**2)), predictions)
+    assert {"AP", "APM"} < set(small)
+    assert not {"APL", "ARL"} & set(small)
+    nobody = replace(truth, num_keypoints=np.zeros_like(truth.num_keypoints))
+    assert evaluate(definition, skeleton, nobody, predictions) == {"AP": -1.0}
+
+
 def test_a_score_made_with_guessed_constants_says_so():
     skeleton = load_skeleton("coco17")
     first, *others = skeleton.keypoints
@@ -140,5 +150,5 @@ def test_data_that_lacks_what_a_protocol_needs_is_refused():
         judge("pck", truth=replace(truth, image_size=truth.image_size * 0), normalise_by="image")
     with pytest.raises(EvaluationError, match="no point is labelled"):
         judge("pixel", truth=replace(truth, visibility=truth.visibility * 0))
-    with pytest.raises(EvaluationError, match="do not have exactly one"):
+    with pytest.raises(EvaluationError, match="not exactly one: 3 of 49 labelled instances"):
         judge("pixel", predictions=predictions.take(np.arange(len(predictions)) > 3))

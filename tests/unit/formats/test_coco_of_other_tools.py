@@ -133,7 +133,7 @@ def test_other_categories_are_skipped_and_counted_apart(tmp_path: Path) -> None:
     bodies, rejects, _ = _read(document, tmp_path, categories=["mouse"])
     assert [body.id for body in bodies] == ["1", "2"]
     assert [(reject.reason, reject.outcome) for reject in rejects] == 2 * [("other-category", "skipped")]
-    assert rejects[0].detail == "1 annotations of category 'cage' are not of this dataset."
+    assert rejects[0].detail == "1 annotation of category 'cage', which is not of this dataset."
     with pytest.raises(DatasetError, match=r"names 'mause', but the file's categories are cage, food, mouse"):
         _read(document, tmp_path, categories=["mause"])
 

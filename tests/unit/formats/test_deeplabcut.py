@@ -239,7 +239,7 @@ def test_numbers_of_an_h5_are_read_beside_the_csv(tmp_path: Path, make_source: M
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("giant", "has 10000000000 rows, its CSV 2"),
+        ("giant", "has 10,000,000,000 rows, its CSV 2"),
         ("wide", "it states .* bytes, and 2000 are allowed"),
         ("lost piece", "1 of the 2 pieces of its table are there"),
         ("never written", "0 of the 1 pieces of its table are there"),

@@ -107,7 +107,7 @@ class Shifts(ImageStage):
 
 
 SCALED = {"stage": "scale_range", "options": {"low": 0, "high": 4095}}
-LEFT_DEEP = "after all stages 1 images, such as images/0.jpg, have 16 bits per value; add the stage scale_range."
+LEFT_DEEP = "after all stages 16 bits per value are left in 1 image, such as images/0.jpg; add the stage scale_range."
 
 
 def test_pictures_of_16_bits_are_refused_by_check_and_ingestion_unless_a_stage_scales_them(tmp_path):

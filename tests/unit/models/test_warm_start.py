@@ -72,7 +72,7 @@ def test_experts_of_a_dense_parent_start_equal_and_compute_what_it_does() -> Non
     for task in ("body", "dogs", "hands"):
         torch.testing.assert_close(model.features(_images(), [(task, 0, 2)]), expected)
         assert _line(result, f"expert {task}") == "16 of 16 rows from dense layers"
-    assert _line(result, "head hands") == "0 of 1 points"
+    assert _line(result, "head hands") == "0 of 1 point"
 
 
 def test_an_expert_comes_from_the_same_name_else_from_the_nearest_skeleton() -> None:

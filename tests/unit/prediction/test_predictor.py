@@ -212,7 +212,7 @@ def test_pixels_of_another_kind_and_missing_files_are_explained(tmp_path: Path) 
             predictor.predict([wrong])
     with pytest.raises(PredictionError, match="No such file"):
         predictor.predict([tmp_path / "absent.jpg"])
-    with pytest.raises(PredictionError, match="1 lists of boxes were given for 2 images"):
+    with pytest.raises(PredictionError, match="1 list of boxes for 2 images"):
         predictor.predict([np.zeros((5, 5, 3), np.uint8)] * 2, [None])
     with pytest.raises(PredictionError, match=r"boxes of shape \(4,\)"):
         predictor.predict([np.zeros((5, 5, 3), np.uint8)], [[1, 2, 3, 4]])

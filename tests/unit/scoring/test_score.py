@@ -144,7 +144,7 @@ def test_pixel_errors_take_the_annotation_that_a_result_names_or_the_nearest_bod
     found = score(task_of_file(truth, "pixel"), path, None).score
     assert found.metrics["mean_error_px"] == pytest.approx((83 + 79 + 0) / 3)
     path.write_text(json.dumps([*named, result(2, annotation_id=12)]))
-    with pytest.raises(EvaluationError, match="1 annotations are answered more than once"):
+    with pytest.raises(EvaluationError, match="more than one answer to 1 annotation"):
         score(task_of_file(truth, "pixel"), path, None)
     path.write_text(json.dumps([*named, result(2)]))
     with pytest.raises(EvaluationError, match="3 of 4 results have a field annotation_id"):
@@ -232,7 +232,10 @@ def test_the_command_writes_three_files_and_draws_the_worst_pictures(
     assert "| AP |" in told
     assert "| APL | – |" in told, "no body is large"
     assert (out / "score.html").read_text().count("<img src=") == 2
-    assert json.loads((out / "score.json").read_text())["comparison"]["differences"]["AP"] == 0
+    written = json.loads((out / "score.json").read_text())
+    assert written["comparison"]["differences"]["AP"] == 0
+    assert "APL" not in written["comparison"]["differences"]
+    assert written["score"]["metrics"]["APL"] is None
     assert (out / "score.md").read_text().startswith("# ")
 
 

@@ -35,7 +35,7 @@ def test_more_than_are_allowed_end_the_run_also_over_a_resumption(tmp_path: Path
     _train(tmp_path, 17)  # six of six
     with pytest.raises(
         IntegrityError,
-        match=r"^7 samples of dataset people are damaged, more than the 6 that loading\.max_bad_share allows; one of "
+        match=r"^dataset people has 7 damaged samples, more than the 6 that loading\.max_bad_share allows; one of "
         r"them: sample 18 is not what was written\.$",
     ):
         _train(tmp_path, 30)

@@ -103,7 +103,7 @@ def test_the_steps_that_were_skipped_are_counted_over_a_resume(tmp_path: Path, c
     changes = {"skip_nonfinite_steps": 1}
     tiny_training(LocalContext(tmp_path), TORCH, method=_faulty("loss", 2), training=changes, steps=5)
     assert capsys.readouterr().err == (
-        "skipped step 3: not finite is the loss term loss/dogs of dataset dogs (1 of at most 1 steps)\n"
+        "skipped step 3: not finite is the loss term loss/dogs of dataset dogs (1 of at most 1 step)\n"
     )
     with pytest.raises(DivergenceError, match=r"diverged in step 7: .* after 1 that were skipped"):
         tiny_training(LocalContext(tmp_path), TORCH, method=_faulty("gradient", 6), training=changes, steps=8)

@@ -169,7 +169,7 @@ def test_remedies_come_in_order_until_the_run_fits() -> None:
         "ZeRO stage 2",
         "ZeRO stage 3",
         "2 crops per pass, accumulated over 2",
-        "1 crops per pass, accumulated over 4",
+        "1 crop per pass, accumulated over 4",
         "optimiser state in host memory (slower steps)",
         "16 GPUs",
         "32 GPUs",

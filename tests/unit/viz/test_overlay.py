@@ -110,7 +110,7 @@ def test_wrong_skeleton_or_masks_are_refused() -> None:
     image = np.zeros((20, 30, 3), np.uint8)
     with pytest.raises(ValueError, match="instance 1 has 2 keypoints"):
         draw_instances(image, [stick([[1, 1, 2], [2, 2, 2]])], SKELETON)
-    with pytest.raises(ValueError, match="0 masks were given for 1 instances"):
+    with pytest.raises(ValueError, match="0 masks for 1 instance;"):
         draw_instances(image, [stick([])], SKELETON, masks=[])
     with pytest.raises(ValueError, match="a mask has shape"):
         draw_instances(image, [stick([])], SKELETON, masks=[np.zeros((3, 3), np.bool_)])

@@ -90,9 +90,9 @@ def test_the_part_for_clinics_says_what_it_knows_and_what_it_does_not(tmp_path):
     assert f"{whole.error.value:.3f}" in page
     assert f"[{100 * whole.pck[0.2].low:.1f}, {100 * whole.pck[0.2].high:.1f}]" in page
     assert f"200 resamples of {units} subjects, seed 0" in page
-    assert f"{units} subjects are few" in page
+    assert f"few as {units} subjects" in page
     assert "not broken down: view." in page
-    assert f"{section.clinical.without_torso} labelled bodies are left out" in page
+    assert f"ends of the torso: {section.clinical.without_torso} labelled bod" in page
     assert "In torso lengths, by posture" in page
     assert "In torso lengths, by view" not in page
     assert "not stated" in page

@@ -54,7 +54,7 @@ def test_a_wrong_preset_is_answered_with_the_right_one(file: Path) -> None:
 def test_another_number_of_points_than_stated_is_refused(file: Path) -> None:
     with pytest.raises(CheckpointError, match="head 'mpii' has 17 points, but skeleton mpii16 has 16"):
         read_weights(file, skeletons={"mpii": load_skeleton("mpii16")})
-    with pytest.raises(CheckpointError, match=r"holds 1 heads \(17 points\) but 2 are named"):
+    with pytest.raises(CheckpointError, match=r"holds 1 head \(17 points\) but 2 are named"):
         read_weights(file, skeletons={name: load_skeleton("coco17") for name in ("a", "b")})
 
 
