@@ -98,9 +98,12 @@ def read_box_file(path: Path) -> BoxFile:
 
 def _coco_file(path: Path, document: Json) -> BoxFile:
     if isinstance(document, list):
-        ids = {str(item["image_id"]): item["image_id"] for item in document}
+        # By file where `posecore predict` wrote them: it numbered what had no number.
+        called = [(str(item.get("file_name", item["image_id"])), item.get("frame_index")) for item in document]
+        ids = {name: item["image_id"] for (name, frame), item in zip(called, document, strict=True) if frame is None}
         rows: Iterable[_Row] = (
-            (str(item["image_id"]), None, _box(item["bbox"]), float(item["score"])) for item in document
+            (name, frame, _box(item["bbox"]), float(item["score"]))
+            for (name, frame), item in zip(called, document, strict=True)
         )
         return BoxFile(path, _grouped(rows), ids)
     names = {image["id"]: str(image["file_name"]) for image in document["images"]}

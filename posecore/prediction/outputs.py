@@ -3,7 +3,8 @@
 ::
 
     <out>/
-    ├── coco_<head>.json     COCO results list: image_id, category_id, keypoints, score; also bbox, box_score, track_id
+    ├── coco_<head>.json     COCO results list: image_id, category_id, keypoints, score; also file_name (of a video
+    │                        frame_index too), bbox, box_score, track_id
     ├── images.json          image ids → files and frames, the points of every head, and the files that failed
     └── predictions.parquet  one row per body, image and head (see TABLE)
 
@@ -97,11 +98,14 @@ class CocoResults:
 
     def write(self, frame: Frame, image_id: ImageId, found: Found) -> None:
         """Takes the predictions of one image."""
+        place: dict[str, Json] = {"file_name": frame.name}
+        if frame.index is not None:
+            place["frame_index"] = frame.index
         for head, prediction in found.items():
             for entry in prediction.to_coco(image_id):
                 separator = b",\n" if head in self._started else b"\n"
                 self._started.add(head)
-                self._files[head].write(separator + orjson.dumps(entry))
+                self._files[head].write(separator + orjson.dumps(place | entry))
 
 
 class PredictionTable:

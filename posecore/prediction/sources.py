@@ -1,7 +1,8 @@
 """What a user points at: photos, folders of them, patterns and videos, as frames in a fixed order.
 
-Every file found has a name of its own, its path below the folder that all have in common, so that results of files that
-are called alike lie apart, and no name leads out of the folder results are written to.
+Every file found has a name of its own, so that results of files that are called alike lie apart, and no name leads out
+of the folder results are written to: its path below the folder that was given, or of several inputs below the folder
+that they have in common.
 """
 
 import glob
@@ -29,7 +30,7 @@ class Source:
 
     Attributes:
         path: the file.
-        name: its path below the common folder, with ``/``, unprintable characters escaped; unique, without ``..``.
+        name: its path below the folder given, with ``/``, unprintable characters escaped; unique, without ``..``.
         kind: photo or video, by its suffix.
     """
 
@@ -78,7 +79,7 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
         if not paths:
             raise PredictionError(f"{given}: there is no photo or video; name a file, a folder or a pattern in quotes.")
         found.update(dict.fromkeys(paths))
-    common = Path(os.path.commonpath([path.parent for path in found]))
+    common = Path(os.path.commonpath([_folder(given) for given in inputs]))
     sources = [
         Source(
             path=path,
@@ -162,6 +163,18 @@ def _files(given: str) -> list[Path]:
     if path.exists():
         return [path]
     return sorted(absolute(Path(name)) for name in glob.glob(given, recursive=True) if Path(name).is_file())  # noqa: PTH207 absolute patterns too
+
+
+def _folder(given: str) -> Path:
+    """The folder that an input names or lies in; of a pattern, the one that it begins with."""
+    path = _absolute(Path(given))
+    if path.is_dir():
+        return path
+    if path.exists():
+        return path.parent
+    parts = path.parts
+    fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
+    return Path(*parts[: min(fixed, len(parts) - 1)])
 
 
 def _visible(folders: list[str], names: list[str]) -> list[str]:

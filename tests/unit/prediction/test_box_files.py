@@ -70,6 +70,13 @@ def test_coco_annotations_and_results_are_read(tmp_path: Path) -> None:
         np.testing.assert_array_equal(found.bbox_xywh, [[1, 2, 3, 4]])
         assert found.scores is None if scores is None else found.scores.tolist() == scores
         assert file.image_ids[key or ""] == 139
+    numbered = {"image_id": 1, "file_name": "000139.jpg", "bbox": [1, 2, 3, 4], "score": 0.5}
+    later = {"image_id": 2, "file_name": "clip.mp4", "frame_index": 6, "bbox": [5, 6, 7, 8], "score": 0.5}
+    results.write_text(json.dumps([numbered, later]))
+    file = read_box_file(results)
+    assert file.image_ids == {"000139.jpg": 1}
+    assert file.key_of("1.jpg") is None, "a number that posecore gave is nobody's name"
+    np.testing.assert_array_equal(file.of(file.key_of("clip.mp4"), 6).bbox_xywh, [[5, 6, 7, 8]])
     file = read_box_file(annotations)
     assert file.key_of("empty.jpg") is None, "the end of a path is not the end of the file's own name"
     assert file.image_ids[file.key_of("val/empty.jpg") or ""] == 7
@@ -80,7 +87,7 @@ def test_coco_annotations_and_results_are_read(tmp_path: Path) -> None:
     [
         ("boxes.txt", "", "boxes come as .json, .csv or .parquet"),
         ("boxes.json", "{", "JSONDecodeError"),
-        ("boxes.json", "[1]", "TypeError"),
+        ("boxes.json", "[1]", "AttributeError"),
         ("boxes.json", '[{"image_id": 1, "bbox": [1, 2, 3], "score": 1}]', "not enough values"),
         ("boxes.json", '[{"image_id": 1, "bbox": [1, 2, 3, "four"], "score": 1}]', "could not convert"),
         ("boxes.json", '{"images": []}', "KeyError"),

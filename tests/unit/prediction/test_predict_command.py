@@ -114,7 +114,7 @@ def test_one_photo_gets_its_skeleton_and_its_numbers(
     triplets = np.reshape(body["keypoints"], (17, 3))
     np.testing.assert_allclose(triplets[:, :2], expected.keypoints[0])
     np.testing.assert_allclose(triplets[:, 2], expected.keypoint_scores[0])
-    assert (body["image_id"], body["bbox"]) == (1, [0, 0, 80, 60])
+    assert (body["image_id"], body["file_name"], body["bbox"]) == (1, "photo.png", [0, 0, 80, 60])
     document = json.loads((out / "images.json").read_bytes())
     assert document["images"] == [{"id": 1, "file_name": "photo.png", "width": 80, "height": 60}]
     assert document["categories"]["coco"][0]["keypoints"] == list(load_skeleton("coco17").names)

@@ -53,6 +53,12 @@ def test_files_called_alike_have_names_that_differ(tmp_path: Path) -> None:
     assert names(find_sources([str(tmp_path / "one" / "x.jpg")] * 2)) == ["x.jpg"]
 
 
+def test_names_begin_at_the_folder_given_whatever_is_in_it(tmp_path: Path) -> None:
+    touch(tmp_path, "set/val/x.jpg", "set/val/y.jpg")
+    assert names(find_sources([str(tmp_path / "set")])) == ["val/x.jpg", "val/y.jpg"]
+    assert names(find_sources([str(tmp_path / "set" / "*" / "y.jpg")])) == ["val/y.jpg"]
+
+
 def test_patterns_and_relative_inputs_are_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     touch(tmp_path, "a/1.jpg", "a/b/2.jpg", "c.jpg")
     monkeypatch.chdir(tmp_path / "a")

@@ -76,7 +76,7 @@ def test_the_share_of_the_start_is_what_an_average_of_a_step_function_keeps(mome
 @pytest.mark.parametrize(("steps", "percent"), [(300, 94), (2000, 67), (4400, 41)])
 def test_without_a_warm_up_most_of_the_average_is_the_start(steps: int, percent: int) -> None:
     assert round(100 * AverageConfig(warmup=0).share_of_start(steps)) == percent
-    with pytest.raises(ConfigError, match=f"^average: {percent} % of what is kept after its {steps} steps"):
+    with pytest.raises(ConfigError, match=f"^average: {percent} % of what is kept after its {steps:,} steps"):
         AverageConfig(warmup=0).check_length(steps)
     assert AverageConfig().share_of_start(steps) < 1e-12
     AverageConfig().check_length(steps)
