@@ -1,6 +1,6 @@
 """The report of an evaluation or a training: one HTML file, complete in itself, which begins with the answer."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -156,16 +156,22 @@ class EvaluationSection:
     def metric_tables(self) -> list[dict[str, dict[str, float]]]:
         """Metrics as tables of row → column → value; parts that share their metrics are rows of one table.
 
-        The part of a metric's name before the slash is its row; metrics without one are the row "overall".
+        The part of a metric's name before the slash is its row; metrics without one are the row "overall". A part of
+        which something could not be judged has NaN there.
         """
         rows: dict[str, dict[str, float]] = {}
         for name, value in self.metrics.items():
             row, _, column = name.rpartition("/")
             rows.setdefault(row or "overall", {})[column] = value
-        tables: dict[tuple[str, ...], dict[str, dict[str, float]]] = {}
+        tables: list[dict[str, dict[str, float]]] = []
         for row, values in rows.items():
-            tables.setdefault(tuple(values), {})[row] = values
-        return list(tables.values())
+            fits = (each for each in tables if _are_alike(row, values.keys(), *next(reversed(each.items()))))
+            table = next(fits, None)
+            if table is None:
+                tables.append({row: values})
+            else:
+                table[row] = values
+        return [_squared(table) for table in tables]
 
     @property
     def bars(self) -> list[_Bar]:
@@ -199,6 +205,17 @@ class EvaluationSection:
             told += f" Clearly worse than the mean for {len(apart)} of {len(self.subjects)}: {named}"
             told += " …" if len(apart) > _NAMED else "."
         return Finding(told)
+
+
+def _are_alike(row: str, columns: Iterable[str], other: str, others: Iterable[str]) -> bool:
+    """Whether two rows belong into one table: of two parts, one may lack what could not be judged of it."""
+    one, two = set(columns), set(others)
+    return one == two or ("overall" not in (row, other) and (one <= two or one >= two))
+
+
+def _squared(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
+    columns = max(table.values(), key=len)
+    return {row: {column: values.get(column, np.nan) for column in columns} for row, values in table.items()}
 
 
 def trust_table(result: UncertaintyResult) -> ReportTable:

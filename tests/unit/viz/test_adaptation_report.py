@@ -24,7 +24,13 @@ def report(comparison):
     found = LabelFindings(
         title="proportions of bodies",
         told="2 of 350 labels contradict the proportions.",
-        worst=ReportTable(("rank", "point"), [("1", "left_wrist"), ("2", "nose")]),
+        worst=ReportTable(
+            ("rank", "picture", "point", "energy, nats", "what is odd"),
+            [
+                (str(rank), f"images/ward/night/{rank:012}.jpg", "left_wrist", "12.3", "twice the median")
+                for rank in (1, 2)
+            ],
+        ),
         pictures=[(picture, "a.png"), (picture, "b.png")],
         page="labels/babies/index.html",
     )
@@ -34,7 +40,10 @@ def report(comparison):
         verdict="may be promoted",
         checks=[(True, "babies/torso/error is 0.1, required <= 0.2.")],
         changes={"target": [Change(eval_set="babies", metric="AP", parent=0.2, child=0.5, gain=0.3)]},
-        warm_start=ReportTable(("part", "from"), [("backbone", "backbone")]),
+        warm_start=ReportTable(
+            ("part", "from", "copied", "freshly initialised"),
+            [("head babies", "head body", "15 of 17 points", "navel, crown")],
+        ),
         clinical={"babies (target)": comparison, "ward (independent)": comparison.child},
         labels=[found, LabelFindings(title="losses in training", told="Too few passes.")],
         differences=["babies: shoulder is another point."],
@@ -125,5 +134,6 @@ def test_a_browser_shows_the_whole_report(report, comparison, tmp_path):
         assert beyond(driver, 1280) <= 0
         assert beyond(driver, 390) <= 0
         assert cut_off(driver, 1280) == []
+        assert cut_off(driver, 390) == [], "a phone"
         assert cut_off(driver, 760, "print") == []
         assert driver.get_log("browser") == []

@@ -70,6 +70,14 @@ def test_the_page_begins_with_the_answer_and_ends_with_the_settings(sections, tm
     assert re.search(r"mean error \d+\.\d % of the box \[\d", sections[0].finding().text)
 
 
+def test_parts_of_which_something_was_not_judged_stay_in_one_table():
+    metrics = {"AP": 0.5, "AR": 0.6, "hand/AP": 0.2, "face/AP": 0.3, "face/APL": 0.4, "foot/AP": 0.1}
+    tables = EvaluationSection(name="body", protocol="wholebody", metrics=metrics).metric_tables()
+    assert tables[0] == {"overall": {"AP": 0.5, "AR": 0.6}}
+    assert [list(row) for row in tables[1].values()] == [["AP", "APL"]] * 3
+    assert np.isnan([tables[1][part]["APL"] for part in ("hand", "foot")]).all()
+
+
 def test_every_value_is_on_the_page_and_nothing_is_fetched(sections, tmp_path):
     page = write_report(tmp_path / "report.html", "Evaluation", sections, {"model": "m", "code": "1.0"}).read_text()
     assert sections[0].digest in page
@@ -165,6 +173,7 @@ def test_a_browser_shows_the_whole_report(sections, tmp_path):
         lines = driver.execute_script("return document.querySelector('table.summary tbody tr').offsetHeight")
         assert lines < 90, "words of a table are not broken into letters on a phone"
         assert cut_off(driver, 1280) == []
+        assert cut_off(driver, 390) == [], "a phone"
         assert cut_off(driver, 760, "print") == [], "paper of A4 with margins"
         assert 2 <= printed_pages(driver) <= 8
         assert driver.get_log("browser") == []
