@@ -65,7 +65,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     parser = CommandParser(prog="posecore", description=_DESCRIPTION, epilog=_STATUSES)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    given = sys.argv[1:] if arguments is None else arguments
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if given[:1] == ["--"]:  # argparse would take it for the name of a command
+        del given[0]
     called = next((argument for argument in given if not argument.startswith("-")), None)
     if called in JOBS and called == given[0]:
         return run_job(called, given[1:])
@@ -74,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     else:
         for name, (_, told) in COMMANDS.items():
             commands.add_parser(name, help=told)
-    options, further = parser.parse_known_args(arguments)
+    options, further = parser.parse_known_args(given)
     if further:
         parser.refuse(further, given)
     try:

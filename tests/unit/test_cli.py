@@ -104,6 +104,13 @@ def test_an_architecture_is_shown_with_its_cost(capsys: pytest.CaptureFixture[st
     assert "with one head of 17 points: 13,587,611 parameters, 3.8 GFLOPs" in capsys.readouterr().out
 
 
+def test_two_dashes_before_a_command_mean_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--", "datasets", "list"]) == 0
+    assert "coco" in capsys.readouterr().out
+    assert main(["--", "train", "--model", "vit-nano"]) == 2
+    assert capsys.readouterr().err.startswith("error: --data: missing; give both")
+
+
 def test_the_help_lists_every_command_and_imports_none() -> None:
     program = (
         "import sys; from posecore.cli import main\n"

@@ -53,7 +53,7 @@ def test_a_run_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main(["plan", "--config", str(path), "--gpu", "a100-40"]) == 0
     assert "64x64, 4 GPUs, ZeRO 2, bf16, 6 x 2 crops" in capsys.readouterr().out
     assert main(["plan", "--config", str(path), "--gpu", "a100-40", "--gpus", "1", "--engine", "torch"]) == 0
-    assert "64x64, 1 GPUs, torch, bf16, 24 x 2 crops" in capsys.readouterr().out
+    assert "64x64, 1 GPU, torch, bf16, 24 x 2 crops" in capsys.readouterr().out
 
 
 def test_a_run_file_is_completed_as_the_job_completes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -30,7 +30,7 @@ def test_workers_that_fit_are_let_pass(placement: Placement, workers: int) -> No
     [
         (
             "strict-spread",
-            "strict-spread: of 3 nodes 2 have room for 1 training workers, and 3 must; .* or take spread",
+            "strict-spread: of 3 nodes 2 have room for 1 training worker, and 3 must; .* or take spread",
         ),
         ("strict-pack", "strict-pack: of 3 nodes 0 have room for 3 training workers, and 1 must; .* or take pack"),
     ],

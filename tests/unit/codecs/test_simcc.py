@@ -63,7 +63,7 @@ def test_reversed_bins_lie_one_to_the_right_unless_shifted() -> None:
 @pytest.mark.parametrize("action", ["decode", "flip_back"])
 def test_outputs_of_another_input_size_are_refused(action: str) -> None:
     outputs = torch.zeros(1, 2, 1344)
-    with pytest.raises(ValueError, match=r"1344 bins per keypoint, but a crop of \(256, 192\)"):
+    with pytest.raises(ValueError, match=r"1,344 bins per keypoint, but a crop of \(256, 192\)"):
         CODEC.decode(outputs) if action == "decode" else CODEC.flip_back(outputs, torch.tensor([0, 1]), shift=False)
 
 

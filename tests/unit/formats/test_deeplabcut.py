@@ -242,7 +242,7 @@ def test_numbers_of_an_h5_are_read_beside_the_csv(tmp_path: Path, make_source: M
         ("giant", "has 10,000,000,000 rows, its CSV 2"),
         ("wide", "it states .* bytes, and 2000 are allowed"),
         ("lost piece", "1 of the 2 pieces of its table are there"),
-        ("never written", "0 of the 1 pieces of its table are there"),
+        ("never written", "0 of the 1 piece of its table are there"),
         ("pieces", "stored in pieces of 4000 bytes, and 2000 are allowed"),
         ("external link", "df_with_missing is not in it, but elsewhere"),
         ("external numbers", "the numbers of its table lie elsewhere"),

@@ -310,7 +310,7 @@ def test_crops_of_another_size_and_students_without_a_place_are_refused() -> Non
     with pytest.raises(ConfigError, match="it looks at crops of 64x48, and these are 32x32"):
         KnowledgeToken(smaller, _teacher(), KnowledgeTokenConfig(teacher=ANYWHERE))
     teacher = _learning().model
-    with pytest.raises(ConfigError, match="no place for 1 knowledge tokens of width 32"):
+    with pytest.raises(ConfigError, match="no place for 1 knowledge token of width 32"):
         take_tokens(_model(_config(16)), teacher)
     with pytest.raises(ConfigError, match="has learned no knowledge tokens"):
         take_tokens(_model(_config(16)), _teacher())

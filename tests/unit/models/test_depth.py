@@ -127,7 +127,7 @@ def test_a_model_of_pictures_becomes_one_with_depth_and_back() -> None:
     result = warm_start(deep, parent)
     images, depth = crops()
     assert torch.equal(deep.predict(images, "infants", depth=depth), parent.eval().predict(images, "infants"))
-    assert result.as_dict()["depth input"] == f"0 of {2 * 16 * 16 * 32} numbers"
+    assert result.as_dict()["depth input"] == "0 of 16,384 numbers"
     with torch.no_grad():
         deep.get_parameter(f"backbone.{DEPTH_WEIGHT}").fill_(0.01)
     again, back = model_of(True, 3).eval(), model_of(False, 4).eval()

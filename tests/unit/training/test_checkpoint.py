@@ -233,7 +233,7 @@ def _manifest_of(**fields: object) -> str:
         (f'{{"format": 1, "files": {{"state.safetensors": {{"num_bytes": -1, "sha256": "{SHA}"}}}}}}', "num_bytes"),
         ('{"format": 1, "files": {"state.safetensors": {"num_bytes": 5, "sha256": "../../x"}}}', "sha256"),
         (_manifest_of(num_bytes=-1), "num_bytes"),
-        (_manifest_of(num_bytes=1 << 60), f"{1 << 60} bytes are not 1 blocks"),
+        (_manifest_of(num_bytes=1 << 60), f"{1 << 60} bytes are not 1 block"),
         (_manifest_of(num_bytes=9), r"\(\d+ of 9 bytes"),
         (_manifest_of(name="../state.safetensors"), "no file of a checkpoint"),
         (_manifest_of(name="absent.safetensors"), "absent.safetensors is missing"),

@@ -137,7 +137,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
         lambda _, path: one_node(path, helper.make_node("Identity", ["input"], ["found"]), [1, 99], {"found": [1, 99]}),
         r"takes input tensor\(float\) \[1, 99\], not one float32 picture",
     ),
-    "grey": (lambda _, path: pooled(path, [1, 1, 64, 48], 1), "pictures of 1 channels"),
+    "grey": (lambda _, path: pooled(path, [1, 1, 64, 48], 1), "pictures of 1 channel,"),
     "any size": (
         lambda _, path: pooled(path, ["n", 3, "h", "w"]),
         r"any size .* export it again with height and width",
