@@ -167,7 +167,7 @@ def _files(given: str) -> list[Path]:
 
 def _folder(given: str) -> Path:
     """The folder that an input names or lies in; of a pattern, the one that it begins with."""
-    path = _absolute(Path(given))
+    path = absolute(Path(given))
     if path.is_dir():
         return path
     if path.exists():

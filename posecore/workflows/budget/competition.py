@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
+from posecore.counting import counted
 from posecore.errors import ConfigError
 from posecore.storage import AnyPath, remove_folder, write_atomically
 from posecore.training.checkpoint_store import CheckpointStore
@@ -77,8 +78,8 @@ class Competition:
             compete = self._race if asynchronous else self._climb
             reached = compete(Trials(**self._what(self._workers(halving))), halving, parent) if halving.rungs else []
         left = self._refuse_none_left(halving.names)
-        counted = [score for score in reached if score.name in left]
-        choice = choose(counted, halving.names) if counted else Choice(left[0])
+        comparable = [score for score in reached if score.name in left]
+        choice = choose(comparable, halving.names) if comparable else Choice(left[0])
         begun = self._store(choice.name).newest() if choice.step else None
         return Result(
             settings=self.settings,
@@ -109,7 +110,7 @@ class Competition:
     def _climb(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
         """Rung by rung; the scores of those rungs that all trials reached, or of a first one that not all did."""
         names, before = list(halving.names), 0
-        counted: list[Score] = []
+        rung: list[Score] = []
         for count, step in zip(halving.counts, halving.rungs, strict=True):
             reached: list[Score] = []
             names = names[:count]
@@ -117,11 +118,11 @@ class Competition:
                 some = names[start : start + self.settings.at_once]
                 if not self._may(some, step, before, halving, parent):
                     self.stopped = (
-                        f"the budget of {self.settings.budget} would have been overrun at {step} steps; "
-                        f"{len(reached)} of {count} trials got there"
+                        f"the budget of {self.settings.budget} would have been overrun at {counted(step, 'step')}; "
+                        f"{len(reached)} of {counted(count, 'trial')} got there"
                     )
                     self.note(f"search    stopped: {self.stopped}")
-                    return counted or reached
+                    return rung or reached
                 for score in self._do(trials, [(name, step) for name in some]):
                     if isinstance(score, Failure):
                         self._drop(score.name, score.told)
@@ -129,8 +130,8 @@ class Competition:
                     self._take(score, parent)
                     reached.append(score)
             names = [score.name for score in ranked(reached, halving.names)] if reached else []
-            counted, before = [*counted, *reached], step
-        return counted
+            rung, before = [*rung, *reached], step
+        return rung
 
     def _race(self, trials: Trials, halving: Halving, parent: Score) -> list[Score]:
         """All at once by Ray Tune, which lets trials go on without waiting for the others."""
@@ -159,7 +160,9 @@ class Competition:
                     self._take(score, parent)
         never = len(names) - len({score.name for score in self.scores} | failed.keys())
         if never:
-            self.stopped = f"the budget of {self.settings.budget} ended before {never} of {len(names)} trials had begun"
+            self.stopped = (
+                f"the budget of {self.settings.budget} ended before {never} of {counted(len(names), 'trial')} had begun"
+            )
             self.note(f"search    stopped: {self.stopped}")
         return self.scores
 
