@@ -176,7 +176,11 @@ class World:
             "training": self.loop(self.steps, 3e-3, seed),
             "loading": {"num_threads": 1},
             "inference": {"flip_test": False, "num_threads": 1},
-            "search": {"budget": f"{self.steps}steps", "candidates": [by_name[name] for name in self.order]},
+            "search": {
+                "budget": f"{self.steps}steps",
+                "order": "listed",
+                "candidates": [by_name[name] for name in self.order],
+            },
         }
         return parse_config(values, AdaptationJob, "benchmark")
 

@@ -183,15 +183,16 @@ def declare(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--target", metavar="DATASET", help="the entry to adapt to, by its name or its folder")
     parser.add_argument("--strategy", help="what learns, such as full, lora or two-stage")
     parser.add_argument("--budget", help="find the strategy by trials within, such as 600steps, 20min or 2h")
-    parser.add_argument("--memory", help="with --budget: what a training process may hold, such as 8GiB")
-    parser.add_argument("--labels", type=int, help="with --budget: labelled bodies of the target to be learned from")
+    parser.add_argument("--memory", help="find it within what a training process may hold, such as 8GiB")
+    parser.add_argument("--labels", type=int, help="find it within so many labelled bodies of the target")
     parser.add_argument("--keep", metavar="SET,SET", help="entries whose accuracy is to be kept; default: all")
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
     """What the flags change in the run file, as ``key=value``."""
-    if options.strategy and options.budget:
-        raise UsageError("--strategy says what --budget is to find out; give one of them.")
+    bounds = [f"--{name}" for name in ("budget", "memory", "labels") if getattr(options, name)]
+    if options.strategy and bounds:
+        raise UsageError(f"--strategy says what {bounds[0]} is to find out; give one of them.")
     changes = {
         "parent": options.model,
         "target": options.target and Path(options.target).name,

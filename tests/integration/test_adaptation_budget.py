@@ -3,7 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import torch
@@ -15,6 +15,7 @@ from posecore.errors import ConfigError, DatasetError, PreflightError
 from posecore.lineage.jobs.steps import EVERYTHING
 from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.lineage.versions.tags import get_version
+from posecore.methods.strategies import StrategyConfig
 from posecore.models.architecture import ModelConfig
 from posecore.models.backbones.vit import VitConfig
 from posecore.models.heads.associative import AssociativeHeadConfig
@@ -28,7 +29,7 @@ from posecore.synth.writers import write_dataset
 from posecore.training.checkpoint import Checkpoint, step_of
 from posecore.training.schedule import CosineSchedule
 from posecore.workflows.adaptation.job import AdaptationJob
-from posecore.workflows.budget.candidates import as_run_file
+from posecore.workflows.budget.candidates import KNOWN, as_run_file
 from posecore.workflows.budget.competition import rungs_in_steps
 from posecore.workflows.budget.contest import Contest, Found, contest, find_strategy
 from posecore.workflows.budget.search import refuse_several_processes
@@ -44,6 +45,7 @@ SEARCH: dict[str, Any] = {
     "least_steps": 5,
     "eta": 2,
     "labels": 10,
+    "order": "listed",
     "candidates": [
         {"name": "head", "strategy": "frozen-backbone"},
         {"name": "lora", "strategy": {"kind": "lora", "rank": 2}, "rate": 3.0, "replay": 0.0},
@@ -370,6 +372,25 @@ def test_the_usual_candidates_and_their_plan(values: dict[str, Any]) -> None:
     rungs = rungs_in_steps(known.config.search, known.fits)  # type: ignore[arg-type]
     assert rungs is not None
     assert rungs.counts == (9, 3)
+
+
+def test_candidates_are_in_the_order_that_is_known_or_else_as_they_are_listed(values: dict[str, Any]) -> None:
+    listed = SEARCH["candidates"]
+    found = {
+        order: [fit.candidate.name for fit in planned_of(job(values, search=SEARCH | {"order": order})).fits]
+        for order in ("known", "listed")
+    }
+    assert found == {
+        "known": ["full", "full-replay", "lora", "head"],
+        "listed": [each["name"] for each in listed],
+    }
+    assert {*KNOWN} == {kind.model_fields["kind"].default for kind in get_args(get_args(StrategyConfig)[0])}
+
+
+def test_bounds_alone_search_within_the_steps_of_the_run(values: dict[str, Any]) -> None:
+    found = job(values, search={"labels": 10}).search
+    assert found is not None
+    assert found.steps == values["training"]["steps"]
 
 
 def test_a_search_takes_one_process_or_a_cluster(values: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,19 @@ class AdaptationJob(DatasetsJob):
             return {**values, "parent": {"source": values["parent"]}}
         return values
 
+    @model_validator(mode="before")
+    @classmethod
+    def _budget_search(cls, values: Any) -> Any:
+        """A search without a budget of its own has the steps of the run."""
+        if not isinstance(values, Mapping):
+            return values
+        search, training = values.get("search"), values.get("training")
+        if not (isinstance(search, Mapping) and isinstance(training, Mapping)):
+            return values
+        if "budget" not in search and "steps" in training:
+            return {**values, "search": {**search, "budget": f"{training['steps']}steps"}}
+        return values
+
     @model_validator(mode="after")
     def _check_passes(self) -> Self:
         if self.label_check is not None:

@@ -21,7 +21,15 @@ from posecore.workflows.adaptation.job import AdaptationJob
 from posecore.workflows.adaptation.results import SearchOrigin
 from posecore.workflows.adaptation.start import Start, make_start, planned
 from posecore.workflows.adaptation.worker import AdaptationWorker
-from posecore.workflows.budget.candidates import Fit, as_overrides, as_run_file, fits_of, refuse_none, usual
+from posecore.workflows.budget.candidates import (
+    Fit,
+    as_overrides,
+    as_run_file,
+    by_what_is_known,
+    fits_of,
+    refuse_none,
+    usual,
+)
 from posecore.workflows.budget.competition import rungs_in_steps
 from posecore.workflows.budget.held_out import hold_out, labels_within, learning_from, write_labels
 from posecore.workflows.budget.search import refuse_several_processes, search_step
@@ -93,7 +101,8 @@ def contest(config: AdaptationJob, tracking: Tracking) -> Contest:
             "them; name a strategy and leave the budget out."
         )
     config = config.at_the_pace_of(parent.model.config)
-    candidates = settings.candidates or usual(config, parent.model.config)
+    listed = settings.candidates if settings.order == "listed" else by_what_is_known(settings.candidates)
+    candidates = listed or usual(config, parent.model.config)
     runs = [as_run_file(config, candidate).taking_part() for candidate in candidates]
     data = next((run for run in runs if run.replayed), runs[0])
     definitions = {entry.name: entry.load() for entry in data.datasets}

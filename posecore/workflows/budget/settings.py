@@ -37,11 +37,14 @@ class SearchConfig(Config):
 
     Attributes:
         budget: of all trials, of which the chosen one becomes the adaptation: ``600steps``, or ``90s``, ``20min`` or
-            ``2h``, which become steps once the first steps were measured.
+            ``2h``, which become steps once the first steps were measured. Left out of a run file it is
+            ``training.steps``.
         memory: what one training process may hold, such as ``8GiB``; None does not ask.
         labels: labelled bodies of the target that are learned and chosen from at the most; None takes all.
         candidates: what is tried; empty for the usual ones (:func:`~posecore.workflows.budget.candidates.usual`). The
             first is taken unless another is clearly better, and the last are left out where there is no room for all.
+        order: of ``candidates``: ``known`` has those first whose strategy ended best where all were measured
+            (:func:`~posecore.workflows.budget.candidates.by_what_is_known`), ``listed`` takes them as they are written.
         eta: of so many trials one goes on after each rung, for so many times the steps.
         tried_share: of the budget at the most that trials take which are not gone on with.
         least_steps: of a trial before it is compared with others. What adapts is at first worse than its parent, and
@@ -58,6 +61,7 @@ class SearchConfig(Config):
     memory: str | None = None
     labels: int | None = Field(default=None, gt=0)
     candidates: tuple[Candidate, ...] = ()
+    order: Literal["known", "listed"] = "known"
     eta: Literal[2, 3, 4] = 3
     tried_share: float = Field(default=0.2, gt=0, le=0.5)
     least_steps: int = Field(default=200, gt=0)
