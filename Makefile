@@ -46,15 +46,15 @@ RARE := /(tests?|testing|_inductor|transformers/models|moto|sklearn|databricks|m
 compiled: setup
 	$(BIN)/python -m compileall -qq -x '$(RARE)' $(VENV)/lib >/dev/null || true
 
-# The numerics with every array's shape checked at run time.
+# The numerics, with every array's shape checked at run time; and all the rest.
+NUMERICS := tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
+	tests/unit/codecs tests/unit/evaluation
 numerics: compiled
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q \
-		--jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype \
-		tests/property/test_geometry.py tests/property/test_heatmap_codec.py tests/property/test_oks_properties.py \
-		tests/unit/codecs tests/unit/evaluation
+		--jaxtyping-packages=posecore.geometry,posecore.codecs,posecore.evaluation,beartype.beartype $(NUMERICS)
 
 tests: setup
-	$(PYTEST) --durations=10 -m "not gpu and not network"
+	$(PYTEST) --durations=10 -m "not gpu and not network" $(addprefix --ignore=,$(NUMERICS))
 
 # What takes one core each, side by side, then everything.
 test: setup

@@ -1,5 +1,6 @@
 """Fixtures every test may use."""
 
+import gc
 import os
 import re
 import shutil
@@ -18,6 +19,8 @@ settings.register_profile(
     "posecore", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("posecore")
+
+gc.disable()  # until everything is collected: a quarter of what that takes would be a search for garbage among modules
 
 if TYPE_CHECKING:
     from posecore.lineage.store.tracking import Tracking
@@ -104,6 +107,13 @@ def local_ray() -> None:
             logging_level="ERROR",
             log_to_driver=False,
         )
+
+
+def pytest_collection_finish() -> None:
+    """Has the collector of garbage pass over all modules and tests from here on, which are a million objects."""
+    gc.collect()
+    gc.freeze()
+    gc.enable()
 
 
 def _end_ray() -> None:
