@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -54,6 +53,7 @@ from posecore.schema import Instance, Record
 from posecore.shards.digests import known_digests
 from posecore.skeletons.library import load_skeleton
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
+from tests.support.ports import free_port
 
 SUBJECT = "infant-7"
 
@@ -574,9 +574,7 @@ def served(
 
     Its whole process group is ended afterwards.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     output = tmp_path_factory.mktemp("served") / "serve.log"
     log = output.open("w")
     scripts = str(elsewhere.parent)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 from tests.support import tiny_training
 from tests.support.checkpoints import State, load_checkpoint, newest
+from tests.support.ports import free_port
 
 TORCH = {"kind": "torch"}
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -28,10 +28,7 @@ def launch(runs: list[dict[str, Any]], world_size: int) -> None:
 
 def launch_ranks(program: Sequence[str], world_size: int) -> None:
     """Runs a program of Python's, with its arguments, in a group of processes; every process must end well."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    shared = {"WORLD_SIZE": str(world_size), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
     shared |= {"OMP_NUM_THREADS": "1", "PATH": ""}  # with no compiler within reach, nothing can be built at run time
     processes = [
         subprocess.Popen(

@@ -3,7 +3,6 @@
 import getpass
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -11,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.support.ports import free_port
 
 NAME, PASSWORD = "mlflow", "a secret / of a kind"
 """User and database, and the password; it needs quoting in an address."""
@@ -36,9 +37,7 @@ def postgres(folder: Path) -> Iterator[str]:
         for above in (folder, *folder.parents):
             if getpass.getuser() == "root" and not above.stat().st_mode & 0o001:
                 above.chmod(above.stat().st_mode | 0o011)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = str(free_port())
     made = [binaries / "initdb", "-D", data, "-U", NAME, f"--pwfile={password}", "--auth=scram-sha-256", "--no-sync"]
     subprocess.run(made, check=True, capture_output=True, cwd="/", **as_user)
     started = [binaries / "postgres", "-D", data, "-p", port, "-k", data, "-c", "listen_addresses=127.0.0.1"]

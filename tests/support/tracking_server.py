@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -13,6 +12,7 @@ from typing import Self
 
 from posecore.errors import PreflightError
 from posecore.lineage.store.reachable import check_reachable
+from tests.support.ports import free_port
 
 IDLE = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 """Without this a server starts a dozen processes for jobs that nobody here asks it for."""
@@ -33,9 +33,7 @@ class TrackingServer:
         self._store = store or f"sqlite:///{folder / 'server.db'}"
         self._options = options
         self._environment = environment
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = probe.getsockname()[1]
+        self._port = free_port()
         self.uri = f"http://127.0.0.1:{self._port}"
         self._process: subprocess.Popen[bytes] | None = None
 

@@ -35,12 +35,15 @@ STEPS = 10
 
 @dataclass(frozen=True, kw_only=True)
 class WatchedWorker(MultiDatasetWorker):
-    """Rank 1 kills itself once at ``kill_at``; the run gives up at ``stop_at``; every step takes ``pause_s`` longer."""
+    """Rank 1 kills itself once at ``kill_at``; the run gives up at ``stop_at``.
+
+    At ``wait_at``, every rank waits until there is a file ``go`` beside what it writes down.
+    """
 
     record: Path
     kill_at: int | None = None
     stop_at: int | None = None
-    pause_s: float = 0.0
+    wait_at: int | None = None
 
     def batches(
         self,
@@ -60,7 +63,8 @@ class WatchedWorker(MultiDatasetWorker):
                     raise CheckpointError("stopped by the test")
                 names = [f"{group.dataset}/{row}" for group in batch.groups for row in group.rows]
                 file.write(json.dumps({"step": batch.step, "names": names}) + "\n")
-                time.sleep(self.pause_s)
+                while batch.step == self.wait_at and not (self.record / "go").exists():
+                    time.sleep(0.01)
                 yield batch
 
 
@@ -71,9 +75,7 @@ def write_stores(folder: Path) -> dict[str, str]:
     return {"people": str(people.location), "animals": str(animals.location)}
 
 
-def watched_worker(
-    record: Path, stores: dict[str, str], zero_stage: int | None = None, **stops: float
-) -> WatchedWorker:
+def watched_worker(record: Path, stores: dict[str, str], zero_stage: int | None = None, **stops: int) -> WatchedWorker:
     record.mkdir(parents=True, exist_ok=True)
     engine = TorchEngineConfig() if zero_stage is None else DeepSpeedEngineConfig(zero_stage=zero_stage)
     return WatchedWorker(

@@ -3,7 +3,6 @@
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -17,6 +16,7 @@ from posecore.lineage.store.curve import SPOOL, CurveLog, send_if_reachable, sen
 from posecore.lineage.store.tracking import RunLog, Tracking, TrackingConfig, connect
 from posecore.training.context import LocalContext
 from posecore.training.engine import TorchEngineConfig
+from tests.support.ports import free_port
 from tests.support.tiny_training import Stopped, stop_at, tiny_training
 from tests.support.tracking_server import TrackingServer
 from tests.unit.lineage.test_steps import CODE, Settings
@@ -195,8 +195,6 @@ def test_an_interrupted_training_goes_on_in_its_run(tracking: Tracking, tmp_path
 
 
 def test_a_dead_server_is_waited_for_and_then_one_sentence() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        tracking = Tracking(f"http://127.0.0.1:{probe.getsockname()[1]}", "x", "0", patience_s=0.5)
+    tracking = Tracking(f"http://127.0.0.1:{free_port()}", "x", "0", patience_s=0.5)
     with pytest.raises(LineageError, match=r"did not answer for 0.5 s: .* Connection refused.*submit the same job"):
         RunLog(tracking, "0" * 32).log_metrics({"images": 3})

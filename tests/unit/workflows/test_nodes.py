@@ -1,6 +1,5 @@
 """What is made of the answers of a cluster's nodes, and what a node finds out about itself."""
 
-import socket
 from pathlib import Path
 
 import pytest
@@ -17,6 +16,7 @@ from posecore.workflows.nodes import (
     unreached,
     versions,
 )
+from tests.support.ports import free_port
 
 DRIVER = {"Python": "3.11.7", "torch": "2.13.0"}
 
@@ -78,17 +78,14 @@ def test_a_url_is_not_marked_but_written_to(tmp_path: Path) -> None:
 
 
 def test_a_server_that_is_not_there_is_a_fault(tmp_path: Path) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as closed:
-        port = closed.getsockname()[1]
     marked = mark(tmp_path / "run")
-    (fault,) = faults_here(needs(tmp_path, tracking=f"http://127.0.0.1:{port}"), marked)
+    (fault,) = faults_here(needs(tmp_path, tracking=f"http://127.0.0.1:{free_port()}"), marked)
     assert "does not answer" in fault
 
 
 def test_connections_are_opened_from_the_own_address_to_all_others() -> None:
-    with listener("127.0.0.1") as open_, socket.create_server(("127.0.0.1", 0)) as closed:
-        address = closed.getsockname()
-        closed.close()
+    address = ("127.0.0.1", free_port())
+    with listener("127.0.0.1") as open_:
         assert unreached("127.0.0.2", {"b": open_.getsockname(), "c": address}) == {
             "c": "from 127.0.0.2 to 127.0.0.1: Connection refused"
         }
