@@ -138,9 +138,8 @@ def fit_uncertainty(
         EvaluationError: no point is labelled, or the units are too few for a radius.
     """
     where = str(said["data"])
-    units = [("image", image) for image in traits.image] if pictures else traits.units()
-    found = _points(truth, predictions, units, where, pairs)
-    _refuse_few(found, level, where)
+    found = _points(truth, predictions, _units(traits, pictures), where, pairs)
+    _refuse_few(found.units, level, where)
     kinds = sorted({kind for kind, _ in found.units})
     whole = _fit(found, np.ones(len(found.score), np.bool_), level)
     by: dict[str, dict[str, Fit]] = {KEYPOINT: {}}
@@ -158,18 +157,42 @@ def fit_uncertainty(
     return first.model_copy(update={"by": by})
 
 
-def _refuse_few(found: _Points, level: float, where: str) -> None:
-    least, (kind, name) = least_units(level), found.units[0]
+def check_units(truth: GroundTruth, traits: Traits, level: float, pictures: bool, where: str) -> None:
+    """Returns unless the labels themselves are of too few units for a radius, whatever a model answers.
+
+    Args:
+        truth: labels that the model has not learned from.
+        traits: of the same instances.
+        level: probability of the radii.
+        pictures: as of :func:`fit_uncertainty`.
+        where: what the message names first.
+
+    Raises:
+        EvaluationError: they are, or no point is labelled.
+    """
+    units = _units(traits, pictures)
+    labelled = {units[row] for row in np.flatnonzero((truth.visibility > 0).any(axis=1)).tolist()}
+    if not labelled:
+        raise EvaluationError(f"{where}: no point is labelled, so nothing says how far off the model is.")
+    _refuse_few(sorted(labelled), level, where)
+
+
+def _units(traits: Traits, pictures: bool) -> Sequence[tuple[str, str]]:
+    return [("image", image) for image in traits.image] if pictures else traits.units()
+
+
+def _refuse_few(units: Sequence[tuple[str, str]], level: float, where: str) -> None:
+    least, (kind, name) = least_units(level), units[0]
     instead = "" if kind == "image" else ", or with --pictures for further pictures of {} alone"
-    if len(found.units) == 1:
+    if len(units) == 1:
         raise EvaluationError(
             f"{where}: all labelled points are of one {kind}, {name}, which says nothing of others; calibrate on a "
             f"split of at least {least}{instead.format('this one')}."
         )
-    if len(found.units) < least:
-        kinds = " and ".join(sorted({f"{kind}s" for kind, _ in found.units}))
+    if len(units) < least:
+        kinds = " and ".join(sorted({f"{kind}s" for kind, _ in units}))
         raise EvaluationError(
-            f"{where}: {len(found.units)} {kinds} are too few to promise {100 * level:g} % for a new one, which takes "
+            f"{where}: {len(units)} {kinds} are too few to promise {100 * level:g} % for a new one, which takes "
             f"{least}; calibrate on more, with a lower --level{instead.format('these')}."
         )
 

@@ -104,7 +104,7 @@ class MixtureConfig(Config):
         return self
 
     def shares(self, sizes: Sequence[int]) -> NDArray[np.float64]:
-        """Share of each dataset in the samples, adding up to 1.
+        """Share of each dataset in the samples, adding up to 1 unless there is no sample.
 
         Args:
             sizes: number of instances per entry.
@@ -114,7 +114,8 @@ class MixtureConfig(Config):
             counts = np.array([entry.weight for entry in self.entries], np.float64)
         elif self.sampling == "temperature":
             counts = counts ** (1.0 / self.temperature)
-        return counts / counts.sum()
+        total = counts.sum()
+        return counts / total if total else counts
 
 
 @dataclass(frozen=True, slots=True, eq=False)

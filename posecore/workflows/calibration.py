@@ -6,7 +6,7 @@ from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.protocols import meant_answers
 from posecore.evaluation.traits import Traits
-from posecore.evaluation.uncertainty import fit_uncertainty
+from posecore.evaluation.uncertainty import check_units, fit_uncertainty
 from posecore.models.pose_model import HeatmapPath, PoseModel
 from posecore.models.saving import replace_card, weights_digest
 from posecore.models.uncertainty import HeadUncertainty
@@ -48,6 +48,8 @@ def calibrate(
     folder, manifest = as_path(folder), store.manifest
     definition, head = manifest.definition, head or manifest.dataset
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
+    data = f"{manifest.dataset} {manifest.split}"
+    check_units(truth, traits, level, pictures, data)
     found, weights = [], weights_digest(folder)
     for flip_test in (False, True):
         settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
@@ -66,7 +68,7 @@ def calibrate(
             weights=weights,
             flip_test=flip_test,
             path=path,
-            data=f"{manifest.dataset} {manifest.split}",
+            data=data,
             digest=manifest.digest,
         )
         found.append(fitted.model_copy(update={"points": model.skeletons[head].names}))

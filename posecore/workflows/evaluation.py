@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from posecore import __version__
+from posecore.datasets.judgeable import labels_problem
 from posecore.errors import EvaluationError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
@@ -36,6 +37,7 @@ from posecore.viz.close_ups import ShownBody
 from posecore.viz.encoded import contact_sheet, encode_jpeg
 from posecore.viz.report import EvaluationSection, write_report
 from posecore.workflows.machines import ActorSettings, Machines
+from posecore.workflows.protocol_check import label_counts
 
 _BATCHES_AT_ONCE = 16
 _PIECES_EACH = 3
@@ -142,7 +144,8 @@ def evaluate_stores(
         clinical: thresholds and intervals of that.
 
     Raises:
-        EvaluationError: a head or boxes do not fit a split, or ``clinic`` asks for what the data does not have.
+        EvaluationError: a head or boxes do not fit a split, ``clinic`` asks for what the data does not have, or nothing
+            in a split can be judged by its labels.
         PreflightError: ``out`` cannot be written.
         CheckpointError: there is no whole model in the folder.
         IntegrityError: a split or the model is damaged.
@@ -161,8 +164,11 @@ def evaluate_stores(
     }
     tasks = {name: split.task() for name, split in splits.items()}
     wanted = _Clinic(clinic, clinical or ClinicalSettings())
-    for task in tasks.values():
+    for name, task in tasks.items():
         wanted.check(task)
+        problem = labels_problem(task.store.manifest.definition.evaluation.protocol, label_counts(task.store))
+        if problem is not None:
+            raise EvaluationError(f"{name} cannot be judged: {problem}")
     make_writable(out, "the results' folder")
     input_size = card.architecture.input_size
     parts = _predicted(machines, folder, splits, tasks, input_size, actors or ActorSettings())

@@ -155,3 +155,9 @@ def test_a_share_that_would_never_be_drawn_is_refused():
     config = mixture("a", "b", sampling="explicit", weights={"a": 1, "b": 1e-4})
     with pytest.raises(ConfigError, match=r"^mixture entry b \(1\.0e-04\): so small a share of an epoch of 40 samples"):
         MixtureSampler(config, {"a": images_of(*[1] * 38), "b": images_of(1, 1)}, 1, 8)
+
+
+def test_nobody_has_a_share_where_there_is_nothing() -> None:
+    assert mixture("a").shares([0]).tolist() == [0]
+    stated = mixture("a", "b", weights={"a": 0.3, "b": 0.2}, sampling="explicit")
+    np.testing.assert_allclose(stated.shares([5, 5]), [0.6, 0.4])
