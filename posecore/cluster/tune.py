@@ -6,11 +6,11 @@ folder (:mod:`posecore.workflows.budget.trial`), so that a search that is begun 
 
 import traceback
 from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Any
 
 from ray import tune
 from ray.tune.schedulers import ASHAScheduler
-from ray.tune.stopper import Stopper
 
 from posecore.cluster.actors import actor_count
 from posecore.cluster.answered_calls import begun, outcome
@@ -42,16 +42,13 @@ def race_on_ray(build: Callable[[], Tool], race: Race, settings: ActorSettings) 
         tune_config=tune.TuneConfig(
             metric=_ERROR,
             mode="min",
-            scheduler=ASHAScheduler(
-                time_attr=_STEPS, max_t=race.rungs[-1], grace_period=race.rungs[0], reduction_factor=race.eta
-            ),
+            scheduler=WithinSteps(race),
             max_concurrent_trials=actor_count(settings, len(race.names)),
             time_budget_s=race.seconds,
         ),
         run_config=tune.RunConfig(
             name="tune",
             storage_path=str(folder_of_machine(race.folder)),
-            stop=_WithinSteps(race.most_steps),
             verbose=0,
         ),
     )
@@ -85,16 +82,25 @@ def _last_line(error: BaseException) -> str:
     return str(error).strip().rpartition("\n")[2]
 
 
-class _WithinSteps(Stopper):
-    """Ends everything once all trials together have made so many steps."""
+class WithinSteps(ASHAScheduler):
+    """ASHA in which every trial has its first rung, and may go on where its next one is within the steps of all.
 
-    def __init__(self, most_steps: int) -> None:
-        self._most_steps = most_steps
-        self._made: dict[str, int] = {}
+    Args:
+        race: says the rungs, and the steps of all trials together.
+    """
 
-    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
-        self._made[trial_id] = int(result[_STEPS])
-        return False
+    def __init__(self, race: Race) -> None:
+        super().__init__(time_attr=_STEPS, max_t=race.rungs[-1], grace_period=race.rungs[0], reduction_factor=race.eta)
+        self._pieces = {step: following - step for step, following in pairwise(race.rungs)}
+        self._left = race.most_steps - len(race.names) * race.rungs[0]
 
-    def stop_all(self) -> bool:
-        return sum(self._made.values()) >= self._most_steps
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Whether a trial goes on after a rung."""
+        action: str = super().on_trial_result(tune_controller, trial, result)
+        piece = self._pieces.get(result[_STEPS], 0)
+        if action != self.CONTINUE or result[_TOLD] or not piece:
+            return action
+        if piece > self._left:
+            return self.STOP
+        self._left -= piece
+        return action

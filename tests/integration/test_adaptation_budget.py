@@ -487,5 +487,7 @@ def test_trials_race_on_ray_tune(values: dict[str, Any], tmp_path: Path, capfd: 
     tags = result.run.tracking.client.get_run(result.run.run_id).data.tags
     assert tags["posecore.chosen"] in ("head", "lora")
     assert result.origin.begun is not None
+    found = result.run.tracking.client.get_run(result.origin.run_id).data.metrics
+    assert found["lost_steps"] + found["final_steps"] <= 100
     again = find_strategy(config, EVERYTHING, RayMachines())
     assert again.config == result.config
