@@ -65,7 +65,8 @@ def predict(options: argparse.Namespace) -> int:
         if "drawn" in options.format:
             drawn = DrawnFiles.open(options.out / "drawn", sources, skeletons, options.min_score)
             sinks.append(files.enter_context(drawn))
-        report = predict_sources(predictor, sources, list(skeletons), sinks, locate, video, ImageNumbers(boxes))
+        numbers = None if boxes is None else ImageNumbers(boxes)
+        report = predict_sources(predictor, sources, list(skeletons), sinks, locate, video, numbers)
     promised = {head: each for head in skeletons if (each := predictor.promised(head)) is not None}
     images.save(options.out, options.model, skeletons, report.failures, promised)
     for _, reason in report.failures:

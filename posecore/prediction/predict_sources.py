@@ -4,6 +4,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from posecore.prediction.detectors import Detector
 
 _READERS = 4
+_MOST_DIGITS = 15
 _DETECTOR_BATCH = 8
 _DETECTOR_PIXELS = 64 << 20
 
@@ -68,17 +70,27 @@ class Report:
 class ImageNumbers:
     """Ids of images: the box file's own where it states one, else the next number that is free.
 
+    Where there is no box file, and all photos are called by different numbers (COCO's ``000000000139.jpg`` has the id
+    139), those are their ids.
+
     Args:
         file: names ids, or None.
+        photos: their names.
     """
 
-    def __init__(self, file: "BoxFile | None" = None) -> None:
+    def __init__(self, file: "BoxFile | None" = None, photos: Sequence[str] = ()) -> None:
         self._file = file
-        stated = file.image_ids.values() if file is not None else ()
+        stems = [PurePosixPath(name).stem for name in photos]
+        numbers = [int(stem) for stem in stems if stem.isdecimal() and len(stem) <= _MOST_DIGITS]
+        are_ids = file is None and len(set(numbers)) == len(photos)
+        self._of_photo = dict(zip(photos, numbers, strict=True)) if are_ids else {}
+        stated = self._of_photo.values() if file is None else file.image_ids.values()
         self._last = max((number for number in stated if isinstance(number, int)), default=0)
 
     def __call__(self, frame: Frame) -> ImageId:
-        """The id of an image; asking twice gives a new number."""
+        """The id of an image; asking twice gives a new number, unless it has one of its own."""
+        if frame.name in self._of_photo:
+            return self._of_photo[frame.name]
         if self._file is not None and frame.index is None:
             stated = self._file.image_ids.get(self._file.key_of(frame.name) or "")
             if stated is not None:
@@ -103,12 +115,14 @@ def boxes_of_file(file: "BoxFile", sources: Sequence[Source]) -> Locator:
     Raises:
         PredictionError: the file names none of the sources, or two sources by one name.
     """
+    if not file.images:
+        raise PredictionError(f"{file.path} holds no box.")
     keys = {source.name: file.key_of(source.name) for source in sources}
     times = Counter(key for key in keys.values() if key is not None)
     if not times:
         raise PredictionError(
             f"{file.path} has boxes for {counted(len(file.images), 'image')} (such as "
-            f"{next(iter(sorted(file.images)), 'none')}), but for none of those given (such as {sources[0].name}); "
+            f"{min(file.images)}), but for none of those given (such as {sources[0].name}); "
             "name images as they are called."
         )
     (key, most), *_ = times.most_common(1)
@@ -137,12 +151,12 @@ def predict_sources(
         sinks: who is told; the calls come in the order of the images.
         locate: finds the bodies.
         video: tracking and smoothing.
-        image_id_of: numbers the images; None counts from 1.
+        image_id_of: numbers the images; None as :class:`ImageNumbers` does without a box file.
         show_progress: draw progress bars, one for the photos and one per video.
     """
     report = Report()
-    number = image_id_of or ImageNumbers()
     photos = [source for source in sources if source.kind == "photo"]
+    number = image_id_of or ImageNumbers(photos=[source.name for source in photos])
 
     def answer(frames: Iterable[Frame], after: Callable[[Frame, Found], Found]) -> None:
         located = _located(frames, locate, report)

@@ -122,7 +122,7 @@ def write_answers(
         answers: one per picture, in the same order; taken one after the other.
         skeleton: of their points, in their order.
         model: who has answered.
-        numbers: says the pictures' ids; None counts from 1.
+        numbers: says the pictures' ids; None takes numbers by which all are called, else counts from 1.
 
     Returns:
         How many bodies there are.
@@ -134,7 +134,8 @@ def write_answers(
     unknown = next((path for path in pictures if absolute(path) not in sources), None)
     if unknown is not None or len(sources) != len(pictures):
         raise PredictionError(f"{unknown or 'pictures'}: name every picture by its file, and each once.")
-    images, number_of, bodies = ImageList(), ImageNumbers(numbers), 0
+    names = [source.name for source in sources.values()]
+    images, number_of, bodies = ImageList(), ImageNumbers(numbers, names), 0
     with CocoResults.open(out, [skeleton.name]) as coco, PredictionTable.open(out) as table:
         for path, answer in zip_longest(pictures, answers, fillvalue=_MISSING):
             if path is _MISSING or answer is _MISSING:

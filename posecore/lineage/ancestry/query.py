@@ -203,10 +203,11 @@ class LineageGraph:
         deleted = [each for each, record in self.versions.items() if record.version == model]
         if deleted:
             return deleted[-1]
-        known = sorted({record.version.name for record in self.versions.values()})
-        raise QuestionError(
-            f"model {model.name} version {model.version} is not registered{_nearest(model.name, known)}."
-        )
+        recorded = [record.version for record in self.versions.values()]
+        numbers = sorted(each.version for each in recorded if each.name == model.name)
+        known = numbers and f"; its versions: {', '.join(map(str, numbers))}"
+        instead = known or _nearest(model.name, sorted({each.name for each in recorded}))
+        raise QuestionError(f"model {model.name} version {model.version} is not registered{instead}.")
 
     def weights_node(self, model: RegisteredVersion) -> Node:
         """The weights of a version.

@@ -112,7 +112,9 @@ def near_models(tracking: Tracking, name: str) -> str:
     if name not in known:
         return choices(name, known) if known else " Nothing is registered there."
     numbers = sorted(int(each.version) for each in tracking.client.search_model_versions(f"name = '{name}'"))
-    return f" Of {name} there are {', '.join(map(str, numbers)) or 'none'}."
+    held = tracking.client.get_registered_model(name).aliases
+    aliases = f" Its aliases: {', '.join(sorted(held))}." if held else " It has no alias."
+    return f" Versions of {name}: {', '.join(map(str, numbers)) or 'none'}.{aliases}"
 
 
 def _models(tracking: Tracking) -> list[str]:

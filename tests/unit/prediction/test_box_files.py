@@ -8,6 +8,8 @@ import pytest
 from posecore.errors import PredictionError
 from posecore.prediction.box_files import read_box_file
 from posecore.prediction.outputs import TABLE
+from posecore.prediction.predict_sources import ImageNumbers
+from posecore.prediction.sources import Frame
 
 ROWS = {"image": ["a/x.jpg", "a/x.jpg", "y.jpg"], "x": [1.0, 5.0, 0.5], "y": [2, 6, 0], "w": [3, 7, 9], "h": [4, 8, 9]}
 
@@ -141,3 +143,17 @@ def test_numbers_that_are_no_boxes_are_refused_with_their_row(values: str, probl
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(PredictionError, match=r"absent.csv cannot be read \(No such file"):
         read_box_file(tmp_path / "absent.csv")
+
+
+def test_photos_that_are_called_by_numbers_have_these() -> None:
+    pixels = np.zeros((2, 2, 3), np.uint8)
+
+    def ids(*names: str) -> list[int | str]:
+        number = ImageNumbers(photos=names)
+        return [number(Frame(name, pixels)) for name in names] + [number(Frame("clip.mp4", pixels, 0))]
+
+    assert ids("000000000139.jpg", "val/000000000285.png") == [139, 285, 286]
+    assert ids("139.jpg", "nobody.jpg") == [1, 2, 3]
+    assert ids("one/1.jpg", "two/01.jpg") == [1, 2, 3], "a number is an image's own, or nobody's"
+    assert ids(f"{10**30}.jpg") == [1, 2], "a time, or a digest"
+    assert ids() == [1]
