@@ -80,21 +80,29 @@ def _found(places: list[str]) -> "list[BrowsedSet]":
             predictions, _, store = read_predictions(file)
             stores.setdefault(store.manifest.digest, store)
             known = answers.setdefault(store.manifest.digest, {})
-            known[_name(place, file.parent, folder, set(known))] = predictions
+            known[_name(place if len(places) > 1 else "", file.parent, folder, set(known), len(files))] = predictions
     return [
         BrowsedSet(f"{store.manifest.dataset}/{store.location.name}", store, answers.get(digest, {}))
         for digest, store in stores.items()
     ]
 
 
-def _name(place: str, file_folder: "AnyPath", folder: "AnyPath", taken: set[str]) -> str:
-    """What a model is called: where its evaluation lies, as short as tells it from the others."""
+def _name(place: str, file_folder: "AnyPath", folder: "AnyPath", taken: set[str], num_files: int) -> str:
+    """What a model is called: where its evaluation lies, as short as tells it from the others.
+
+    Args:
+        place: as it was given, where several were; else empty.
+        file_folder: of the predictions.
+        folder: which the place is.
+        taken: names of other models.
+        num_files: of predictions in the folder.
+    """
     below = str(file_folder.relative_to(folder))
     short = below.rpartition("evaluation/")[2]
-    for name in (short, below, f"{place}: {below}"):
-        if name not in (*taken, "."):
-            return name
-    return place
+    names = (f"{place}: {short}", f"{place}: {below}") if place else (short, below, str(folder))
+    if place and num_files == 1:
+        names = (place, *names)
+    return next((name for name in names if name not in (*taken, ".")), f"{folder}/{below}")
 
 
 def _nothing(folder: "AnyPath") -> str:

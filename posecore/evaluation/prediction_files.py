@@ -66,7 +66,12 @@ def read_predictions(path: AnyPath) -> tuple[Predictions, PredictionOrigin, Shar
         columns = {name: table[name].to_numpy() for name in _COLUMNS}
         scores = _matrix(table, "keypoint_scores")
         keypoints = _matrix(table, "keypoints").reshape(*scores.shape, 2)
-    except (pa.ArrowInvalid, KeyError, TypeError, ValueError) as error:
+    except KeyError:
+        raise EvaluationError(
+            f"{path}: not the predictions of an evaluation, which alone know a split and its labels; what `posecore "
+            "predict` found it has drawn beside them (drawn/)."
+        ) from None
+    except (pa.ArrowInvalid, TypeError, ValueError) as error:
         why = str(error).splitlines()[0]
         raise EvaluationError(
             f"{path}: not the predictions of an evaluation ({why:.120}); evaluate the model again."

@@ -113,6 +113,7 @@ def read_job(
         config = load_config(run_file, config_class, overrides)
         if options.dry_run:
             check_sources(config, {entry.name: entry.load() for entry in config.datasets})
+            _check_weights(config)
             if flags is not None and flags.foresee is not None:
                 flags.foresee(config)
             print(yaml.safe_dump(stated_values(run_file, overrides), sort_keys=False), end="")
@@ -120,3 +121,15 @@ def read_job(
         run(config, reuse, machines)
 
     return job
+
+
+def _check_weights(config: Any) -> None:
+    """Refuses weights that a job begins with and that can be nowhere; the registry and the hub are not asked."""
+    # Imported here because torch takes seconds, which no other start of a job waits for.
+    from posecore.models.weights.read import refuse_nowhere
+    from posecore.workflows.named_model import is_registered
+
+    for name in ("weights", "parent", "teacher"):
+        named = getattr(config, name, None)
+        if named is not None and not is_registered(named.source):
+            refuse_nowhere(named.source)

@@ -186,14 +186,28 @@ def locate(source: str | Path, revision: str | None = None) -> Located:
         return Located(_weights_in(path))
     if str(source) in CATALOG:
         return _locate_published(CATALOG[str(source)], revision)
+    name = refuse_nowhere(source)
+    assert name is not None
+    found = download(replace(name, revision=name.revision or revision))
+    return Located(found.path, found.commit)
+
+
+def refuse_nowhere(source: str | Path) -> HubName | None:
+    """Returns the place on the hub that a source names, None for anything nearer; downloads nothing.
+
+    Raises:
+        CheckpointError: it can be nowhere.
+    """
+    path = Path(source)
+    if path.exists() or str(source) in CATALOG:
+        return None
     name = parse_hub_name(str(source))
     if name is None:
         raise CheckpointError(
             f"{source} is no file or folder here, no published model (posecore models list) and no place on the hub "
             f"(organisation/name[@revision][:file]).{did_you_mean(source, [*CATALOG, *_beside(path)])}"
         )
-    found = download(replace(name, revision=name.revision or revision))
-    return Located(found.path, found.commit)
+    return name
 
 
 def _beside(path: Path) -> list[str]:

@@ -51,6 +51,15 @@ def server(viewed):
         running.shutdown()
 
 
+def test_models_of_several_places_are_called_by_these(run_folder, tmp_path):
+    (found,) = _found([str(run_folder / "run" / "x"), str(run_folder / "run/x/evaluation/child")])
+    names = [answer.name for answer in found.answers]
+    place = run_folder / "run" / "x"
+    assert names == [f"{place}: child/hands", f"{place}: parent/hands", str(place / "evaluation" / "child")]
+    (found,) = _found([str(place)])
+    assert [answer.name for answer in found.answers] == ["child/hands", "parent/hands"]
+
+
 def get(server: ViewServer, path: str, method: str = "GET", **headers: str) -> tuple[int, bytes, dict[str, str]]:
     connection = http.client.HTTPConnection(*server.server_address[:2], timeout=30)
     connection.request(method, path, headers=headers)

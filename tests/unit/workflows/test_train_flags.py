@@ -71,6 +71,11 @@ def test_a_dry_run_prints_the_file_that_flags_stand_for(
     assert values["model"] == {"backbone": "vitpose-small"}
     assert parse_config(values, JobConfig, "printed") == job
     assert job.training.seed == 3
+    weights = tmp_path / "small.pth"
+    assert main([*flags, "--weights", str(weights), "--dry-run"]) == 1
+    assert f"error: {weights} is no file or folder here" in capsys.readouterr().err
+    weights.touch()
+    assert main([*flags, "--weights", str(weights), "--dry-run"]) == 0
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
