@@ -4,6 +4,7 @@ Crops, decoding, rescoring and suppression of duplicates are those of evaluation
 (:mod:`posecore.evaluation.crops`, :mod:`posecore.evaluation.nms`), so a model answers here as it was judged.
 """
 
+import os
 import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -131,6 +132,13 @@ class Predictor:
             if self.settings.path != "regression":
                 model.embedding_head.compile()
 
+    def __repr__(self) -> str:
+        heads = ", ".join(
+            f"{head}: {counted(each.num_keypoints, 'point')}" for head, each in self.model.skeletons.items()
+        )
+        height, width = self.model.input_size
+        return f"Predictor({heads}; input {height}x{width})"
+
     def _check_uncertainty(self) -> None:
         promised = [each for each in map(self.promised, self.model.skeletons) if each is not None]
         how = f"{'with' if self.settings.flip_test else 'without'} flip test, by {self.settings.path}"
@@ -234,6 +242,12 @@ class Predictor:
 
         Heads that look at the same crops share the work of the backbone, unless it has experts.
         """
+        if (
+            isinstance(images, str | bytes | os.PathLike)
+            or getattr(images, "ndim", 1) in (2, 3)
+            or hasattr(images, "convert")
+        ):
+            raise PredictionError("images is a list of pictures, and one was given; put it into a list: [picture].")
         boxes = [None] * len(images) if boxes_xywh is None else boxes_xywh
         if len(boxes) != len(images):
             raise PredictionError(

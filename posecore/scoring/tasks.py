@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 
 from posecore.config import parse_config, read_yaml
 from posecore.datasets.definition import DatasetDefinition, EvaluationDefinition
-from posecore.errors import EvaluationError
+from posecore.errors import EvaluationError, UsageError
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.protocols import protocol_problem
+from posecore.nearest import did_you_mean
 from posecore.schema import AreaRule, Json
 from posecore.scoring.aic_score import read_aic_answers, score_aic
 from posecore.scoring.answer_score import score_answers
@@ -109,7 +110,11 @@ def task_of_file(
 
     Raises:
         EvaluationError: the file does not fit the protocol, or the protocol cannot judge its points.
+        UsageError: there is no such protocol.
     """
+    if protocol not in PROTOCOLS:
+        known = ", ".join(PROTOCOLS)
+        raise UsageError(f"no protocol is called {protocol!r}.{did_you_mean(protocol, PROTOCOLS)} There are {known}.")
     path, chosen = as_path(annotations), PROTOCOLS[protocol]
     evaluation = chosen.evaluation.model_copy(update={"options": dict(options or {})})
     if protocol == "mpii":

@@ -16,6 +16,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 from xxhash import xxh3_64_intdigest
 
+from posecore.counting import counted
 from posecore.errors import ConfigError, IntegrityError
 from posecore.schema import Record, record_from_json
 from posecore.shards.cache import CacheConfig, ShardCache
@@ -116,6 +117,10 @@ class ShardStore:
 
     def __reduce__(self) -> tuple[object, ...]:
         return open_store, (self.location, self._cache_config, self.corrections)
+
+    def __repr__(self) -> str:
+        of = f"{self.manifest.dataset} {self.manifest.split}"
+        return f"ShardStore({of}: {counted(self.num_images, 'image')}, {counted(len(self), 'instance')})"
 
     def _check_cache(self) -> None:
         largest = max((entry.size_bytes for entry in self.manifest.shards), default=0)

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 import posecore as pc
-from posecore.errors import ConfigError, PredictionError
+from posecore.errors import ConfigError, PredictionError, UsageError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.synth.writers import write_dataset
 
@@ -77,6 +77,8 @@ def test_published_files_are_scored(tmp_path: Path) -> None:
 def test_what_cannot_be_used_is_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"load_model.*bach_size"):
         pc.load_model(tmp_path, bach_size=3)
+    with pytest.raises(UsageError, match=r"no protocol is called 'cocoo'\. Did you mean coco\?"):
+        pc.score(tmp_path, tmp_path, "cocoo")
     with pytest.raises(ConfigError, match="multidataset_train"):
         pc.train({"datasets": []})
     with pytest.raises(AttributeError, match="no attribute 'lode_model'; it offers adapt, "):

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch._dynamo.utils import counters
 
 from posecore.conventions import Conventions
@@ -210,6 +211,9 @@ def test_pixels_of_another_kind_and_missing_files_are_explained(tmp_path: Path) 
     for wrong in (np.zeros((5, 5), np.uint8), np.zeros((5, 5, 3), np.float32), np.zeros((0, 5, 3), np.uint8)):
         with pytest.raises(PredictionError, match=r"array \(height, width, 3\) of uint8 RGB"):
             predictor.predict([wrong])
+    for one in ("absent.jpg", tmp_path / "absent.jpg", np.zeros((5, 5, 3), np.uint8), Image.new("RGB", (5, 5)), b"a"):
+        with pytest.raises(PredictionError, match="put it into a list"):
+            predictor.predict(one)  # type: ignore[arg-type]
     with pytest.raises(PredictionError, match="No such file"):
         predictor.predict([tmp_path / "absent.jpg"])
     with pytest.raises(PredictionError, match="1 list of boxes for 2 images"):
