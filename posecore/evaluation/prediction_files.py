@@ -68,8 +68,8 @@ def read_predictions(path: AnyPath) -> tuple[Predictions, PredictionOrigin, Shar
         keypoints = _matrix(table, "keypoints").reshape(*scores.shape, 2)
     except KeyError:
         raise EvaluationError(
-            f"{path}: not the predictions of an evaluation, which alone know a split and its labels; what `posecore "
-            "predict` found it has drawn beside them (drawn/)."
+            f"{path}: not the predictions of an evaluation, which alone know a split and its labels; `posecore "
+            "predict` draws what it finds itself, in drawn/ beside it."
         ) from None
     except (pa.ArrowInvalid, TypeError, ValueError) as error:
         why = str(error).splitlines()[0]
