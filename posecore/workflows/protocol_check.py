@@ -1,6 +1,7 @@
 """Whether what a job is to judge can be judged, and what it is to look at is judged, before anything starts."""
 
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -10,12 +11,14 @@ from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.protocols import protocol_problem, scenes_problem
 from posecore.shards.store import ShardStore, open_store
 from posecore.training.loop import TrainingConfig
-from posecore.workflows.data_steps import Split
-from posecore.workflows.datasets_job import DatasetsJob
+
+if TYPE_CHECKING:  # jobs know MLflow, which whoever asks here for labels alone does not wait for
+    from posecore.workflows.data_steps import Split
+    from posecore.workflows.datasets_job import DatasetsJob
 
 
 def check_protocols(
-    config: DatasetsJob, definitions: Mapping[str, DatasetDefinition], *, whole_scenes: bool = False
+    config: "DatasetsJob", definitions: Mapping[str, DatasetDefinition], *, whole_scenes: bool = False
 ) -> None:
     """Refuses sets that their own protocol could not judge once a model is trained.
 
@@ -38,7 +41,7 @@ def check_protocols(
             raise ConfigError(f"datasets.{entry.name} cannot be judged: {problem}")
 
 
-def check_best(config: DatasetsJob, training: TrainingConfig) -> None:
+def check_best(config: "DatasetsJob", training: TrainingConfig) -> None:
     """Refuses to wait for the best of a set that is not judged.
 
     Raises:
@@ -52,7 +55,7 @@ def check_best(config: DatasetsJob, training: TrainingConfig) -> None:
         )
 
 
-def check_judged_labels(evaluation: Sequence[Split]) -> None:
+def check_judged_labels(evaluation: Sequence["Split"]) -> None:
     """Refuses ingested splits by which nothing could be judged once a model is trained.
 
     Raises:
