@@ -22,6 +22,7 @@ from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.clinical import ClinicalResult, ClinicalSettings, can_judge, evaluate_clinic, require_torso
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, finish, predict_rows
 from posecore.evaluation.keypoint_errors import KeypointError
+from posecore.evaluation.label_counts import label_counts
 from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOrigin, write_predictions
 from posecore.evaluation.protocols import evaluate, meant_answers
 from posecore.evaluation.results import coco_results, read_boxes
@@ -37,7 +38,6 @@ from posecore.viz.close_ups import ShownBody
 from posecore.viz.encoded import contact_sheet, encode_jpeg
 from posecore.viz.report import EvaluationSection, write_report
 from posecore.workflows.machines import ActorSettings, Machines
-from posecore.workflows.protocol_check import label_counts
 
 _BATCHES_AT_ONCE = 16
 _PIECES_EACH = 3

@@ -3,13 +3,12 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from posecore.datasets.definition import DatasetDefinition
-from posecore.datasets.judgeable import LabelCounts, labels_problem
+from posecore.datasets.judgeable import labels_problem
 from posecore.errors import ConfigError, DatasetError
+from posecore.evaluation.label_counts import label_counts
 from posecore.evaluation.protocols import protocol_problem, scenes_problem
-from posecore.shards.store import ShardStore, open_store
+from posecore.shards.store import open_store
 from posecore.training.loop import TrainingConfig
 
 if TYPE_CHECKING:  # jobs know MLflow, which whoever asks here for labels alone does not wait for
@@ -66,19 +65,3 @@ def check_judged_labels(evaluation: Sequence["Split"]) -> None:
         if problem is not None:
             name = f"datasets.{split.entry.name}: evaluation split {split.entry.split('evaluation')}"
             raise DatasetError(f"{name}: {problem}")
-
-
-def label_counts(store: ShardStore) -> LabelCounts:
-    """What the tables of an ingested split say; heads and crowding of tables that do not tell are taken to be there."""
-    instances, images = store.instances, store.images
-    labelled = (instances["num_labelled"].to_numpy() > 0) & ~instances["is_crowd"].to_numpy()
-    heads = np.ones(len(labelled), np.bool_)
-    if "head_bbox_xyxy" in instances.column_names:
-        heads = instances["head_bbox_xyxy"].is_valid().to_numpy()
-    without = images["crowd_index"].null_count if "crowd_index" in images.column_names else 0
-    return LabelCounts(
-        images=store.num_images,
-        labelled=int(labelled.sum()),
-        with_head=int((labelled & heads).sum()),
-        without_crowd_index=int(without),
-    )

@@ -8,13 +8,14 @@ import pytest
 
 from posecore.datasets.judgeable import LabelCounts, labels_problem
 from posecore.errors import DatasetError
+from posecore.evaluation.label_counts import label_counts
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Record
 from posecore.shards.store import open_store
 from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetEntry
-from posecore.workflows.protocol_check import check_judged_labels, label_counts
+from posecore.workflows.protocol_check import check_judged_labels
 from tests.support.small_split import definition, records
 
 
