@@ -35,7 +35,16 @@ from collections.abc import Mapping, Sequence
 
 import orjson
 
-from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_heads, stated_skeletons
+from posecore.cli.model_argument import (
+    MODEL_HELP,
+    add_reading,
+    add_registry,
+    add_scene_reading,
+    check_scene_reading,
+    scene_settings,
+    stated_heads,
+    stated_skeletons,
+)
 from posecore.cluster.launch import launched
 from posecore.command_parser import CommandParser
 from posecore.config import COMMAND_LINE, parse_config
@@ -45,6 +54,7 @@ from posecore.evaluation.results import read_boxes
 from posecore.evaluation.tables import as_markdown, forgetting_table
 from posecore.lineage.store.tracking import TrackingConfig, connect
 from posecore.lineage.versions.model_source import registered_version
+from posecore.models.saving import read_card
 from posecore.models.weights.read import read_weights
 from posecore.shards.manifest import read_manifest
 from posecore.shards.store import open_store
@@ -120,6 +130,7 @@ def build_parser() -> CommandParser:
     )
     parser.add_argument("--precision", choices=("float32", "bfloat16"), default="float32")
     parser.add_argument("--no-flip-test", action="store_true", help="one forward pass per crop instead of two")
+    add_scene_reading(parser)
     parser.add_argument("--worst-cases", type=int, default=12)
     parser.add_argument(
         "--clinic",
@@ -151,6 +162,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 "path": options.path,
                 "precision": options.precision,
                 "flip_test": not options.no_flip_test,
+                **scene_settings(options),
             },
             InferenceSettings,
             origin=COMMAND_LINE,
@@ -182,9 +194,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return
 
         def judged(model: str, out: AnyPath) -> EvaluationResult:
+            folder = fetch_judged(model, as_path(options.out) / "models", options.expect, stated_heads(options))
+            check_scene_reading(options, read_card(as_path(folder)))
             return evaluate_stores(
                 machines,
-                fetch_judged(model, as_path(options.out) / "models", options.expect, stated_heads(options)),
+                folder,
                 stores,
                 settings,
                 out=out,

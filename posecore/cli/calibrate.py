@@ -6,7 +6,16 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from posecore.cli.commands import Commands, positive
-from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, stated_skeletons, weights_source
+from posecore.cli.model_argument import (
+    MODEL_HELP,
+    add_reading,
+    add_registry,
+    add_scene_reading,
+    check_scene_reading,
+    scene_settings,
+    stated_skeletons,
+    weights_source,
+)
 from posecore.counting import counted
 from posecore.workflows.named_model import is_registered
 
@@ -31,12 +40,15 @@ def add(commands: Commands) -> None:
         help="promise for further pictures of the same subjects, where they are too few to speak for others",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=positive, default=64, help="crops per pass (default: 64)")
+    add_scene_reading(parser)
     add_reading(parser, backbone=False)
     add_registry(parser)
 
 
 def _calibrate(options: argparse.Namespace) -> int:
     # Imported here because torch takes seconds, which no other command should wait for.
+    from posecore.codecs.scene import SceneReading
+    from posecore.config import COMMAND_LINE, parse_config
     from posecore.errors import UsageError
     from posecore.models.saving import holds_model, save_model
     from posecore.models.weights.read import read_weights
@@ -52,6 +64,8 @@ def _calibrate(options: argparse.Namespace) -> int:
     store = open_store(options.split)
     with weights_source(options) as source:
         model = read_weights(source, options.expect, stated_skeletons(options))
+    reading = parse_config(scene_settings(options), SceneReading, origin=COMMAND_LINE)
+    check_scene_reading(options, model.card)
     with TemporaryDirectory() as scratch:
         folder = options.out or (Path(scratch) / "model" if registered else Path(options.model))
         if options.out is not None or registered:
@@ -64,6 +78,7 @@ def _calibrate(options: argparse.Namespace) -> int:
             level=options.level,
             pictures=options.pictures,
             batch_size=options.batch_size,
+            reading=reading,
         )
         place = str(folder) if options.out is not None or not registered else _registered(options, folder, store)
     for each in found:

@@ -60,6 +60,44 @@ def add_reading(parser: argparse._ActionsContainer, backbone: bool = True) -> No
     )  # fmt: skip
 
 
+_SCENE_READING = {
+    ("grouping", "peak_threshold"): ("associative", "a bottom-up model"),
+    ("selection", "least_score"): ("queries", "a one-stage model"),
+}
+"""How whole pictures are read: part of the settings and its field, whose name the option has → kind of head, and what
+models of it are called."""
+
+
+def add_scene_reading(parser: argparse._ActionsContainer) -> None:
+    """Adds the options that say how sure points and bodies of whole pictures must be."""
+    parser.add_argument(
+        "--peak-threshold", type=float, metavar="SCORE",
+        help="peaks with a lower score are no points, of a bottom-up model (default: 0.1; young ones need more)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--least-score", type=float, metavar="SCORE",
+        help="bodies with a lower score are none, of a one-stage model (default: 0.1)",
+    )  # fmt: skip
+
+
+def scene_settings(options: argparse.Namespace) -> dict[str, dict[str, float]]:
+    """What was said of them, as settings of inference have it."""
+    return {part: {name: said} for part, name in _SCENE_READING if (said := getattr(options, name)) is not None}
+
+
+def check_scene_reading(options: argparse.Namespace, card: "ModelCard") -> None:
+    """Returns if a model goes by what was said.
+
+    Raises:
+        UsageError: it is of another kind.
+    """
+    from posecore.errors import UsageError
+
+    for (_, name), (kind, what) in _SCENE_READING.items():
+        if getattr(options, name) is not None and card.architecture.head.kind != kind:
+            raise UsageError(f"--{name.replace('_', '-')} is for {what}, which this one is not; leave it out.")
+
+
 def backbone_alone(options: argparse.Namespace) -> bool:
     """Whether ``--heads none`` was given."""
     return bool(options.heads == _BACKBONE_ALONE)

@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from posecore.cli.commands import Commands, positive
-from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry
+from posecore.cli.model_argument import MODEL_HELP, add_reading, add_registry, add_scene_reading
 
 FORMATS = ("coco", "parquet", "drawn", "tracks", "nwb")
 """What can be written; the first three are."""
@@ -78,6 +78,8 @@ def add(commands: Commands) -> None:
     )
     bodies.add_argument("--detector-label", default="person", help="class the detector looks for (default: person)")
     bodies.add_argument("--detector-score", type=float, default=0.3, help="least score of a box (default: 0.3)")
+
+    add_scene_reading(bodies)
 
     video = predict.add_argument_group("video")
     video.add_argument("--track", action="store_true", help="number the bodies through the video by overlap of boxes")

@@ -7,7 +7,13 @@ from typing import TYPE_CHECKING
 
 import cv2
 
-from posecore.cli.model_argument import say_guesses, stated_skeletons, weights_source
+from posecore.cli.model_argument import (
+    check_scene_reading,
+    say_guesses,
+    scene_settings,
+    stated_skeletons,
+    weights_source,
+)
 from posecore.config import COMMAND_LINE, parse_config
 from posecore.counting import counted
 from posecore.errors import UsageError
@@ -91,10 +97,14 @@ def _predictor(options: argparse.Namespace) -> Predictor:
     groups = dict(stated.partition("=")[::2] for stated in options.group)
     scale_range = None if options.scale_range is None else options.scale_range.split(":")
     settings = parse_config(
-        {**given, "scale_range": scale_range, "groups": groups}, PredictorSettings, origin=COMMAND_LINE
+        {**given, **scene_settings(options), "scale_range": scale_range, "groups": groups},
+        PredictorSettings,
+        origin=COMMAND_LINE,
     )
     with weights_source(options) as source:
-        return Predictor.load(source, settings, options.expect, stated_skeletons(options))
+        predictor = Predictor.load(source, settings, options.expect, stated_skeletons(options))
+    check_scene_reading(options, predictor.model.card)
+    return predictor
 
 
 def _boxes(options: argparse.Namespace) -> "BoxFile | None":

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from posecore.codecs.scene import SceneReading
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.protocols import meant_answers
@@ -27,6 +28,7 @@ def calibrate(
     pictures: bool = False,
     path: HeatmapPath = "regression",
     batch_size: int = InferenceSettings().batch_size,
+    reading: SceneReading | None = None,
 ) -> Sequence[HeadUncertainty]:
     """Fits to a split what a model's answers on others like it are worth, with and without a flip test.
 
@@ -39,6 +41,7 @@ def calibrate(
         pictures: see :func:`~posecore.evaluation.uncertainty.fit_uncertainty`.
         path: where heatmaps come from.
         batch_size: crops per forward pass, or pictures with as many pixels.
+        reading: how outputs of whole pictures are read, then and whenever the promise is to hold.
 
     Raises:
         EvaluationError: the model has no such head, no point is labelled, or the units are too few.
@@ -50,9 +53,17 @@ def calibrate(
     truth, traits = GroundTruth.from_store(store), Traits.from_store(store)
     data = f"{manifest.dataset} {manifest.split}"
     check_units(truth, traits, level, pictures, data)
+    reading = reading or SceneReading()
     found, weights = [], weights_digest(folder)
     for flip_test in (False, True):
-        settings = InferenceSettings(uncertainty=True, flip_test=flip_test, path=path, batch_size=batch_size)
+        settings = InferenceSettings(
+            uncertainty=True,
+            flip_test=flip_test,
+            path=path,
+            batch_size=batch_size,
+            grouping=reading.grouping,
+            selection=reading.selection,
+        )
         predictions, pairs = predict_store(model, store, settings, head=head), None
         if model.config.whole_scenes:
             pairs = meant_answers(definition.evaluation, definition.skeleton, truth, predictions)

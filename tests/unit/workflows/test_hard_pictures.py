@@ -94,6 +94,34 @@ def test_pictures_of_nobody_are_answered(
     assert "the model has no head 'mpii'; it has coco (coco17, 17 points)" in capsys.readouterr().err
 
 
+def test_how_sure_points_and_bodies_must_be_is_asked_of_models_that_can_tell(
+    model: str, kind: str, stores: dict[str, ShardStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = Path(stores["nobody"].location).parents[2] / "nobody"
+    ask = ["predict", str(pictures), "--model", model, "--format", "coco", "--out", str(tmp_path)]
+    for owner, option in (("bottom-up", "--peak-threshold"), ("one-stage", "--least-score")):
+        status = main([*ask, option, "0"])
+        said = capsys.readouterr()
+        if kind != owner:
+            assert status == 2
+            assert f"{option} is for a {owner} model, which this one is not; leave it out." in said.err
+        else:
+            assert status == 0
+            assert {"bottom-up": "bodies in 2 images", "one-stage": "6 bodies in 2 images"}[kind] in said.out
+    assert main([*ask, "--least-score", "2"]) == 2
+    assert "least_score" in capsys.readouterr().err
+    split = stores["many"].location
+    judge = ["evaluate", "--model", model, "--store", f"coco={split}", "--out", str(tmp_path), "--worst-cases", "0"]
+    option = "--least-score" if kind == "bottom-up" else "--peak-threshold"
+    for command in (judge, ["calibrate", model, str(split)]):
+        assert main([*command, option, "0.3"]) == 2
+        assert f"{option} is for a " in capsys.readouterr().err
+    if kind == "one-stage":
+        assert main([*judge, "--least-score", "0"]) == 0
+        (judged,) = json.loads((tmp_path / "metrics.json").read_text()).values()
+        assert judged["redundant_bodies"] > 0, "by default nobody is answered"
+
+
 def test_what_has_labels_is_judged_and_all_else_refused(
     model: str, stores: dict[str, ShardStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
