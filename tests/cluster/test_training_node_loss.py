@@ -1,4 +1,7 @@
-"""Nodes are asked before they train. One is killed: the job waits for another and ends with the bits of a calm run."""
+"""Nodes are asked before they train. One is killed: the job waits for another and ends with the bits of a calm run.
+
+The calm run knows no Ray.
+"""
 
 import json
 import os
@@ -9,7 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.watched_training import STEPS, assert_same_bits, seen, write_stores
+from tests.support.watched_training import (
+    STEPS,
+    assert_same_bits,
+    seen,
+    train_undisturbed,
+    watched_worker,
+    write_stores,
+)
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
@@ -39,8 +49,6 @@ for checked in (config, config.model_copy(update={"network_interface": "none0"})
         said["fit"] = [path.name for path in (folder / "run").iterdir()]
     except PreflightError as error:
         said["refused"] = str(error)
-calm = train_with_ray(watched_worker(folder / "seen_calm", stores, zero_stage=1), folder / "calm", config)
-said["calm"] = str(calm.checkpoint)
 worker = watched_worker(folder / "seen_killed", stores, zero_stage=1, wait_at=4)
 runs = []
 job = threading.Thread(target=lambda: runs.append(train_with_ray(worker, folder / "killed", config)))
@@ -60,7 +68,8 @@ cluster.shutdown()
 
 
 def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
-    write_stores(tmp_path)
+    stores = write_stores(tmp_path)
+    calm = train_undisturbed(watched_worker(tmp_path / "seen_calm", stores, zero_stage=1), tmp_path / "calm")
     repository = Path(__file__).parents[2]
     environment = {
         **os.environ,
@@ -81,4 +90,4 @@ def test_a_killed_node_changes_no_bit(tmp_path: Path) -> None:
     assert said["fit"] == [], "healthy nodes are let pass, and nothing is left in the run folder"
     assert re.search(r"node .*: it has no interface 'none0'", said["refused"])
     (killed,) = said["killed"]
-    assert_same_bits(Path(said["calm"]), Path(killed))
+    assert_same_bits(calm, Path(killed))

@@ -134,6 +134,7 @@ def test_submitted_to_a_cluster_by_its_own_name(
     assert not re.search("warn", said.out + said.err, re.IGNORECASE), said.out + said.err
 
 
+@pytest.mark.usefixtures("this_process")
 def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: dict[str, str]) -> None:
     changed = job.submit("worst_cases=3")
     assert changed.status == 0, changed.out + changed.err
@@ -142,13 +143,16 @@ def test_other_pictures_in_the_report_re_run_no_training(job: Job, first_run: di
     assert ran == [*(f"evaluate:{name}" for name in DATASETS), "report"]
 
 
+@pytest.mark.usefixtures("this_process")
 def test_a_changed_dataset_re_runs_only_what_depends_on_it(job: Job, first_run: dict[str, str]) -> None:
+    """Whoever did the work: what is reused was made on Ray."""
     changed = job.submit("datasets.1.changes={max_loss: 0.06}")
     assert changed.status == 0, changed.out + changed.err
     reused = [name for name, what in steps(changed.out).items() if what == "reused"]
     assert reused == [f"ingest:{name}:{split}" for name in ("coco", "ap10k") for split in ("train", "val")]
 
 
+@pytest.mark.usefixtures("this_process")
 def test_a_training_that_diverges_ends_the_job_and_registers_nothing(job: Job, first_run: dict[str, str]) -> None:
     failed = job.submit("training.optimizer.lr=1e25", "name=diverging")
     assert failed.status == 1

@@ -349,9 +349,8 @@ def with_one_area(annotations: list[dict[str, Any]]) -> None:
         annotation["area"] = 14232.77
 
 
-@pytest.mark.ray
 @pytest.mark.slow
-@pytest.mark.usefixtures("local_ray")
+@pytest.mark.usefixtures("this_process")
 @pytest.mark.parametrize(
     ("damage", "changes", "sentence"),
     [
