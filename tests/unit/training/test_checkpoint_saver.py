@@ -57,6 +57,7 @@ def test_after_an_error_here_the_others_get_their_time_and_no_more(
     leave_with_an_error(first)
     assert first._context.store.newest() is None
 
+    monkeypatch.setattr(checkpoint_saver, "_PATIENCE_S", 60.0)
     with saver(tmp_path, 1) as second:
         first = saver(tmp_path, 0)
         save(first, "a")
