@@ -21,11 +21,11 @@ from pipelines import promote as command
 from posecore.errors import ConfigError, LineageError
 from posecore.lineage.ancestry.query import LineageGraph
 from posecore.lineage.jobs.steps import OUTPUTS_FILE
+from posecore.lineage.registry import moves, promotion
 from posecore.lineage.registry.gates import Gate, Requirements
 from posecore.lineage.registry.moves import alias_holder, history
 from posecore.lineage.registry.policies import policies_in_force, register_policies
 from posecore.lineage.registry.promotion import move_off, promote, rollback, way_back
-from posecore.lineage.registry.registration import moves, promotion
 from posecore.lineage.store.identity import owner_of_process
 from posecore.lineage.store.ledger import is_ledger, moves_of
 from posecore.lineage.store.tracking import RunLog, Tracking, TrackingConfig, connect
