@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 import orjson
 
+from posecore.counting import counted
 from posecore.evaluation.bootstrap import Estimate
 from posecore.scoring.comparison import Comparison
 from posecore.scoring.score import Cell, Score
@@ -76,7 +77,7 @@ def _verdicts(score: Score, comparison: Comparison) -> list[str]:
 
 
 def _units(score: Score) -> str:
-    return ", ".join(f"{number} {kind}s" for kind, number in score.units.items())
+    return ", ".join(counted(number, kind) for kind, number in score.units.items())
 
 
 def _figure_rows(score: Score) -> list[Sequence[Cell]]:

@@ -18,6 +18,7 @@ NOUNS = (
 )
 _NOUN = rf"(?:[a-z]+ed |[a-z]+ing )?(?:{'|'.join(NOUNS.split())})\b(?!\[)"
 PLURAL = re.compile(f" {_NOUN}")
+OF_A_KIND = re.compile(r"\} \{[^{}]+\}s\b")
 PERHAPS = re.compile(rf"""\}}(?:"\s*f?")? (?:"\s*f?")?{_NOUN}""")
 """In the source, before it is parsed."""
 
@@ -67,6 +68,13 @@ def test_numbers_of_things_are_counted() -> None:
         if "posecore/pipelines" not in str(path)
     ]
     assert not bare, "write posecore.counting.counted(number, noun):\n" + "\n".join(bare)
+
+
+def test_nouns_that_vary_are_counted_as_well() -> None:
+    bare = [
+        f"{path.relative_to(ROOT)}: {found}" for path in SOURCES for found in OF_A_KIND.findall(path.read_text("utf-8"))
+    ]
+    assert not bare, bare
 
 
 @pytest.mark.parametrize(

@@ -96,9 +96,7 @@ def test_a_run_that_diverges_is_not_started_again(tmp_path: Path, stores: dict[s
 def test_workers_that_do_not_fit_are_refused_at_once() -> None:
     with pytest.raises(PreflightError, match="a cluster with 2 CPU has no room for 8 training workers with 1 CPU each"):
         check_resources(WorkersConfig(num_workers=8))
-    with pytest.raises(
-        PreflightError, match="strict-spread: of 1 nodes 1 have room for 1 training workers, and 2 must"
-    ):
+    with pytest.raises(PreflightError, match="strict-spread: of 1 node 1 have room for 1 training worker, and 2 must"):
         check_resources(WorkersConfig(num_workers=2, placement="strict-spread"))
     with pytest.raises(PreflightError, match="gpus_per_worker"):
         check_resources(WorkersConfig(num_workers=1, gpus_per_worker=1))

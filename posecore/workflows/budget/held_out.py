@@ -48,7 +48,7 @@ class HeldOut:
     @property
     def told(self) -> str:
         """How much was held out, and whether that is little."""
-        many = f"{self.count} {self.kind}s of the target with {counted(self.bodies, 'labelled body')}"
+        many = f"{counted(self.count, self.kind)} of the target with {counted(self.bodies, 'labelled body')}"
         few = f"; an interval from fewer than {FEW_SUBJECTS} holds less often than it says"
         return many + (few if self.count < FEW_SUBJECTS else "")
 
