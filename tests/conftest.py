@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,8 +19,6 @@ settings.register_profile(
     "posecore", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 settings.load_profile("posecore")
-
-gc.disable()  # until everything is collected: a quarter of what that takes would be a search for garbage among modules
 
 if TYPE_CHECKING:
     from posecore.lineage.store.tracking import Tracking
@@ -109,11 +107,16 @@ def local_ray() -> None:
         )
 
 
-def pytest_collection_finish() -> None:
-    """Has the collector of garbage pass over all modules and tests from here on, which are a million objects."""
-    gc.collect()
-    gc.freeze()
-    gc.enable()
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Has the collector of garbage pass over modules and tests, a million objects, now and from here on."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.collect()
+        gc.freeze()
+        gc.enable()
 
 
 def _end_ray() -> None:
