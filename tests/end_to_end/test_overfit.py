@@ -26,7 +26,7 @@ def test_labels_come_back_through_the_whole_chain(samples: Path, tmp_path: Path)
     # A quarter of the pixels: what could be wrong is wrong at any size.
     values["model"] |= {"input_size": [128, 96], "heatmap_sigma": 1.5}
     values["cluster"] = {"num_workers": 1}
-    values["training"] |= {"steps": 200, "global_batch": 20, "checkpoint_every": 200}
+    values["training"] |= {"steps": 160, "global_batch": 20, "checkpoint_every": 160}
     config = tmp_path / "overfit.yaml"
     config.write_text(yaml.safe_dump(values))
 
