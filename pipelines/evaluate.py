@@ -88,6 +88,7 @@ def _foreseen(
     for source in filter(None, (options.model, options.parent)):
         with named_weights(source, options.folder, options.tracking_uri) as weights:
             model = read_weights(weights, options.expect, stated_skeletons(options))
+        check_scene_reading(options, model.card)
         lines.append(f"model     {source}: {', '.join(model.skeletons)}")
         for name, place in stores.items():
             task = PredictionTask(

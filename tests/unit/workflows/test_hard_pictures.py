@@ -14,12 +14,15 @@ from posecore.cli import main
 from posecore.config import parse_config
 from posecore.datasets.definition import SplitDefinition
 from posecore.datasets.discovery import load_dataset, read_split
+from posecore.errors import EvaluationError
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.models.architecture import ModelConfig
 from posecore.models.pose_model import model_for
 from posecore.models.saving import save_model
 from posecore.shards.store import ShardStore, open_store
+from posecore.workflows.evaluation import evaluate_stores
+from posecore.workflows.without_ray import ThisProcess
 
 HEADS: dict[str, dict[str, Any]] = {
     "crops": {"kind": "classic", "channels": 8},
@@ -111,29 +114,24 @@ def test_how_sure_points_and_bodies_must_be_is_asked_of_models_that_can_tell(
     assert main([*ask, "--least-score", "2"]) == 2
     assert "least_score" in capsys.readouterr().err
     split = stores["many"].location
-    judge = ["evaluate", "--model", model, "--store", f"coco={split}", "--out", str(tmp_path), "--worst-cases", "0"]
+    judge = ["evaluate", "--model", model, "--store", f"coco={split}", "--out", str(tmp_path), "--dry-run"]
     option = "--least-score" if kind == "bottom-up" else "--peak-threshold"
     for command in (judge, ["calibrate", model, str(split)]):
         assert main([*command, option, "0.3"]) == 2
         assert f"{option} is for a " in capsys.readouterr().err
-    if kind == "one-stage":
-        assert main([*judge, "--least-score", "0"]) == 0
-        (judged,) = json.loads((tmp_path / "metrics.json").read_text()).values()
-        assert judged["redundant_bodies"] > 0, "by default nobody is answered"
 
 
 def test_what_has_labels_is_judged_and_all_else_refused(
-    model: str, stores: dict[str, ShardStore], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model: str, stores: dict[str, ShardStore], tmp_path: Path
 ) -> None:
-    command = ["evaluate", "--model", model, "--out", str(tmp_path), "--worst-cases", "0"]
+    places = {split: store.location for split, store in stores.items()}
     for split in ("nobody", "unlabelled"):
-        assert main([*command, "--store", f"coco={stores[split].location}"]) == 1
-        assert "coco cannot be judged: no body has a labelled point" in capsys.readouterr().err
-    assert main([*command, *(f"--store={split}={stores[split].location}" for split in ("one_point", "many"))]) == 0
-    judged = json.loads((tmp_path / "metrics.json").read_text())
-    # COCO's 3 bodies of one point, and 13 that nothing here can be; every one is missed or found.
-    assert [judged[split]["missed_bodies"] <= most for split, most in (("one_point", 3), ("many", 13))] == [True, True]
-    assert all(0 <= judged[split]["AP"] <= 1 for split in judged)
+        with pytest.raises(EvaluationError, match=f"{split} cannot be judged: no body has a labelled point"):
+            evaluate_stores(ThisProcess(), model, {split: places[split]}, out=tmp_path)
+    judged = {split: places[split] for split in ("one_point", "many")}
+    metrics = evaluate_stores(ThisProcess(), model, judged, out=tmp_path, worst_cases=0).metrics
+    assert [metrics[split]["missed_bodies"] <= most for split, most in (("one_point", 3), ("many", 13))] == [True, True]
+    assert all(0 <= metrics[split]["AP"] <= 1 for split in judged)
 
 
 def test_what_a_model_promises_needs_subjects_and_labels(
