@@ -153,7 +153,8 @@ def save_answers(
             are taken one by one, so that a generator needs no memory.
         skeleton: of their points, in their order: a name or a YAML file.
         model: who has answered, for the files.
-        annotations: COCO file whose ids the pictures get, to be scored against it; None counts from 1.
+        annotations: COCO file whose ids the pictures get, to be scored against it; None takes the numbers by which all
+            are called, as COCO's are, else counts from 1.
 
     Returns:
         How many bodies there are; those without a single point are left out.
