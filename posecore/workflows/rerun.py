@@ -227,10 +227,18 @@ def _steps(hardware: Mapping[str, int]) -> str:
     return " and ".join(f"{name} ({counted(steps, 'step')})" for name, steps in hardware.items()) or "unknown machines"
 
 
+_ASK_DIGEST = """
+try:
+    from posecore.lineage.code.version import source_digest
+except ModuleNotFoundError:  # of versions made before lineage had rooms
+    from posecore.lineage.code_version import source_digest
+print(source_digest())
+"""
+
+
 def _check_code(code: Path, environment: Mapping[str, str], expected: str) -> None:
-    ask = "from posecore.lineage.code.version import source_digest; print(source_digest())"
     said = subprocess.run(
-        [sys.executable, "-c", ask], env=environment, cwd=code, capture_output=True, text=True, check=False
+        [sys.executable, "-c", _ASK_DIGEST], env=environment, cwd=code, capture_output=True, text=True, check=False
     )
     if said.stdout.strip() != expected:
         detail = said.stderr.strip().splitlines()[-1:] or [f"digest {said.stdout.strip()[:12]}"]

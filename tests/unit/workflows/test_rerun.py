@@ -9,10 +9,11 @@ import pytest
 
 from posecore.cli.jobs import JOBS
 from posecore.cli.rerun import foreseen
+from posecore.errors import LineageError
 from posecore.lineage.versions.dataset_inputs import DatasetUse
 from posecore.lineage.versions.difference import VersionFacts
 from posecore.lineage.versions.tags import RESUMED_CODE, RegisteredVersion
-from posecore.workflows.rerun import COMMANDS, Recorded, differences
+from posecore.workflows.rerun import COMMANDS, Recorded, _check_code, differences
 
 
 def _recorded(digest: str = "a" * 64, packages: Mapping[str, str] | None = None, **changes: object) -> Recorded:
@@ -100,3 +101,15 @@ def test_what_can_never_come_again_is_named() -> None:
         "the first training went on from checkpoints of other code (cccccccccccc)",
         "some sums on GPUs are added up in another order every time",
     ]
+
+
+@pytest.mark.parametrize("module", ["lineage/code/version.py", "lineage/code_version.py"])
+def test_code_says_what_it_is_wherever_it_kept_that(module: str, tmp_path: Path) -> None:
+    place = tmp_path / "posecore" / module
+    place.parent.mkdir(parents=True)
+    place.write_text("def source_digest():\n    return 'a' * 64\n")
+    (tmp_path / "posecore" / "__init__.py").touch()
+    environment = {"PYTHONPATH": str(tmp_path)}
+    _check_code(tmp_path, environment, "a" * 64)
+    with pytest.raises(LineageError, match=r"the version names, bbbbbbbbbbbb \(digest aaaaaaaaaaaa\)"):
+        _check_code(tmp_path, environment, "b" * 64)
