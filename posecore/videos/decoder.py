@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from posecore.counting import counted
 
 _MEMORY_BYTES = 6 << 30
+_TOO_LARGE = {"reason": "video-too-large", "detail": f"more than {_MEMORY_BYTES >> 30} GiB are needed for it"}
 _MOST_FRAMES = 5_000_000
 _WORTH_A_SEEK = 8
 _SAME_EVERYWHERE = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.BITEXACT
@@ -53,9 +54,19 @@ def main() -> None:
     except Refused as refused:
         _answer(out, {"reason": refused.args[0], "detail": refused.args[1]})
     except MemoryError:
-        _answer(out, {"reason": "video-too-large", "detail": f"more than {_MEMORY_BYTES >> 30} GiB are needed for it"})
+        _answer(out, _TOO_LARGE)
     except (av.error.FFmpegError, OSError, ValueError) as error:
-        _answer(out, {"reason": "not-a-video", "detail": f"FFmpeg says: {getattr(error, 'strerror', None) or error}"})
+        said = {"reason": "not-a-video", "detail": f"FFmpeg says: {getattr(error, 'strerror', None) or error}"}
+        _answer(out, _TOO_LARGE if _memory_is_used_up() else said)
+
+
+def _memory_is_used_up() -> bool:
+    """Whether 64 MiB more cannot be had: FFmpeg may call data invalid that it found no room for."""
+    try:
+        bytearray(1 << 26)
+    except MemoryError:
+        return True
+    return False
 
 
 def _opened(file: BinaryIO, kind: str) -> "av.container.InputContainer":
