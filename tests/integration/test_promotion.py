@@ -424,7 +424,7 @@ def test_what_an_ancestor_learned_from_may_not_be_what_is_judged_on(
     with pytest.raises(LineageError, match=r"coco/\w+ and coco/\w+ share 3 exact"):
         promote(tracking, leaking, CHAMPION)
     said = " ".join(check.statement for check in promote(tracking, ok, CHAMPION))
-    assert "nothing it learned from (1 sets) shares a picture, subject or video" in said
+    assert "nothing it learned from (1 set) shares a picture, subject or video" in said
     gone = register(AP=0.7, data="9" * 64)
     with pytest.raises(LineageError, match="was not compared with what the model learned from"):
         promote(tracking, gone, CHAMPION)
