@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import BeforeValidator, Field
 
 from posecore.config import Config, Extension
+from posecore.counting import counted
 from posecore.doors import Door
 from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.bootstrap import Estimate
@@ -276,13 +277,13 @@ def interval(measured: Measurement, metric: str) -> Estimate | None:
 
 
 def _evidence(wanted: Requirements, gate: Gate, measured: Measurement) -> Iterator[Check]:
-    for what, number, own, of_all in (
-        ("subjects", measured.subjects, gate.subjects, wanted.subjects),
-        ("bodies", measured.bodies, gate.bodies, wanted.bodies),
+    for noun, number, own, of_all in (
+        ("subject", measured.subjects, gate.subjects, wanted.subjects),
+        ("body", measured.bodies, gate.bodies, wanted.bodies),
     ):
         least = of_all if own is None else own
         if least:
-            statement = f"{measured.name} was judged on {number:,} {what}, required at least {least:,}."
+            statement = f"{measured.name} was judged on {counted(number, noun)}, required at least {least:,}."
             yield Check(passed=number >= least, statement=statement)
 
 

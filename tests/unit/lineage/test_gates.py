@@ -90,7 +90,7 @@ def test_only_figures_of_the_same_data_code_and_settings_are_compared(on: dict[s
 def test_one_subject_and_four_bodies_are_no_evidence() -> None:
     few = figures({"AP": 0.7}, subjects=1, bodies=4)
     assert refused(checked("coco/AP>=0.5", few, subjects=2, bodies=30)) == [
-        "coco was judged on 1 subjects, required at least 2.",
+        "coco was judged on 1 subject, required at least 2.",
         "coco was judged on 4 bodies, required at least 30.",
     ]
     own = {"metric": "coco/AP", "operator": ">=", "bound": 0.5, "subjects": 0, "bodies": 4}
