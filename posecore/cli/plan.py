@@ -174,8 +174,9 @@ def _table(plan: "Plan") -> "Table":
     engine = f"ZeRO {run.zero_stage}" if run.engine.kind == "deepspeed" else "torch"
     height, width = run.model.input_size
     table = Table(
-        title=f"{height}x{width}, {counted(run.num_gpus, 'GPU')}, {engine}, {precision}, {run.micro_batch} x "
-        f"{counted(run.accumulation, 'crop')} per GPU and step"
+        title=f"{height}x{width}, {counted(run.num_gpus, 'GPU')}, {engine}, {precision}, "
+        f"{counted(run.micro_batch * run.accumulation, 'crop')} ({run.micro_batch} x {run.accumulation}) per GPU "
+        "and step"
     )
     table.add_column("per GPU")
     table.add_column("value", justify="right")

@@ -263,7 +263,7 @@ def _look_at_split(proposal: Proposal, name: str) -> None:
         raise DatasetError(f"{found.root / split.annotations} has no body that can be read{seen.why()}.")
     if seen.num_missing:
         proposal.remarks.append(
-            f"{seen.num_missing} of {counted(seen.num_images, 'picture')} or films of {name} are not below "
+            f"{seen.num_missing} of {counted(seen.num_images, 'file')} of {name}, pictures or films, are not below "
             f"{found.root} (such as {seen.missing}); give their folder as --images."
         )
     for stage, is_needed in (("video_frames", seen.has_frames), ("packed_frames", seen.has_packed)):

@@ -28,6 +28,8 @@ from posecore.evaluation.wholebody import match_wholebody
 from posecore.skeletons.skeleton import Skeleton
 
 GUESSED = "guessed_oks_constants"
+OFFICIAL = "pycocotools/"
+"""Begins the names of figures that pycocotools has otherwise, and of those alone."""
 """Metric that says of how many points the OKS constant is a guess, wherever one is."""
 
 
@@ -66,7 +68,7 @@ class _BothReadings(_ByOks):
         if ID_0 not in case.truth.instance_ids:
             return metrics
         official = self.read(case, id_0_is_none=True)
-        return metrics | {f"pycocotools/{name}": value for name, value in official.items() if value != metrics[name]}
+        return metrics | {f"{OFFICIAL}{name}": value for name, value in official.items() if value != metrics[name]}
 
     def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
         raise NotImplementedError
@@ -366,7 +368,11 @@ def evaluate(
         raise ConfigError(f"evaluation.options: {error}") from None
     metrics = dict(metric(Case(skeleton, truth, predictions, definition.scale_rule)))
     if metric.divides_by_oks:
-        metrics = {name: value for name, value in metrics.items() if value != -1.0 or name == metric.primary}
+        metrics = {
+            name: value
+            for name, value in metrics.items()
+            if value != -1.0 or name == metric.primary or name.startswith(OFFICIAL)
+        }
     guessed = sum(point.oks_guessed for point in skeleton.keypoints)
     return metrics | {GUESSED: float(guessed)} if guessed and metric.divides_by_oks else metrics
 

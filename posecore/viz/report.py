@@ -214,7 +214,8 @@ def _are_alike(row: str, columns: Iterable[str], other: str, others: Iterable[st
 
 
 def _squared(table: dict[str, dict[str, float]]) -> dict[str, dict[str, float]]:
-    columns = max(table.values(), key=len)
+    longest_first = sorted(table.values(), key=len, reverse=True)
+    columns = list(dict.fromkeys(column for values in longest_first for column in values))
     return {row: {column: values.get(column, np.nan) for column in columns} for row, values in table.items()}
 
 

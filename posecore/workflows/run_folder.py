@@ -139,7 +139,7 @@ class RunFolders:
 def copy_run(source: AnyPath, target: AnyPath) -> None:
     """Copies the checkpoints of one run's folder to another's, which has none, and the losses recorded up to them.
 
-    Checkpoints are copied last, and of each its manifest, without which it is none.
+    Checkpoints are copied last, and at the very end their manifests, without which they are none, the newest first.
 
     Raises:
         CheckpointError: there are none to copy, or the system refuses to read or write one.
@@ -170,7 +170,9 @@ def _copy(source: AnyPath, target: AnyPath, name: str) -> None:
             (aside / name).rename(target / name)
         return
     files = [path for path in source.rglob("*") if path.is_file()]
-    for path in sorted(files, key=lambda path: path.name == MANIFEST_FILE):
+    # A copy that was begun counts as done once one checkpoint is whole, so the newest is the first to be.
+    manifests = sorted((path for path in files if path.name == MANIFEST_FILE), key=lambda path: path.parent.name)
+    for path in [path for path in files if path.name != MANIFEST_FILE] + manifests[::-1]:
         write_atomically(target / name / path.relative_to(source).as_posix(), path.read_bytes())
 
 

@@ -14,7 +14,7 @@ from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_
 from posecore.evaluation.image_units import units_of
 from posecore.evaluation.inference import InferenceSettings, predict_store
 from posecore.evaluation.paired import Pair, PairedErrors, compare_metrics, compare_predictions
-from posecore.evaluation.protocols import evaluate, of_resamples, scenes_problem
+from posecore.evaluation.protocols import OFFICIAL, evaluate, of_resamples, scenes_problem
 from posecore.evaluation.traits import Traits
 from posecore.lineage.store.tracking import Tracking
 from posecore.lineage.versions.difference import VersionDifference, VersionFacts
@@ -162,7 +162,7 @@ def _compared(
     return ComparedSet(
         name=name,
         digest=store.manifest.digest,
-        metrics={metric: (value, metrics[1][metric]) for metric, value in metrics[0].items()},
+        metrics=_side_by_side(*metrics),
         precisions=precisions,
         bodies=int(truth.labelled.sum()) if paired is None else paired.bodies,
         units=units.kinds if paired is None else {str(kind): count for kind, count in paired.units.items()},
@@ -171,3 +171,13 @@ def _compared(
         better=better,
         worse=worse,
     )
+
+
+def _side_by_side(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, tuple[float, float]]:
+    """Figures of both; where pycocotools' own is told of one alone, the other's is the same as without it."""
+    pairs = {}
+    for name in {**one, **other}:
+        values = [metrics.get(name, metrics.get(name.removeprefix(OFFICIAL))) for metrics in (one, other)]
+        if values[0] is not None and values[1] is not None:
+            pairs[name] = (values[0], values[1])
+    return pairs

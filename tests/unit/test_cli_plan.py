@@ -23,7 +23,12 @@ def test_a_run_that_fits(capsys: pytest.CaptureFixture[str]) -> None:
     command = [*TINY, "--gpus", "8", "--zero", "3", "--batch", "4", "--checkpointing", "--mfu", "0.5"]
     assert main(command) == 0
     printed = capsys.readouterr().out
-    for word in ("64x64, 8 GPUs, ZeRO 3, bf16, 4 x 1 crop", "master weights", "at 50% of 989.00 TFLOP/s", "It fits"):
+    for word in (
+        "64x64, 8 GPUs, ZeRO 3, bf16, 4 crops (4 x 1)",
+        "master weights",
+        "at 50% of 989.00 TFLOP/s",
+        "It fits",
+    ):
         assert word in printed
     assert "1/8 of 8 bytes" in printed
 
@@ -51,9 +56,9 @@ def test_a_strategy_that_is_none_is_refused(capsys: pytest.CaptureFixture[str]) 
 def test_a_run_file_is_planned(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = _run_file(tmp_path, {"backbone": "vit-nano", "input_size": [64, 64]})
     assert main(["plan", "--config", str(path), "--gpu", "a100-40"]) == 0
-    assert "64x64, 4 GPUs, ZeRO 2, bf16, 6 x 2 crops" in capsys.readouterr().out
+    assert "64x64, 4 GPUs, ZeRO 2, bf16, 12 crops (6 x 2)" in capsys.readouterr().out
     assert main(["plan", "--config", str(path), "--gpu", "a100-40", "--gpus", "1", "--engine", "torch"]) == 0
-    assert "64x64, 1 GPU, torch, bf16, 24 x 2 crops" in capsys.readouterr().out
+    assert "64x64, 1 GPU, torch, bf16, 48 crops (24 x 2)" in capsys.readouterr().out
 
 
 def test_a_run_file_is_completed_as_the_job_completes_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

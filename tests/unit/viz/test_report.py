@@ -78,6 +78,13 @@ def test_parts_of_which_something_was_not_judged_stay_in_one_table():
     assert np.isnan([tables[1][part]["APL"] for part in ("hand", "foot")]).all()
 
 
+def test_what_any_part_was_judged_by_has_a_column():
+    metrics = {"AP": 0.5, "AR": 0.6, "a/AP": 0.2, "a/APM": 0.3, "b/AP": 0.4, "c/AP": 0.1, "c/APL": 0.6}
+    rows = EvaluationSection(name="body", protocol="own", metrics=metrics).metric_tables()[1]
+    assert [list(row) for row in rows.values()] == [["AP", "APM", "APL"]] * 3
+    assert rows["c"]["APL"] == 0.6
+
+
 def test_every_value_is_on_the_page_and_nothing_is_fetched(sections, tmp_path):
     page = write_report(tmp_path / "report.html", "Evaluation", sections, {"model": "m", "code": "1.0"}).read_text()
     assert sections[0].digest in page

@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from posecore.errors import CheckpointError
+from posecore.storage import as_path
 from posecore.training.checkpoint import MANIFEST_FILE
+from posecore.workflows import run_folder
 from posecore.workflows.machines import RUN_NAME
 from posecore.workflows.run_folder import LABEL_LOSSES, copy_run
 
@@ -30,6 +32,18 @@ def names(folder: Path) -> list[str]:
 def test_checkpoints_and_recorded_losses_are_copied(trial: Path, tmp_path: Path) -> None:
     copy_run(trial, tmp_path / "child")
     assert names(tmp_path / "child") == names(trial)
+
+
+def test_of_several_checkpoints_the_newest_is_whole_first(trial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy to a store that is killed between two of them would else go on from the oldest."""
+    for name in ("step_00000010_c", "step_00000020_b"):
+        shutil.copytree(trial / RUN_NAME / "step_00000030_a", trial / RUN_NAME / name)
+    written: list[str] = []
+    monkeypatch.setattr(run_folder, "write_atomically", lambda path, _: written.append(str(path)))
+    copy_run(trial, as_path("memory://runs/child"))
+    whole = [path for path in written if path.endswith(MANIFEST_FILE)]
+    assert [Path(path).parent.name[:13] for path in whole] == ["step_00000030", "step_00000020", "step_00000010"]
+    assert written[-3:] == whole
 
 
 @pytest.mark.parametrize("left", ["nothing", "an empty folder", "no manifest"])

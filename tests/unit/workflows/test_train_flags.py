@@ -76,6 +76,8 @@ def test_a_dry_run_prints_the_file_that_flags_stand_for(
     assert f"error: {weights} is no file or folder here" in capsys.readouterr().err
     weights.touch()
     assert main([*flags, "--weights", str(weights), "--dry-run"]) == 0
+    assert main([*flags, "--weights", "models:/pose@champion", "--dry-run"]) == 1, "only a parent or a teacher is one"
+    assert "models:/pose@champion is no file or folder here" in capsys.readouterr().err
 
 
 def test_what_is_missing_is_named(capsys: pytest.CaptureFixture[str]) -> None:
