@@ -170,7 +170,7 @@ def contents(folder: Path) -> set[str]:
     "command",
     [
         "train --data coco=coco --model vit-nano",
-        "distill --teacher x --student rtmpose-m --data coco=coco",
+        "distill --teacher models:/x/1 --student rtmpose-m --data coco=coco",
         "pretrain --config pretrain.yaml --set data_folder=. --set run_folder=run "
         "--set 'datasets=[{name: coco, root: coco, train: train}]'",
         "adapt --config adapt.yaml --set data_folder=. --set run_folder=run --set datasets.0.definition=coco "
