@@ -55,6 +55,19 @@ def check_passes(training: TrainingConfig) -> None:
         )
 
 
+def check_shortest(steps: int) -> None:
+    """Returns if the shortest run that a search may end in has room for a curve.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if steps < LEAST_PASSES:
+        raise ValueError(
+            f"search.least_steps: label_check takes the losses of all labels {counted(LEAST_PASSES, 'time')} at least, "
+            f"and a run of {counted(steps, 'step')} has no room for that; set it to at least {LEAST_PASSES}."
+        )
+
+
 def check_losses(
     workflow: Workflow, config: LabelCheckConfig, training: Sequence[Split], model: StepResult
 ) -> list[StepResult]:

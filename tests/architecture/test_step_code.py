@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pytest
 
 from posecore.evaluation.inference import InferenceSettings
-from posecore.lineage.code.version import code_files
+from posecore.lineage.code.version import code_files, own_digest
 from posecore.loading.loader import LoadingConfig
 from posecore.loading.mixture import MixtureConfig, MixtureEntry
 from posecore.methods.adaptation import AdaptationConfig, AdaptationTerms
@@ -22,7 +22,8 @@ from posecore.models.architecture import ModelCard, ModelConfig
 from posecore.models.sources import ModelFolder, StartFolder
 from posecore.training.loop import TrainingConfig
 from posecore.workflows.adaptation.worker import AdaptationWorker
-from posecore.workflows.budget.search import CODE, OWN_CODE
+from posecore.workflows.budget.search import CODE, OWN_CODE, own_code
+from posecore.workflows.budget.settings import SearchConfig
 from posecore.workflows.multidataset_worker import MultiDatasetWorker
 from posecore.workflows.periodic_evaluation import PeriodicEvaluation
 from posecore.workflows.train_step import code_of
@@ -126,6 +127,12 @@ def test_every_module_of_a_search_either_counts_as_its_code_or_tells() -> None:
     counted = {name.rpartition(".")[2] for name in code([*CODE]) | {*OWN_CODE} if name.startswith(f"{package}.")}
     assert counted | TELL == names
     assert not counted & TELL
+
+
+def test_what_lets_trials_race_counts_where_they_do() -> None:
+    race = own_digest(own_code(SearchConfig(budget="1h", scheduler="asha")))
+    assert race == own_digest([*OWN_CODE, "posecore.cluster.tune"])
+    assert own_digest(own_code(SearchConfig(budget="1h"))) == own_digest(OWN_CODE) != race
 
 
 def test_workers_are_still_sent_to_other_processes(workers: Mapping[str, MultiDatasetWorker]) -> None:

@@ -219,10 +219,12 @@ def test_the_page_begins_with_the_answer_and_shows_the_trade_off(
 
 
 def test_the_job_does_not_search_again_and_carries_the_chosen_trial_to_its_end(
-    found: tuple[Found, Counted], values: dict[str, Any]
+    found: tuple[Found, Counted], values: dict[str, Any], capfd: pytest.CaptureFixture[str]
 ) -> None:
     machines, chosen = Counted(), found[0].config
     uri = run(job(values), EVERYTHING, machines)
+    looked = [line.split()[1] for line in capfd.readouterr().out.splitlines() if line.startswith("proportions:syrip")]
+    assert looked == ["reused", "reused"], "trials and child know the same labels, and their proportions"
     assert machines.done == [], "the search is reused"
     tracking = found[0].run.tracking
     version = get_version(tracking, "searched", int(uri.rpartition("/")[2]))
@@ -267,6 +269,7 @@ def test_a_budget_in_time_becomes_steps_and_a_search_that_would_overrun_stops_an
     assert "the rungs follow from first steps, which are measured" in said
     assert f"search    {'wild':<20} failed, and the others go on: training diverged in step " in said
     (path,) = tmp_path.glob("search/*/halving.json")
+    assert [each.name for each in (path.parent / "head").iterdir()] == ["pace.json"], "what was recorded was measured"
     planned = json.loads(path.read_bytes())
     assert planned["counts"] == [2]
     assert planned["rungs"][0] >= 200

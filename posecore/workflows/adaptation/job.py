@@ -18,7 +18,7 @@ from posecore.training.recipe import filled, pace
 from posecore.training.recipes import RECIPES
 from posecore.workflows.budget.settings import SearchConfig
 from posecore.workflows.datasets_job import DatasetEntry, DatasetsJob, LoaderSettings
-from posecore.workflows.label_check import LabelCheckConfig, check_passes
+from posecore.workflows.label_check import LabelCheckConfig, check_passes, check_shortest
 from posecore.workflows.machines import WorkersConfig
 
 Group = Literal["target", "kept", "independent", "unlabelled"]
@@ -116,6 +116,8 @@ class AdaptationJob(DatasetsJob):
     def _check_passes(self) -> Self:
         if self.label_check is not None:
             check_passes(self.training)
+            if self.search is not None:
+                check_shortest(self.search.least_steps)
         return self
 
     @model_validator(mode="after")

@@ -7,6 +7,7 @@ from typing import Any
 from posecore.config import parse_config
 from posecore.doors import trusted_file
 from posecore.errors import ConfigError
+from posecore.labels.dynamics import LEAST_PASSES
 from posecore.methods.strategies import (
     FrozenBackboneConfig,
     FullConfig,
@@ -98,7 +99,8 @@ def as_run_file(config: AdaptationJob, candidate: Candidate, steps: int | None =
     Args:
         config: of the search.
         candidate: which.
-        steps: of the run, a tenth of which is its warm-up at the most; None leaves the run file's.
+        steps: of the run, a tenth of which is its warm-up at the most, and a quarter at the most lies between two looks
+            at the losses of its labels; None leaves the run file's.
 
     Raises:
         ConfigError: the candidate does not go with the rest of the run file.
@@ -114,6 +116,8 @@ def as_run_file(config: AdaptationJob, candidate: Candidate, steps: int | None =
     values["training"] |= {"optimizer": optimizer}
     if steps is not None:
         values["training"] |= {"steps": steps}
+        if config.label_check is not None:
+            values["training"]["evaluate_every"] = min(config.training.evaluate_every, steps // LEAST_PASSES)
         schedule = dict(values["training"]["schedule"])
         if schedule.get("warmup_steps", 0) > steps // _WARM:  # written for another length
             values["training"]["schedule"] = schedule | {"warmup_steps": steps // _WARM}
@@ -141,8 +145,10 @@ def as_overrides(chosen: AdaptationJob) -> list[str]:
     strategy = chosen.method.strategy.model_dump_json()
     said = [f"method.strategy={strategy}", f"training.optimizer.lr={chosen.training.optimizer.lr!r}"]
     said += [f"training.steps={chosen.training.steps}", f"replay={chosen.replay_share:g}", "search=null"]
-    if (warm := getattr(chosen.training.schedule, "warmup_steps", None)) is not None:
-        said.append(f"training.schedule.warmup_steps={warm}")
+    if chosen.label_check is not None:
+        said.append(f"training.evaluate_every={chosen.training.evaluate_every}")
+    if hasattr(chosen.training.schedule, "warmup_steps"):  # whole, as the run file may leave it out
+        said.append(f"training.schedule={chosen.training.schedule.model_dump_json()}")
     return said + [
         f"datasets.{place}.corrections={entry.corrections}"
         for place, entry in enumerate(chosen.datasets)

@@ -8,6 +8,7 @@ from typing import Any
 
 from posecore.counting import counted
 from posecore.errors import ConfigError
+from posecore.labels.dynamics import LEAST_PASSES
 from posecore.storage import AnyPath, remove_folder, write_atomically
 from posecore.training.checkpoint_store import CheckpointStore
 from posecore.workflows.adaptation.job import AdaptationJob
@@ -18,7 +19,7 @@ from posecore.workflows.budget.halving import Cost, Halving, halving_of_steps, h
 from posecore.workflows.budget.record import TrialRuns
 from posecore.workflows.budget.result import Result
 from posecore.workflows.budget.settings import SearchConfig
-from posecore.workflows.budget.trial import PARENT, Failure, FirstSteps, JudgedOn, Pace, Score, Trials
+from posecore.workflows.budget.trial import MEASURED, PARENT, Failure, FirstSteps, JudgedOn, Pace, Score, Trials
 from posecore.workflows.machines import RUN_NAME, ActorSettings, Machines, Race, as_given
 from posecore.workflows.periodic_evaluation import LabelRecording
 from posecore.workflows.run_folder import LABEL_LOSSES
@@ -223,12 +224,14 @@ class Competition:
             own = as_run_file(self.config, fit.candidate, _LONG if halving is None else halving.lengths[name])
             worker = self.worker_of(as_trial(own))
             changes: dict[str, Any] = {"evaluate_every": 0, "best": None, "progress": False}
-            recording = None
-            if halving is not None:
+            folder, recording = self.folder / name, None
+            if halving is None:
+                folder /= MEASURED
+            else:
                 changes["log_every"] = max(1, halving.rungs[0] // 4)
-                if self.recording is not None:
-                    recording = replace(self.recording, folder=str(self.folder / name / LABEL_LOSSES))
-                    changes["evaluate_every"] = worker.training.evaluate_every
+            if self.recording is not None:
+                recording = replace(self.recording, folder=str(folder / LABEL_LOSSES))
+                changes["evaluate_every"] = worker.training.evaluate_every
             loop = worker.training.model_copy(update=changes)
             workers[name] = replace(worker, training=loop, evaluate=recording, quiet=True)
         return workers
@@ -268,8 +271,8 @@ class Competition:
         seconds, planned = self.settings.seconds, halving.lengths[choice.name]
         if begun is not None or seconds is None:
             return planned
-        pace = self.paces[choice.name]
-        return min(planned, max(int((seconds - self._spent(parent) - pace.start_s) / pace.step_s), 1))
+        pace, least = self.paces[choice.name], 1 if self.config.label_check is None else LEAST_PASSES
+        return min(planned, max(int((seconds - self._spent(parent) - pace.start_s) / pace.step_s), least))
 
 
 def rungs_in_steps(settings: SearchConfig, fits: Sequence[Fit]) -> Halving | None:

@@ -136,9 +136,9 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
         target = next(split for split in training if split.entry.name == config.target)
         check_labels(target)
         audit_step(workflow, known.data, training, evaluation)
-        labels = check_proportions(workflow, config.label_check or LabelCheckConfig(), target, config.folder)
         fewer = labels_within(settings, target, config.training.seed)
         target = replace(target, corrections=fewer or target.corrections)
+        labels = check_proportions(workflow, config.label_check or LabelCheckConfig(), target, config.folder)
         held = hold_out(
             open_store(target.location, corrections=target.corrections), settings.validation_share, config.training.seed
         )

@@ -35,6 +35,8 @@ CODE = tuple(f"{_PACKAGE}.{name}" for name in ("choice", "halving", "trial"))
 """What decides a search beside its trainings; how it is told does not."""
 OWN_CODE = tuple(f"{_PACKAGE}.{name}" for name in ("candidates", "competition"))
 """Decides as well, but imports the whole job: only its own text counts."""
+RACE_CODE = "posecore.cluster.tune"
+"""Likewise, where trials do not wait for one another."""
 
 
 def search_step(
@@ -77,10 +79,10 @@ def search_step(
         "search": settings,
         "parent": ModelFolder.at(parent),
         "candidates": {name: worker.decided_by() for name, worker in workers.items()},
-        "data": {use.label: use.digest for use in uses},
+        "data": data_of(uses),
         "held_out": judged_on.held_out.digest,
         "settings": judged_on.settings,
-        "own_code": own_digest(OWN_CODE),
+        "own_code": own_digest(own_code(settings)),
         "records_labels": records,
     }
     key = workflow.portable(_plain({**inputs, "code": code_digest(code)}))
@@ -126,6 +128,16 @@ def search_step(
         return Outputs(values, files, made=made_reports(files))
 
     return workflow.step("search", execute, inputs=inputs, code=code, continues=True)
+
+
+def data_of(uses: Sequence[DatasetUse]) -> list[Json]:
+    """What decides of the splits that a search reads: their contents, and which labels of them are dropped."""
+    return [[use.label, use.role, use.digest, use.corrections] for use in uses]
+
+
+def own_code(settings: SearchConfig) -> tuple[str, ...]:
+    """The modules whose own text counts as a search's code."""
+    return (*OWN_CODE, RACE_CODE) if settings.scheduler == "asha" else OWN_CODE
 
 
 def refuse_several_processes(settings: SearchConfig, machines: Machines) -> None:

@@ -6,8 +6,8 @@ folder, so that a search that was killed asks nothing twice.
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -33,6 +33,8 @@ from posecore.workflows.adaptation.worker import AdaptationWorker
 
 PARENT = "parent"
 """What the parent's own errors are asked for by, instead of a trial's name."""
+MEASURED = "measured"
+"""Folder of a trial's first steps, within its own, while they are measured."""
 _MEASURED_STEPS = 4
 
 
@@ -125,7 +127,7 @@ class Pace(Config):
 
     Attributes:
         name: of the trial.
-        step_s: seconds a step.
+        step_s: seconds a step, with its share of recording the losses of labels, where they are.
         start_s: seconds before the first one.
         spent_s: seconds all of it took.
     """
@@ -239,7 +241,7 @@ class FirstSteps:
     """Measures how long a trial's steps take, in a folder of its own.
 
     Attributes:
-        workers: see :class:`Trials`.
+        workers: see :class:`Trials`; what one does every ``evaluate_every`` steps is measured as well, once.
         folder: likewise.
     """
 
@@ -253,21 +255,36 @@ class FirstSteps:
         if path.exists():
             return Pace.model_validate_json(path.read_bytes())
         began = time.perf_counter()
-        context = _Pausing(folder / "measured", _MEASURED_STEPS, 0, [])
+        context = _Pausing(folder / MEASURED, _MEASURED_STEPS, 0, [])
+        worker = self.workers[name]
+        every = worker.training.evaluate_every
+        once = worker.training.model_copy(update={"evaluate_every": _MEASURED_STEPS if every else 0})
         try:
-            self.workers[name](context)
+            replace(worker, training=once)(context)
         except _UNTRAINABLE as error:
             return Failure(name=name, step=_MEASURED_STEPS, told=_told(error))
         ends = context.ends
         pace = Pace(
             name=name,
-            step_s=float(np.median(np.diff(ends))),
+            step_s=seconds_of_step(ends, every),
             start_s=max(0.0, ends[0] - began),
             spent_s=time.perf_counter() - began,
         )
-        remove_folder(folder / "measured")
+        remove_folder(folder / MEASURED)
         write_atomically(path, pace.model_dump_json().encode())
         return pace
+
+
+def seconds_of_step(ends: Sequence[float], every: int) -> float:
+    """Seconds a step takes in a long run.
+
+    Args:
+        ends: when each of the first ones ended, at least three, in seconds.
+        every: so many steps have what the last of them had besides; 0 if it had nothing.
+    """
+    taken = np.diff(ends)
+    usual = float(np.median(taken))
+    return usual + max(0.0, float(taken[-1]) - usual) / every if every else usual
 
 
 _UNTRAINABLE = (DivergenceError, torch.OutOfMemoryError)
