@@ -153,15 +153,15 @@ def save_answers(
             are taken one by one, so that a generator needs no memory.
         skeleton: of their points, in their order: a name or a YAML file.
         model: who has answered, for the files.
-        annotations: COCO file whose ids the pictures get, to be scored against it; None takes the numbers by which all
-            are called, as COCO's are, else counts from 1.
+        annotations: COCO file that has an id for every picture, to be scored against it; nothing else is read of it.
+            None takes the numbers by which all are called, as COCO's are, else counts from 1.
 
     Returns:
         How many bodies there are; those without a single point are left out.
 
     Raises:
         ConfigError: there is no such skeleton.
-        PredictionError: a picture cannot be used, or an answer does not fit it.
+        PredictionError: a picture cannot be used or has no id, or an answer does not fit it.
 
     Example:
         >>> from supervision import KeyPoints
@@ -169,9 +169,9 @@ def save_answers(
         >>> save_answers("found", ["photo.jpg"], [answer], "coco17")
         1
     """
-    from posecore.prediction.box_files import read_box_file  # polars is not needed without
+    from posecore.prediction.box_files import read_image_ids  # polars is not needed without
 
-    numbers = None if annotations is None else read_box_file(Path(annotations))
+    numbers = None if annotations is None else read_image_ids(Path(annotations))
     files = [Path(picture) for picture in pictures]
     return write_answers(Path(out), files, answers, load_skeleton(skeleton), model, numbers)
 

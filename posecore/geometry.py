@@ -51,6 +51,18 @@ def boxes_beyond_reach(
     return beyond_reach(first, image_size) | beyond_reach(first + bbox_xywh[..., 2:], image_size)
 
 
+def boxes_around(
+    points: Float[np.ndarray, "*batch k 2"], known: Bool[np.ndarray, "*batch k"]
+) -> Float[np.ndarray, "*batch 4"]:
+    """x, y, width, height around the known points of bodies, at least one pixel each way: a box has an extent.
+
+    Where no point is known, x and y are infinite.
+    """
+    low = np.where(known[..., None], points, np.inf).min(axis=-2)
+    high = np.where(known[..., None], points, -np.inf).max(axis=-2)
+    return np.concatenate([low, np.maximum(high - low, 1.0)], axis=-1)
+
+
 def clip_bbox_xywh(
     bbox_xywh: Float[np.ndarray, "*batch 4"], image_size: tuple[int, int] | tuple[np.ndarray, np.ndarray]
 ) -> Float[np.ndarray, "*batch 4"]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from posecore.codecs.grouping import SceneBodies
 from posecore.codecs.scene import SceneCodec, SceneReading
-from posecore.geometry import covariance_to_image, crop_matrix, heatmap_to_image
+from posecore.geometry import boxes_around, covariance_to_image, crop_matrix, heatmap_to_image
 from posecore.image_header import MAX_PIXELS
 from posecore.loading.augment import Region
 from posecore.loading.samples import SampleCache
@@ -53,12 +53,7 @@ class FoundBodies:
     @property
     def bbox_xywh(self) -> Float[np.ndarray, "m 4"]:
         """x, y, width, height, where none was said of the known points of each body, of which there is at least one."""
-        if self.said_xywh is not None:
-            return self.said_xywh
-        known = (self.keypoint_scores > 0)[..., None]
-        low = np.where(known, self.keypoints, np.inf).min(axis=1)
-        high = np.where(known, self.keypoints, -np.inf).max(axis=1)
-        return np.concatenate([low, high - low], axis=1)
+        return boxes_around(self.keypoints, self.keypoint_scores > 0) if self.said_xywh is None else self.said_xywh
 
     @property
     def areas(self) -> Float[np.ndarray, " m"]:

@@ -1,7 +1,9 @@
 """Boxes from a file: COCO annotations or results as JSON, or a table of image names as CSV or Parquet."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path, PurePosixPath
@@ -10,6 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from posecore.counting import counted
 from posecore.errors import PredictionError
 from posecore.geometry import MAX_COORDINATE_PX, boxes_beyond_reach
 from posecore.prediction.instances import Boxes
@@ -78,7 +81,7 @@ def read_box_file(path: Path) -> BoxFile:
     Raises:
         PredictionError: the file cannot be read, has another form, or a box or a score is no plausible number.
     """
-    try:
+    with _explained(path, _FORMS):
         if path.suffix == ".json":
             return _coco_file(path, json.loads(path.read_bytes()))
         if path.suffix == ".csv":
@@ -86,14 +89,36 @@ def read_box_file(path: Path) -> BoxFile:
             return BoxFile(path, _grouped(_table_rows(table)), {})
         if path.suffix == ".parquet":
             return BoxFile(path, _grouped(_table_rows(pl.read_parquet(path))), {})
+    raise PredictionError(f"{path}: boxes come as .json, .csv or .parquet; {_FORMS}.")
+
+
+def read_image_ids(path: Path) -> BoxFile:
+    """What COCO annotations call their images, without boxes: whatever they say of bodies is not looked at.
+
+    Raises:
+        PredictionError: the file cannot be read, has another form, or two images have one name or one id.
+    """
+    with _explained(path, "expected COCO annotations, whose images have id and file_name"):
+        images = [(str(image["file_name"]), _id(image["id"])) for image in json.loads(path.read_bytes())["images"]]
+    for what, values in zip(("file_name", "id"), zip(*images, strict=True), strict=False):
+        value, times = Counter(values).most_common(1)[0]
+        if times > 1:
+            raise PredictionError(f"{path}: {counted(times, 'image')} have the {what} {value!r}; give each its own.")
+    return BoxFile(path, {}, dict(images))
+
+
+@contextmanager
+def _explained(path: Path, forms: str) -> Iterator[None]:
+    """What goes wrong in reading a file, said of it."""
+    try:
+        yield
     except _Implausible as error:
         raise PredictionError(f"{path}: {error}") from None
     except OSError as error:
         raise PredictionError(f"{path} cannot be read ({error.strerror or error}).") from None
     except (*_OTHER_FORMS, pl.exceptions.PolarsError) as error:
         detail = " ".join(str(error).split())[:120]
-        raise PredictionError(f"{path}: {type(error).__name__} ({detail}); {_FORMS}.") from None
-    raise PredictionError(f"{path}: boxes come as .json, .csv or .parquet; {_FORMS}.")
+        raise PredictionError(f"{path}: {type(error).__name__} ({detail}); {forms}.") from None
 
 
 def _coco_file(path: Path, document: Json) -> BoxFile:
@@ -124,6 +149,12 @@ def _table_rows(table: pl.DataFrame) -> Iterable[_Row]:
         frame, score = row.get("frame"), row.get("score")
         box = _box([row[name] for name in _COLUMNS[1:]])
         yield str(row["image"]), None if frame is None else int(frame), box, None if score is None else float(score)
+
+
+def _id(value: Any) -> int | str:
+    if not isinstance(value, int | str):
+        raise TypeError(f"id {value!r}")
+    return value
 
 
 def _box(values: Any) -> tuple[float, float, float, float]:

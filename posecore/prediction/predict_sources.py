@@ -117,19 +117,32 @@ def boxes_of_file(file: "BoxFile", sources: Sequence[Source]) -> Locator:
     """
     if not file.images:
         raise PredictionError(f"{file.path} holds no box.")
+    keys = keys_of_sources(file, sources)
+    return lambda frames: [file.of(keys[frame.name], frame.index) for frame in frames]
+
+
+def keys_of_sources(file: "BoxFile", sources: Sequence[Source]) -> dict[str, str | None]:
+    """What a file calls each source, by the source's name; None where it does not name it.
+
+    Raises:
+        PredictionError: the file names none of the sources, or two sources by one name.
+    """
     keys = {source.name: file.key_of(source.name) for source in sources}
     times = Counter(key for key in keys.values() if key is not None)
     if not times:
         raise PredictionError(
-            f"{file.path} has boxes for {counted(len(file.images), 'image')} (such as "
-            f"{min(file.images)}), but for none of those given (such as {sources[0].name}); "
-            "name images as they are called."
+            f"{file.path} names {counted(len(file.images), 'image')}{_such_as(file.images)}, but none of those "
+            f"given{_such_as(keys)}; name images as they are called."
         )
     (key, most), *_ = times.most_common(1)
     if most > 1:
         meant = ", ".join(name for name, found in keys.items() if found == key)
         raise PredictionError(f"{file.path}: {key!r} could be any of {meant}; name images with their folders.")
-    return lambda frames: [file.of(keys[frame.name], frame.index) for frame in frames]
+    return keys
+
+
+def _such_as(names: Iterable[str]) -> str:
+    return "".join(f" (such as {name})" for name in sorted(names)[:1])
 
 
 def predict_sources(

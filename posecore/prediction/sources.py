@@ -69,8 +69,10 @@ def find_sources(inputs: Sequence[str], out: Path | None = None) -> list[Source]
         out: folder of results, which is not searched.
 
     Raises:
-        PredictionError: an input does not exist, holds nothing, or lies in the folder of results.
+        PredictionError: there is no input, or one does not exist, holds nothing, or lies in the folder of results.
     """
+    if not inputs:
+        raise PredictionError("there is no photo or video; name at least one.")
     found: dict[Path, None] = {}
     for given in inputs:
         if "://" in given:
@@ -172,9 +174,9 @@ def _folder(given: str) -> Path:
         return path
     if path.exists():
         return path.parent
-    parts = path.parts
+    parts = Path(os.path.normpath(given)).parts  # as given: above it brackets are but brackets
     fixed = next((index for index, part in enumerate(parts) if glob.has_magic(part)), len(parts) - 1)
-    return Path(*parts[: min(fixed, len(parts) - 1)])
+    return absolute(Path(*parts[:fixed]))
 
 
 def _visible(folders: list[str], names: list[str]) -> list[str]:

@@ -6,6 +6,7 @@ import pytest
 from posecore.geometry import (
     apply_affine,
     bbox_to_center_scale,
+    boxes_around,
     clip_bbox_xywh,
     crop_matrix,
     flip_points,
@@ -33,6 +34,13 @@ def test_clipping_leaves_no_extent_of_a_box_outside():
     clipped = clip_bbox_xywh(boxes, (100, 100))
     assert clipped[0, 2] <= 0
     assert clipped[1, 2] == 0
+
+
+def test_a_box_around_points_has_an_extent():
+    points = np.array([[[3.0, 4.0], [13.0, 4.5], [np.nan, 0.0]], [[7.0, 8.0], [0.0, 0.0], [0.0, 0.0]]])
+    known = np.array([[True, True, False], [True, False, False]])
+    assert boxes_around(points, known).tolist() == [[3, 4, 10, 1], [7, 8, 1, 1]]
+    assert boxes_around(points[:0], known[:0]).shape == (0, 4)
 
 
 def test_center_and_scale_of_a_wide_and_a_tall_box():

@@ -13,7 +13,7 @@ from posecore.errors import ConfigError, EvaluationError, PredictionError
 from posecore.evaluation.arrays import GroundTruth, Predictions
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, evaluate_store, finish, predict_store
 from posecore.evaluation.results import DetectedBoxes, coco_results, read_results
-from posecore.evaluation.scenes import fit_scene, predict_scenes, scenes_per_pass
+from posecore.evaluation.scenes import FoundBodies, fit_scene, predict_scenes, scenes_per_pass
 from posecore.prediction.instances import Boxes
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.shards.store import ShardStore
@@ -74,6 +74,12 @@ def test_the_number_of_pictures_in_a_pass_changes_nothing(make: Make, store: Sha
     np.testing.assert_array_equal(one.image_row, many.image_row)
 
 
+def test_a_body_of_one_point_has_a_box_that_can_be_cropped() -> None:
+    found = FoundBodies(np.array([[[5.0, 6.0], [0.0, 0.0]]]), np.array([[0.9, 0.0]]), np.array([0.9]))
+    assert found.bbox_xywh.tolist() == [[5, 6, 1, 1]]
+    Boxes(found.bbox_xywh).check((20, 20), "a picture")
+
+
 @MODELS
 def test_a_model_serves_as_it_was_judged(make: Make, store: ShardStore) -> None:
     judged = predict_store(make(), store, InferenceSettings(flip_test=False))
@@ -85,7 +91,7 @@ def test_a_model_serves_as_it_was_judged(make: Make, store: ShardStore) -> None:
     for each in served:
         assert (each.uncertainty is not None) == (make is SceneSetModel)
         low, high = each.keypoints.min(1), each.keypoints.max(1)
-        around = np.concatenate([low, high - low], axis=1)  # no box that a head says is without height
+        around = np.concatenate([low, np.maximum(high - low, 1)], axis=1)  # points on one line have a box, too
         np.testing.assert_allclose(each.bbox_xywh, around, atol=3 if make is SceneSetModel else 0)
         assert each.box_rows.tolist() == list(range(len(each)))
 

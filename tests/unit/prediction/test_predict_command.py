@@ -282,7 +282,7 @@ def test_a_run_that_ends_early_leaves_no_half_written_file(
         (["--model", "rtmpose-t"], "of it (rtmpose-t-coco-256x192, dwpose-t-wholebody-256x192)."),
         (["--dataset", "cats"], "no head 'cats'; it has coco (coco17, 17 points), mpii"),
         (["--boxes", "absent.csv"], "absent.csv cannot be read"),
-        (["--boxes", "other.csv"], "has boxes for 1 image (such as other.png), but for none of those given"),
+        (["--boxes", "other.csv"], "names 1 image (such as other.png), but none of those given"),
         (["--boxes", "other.csv", "--detector", "x"], "give one"),
         (["--model", "models:/pose@champion"], "nothing has been recorded at"),
     ],

@@ -64,6 +64,12 @@ def test_patterns_and_relative_inputs_are_found(tmp_path: Path, monkeypatch: pyt
     monkeypatch.chdir(tmp_path / "a")
     assert names(find_sources(["**/*.jpg"])) == ["1.jpg", "b/2.jpg"]
     assert names(find_sources(["../c.jpg", "b"])) == ["a/b/2.jpg", "c.jpg"]
+    assert names(find_sources(["../a/*/2.jpg"])) == ["b/2.jpg"]
+    touch(tmp_path, "[2024]/p/x.jpg")
+    monkeypatch.chdir(tmp_path / "[2024]" / "p")
+    assert names(find_sources(["*.jpg"])) == ["x.jpg"], "brackets above a pattern are none of it"
+    with pytest.raises(PredictionError, match="there is no photo or video; name at least one"):
+        find_sources([])
 
 
 def test_results_are_not_taken_for_inputs(tmp_path: Path) -> None:

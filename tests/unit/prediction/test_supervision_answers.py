@@ -110,6 +110,92 @@ def test_what_does_not_fit_is_refused(pictures: list[Path], tmp_path: Path) -> N
     refused("fewer answers than pictures", pictures, [answer()])
     refused("more answers than pictures", first, [answer(), answer()])
     refused("each once", [*first, *first], [answer(), answer()])
-    nowhere = answer()
-    nowhere.xy[0, 3] = np.nan
-    refused("not finite, or far beyond", first, [nowhere])
+    refused("there is no photo or video; name at least one", [], [])
+
+    def spoilt(field: str, place: tuple[int, ...], value: float) -> supervision.KeyPoints:
+        said = answer()
+        values: Any = said.data["xyxy"] if field == "xyxy" else getattr(said, field)
+        values[place] = value
+        return said
+
+    refused("a point is far beyond the picture", first, [spoilt("xy", (0, 3, 0), 1e4)])
+    refused("its confidence is not finite", first, [spoilt("keypoint_confidence", (0, 3), np.nan)])
+    unusable = "the box of body 0 is not left, top, right, bottom in pixels of the picture, or its confidence is not"
+    refused(unusable, first, [spoilt("detection_confidence", (0,), np.nan)])
+    refused(unusable, first, [spoilt("xyxy", (0, 2), np.nan)])
+    refused(unusable, first, [spoilt("xyxy", (0, 2), 4)])
+    assert pc.save_answers(tmp_path / "other", first, [spoilt("xyxy", (1, 2), np.nan)], "coco17") == 1, "no body's box"
+
+
+@pytest.mark.parametrize("confident", [True, False])
+def test_points_count_as_supervision_counts_them(confident: bool, pictures: list[Path], tmp_path: Path) -> None:
+    """Ultralytics' points below a confidence of 0.5 are at (0, 0) and keep it; others are no numbers, or hidden."""
+    points = np.stack([POINTS + 0.5] * 3)
+    points[:, 9] = 0
+    points[:, 10] = np.nan
+    points[2, 1:] = 0
+    scores = np.full((3, 17), 0.75)
+    scores[:, 9] = 0.3
+    said = supervision.KeyPoints(xy=points, keypoint_confidence=scores if confident else None)
+    said.visible = np.ones((3, 17), bool)
+    said.visible[0, 16] = False
+    covariance = np.broadcast_to([[4.0, 0.0], [0.0, 9.0]], (3, 17, 2, 2))
+    said.data["covariance"] = covariance
+    assert pc.save_answers(tmp_path, pictures[:1], [said], "coco17") == 3
+
+    table = pl.read_parquet(tmp_path / "predictions.parquet")
+    sure = 0.75 if confident else 1.0
+    wanted = np.full((3, 17), sure)
+    wanted[:, 9:11] = wanted[0, 16] = 0
+    wanted[2, 1:] = 0
+    assert table["keypoint_score"].to_list() == wanted.tolist()
+    np.testing.assert_allclose(table["score"], wanted.mean(axis=1))
+    assert [radius is None for radius in table["keypoint_radius"][0]] == (wanted[0] == 0).tolist()
+    boxes = table.select("x", "y", "w", "h").to_numpy()
+    corners = said.as_detections().xyxy
+    np.testing.assert_array_equal(boxes[:2], np.concatenate([corners[:2, :2], corners[:2, 2:] - corners[:2, :2]], 1))
+    assert boxes.tolist() == [[10.5, 11.5, 30, 30], [10.5, 11.5, 32, 32], [10.5, 11.5, 1, 1]]
+    entries = json.loads((tmp_path / "coco_coco17.json").read_text())
+    kept = np.reshape(entries[0]["keypoints"], (17, 3))[:, :2]
+    np.testing.assert_array_equal(kept, np.where(wanted[0, :, None] > 0, POINTS + 0.5, 0))
+
+
+def test_a_point_that_nobody_claims_may_lie_anywhere(pictures: list[Path], tmp_path: Path) -> None:
+    said = answer((0,))
+    said.keypoint_confidence[0, :2] = 0  # type: ignore[index]
+    said.xy[0, 0] = 1e7
+    assert pc.save_answers(tmp_path, pictures[:1], [said], "coco17") == 1
+    (entry,) = json.loads((tmp_path / "coco_coco17.json").read_text())
+    assert entry["keypoints"][:6] == [0, 0, 0, *POINTS[1], 0], "a place within the picture may yet be scored"
+
+
+def test_ids_are_those_of_the_truth_or_there_is_an_error(pictures: list[Path], tmp_path: Path) -> None:
+    truth = tmp_path / "truth.json"
+    two, answers = [pictures[0], pictures[1]], [answer((0,)), answer((0,))]
+
+    def save(*images: tuple[str, Any], **more: Any) -> list[int]:
+        truth.write_text(json.dumps({"images": [{"file_name": name, "id": id_} for name, id_ in images]} | more))
+        pc.save_answers(tmp_path / "found", two, answers, "coco17", annotations=truth)
+        return [entry["image_id"] for entry in json.loads((tmp_path / "found" / "coco_coco17.json").read_text())]
+
+    first, second = ("000000000007.jpg", 4), ("1.png", 9)
+    assert save(first, second) == [4, 9], "as in files of pictures without labels"
+    assert save(first, second, annotations=[{"image_id": 4, "id": 1}]) == [4, 9], "bodies need no box"
+    with pytest.raises(PredictionError, match=r"truth.json has no id for b/1.png; leave that picture out"):
+        save(first)
+    with pytest.raises(PredictionError, match="names 0 images, but none of those given"):
+        save()
+    with pytest.raises(PredictionError, match=r"2 images have the file_name '1\.png'"):
+        save(first, second, ("1.png", 5))
+    with pytest.raises(PredictionError, match="2 images have the id 9"):
+        save(first, second, ("2.png", 9))
+    with pytest.raises(
+        PredictionError, match=r"TypeError \(id None\); expected COCO annotations, whose images have id"
+    ):
+        save(("1.png", None))
+    cv2.imwrite(str(tmp_path / "photos" / "1.png"), np.full((*SIZE, 3), 90, np.uint8))
+    two[0] = tmp_path / "photos" / "1.png"
+    with pytest.raises(
+        PredictionError, match=r"'1.png' could be any of 1.png, b/1.png; name images with their folders"
+    ):
+        save(second)
