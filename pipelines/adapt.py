@@ -105,7 +105,7 @@ def run(config: AdaptationJob, reuse: Reuse, machines: Machines, search: SearchO
         evaluation = [split for split in splits if split.role == "evaluation"]
         target = next(split for split in training if split.entry.name == config.target)
         check_labels(target)
-        check_judged_labels(evaluation)
+        check_judged_labels(evaluation, config.training.best)
         leaks = audit_step(workflow, config, training, evaluation)
         looks = config.label_check or LabelCheckConfig()
         labels = {"proportions of bodies": check_proportions(workflow, looks, target, config.folder)}

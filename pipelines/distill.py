@@ -90,7 +90,7 @@ def run(config: DistillationJob, reuse: Reuse, machines: Machines) -> str:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
-        check_judged_labels(evaluation)
+        check_judged_labels(evaluation, config.training.best)
         leaks = audit_step(workflow, config, training, evaluation)
         cached = training if config.cache else []
         with machines.kept():

@@ -177,6 +177,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(_foreseen(options, stores, settings, heads, boxes))
             return
         if is_registered(options.model):
+            if scene_settings(options):  # else any model goes by it, and its files are fetched once
+                with named_weights(options.model, options.folder, options.tracking_uri) as weights:
+                    check_scene_reading(options, read_card(as_path(weights)))
             tracking = connect(
                 TrackingConfig(uri=options.tracking_uri, experiment=options.experiment), options.folder, must_exist=True
             )
@@ -194,9 +197,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print(f"report {found.values['report']}")
             return
 
-        def judged(model: str, out: AnyPath) -> EvaluationResult:
+        def fetched(model: str) -> AnyPath:
             folder = fetch_judged(model, as_path(options.out) / "models", options.expect, stated_heads(options))
-            check_scene_reading(options, read_card(as_path(folder)))
+            check_scene_reading(options, read_card(folder))
+            return folder
+
+        def judged(folder: AnyPath, out: AnyPath) -> EvaluationResult:
             return evaluate_stores(
                 machines,
                 folder,
@@ -210,10 +216,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 clinic=options.clinic,
             )
 
+        own, other = fetched(options.model), fetched(options.parent) if options.parent else None
         with machines.kept():
-            result = judged(options.model, as_path(options.out))
+            result = judged(own, as_path(options.out))
             print(orjson.dumps(result.metrics, option=orjson.OPT_INDENT_2).decode())
-            parent = judged(options.parent, as_path(options.out) / "parent") if options.parent else None
+            parent = None if other is None else judged(other, as_path(options.out) / "parent")
         if parent is not None:
             protocols = {
                 name: open_store(location).manifest.definition.evaluation.protocol for name, location in stores.items()

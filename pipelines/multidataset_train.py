@@ -174,7 +174,7 @@ def run(config: JobConfig, reuse: Reuse, machines: Machines) -> str:
         splits = ingest_splits(workflow, config, definitions)
         training = [split for split in splits if split.role == "training"]
         evaluation = [split for split in splits if split.role == "evaluation"]
-        check_judged_labels(evaluation)
+        check_judged_labels(evaluation, config.training.best)
         leaks = audit_step(workflow, config, training, evaluation)
         model = train(workflow, config, start, training, evaluation, followed.record())
         checked = [] if config.label_check is None else check_losses(workflow, config.label_check, training, model)

@@ -35,6 +35,7 @@ class AssociativeCodec(SceneCodec):
     heatmap_size: tuple[int, int] = (128, 128)
     heatmap_sigma: float = 2.0
     loss: ClassVar[str] = "associative_embedding"
+    reads: ClassVar[frozenset[str]] = frozenset({"grouping"})
 
     @property
     def frame_size(self) -> tuple[int, int]:

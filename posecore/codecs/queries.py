@@ -55,6 +55,7 @@ class QueryCodec(SceneCodec):
     input_size: tuple[int, int] = (512, 512)
     loss: ClassVar[str] = "set_prediction"
     mirrored: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset({"selection"})
     learns_covariances: ClassVar[bool] = True
 
     @property

@@ -35,6 +35,12 @@ class SceneReading(Config):
     grouping: GroupingConfig = GroupingConfig()
     selection: SelectionConfig = SelectionConfig()
 
+    @property
+    def stated(self) -> str:
+        """What is not as by default, such as ``peak_threshold 0.3``; nothing where all is."""
+        said = [part.model_dump(exclude_defaults=True).items() for part in (self.grouping, self.selection)]
+        return ", ".join(f"{name} {value}" for part in said for name, value in part)
+
 
 class SceneCodec(Codec):
     """The protocol of codecs of whole pictures.
@@ -42,14 +48,20 @@ class SceneCodec(Codec):
     Attributes:
         mirrored: whether outputs of the mirrored picture are averaged with those of the picture in a flip test; else
             there is none.
+        reads: the parts of a :class:`SceneReading` that it goes by.
     """
 
     mirrored: ClassVar[bool] = True
+    reads: ClassVar[frozenset[str]] = frozenset(SceneReading.model_fields)
 
     @property
     def crop(self) -> CropConvention:
         """The affine map that pictures are fitted with."""
         return "udp"
+
+    def heeded(self, reading: SceneReading) -> SceneReading:
+        """What it goes by; the rest as by default, since it changes nothing."""
+        return SceneReading(**{name: getattr(reading, name) for name in self.reads})
 
     def bodies(
         self, outputs: Tensor, of_mirrored: Tensor | None, skeleton: Skeleton, reading: SceneReading

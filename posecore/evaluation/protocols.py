@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Annotated, Any, Literal, TypeAlias
 
+import numpy as np
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from posecore.datasets.definition import PROTOCOLS_DOOR, EvaluationDefinition
@@ -375,6 +376,27 @@ def evaluate(
         }
     guessed = sum(point.oks_guessed for point in skeleton.keypoints)
     return metrics | {GUESSED: float(guessed)} if guessed and metric.divides_by_oks else metrics
+
+
+def metrics_of(definition: EvaluationDefinition, skeleton: Skeleton, truth: GroundTruth) -> frozenset[str]:
+    """Names of what :func:`evaluate` finds of a split, known by its labels: of answers that are the labels themselves.
+
+    Raises:
+        EvaluationError: the data lacks what the protocol needs.
+        ConfigError: an option the protocol does not have.
+    """
+    rows = np.flatnonzero(truth.labelled)
+    answers = Predictions(
+        image_ids=truth.image_ids,
+        image_row=truth.image_row[rows],
+        instance_row=rows,
+        keypoints=np.nan_to_num(truth.keypoints[rows]).astype(np.float64),
+        keypoint_scores=np.ones((len(rows), skeleton.num_keypoints)),
+        scores=np.ones(len(rows)),
+        category_id=truth.category_id[rows],
+        crop_area=truth.bbox_xywh[rows, 2:].prod(axis=1).astype(np.float64),
+    )
+    return frozenset(evaluate(definition, skeleton, truth, answers))
 
 
 def bodies_of(

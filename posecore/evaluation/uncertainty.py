@@ -76,6 +76,31 @@ class _Points:
         return np.where(np.isfinite(sigma), self.distance / np.where(np.isfinite(sigma), sigma, 1.0), np.inf)
 
 
+def is_answered(truth: GroundTruth, predictions: Predictions, pairs: Distances | None = None) -> bool:
+    """Whether there is a labelled point that something was said of, by which promises can be judged.
+
+    Args:
+        truth: labels.
+        predictions: with covariances.
+        pairs: as of :func:`fit_uncertainty`.
+    """
+    return bool(_counted(truth, predictions, pairs)[1].any())
+
+
+def _counted(
+    truth: GroundTruth, predictions: Predictions, pairs: Distances | None
+) -> tuple[Distances, Bool[np.ndarray, "M K"]]:
+    """Who is answered by what, and which of their points count."""
+    assert predictions.covariances is not None, "predict with uncertainty"
+    labelled = truth.visibility > 0
+    if pairs is None:
+        pairs = answered_distances(truth, predictions)
+        return pairs, labelled[pairs.truth_row]
+    # Nothing is promised of bodies that were not found, nor of points of others that were not.
+    known = np.isfinite(predictions.covariances).all(axis=(2, 3))
+    return pairs, labelled[pairs.truth_row] & known[pairs.prediction_row]
+
+
 def _points(
     truth: GroundTruth,
     predictions: Predictions,
@@ -84,13 +109,7 @@ def _points(
     pairs: Distances | None,
 ) -> _Points:
     assert predictions.covariances is not None, "predict with uncertainty"
-    labelled = truth.visibility > 0
-    if pairs is None:
-        pairs = answered_distances(truth, predictions)
-        counted = labelled[pairs.truth_row]
-    else:  # nothing is promised of bodies that were not found, nor of points of others that were not
-        known = np.isfinite(predictions.covariances).all(axis=(2, 3))
-        counted = labelled[pairs.truth_row] & known[pairs.prediction_row]
+    pairs, counted = _counted(truth, predictions, pairs)
     place, column = np.nonzero(counted)
     if not len(place):
         raise EvaluationError(f"{where}: no labelled point was answered, so nothing says how far off the model is.")

@@ -22,6 +22,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from posecore.codecs.codec import Codec
+from posecore.codecs.scene import SceneReading
 from posecore.config import Config
 from posecore.methods.batch import DeviceBatch, DeviceGroup
 from posecore.methods.belief import pixels_per_unit
@@ -106,7 +107,7 @@ class MeanTeacher(nn.Module):
         self._head = head
         self._datasets = frozenset(datasets)
         self._codec = student.codec(head)
-        promised = student.card.uncertainty_of(head, False, "regression")
+        promised = student.card.uncertainty_of(head, False, "regression", SceneReading())
         self._scale = 1.0 if promised is None else promised.whole.scale or 1.0
         self._strength = 0.0
         self._flip_indices = torch.from_numpy(student.skeletons[head].flip_indices)

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from posecore.codecs.codec import Codec
+from posecore.codecs.scene import SceneCodec, SceneReading
 from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
 from posecore.counting import counted
@@ -220,10 +221,17 @@ class ModelCard(Config):
         skeleton = self.skeletons[head]
         return [skeleton.names[skeleton.union_names.index(name)] for name in union_names]
 
-    def uncertainty_of(self, head: str, flip_test: bool, path: str) -> HeadUncertainty | None:
+    def heeded(self, head: str, reading: SceneReading) -> SceneReading:
+        """What a head goes by of how whole pictures are to be read; the rest as by default."""
+        codec = self.architecture.codec(self.conventions[head])
+        return codec.heeded(reading) if isinstance(codec, SceneCodec) else SceneReading()
+
+    def uncertainty_of(self, head: str, flip_test: bool, path: str, reading: SceneReading) -> HeadUncertainty | None:
         """What is known of how sure a head's answers are; None where nothing was fitted to answers made in this way."""
-        wanted = (head, flip_test, path)
-        return next((each for each in self.uncertainty if (each.head, each.flip_test, each.path) == wanted), None)
+        if not self.uncertainty or head not in self.conventions:
+            return None
+        wanted = (head, flip_test, path, self.heeded(head, reading))
+        return next((each for each in self.uncertainty if each.made_by == wanted), None)
 
 
 def _named_preset(backbone: Any) -> tuple[Preset, dict[str, Any] | None]:

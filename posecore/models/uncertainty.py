@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 from numpy.typing import NDArray
 from pydantic import Field
 
+from posecore.codecs.scene import SceneReading
 from posecore.config import Config
 from posecore.errors import ConfigError
 
@@ -56,6 +57,7 @@ class HeadUncertainty(Config):
         whole: all points.
         by: trait → group → its points, for the groups of :data:`KEYPOINT`, of :data:`LOOKS` and of what the records
             state: view, posture and category.
+        reading: how outputs of whole pictures were read, as far as the head goes by it.
     """
 
     head: str
@@ -69,11 +71,18 @@ class HeadUncertainty(Config):
     points: tuple[str, ...]
     whole: Fit
     by: dict[str, dict[str, Fit]] = {}
+    reading: SceneReading = SceneReading()
+
+    @property
+    def made_by(self) -> tuple[str, bool, str, SceneReading]:
+        """Who answered, and in which way: it holds for no other."""
+        return self.head, self.flip_test, self.path, self.reading
 
     @property
     def how(self) -> str:
         """In which way the answers were made, in words."""
-        return "with flip test" if self.flip_test else "without flip test"
+        flip = "with flip test" if self.flip_test else "without flip test"
+        return ", ".join(filter(None, (flip, self.reading.stated)))
 
     def of_points(self, names: Sequence[str]) -> "HeadUncertainty":
         """The same for some of the head's points, in this order.

@@ -88,6 +88,11 @@ class PredictorSettings(Config):
     grouping: GroupingConfig = GroupingConfig()
     selection: SelectionConfig = SelectionConfig()
 
+    @property
+    def reading(self) -> SceneReading:
+        """How outputs of whole pictures are read."""
+        return SceneReading(grouping=self.grouping, selection=self.selection)
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.scale_range is not None and not 0 <= self.scale_range[0] < self.scale_range[1] <= 65535:
@@ -141,7 +146,9 @@ class Predictor:
 
     def _check_uncertainty(self) -> None:
         promised = [each for each in map(self.promised, self.model.skeletons) if each is not None]
-        how = f"{'with' if self.settings.flip_test else 'without'} flip test, by {self.settings.path}"
+        read = {self.model.card.heeded(head, self.settings.reading).stated for head in self.model.skeletons}
+        flip = f"{'with' if self.settings.flip_test else 'without'} flip test"
+        how = ", ".join([flip, f"by {self.settings.path}", *sorted(read - {""})])
         learned = all(self.model.codec(head).learns_covariances for head in self.model.skeletons)
         if not promised and ((self.settings.uncertainty and not learned) or self.settings.groups):
             raise ConfigError(
@@ -344,7 +351,7 @@ class Predictor:
             np.concatenate([region.scale for _, _, region in scenes]),
             flip_test=self.settings.flip_test,
             precision=self.settings.precision,
-            reading=SceneReading(grouping=self.settings.grouping, selection=self.settings.selection),
+            reading=self.settings.reading,
         )
         for place, (key, _, _) in enumerate(scenes):
             yield key, {head: self._of_scene(head, found[head][place]) for head in heads}
@@ -500,7 +507,8 @@ class Predictor:
         """What is promised of a head's answers; None where nothing is, or nothing is to be said."""
         if self.settings.uncertainty is False:
             return None
-        return self.model.card.uncertainty_of(head, self.settings.flip_test, self.settings.path)
+        made_by = (self.settings.flip_test, self.settings.path, self.settings.reading)
+        return self.model.card.uncertainty_of(head, *made_by)
 
 
 def best_device() -> torch.device:

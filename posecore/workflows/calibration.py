@@ -82,9 +82,10 @@ def calibrate(
             data=data,
             digest=manifest.digest,
         )
-        found.append(fitted.model_copy(update={"points": model.skeletons[head].names}))
-    replaced = {(each.head, each.flip_test, each.path) for each in found}
-    kept = [each for each in model.card.uncertainty if (each.head, each.flip_test, each.path) not in replaced]
+        said = {"points": model.skeletons[head].names, "reading": model.card.heeded(head, reading)}
+        found.append(fitted.model_copy(update=said))
+    replaced = [each.made_by for each in found]
+    kept = [each for each in model.card.uncertainty if each.made_by not in replaced]
     model.card = model.card.model_copy(update={"uncertainty": (*kept, *found)})
     replace_card(folder, model.card)
     return found

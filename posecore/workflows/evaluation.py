@@ -27,9 +27,10 @@ from posecore.evaluation.prediction_files import PREDICTIONS_FILE, PredictionOri
 from posecore.evaluation.protocols import evaluate, meant_answers
 from posecore.evaluation.results import coco_results, read_boxes
 from posecore.evaluation.traits import Traits
-from posecore.evaluation.uncertainty import UncertaintyResult, judge_uncertainty
+from posecore.evaluation.uncertainty import UncertaintyResult, is_answered, judge_uncertainty
 from posecore.models.architecture import ModelCard
 from posecore.models.saving import load_model, read_card
+from posecore.models.uncertainty import HeadUncertainty
 from posecore.shards.manifest import read_manifest
 from posecore.shards.store import ShardStore, open_store
 from posecore.storage import AnyPath, as_path, for_all_nodes, make_writable, write_atomically
@@ -94,7 +95,7 @@ class _Split:
     def promising(self, card: ModelCard) -> "_Split":
         """The same, to be answered with how far off each point may be where the model was calibrated to say so."""
         head = self.head or read_manifest(self.location).dataset
-        known = card.uncertainty_of(head, self.settings.flip_test, self.settings.path) is not None
+        known = _promised(card, head, self.settings) is not None
         return replace(self, settings=self.settings.model_copy(update={"uncertainty": known}))
 
     def task(self) -> PredictionTask:
@@ -284,10 +285,14 @@ def _judge(
     return section
 
 
+def _promised(card: ModelCard, head: str, settings: InferenceSettings) -> HeadUncertainty | None:
+    return card.uncertainty_of(head, settings.flip_test, settings.path, settings.reading)
+
+
 def _trusted(
     task: PredictionTask, truth: GroundTruth, predictions: Predictions, card: ModelCard
 ) -> UncertaintyResult | None:
-    promised = card.uncertainty_of(task.head, task.settings.flip_test, task.settings.path)
+    promised = _promised(card, task.head, task.settings)
     if promised is None or not (truth.visibility > 0).any() or not len(predictions):
         return None
     definition = task.store.manifest.definition
@@ -295,8 +300,8 @@ def _trusted(
     pairs = None
     if task.whole_scenes or (task.boxes is not None and definition.skeleton.oks_sigmas is not None):
         pairs = meant_answers(definition.evaluation, definition.skeleton, truth, predictions)
-        if not len(pairs.truth_row):
-            return None
+    if not is_answered(truth, predictions, pairs):
+        return None
     return judge_uncertainty(truth, predictions, Traits.from_store(task.store), promised, points, pairs)
 
 

@@ -5,10 +5,13 @@ from typing import TYPE_CHECKING
 
 from posecore.datasets.definition import DatasetDefinition
 from posecore.datasets.judgeable import labels_problem
+from posecore.doors import trusted_file
 from posecore.errors import ConfigError, DatasetError
+from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.label_counts import label_counts
-from posecore.evaluation.protocols import protocol_problem, scenes_problem
+from posecore.evaluation.protocols import metrics_of, protocol_problem, scenes_problem
 from posecore.shards.store import open_store
+from posecore.training.best import BestConfig
 from posecore.training.loop import TrainingConfig
 
 if TYPE_CHECKING:  # jobs know MLflow, which whoever asks here for labels alone does not wait for
@@ -54,14 +57,30 @@ def check_best(config: "DatasetsJob", training: TrainingConfig) -> None:
         )
 
 
-def check_judged_labels(evaluation: Sequence["Split"]) -> None:
-    """Refuses ingested splits by which nothing could be judged once a model is trained.
+def check_judged_labels(evaluation: Sequence["Split"], best: BestConfig | None) -> None:
+    """Refuses ingested splits by which nothing could be judged once a model is trained, or no step be the best.
+
+    Args:
+        evaluation: the splits.
+        best: by what a step is.
 
     Raises:
         DatasetError: no body of one is labelled, or its protocol asks for more than its labels have.
+        ConfigError: an evaluation of the split will not have the metric.
     """
     for split in evaluation:
-        problem = labels_problem(split.definition.evaluation.protocol, label_counts(open_store(split.location)))
+        store, name = open_store(split.location), f"evaluation split {split.entry.split('evaluation')}"
+        problem = labels_problem(split.definition.evaluation.protocol, label_counts(store))
         if problem is not None:
-            name = f"datasets.{split.entry.name}: evaluation split {split.entry.split('evaluation')}"
-            raise DatasetError(f"{name}: {problem}")
+            raise DatasetError(f"datasets.{split.entry.name}: {name}: {problem}")
+        judged, _, metric = ("", "", "") if best is None else best.metric.partition("/")
+        if judged == split.entry.name:
+            definition = store.manifest.definition
+            with trusted_file():
+                there = metrics_of(definition.evaluation, definition.skeleton, GroundTruth.from_store(store))
+            if metric not in there:
+                raise ConfigError(
+                    f"training.best.metric: there is no {judged}/{metric}: protocol {definition.evaluation.protocol} "
+                    f"has none of the name, or nothing in {name} is judged by it; there are: "
+                    f"{', '.join(sorted(there))}."
+                )

@@ -30,6 +30,7 @@ from posecore.workflows.machines import ActorSettings
 from posecore.workflows.without_ray import ThisProcess
 from tests.support.dot_worlds import HANDS, hands_definition, hands_store
 from tests.support.onnx_files import halves
+from tests.support.scene_worlds import SceneBlobModel
 from tests.support.tiny_store import instance, record, write_store
 
 SETTINGS = InferenceSettings(batch_size=4)
@@ -164,6 +165,15 @@ def test_the_command_compares_with_a_parent(local_ray, world, tmp_path, capsys):
     printed = capsys.readouterr().out
     assert "| near | AP |" in printed
     assert "+0.0000 |" in printed
+
+
+def test_how_pictures_are_read_is_refused_of_a_parent_before_the_model_is_judged(this_process, world, tmp_path, capsys):
+    _, stores, crops = world
+    scenes = save_model(SceneBlobModel(), tmp_path / "scenes")
+    command = ["--model", scenes, "--parent", crops, "--store", f"near={stores['near']}", "--out", tmp_path / "out"]
+    assert main([*map(str, command), "--peak-threshold", "0.3"]) == 2
+    assert "--peak-threshold is for a bottom-up model, which this one is not" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_an_onnx_file_is_judged_as_any_model(this_process, world, tmp_path, capsys):

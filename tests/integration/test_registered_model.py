@@ -734,3 +734,7 @@ def test_a_calibrated_version_is_the_next_one(
     told = "\n".join(lines)
     assert hands.manifest.digest[:12] in told, "what its promises were fitted to"
     assert "c" * 12 in told, "what the parent learned from"
+    judge = ["evaluate", "--model", first.uri, "--store", f"hands={hands.location}", "--out", str(tmp_path / "out")]
+    assert posecore_command([*judge, *where, "--peak-threshold", "0.3"]) == 2, "a model of crops goes by no such thing"
+    assert "--peak-threshold is for a bottom-up model, which this one is not" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

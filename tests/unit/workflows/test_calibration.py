@@ -12,6 +12,8 @@ import torch
 
 import posecore as pc
 from posecore.cli import main
+from posecore.codecs.grouping import GroupingConfig
+from posecore.codecs.scene import SceneReading, SelectionConfig
 from posecore.errors import ConfigError, EvaluationError
 from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.inference import InferenceSettings, PredictionTask, predict_store
@@ -21,6 +23,7 @@ from posecore.models.architecture import ModelConfig
 from posecore.models.heads.classic import ClassicHeadConfig
 from posecore.models.pose_model import build_model
 from posecore.models.saving import load_model, read_card, save_model
+from posecore.models.uncertainty import HeadUncertainty
 from posecore.prediction.predictor import Predictor, PredictorSettings
 from posecore.shards.store import ShardStore
 from posecore.workflows.calibration import calibrate
@@ -201,6 +204,37 @@ def test_bodies_that_were_put_together_are_calibrated_too(tmp_path: Path) -> Non
     judged = _trusted(task, truth, replace(predictions, covariances=spread), model.card)
     assert judged is not None
     assert judged.whole.points == 11
+    nowhere = replace(predictions, covariances=np.full_like(spread, np.nan))
+    assert _trusted(task, truth, nowhere, model.card) is None, "and of none nothing is to be judged"
+
+
+def test_what_was_fitted_to_bodies_that_were_read_in_one_way_is_promised_of_no_others(tmp_path: Path) -> None:
+    store = scene_store(tmp_path / "scenes", hands_definition())
+    model = SceneBlobModel()
+    folder = save_model(model, tmp_path / "model")
+    higher, of_others = GroupingConfig(peak_threshold=0.3), SelectionConfig(least_score=0.5)
+    found = calibrate(folder, model, store, level=0.5, reading=SceneReading(grouping=higher, selection=of_others))
+    assert [each.how for each in found] == [f"{flip} flip test, peak_threshold 0.3" for flip in ("without", "with")]
+    assert read_card(folder).uncertainty == tuple(found)
+    assert Predictor(model).promised("hands") is None
+    (silent,) = Predictor(model).predict([store.read_image_bytes(3)])
+    assert silent.uncertainty is None
+    with pytest.raises(ConfigError, match="not calibrated for answers without flip test, by regression; calibrate it"):
+        Predictor(model, PredictorSettings(uncertainty=True))
+    assert Predictor(model, PredictorSettings(grouping=higher)).promised("hands") == found[0], "no matter of selections"
+    settings = InferenceSettings(uncertainty=True, flip_test=False)
+    predictions, truth = predict_store(model, store, settings), GroundTruth.from_store(store)
+    for each, kept in ((settings, False), (settings.model_copy(update={"grouping": higher}), True)):
+        task = PredictionTask(store=store, head="hands", settings=each, whole_scenes=True)
+        assert (_trusted(task, truth, predictions, model.card) is not None) == kept
+
+    usual = calibrate(folder, model, store, level=0.5)
+    assert read_card(folder).uncertainty == (*found, *usual), "each way has its own"
+    assert Predictor(model).promised("hands") == usual[0]
+    with pytest.raises(ConfigError, match=r"for answers without flip test, by regression, peak_threshold 0.2; calibr"):
+        Predictor(model, PredictorSettings(uncertainty=True, grouping=GroupingConfig(peak_threshold=0.2)))
+    old = usual[0].model_dump(exclude={"reading"})
+    assert HeadUncertainty.model_validate(old) == usual[0], "cards that do not say it were made with the defaults"
 
 
 def test_what_cannot_be_said_is_refused(
@@ -218,5 +252,7 @@ def test_what_cannot_be_said_is_refused(
     assert main(["calibrate", str(folder), str(store.location)]) == 0
     with pytest.raises(ConfigError, match=r"view=side: .* hands val, which has no groups"):
         pc.load_model(folder, groups={"view": "side"})
+    of_scenes = PredictorSettings(uncertainty=True, grouping=GroupingConfig(peak_threshold=0.3))
+    assert Predictor(load_model(folder), of_scenes).promised("hands") is not None, "crops have no peaks to group"
     off = pc.load_model(folder, uncertainty=False)
     assert off.predict([np.zeros((64, 48, 3), np.uint8)])[0].uncertainty is None
