@@ -24,12 +24,14 @@ class Codec(Config):
         loss: what heads of such outputs are trained with, unless a run file says otherwise, by its name at the door of
             losses (:mod:`posecore.methods.losses`).
         learns_covariances: whether covariances are outputs of their own, which say pixels without a calibration.
+        reads: the parts of a :class:`~posecore.codecs.scene.SceneReading` that it goes by: none of crops.
     """
 
     kind: str
     input_size: tuple[int, int]
     loss: ClassVar[str]
     learns_covariances: ClassVar[bool] = False
+    reads: ClassVar[frozenset[str]] = frozenset()
 
     @property
     def crop(self) -> CropConvention:

@@ -48,7 +48,6 @@ class SceneCodec(Codec):
     Attributes:
         mirrored: whether outputs of the mirrored picture are averaged with those of the picture in a flip test; else
             there is none.
-        reads: the parts of a :class:`SceneReading` that it goes by.
     """
 
     mirrored: ClassVar[bool] = True
@@ -58,10 +57,6 @@ class SceneCodec(Codec):
     def crop(self) -> CropConvention:
         """The affine map that pictures are fitted with."""
         return "udp"
-
-    def heeded(self, reading: SceneReading) -> SceneReading:
-        """What it goes by; the rest as by default, since it changes nothing."""
-        return SceneReading(**{name: getattr(reading, name) for name in self.reads})
 
     def bodies(
         self, outputs: Tensor, of_mirrored: Tensor | None, skeleton: Skeleton, reading: SceneReading

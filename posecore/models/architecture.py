@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self, TypeAlias
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from posecore.codecs.codec import Codec
-from posecore.codecs.scene import SceneCodec, SceneReading
+from posecore.codecs.scene import SceneReading
 from posecore.config import Config
 from posecore.conventions import Conventions, HeadConventions
 from posecore.counting import counted
@@ -222,9 +222,9 @@ class ModelCard(Config):
         return [skeleton.names[skeleton.union_names.index(name)] for name in union_names]
 
     def heeded(self, head: str, reading: SceneReading) -> SceneReading:
-        """What a head goes by of how whole pictures are to be read; the rest as by default."""
+        """What a head goes by of how whole pictures are to be read; the rest, which changes nothing, as by default."""
         codec = self.architecture.codec(self.conventions[head])
-        return codec.heeded(reading) if isinstance(codec, SceneCodec) else SceneReading()
+        return SceneReading(**{name: getattr(reading, name) for name in codec.reads})
 
     def uncertainty_of(self, head: str, flip_test: bool, path: str, reading: SceneReading) -> HeadUncertainty | None:
         """What is known of how sure a head's answers are; None where nothing was fitted to answers made in this way."""
