@@ -348,6 +348,14 @@ def test_what_cannot_be_searched_is_refused_in_a_sentence(
         find_strategy(job(values, **changes), EVERYTHING, ThisProcess())
 
 
+def test_a_best_step_by_a_set_that_is_not_judged_is_refused_before_a_search(values: dict[str, Any]) -> None:
+    training = values["training"] | {"best": {"metric": "nobody/AP"}}
+    with pytest.raises(
+        ConfigError, match="nobody/AP is no metric of a set that is judged; begin it with syrip/ or coco/"
+    ):
+        planned_of(job(values, training=training))
+
+
 def test_a_parent_that_finds_bodies_itself_is_not_searched_for(values: dict[str, Any], tmp_path: Path) -> None:
     head = AssociativeHeadConfig(channels=8, fine_channels=8, fine_blocks=0)
     config = ModelConfig(backbone=VitConfig(embed_dim=16, depth=1, num_heads=2), head=head, input_size=(64, 64))

@@ -41,7 +41,7 @@ from posecore.workflows.job import JobWorkflow
 from posecore.workflows.label_check import LabelCheckConfig, check_proportions
 from posecore.workflows.machines import Machines
 from posecore.workflows.periodic_evaluation import LabelRecording
-from posecore.workflows.protocol_check import check_protocols
+from posecore.workflows.protocol_check import check_best, check_judged_labels, check_protocols
 from posecore.workflows.run_folder import Begun
 
 
@@ -108,6 +108,7 @@ def contest(config: AdaptationJob, tracking: Tracking) -> Contest:
     definitions = {entry.name: entry.load() for entry in data.datasets}
     check_roles(data, definitions, parent)
     check_protocols(data, definitions)
+    check_best(data, config.training)
     start = make_start(data, definitions, parent)
 
     def plan_of(own: AdaptationJob) -> Plan:
@@ -135,6 +136,7 @@ def find_strategy(config: AdaptationJob, reuse: Reuse, machines: Machines) -> Fo
         evaluation = [split for split in splits if split.role == "evaluation"]
         target = next(split for split in training if split.entry.name == config.target)
         check_labels(target)
+        check_judged_labels(evaluation, config.training.best)
         audit_step(workflow, known.data, training, evaluation)
         fewer = labels_within(settings, target, config.training.seed)
         target = replace(target, corrections=fewer or target.corrections)

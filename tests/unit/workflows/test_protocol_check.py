@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from posecore.datasets.judgeable import LabelCounts, labels_problem
 from posecore.errors import ConfigError, DatasetError
 from posecore.evaluation.label_counts import label_counts
+from posecore.evaluation.metric import Case, Metric
 from posecore.ingest.job import IngestSettings, ingest_job
 from posecore.ingest.run import ingest
 from posecore.schema import Record
@@ -18,6 +20,16 @@ from posecore.workflows.data_steps import Split
 from posecore.workflows.datasets_job import DatasetEntry
 from posecore.workflows.protocol_check import check_judged_labels
 from tests.support.small_split import SKELETON, definition, records
+
+
+class Spread(Metric):
+    """Judges what models say of themselves, which labels do not."""
+
+    primary: ClassVar[str] = "spread"
+
+    def __call__(self, case: Case) -> dict[str, float]:
+        assert case.predictions.covariances is not None
+        return {"spread": float(np.nanmean(case.predictions.covariances))}
 
 
 def split_of(tmp_path: Path, name: str, source: list[Record], **changes: object) -> Split:
@@ -71,3 +83,5 @@ def test_a_best_step_by_what_no_evaluation_will_say_is_refused_before_the_first(
     check_judged_labels([split], BestConfig(metric="tiny/APL"))
     pixels = split_of(tmp_path, "c", source, evaluation={"protocol": "pixel"})
     check_judged_labels([pixels], BestConfig(metric="tiny/mean_error_px", better="less"))
+    own = split_of(tmp_path, "d", source, evaluation={"protocol": f"{__name__}:Spread"})
+    check_judged_labels([own], BestConfig(metric="tiny/spread", better="less"))
