@@ -33,8 +33,8 @@ from posecore.workflows.without_ray import ThisProcess
 _PACKAGE = "posecore.workflows.budget"
 CODE = tuple(f"{_PACKAGE}.{name}" for name in ("choice", "halving", "trial"))
 """What decides a search beside its trainings; how it is told does not."""
-OWN_CODE = tuple(f"{_PACKAGE}.{name}" for name in ("candidates", "competition"))
-"""Decides as well, but imports the whole job: only its own text counts."""
+OWN_CODE = (*(f"{_PACKAGE}.{name}" for name in ("candidates", "competition")), "posecore.labels.dynamics")
+"""Decides as well, but imports the whole job, or decides by a constant: only its own text counts."""
 RACE_CODE = "posecore.cluster.tune"
 """Likewise, where trials do not wait for one another."""
 
