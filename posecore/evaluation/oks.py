@@ -25,6 +25,8 @@ THRESHOLDS: NDArray[np.float64] = np.linspace(0.5, 0.95, 10)
 RECALLS: NDArray[np.float64] = np.linspace(0.0, 1.0, 101)
 MAX_DETECTIONS = 20
 ID_0 = "0"
+OFFICIAL = "pycocotools/"
+"""Begins the names of figures that pycocotools has otherwise, because of the annotation of id 0, and of those alone."""
 AREA_RANGES: Mapping[str, tuple[float, float]] = {
     "all": (0.0, 1e5**2),
     "medium": (32.0**2, 96.0**2),
@@ -75,6 +77,11 @@ class OksResult:
         table = self.precision[..., self.areas.index("all")]
         values = {int(category): _mean(table[:, :, column]) for column, category in enumerate(self.categories)}
         return {category: value for category, value in values.items() if value > -1}
+
+
+def beside_official(metrics: Mapping[str, float], official: Mapping[str, float]) -> dict[str, float]:
+    """The metrics, and beside them pycocotools' own where these differ."""
+    return {**metrics, **{f"{OFFICIAL}{name}": value for name, value in official.items() if value != metrics[name]}}
 
 
 def similarity(

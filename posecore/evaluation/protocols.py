@@ -19,7 +19,7 @@ from posecore.evaluation.body_errors import BodyErrors, body_errors, meant_dista
 from posecore.evaluation.crowdpose import evaluate_crowdpose, match_crowdpose
 from posecore.evaluation.image_units import Measure
 from posecore.evaluation.metric import Case, Metric
-from posecore.evaluation.oks import ID_0, Matching, match_predictions
+from posecore.evaluation.oks import ID_0, OFFICIAL, Matching, beside_official, match_predictions
 from posecore.evaluation.pairing import Distances
 from posecore.evaluation.pck import evaluate_pck
 from posecore.evaluation.pckh import EXCLUDED, evaluate_pckh
@@ -29,8 +29,6 @@ from posecore.evaluation.wholebody import match_wholebody
 from posecore.skeletons.skeleton import Skeleton
 
 GUESSED = "guessed_oks_constants"
-OFFICIAL = "pycocotools/"
-"""Begins the names of figures that pycocotools has otherwise, and of those alone."""
 """Metric that says of how many points the OKS constant is a guess, wherever one is."""
 
 
@@ -68,8 +66,7 @@ class _BothReadings(_ByOks):
         metrics = self.read(case, id_0_is_none=False)
         if ID_0 not in case.truth.instance_ids:
             return metrics
-        official = self.read(case, id_0_is_none=True)
-        return metrics | {f"{OFFICIAL}{name}": value for name, value in official.items() if value != metrics[name]}
+        return beside_official(metrics, self.read(case, id_0_is_none=True))
 
     def read(self, case: Case, *, id_0_is_none: bool) -> dict[str, float]:
         raise NotImplementedError

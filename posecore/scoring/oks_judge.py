@@ -23,6 +23,7 @@ from posecore.evaluation.oks import (
     OksResult,
     PairFinder,
     Ranking,
+    beside_official,
     extent,
 )
 from posecore.evaluation.wholebody import PARTS
@@ -150,7 +151,7 @@ class OksJudge:
         whole, metrics = self._metrics(id_0_is_none=False)
         if ID_0 in self._truth.instance_ids:
             _, theirs = self._metrics(id_0_is_none=True)
-            metrics |= {f"pycocotools/{name}": value for name, value in theirs.items() if value != metrics[name]}
+            metrics = beside_official(metrics, theirs)
         answers, oks = self._nearest.answers(self._truth.image_ids, self._truth.image_row)
         return OksOutcome(
             metrics=metrics,

@@ -14,7 +14,7 @@ from posecore.evaluation.arrays import GroundTruth
 from posecore.evaluation.body_errors import swapped_points
 from posecore.evaluation.bootstrap import BootstrapSettings
 from posecore.evaluation.image_units import intervals, units_of
-from posecore.evaluation.oks import RECALLS, THRESHOLDS, Matching
+from posecore.evaluation.oks import OFFICIAL, RECALLS, THRESHOLDS, Matching
 from posecore.scoring.blocks import Results
 from posecore.scoring.diagnostics import answered, keypoint_table, torso_errors
 from posecore.scoring.oks_judge import ANSWERED_FROM, OksJudge, OksOutcome, OksRules
@@ -231,7 +231,7 @@ def _counts(
 
 def _remarks(outcome: OksOutcome) -> list[str]:
     remarks = []
-    if any(name.startswith("pycocotools/") for name in outcome.metrics):
+    if any(name.startswith(OFFICIAL) for name in outcome.metrics):
         remarks.append(
             "An annotation has the id 0, which pycocotools and faster-coco-eval take for none, so whoever finds it "
             "counts as wrong there; their figures stand beside ours as pycocotools/…."

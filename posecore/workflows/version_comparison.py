@@ -13,8 +13,9 @@ from posecore.evaluation.clinical import can_judge, evaluate_clinic
 from posecore.evaluation.clinical_comparison import ClinicalComparison, compare_clinic
 from posecore.evaluation.image_units import units_of
 from posecore.evaluation.inference import InferenceSettings, predict_store
+from posecore.evaluation.oks import OFFICIAL
 from posecore.evaluation.paired import Pair, PairedErrors, compare_metrics, compare_predictions
-from posecore.evaluation.protocols import OFFICIAL, evaluate, of_resamples, scenes_problem
+from posecore.evaluation.protocols import evaluate, of_resamples, scenes_problem
 from posecore.evaluation.traits import Traits
 from posecore.lineage.store.tracking import Tracking
 from posecore.lineage.versions.difference import VersionDifference, VersionFacts
